@@ -1,0 +1,74 @@
+"""Resilience for calls that fail, stall or are limited: breaker, limiter, retry, bulkhead.
+
+>>> from resilience import init_resilience_manager
+>>> manager = init_resilience_manager()
+>>> vendor = manager.pipeline(
+...     breaker=manager.register_circuit_breaker("vendor"),
+...     limiter=manager.register_rate_limiter("vendor", rate=5, interval=60, burst=5, strict=True),
+...     retry=manager.register_retry_policy("vendor"),
+... )
+>>> vendor.execute(len, "abc")
+3
+"""
+
+from resilience.bulkhead import Bulkhead, BulkheadStatus, remaining
+from resilience.circuit_breaker import CircuitBreaker, CircuitBreakerStatus, State
+from resilience.clock import Sleeper
+from resilience.errors import BulkheadFull, CircuitOpen, RateLimited, ResilienceError, WrongCall
+from resilience.events import (
+    CallRejected,
+    Event,
+    LimiterPaused,
+    Listener,
+    RetriesStopped,
+    RetryScheduled,
+    SharedLimitChanged,
+    SlotOverrun,
+    StateChanged,
+)
+from resilience.manager import ResilienceManager, init_resilience_manager
+from resilience.pattern import Status
+from resilience.pipeline import Pipeline
+from resilience.publishing import CommandSource, OperatorCommand, Snapshot, StatusPublisher
+from resilience.rate_limiter import RateLimiter, RateLimiterStatus
+from resilience.retry import RetryPolicy, RetryStatus, retry_after_of
+from resilience.shared_limit import Reservation, SharedLimiter
+
+__all__ = [
+    "Bulkhead",
+    "BulkheadFull",
+    "BulkheadStatus",
+    "CallRejected",
+    "CircuitBreaker",
+    "CircuitBreakerStatus",
+    "CircuitOpen",
+    "CommandSource",
+    "Event",
+    "LimiterPaused",
+    "Listener",
+    "OperatorCommand",
+    "Pipeline",
+    "RateLimited",
+    "RateLimiter",
+    "RateLimiterStatus",
+    "Reservation",
+    "ResilienceError",
+    "ResilienceManager",
+    "RetriesStopped",
+    "RetryPolicy",
+    "RetryScheduled",
+    "RetryStatus",
+    "SharedLimitChanged",
+    "SharedLimiter",
+    "Sleeper",
+    "SlotOverrun",
+    "Snapshot",
+    "State",
+    "StateChanged",
+    "Status",
+    "StatusPublisher",
+    "WrongCall",
+    "init_resilience_manager",
+    "remaining",
+    "retry_after_of",
+]

@@ -1,0 +1,189 @@
+"""The registry of a process's patterns: one clock, one listener, one status feed for all."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from resilience.bulkhead import Bulkhead
+from resilience.circuit_breaker import CircuitBreaker
+from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, Wall, fork_safe, utc_now
+from resilience.events import Event, Listener, Listeners, StateChanged
+from resilience.pattern import Pattern, Status
+from resilience.pipeline import PauseOn, Pipeline
+from resilience.publishing import CommandSource, OperatorCommand, StatusFeed, StatusPublisher
+from resilience.rate_limiter import RateLimiter
+from resilience.retry import RetryPolicy
+
+AnyPattern = TypeVar("AnyPattern", bound=Pattern)
+
+
+class ResilienceManager:
+    """Makes patterns, keeps them by kind and name, and shows their status.
+
+    Registering a name again returns the existing object if the configuration is equal
+    (callables by identity), else raises ValueError. `options` are the keyword-only
+    arguments of the pattern's class.
+    clock, wall, sleep, async_sleep, rng: see `resilience.clock`.
+    publisher, commands: see `resilience.publishing`.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock = time.monotonic_ns,
+        wall: Wall = utc_now,
+        sleep: Sleep | None = None,
+        async_sleep: AsyncSleep | None = None,
+        rng: Rng = random.random,
+        publisher: StatusPublisher | None = None,
+        commands: CommandSource | None = None,
+    ) -> None:
+        self._seams: dict[str, Any] = {"clock": clock, "wall": wall, "rng": rng}
+        self._seams["sleeper"] = self._sleeper = Sleeper(sleep, async_sleep)
+        self._patterns: dict[tuple[type[Pattern], str], tuple[Pattern, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._listeners = Listeners()
+        self._feed = StatusFeed(
+            self.all_status, publisher, commands, self.apply, clock=clock, wall=wall
+        )
+        fork_safe(self)
+
+    def register_circuit_breaker(
+        self,
+        name: str = "polygon_api",
+        failure_threshold: float = 0.5,
+        recovery_timeout: float = 60,
+        **options: Any,
+    ) -> CircuitBreaker:
+        """The circuit breaker `name`; see CircuitBreaker."""
+        return self._register(CircuitBreaker, name, failure_threshold, recovery_timeout, **options)
+
+    def register_rate_limiter(
+        self,
+        name: str = "api_client",
+        rate: int = 100,
+        interval: float = 60,
+        burst: int = 150,
+        **options: Any,
+    ) -> RateLimiter:
+        """The rate limiter `name`; see RateLimiter."""
+        return self._register(RateLimiter, name, rate, interval, burst, **options)
+
+    def register_retry_policy(
+        self,
+        name: str = "enrichment_retry",
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        backoff_multiplier: float = 2.0,
+        **options: Any,
+    ) -> RetryPolicy:
+        """The retry policy `name`; see RetryPolicy."""
+        delays = initial_delay, max_delay, backoff_multiplier
+        return self._register(RetryPolicy, name, max_retries, *delays, **options)
+
+    def register_bulkhead(
+        self,
+        name: str = "enrichment_processor",
+        max_concurrent: int = 10,
+        timeout: float = 300,
+        **options: Any,
+    ) -> Bulkhead:
+        """The bulkhead `name`; see Bulkhead."""
+        return self._register(Bulkhead, name, max_concurrent, timeout, **options)
+
+    def pipeline(
+        self,
+        *,
+        breaker: CircuitBreaker | None = None,
+        limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        bulkhead: Bulkhead | None = None,
+        pause_on: PauseOn | None = None,
+    ) -> Pipeline:
+        """The given patterns composed; see Pipeline."""
+        self._feed.start()
+        return Pipeline(
+            breaker=breaker, limiter=limiter, retry=retry, bulkhead=bulkhead, pause_on=pause_on
+        )
+
+    def all_status(self) -> tuple[Status, ...]:
+        """The status of every pattern, in order of registration."""
+        return tuple(pattern.status() for pattern in self._all())
+
+    def reset_all(self) -> None:
+        """Reset every pattern, forced breakers included."""
+        for pattern in self._all():
+            pattern.reset()
+
+    def on(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(event)` for the events of all present and future patterns."""
+        return self._listeners.add(listener)
+
+    def apply(self, command: OperatorCommand) -> bool:
+        """Carry out an operator's command; False if no breaker has this name."""
+        entry = self._patterns.get((CircuitBreaker, command.name))
+        if entry is None:
+            return False
+        breaker = cast(CircuitBreaker, entry[0])
+        actions = {
+            "force_open": breaker.force_open,
+            "disable": breaker.disable,
+            "reset": breaker.reset,
+        }
+        actions[command.action]()
+        return True
+
+    def close(self) -> None:
+        """Interrupt sleeping retries and limiter waits, publish once more. Idempotent."""
+        self._sleeper.close()
+        self._feed.close()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def _register(
+        self, make: type[AnyPattern], name: str, *values: Any, **options: Any
+    ) -> AnyPattern:
+        signature = inspect.signature(make)
+        bound = signature.bind(name, *values, **options)
+        bound.apply_defaults()
+        config = {key: bound.arguments[key] for key in bound.arguments if key not in _SEAMS}
+        with self._lock:
+            entry = self._patterns.get((make, name))
+            if entry is None:
+                seams = {k: v for k, v in self._seams.items() if k in signature.parameters}
+                pattern = make(**config, **(seams | _given(options)))
+                pattern.on(self._relay)
+                self._patterns[make, name] = pattern, config
+            elif entry[1] != config:
+                raise ValueError(f"{make.kind} {name!r} is {entry[1]}, in conflict with {config}")
+            else:
+                pattern = cast(AnyPattern, entry[0])
+        self._feed.start()
+        return pattern
+
+    def _all(self) -> list[Pattern]:
+        return [pattern for pattern, _ in tuple(self._patterns.values())]
+
+    def _relay(self, event: Event) -> None:
+        self._listeners.tell(event)
+        if isinstance(event, StateChanged):
+            self._feed.transition(event)
+
+
+_SEAMS = frozenset({"clock", "wall", "sleep", "async_sleep", "rng", "sleeper", "event"})
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key in _SEAMS}
+
+
+def init_resilience_manager(**injectables: Any) -> ResilienceManager:
+    """A new manager; the keywords of ResilienceManager all have working defaults."""
+    return ResilienceManager(**injectables)

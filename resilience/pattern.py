@@ -1,0 +1,141 @@
+"""What the four patterns share: the decorator form, events, status values, argument checks."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import Enum
+from functools import wraps
+from types import CoroutineType
+from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar, cast
+
+from resilience.clock import Clock, Wall, fork_safe
+from resilience.errors import WrongCall
+from resilience.events import CallRejected, Event, Listener, Listeners
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ErrorFilter = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A pattern's state at one moment. Times are aware UTC datetimes, durations seconds."""
+
+    kind: ClassVar[str]
+    name: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: times as ISO-8601 with Z; `kind` comes last."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {**values, "kind": self.kind}
+
+
+class Executor(ABC):
+    """Runs functions under a policy; as a decorator it keeps the function's signature."""
+
+    @abstractmethod
+    def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn(*args, **kwargs)` in the caller's thread."""
+
+    @abstractmethod
+    async def execute_async(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Await `fn(*args, **kwargs)`."""
+
+    def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
+        """Decorate a plain function or a coroutine function."""
+        if inspect.iscoroutinefunction(fn):
+
+            @wraps(fn)
+            async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                return await self.execute_async(fn, *args, **kwargs)
+
+            return cast(Callable[P, T], call_async)
+
+        @wraps(fn)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self.execute(fn, *args, **kwargs)
+
+        return call
+
+
+class Pattern(Executor):
+    """A named executor with status and events; one lock, never held over foreign code."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, clock: Clock, wall: Wall) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name must be a non-empty string, got {name!r}")
+        self.name = name
+        self._clock, self._wall = clock, wall
+        self._lock = threading.Lock()
+        self._listeners = Listeners()
+        self._outbox: deque[Event] = deque()
+        fork_safe(self)
+
+    @abstractmethod
+    def status(self) -> Status:
+        """The state now, as a frozen value."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything but the configuration."""
+
+    def on(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(event)` for every event; returns the unsubscribing callable."""
+        return self._listeners.add(listener)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            try:
+                event = self._outbox.popleft()
+            except IndexError:  # another thread delivers it
+                return
+            self._listeners.tell(event)
+
+    def _announce_rejection(self, retry_after: float | None) -> None:
+        self._listeners.tell(CallRejected(self.name, self._wall(), self.kind, retry_after))
+
+
+def refuse(fn: Callable[..., object], result: Any) -> NoReturn:
+    """Close the coroutine that `fn` returned to a sync call and raise WrongCall."""
+    result.close()
+    raise WrongCall(f"{fn!r} returned a coroutine: use execute_async")
+
+
+async def awaited(fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Await `fn`'s result; WrongCall if it is not awaitable."""
+    result = fn(*args, **kwargs)
+    if type(result) is not CoroutineType and not inspect.isawaitable(result):
+        raise WrongCall(f"{fn!r} returned nothing to await: use execute")
+    return await result
+
+
+def shown(error: Exception | None) -> str | None:
+    """The error's repr, which is foreign code: not to be called under a lock."""
+    return None if error is None else repr(error)
+
+
+def matcher(errors: ErrorFilter) -> Callable[[Exception], bool]:
+    """A predicate from exception classes, or the given predicate."""
+    if isinstance(errors, type | tuple):
+        return lambda error: isinstance(error, errors)
+    return errors
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value.value if isinstance(value, Enum) else value

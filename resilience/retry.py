@@ -1,0 +1,258 @@
+"""Retry with capped exponential backoff, jitter, a deadline and a budget.
+
+Delay before retry k (from 0): cap = min(max_delay, initial_delay · multiplier^k), then jitter
+full: U(0, cap); equal: cap/2 + U(0, cap/2); none: cap. Source: M. Brooker, "Exponential
+Backoff And Jitter" (AWS). The budget is gRPC's retry throttling (gRFC A6): a retry costs 1, a
+success returns 0.1, and without a whole token nothing is retried.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from math import isfinite
+from types import CoroutineType
+from typing import Any, ClassVar, Literal
+
+from resilience.checks import number, optional_span, whole
+from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, Wall, to_ns, utc_now
+from resilience.errors import ResilienceError
+from resilience.events import RetriesStopped, RetryScheduled
+from resilience.pattern import ErrorFilter, P, Pattern, Status, T, awaited, matcher, refuse, shown
+
+Jitter = Literal["full", "equal", "none"]
+
+_JITTER: dict[str, Callable[[float, Rng], float]] = {
+    "full": lambda cap, rng: cap * rng(),
+    "equal": lambda cap, rng: cap / 2 + cap / 2 * rng(),
+    "none": lambda cap, rng: cap,
+}
+
+
+def retry_after_of(error: Exception, wall: Wall = utc_now) -> float | None:
+    """Seconds that a server asks to wait, or None.
+
+    Reads `error.retry_after` (seconds), else the Retry-After header of `error.response`
+    (RFC 9110: seconds or an HTTP-date; a past date is 0). Malformed values are None.
+    """
+    asked = getattr(error, "retry_after", None)
+    if asked is None:
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        asked = headers.get("Retry-After") or headers.get("retry-after")
+    try:
+        seconds = float(asked)  # type: ignore[arg-type]  # anything else raises, as is handled
+    except (TypeError, ValueError):
+        return _until(asked, wall) if isinstance(asked, str) else None
+    return max(0.0, seconds) if isfinite(seconds) else None
+
+
+def _until(date: str, wall: Wall) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - wall()).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStatus(Status):
+    """stopped_count: calls given up by attempts, deadline or budget; budget: tokens left."""
+
+    kind: ClassVar[str] = "retry"
+    max_retries: int
+    retry_count: int
+    stopped_count: int
+    budget: float
+    last_error: str | None
+    last_retry_at: datetime | None
+
+
+class RetryPolicy(Pattern):
+    """Calls again after an error; what surfaces in the end is the last error itself.
+
+    max_retries: calls after the first (3 makes four calls in all).
+    initial_delay, max_delay: seconds; the cap does not bind a server's Retry-After.
+    retry_on: exception classes or a predicate; others surface at once.
+    retry_rejections: also retry this package's rejections that carry `retry_after`.
+    retry_result: predicate; True retries on a returned value, the last one is returned.
+    delay_from: error → seconds that replace the backoff, or None.
+    deadline: seconds from entry; a delay that would reach it is not begun.
+    budget: whole tokens shared by all calls of this policy.
+    """
+
+    kind = "retry"
+
+    def __init__(
+        self,
+        name: str,
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        backoff_multiplier: float = 2.0,
+        *,
+        jitter: Jitter = "full",
+        retry_on: ErrorFilter = (Exception,),
+        retry_rejections: bool = False,
+        retry_result: Callable[[Any], bool] | None = None,
+        delay_from: Callable[[Exception], float | None] = retry_after_of,
+        deadline: float | None = None,
+        budget: int = 100,
+        clock: Clock = time.monotonic_ns,
+        wall: Wall = utc_now,
+        sleep: Sleep | None = None,
+        async_sleep: AsyncSleep | None = None,
+        rng: Rng = random.random,
+        sleeper: Sleeper | None = None,
+    ) -> None:
+        super().__init__(name, clock, wall)
+        self.max_retries = whole("max_retries", max_retries, least=0)
+        self._initial = float(number("initial_delay", initial_delay))
+        self._cap = float(number("max_delay", max_delay))
+        self._multiplier = float(number("backoff_multiplier", backoff_multiplier, above=0))
+        if jitter not in _JITTER:
+            raise ValueError(f"jitter must be one of {', '.join(_JITTER)}, got {jitter!r}")
+        self._jitter, self._rng = _JITTER[jitter], rng
+        self._retry_on, self._retry_rejections = matcher(retry_on), retry_rejections
+        self._retry_result = retry_result
+        is_default = delay_from is retry_after_of
+        self._delay_from = partial(retry_after_of, wall=wall) if is_default else delay_from
+        self._deadline = optional_span("deadline", deadline)
+        self._budget = 10 * whole("budget", budget, least=0)  # in tenths, exact
+        self._sleeper = sleeper or Sleeper(sleep, async_sleep)
+        self._clear()
+
+    def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` until it succeeds or the policy stops; then its last error or result."""
+        started = 0 if self._deadline is None else self._clock()
+        attempt = 0
+        while True:
+            try:
+                result = fn(*args, **kwargs)
+            except Exception as error:
+                delay = self._delay_after(error, attempt, started)
+                if delay is None or not self._sleeper.sleep(delay):
+                    raise
+            else:
+                if type(result) is CoroutineType:
+                    refuse(fn, result)
+                if self._retry_result is None and self._tokens >= self._budget:
+                    return result  # nothing to judge, nothing to refund
+                delay = self._judge(result, attempt, started)
+                if delay is None or not self._sleeper.sleep(delay):
+                    return result
+            attempt += 1
+
+    async def execute_async(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`execute` for coroutine functions; cancellation is never retried."""
+        started = 0 if self._deadline is None else self._clock()
+        attempt = 0
+        while True:
+            try:
+                result = await awaited(fn, *args, **kwargs)
+            except Exception as error:
+                delay = self._delay_after(error, attempt, started)
+                if delay is None or not await self._sleeper.sleep_async(delay):
+                    raise
+            else:
+                delay = self._judge(result, attempt, started)
+                if delay is None or not await self._sleeper.sleep_async(delay):
+                    return result
+            attempt += 1
+
+    def backoff(self, retry: int) -> float:
+        """Seconds before retry number `retry` (from 0), before jitter."""
+        try:
+            return min(self._cap, self._initial * self._multiplier**retry)
+        except OverflowError:
+            return self._cap
+
+    def close(self) -> None:
+        """Cut sleeps short: the calls that sleep raise their last error now."""
+        self._sleeper.close()
+
+    def reset(self) -> None:
+        """Fill the budget, zero the counts."""
+        with self._lock:
+            self._clear()
+
+    def status(self) -> RetryStatus:
+        """The state now."""
+        last_error = shown(self._last_error)
+        with self._lock:
+            return RetryStatus(
+                name=self.name,
+                max_retries=self.max_retries,
+                retry_count=self._retries,
+                stopped_count=self._stopped,
+                budget=self._tokens / 10,
+                last_error=last_error,
+                last_retry_at=self._last_retry_at,
+            )
+
+    def _clear(self) -> None:
+        self._tokens = self._budget
+        self._retries = self._stopped = 0
+        self._last_error: Exception | None = None
+        self._last_retry_at: datetime | None = None
+
+    def _judge(self, result: object, attempt: int, started: int) -> float | None:
+        if self._retry_result is not None and self._retry_result(result):
+            return self._plan(None, attempt, started, self._drawn(attempt))
+        if self._tokens < self._budget:
+            with self._lock:
+                self._tokens = min(self._budget, self._tokens + 1)
+        return None
+
+    def _delay_after(self, error: Exception, attempt: int, started: int) -> float | None:
+        """Seconds to wait before the next call, or None to let the error surface."""
+        if isinstance(error, ResilienceError):
+            if not self._retry_rejections or error.retry_after is None:
+                return None
+            return self._plan(error, attempt, started, error.retry_after)
+        if not self._retry_on(error):
+            return None
+        asked = self._delay_from(error)
+        return self._plan(
+            error, attempt, started, self._drawn(attempt) if asked is None else max(0.0, asked)
+        )
+
+    def _drawn(self, attempt: int) -> float:
+        return self._jitter(self.backoff(attempt), self._rng)
+
+    def _plan(
+        self, error: Exception | None, attempt: int, started: int, delay: float
+    ) -> float | None:
+        late = self._deadline is not None and (
+            self._clock() - started + to_ns(delay) >= self._deadline
+        )
+        with self._lock:
+            reason = self._obstacle(attempt, late)
+            self._last_error, self._last_retry_at = error, self._wall()
+            if reason is None:
+                self._tokens -= 10
+                self._retries += 1
+            else:
+                self._stopped += 1
+        tell, at = self._listeners.tell, self._last_retry_at
+        if reason is None:
+            tell(RetryScheduled(self.name, at, attempt + 1, delay, error))
+            return delay
+        tell(RetriesStopped(self.name, at, attempt + 1, reason, error))
+        return None
+
+    def _obstacle(
+        self, attempt: int, late: bool
+    ) -> Literal["attempts", "deadline", "budget"] | None:
+        if attempt >= self.max_retries:
+            return "attempts"
+        if late:
+            return "deadline"
+        return "budget" if self._tokens < 10 else None

@@ -1,0 +1,71 @@
+"""Sliding windows over the outcomes of calls, by count or by time."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class CountWindow:
+    """The last `size` outcomes; `total`, `failures` and `slow` count them."""
+
+    __slots__ = ("_outcomes", "_size", "failures", "saturated", "slow", "total")
+
+    def __init__(self, size: int) -> None:
+        self.total = self.failures = self.slow = 0
+        self.saturated = False  # full, and of nothing but fast successes
+        self._size = size
+        self._outcomes: deque[tuple[bool, bool]] = deque()
+
+    def add(self, now: int, failed: bool, slow: bool) -> None:
+        """Add an outcome; a full window drops its oldest."""
+        self._outcomes.append((failed, slow))
+        self.failures += failed
+        self.slow += slow
+        if self.total < self._size:
+            self.total += 1
+        else:
+            old_failed, old_slow = self._outcomes.popleft()
+            self.failures -= old_failed
+            self.slow -= old_slow
+            self.saturated = not (self.failures or self.slow)
+
+    def expire(self, now: int) -> None:
+        """Outcomes do not age here."""
+
+
+class TimeWindow:
+    """The outcomes of the last `span` ns: those later than now - span."""
+
+    __slots__ = ("_entries", "_grain", "_span", "failures", "saturated", "slow", "total")
+
+    def __init__(self, span: int) -> None:
+        self.total = self.failures = self.slow = 0
+        self.saturated = False  # never: outcomes age
+        # Outcomes within a thousandth of the span share an entry, so that memory stays bounded.
+        self._span, self._grain = span, span // 1000
+        self._entries: deque[list[int]] = deque()  # [first time, outcomes, failures, slow]
+
+    def add(self, now: int, failed: bool, slow: bool) -> None:
+        """Add an outcome of the moment `now`."""
+        entries = self._entries
+        if entries and now - entries[0][0] >= self._span:
+            self.expire(now)
+        if not entries or now - entries[-1][0] > self._grain:
+            entries.append([now, 0, 0, 0])
+        entry = entries[-1]
+        entry[1] += 1
+        self.total += 1
+        if failed:
+            entry[2] += 1
+            self.failures += 1
+        if slow:
+            entry[3] += 1
+            self.slow += 1
+
+    def expire(self, now: int) -> None:
+        """Drop what is older than the span."""
+        while self._entries and now - self._entries[0][0] >= self._span:
+            _, total, failures, slow = self._entries.popleft()
+            self.total -= total
+            self.failures -= failures
+            self.slow -= slow

@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from resilience import (
+    CallRejected,
+    LimiterPaused,
+    RateLimited,
+    RateLimiter,
+    Reservation,
+    SharedLimitChanged,
+)
+
+
+@pytest.fixture
+def make(time):
+    def build(rate=5, interval=60, burst=5, **options):
+        return RateLimiter("l", rate, interval, burst, **{**time.sleeping_seams, **options})
+
+    return build
+
+
+def drain(limiter: RateLimiter) -> int:
+    count = 0
+    while limiter.allow_request():
+        count += 1
+    return count
+
+
+def test_a_burst_then_the_rate(make, time):
+    limiter = make()
+    assert drain(limiter) == 5
+    time.advance(11.999)
+    assert not limiter.allow_request()
+    time.advance(0.001)
+    assert drain(limiter) == 1
+
+
+def test_no_drift_denies_the_fifth_after_any_number_of_refills(make, time):
+    limiter = make(interval=60.1)
+    for _ in range(2000):
+        assert drain(limiter) == 5
+        for _ in range(601):
+            time.advance(0.1)
+    third = make(rate=3, interval=1, burst=3)  # a third of a second is no whole number of ns
+    for _ in range(2000):
+        assert drain(third) == 3
+        time.advance(1)
+
+
+def test_idling_never_adds_more_than_the_burst_nor_overwrites_what_was_spent(make, time):
+    limiter = make()
+    time.advance(1e6)
+    assert limiter.allow_request(4)
+    assert limiter.status().tokens == 1
+    time.advance(0.001)
+    assert limiter.status().tokens == 1
+    assert drain(limiter) == 1
+
+
+def test_strict_never_admits_more_than_the_rate_in_any_interval(make, time):
+    loose, strict = make(), make(strict=True)
+    granted = []
+    for _ in range(61):
+        granted.append((drain(loose), drain(strict)))
+        time.advance(1)
+    assert sum(a for a, _ in granted[:60]) == 9  # of a bucket, 60 s may see nearly twice the rate
+    assert sum(b for _, b in granted[:60]) == 5
+    assert granted[60][1] == 5
+
+
+def test_strict_bounds_the_burst_by_the_rate(make):
+    limiter = make(burst=150, strict=True)
+    assert drain(limiter) == 5
+    with pytest.raises(ValueError, match="n must be from 1 to 5"):
+        limiter.allow_request(6)
+
+
+def test_acquire_sleeps_as_long_as_it_must(make, time):
+    limiter = make()
+    for _ in range(7):
+        limiter.acquire()
+    assert time.slept == [12, 12]
+
+
+def test_acquire_that_would_take_too_long_fails_at_once_and_reserves_nothing(make, time):
+    limiter = make()
+    drain(limiter)
+    for _ in range(10):
+        with pytest.raises(RateLimited) as caught:
+            limiter.acquire(timeout=11.9)
+        assert (caught.value.name, caught.value.retry_after) == ("l", 12)
+    assert not time.slept
+    time.advance(12)
+    assert limiter.allow_request()
+
+
+def test_reservations_are_served_in_order(make, time):
+    limiter = make(rate=1, interval=1, burst=1)
+    served, sleepers = [], []
+    limiter.acquire()
+
+    def second_comes_while_the_first_sleeps() -> None:
+        if not sleepers:
+            sleepers.append(True)
+            assert not limiter.allow_request()  # nobody overtakes those who wait
+            with pytest.raises(RateLimited) as caught:
+                limiter.acquire(timeout=1.5)
+            assert caught.value.retry_after == 2
+            served.append("first sleeps")
+
+    time.on_sleep = second_comes_while_the_first_sleeps
+    limiter.acquire()
+    assert (served, time.slept) == (["first sleeps"], [1])
+
+
+def test_an_interrupted_wait_gives_its_reservation_back(make, time):
+    limiter = make()
+    drain(limiter)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    time.on_sleep = interrupt
+    for _ in range(10):
+        with pytest.raises(KeyboardInterrupt):
+            limiter.acquire()
+    time.advance(12)
+    assert limiter.allow_request()
+
+
+def test_pause_stops_grants_and_a_shorter_one_does_not_end_it(make, time):
+    limiter, seen = make(), []
+    limiter.on(seen.append)
+    limiter.pause(30)
+    limiter.pause(10)
+    assert not limiter.allow_request()
+    assert limiter.status().as_dict()["paused_until"] == "2024-01-01T00:00:30Z"
+    with pytest.raises(RateLimited) as caught:
+        limiter.acquire(timeout=29)
+    assert caught.value.retry_after == 30
+    limiter.acquire()
+    assert time.slept == [30]
+    assert limiter.status().paused_until is None
+    paused = [event for event in seen if isinstance(event, LimiterPaused)]
+    assert [event.seconds for event in paused] == [30]
+
+
+def test_a_pause_of_any_length_is_shown(make):
+    limiter = make(interval=1e-12)
+    limiter.pause(1e300)
+    assert limiter.status().paused_until.year > 2050
+
+
+def test_after_a_pause_there_is_no_more_than_a_burst(make, time):
+    limiter = make(rate=1, interval=1, burst=3)
+    limiter.pause(100)
+    for _ in range(3):
+        limiter.acquire()
+    assert time.ns == 100e9
+    limiter.acquire()
+    assert time.ns == 101e9
+
+
+def test_a_pause_moves_those_who_wait_and_fails_those_whose_time_is_up(make, time):
+    limiter = make(rate=1, interval=1, burst=1)
+    limiter.acquire()
+    time.on_sleep = lambda: limiter.pause(50) if len(time.slept) == 1 else None
+    limiter.acquire()
+    assert time.slept == [1, 50]
+    time.on_sleep = lambda: limiter.pause(50)
+    with pytest.raises(RateLimited):
+        limiter.acquire(timeout=5)
+
+
+def test_execute_waits_at_most_max_wait(make, time):
+    limiter = make(max_wait=1)
+    assert [limiter.execute(int, "7") for _ in range(5)] == [7] * 5
+    with pytest.raises(RateLimited):
+        limiter.execute(int)
+
+
+def test_async(make, time):
+    async def double(x: int) -> int:
+        return 2 * x
+
+    async def main() -> list[int]:
+        return [await limiter.execute_async(double, n) for n in range(6)]
+
+    limiter = make()
+    assert asyncio.run(main()) == [0, 2, 4, 6, 8, 10]
+    assert time.slept == [12]
+
+
+@pytest.mark.parametrize("n", [0, -1, 6])
+def test_n_out_of_range(make, n):
+    limiter = make()
+    for call in (limiter.allow_request, limiter.acquire):
+        with pytest.raises(ValueError, match="n must be from 1 to 5"):
+            call(n)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"rate": 0}, "rate must be a whole number of at least 1"),
+        ({"rate": -1}, "rate must be"),
+        ({"rate": 0.5}, "rate must be a whole number"),
+        ({"interval": 0}, "interval must be a finite number above 0"),
+        ({"burst": 0}, "burst must be"),
+        ({"max_wait": -1}, "max_wait must be a finite number at least 0"),
+    ],
+)
+def test_the_constructor_says_what_is_allowed(make, options, allowed):
+    with pytest.raises(ValueError, match=allowed):
+        make(**options)
+
+
+def test_negative_times_are_refused(make):
+    limiter = make()
+    with pytest.raises(ValueError, match="timeout must be"):
+        limiter.acquire(timeout=-1)
+    with pytest.raises(ValueError, match="seconds must be"):
+        limiter.pause(-1)
+
+
+def test_threads_get_no_more_than_there_is(make, in_threads):
+    limiter = make(rate=1, interval=3600, burst=100)
+    counts = in_threads(8, lambda: drain(limiter))
+    assert sum(counts) == 100
+    assert limiter.status().granted_count == 100
+
+
+def test_a_thread_really_sleeps_and_close_ends_it():
+    limiter = RateLimiter("real", 1, 3600, 1)
+    limiter.acquire()
+    waiting = threading.Event()
+    sleep = limiter._sleeper.sleep
+    limiter._sleeper.sleep = lambda seconds: (waiting.set(), sleep(seconds))[1]
+    errors = []
+
+    def wait() -> None:
+        try:
+            limiter.acquire()
+        except RateLimited as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert waiting.wait(5)
+    limiter._sleeper.close()
+    thread.join(5)
+    assert len(errors) == 1
+    assert limiter.status().waiting == 0
+
+
+def test_rejections_are_counted_and_announced(make):
+    limiter, seen = make(), []
+    limiter.on(seen.append)
+    drain(limiter)
+    assert limiter.status().rejected_count == 1
+    assert [(type(e), e.kind, e.retry_after) for e in seen] == [(CallRejected, "rate_limiter", 12)]
+    limiter.reset()
+    assert drain(limiter) == 5
+
+
+class Store:
+    def __init__(self, *answers: Reservation | Exception) -> None:
+        self.answers, self.asked = list(answers), []
+
+    def reserve(self, *request: object) -> Reservation:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_the_shared_store_decides_in_addition(make, time):
+    store = Store(Reservation(True, 0.0), Reservation(True, 3.0), Reservation(False, 9.0))
+    limiter = make(shared=store)
+    assert limiter.status().shared == "ok"
+    limiter.acquire()
+    limiter.acquire(2)
+    assert time.slept == [3]
+    with pytest.raises(RateLimited) as caught:
+        limiter.acquire(timeout=4)
+    assert caught.value.retry_after == 9
+    assert store.asked[1] == ("l", 2, 5, 60, 5, False, None)
+    assert store.asked[2][-1] == 4
+    assert limiter.status().granted_count == 3
+
+
+def test_polling_a_refusing_store_spends_no_local_permit(make):
+    limiter = make(shared=Store(*[Reservation(False, 1.0)] * 50, Reservation(True, 0.0)))
+    assert [limiter.allow_request() for _ in range(51)].count(True) == 1
+
+
+def test_without_the_store_the_local_limit_holds_visibly(make, time):
+    store = Store(OSError("down"), Reservation(True, 0.0))
+    limiter, seen = make(shared=store), []
+    limiter.on(seen.append)
+    assert drain(limiter) == 5
+    assert limiter.status().shared == "degraded"
+    assert len(store.asked) == 1  # a store that is down is not asked at every call
+    time.advance(60)
+    assert limiter.allow_request()
+    assert limiter.status().shared == "ok"
+    changes = [event.shared for event in seen if isinstance(event, SharedLimitChanged)]
+    assert changes == ["degraded", "ok"]
+
+
+def test_async_asks_the_store_too(make, time):
+    limiter = make(shared=Store(Reservation(True, 2.0)))
+    asyncio.run(limiter.acquire_async())
+    assert time.slept == [2]
+
+
+class Machine(RuleBasedStateMachine):
+    """Reservations, cancellations and pauses in any order never break the bound."""
+
+    rate, interval, burst = 3, 10, 4
+
+    def __init__(self, time, strict: bool) -> None:
+        super().__init__()
+        self.time = time
+        self.limiter = RateLimiter(
+            "m", self.rate, self.interval, self.burst, strict=strict, **time.seams
+        )
+        self.most = 3 if strict else 4
+        self.strict = strict
+        self.pending: list = []
+        self.grants: list[int] = []  # one entry per permit, in ns
+
+    @rule(n=st.integers(1, 3))
+    def try_now(self, n: int) -> None:
+        if self.limiter.allow_request(n):
+            self.grants += [self.time.ns] * n
+
+    @rule(n=st.integers(1, 3), patience=st.sampled_from([None, 0, 5 * 10**9]))
+    def reserve(self, n: int, patience: int | None) -> None:
+        ticket = self.limiter._reserve(n, patience)
+        if ticket is None:
+            self.grants += [self.time.ns] * n
+        elif ticket.granted:
+            self.pending.append(ticket)
+            self.collect()
+
+    @rule(seconds=st.sampled_from([0.1, 1, 10 / 3, 10, 25]))
+    def wait(self, seconds: float) -> None:
+        target = self.time.ns + round(seconds * 1e9)
+        while due := [t.slot for t in self.pending if t.slot <= target]:
+            self.time.ns = max(self.time.ns, min(due))
+            self.collect()
+        self.time.ns = target
+
+    @rule(index=st.integers(0, 5))
+    def cancel(self, index: int) -> None:
+        if self.pending:
+            self.limiter._give_back(self.pending.pop(index % len(self.pending)))
+
+    @rule(seconds=st.sampled_from([1, 7, 30]))
+    def pause(self, seconds: float) -> None:
+        self.limiter.pause(seconds)
+
+    def collect(self) -> None:
+        for ticket in [t for t in self.pending if t.slot <= self.time.ns]:
+            self.pending.remove(ticket)
+            self.grants += [self.time.ns] * ticket.n
+
+    @invariant()
+    def grants_stay_in_bounds(self) -> None:
+        grants = self.grants
+        for i, first in enumerate(grants):
+            for j in range(i, len(grants)):
+                # permits in [first, last] ≤ burst + rate · length, in whole numbers
+                length = grants[j] - first
+                allowed = self.most * self.interval * 10**9 + self.rate * length
+                assert (j - i + 1) * self.interval * 10**9 <= allowed
+        if self.strict:
+            for first, fourth in zip(grants, grants[self.rate :], strict=False):
+                assert fourth - first >= self.interval * 10**9
+
+    @invariant()
+    def slots_keep_their_order(self) -> None:
+        slots = [ticket.slot for ticket in self.pending]
+        assert slots == sorted(slots)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_limiter_as_a_state_machine(new_time, strict):
+    run_state_machine_as_test(
+        lambda: Machine(new_time(), strict),
+        settings=settings(max_examples=60, stateful_step_count=40, deadline=None),
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rate=st.integers(1, 1000),
+    interval=st.floats(0.001, 1000),
+    burst=st.integers(1, 20),
+    idle=st.integers(0, 50),
+)
+def test_after_any_idling_exactly_the_burst_is_there(new_time, rate, interval, burst, idle):
+    time = new_time()
+    limiter = RateLimiter("l", rate, interval, burst, **time.seams)
+    drain(limiter)
+    time.advance(interval * (burst / rate + idle) + 1e-6)
+    assert drain(limiter) == burst
