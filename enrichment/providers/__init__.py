@@ -1,0 +1,1 @@
+"""Vendors' wire formats made into one typed frame, `enrichment.domain.Fetched`."""

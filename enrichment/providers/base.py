@@ -1,0 +1,33 @@
+"""What every provider offers, and what it is given: one resilient call around every request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from enrichment.domain import AssetClass, Fetched, Timeframe, Window
+
+T = TypeVar("T")
+
+
+class Provider(Protocol):
+    """A vendor's bars."""
+
+    @property
+    def name(self) -> str: ...
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        """The bars that start in the window, in the vendor's order; ProviderError if it fails."""
+
+
+class ResilientCall(Protocol):
+    """Runs one HTTP request; limiter, breaker, retry and bulkhead live in here."""
+
+    def __call__(self, request: Callable[[], T]) -> T: ...
+
+
+def direct(request: Callable[[], T]) -> T:
+    """A call without protection."""
+    return request()

@@ -1,0 +1,195 @@
+"""Polygon's aggregates (also Massive's) as bars.
+
+The vendor stamps daily bars at midnight in New York and weekly ones on the Sunday before, so a
+window of canonical bar starts is asked for by those stamps, in milliseconds, both ends included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from enrichment.calendars import canonical, midnights
+from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Timestamps, Window
+from enrichment.domain import to_datetime64 as utc
+from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
+from enrichment.providers.http import Answer, HttpClient
+
+_RANGES = {
+    Timeframe.M5: "5/minute",
+    Timeframe.M15: "15/minute",
+    Timeframe.M30: "30/minute",
+    Timeframe.H1: "1/hour",
+    Timeframe.H4: "4/hour",
+    Timeframe.D1: "1/day",
+    Timeframe.W1: "1/week",
+}
+_MAX_PAGES = 1_000
+_EARLIEST_MS, _LATEST_MS = -2_208_988_800_000, 4_102_444_800_000  # the years 1900 to 2099
+_NUMBER = {float, int, type(None)}
+_DAY = np.timedelta64(1, "D")
+
+
+class PolygonProvider:
+    """Fetches bars page by page.
+
+    name: as in the settings' order of providers. source: what is recorded as the bars' origin.
+    limit: base aggregates a page, at most 50,000.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        *,
+        name: str = "polygon",
+        source: str = "polygon",
+        limit: int = 50_000,
+    ) -> None:
+        self.name = name
+        self._client, self._source, self._limit = client, source, limit
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        """The bars that start in the window, as the vendor orders them; ProviderError if it
+        fails.
+        """
+        answers = self._pages(_path(symbol, asset_class, timeframe, window))
+        adjusted = {_adjusted(answer.body, symbol) for answer in answers}
+        if len(adjusted) != 1:
+            raise MalformedResponse("'adjusted' differs between the pages of one answer")
+        bars = parse([row for answer in answers for row in _rows(answer.body)])
+        return Fetched(
+            _canonical(bars, asset_class, timeframe),
+            self._source,
+            adjusted.pop(),
+            requests=len(answers),
+            quota_remaining=_quota_remaining(answers[-1].headers),
+        )
+
+    def _pages(self, path: str) -> list[Answer]:
+        params: dict[str, str | int] = {"adjusted": "true", "sort": "asc", "limit": self._limit}
+        answers = [self._client.get_json(path, params)]
+        seen: set[str] = set()
+        while (url := _next_url(answers[-1].body)) is not None:
+            if url in seen or len(answers) >= _MAX_PAGES:
+                raise MalformedResponse(f"'next_url' does not end after {len(answers)} pages")
+            seen.add(url)
+            answers.append(self._client.get_json(url))
+        return answers
+
+
+def parse(rows: list[Any]) -> Bars:
+    """Polygon's result rows as bars, on the vendor's own timestamps; null prices are NaN."""
+    if not rows:
+        return Bars.empty()
+    if set(map(type, rows)) != {dict}:
+        raise MalformedResponse("'results' holds something that is not an object")
+    return Bars.of(
+        _timestamps(rows),
+        *(_required(rows, field) for field in ("o", "h", "l", "c", "v")),
+        vwap=_optional(rows, "vw"),
+        trades=_optional(rows, "n"),
+    )
+
+
+def _path(symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window) -> str:
+    first = _stamp(asset_class, timeframe, window.start)
+    last = _stamp(asset_class, timeframe, window.end) - 1
+    ticker = quote(symbol, safe=":")
+    return f"/v2/aggs/ticker/{ticker}/range/{_RANGES[timeframe]}/{min(first, last)}/{last}"
+
+
+def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> int:
+    """The vendor's stamp, in milliseconds, of the first bar that may start at the moment or
+    later.
+    """
+    if timeframe.intraday:
+        return -((utc(moment) - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")).item()
+    day = (utc(moment) + np.timedelta64(timedelta(days=1, microseconds=-1))).astype("datetime64[D]")
+    label = day - _DAY if timeframe is Timeframe.W1 else day
+    midnight = midnights(asset_class, label.astype("datetime64[us]").reshape(1))
+    return int(midnight.astype("datetime64[ms]").astype(np.int64)[0])
+
+
+def _canonical(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> Bars:
+    columns = bars.columns()
+    return Bars(**{**columns, "ts": canonical(asset_class, timeframe, bars.ts)})
+
+
+def _adjusted(body: Any, symbol: str) -> bool:
+    """Whether the page's prices are adjusted, once it is known to be a good page of this symbol."""
+    status = body.get("status") if isinstance(body, dict) else None
+    if status == "NOT_AUTHORIZED":
+        raise AccessDenied(f"the vendor refuses {symbol}: {_words(body)}")
+    if status == "ERROR":
+        raise ProviderError(f"the vendor reports an error for {symbol}: {_words(body)}")
+    if status not in ("OK", "DELAYED"):
+        raise MalformedResponse("'status' is none of OK, DELAYED, ERROR")
+    if body.get("ticker", symbol) != symbol:
+        raise MalformedResponse(f"'ticker' is not {symbol}")
+    if not isinstance(body.get("adjusted"), bool):
+        raise MalformedResponse("'adjusted' is not true or false")
+    return bool(body["adjusted"])
+
+
+def _words(body: Mapping[str, Any]) -> str:
+    return " ".join(str(body.get("error") or body.get("message") or "no reason given").split())[
+        :200
+    ]
+
+
+def _rows(body: Mapping[str, Any]) -> list[Any]:
+    rows = body.get("results")
+    if rows is None:
+        return []
+    if not isinstance(rows, list):
+        raise MalformedResponse("'results' is not a list")
+    return rows
+
+
+def _next_url(body: Any) -> str | None:
+    url = body.get("next_url") if isinstance(body, dict) else None
+    if url is not None and not isinstance(url, str):
+        raise MalformedResponse("'next_url' is not a string")
+    return url or None
+
+
+def _timestamps(rows: list[dict[str, Any]]) -> Timestamps:
+    values = _values(rows, "t")
+    if set(map(type, values)) != {int}:
+        raise MalformedResponse("'t' is not a whole number of milliseconds")
+    if min(values) < _EARLIEST_MS or max(values) > _LATEST_MS:
+        raise MalformedResponse("'t' lies outside the years 1900 to 2099")
+    return np.array(values, dtype="datetime64[ms]").astype("datetime64[us]")
+
+
+def _required(rows: list[dict[str, Any]], field: str) -> Floats:
+    return _numbers(_values(rows, field), field)
+
+
+def _values(rows: list[dict[str, Any]], field: str) -> list[Any]:
+    try:
+        return [row[field] for row in rows]
+    except KeyError as exc:
+        raise MalformedResponse(f"'{field}' is missing in a bar") from exc
+
+
+def _optional(rows: list[dict[str, Any]], field: str) -> Floats:
+    return _numbers([row.get(field) for row in rows], field)
+
+
+def _numbers(values: list[Any], field: str) -> Floats:
+    """null becomes NaN; numpy would also take strings, so the types are looked at first."""
+    if not set(map(type, values)) <= _NUMBER:
+        raise MalformedResponse(f"'{field}' is not a number")
+    return np.array(values, dtype=np.float64)
+
+
+def _quota_remaining(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("X-RateLimit-Remaining", "").strip()
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,137 @@
+"""The sandbox vendor as a Flask app: wire formats, and `/_sandbox/…` to control it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from flask import Blueprint, Flask, Response, request
+
+from enrichment.clock import utc_now
+from enrichment.errors import InvalidRequest
+from enrichment.sandbox.faults import Fault
+from enrichment.sandbox.market import Market
+from enrichment.sandbox.polygon import PolygonFormat
+from enrichment.sandbox.recorded import recordings
+from enrichment.sandbox.vendor import Vendor
+
+
+def create_app(
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    anchor: datetime | None = None,
+    shifted: bool = True,
+    api_key: str | None = None,
+    quota_per_minute: int | None = None,
+    faults: Iterable[Fault] = (),
+    seed: int = 0,
+) -> Flask:
+    """A sandbox vendor; `app.extensions["sandbox"]` is its `Vendor`.
+
+    anchor: the recorded series end at the last session complete by then (default: now).
+    shifted: False replays the recorded series on their original dates.
+    api_key: the only key accepted; None accepts any that is not empty.
+    quota_per_minute: requests of one key in 60 seconds before it answers 429; None: any number.
+    """
+    app = Flask(__name__, static_folder=None)
+    vendor = Vendor(
+        Market(anchor or clock(), shifted=shifted, seed=seed),
+        clock=clock,
+        api_key=api_key,
+        quota_per_minute=quota_per_minute,
+        faults=faults,
+        seed=seed,
+    )
+    app.extensions["sandbox"] = vendor
+    app.register_blueprint(PolygonFormat(vendor).blueprint())
+    app.register_blueprint(_Control(vendor).blueprint(), url_prefix="/_sandbox")
+    return app
+
+
+class _Control:
+    """`/_sandbox/…`: faults, replay, counts, health."""
+
+    def __init__(self, vendor: Vendor) -> None:
+        self._vendor = vendor
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("control", __name__)
+        routes.get("/health")(self.health)
+        routes.get("/faults")(self.faults)
+        routes.post("/faults")(self.add_faults)
+        routes.delete("/faults")(self.clear_faults)
+        routes.get("/replay")(self.replay)
+        routes.put("/replay")(self.set_replay)
+        routes.get("/requests")(self.requests)
+        routes.delete("/requests")(self.clear_requests)
+        routes.register_error_handler(InvalidRequest, _refused)
+        return routes
+
+    def health(self) -> Response:
+        return _json({"status": "ok", "recorded": sorted(recordings())})
+
+    def faults(self) -> Response:
+        return _json(self._vendor.faults.describe())
+
+    def add_faults(self) -> Response:
+        described = _body()
+        if not isinstance(described, list):
+            raise InvalidRequest(
+                'send a JSON list of faults: [{"ticker": "AAPL", "kind": "reset"}]'
+            )
+        self._vendor.faults.add([Fault.of(description) for description in described])
+        return self.faults()
+
+    def clear_faults(self) -> Response:
+        self._vendor.faults.clear()
+        return self.faults()
+
+    def replay(self) -> Response:
+        market = self._vendor.market
+        return _json({"anchor": market.anchor.isoformat(), "shifted": market.shifted})
+
+    def set_replay(self) -> Response:
+        """Replay the recorded series anew: `{"anchor": "2024-05-31", "shifted": true}`."""
+        wanted, market = _body(), self._vendor.market
+        if not isinstance(wanted, dict) or not wanted.keys() <= {"anchor", "shifted"}:
+            raise InvalidRequest(
+                'send a JSON object with "anchor" (a date) and "shifted" (a boolean)'
+            )
+        shifted = wanted.get("shifted", market.shifted)
+        if not isinstance(shifted, bool):
+            raise InvalidRequest('"shifted" must be true or false')
+        anchor = _moment(wanted["anchor"]) if "anchor" in wanted else market.anchor
+        self._vendor.market = Market(anchor, shifted=shifted, seed=market.seed)
+        return self.replay()
+
+    def requests(self) -> Response:
+        return _json(self._vendor.requests.describe())
+
+    def clear_requests(self) -> Response:
+        self._vendor.requests.clear()
+        return self.requests()
+
+
+def _body() -> Any:
+    try:
+        return orjson.loads(request.get_data())
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"the body is not JSON: {exc}") from exc
+
+
+def _moment(text: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise InvalidRequest(f'"anchor" {text!r} is not a date: write YYYY-MM-DD') from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _refused(exc: Exception) -> Response:
+    return _json({"error": str(exc)}, 400)
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, mimetype="application/json")

@@ -1,0 +1,217 @@
+"""Faults on request: what goes wrong, for which ticker, how often.
+
+A fault's kind says what happens:
+
+latency, hang               the answer comes after `seconds` (1; 3600)
+rate_limit                  429 with Retry-After: `seconds` (1)
+server_error                `status` (500) in the vendor's error shape
+unauthorized, forbidden     401, 403
+reset                       the connection is reset without an answer
+truncated                   JSON that breaks off
+html                        an HTML page with `status` (502)
+empty                       no bars
+missing, duplicate, out_of_order   of the `bars` given, or of `n` (1) seeded ones
+corrupt                     as above; `mode` inverted, null, nan, text, negative_volume, zero_price
+restated                    close × `factor` (1.01) of the `bars` given, or of the last `n` (1);
+                            with `columns` all, every price
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from threading import Event, Lock
+from typing import Any
+
+from enrichment.errors import InvalidRequest
+from enrichment.sandbox.hashing import fraction, seed_of
+
+MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
+_CHOSEN = ("bars", "n")
+_KINDS: dict[str, tuple[str, ...]] = {
+    "latency": ("seconds",),
+    "hang": ("seconds",),
+    "rate_limit": ("seconds",),
+    "server_error": ("status",),
+    "unauthorized": (),
+    "forbidden": (),
+    "reset": (),
+    "truncated": (),
+    "html": ("status",),
+    "empty": (),
+    "missing": _CHOSEN,
+    "duplicate": _CHOSEN,
+    "out_of_order": _CHOSEN,
+    "corrupt": (*_CHOSEN, "mode"),
+    "restated": (*_CHOSEN, "factor", "columns"),
+}
+DELAYS = ("latency", "hang")
+DAMAGES = ("missing", "duplicate", "out_of_order", "corrupt", "restated")
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "hang": {"seconds": 3600.0},
+    "html": {"status": 502},
+}
+_COMMAND = re.compile(r"(?P<ticker>\*|(?:[XCxc]:)?[^:]+):(?P<kind>[^:]+)(?::(?P<rest>.*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One rule. ticker: '*' for all. times: only the first n requests it strikes; None: all."""
+
+    ticker: str
+    kind: str
+    probability: float = 1.0
+    times: int | None = None
+    seconds: float = 1.0
+    status: int = 500
+    n: int = 1
+    bars: tuple[datetime, ...] = ()
+    factor: float = 1.01
+    columns: str = "close"
+    mode: str = "inverted"
+
+    @classmethod
+    def of(cls, description: object) -> Fault:
+        """The fault that a JSON object describes; InvalidRequest says how to mend a bad one."""
+        if not isinstance(description, Mapping):
+            raise InvalidRequest(
+                'a fault is a JSON object such as {"ticker": "AAPL", "kind": "reset"}'
+            )
+        kind = description.get("kind")
+        if kind not in _KINDS:
+            raise InvalidRequest(f"unknown fault kind {kind!r}: choose one of {', '.join(_KINDS)}")
+        allowed = ("ticker", "kind", "probability", "times", *_KINDS[kind])
+        for name in description:
+            if name not in allowed:
+                raise InvalidRequest(f"{kind} has no parameter {name!r}: use {', '.join(allowed)}")
+        values = {name: _parsed(name, value) for name, value in description.items()}
+        return cls(**{"ticker": "*", **_DEFAULTS.get(kind, {}), **values})
+
+    def matches(self, ticker: str) -> bool:
+        return self.ticker in ("*", ticker)
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as the JSON object that `of` reads."""
+        names = ("ticker", "kind", "probability", "times", *_KINDS[self.kind])
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def parse_fault(text: str) -> Fault:
+    """A fault in the command line's form, TICKER:KIND[:name=value,…]; bars are joined by '|'."""
+    match = _COMMAND.fullmatch(text.strip())
+    if match is None:
+        raise InvalidRequest(
+            f"malformed fault {text!r}: write TICKER:KIND:name=value,… as in 'AAPL:hang:seconds=5'"
+        )
+    description = {"ticker": match["ticker"], "kind": match["kind"]}
+    for part in filter(None, (match["rest"] or "").split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise InvalidRequest(
+                f"malformed parameter {part!r} in fault {text!r}: write name=value"
+            )
+        description[name.strip()] = value.strip()
+    return Fault.of(description)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    read, valid, hint = _PARAMETERS[name]
+    try:
+        parsed = read(value)
+    except (TypeError, ValueError, OverflowError):
+        parsed = None
+    if parsed is None or not valid(parsed):
+        raise InvalidRequest(f"fault parameter {name}={value!r} can't be used: give {hint}")
+    return parsed
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _moments(value: Any) -> tuple[datetime, ...]:
+    texts = value.split("|") if isinstance(value, str) else list(value)
+    moments = (datetime.fromisoformat(_text(text)) for text in texts)
+    return tuple(m.astimezone(UTC) if m.tzinfo else m.replace(tzinfo=UTC) for m in moments)
+
+
+_PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] = {
+    "ticker": (lambda v: _text(v).strip().upper(), bool, "a ticker, or '*' for all"),
+    "kind": (_text, bool, "a kind"),
+    "probability": (float, lambda p: 0 <= p <= 1, "a number from 0 to 1"),
+    "times": (_whole, lambda n: n > 0, "a whole number above 0"),
+    "seconds": (float, lambda s: 0 <= s <= 86_400, "seconds from 0 to 86400"),
+    "status": (_whole, lambda s: 200 <= s <= 599, "an HTTP status from 200 to 599"),
+    "n": (_whole, lambda n: n > 0, "a whole number above 0"),
+    "bars": (_moments, bool, "ISO timestamps of bars' starts in UTC"),
+    "factor": (float, lambda f: 0 < f < 1e6, "a number above 0"),
+    "columns": (_text, lambda c: c in ("close", "all"), "'close' or 'all'"),
+    "mode": (_text, lambda m: m in MODES, f"one of {', '.join(MODES)}"),
+}
+
+
+class FaultBox:
+    """The faults in force. Draws are seeded: the same requests in turn meet the same faults."""
+
+    def __init__(self, faults: Iterable[Fault] = (), seed: int = 0) -> None:
+        self._lock, self._seed = Lock(), seed
+        self._rules: list[Fault] = []
+        self._drawn: list[int] = []
+        self._struck: list[int] = []
+        self.released = Event()
+        self.add(faults)
+
+    def add(self, faults: Iterable[Fault]) -> None:
+        with self._lock:
+            for fault in faults:
+                self._rules.append(fault)
+                self._drawn.append(0)
+                self._struck.append(0)
+
+    def clear(self) -> None:
+        """Forget all faults, and let go of the requests that wait."""
+        with self._lock:
+            self._rules, self._drawn, self._struck = [], [], []
+            self.released.set()
+            self.released = Event()
+
+    def draw(self, ticker: str) -> tuple[tuple[Fault, ...], Event]:
+        """What strikes this request, up to the first fault that answers by itself.
+
+        The event is set when requests that wait are to be let go.
+        """
+        struck: list[Fault] = []
+        with self._lock:
+            for index, fault in enumerate(self._rules):
+                if fault.matches(ticker) and self._strikes(index, fault):
+                    struck.append(fault)
+                    if fault.kind not in (*DELAYS, *DAMAGES):
+                        break
+            return tuple(struck), self.released
+
+    def _strikes(self, index: int, fault: Fault) -> bool:
+        if fault.times is not None and self._struck[index] >= fault.times:
+            return False
+        count = self._drawn[index]
+        self._drawn[index] += 1
+        seed = seed_of(self._seed, index, fault.ticker, fault.kind)
+        if fault.probability < 1 and fraction(seed, 0, count) >= fault.probability:
+            return False
+        self._struck[index] += 1
+        return True
+
+    def describe(self) -> list[dict[str, Any]]:
+        with self._lock:
+            pairs = zip(self._rules, self._struck, strict=True)
+            return [{**fault.describe(), "struck": struck} for fault, struck in pairs]

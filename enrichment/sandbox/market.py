@@ -1,0 +1,40 @@
+"""Ticker → series: what this vendor has to offer."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+
+from enrichment.domain import is_simulated
+from enrichment.sandbox.generator import SimulatedSeries
+from enrichment.sandbox.recorded import recorded_series, recordings
+from enrichment.sandbox.series import Series
+
+_KEPT = 64  # series whose walks stay in memory, 0.1 to 0.5 MB each
+
+
+class Market:
+    """All series of one sandbox.
+
+    anchor: the recorded series end at the last session that was complete by then.
+    shifted: False replays them on their original dates, without continuation.
+    """
+
+    def __init__(self, anchor: datetime, *, shifted: bool = True, seed: int = 0) -> None:
+        self.anchor, self.shifted, self.seed = anchor, shifted, seed
+        self._series = lru_cache(maxsize=_KEPT)(self._make)
+
+    def series(self, ticker: str) -> Series | None:
+        """The ticker's series; None if this vendor does not know it."""
+        known = is_simulated(ticker) or ticker in recordings()
+        return self._series(ticker) if known else None
+
+    def warm_up(self) -> None:
+        """Read the recordings and the calendar now, not within the first request."""
+        for ticker in recordings():
+            self.series(ticker)
+
+    def _make(self, ticker: str) -> Series:
+        if is_simulated(ticker):
+            return SimulatedSeries(ticker, self.seed)
+        return recorded_series(ticker, self.anchor, shifted=self.shifted, seed=self.seed)

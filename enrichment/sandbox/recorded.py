@@ -1,0 +1,179 @@
+"""Recorded series: real bars, replayed so that they end at the last session before the anchor.
+
+Each recorded bar takes one session of the calendar, in order, with its prices and volume unchanged.
+After the anchor a seeded walk goes on from the last recorded close, so that a long-lived
+installation sees a new bar every session and never a changed one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import lru_cache, partial
+from importlib.resources import files
+
+import numpy as np
+
+from enrichment.calendars import bar_starts, last_complete, monday_of
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Timeframe,
+    Timestamps,
+    Window,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.sandbox.generator import continuation
+from enrichment.sandbox.hashing import seed_of
+from enrichment.sandbox.series import aggregate, within
+
+EURUSD = "C:EURUSD"
+_HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
+_DAY = 24 * _HOUR
+_WEEK = 7 * _DAY
+_FX_OPENS, _FX_CLOSES = 22, 141  # hours of the week: Sunday 22:00 to Friday 21:00 UTC
+
+Until = Callable[[datetime], np.datetime64]
+
+
+@lru_cache(maxsize=1)
+def recordings() -> dict[str, Bars]:
+    """Ticker → its recorded bars on their original dates."""
+    columns = ("open", "high", "low", "close", "volume")
+    rows: dict[str, list[list[str]]] = defaultdict(list)
+    for row in _rows("us_stocks_daily.csv.gz"):
+        rows[row["symbol"]].append([row["date"], *(row[c] for c in columns)])
+    for row in _rows("eurusd_hourly.csv.gz"):
+        rows[EURUSD].append([row["timestamp"], *(row[c] for c in columns)])
+    return {ticker: _bars(cells) for ticker, cells in rows.items()}
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    packed = files("enrichment.sandbox").joinpath("data", name).read_bytes()
+    return list(csv.DictReader(gzip.decompress(packed).decode().splitlines()))
+
+
+def _bars(cells: list[list[str]]) -> Bars:
+    ts, *columns = zip(*cells, strict=True)
+    numbers = [np.array(column, dtype=np.float64) for column in columns]
+    return Bars.of(np.array(ts, dtype="datetime64[us]"), *numbers)
+
+
+class RecordedSeries:
+    """Bars of one native timeframe and the longer ones made of them.
+
+    extend: (recorded bars, moment) → all bars that have ended by then.
+    keys: timeframe → function from native bar starts to that timeframe's.
+    """
+
+    simulated = False
+
+    def __init__(
+        self,
+        asset_class: AssetClass,
+        recorded: Bars,
+        keys: dict[Timeframe, Callable[[Timestamps], Timestamps]],
+        grid: Callable[[np.datetime64, np.datetime64], Timestamps] | None,
+        newest: Until,
+        extend: Callable[[Timestamps, float], Bars],
+    ) -> None:
+        self.asset_class = asset_class
+        self._recorded, self._keys = recorded, keys
+        self._grid, self._newest, self._extend = grid, newest, extend
+        self._whole: Callable[[Timeframe, np.datetime64], Bars] = lru_cache(maxsize=8)(self._make)
+
+    def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
+        return self.bars(timeframe, window, now).ts
+
+    def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
+        if timeframe not in self._keys:
+            return Bars.empty()
+        return within(self._whole(timeframe, self._newest(now)), window)
+
+    def _make(self, timeframe: Timeframe, newest: np.datetime64) -> Bars:
+        native = self._recorded
+        if self._grid is not None:
+            later = self._grid(native.ts[-1], newest)
+            native = native.followed_by(self._extend(later, float(native.close[-1])))
+        native = native.take(native.ts <= newest)
+        return aggregate(native, self._keys[timeframe](native.ts))
+
+
+def recorded_series(ticker: str, anchor: datetime, *, shifted: bool, seed: int) -> RecordedSeries:
+    """The replay of a recorded ticker; unshifted, it has its original dates and ends with them."""
+    recorded = recordings()[ticker]
+    if ticker == EURUSD:
+        return _forex(recorded, anchor, shifted, seed_of(seed, ticker))
+    return _stock(recorded, anchor, shifted, seed_of(seed, ticker))
+
+
+def _stock(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> RecordedSeries:
+    if shifted:
+        last = to_datetime(last_complete(AssetClass.STOCK, Timeframe.D1, anchor))
+        since = last - timedelta(days=len(recorded) * 3 // 2 + 30)
+        until = last + timedelta(days=1)
+        sessions = bar_starts(AssetClass.STOCK, Timeframe.D1, since, until)
+        recorded = _moved(recorded, sessions[-len(recorded) :])
+    volume = float(np.median(recorded.volume[-250:]))
+    return RecordedSeries(
+        AssetClass.STOCK,
+        recorded,
+        {Timeframe.D1: lambda ts: ts, Timeframe.W1: monday_of},
+        _sessions_between if shifted else None,
+        partial(last_complete, AssetClass.STOCK, Timeframe.D1),
+        partial(continuation, key=key, sigma=0.015, volume=volume, decimals=2),
+    )
+
+
+def _sessions_between(after: np.datetime64, last: np.datetime64) -> Timestamps:
+    start, end = to_datetime(after) + timedelta(days=1), to_datetime(last) + timedelta(days=1)
+    return bar_starts(AssetClass.STOCK, Timeframe.D1, start, max(start, end))
+
+
+def _forex(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> RecordedSeries:
+    if shifted:
+        weeks = (to_datetime64(anchor) - _HOUR - recorded.ts[-1]) // _WEEK
+        recorded = _moved(recorded, recorded.ts + weeks * _WEEK)
+    return RecordedSeries(
+        AssetClass.CRYPTO,  # the vendor stamps currencies, like crypto, on the UTC clock
+        recorded,
+        {
+            Timeframe.H1: lambda ts: ts,
+            Timeframe.H4: lambda ts: _floor(ts, 4 * _HOUR),
+            Timeframe.D1: lambda ts: _floor(ts, _DAY),
+        },
+        _trading_hours if shifted else None,
+        _last_hour,
+        partial(
+            continuation,
+            key=key,
+            sigma=0.001,
+            volume=float(np.median(recorded.volume)),
+            decimals=5,
+        ),
+    )
+
+
+def _last_hour(now: datetime) -> np.datetime64:
+    hour: np.datetime64 = to_datetime64(now.replace(minute=0, second=0, microsecond=0)) - _HOUR
+    return hour
+
+
+def _trading_hours(after: np.datetime64, last: np.datetime64) -> Timestamps:
+    hours = np.arange(after + _HOUR, max(last, after) + _HOUR, _HOUR)
+    hours = hours[hours <= last]
+    sunday = monday_of(hours + _DAY) - _DAY
+    of_week = (hours - sunday) // _HOUR
+    return np.asarray(hours[(of_week >= _FX_OPENS) & (of_week < _FX_CLOSES)])
+
+
+def _floor(ts: Timestamps, step: np.timedelta64) -> Timestamps:
+    return np.asarray(ts - (ts - np.datetime64(0, "us")) % step)
+
+
+def _moved(bars: Bars, ts: Timestamps) -> Bars:
+    return Bars.of(ts, bars.open, bars.high, bars.low, bars.close, bars.volume)

@@ -1,0 +1,254 @@
+"""The HTTP edge: every foreign error becomes one of ours, secrets stay inside."""
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pytest
+import requests
+from requests.adapters import BaseAdapter
+from urllib3 import HTTPResponse
+
+from enrichment.errors import (
+    AccessDenied,
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    RequestRefused,
+    UnknownSymbol,
+)
+from enrichment.providers.base import direct
+from enrichment.providers.http import HttpClient
+
+T = TypeVar("T")
+BASE = "https://vendor.test"
+MINE = "s3cret-key"
+
+
+class Wire(BaseAdapter):
+    """Answers every request with one response or one exception, and remembers the requests."""
+
+    def __init__(
+        self,
+        status: int = 200,
+        body: bytes = b"{}",
+        headers: dict[str, str] | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__()
+        self.status, self.body, self.headers, self.error = status, body, headers or {}, error
+        self.sent: list[requests.PreparedRequest] = []
+        self.timeouts: list[Any] = []
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        self.sent.append(request)
+        self.timeouts.append(options["timeout"])
+        if self.error is not None:
+            raise self.error
+        response = requests.Response()
+        response.status_code, response.url, response.request = (
+            self.status,
+            str(request.url),
+            request,
+        )
+        response.headers.update(self.headers)
+        response.raw = HTTPResponse(io.BytesIO(self.body), preload_content=False)
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+def client(wire: Wire, **options: Any) -> HttpClient:
+    session = requests.Session()
+    session.mount("https://", wire)
+    headers = {"Authorization": f"Bearer {MINE}"}
+    return HttpClient(BASE, **{"call": direct, "headers": headers, "session": session, **options})
+
+
+def failure(wire: Wire, path: str = "/v2/bars?note=private", **options: Any) -> ProviderError:
+    with client(wire, **options) as http, pytest.raises(ProviderError) as caught:
+        http.get_json(path)
+    assert MINE not in str(caught.value)
+    assert "private" not in str(caught.value)
+    assert "/v2/bars" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def exception_tree(root: type[Exception]) -> list[type[Exception]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in exception_tree(child))]
+
+
+UNAVAILABLE = {
+    "RequestException",
+    "ConnectionError",
+    "ProxyError",
+    "SSLError",
+    "Timeout",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "ChunkedEncodingError",
+    "RetryError",
+    "HTTPError",
+    "UnrewindableBodyError",
+}
+MALFORMED = {"InvalidJSONError", "JSONDecodeError", "ContentDecodingError"}
+REFUSED = {
+    "URLRequired",
+    "TooManyRedirects",
+    "MissingSchema",
+    "InvalidSchema",
+    "InvalidURL",
+    "InvalidHeader",
+    "InvalidProxyURL",
+    "StreamConsumedError",
+}
+TREE = sorted(set(exception_tree(requests.RequestException)), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", [*TREE, OSError, UnicodeError])
+def test_every_error_of_requests_is_translated(kind: type[Exception]) -> None:
+    arguments = (MINE, "doc", 0) if kind.__name__ == "JSONDecodeError" else (MINE,)
+    error = failure(Wire(error=kind(*arguments)))
+    assert isinstance(error.__cause__, kind)
+    expected: type[ProviderError] = ProviderUnavailable
+    if kind.__name__ in MALFORMED:
+        expected = MalformedResponse
+    elif kind.__name__ in REFUSED or kind is UnicodeError:
+        expected = RequestRefused
+    assert type(error) is expected
+
+
+def test_the_table_above_is_complete() -> None:
+    assert {kind.__name__ for kind in TREE} == UNAVAILABLE | MALFORMED | REFUSED
+
+
+STATUSES = {
+    301: RequestRefused,
+    400: RequestRefused,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: UnknownSymbol,
+    408: ProviderUnavailable,
+    422: RequestRefused,
+    429: QuotaExceeded,
+    500: ProviderUnavailable,
+    503: ProviderUnavailable,
+}
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES.items())
+def test_every_status_becomes_an_error(status: int, kind: type[ProviderError]) -> None:
+    error = failure(Wire(status, b"<html>"))
+    assert type(error) is kind
+    assert error.permanent is (kind in (RequestRefused, AccessDenied, UnknownSymbol))
+
+
+def test_a_refused_key_names_the_setting_to_mend() -> None:
+    assert "POLYGON_API_KEY" in str(failure(Wire(401), key_setting="POLYGON_API_KEY"))
+
+
+def test_the_vendors_words_are_shown_without_the_key_in_them() -> None:
+    body = f'{{"error": "Unknown key {MINE}\\n please  mend"}}'.encode()
+    assert "(Unknown key *** please mend)" in str(failure(Wire(401, body)))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("Thu, 26 Dec 2024 12:00:30 GMT", 30.0),
+        ("Thu, 26 Dec 2024 11:00:00 GMT", 0.0),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    now = datetime(2024, 12, 26, 12, tzinfo=UTC)
+    error = failure(Wire(429, headers={"Retry-After": text}), now=lambda: now)
+    assert isinstance(error, QuotaExceeded)
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize("body", [b"", b"<html></html>", b'{"a": [1, 2', b'{"a": NaN}', b"\xff"])
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    assert type(failure(Wire(200, body))) is MalformedResponse
+
+
+def test_a_redirect_is_not_followed() -> None:
+    wire = Wire(302, headers={"Location": "https://elsewhere.test/"})
+    failure(wire)
+    assert len(wire.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://vendor.test/next",
+        "https://vendor.test:8443/next",
+        "https://elsewhere.test/next",
+        "//elsewhere.test/next",
+        "https://vendor.test@elsewhere.test/next",
+        "https://user:pass@vendor.test/next",
+        "https://vendor.test.elsewhere.test/next",
+        "https://vendor.test:port/next",
+        "https://[vendor/next",
+        "ftp://vendor.test/next",
+    ],
+)
+def test_another_host_is_refused_unasked(url: str) -> None:
+    wire = Wire()
+    with client(wire) as http, pytest.raises(MalformedResponse):
+        http.get_json(url)
+    assert wire.sent == []
+
+
+@pytest.mark.parametrize(
+    "url", ["https://vendor.test/next?c=1", "https://VENDOR.test:443/next?c=1"]
+)
+def test_the_same_host_may_be_given_in_full(url: str) -> None:
+    wire = Wire(body=b'{"a": 1}', headers={"X-Left": "4"})
+    with client(wire) as http:
+        answer = http.get_json(url)
+    assert answer.body == {"a": 1}
+    assert answer.headers["x-left"] == "4"
+    assert wire.sent[0].url == "https://vendor.test/next?c=1"
+    assert wire.sent[0].headers["Authorization"] == f"Bearer {MINE}"
+
+
+def test_every_request_goes_through_the_call_and_asks_for_its_timeouts() -> None:
+    calls = []
+
+    def counted(request: Callable[[], T]) -> T:
+        calls.append(1)
+        return request()
+
+    wire, patience = Wire(), iter([(1.0, 2.0), (3.0, 4.0)])
+    with client(wire, call=counted, timeouts=lambda: next(patience)) as http:
+        http.get_json("/a", {"limit": 5})
+        http.get_json("https://vendor.test/b")
+    assert len(calls) == 2
+    assert wire.timeouts == [(1.0, 2.0), (3.0, 4.0)]
+    assert wire.sent[0].url == "https://vendor.test/a?limit=5"
+
+
+def test_secrets_are_masked_in_the_representation() -> None:
+    with client(Wire(), headers={"Authorization": MINE, "X-Api-Key": MINE, "Accept": "x"}) as http:
+        assert MINE not in repr(http)
+        assert repr(http).startswith("HttpClient('https://vendor.test:443'")
+        assert "'Accept': 'x'" in repr(http)
+
+
+def test_a_base_address_may_have_a_path() -> None:
+    wire, session = Wire(), requests.Session()
+    session.mount("https://", wire)
+    with HttpClient(f"{BASE}/market/", call=direct, session=session) as http:
+        http.get_json("/bars")
+    assert wire.sent[0].url == "https://vendor.test/market/bars"
