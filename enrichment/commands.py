@@ -1,0 +1,188 @@
+"""What an operator can do. API, command line and dashboard share these; each writes its audit row
+in the same transaction as its effect."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from enrichment.domain import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
+from enrichment.errors import InvalidRequest, NotTracked
+from enrichment.storage import jobs, operations, symbols
+from enrichment.storage.database import Connection, Database
+
+MANUAL_PRIORITY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """A manual job and how many symbols it holds."""
+
+    job_id: UUID
+    symbols_to_process: int
+
+
+class Commands:
+    """The one service through which anything is changed."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def trigger(
+        self,
+        *,
+        actor: str,
+        symbols: Sequence[str] | None = None,
+        asset_class: str | None = None,
+        idempotency_key: str | None = None,
+        reason: str | None = None,
+    ) -> Triggered:
+        """Open a manual job for these symbols, for an asset class, or for all active symbols.
+
+        The same idempotency key gives the same job again. Raises NotTracked for unknown symbols and
+        InvalidRequest where nothing would be enriched.
+        """
+        if symbols and asset_class:
+            raise InvalidRequest("give either symbols or an asset class, not both")
+        wanted = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
+        kind = AssetClass.parse(asset_class).value if asset_class else None
+        with self._db.begin() as conn:
+            if idempotency_key and (known := operations.job_with_key(conn, idempotency_key)):
+                return Triggered(*known)
+            if wanted and (unknown := _not_active(conn, wanted)):
+                raise NotTracked(unknown)
+            params = {"symbols": wanted, "asset_class": kind}
+            job_id = jobs.insert_job(
+                conn,
+                kind=JobKind.MANUAL,
+                requested_by=actor,
+                params=json.dumps(params),
+                reason=reason,
+                idempotency_key=idempotency_key,
+            )
+            if job_id is not None:
+                count = jobs.snapshot_items(
+                    conn, job_id, symbols=wanted, asset_class=kind, priority=MANUAL_PRIORITY
+                )
+                if count == 0:
+                    raise InvalidRequest(_nothing_to_do(kind))
+                operations.audit(
+                    conn,
+                    actor=actor,
+                    action="trigger",
+                    target=str(job_id),
+                    reason=reason,
+                    params=params,
+                )
+                return Triggered(job_id, count)
+        return self._triggered_elsewhere(idempotency_key)
+
+    def _triggered_elsewhere(self, idempotency_key: str | None) -> Triggered:
+        """The job that a simultaneous request with the same key has just opened."""
+        with self._db.begin() as conn:
+            known = operations.job_with_key(conn, idempotency_key or "")
+        if known is None:
+            raise InvalidRequest("the job could not be opened: try again")
+        return Triggered(*known)
+
+    def pause(
+        self,
+        *,
+        actor: str,
+        scope: str = "global",
+        key: str = "",
+        reason: str | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        """Keep a scope's items from being claimed; what is at work finishes."""
+        with self._db.begin() as conn:
+            operations.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
+            operations.audit(
+                conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
+            )
+
+    def resume(
+        self, *, actor: str, scope: str = "global", key: str = "", reason: str | None = None
+    ) -> None:
+        """Lift a scope's pause."""
+        with self._db.begin() as conn:
+            operations.resume(conn, scope=scope, key=key)
+            operations.audit(
+                conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
+            )
+            jobs.notify(conn)
+
+    def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
+        """Add symbols, or change the asset class and timeframes of existing ones."""
+        with self._db.begin() as conn:
+            symbols.put(conn, tracked)
+            operations.audit(
+                conn,
+                actor=actor,
+                action="track",
+                target=", ".join(t.symbol for t in tracked[:20]),
+                params={"count": len(tracked)},
+            )
+
+    def untrack(self, symbol: str, *, actor: str) -> None:
+        """Stop enriching a symbol; what is stored of it stays."""
+        name = parse_symbol(symbol)
+        with self._db.begin() as conn:
+            if not symbols.deactivate(conn, name):
+                raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
+            operations.audit(conn, actor=actor, action="untrack", target=name)
+
+
+def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
+    """A symbol with its settings, from their texts."""
+    return TrackedSymbol(
+        parse_symbol(symbol), AssetClass.parse(asset_class), Timeframe.parse_list(timeframes)
+    )
+
+
+def parse_csv(content: str) -> list[TrackedSymbol]:
+    """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
+
+    All lines are checked before anything is changed; the error names every bad line.
+    """
+    reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
+    if not {"symbol", "asset_class", "timeframes"} <= set(reader.fieldnames or ()):
+        raise InvalidRequest("the first line must be: symbol,asset_class,timeframes")
+    found: list[TrackedSymbol] = []
+    problems: list[str] = []
+    for row in reader:
+        try:
+            found.append(
+                parse_tracked(
+                    row["symbol"] or "", row["asset_class"] or "", row["timeframes"] or ""
+                )
+            )
+        except InvalidRequest as exc:
+            problems.append(f"line {reader.line_num}: {exc}")
+    if problems:
+        raise InvalidRequest("; ".join(problems))
+    if not found:
+        raise InvalidRequest("the file names no symbol")
+    return list({tracked.symbol: tracked for tracked in found}.values())
+
+
+def _not_active(conn: Connection, wanted: Sequence[str]) -> str | None:
+    unknown = symbols.not_active(conn, wanted)
+    if not unknown:
+        return None
+    listed = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
+    verb = "is" if len(unknown) == 1 else "are"
+    return (
+        f"{listed} {verb} not tracked: add with "
+        f"'enrichment symbols add {unknown[0]} --asset-class stock --timeframes 1d'"
+    )
+
+
+def _nothing_to_do(asset_class: str | None) -> str:
+    what = f"no active {asset_class} symbols are" if asset_class else "no symbols are"
+    return f"{what} tracked: add one with 'enrichment symbols add AAPL --asset-class stock'"

@@ -1,0 +1,107 @@
+"""One pool of connections to Postgres, and the words in which it reports trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection as Connection
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from enrichment.errors import ConfigurationError, DatabaseUnavailable
+
+
+class Database:
+    """A pool of connections with transactions as context managers.
+
+    Every session runs in UTC. A lost connection surfaces as DatabaseUnavailable, and the pool heals
+    itself: the next transaction gets a new connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        application: str = "enrichment",
+        statement_timeout_ms: int = 0,
+        read_only: bool = False,
+    ) -> None:
+        self.url = parse_url(url)
+        options = f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
+        if read_only:
+            options += " -c default_transaction_read_only=on"
+        self.engine: Engine = create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=2,
+            pool_pre_ping=True,
+            pool_timeout=30,
+            connect_args={
+                "application_name": application,
+                "connect_timeout": 5,
+                "options": _with_own_options(self.url, options),
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
+        )
+
+    @property
+    def address(self) -> str:
+        """The address without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back by an exception."""
+        try:
+            with self.engine.begin() as conn:
+                yield conn
+        except (OperationalError, PoolTimeout) as exc:
+            raise self._unavailable(exc) from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated:
+                raise self._unavailable(exc) from exc
+            raise
+
+    def _unavailable(self, exc: Exception) -> DatabaseUnavailable:
+        cause = getattr(exc, "orig", None) or exc
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        return DatabaseUnavailable(
+            f"the database {self.address} does not answer ({reason}): "
+            "check DATABASE_URL and that the server runs"
+        )
+
+    def ping(self) -> None:
+        """Raise DatabaseUnavailable unless the server answers."""
+        with self.begin() as conn:
+            conn.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """A PostgreSQL address for the psycopg2 driver, from any of its usual spellings."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "DATABASE_URL can't be read: write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        ) from None
+    if parsed.drivername.split("+")[0] not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            f"DATABASE_URL names {parsed.drivername!r}: "
+            "only postgresql://… (14 or newer) is supported"
+        )
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def _with_own_options(url: URL, options: str) -> str:
+    own: Any = url.query.get("options", "")
+    return f"{own} {options}".strip()

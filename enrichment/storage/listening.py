@@ -1,0 +1,63 @@
+"""Waking up at once when a job arrives: LISTEN on a connection of its own."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import CHANNEL
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Calls `wake` for every notification. Losing it costs latency only: workers also poll."""
+
+    def __init__(
+        self, db: Database, wake: Callable[[], None], *, retry_seconds: float = 2.0
+    ) -> None:
+        self._db = db
+        self._wake = wake
+        self._retry = retry_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._listen()
+            except (psycopg2.Error, DBAPIError, OSError) as exc:
+                _log.warning("not listening for new jobs, polling instead: %s", exc)
+                self._stop.wait(self._retry)
+
+    def _listen(self) -> None:
+        with self._db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.execute(text(f"LISTEN {CHANNEL}"))
+            driver: Any = conn.connection.driver_connection
+            try:
+                self._relay(driver)
+            finally:
+                conn.invalidate()  # a connection that listens must not go back to the pool
+
+    def _relay(self, driver: Any) -> None:
+        while not self._stop.is_set():
+            if select.select([driver], [], [], 0.5)[0]:
+                driver.poll()
+                if driver.notifies:
+                    driver.notifies.clear()
+                    self._wake()

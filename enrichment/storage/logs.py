@@ -1,0 +1,123 @@
+"""What every fetch and every computation did, and its hourly rollups."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Enriched, Task
+
+LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+
+
+def write_success(conn: Connection, task: Task, enriched: Enriched) -> None:
+    """One row in each log, in the transaction that stores the bars they speak of."""
+    key = {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
+    conn.execute(
+        text(_FETCHED),
+        {
+            **key,
+            "source": enriched.fetched.source,
+            "requests": enriched.fetched.requests,
+            "bars": len(enriched.fetched.bars),
+            "ms": enriched.fetch_ms,
+            "start": enriched.window.start,
+            "end": enriched.window.end,
+            "adjusted": enriched.fetched.adjusted,
+            "quota": enriched.fetched.quota_remaining,
+        },
+    )
+    conn.execute(
+        text(_COMPUTED),
+        {
+            **key,
+            "bars": len(enriched.bars),
+            "features": len(enriched.features),
+            "ms": enriched.compute_ms,
+            "score": enriched.quality.score,
+        },
+    )
+
+
+def write_failure(
+    conn: Connection,
+    task: Task,
+    timeframe: str | None,
+    *,
+    fetching: bool,
+    duration_ms: float,
+    error_class: str,
+    error: str,
+) -> None:
+    """One row in the log of the step that failed."""
+    conn.execute(
+        text(_FETCH_FAILED if fetching else _COMPUTE_FAILED),
+        {
+            "job_id": task.job_id,
+            "symbol": task.symbol,
+            "timeframe": timeframe,
+            "ms": duration_ms,
+            "error_class": error_class,
+            "error": error,
+        },
+    )
+
+
+def roll_up(conn: Connection) -> None:
+    """Recompute the rollups of the last three hours, unless another worker is at it."""
+    if conn.execute(text("SELECT pg_try_advisory_xact_lock(7303015)")).scalar():
+        conn.execute(text(_ROLL_UP_FETCHES), {"bounds": list(LATENCY_BUCKETS_MS)})
+        conn.execute(text(_ROLL_UP_COMPUTATIONS))
+
+
+_FETCHED = """
+INSERT INTO enrichment_fetch_log (job_id, symbol, timeframe, source, success, requests, bars,
+    duration_ms, window_start, window_end, adjusted, quota_remaining)
+VALUES (:job_id, :symbol, :timeframe, :source, true, :requests, :bars, :ms, :start, :end, :adjusted,
+    :quota)
+"""
+
+_COMPUTED = """
+INSERT INTO enrichment_compute_log
+    (job_id, symbol, timeframe, success, bars, features, duration_ms, quality_score)
+VALUES (:job_id, :symbol, :timeframe, true, :bars, :features, :ms, :score)
+"""
+
+_FETCH_FAILED = """
+INSERT INTO enrichment_fetch_log
+    (job_id, symbol, timeframe, success, duration_ms, error_class, error)
+VALUES (:job_id, :symbol, :timeframe, false, :ms, :error_class, :error)
+"""
+
+_COMPUTE_FAILED = _FETCH_FAILED.replace("enrichment_fetch_log", "enrichment_compute_log")
+
+_ROLL_UP_FETCHES = """
+INSERT INTO enrichment_fetch_hourly (hour, source, total, successful, duration_ms, latency_buckets)
+SELECT hour, source, sum(n), sum(ok), sum(ms), array_agg(n ORDER BY bucket)
+FROM (
+    SELECT h.hour, h.source, b.bucket, count(l.bucket) AS n,
+           count(*) FILTER (WHERE l.success) AS ok, coalesce(sum(l.duration_ms), 0) AS ms
+    FROM (SELECT DISTINCT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source
+          FROM enrichment_fetch_log WHERE at >= date_trunc('hour', now()) - interval '2 hours') h
+    CROSS JOIN generate_series(0, cardinality(CAST(:bounds AS float8[]))) AS b (bucket)
+    LEFT JOIN (
+        SELECT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source, success,
+               coalesce(duration_ms, 0) AS duration_ms,
+               width_bucket(coalesce(duration_ms, 0), CAST(:bounds AS float8[])) AS bucket
+        FROM enrichment_fetch_log WHERE at >= date_trunc('hour', now()) - interval '2 hours'
+    ) l ON (l.hour, l.source, l.bucket) = (h.hour, h.source, b.bucket)
+    GROUP BY h.hour, h.source, b.bucket
+) buckets
+GROUP BY hour, source
+ON CONFLICT (hour, source) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
+    duration_ms = EXCLUDED.duration_ms, latency_buckets = EXCLUDED.latency_buckets
+"""
+
+_ROLL_UP_COMPUTATIONS = """
+INSERT INTO enrichment_compute_hourly (hour, total, successful, duration_ms)
+SELECT date_trunc('hour', at), count(*), count(*) FILTER (WHERE success),
+       coalesce(sum(duration_ms), 0)
+FROM enrichment_compute_log WHERE at >= date_trunc('hour', now()) - interval '2 hours'
+GROUP BY 1
+ON CONFLICT (hour) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
+    duration_ms = EXCLUDED.duration_ms
+"""

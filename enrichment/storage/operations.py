@@ -1,0 +1,78 @@
+"""What operators decide: pauses, and the audit of every action."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+
+def audit(
+    conn: Connection,
+    *,
+    actor: str,
+    action: str,
+    target: str | None = None,
+    reason: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> None:
+    """Append one row to the audit, in the transaction of the action itself."""
+    conn.execute(
+        text(
+            "INSERT INTO operator_actions (actor, action, target, reason, params)"
+            " VALUES (:actor, :action, :target, :reason, CAST(:params AS jsonb))"
+        ),
+        {
+            "actor": actor,
+            "action": action,
+            "target": target,
+            "reason": reason,
+            "params": json.dumps(dict(params or {})),
+        },
+    )
+
+
+def pause(
+    conn: Connection, *, scope: str, key: str, by: str, reason: str | None, until: datetime | None
+) -> None:
+    """Keep the scope's items from being claimed until it is resumed, or until `until`."""
+    conn.execute(
+        text(
+            "INSERT INTO pauses (scope, key, paused_by, reason, until)"
+            " VALUES (:scope, :key, :by, :reason, :until)"
+            " ON CONFLICT (scope, key) DO UPDATE SET paused_by = EXCLUDED.paused_by,"
+            " reason = EXCLUDED.reason, until = EXCLUDED.until, at = now()"
+        ),
+        {"scope": scope, "key": key, "by": by, "reason": reason, "until": until},
+    )
+
+
+def resume(conn: Connection, *, scope: str, key: str) -> bool:
+    """Lift a pause; False if there was none."""
+    done = conn.execute(
+        text("DELETE FROM pauses WHERE scope = :scope AND key = :key"), {"scope": scope, "key": key}
+    )
+    return bool(done.rowcount == 1)
+
+
+def paused_globally(conn: Connection) -> bool:
+    found = conn.execute(
+        text(
+            "SELECT 1 FROM pauses"
+            " WHERE scope = 'global' AND (until IS NULL OR until > now()) LIMIT 1"
+        )
+    ).first()
+    return found is not None
+
+
+def job_with_key(conn: Connection, idempotency_key: str) -> tuple[UUID, int] | None:
+    """The job that this key created, with its number of symbols."""
+    row = conn.execute(
+        text("SELECT job_id, total FROM enrichment_jobs WHERE idempotency_key = :key"),
+        {"key": idempotency_key},
+    ).first()
+    return None if row is None else (row.job_id, row.total)

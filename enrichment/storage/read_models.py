@@ -1,0 +1,490 @@
+"""Every query that a screen or an endpoint shows, one named function each, as frozen values.
+
+Times are timezone-aware UTC, durations seconds unless a name says otherwise, rates percent, scores
+0–1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+from enrichment.storage.slots import due_slot
+from enrichment.storage.workers import ALIVE_SECONDS
+
+TICK_ALIVE_SECONDS = 90
+QUEUE_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStatus:
+    """running: a live worker's clock has ticked within the last 90 s."""
+
+    running: bool
+    last_enrichment_time: datetime | None
+    next_enrichment_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastJob:
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    successful: int
+    failed: int
+    retried: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchMetrics:
+    total_fetches: int
+    successful: int
+    success_rate: float | None
+    avg_response_time_ms: float | None
+    api_quota_remaining: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeMetrics:
+    total_computations: int
+    successful: int
+    success_rate: float | None
+    avg_computation_time_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QualityMetrics:
+    symbols_tracked: int
+    avg_validation_rate: float | None
+    avg_quality_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The last 24 hours; rates and averages are None where nothing happened."""
+
+    fetch_pipeline: FetchMetrics
+    compute_pipeline: ComputeMetrics
+    data_quality: QualityMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedItem:
+    symbol: str
+    status: str
+    retry_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    timestamp: datetime
+    scheduler: SchedulerStatus
+    last_job: LastJob | None
+    metrics: Metrics
+    job_queue: list[QueuedItem]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A symbol's newest item; `pending` and no times where it was never run."""
+
+    symbol: str
+    status: str
+    retry_count: int
+    last_error: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoricJob:
+    """A job of the history; the figures of a running one are those so far."""
+
+    job_id: UUID
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    successful: int
+    failed: int
+    retried: int
+    total_records_inserted: int
+    total_records_updated: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetails:
+    """What the dashboard and the command line add to a historic job."""
+
+    kind: str
+    state: str
+    total: int
+    created_at: datetime
+    requested_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Newest first; `next` is the key to ask for the following page with, None at the end."""
+
+    timestamp: datetime
+    jobs: list[HistoricJob]
+    details: list[JobDetails]
+    next: tuple[datetime, UUID] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A job as it stands: items per status, and what is at work now (symbol → step)."""
+
+    job_id: UUID
+    state: str
+    total: int
+    counts: Mapping[str, int]
+    at_work: Mapping[str, str]
+    inserted: int
+    updated: int
+    duration_seconds: float | None
+    eta_seconds: float | None
+
+    @property
+    def finished(self) -> bool:
+        return self.state not in ("queued", "running")
+
+    @property
+    def done(self) -> int:
+        return sum(self.counts.get(s, 0) for s in ("completed", "failed", "cancelled"))
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    symbol: str
+    error_class: str
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesStatus:
+    """One timeframe of a tracked symbol."""
+
+    symbol: str
+    asset_class: str
+    timeframe: str
+    active: bool
+    status: str
+    bars: int
+    first_ts: datetime | None
+    last_ts: datetime | None
+    source: str | None
+    quality_score: float | None
+    reasons: list[str]
+    last_success_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    worker_id: str
+    host: str
+    pid: int
+    threads: int
+    busy: int
+    state: str
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    scope: str
+    key: str
+    paused_by: str
+    reason: str | None
+    at: datetime
+    until: datetime | None
+
+
+class ReadModels:
+    """The queries, on a database that may be read-only. hour, minute: the nightly slot, UTC."""
+
+    def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
+        self._db = db
+        self._hour, self._minute, self._enabled = hour, minute, enabled
+
+    def overview(self) -> Overview:
+        with self._db.begin() as conn:
+            return Overview(
+                timestamp=_now(conn),
+                scheduler=self._scheduler(conn),
+                last_job=_last_job(conn),
+                metrics=_metrics(conn),
+                job_queue=[
+                    QueuedItem(*row) for row in conn.execute(text(_QUEUE), {"limit": QUEUE_SHOWN})
+                ],
+            )
+
+    def scheduler_status(self) -> SchedulerStatus:
+        with self._db.begin() as conn:
+            return self._scheduler(conn)
+
+    def metrics(self) -> Metrics:
+        with self._db.begin() as conn:
+            return _metrics(conn)
+
+    def job_status(self, symbol: str) -> JobStatus | None:
+        """None for a symbol that is not tracked."""
+        with self._db.begin() as conn:
+            row = conn.execute(text(_JOB_STATUS), {"symbol": symbol}).one_or_none()
+            return None if row is None else JobStatus(*row)
+
+    def history(self, limit: int, before: tuple[datetime, UUID] | None = None) -> HistoryPage:
+        """Up to `limit` jobs, newest first, older than `before`."""
+        at, job_id = before or (None, None)
+        with self._db.begin() as conn:
+            now = _now(conn)
+            rows = conn.execute(
+                text(_HISTORY), {"limit": limit + 1, "at": at, "job_id": job_id}
+            ).all()
+        page, more = rows[:limit], len(rows) > limit
+        return HistoryPage(
+            timestamp=now,
+            jobs=[HistoricJob(*row[:9]) for row in page],
+            details=[JobDetails(*row[9:]) for row in page],
+            next=(page[-1].created_at, page[-1].job_id) if more else None,
+        )
+
+    def progress(self, job_id: UUID) -> Progress | None:
+        """None for an unknown job."""
+        with self._db.begin() as conn:
+            job = conn.execute(text(_JOB), {"job_id": job_id}).one_or_none()
+            if job is None:
+                return None
+            counts: dict[str, int] = {
+                row.status: row.n for row in conn.execute(text(_ITEM_COUNTS), {"job_id": job_id})
+            }
+            at_work = {
+                symbol: step or "claimed"
+                for symbol, step in conn.execute(text(_AT_WORK), {"job_id": job_id}).all()
+            }
+            sums = conn.execute(text(_ITEM_SUMS), {"job_id": job_id}).one()
+        final = sum(counts.get(s, 0) for s in ("completed", "failed", "cancelled"))
+        seconds = job.seconds
+        rate = final / seconds if seconds and final else None
+        return Progress(
+            job_id=job_id,
+            state=job.state,
+            total=job.total,
+            counts=counts,
+            at_work=at_work,
+            inserted=sums.inserted,
+            updated=sums.updated,
+            duration_seconds=seconds,
+            eta_seconds=(job.total - final) / rate if rate else None,
+        )
+
+    def failed_items(self, job_id: UUID) -> list[FailedItem]:
+        with self._db.begin() as conn:
+            return [FailedItem(*row) for row in conn.execute(text(_FAILED), {"job_id": job_id})]
+
+    def series(self) -> list[SeriesStatus]:
+        """Every timeframe of every tracked symbol, by name."""
+        with self._db.begin() as conn:
+            return [SeriesStatus(*row) for row in conn.execute(text(_SERIES))]
+
+    def workers(self) -> list[WorkerStatus]:
+        """Workers of the last day, newest first."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_WORKERS), {"alive": ALIVE_SECONDS})
+            return [WorkerStatus(*row) for row in rows]
+
+    def pauses(self) -> list[Pause]:
+        """Pauses in force."""
+        with self._db.begin() as conn:
+            return [Pause(*row) for row in conn.execute(text(_PAUSES))]
+
+    def feature_values(self, job_id: UUID) -> int:
+        """How many feature values a job has computed for new or changed bars."""
+        with self._db.begin() as conn:
+            return int(
+                conn.execute(
+                    text(
+                        "SELECT coalesce(sum(bars * features), 0) FROM enrichment_compute_log"
+                        " WHERE job_id = :job_id AND success"
+                    ),
+                    {"job_id": job_id},
+                ).scalar_one()
+            )
+
+    def _scheduler(self, conn: Connection) -> SchedulerStatus:
+        row = conn.execute(text(_SCHEDULER), {"alive": TICK_ALIVE_SECONDS}).one()
+        following = None
+        if self._enabled:
+            following = due_slot(row.now, self._hour, self._minute) + timedelta(days=1)
+        return SchedulerStatus(row.running, row.last_enrichment_time, following)
+
+
+def _now(conn: Connection) -> datetime:
+    now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+    return now
+
+
+def _last_job(conn: Connection) -> LastJob | None:
+    row = conn.execute(text(_LAST_JOB)).one_or_none()
+    return None if row is None else LastJob(*row)
+
+
+def _metrics(conn: Connection) -> Metrics:
+    fetch: Any = conn.execute(text(_FETCH_METRICS)).one()
+    compute: Any = conn.execute(text(_COMPUTE_METRICS)).one()
+    quality: Any = conn.execute(text(_QUALITY_METRICS)).one()
+    return Metrics(
+        FetchMetrics(
+            fetch.total,
+            fetch.successful,
+            _percent(fetch.successful, fetch.total),
+            fetch.avg_ms,
+            fetch.quota,
+        ),
+        ComputeMetrics(
+            compute.total,
+            compute.successful,
+            _percent(compute.successful, compute.total),
+            compute.avg_ms,
+        ),
+        QualityMetrics(quality.tracked, quality.validation_rate, quality.score),
+    )
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return round(100.0 * part / whole, 2) if whole else None
+
+
+_SCHEDULER = """
+SELECT now() AS now,
+    EXISTS (SELECT 1 FROM workers WHERE state = 'running'
+        AND ticked_at > now() - make_interval(secs => :alive)) AS running,
+    (SELECT max(completed_at) FROM enrichment_jobs
+        WHERE state IN ('completed', 'partial', 'failed')) AS last_enrichment_time
+"""
+
+_LAST_JOB = """
+SELECT started_at, completed_at,
+    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
+FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
+ORDER BY completed_at DESC LIMIT 1
+"""
+
+_QUEUE = """
+SELECT symbol, status, retry_count FROM enrichment_job_items
+WHERE status IN ('pending', 'retry', 'in_progress')
+ORDER BY status <> 'in_progress', priority, created_at, symbol LIMIT :limit
+"""
+
+_FETCH_METRICS = """
+SELECT count(*) AS total, count(*) FILTER (WHERE success) AS successful,
+    round(avg(duration_ms) FILTER (WHERE success)::numeric, 2)::float8 AS avg_ms,
+    (SELECT quota_remaining FROM enrichment_fetch_log
+        WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
+        ORDER BY at DESC LIMIT 1) AS quota
+FROM enrichment_fetch_log WHERE at > now() - interval '24 hours'
+"""
+
+_COMPUTE_METRICS = """
+SELECT count(*) AS total, count(*) FILTER (WHERE success) AS successful,
+    round(avg(duration_ms) FILTER (WHERE success)::numeric, 2)::float8 AS avg_ms
+FROM enrichment_compute_log WHERE at > now() - interval '24 hours'
+"""
+
+_QUALITY_METRICS = """
+SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS tracked,
+    round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate,
+    round(avg(avg_quality_score)::numeric, 4)::float8 AS score
+FROM (
+    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
+    ORDER BY m.symbol, m.timeframe, m.date DESC
+) latest
+"""
+
+_JOB_STATUS = """
+SELECT t.symbol, coalesce(i.status, 'pending'), coalesce(i.retry_count, 0), i.last_error,
+    i.started_at, i.completed_at, now()
+FROM tracked_symbols t
+LEFT JOIN LATERAL (
+    SELECT * FROM enrichment_job_items i WHERE i.symbol = t.symbol
+    ORDER BY i.created_at DESC LIMIT 1) i ON true
+WHERE t.symbol = :symbol
+"""
+
+_HISTORY = """
+SELECT j.job_id, j.started_at, j.completed_at,
+    extract(epoch FROM coalesce(j.completed_at, now()) - j.started_at)::float8 AS duration_seconds,
+    coalesce(j.successful, i.successful)::int, coalesce(j.failed, i.failed)::int,
+    coalesce(j.retried, i.retried)::int, coalesce(j.inserted, i.inserted)::bigint,
+    coalesce(j.updated, i.updated)::bigint,
+    j.kind, j.state, j.total, j.created_at, j.requested_by
+FROM enrichment_jobs j
+LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE status = 'completed') AS successful,
+        count(*) FILTER (WHERE status = 'failed') AS failed,
+        count(*) FILTER (WHERE retry_count > 0) AS retried,
+        coalesce(sum(inserted), 0) AS inserted, coalesce(sum(updated), 0) AS updated
+    FROM enrichment_job_items WHERE job_id = j.job_id AND j.completed_at IS NULL) i ON true
+WHERE CAST(:at AS timestamptz) IS NULL
+    OR (j.created_at, j.job_id) < (CAST(:at AS timestamptz), CAST(:job_id AS uuid))
+ORDER BY j.created_at DESC, j.job_id DESC LIMIT :limit
+"""
+
+_JOB = """
+SELECT state, total,
+    extract(epoch FROM coalesce(completed_at, now()) - started_at)::float8 AS seconds
+FROM enrichment_jobs WHERE job_id = :job_id
+"""
+
+_ITEM_COUNTS = """
+SELECT status, count(*) AS n FROM enrichment_job_items WHERE job_id = :job_id GROUP BY status
+"""
+
+_ITEM_SUMS = """
+SELECT coalesce(sum(inserted), 0)::bigint AS inserted, coalesce(sum(updated), 0)::bigint AS updated
+FROM enrichment_job_items WHERE job_id = :job_id
+"""
+
+_AT_WORK = """
+SELECT symbol, step FROM enrichment_job_items
+WHERE job_id = :job_id AND status = 'in_progress' ORDER BY symbol
+"""
+
+_FAILED = """
+SELECT symbol, coalesce(error_class, ''), coalesce(last_error, '') FROM enrichment_job_items
+WHERE job_id = :job_id AND status = 'failed' ORDER BY symbol
+"""
+
+_SERIES = """
+SELECT t.symbol, t.asset_class, tf.timeframe, t.active, coalesce(e.status, 'not_enriched'),
+    coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source, e.quality_score,
+    coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
+FROM tracked_symbols t
+CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+ORDER BY t.symbol, tf.position
+"""
+
+_WORKERS = """
+SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
+    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive)
+FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
+"""
+
+_PAUSES = """
+SELECT scope, key, paused_by, reason, at, until FROM pauses
+WHERE until IS NULL OR until > now() ORDER BY scope, key
+"""

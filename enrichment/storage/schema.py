@@ -1,0 +1,67 @@
+"""Bringing a database to the current schema: Alembic, the features' columns, the logs'
+partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+
+_LOCK = 7_303_014  # any number, as long as all versions agree on it
+_SQL_TYPES = {"number": "double precision", "label": "text"}
+
+
+def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
+    """Upgrade to the newest schema; safe to run from several processes at once.
+
+    feature_columns: feature name → 'number' or 'label'. Columns are only ever added: a feature that
+    leaves the registry keeps its column and its history.
+    """
+    with db.begin() as conn:
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        config = _config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+        for name, kind in feature_columns.items():
+            _add_feature(conn, name, kind)
+        ensure_partitions(conn)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _add_feature(conn: Connection, name: str, kind: str) -> None:
+    if not name.isidentifier():
+        raise ValueError(f"feature {name!r} can't be a column: use letters, digits and '_'")
+    conn.execute(text(f'ALTER TABLE bars ADD COLUMN IF NOT EXISTS "{name}" {_SQL_TYPES[kind]}'))
+
+
+def ensure_partitions(conn: Connection, months_ahead: int = 2) -> None:
+    """Create the logs' monthly partitions from the current month on, by the database's clock."""
+    for table in ("enrichment_fetch_log", "enrichment_compute_log"):
+        rows = conn.execute(
+            text(
+                "SELECT date_trunc('month', now()) + make_interval(months => n) AS lower,"
+                " date_trunc('month', now()) + make_interval(months => n + 1) AS upper"
+                " FROM generate_series(0, :ahead) AS n"
+                " WHERE to_regclass(:prefix || to_char(date_trunc('month', now())"
+                " + make_interval(months => n), 'YYYY_MM')) IS NULL"
+            ),
+            {"ahead": months_ahead, "prefix": f"{table}_"},
+        ).all()
+        for lower, upper in rows:
+            conn.execute(
+                text(
+                    f"CREATE TABLE IF NOT EXISTS {table}_{lower:%Y_%m} PARTITION OF {table}"
+                    f" FOR VALUES FROM ('{lower.isoformat()}') TO ('{upper.isoformat()}')"
+                )
+            )

@@ -1,0 +1,60 @@
+"""The nightly slot: any worker may offer it, the database lets exactly one job come of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.storage import jobs, logs, operations, schema
+from enrichment.storage.database import Database
+
+CATCH_UP_WINDOW = timedelta(hours=20)
+LATE = timedelta(minutes=5)
+
+
+def due_slot(now: datetime, hour: int, minute: int) -> datetime:
+    """The newest daily slot at or before `now` (timezone-aware UTC)."""
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return today if today <= now else today - timedelta(days=1)
+
+
+class Slots:
+    """The tick's SQL. Every method is one idempotent transaction on the database's clock."""
+
+    def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
+        self._db = db
+        self._hour, self._minute, self._enabled = hour, minute, enabled
+
+    def open_due_job(self) -> UUID | None:
+        """Create the job of the due slot, unless it exists, came too late, or all is paused.
+
+        A slot concerns the symbols that were tracked before it, so a new installation does not
+        start with the past night's run. Days that were missed entirely give one run, not several.
+        """
+        if not self._enabled:
+            return None
+        with self._db.begin() as conn:
+            now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+            slot = due_slot(now, self._hour, self._minute)
+            if now - slot > CATCH_UP_WINDOW or operations.paused_globally(conn):
+                return None
+            if not conn.execute(text(_CONCERNS), {"slot": slot}).first():
+                return None
+            jobs.supersede_older(conn, slot)
+            kind = "catchup" if now - slot > LATE else "scheduled"
+            job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
+            if job_id is not None:
+                jobs.snapshot_items(conn, job_id, symbols=None, asset_class=None, priority=10)
+            return job_id
+
+    def maintain(self) -> None:
+        """Keep the logs' partitions ahead of the calendar and their rollups fresh."""
+        with self._db.begin() as conn:
+            schema.ensure_partitions(conn)
+        with self._db.begin() as conn:
+            logs.roll_up(conn)
+
+
+_CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

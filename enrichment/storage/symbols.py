@@ -1,0 +1,55 @@
+"""The tracked symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import TrackedSymbol
+
+
+def put(conn: Connection, tracked: Sequence[TrackedSymbol]) -> None:
+    """Add the symbols, or bring existing ones to these settings."""
+    conn.execute(
+        text(
+            "INSERT INTO tracked_symbols (symbol, asset_class, timeframes, active)"
+            " VALUES (:symbol, :asset_class, :timeframes, :active)"
+            " ON CONFLICT (symbol) DO UPDATE SET asset_class = EXCLUDED.asset_class,"
+            " timeframes = EXCLUDED.timeframes, active = EXCLUDED.active, updated_at = now()"
+        ),
+        [
+            {
+                "symbol": t.symbol,
+                "asset_class": t.asset_class.value,
+                "timeframes": [timeframe.value for timeframe in t.timeframes],
+                "active": t.active,
+            }
+            for t in tracked
+        ],
+    )
+
+
+def deactivate(conn: Connection, symbol: str) -> bool:
+    """Stop enriching a symbol; its bars and history stay. False if it was not active."""
+    done = conn.execute(
+        text(
+            "UPDATE tracked_symbols SET active = false, updated_at = now()"
+            " WHERE symbol = :symbol AND active"
+        ),
+        {"symbol": symbol},
+    )
+    return bool(done.rowcount == 1)
+
+
+def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
+    """Those of the symbols that are not tracked, or not active."""
+    return list(
+        conn.execute(
+            text(
+                "SELECT wanted FROM unnest(CAST(:symbols AS text[])) AS wanted"
+                " WHERE NOT EXISTS (SELECT 1 FROM tracked_symbols WHERE symbol = wanted AND active)"
+            ),
+            {"symbols": list(symbols)},
+        ).scalars()
+    )

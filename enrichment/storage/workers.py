@@ -1,0 +1,51 @@
+"""The registry of workers: who is alive, how busy, and since when."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+ALIVE_SECONDS = 30
+
+
+class WorkerRegistry:
+    """One worker's row in `workers`."""
+
+    def __init__(self, db: Database, worker_id: str) -> None:
+        self._db = db
+        self.worker_id = worker_id
+
+    def register(self, *, host: str, pid: int, version: str, threads: int) -> None:
+        with self._db.begin() as conn:
+            conn.execute(
+                text(
+                    "INSERT INTO workers (worker_id, host, pid, version, threads)"
+                    " VALUES (:id, :host, :pid, :version, :threads)"
+                ),
+                {
+                    "id": self.worker_id,
+                    "host": host,
+                    "pid": pid,
+                    "version": version,
+                    "threads": threads,
+                },
+            )
+
+    def beat(self, *, busy: int, state: str) -> None:
+        with self._db.begin() as conn:
+            conn.execute(
+                text(
+                    "UPDATE workers SET heartbeat_at = now(), busy = :busy, state = :state"
+                    " WHERE worker_id = :id"
+                ),
+                {"id": self.worker_id, "busy": busy, "state": state},
+            )
+
+    def ticked(self) -> None:
+        """Note that the scheduler of this worker has run its tick."""
+        with self._db.begin() as conn:
+            conn.execute(
+                text("UPDATE workers SET ticked_at = now() WHERE worker_id = :id"),
+                {"id": self.worker_id},
+            )

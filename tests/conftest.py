@@ -1,0 +1,60 @@
+"""One embedded PostgreSQL per test session, one database of its own per test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from enrichment import bootstrap
+from enrichment.storage.database import Database, parse_url
+from enrichment.storage.embedded import EmbeddedPostgres
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The server's own database, with a migrated template beside it."""
+    folder: Path = tmp_path_factory.mktemp("server") / "postgres"
+    with EmbeddedPostgres(folder) as postgres:
+        admin = Database(postgres.url, pool_size=1)
+        _run(admin, "CREATE DATABASE template_enrichment")
+        template = Database(_address(admin, "template_enrichment"), pool_size=1)
+        bootstrap.upgrade(template)
+        template.close()
+        yield admin
+        admin.close()
+
+
+@pytest.fixture
+def db(server: Database) -> Iterator[Database]:
+    """A database of this test's own, with the current schema and nothing in it."""
+    name = f"test_{next(_numbers)}"
+    _run(server, f"CREATE DATABASE {name} TEMPLATE template_enrichment")
+    database = Database(_address(server, name), pool_size=5)
+    yield database
+    database.close()
+    _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db_url(db: Database) -> str:
+    """The address of this test's database."""
+    return db.url.render_as_string(hide_password=False)
+
+
+def _address(server: Database, name: str) -> str:
+    return (
+        parse_url(server.url.render_as_string(hide_password=False))
+        .set(database=name)
+        .render_as_string(hide_password=False)
+    )
+
+
+def _run(server: Database, statement: str) -> None:
+    with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text(statement))

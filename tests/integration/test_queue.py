@@ -1,0 +1,235 @@
+"""The queue on real Postgres: who gets an item, who may finish it, what a job's end says."""
+
+from __future__ import annotations
+
+import threading
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import Failure, Task, Written
+from enrichment.errors import InvalidRequest, LeaseLost, NotTracked
+from enrichment.storage import jobs
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.read_models import ReadModels
+
+BROKEN = Failure("ProviderUnavailable", "the vendor answered 500", "fetch")
+
+
+def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
+    commands = Commands(db)
+    commands.track([parse_tracked(n, asset_class, "1d") for n in names], actor="test")
+    return commands
+
+
+def finish(db: Database, task: Task, written: Written | None = None) -> None:
+    with db.begin() as conn:
+        jobs.assert_owned(conn, task)
+        jobs.complete(conn, task, written or Written())
+
+
+def item(db: Database, symbol: str) -> tuple[str, int]:
+    with db.begin() as conn:
+        row = conn.execute(
+            text(
+                "SELECT status, retry_count FROM enrichment_job_items WHERE symbol = :s"
+                " ORDER BY created_at DESC LIMIT 1"
+            ),
+            {"s": symbol},
+        ).one()
+    return row.status, row.retry_count
+
+
+def make_due(db: Database) -> None:
+    """Let the delays of waiting items pass."""
+    with db.begin() as conn:
+        conn.execute(text("UPDATE enrichment_job_items SET run_after = now() - interval '1 s'"))
+
+
+def expire_leases(db: Database) -> None:
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "UPDATE enrichment_job_items SET lease_until = now() - interval '1 s'"
+                " WHERE status = 'in_progress'"
+            )
+        )
+
+
+def reader(db: Database) -> ReadModels:
+    return ReadModels(db, hour=1, minute=30, enabled=True)
+
+
+def test_claim_gives_no_more_than_asked_and_each_item_once(db: Database) -> None:
+    track(db, "A", "B", "C", "D", "E").trigger(actor="test")
+    queue = JobQueue(db)
+    first, second = queue.claim("w1", 3), queue.claim("w2", 10)
+    assert [len(first), len(second)] == [3, 2]
+    assert sorted(t.symbol for t in first + second) == ["A", "B", "C", "D", "E"]
+    assert queue.claim("w3", 10) == []
+
+
+def test_racing_workers_never_share_an_item(db: Database) -> None:
+    names = [f"S{n}" for n in range(60)]
+    track(db, *names).trigger(actor="test")
+    claimed: list[str] = []
+    lock, start = threading.Lock(), threading.Barrier(4)
+
+    def work(worker: str) -> None:
+        queue = JobQueue(db)
+        start.wait()
+        while tasks := queue.claim(worker, 3):
+            with lock:
+                claimed.extend(task.symbol for task in tasks)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(names)
+
+
+def test_one_symbol_of_two_jobs_is_at_work_once_at_a_time(db: Database) -> None:
+    commands = track(db, "AAPL")
+    commands.trigger(actor="test")
+    commands.trigger(actor="test")
+    queue = JobQueue(db)
+    (first,) = queue.claim("w1", 5)
+    assert queue.claim("w2", 5) == []
+    finish(db, first)
+    (second,) = queue.claim("w2", 5)
+    assert first.job_id != second.job_id
+
+
+def test_manual_triggers_go_before_the_nights_items(db: Database) -> None:
+    commands = track(db, "AAPL", "MSFT")
+    with db.begin() as conn:
+        night = jobs.insert_job(conn, kind="backfill", requested_by="test")
+        assert night is not None
+        jobs.snapshot_items(conn, night, symbols=None, asset_class=None, priority=10)
+    manual = commands.trigger(actor="test", symbols=["MSFT"])
+    (task,) = JobQueue(db).claim("w", 1)
+    assert (task.job_id, task.symbol) == (manual.job_id, "MSFT")
+
+
+def test_a_stale_worker_writes_nothing(db: Database) -> None:
+    track(db, "AAPL").trigger(actor="test")
+    queue = JobQueue(db)
+    (stale,) = queue.claim("w1", 1)
+    expire_leases(db)
+    assert queue.reap(max_retries=3) == 1
+    (fresh,) = queue.claim("w2", 1)
+    assert fresh.fence == stale.fence + 1
+    with pytest.raises(LeaseLost):
+        finish(db, stale)
+    with pytest.raises(LeaseLost):
+        queue.fail(stale, BROKEN, 2.0)
+    finish(db, fresh)
+    assert item(db, "AAPL") == ("completed", 1)
+
+
+def test_reaping_fails_an_item_at_the_limit(db: Database) -> None:
+    track(db, "AAPL").trigger(actor="test")
+    queue = JobQueue(db)
+    for lost in range(3):
+        assert queue.claim(f"w{lost}", 1)
+        expire_leases(db)
+        queue.reap(max_retries=2)
+    assert item(db, "AAPL") == ("failed", 2)
+
+
+def test_failure_waits_before_the_next_attempt(db: Database) -> None:
+    track(db, "AAPL").trigger(actor="test")
+    queue = JobQueue(db)
+    (task,) = queue.claim("w", 1)
+    queue.fail(task, BROKEN, 2.0)
+    assert item(db, "AAPL") == ("retry", 1)
+    assert queue.claim("w", 1) == []
+    make_due(db)
+    (again,) = queue.claim("w", 1)
+    assert again.retry_count == 1
+
+
+def test_giving_back_counts_no_retry(db: Database) -> None:
+    track(db, "AAPL").trigger(actor="test")
+    queue = JobQueue(db)
+    (task,) = queue.claim("w", 1)
+    queue.give_back(task)
+    assert item(db, "AAPL") == ("pending", 0)
+    assert [t.symbol for t in queue.claim("w", 1)] == ["AAPL"]
+
+
+def test_paused_scopes_are_not_claimed(db: Database) -> None:
+    commands = track(db, "AAPL", "MSFT")
+    track(db, "X:BTCUSD", asset_class="crypto")
+    commands.trigger(actor="test")
+    queue = JobQueue(db)
+    commands.pause(actor="test")
+    assert queue.claim("w", 5) == []
+    commands.resume(actor="test")
+    commands.pause(actor="test", scope="asset_class", key="stock")
+    assert [t.symbol for t in queue.claim("w", 5)] == ["X:BTCUSD"]
+    commands.resume(actor="test", scope="asset_class", key="stock")
+    commands.pause(actor="test", scope="symbol", key="AAPL")
+    assert [t.symbol for t in queue.claim("w", 5)] == ["MSFT"]
+
+
+def test_a_job_closes_when_its_last_item_is_final(db: Database) -> None:
+    job = track(db, "AAPL", "MSFT").trigger(actor="test")
+    queue = JobQueue(db)
+    good, bad = queue.claim("w", 2)
+    finish(db, good, Written(inserted=250, updated=3))
+    assert queue.close_finished() == []
+    queue.fail(bad, BROKEN, None)
+    assert queue.close_finished() == [job.job_id]
+    page = reader(db).history(10)
+    (historic,), (details,) = page.jobs, page.details
+    assert (historic.successful, historic.failed, historic.retried) == (1, 1, 0)
+    assert (historic.total_records_inserted, historic.total_records_updated) == (250, 3)
+    assert details.state == "partial"
+    assert [f.symbol for f in reader(db).failed_items(job.job_id)] == [bad.symbol]
+
+
+def test_idempotency_key_gives_one_job_and_one_audit_row(db: Database) -> None:
+    commands = track(db, "AAPL")
+    found: list[UUID] = []
+    start = threading.Barrier(12)
+
+    def ask() -> None:
+        start.wait()
+        found.append(commands.trigger(actor="test", idempotency_key="k").job_id)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert len(set(found)) == 1
+    with db.begin() as conn:
+        audited = conn.execute(
+            text("SELECT count(*) FROM operator_actions WHERE action = 'trigger'")
+        ).scalar()
+    assert audited == 1
+
+
+def test_audit_can_only_grow(db: Database) -> None:
+    track(db, "AAPL")
+    with pytest.raises(Exception, match="append-only"), db.begin() as conn:
+        conn.execute(text("DELETE FROM operator_actions"))
+
+
+def test_triggering_nothing_or_the_unknown_says_how_to_mend(db: Database) -> None:
+    commands = Commands(db)
+    with pytest.raises(InvalidRequest, match="symbols add"):
+        commands.trigger(actor="test")
+    with pytest.raises(NotTracked, match=r"NOPE is not tracked.*symbols add NOPE"):
+        commands.trigger(actor="test", symbols=["NOPE"])
+    with pytest.raises(InvalidRequest, match="malformed symbol"):
+        commands.trigger(actor="test", symbols=["'; DROP TABLE bars"])
+    with pytest.raises(InvalidRequest, match="stock, etf, crypto"):
+        commands.trigger(actor="test", asset_class="bond")
