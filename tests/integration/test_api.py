@@ -1,0 +1,256 @@
+"""The JSON API over real Postgres: exact fields, clear problems."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from api import create_app
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import Failure, Written
+from enrichment.errors import DatabaseUnavailable
+from enrichment.storage import jobs
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.read_models import ReadModels
+
+ROOT = "/api/v1/enrichment"
+
+
+def client_of(db: Database, *, token: str | None = None) -> FlaskClient:
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    return create_app(reader, Commands(db), ready=db.ping, token=token).test_client()
+
+
+@pytest.fixture
+def client(db: Database) -> FlaskClient:
+    return client_of(db)
+
+
+@pytest.fixture
+def tracked(db: Database) -> Commands:
+    commands = Commands(db)
+    commands.track([parse_tracked(s, "stock", "1d") for s in ("AAPL", "MSFT")], actor="test")
+    commands.track([parse_tracked("X:BTCUSD", "crypto", "1h")], actor="test")
+    return commands
+
+
+def run_everything(db: Database, *, failing: str | None = None) -> None:
+    queue = JobQueue(db)
+    for task in queue.claim("w", 50):
+        if task.symbol == failing:
+            queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
+            continue
+        with db.begin() as conn:
+            jobs.complete(conn, task, Written(inserted=250, updated=1))
+    queue.close_finished()
+
+
+def body(response: Any, status: int = 200) -> Any:
+    assert response.status_code == status, response.get_data(as_text=True)
+    value = response.get_json(force=True)
+    if status < 400:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", value["timestamp"])
+    else:
+        assert response.mimetype == "application/problem+json"
+        assert value["status"] == status
+    return value
+
+
+def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
+    value = body(client.get(f"{ROOT}/dashboard/overview"))
+    assert list(value) == ["timestamp", "scheduler", "last_job", "metrics", "job_queue"]
+    assert value["scheduler"]["running"] is False
+    assert value["scheduler"]["last_enrichment_time"] is None
+    assert value["scheduler"]["next_enrichment_time"].endswith("T01:30:00Z")
+    assert value["last_job"] is None
+    assert value["job_queue"] == []
+    assert value["metrics"] == {
+        "fetch_pipeline": {
+            "total_fetches": 0,
+            "successful": 0,
+            "success_rate": None,
+            "avg_response_time_ms": None,
+            "api_quota_remaining": None,
+        },
+        "compute_pipeline": {
+            "total_computations": 0,
+            "successful": 0,
+            "success_rate": None,
+            "avg_computation_time_ms": None,
+        },
+        "data_quality": {
+            "symbols_tracked": 0,
+            "avg_validation_rate": None,
+            "avg_quality_score": None,
+        },
+    }
+
+
+def test_overview_after_a_job(db: Database, client: FlaskClient, tracked: Commands) -> None:
+    tracked.trigger(actor="test")
+    queued = body(client.get(f"{ROOT}/dashboard/overview"))["job_queue"]
+    assert queued[0] == {"symbol": "AAPL", "status": "pending", "retry_count": 0}
+    assert len(queued) == 3
+    run_everything(db, failing="MSFT")
+    value = body(client.get(f"{ROOT}/dashboard/overview"))
+    assert list(value["last_job"]) == [
+        "started_at",
+        "completed_at",
+        "duration_seconds",
+        "successful",
+        "failed",
+        "retried",
+    ]
+    assert (value["last_job"]["successful"], value["last_job"]["failed"]) == (2, 1)
+    assert value["metrics"]["fetch_pipeline"]["total_fetches"] == 1
+    assert value["metrics"]["fetch_pipeline"]["success_rate"] == 0.0
+    assert value["metrics"]["data_quality"]["symbols_tracked"] == 3
+
+
+def test_trigger_answers_at_once(client: FlaskClient, tracked: Commands) -> None:
+    response = client.post(f"{ROOT}/trigger?symbols=AAPL&symbols=msft")
+    value = body(response, 202)
+    assert response.headers["Location"] == f"{ROOT}/jobs/{value['job_id']}"
+    assert {k: v for k, v in value.items() if k not in ("timestamp", "job_id")} == {
+        "status": "triggered",
+        "symbols_to_process": 2,
+        "manual_trigger": True,
+        "result_summary": None,
+    }
+    job = client.get(response.headers["Location"]).get_json()
+    assert (job["state"], job["total"], job["counts"]) == ("queued", 2, {"pending": 2})
+    assert body(client.post(f"{ROOT}/trigger?asset_class=crypto"), 202)["symbols_to_process"] == 1
+    assert body(client.post(f"{ROOT}/trigger"), 202)["symbols_to_process"] == 3
+
+
+def test_trigger_waits_no_longer_than_asked(client: FlaskClient, tracked: Commands) -> None:
+    value = body(client.post(f"{ROOT}/trigger?symbols=AAPL&wait=0.2"), 202)
+    assert value["result_summary"] is None
+
+
+def test_trigger_with_an_idempotency_key(client: FlaskClient, tracked: Commands) -> None:
+    headers = {"Idempotency-Key": "night-1"}
+    first, second = (
+        body(client.post(f"{ROOT}/trigger", headers=headers), 202)["job_id"] for _ in range(2)
+    )
+    assert first == second
+    body(client.post(f"{ROOT}/trigger", headers={"Idempotency-Key": "k" * 201}), 400)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "detail"),
+    [
+        ("symbols=NOPE", 404, "symbols add NOPE"),
+        ("symbols=%27%3B+DROP+TABLE", 400, "malformed symbol"),
+        ("asset_class=bond", 400, "stock, etf, crypto"),
+        ("asset_class=etf", 400, "no active etf symbols"),
+        ("symbols=AAPL&asset_class=stock", 400, "not both"),
+        ("wait=soon", 400, "seconds from 0 to 300"),
+        ("wait=nan", 400, "seconds from 0 to 300"),
+    ],
+)
+def test_trigger_with_bad_input(
+    client: FlaskClient, tracked: Commands, query: str, status: int, detail: str
+) -> None:
+    assert detail in body(client.post(f"{ROOT}/trigger?{query}"), status)["detail"]
+
+
+def test_job_status(db: Database, client: FlaskClient, tracked: Commands) -> None:
+    value = body(client.get(f"{ROOT}/dashboard/job-status/aapl"))
+    assert list(value) == [
+        "symbol",
+        "status",
+        "retry_count",
+        "last_error",
+        "started_at",
+        "completed_at",
+        "timestamp",
+    ]
+    assert (value["symbol"], value["status"], value["started_at"]) == ("AAPL", "pending", None)
+    tracked.trigger(actor="test")
+    run_everything(db, failing="MSFT")
+    value = body(client.get(f"{ROOT}/dashboard/job-status/MSFT"))
+    assert (value["status"], value["last_error"]) == ("failed", "answered 500")
+    assert datetime.fromisoformat(value["completed_at"]).tzinfo == UTC
+    assert body(client.get(f"{ROOT}/dashboard/job-status/X:BTCUSD"))["status"] == "completed"
+    body(client.get(f"{ROOT}/dashboard/job-status/NOPE"), 404)
+    body(client.get(f"{ROOT}/dashboard/job-status/no%20pe"), 400)
+
+
+def test_history_is_paged_by_key(db: Database, client: FlaskClient, tracked: Commands) -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(str(tracked.trigger(actor="test", symbols=["AAPL"]).job_id))
+        run_everything(db)
+    first = client.get(f"{ROOT}/history?limit=3")
+    value = body(first)
+    assert list(value) == ["timestamp", "count", "jobs"]
+    assert (value["count"], [job["job_id"] for job in value["jobs"]]) == (3, ids[:1:-1])
+    assert list(value["jobs"][0]) == [
+        "job_id",
+        "started_at",
+        "completed_at",
+        "duration_seconds",
+        "successful",
+        "failed",
+        "retried",
+        "total_records_inserted",
+        "total_records_updated",
+    ]
+    assert value["jobs"][0]["total_records_inserted"] == 250
+    following = re.fullmatch(r'<(.+)>; rel="next"', first.headers["Link"])
+    assert following is not None
+    second = client.get(following[1])
+    assert [job["job_id"] for job in body(second)["jobs"]] == ids[1::-1]
+    assert "Link" not in second.headers
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=ten", "limit=٣", "cursor=%00x"])
+def test_history_with_bad_input(client: FlaskClient, query: str) -> None:
+    body(client.get(f"{ROOT}/history?{query}"), 400)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_pause_and_resume_are_audited_and_last(
+    db: Database, client: FlaskClient, tracked: Commands, method: str
+) -> None:
+    assert body(getattr(client, method)(f"{ROOT}/pause?reason=maintenance"))["paused"] is True
+    (pause,) = ReadModels(db, hour=1, minute=30, enabled=True).pauses()
+    assert (pause.scope, pause.reason) == ("global", "maintenance")
+    assert body(getattr(client, method)(f"{ROOT}/resume"))["paused"] is False
+    assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
+
+
+def test_with_a_token_changes_need_it(db: Database, tracked: Commands) -> None:
+    client = client_of(db, token="s3cret")
+    for path in ("trigger", "pause", "resume"):
+        refused = client.post(f"{ROOT}/{path}")
+        body(refused, 401)
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+    body(client.get(f"{ROOT}/pause", headers={"Authorization": "Bearer wrong"}), 401)
+    body(client.post(f"{ROOT}/trigger", headers={"Authorization": "Bearer s3cret"}), 202)
+    body(client.get(f"{ROOT}/dashboard/overview"))
+
+
+def test_probes_and_unknown_paths(db: Database, client: FlaskClient) -> None:
+    assert body(client.get("/livez"))["status"] == "alive"
+    assert body(client.get("/readyz"))["status"] == "ready"
+    body(client.get("/nowhere"), 404)
+    body(client.delete(f"{ROOT}/history"), 405)
+
+
+def test_without_a_database_it_says_so_and_stays_alive() -> None:
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    client = client_of(gone)
+    body(client.get("/livez"))
+    body(client.get("/readyz"), 503)
+    response = client.get(f"{ROOT}/dashboard/overview")
+    body(response, 503)
+    assert response.headers["Retry-After"] == "5"
+    with pytest.raises(DatabaseUnavailable, match="check DATABASE_URL"):
+        gone.ping()
