@@ -1,0 +1,214 @@
+"""The only place where objects are built and wired. Entry points call it; nothing else does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from enrichment import __version__
+from enrichment.clock import utc_now
+from enrichment.commands import Commands
+from enrichment.config import SANDBOX_KEY, Settings
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+
+if TYPE_CHECKING:
+    from enrichment.providers.failover import Failover
+    from enrichment.scheduler import EnrichmentScheduler
+    from enrichment.storage.listening import Listener
+    from enrichment.worker import Worker
+    from resilience import ResilienceManager
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """The address of the database in use; the embedded server runs for as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    from enrichment.storage.embedded import EmbeddedPostgres
+
+    server = EmbeddedPostgres(settings.enrichment_home / "postgres")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@contextmanager
+def database(
+    settings: Settings, *, pool_size: int = 2, application: str = "enrichment"
+) -> Iterator[Database]:
+    """A pool on a database whose schema is current.
+
+    The embedded server's schema is brought up to date here; a server of the user's own only by
+    'enrichment db upgrade'.
+    """
+    from enrichment.storage.revision import is_current, require_current
+
+    columns = feature_columns()
+    with database_url(settings) as url:
+        db = Database(url, pool_size=pool_size, application=application)
+        try:
+            if settings.database_url is None and not is_current(db, columns):
+                upgrade(db)
+            require_current(db, columns)
+            yield db
+        finally:
+            db.close()
+
+
+def upgrade(db: Database) -> None:
+    """Bring the schema to this version."""
+    from enrichment.storage.schema import migrate
+
+    migrate(db, feature_columns())
+
+
+def feature_columns() -> dict[str, str]:
+    """Feature name → 'number' or 'label'."""
+    from enrichment.features import FEATURES
+
+    return {name: feature.kind for name, feature in FEATURES.items()}
+
+
+def read_models(db: Database, settings: Settings) -> ReadModels:
+    return ReadModels(
+        db,
+        hour=settings.enrichment_hour,
+        minute=settings.enrichment_minute,
+        enabled=settings.enable_daily_enrichment,
+    )
+
+
+def providers(settings: Settings, manager: ResilienceManager, *, max_retries: int = 3) -> Failover:
+    """The providers in their order; without a key, Polygon's place is taken by the sandbox
+    vendor.
+    """
+    from enrichment.providers.failover import Failover
+    from enrichment.providers.guard import VendorGuard
+    from enrichment.providers.http import HttpClient
+    from enrichment.providers.polygon import PolygonProvider
+
+    sandbox = settings.uses_sandbox
+    key = SANDBOX_KEY
+    if settings.polygon_api_key is not None:
+        key = settings.polygon_api_key.get_secret_value()
+    client = HttpClient(
+        settings.sandbox_url if sandbox else settings.polygon_base_url,
+        call=VendorGuard(
+            manager,
+            "polygon",
+            per_minute=None if sandbox else settings.polygon_rate,
+            max_retries=max_retries,
+        ),
+        headers={"Authorization": f"Bearer {key}"},
+        key_setting="POLYGON_API_KEY",
+    )
+    polygon = PolygonProvider(client, source="sandbox" if sandbox else "polygon")
+    return Failover({polygon.name: polygon}, settings.providers)
+
+
+def scheduler(
+    settings: Settings, db: Database, *, worker_id: str | None = None
+) -> EnrichmentScheduler:
+    """The nightly clock and the Python interface; worker_id: whose tick is recorded."""
+    from enrichment.scheduler import EnrichmentScheduler, ScheduleSettings
+    from enrichment.storage.slots import Slots
+    from enrichment.storage.workers import WorkerRegistry
+
+    schedule = ScheduleSettings(
+        settings.enrichment_hour,
+        settings.enrichment_minute,
+        settings.max_concurrent_symbols,
+        settings.max_retries,
+        settings.enable_daily_enrichment,
+    )
+    slots = Slots(
+        db,
+        hour=settings.enrichment_hour,
+        minute=settings.enrichment_minute,
+        enabled=settings.enable_daily_enrichment,
+    )
+    ticked = (lambda: None) if worker_id is None else WorkerRegistry(db, worker_id).ticked
+    return EnrichmentScheduler(
+        schedule, slots, Commands(db), read_models(db, settings), ticked=ticked
+    )
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """Everything that runs in a worker's process."""
+
+    worker: Worker
+    scheduler: EnrichmentScheduler
+    listener: Listener
+    resilience: ResilienceManager
+
+    def run(self) -> bool:
+        """Work until `stop()`; False if items were still hanging when they were given back."""
+        self.listener.start()
+        self.scheduler.start()
+        try:
+            return self.worker.run()
+        finally:
+            self.scheduler.stop()
+            self.listener.stop()
+            self.resilience.close()
+
+    def stop(self) -> None:
+        self.worker.stop()
+
+
+@contextmanager
+def worker_process(settings: Settings) -> Iterator[WorkerProcess]:
+    """A worker with its clock, its listener and its vendors."""
+    from enrichment.pipeline import Pipeline
+    from enrichment.storage.bars import Warehouse
+    from enrichment.storage.jobs import JobQueue
+    from enrichment.storage.listening import Listener
+    from enrichment.storage.workers import WorkerRegistry
+    from enrichment.worker import Worker
+    from resilience import init_resilience_manager
+
+    threads = settings.max_concurrent_symbols
+    worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    with database(settings, pool_size=threads + 2, application="enrichment-worker") as db:
+        heart = Database(
+            db.url.render_as_string(hide_password=False),
+            pool_size=1,
+            application="enrichment-heartbeat",
+        )
+        try:
+            registry = WorkerRegistry(heart, worker_id)
+            registry.register(
+                host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
+            )
+            manager = init_resilience_manager()
+            pipeline = Pipeline(
+                providers(settings, manager),
+                Warehouse(db),
+                history_days=settings.history_days,
+                now=utc_now,
+            )
+            worker = Worker(
+                pipeline.enrich,
+                JobQueue(db),
+                registry,
+                heartbeat_queue=JobQueue(heart),
+                threads=threads,
+                max_retries=settings.max_retries,
+            )
+            yield WorkerProcess(
+                worker,
+                scheduler(settings, db, worker_id=worker_id),
+                Listener(db, worker.wake),
+                manager,
+            )
+        finally:
+            heart.close()

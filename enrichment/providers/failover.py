@@ -1,0 +1,45 @@
+"""Several providers in the order of a setting per asset class: the first that can, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from enrichment.domain import AssetClass, Fetched, Timeframe, Window
+from enrichment.errors import NoProvider, ProviderError, Snooze
+from enrichment.providers.base import Provider
+
+
+class Failover:
+    """Asks the next provider when one fails, or is not to be asked now.
+
+    If none answers, the first real failure surfaces; if all only ask to wait, the shortest wait
+    does.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        order: Callable[[AssetClass], Sequence[str]],
+    ) -> None:
+        self._providers = providers
+        self._order = order
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        waits: list[Snooze] = []
+        failures: list[ProviderError] = []
+        for name in self._order(asset_class):
+            try:
+                return self._providers[name].fetch(symbol, asset_class, timeframe, window)
+            except Snooze as exc:
+                waits.append(exc)
+            except ProviderError as exc:
+                failures.append(exc)
+        if failures:
+            raise failures[0]
+        if waits:
+            raise min(waits, key=lambda wait: wait.seconds)
+        raise NoProvider(
+            f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
+        )
