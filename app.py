@@ -1,0 +1,20 @@
+"""The dashboard: page set-up and navigation. The pages live in `enrichment/dashboard/`."""
+
+from pathlib import Path
+
+import streamlit as st
+
+import enrichment.dashboard
+
+st.set_page_config(
+    page_title="market-enrichment",
+    page_icon=Path(enrichment.dashboard.__file__).with_name("icon.png"),
+    layout="wide",
+    menu_items={"About": "market-enrichment fills a market-data warehouse every night."},
+)
+
+pages = Path(enrichment.dashboard.__file__).parent / "pages"
+st.navigation(
+    [st.Page(pages / "overview.py", title="Overview", icon=":material/home:", default=True)],
+    position="top",
+).run()

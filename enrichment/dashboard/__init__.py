@@ -1,0 +1,3 @@
+"""The Streamlit dashboard: pages and charts over the read models; changes go through the
+commands.
+"""

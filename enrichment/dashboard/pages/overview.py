@@ -1,0 +1,255 @@
+"""Overview: did last night work, is anything wrong now, and the three buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import pandas as pd
+import streamlit as st
+
+from enrichment import health
+from enrichment.dashboard import charts
+from enrichment.dashboard.services import ACTOR, Figures, figures, services
+from enrichment.domain import is_simulated
+from enrichment.errors import EnrichmentError
+from enrichment.storage.read_models import WorkerStatus
+
+BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
+ICONS = {
+    "healthy": ":material/check_circle:",
+    "warning": ":material/warning:",
+    "critical": ":material/error:",
+}
+
+
+def act(what: Callable[[], object], done: str) -> None:
+    """Run a command from a button's callback and say what came of it."""
+    try:
+        what()
+        st.toast(done, icon=":material/check:")
+    except EnrichmentError as exc:
+        st.toast(str(exc), icon=":material/error:")
+    figures.clear()
+
+
+def trigger() -> None:
+    commands = services().commands
+    act(lambda: commands.trigger(actor=ACTOR), "Triggered: every active symbol is queued")
+
+
+def pause() -> None:
+    commands = services().commands
+    act(lambda: commands.pause(actor=ACTOR), "Paused: nothing new starts")
+
+
+def resume() -> None:
+    commands = services().commands
+    act(lambda: commands.resume(actor=ACTOR), "Resumed")
+
+
+def ago(then: datetime, now: datetime) -> str:
+    minutes = int((now - then) / timedelta(minutes=1))
+    if minutes < 1:
+        return "just now"
+    if minutes < 120:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
+
+
+def until(then: datetime, now: datetime) -> str:
+    minutes = max(0, int((then - now) / timedelta(minutes=1)))
+    return f"in {minutes // 60} h {minutes % 60:02} min"
+
+
+def banner(data: Figures) -> None:
+    judged = health.judge(data.overview, data.pauses)
+    headline = {
+        "healthy": "Healthy: the last run worked and nothing needs you.",
+        "warning": "Needs a look",
+        "critical": "Critical",
+    }[judged.status]
+    text = "\n".join([f"**{headline}**", *(f"- {issue}" for issue in judged.issues)])
+    BANNERS[judged.status](text, icon=ICONS[judged.status])
+
+
+def buttons(data: Figures) -> None:
+    tracked = len({s.symbol for s in data.series if s.active})
+    paused = any(pause.scope == "global" for pause in data.pauses)
+    with st.container(horizontal=True):
+        st.button(
+            f"Trigger {tracked} symbols" if tracked else "Trigger",
+            icon=":material/play_arrow:",
+            type="primary",
+            on_click=trigger,
+            disabled=tracked == 0,
+            help="Enrich every active symbol now",
+        )
+        st.button("Pause", icon=":material/pause:", on_click=pause, disabled=paused)
+        st.button("Resume", icon=":material/resume:", on_click=resume, disabled=not paused)
+
+
+def cards(data: Figures) -> None:
+    overview, quality = data.overview, data.overview.metrics.data_quality
+    now, job = overview.timestamp, overview.last_job
+    rate = health.success_rate(overview)
+    alive = [worker for worker in data.workers if worker.alive]
+    following = overview.scheduler.next_enrichment_time
+    last = ago(job.completed_at, now) if job and job.completed_at else "never"
+    shown = [
+        ("Last run", last, "target: within 24 h"),
+        ("Symbols successful", _percent(rate), "target: above 95 %"),
+        ("Duration", _seconds(job.duration_seconds if job else None), "target: below 30 min"),
+        ("Mean quality", _number(quality.avg_quality_score, 3), "target: above 0.90"),
+        ("Bars valid", _percent(quality.avg_validation_rate), "target: above 95 %"),
+        ("Next run", *_next_run(following, now)),
+        ("Queue", str(len(overview.job_queue)), "symbols waiting or at work"),
+        ("Workers alive", str(len(alive)), _busy(alive)),
+    ]
+    for row in (shown[:4], shown[4:]):
+        for column, (label, value, note) in zip(st.columns(4), row, strict=True):
+            with column.container(border=True, height="stretch"):
+                st.metric(label, value)
+                st.caption(note)
+
+
+def progress(data: Figures) -> None:
+    if data.running is None:
+        return
+    job = data.running
+    work = ", ".join(f"{symbol} ({step})" for symbol, step in list(job.at_work.items())[:5])
+    eta = f" · about {job.eta_seconds:.0f} s left" if job.eta_seconds else ""
+    st.progress(
+        job.done / job.total if job.total else 0.0,
+        text=f"{job.done} of {job.total} symbols done{eta}{' · ' + work if work else ''}",
+    )
+
+
+def recent_jobs(data: Figures) -> None:
+    st.subheader("Recent jobs")
+    if not data.history.jobs:
+        st.info("No job yet. Trigger one, or wait for the nightly run.", icon=":material/info:")
+        return
+    frame = pd.DataFrame(
+        {
+            "label": [
+                f"{(job.started_at or details.created_at):%m-%d %H:%M:%S}"
+                for job, details in zip(data.history.jobs, data.history.details, strict=True)
+            ],
+            "successful": [job.successful for job in data.history.jobs],
+            "failed": [job.failed for job in data.history.jobs],
+            "duration_seconds": [job.duration_seconds or 0.0 for job in data.history.jobs],
+            "kind": [details.kind for details in data.history.details],
+        }
+    )
+    st.plotly_chart(charts.job_outcomes(frame.iloc[::-1]), key="jobs")
+
+
+def quality(data: Figures) -> None:
+    st.subheader("Lowest quality")
+    scored = [s for s in data.series if s.quality_score is not None]
+    if not scored:
+        st.info("No series has been scored yet.", icon=":material/info:")
+        return
+    frame = pd.DataFrame(
+        {
+            "name": [f"{s.symbol} {s.timeframe}" for s in scored],
+            "quality_score": [s.quality_score for s in scored],
+            "status": [s.status for s in scored],
+            "bars": [s.bars for s in scored],
+        }
+    )
+    st.plotly_chart(charts.quality_by_series(frame, worst=12), key="quality")
+
+
+def series_table(data: Figures) -> None:
+    st.subheader("Series")
+    if not data.series:
+        st.info(
+            "No symbols are tracked. Add one: `enrichment symbols add AAPL --asset-class stock`",
+            icon=":material/add_circle:",
+        )
+        return
+    frame = pd.DataFrame(
+        {
+            "Symbol": [s.symbol for s in data.series],
+            "Class": [s.asset_class for s in data.series],
+            "Timeframe": [s.timeframe for s in data.series],
+            "Status": [s.status.replace("_", " ") for s in data.series],
+            "Quality": [s.quality_score for s in data.series],
+            "Bars": [s.bars for s in data.series],
+            "Last bar": [s.last_ts for s in data.series],
+            "Source": [_source(s.symbol, s.source) for s in data.series],
+            "Why": ["; ".join(s.reasons) or s.last_error or "" for s in data.series],
+        }
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height=min(38 * (len(frame) + 1), 560),
+        column_config={
+            "Quality": st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0),
+            "Bars": st.column_config.NumberColumn(format="localized"),
+            "Last bar": st.column_config.DatetimeColumn(
+                "Last bar (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"
+            ),
+            "Why": st.column_config.TextColumn(width="large"),
+        },
+    )
+
+
+def _source(symbol: str, source: str | None) -> str:
+    if source is None:
+        return "–"
+    return f"{source} (simulated)" if is_simulated(symbol) else source
+
+
+def _next_run(following: datetime | None, now: datetime) -> tuple[str, str]:
+    if following is None:
+        return "disabled", "set ENABLE_DAILY_ENRICHMENT=true"
+    return until(following, now), f"{following:%Y-%m-%d %H:%M} UTC"
+
+
+def _busy(alive: Sequence[WorkerStatus]) -> str:
+    return f"{sum(w.busy for w in alive)} of {sum(w.threads for w in alive)} threads busy"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} s"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+@st.fragment(run_every=2)
+def live() -> None:
+    """The part that moves: health, buttons, figures and progress."""
+    try:
+        data = figures()
+    except EnrichmentError:
+        st.error(
+            "**The database does not answer.** The figures return by themselves once it does; "
+            "nothing is lost meanwhile. `enrichment doctor` says more.",
+            icon=":material/cloud_off:",
+        )
+        return
+    banner(data)
+    buttons(data)
+    progress(data)
+    cards(data)
+    left, right = st.columns(2)
+    with left:
+        recent_jobs(data)
+    with right:
+        quality(data)
+    series_table(data)
+    st.caption(f"data as of {data.overview.timestamp:%Y-%m-%d %H:%M:%S} UTC")
+
+
+st.title("Market enrichment")
+live()

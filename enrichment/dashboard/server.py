@@ -1,0 +1,57 @@
+"""Starting Streamlit with this dashboard's settings and theme."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from enrichment.config import Settings
+from enrichment.storage.embedded import EmbeddedPostgres
+
+_OPTIONS = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "theme.primaryColor": "#2563eb",
+    "theme.baseRadius": "0.5rem",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f4f6fa",
+    "theme.light.textColor": "#172033",
+    "theme.light.borderColor": "#d9dfe8",
+    "theme.dark.primaryColor": "#6ea0ff",
+    "theme.dark.backgroundColor": "#0f1522",
+    "theme.dark.secondaryBackgroundColor": "#182132",
+    "theme.dark.textColor": "#e4e9f2",
+    "theme.dark.borderColor": "#2b3648",
+}
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
+    from streamlit.web import cli
+
+    options = {
+        **_OPTIONS,
+        "server.address": "127.0.0.1",
+        "server.port": str(settings.enrichment_dashboard_port),
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    holder = None
+    if settings.database_url is None:
+        holder = EmbeddedPostgres(settings.enrichment_home / "postgres")
+        os.environ["DATABASE_URL"] = holder.start()
+    sys.argv = ["streamlit", "run", str(script()), *flags]
+    try:
+        cli.main()
+    finally:
+        if holder is not None:
+            holder.stop()
+
+
+def script() -> Path:
+    """`app.py`: beside the packages in a checkout, inside this one in a wheel."""
+    packaged = Path(__file__).with_name("app.py")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "app.py"

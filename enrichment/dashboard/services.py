@@ -1,0 +1,86 @@
+"""What the pages share: the services, one pool for all sessions, and figures cached for 2
+seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from enrichment.commands import Commands
+from enrichment.config import Settings
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import (
+    HistoryPage,
+    Overview,
+    Pause,
+    Progress,
+    ReadModels,
+    SeriesStatus,
+    WorkerStatus,
+)
+
+STATEMENT_TIMEOUT_MS = 2000
+ACTOR = "dashboard"
+
+
+@dataclass(frozen=True)
+class Services:
+    reader: ReadModels
+    commands: Commands
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything the overview shows, read together."""
+
+    overview: Overview
+    history: HistoryPage
+    series: list[SeriesStatus]
+    workers: list[WorkerStatus]
+    pauses: list[Pause]
+    running: Progress | None
+
+
+@st.cache_resource(show_spinner=False)
+def services() -> Services:
+    """The read models under a statement timeout, and the commands on a connection without one."""
+    settings = Settings.load()
+    if settings.database_url is None:
+        raise RuntimeError("start the dashboard with 'enrichment dashboard'")
+    url = settings.database_url.get_secret_value()
+    reading = Database(
+        url,
+        application="enrichment-dashboard",
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        read_only=True,
+    )
+    reader = ReadModels(
+        reading,
+        hour=settings.enrichment_hour,
+        minute=settings.enrichment_minute,
+        enabled=settings.enable_daily_enrichment,
+    )
+    return Services(
+        reader, Commands(Database(url, pool_size=1, application="enrichment-dashboard"))
+    )
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def figures() -> Figures:
+    reader = services().reader
+    history = reader.history(30)
+    running = [
+        job.job_id
+        for job, details in zip(history.jobs, history.details, strict=True)
+        if details.state == "running"
+    ]
+    return Figures(
+        overview=reader.overview(),
+        history=history,
+        series=reader.series(),
+        workers=reader.workers(),
+        pauses=reader.pauses(),
+        running=reader.progress(running[0]) if running else None,
+    )

@@ -1,0 +1,87 @@
+"""Is all well? The figures of the overview, judged against their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from enrichment.storage.read_models import Overview, Pause
+
+FRESH = timedelta(hours=24)
+SUCCESS_TARGET = 95.0
+VALIDATION_TARGET = 95.0
+QUALITY_TARGET = 0.90
+DURATION_TARGET_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """status: healthy, warning or critical; issues: one sentence each, gravest first."""
+
+    status: str
+    issues: tuple[str, ...]
+
+
+def judge(overview: Overview, pauses: Sequence[Pause]) -> Health:
+    """critical: nothing is enriched. warning: something is, but not as well as it should be."""
+    critical = []
+    if not overview.scheduler.running:
+        critical.append(
+            "The scheduler is not running: no worker's clock has ticked for 90 s. "
+            "Start one with 'enrichment worker'."
+        )
+    warnings = [_pause_sentence(pause) for pause in pauses]
+    warnings += _job_issues(overview)
+    warnings += _quality_issues(overview)
+    status = "critical" if critical else "warning" if warnings else "healthy"
+    return Health(status, (*critical, *warnings))
+
+
+def success_rate(overview: Overview) -> float | None:
+    """Percent of the last job's symbols that succeeded."""
+    job = overview.last_job
+    if job is None or job.successful + job.failed == 0:
+        return None
+    return 100.0 * job.successful / (job.successful + job.failed)
+
+
+def _pause_sentence(pause: Pause) -> str:
+    what = "Everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
+    reason = f": {pause.reason}" if pause.reason else ""
+    return f"{what} is paused by {pause.paused_by} since {pause.at:%Y-%m-%d %H:%M} UTC{reason}."
+
+
+def _job_issues(overview: Overview) -> list[str]:
+    job, issues = overview.last_job, []
+    if job is None:
+        return ["No job has finished yet."]
+    if job.completed_at and overview.timestamp - job.completed_at > FRESH:
+        hours = (overview.timestamp - job.completed_at) / timedelta(hours=1)
+        issues.append(f"The last job finished {hours:.0f} hours ago; the target is within 24.")
+    rate = success_rate(overview)
+    if rate is not None and rate < SUCCESS_TARGET:
+        issues.append(
+            f"{job.failed} of {job.successful + job.failed} symbols failed in the last job "
+            f"({rate:.1f} % succeeded; the target is {SUCCESS_TARGET:.0f} %)."
+        )
+    if job.duration_seconds and job.duration_seconds > DURATION_TARGET_SECONDS:
+        issues.append(
+            f"The last job took {job.duration_seconds / 60:.0f} minutes; the target is 30."
+        )
+    return issues
+
+
+def _quality_issues(overview: Overview) -> list[str]:
+    quality, issues = overview.metrics.data_quality, []
+    if quality.avg_quality_score is not None and quality.avg_quality_score < QUALITY_TARGET:
+        issues.append(
+            f"The mean quality score is {quality.avg_quality_score:.2f}; "
+            f"the target is {QUALITY_TARGET:.2f}."
+        )
+    if quality.avg_validation_rate is not None and quality.avg_validation_rate < VALIDATION_TARGET:
+        issues.append(
+            f"{quality.avg_validation_rate:.1f} % of the bars pass validation; "
+            f"the target is {VALIDATION_TARGET:.0f} %."
+        )
+    return issues
