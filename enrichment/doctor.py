@@ -1,0 +1,117 @@
+"""`enrichment doctor`: is everything in place, and if not, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from enrichment import bootstrap, terminal
+from enrichment.clock import utc_now
+from enrichment.config import Settings
+from enrichment.domain import AssetClass, Timeframe, Window
+from enrichment.errors import ConfigurationError, EnrichmentError
+from enrichment.supervisor import require_free
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was looked at, whether it is in order, and what was seen or how to mend
+    it.
+    """
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def examine(load: Callable[[], Settings]) -> list[Finding]:
+    """Run every check; a later one is left out where an earlier one makes it pointless."""
+    try:
+        settings = load()
+    except ConfigurationError as exc:
+        return [Finding("configuration", False, str(exc))]
+    return [
+        Finding("configuration", True, _configuration(settings)),
+        *_checked("database", lambda: _database(settings)),
+        *_checked("calendar", _calendar),
+        *_checked("vendor", lambda: _vendor(settings)),
+        *_checked("ports", lambda: _ports(settings)),
+    ]
+
+
+def show(findings: Sequence[Finding], console: Console, *, as_json: bool) -> None:
+    if as_json:
+        console.print(terminal.as_json(list(findings)), highlight=False)
+        return
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+        console.print(f"{mark} {finding.check:<14}", end="")
+        console.print(finding.detail, markup=False, highlight=False)
+
+
+def _checked(name: str, check: Callable[[], str]) -> Iterator[Finding]:
+    try:
+        yield Finding(name, True, check())
+    except EnrichmentError as exc:
+        yield Finding(name, False, str(exc))
+
+
+def _configuration(settings: Settings) -> str:
+    vendor = "the sandbox vendor (no POLYGON_API_KEY)" if settings.uses_sandbox else "Polygon"
+    clock = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
+    nightly = f"nightly at {clock}" if settings.enable_daily_enrichment else "nightly run disabled"
+    return f"{vendor}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
+
+
+def _database(settings: Settings) -> str:
+    with bootstrap.database(settings, application="enrichment-doctor") as db:
+        reader = bootstrap.read_models(db, settings)
+        tracked = reader.metrics().data_quality.symbols_tracked
+        workers = sum(worker.alive for worker in reader.workers())
+        return f"{db.address}: schema current, {tracked} symbols tracked, {workers} workers alive"
+
+
+def _calendar() -> str:
+    from enrichment import calendars
+
+    newest = calendars.last_complete(AssetClass.STOCK, Timeframe.D1, utc_now())
+    return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
+
+
+def _vendor(settings: Settings) -> str:
+    from datetime import timedelta
+
+    from resilience import init_resilience_manager
+
+    manager = init_resilience_manager()
+    try:
+        now = utc_now()
+        fetched = bootstrap.providers(settings, manager, max_retries=0).fetch(
+            "AAPL", AssetClass.STOCK, Timeframe.D1, Window(now - timedelta(days=14), now)
+        )
+    except EnrichmentError as exc:
+        hint = (
+            " (start it with 'enrichment up' or 'enrichment sandbox')"
+            if settings.uses_sandbox
+            else ""
+        )
+        raise ConfigurationError(f"{exc}{hint}") from exc
+    finally:
+        manager.close()
+    return f"{fetched.source} answers: {len(fetched.bars)} daily bars of AAPL in the last 14 days"
+
+
+def _ports(settings: Settings) -> str:
+    ports = {
+        "API": (settings.enrichment_api_host, settings.enrichment_api_port),
+        "dashboard": ("127.0.0.1", settings.enrichment_dashboard_port),
+    }
+    try:
+        require_free(
+            ports, {"API": "ENRICHMENT_API_PORT", "dashboard": "ENRICHMENT_DASHBOARD_PORT"}
+        )
+    except ConfigurationError as exc:
+        return f"in use, fine if this installation is running ({exc})"
+    return ", ".join(f"{name} {port} free" for name, (_, port) in ports.items())

@@ -1,0 +1,232 @@
+"""`up` and `demo`: the database here, everything else in children, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from rich.console import Console
+
+from enrichment import bootstrap, terminal
+from enrichment.clock import utc_now
+from enrichment.commands import Commands, parse_tracked
+from enrichment.config import Settings
+from enrichment.domain import TrackedSymbol
+from enrichment.errors import ConfigurationError
+from enrichment.storage.database import Database
+from enrichment.storage.embedded import temporary_home
+from enrichment.storage.read_models import ReadModels
+from enrichment.supervisor import Child, Supervisor, require_free
+
+SAMPLES = (
+    *((symbol, "stock", "1d") for symbol in ("AAPL", "FB", "GOOG", "IBM", "MSFT")),
+    ("SIM1", "stock", "1h,1d"),
+    ("SIM2", "stock", "15m,1d,1w"),
+    ("SIM3", "etf", "4h,1d"),
+    ("X:SIM1USD", "crypto", "1h,1d"),
+    ("X:SIM2USD", "crypto", "4h,1d,1w"),
+)
+
+
+def up(settings: Settings, console: Console) -> None:
+    """Run everything on the persistent data folder until Ctrl-C or SIGTERM."""
+    with _stack(
+        settings, console, show=lambda name, line: _print_line(console, name, line)
+    ) as stack:
+        _print_addresses(console, settings)
+        stack.supervisor.watch()
+
+
+def demo(settings: Settings, console: Console) -> None:
+    """Run everything on a temporary data folder with sample symbols, and enrich them at once."""
+    home = temporary_home("enrichment-demo-")
+    fresh = settings.model_copy(update={"enrichment_home": home, "database_url": None})
+    began = time.monotonic()
+    try:
+        with _stack(
+            fresh, console, show=lambda name, line: _print_trouble(console, name, line)
+        ) as stack:
+            job_id = _first_run(stack, console)
+            if job_id is None:
+                return
+            _print_stored(console, stack.reader, job_id, time.monotonic() - began)
+            _print_addresses(console, fresh)
+            console.print(
+                f"[dim]from another terminal: ENRICHMENT_HOME={home} enrichment status[/]",
+                highlight=False,
+            )
+            stack.supervisor.watch()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Stack:
+    """What runs: the children and the services on their database."""
+
+    def __init__(self, supervisor: Supervisor, db: Database, settings: Settings) -> None:
+        self.supervisor = supervisor
+        self.commands = Commands(db)
+        self.reader: ReadModels = bootstrap.read_models(db, settings)
+        self.interrupted = threading.Event()
+
+
+@contextmanager
+def _stack(
+    settings: Settings, console: Console, *, show: Callable[[str, str], None]
+) -> Iterator[Stack]:
+    """Start everything, in order; stop it all at the end of the block, in reverse order."""
+    _require_ports(settings)
+    with (
+        bootstrap.database(settings, pool_size=3, application="enrichment-up") as db,
+        _supervisor(settings, db, show) as supervisor,
+    ):
+        stack = Stack(supervisor, db, settings)
+
+        def interrupt(*_: object) -> None:
+            stack.interrupted.set()
+            supervisor.interrupt()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+        children = _children(settings)
+        with console.status("starting"):
+            for child in children:
+                supervisor.start(child)
+            for child in children:
+                supervisor.wait_healthy(child)
+        yield stack
+        console.print("stopping …")
+
+
+@contextmanager
+def _supervisor(
+    settings: Settings, db: Database, show: Callable[[str, str], None]
+) -> Iterator[Supervisor]:
+    environment = {
+        "ENRICHMENT_HOME": str(settings.enrichment_home),
+        "DATABASE_URL": db.url.render_as_string(hide_password=False),
+        "ENRICHMENT_API_PORT": str(settings.enrichment_api_port),
+        "ENRICHMENT_DASHBOARD_PORT": str(settings.enrichment_dashboard_port),
+        "ENRICHMENT_SANDBOX_PORT": str(settings.enrichment_sandbox_port),
+    }
+    supervisor = Supervisor(environment, settings.enrichment_home / "enrichment.log", show)
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def _children(settings: Settings) -> list[Child]:
+    api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
+    dashboard = f"http://127.0.0.1:{settings.enrichment_dashboard_port}"
+    children = [
+        Child("worker", ["worker"]),
+        Child("api", ["api"], f"{api}/readyz"),
+        Child("dashboard", ["dashboard"], f"{dashboard}/_stcore/health"),
+    ]
+    if settings.uses_sandbox:
+        anchor = _anchor(settings.enrichment_home)
+        health = f"{settings.sandbox_url}/_sandbox/health"
+        children.insert(0, Child("sandbox", ["sandbox", "--anchor", anchor], health))
+    return children
+
+
+def _anchor(home: Path) -> str:
+    """The day on which this data folder's recorded bars end: chosen once, so that history stays."""
+    file = home / "sandbox.json"
+    if not file.exists():
+        file.write_text(json.dumps({"anchor": utc_now().isoformat()}))
+    anchor: str = json.loads(file.read_text())["anchor"]
+    return anchor
+
+
+def parse_day(text: str) -> datetime:
+    """An ISO date or moment, UTC unless it says otherwise."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is not a date: write YYYY-MM-DD") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _require_ports(settings: Settings) -> None:
+    ports = {
+        "API": (settings.enrichment_api_host, settings.enrichment_api_port),
+        "dashboard": ("127.0.0.1", settings.enrichment_dashboard_port),
+    }
+    if settings.uses_sandbox:
+        ports["sandbox vendor"] = ("127.0.0.1", settings.enrichment_sandbox_port)
+    require_free(
+        ports,
+        {
+            "API": "--api-port or ENRICHMENT_API_PORT",
+            "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",
+            "sandbox vendor": "--sandbox-port or ENRICHMENT_SANDBOX_PORT",
+        },
+    )
+
+
+def _first_run(stack: Stack, console: Console) -> UUID | None:
+    """Track the samples and enrich them; None if interrupted before the end."""
+    stack.commands.track(_samples(), actor="demo")
+    job = stack.commands.trigger(actor="demo")
+    progress = terminal.follow(
+        console, lambda: stack.reader.progress(job.job_id), interrupted=stack.interrupted.wait
+    )
+    return job.job_id if progress is not None and progress.finished else None
+
+
+def _samples() -> list[TrackedSymbol]:
+    return [parse_tracked(*sample) for sample in SAMPLES]
+
+
+def _print_stored(console: Console, reader: ReadModels, job_id: UUID, seconds: float) -> None:
+    series, progress = reader.series(), reader.progress(job_id)
+    console.print(terminal.series_table(series))
+    terminal.print_failures(console, reader.failed_items(job_id))
+    scores = [s.quality_score for s in series if s.quality_score is not None]
+    mean = terminal.score(sum(scores) / len(scores) if scores else None)
+    took = terminal.duration(progress.duration_seconds if progress else None)
+    console.print(
+        f"\n[bold]stored[/] {len({s.symbol for s in series})} symbols, "
+        f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "
+        f"mean quality {mean} · enriched in {took}, {seconds:.1f} s after the command",
+        highlight=False,
+    )
+
+
+def _print_addresses(console: Console, settings: Settings) -> None:
+    api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
+    console.print()
+    console.print(
+        f"dashboard  [bold]http://127.0.0.1:{settings.enrichment_dashboard_port}[/]",
+        highlight=False,
+    )
+    console.print(
+        f"API        [bold]{api}/api/v1/enrichment/dashboard/overview[/]", highlight=False
+    )
+    if settings.uses_sandbox:
+        console.print(
+            f"vendor     {settings.sandbox_url} (sandbox; set POLYGON_API_KEY for real bars)",
+            highlight=False,
+        )
+    console.print(f"log        {settings.enrichment_home / 'enrichment.log'}", highlight=False)
+    console.print("Ctrl-C stops everything\n")
+
+
+def _print_line(console: Console, name: str, line: str) -> None:
+    console.print(f"[dim]{name:<9}[/]", end=" ")
+    console.print(line, markup=False, highlight=False)
+
+
+def _print_trouble(console: Console, name: str, line: str) -> None:
+    if any(level in line for level in ("WARNING", "ERROR", "CRITICAL")):
+        _print_line(console, name, line)

@@ -1,0 +1,196 @@
+"""What the command line shows: progress, tables, times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from enrichment.storage import read_models as rm
+
+STYLES = {
+    "healthy": "green",
+    "completed": "green",
+    "warning": "yellow",
+    "retry": "yellow",
+    "partial": "yellow",
+    "stale": "red",
+    "error": "red",
+    "failed": "red",
+    "not_enriched": "dim",
+}
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON of read models; times as ISO-8601 UTC with 'Z'."""
+
+    def other(item: Any) -> Any:
+        if is_dataclass(item) and not isinstance(item, type):
+            return asdict(item)
+        if isinstance(item, UUID):
+            return str(item)
+        raise TypeError(type(item).__name__)
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_SUBCLASS
+    return orjson.dumps(value, default=other, option=options).decode()
+
+
+def moment(at: datetime | None) -> str:
+    return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def styled(status: str) -> str:
+    style = STYLES.get(status)
+    return f"[{style}]{status}[/]" if style else status
+
+
+def follow(
+    console: Console,
+    read: Callable[[], rm.Progress | None],
+    *,
+    seconds: float | None = None,
+    interrupted: Callable[[float], bool] | None = None,
+) -> rm.Progress | None:
+    """Show a job's progress until it has finished, or for at most `seconds`."""
+    pause = interrupted or _pause
+    until = None if seconds is None else time.monotonic() + seconds
+    columns = (
+        TextColumn("[bold]enriching"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("job", total=None, note="waiting for a worker")
+        while True:
+            progress = read()
+            if progress is None or progress.finished:
+                return progress
+            bar.update(task, total=progress.total, completed=progress.done, note=_note(progress))
+            if (until is not None and time.monotonic() > until) or pause(0.2):
+                return progress
+
+
+def _pause(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _note(progress: rm.Progress) -> str:
+    work = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
+    eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
+    return (work or "waiting for a worker") + eta
+
+
+def series_table(series: Sequence[rm.SeriesStatus]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("symbol", "bar"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("bars", justify="right", no_wrap=True)
+    table.add_column("first", no_wrap=True)
+    table.add_column("last, UTC", no_wrap=True)
+    table.add_column("quality", justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    for s in series:
+        table.add_row(
+            s.symbol,
+            s.timeframe,
+            f"{s.bars:,}",
+            "–" if s.first_ts is None else f"{s.first_ts:%Y-%m-%d}",
+            _last_bar(s),
+            score(s.quality_score),
+            styled(s.status if s.active else "inactive"),
+            s.source or "–",
+        )
+    return table
+
+
+def _last_bar(series: rm.SeriesStatus) -> str:
+    if series.last_ts is None:
+        return "–"
+    intraday = series.timeframe not in ("1d", "1w")
+    return f"{series.last_ts:%Y-%m-%d %H:%M}" if intraday else f"{series.last_ts:%Y-%m-%d}"
+
+
+def history_table(page: rm.HistoryPage) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("started", "kind", "state"):
+        table.add_column(name)
+    for name in ("duration", "ok", "failed", "retried", "inserted", "updated"):
+        table.add_column(name, justify="right")
+    table.add_column("job")
+    for job, details in zip(page.jobs, page.details, strict=True):
+        table.add_row(
+            moment(job.started_at),
+            details.kind,
+            styled(details.state),
+            duration(job.duration_seconds),
+            str(job.successful),
+            str(job.failed),
+            str(job.retried),
+            f"{job.total_records_inserted:,}",
+            f"{job.total_records_updated:,}",
+            str(job.job_id),
+        )
+    return table
+
+
+def print_failures(console: Console, failed: Sequence[rm.FailedItem], limit: int = 10) -> None:
+    for item in failed[:limit]:
+        console.print(f"[red]✗[/] {item.symbol}: {item.last_error}", highlight=False)
+    if len(failed) > limit:
+        console.print(f"  … and {len(failed) - limit} more", style="dim")
+
+
+def print_status(
+    console: Console,
+    overview: rm.Overview,
+    workers: Sequence[rm.WorkerStatus],
+    pauses: Sequence[rm.Pause],
+) -> None:
+    """The scheduler, the newest job, workers and pauses in a few lines."""
+    scheduler, job = overview.scheduler, overview.last_job
+    running = "[green]running[/]" if scheduler.running else "[red]not running[/]"
+    console.print(f"scheduler  {running}, next run {moment(scheduler.next_enrichment_time)}")
+    for pause in pauses:
+        what = "everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
+        why = pause.reason or "no reason given"
+        console.print(f"[yellow]paused[/]     {what} by {pause.paused_by}: {why}")
+    alive = [w for w in workers if w.alive]
+    busy = sum(w.busy for w in alive)
+    console.print(
+        f"workers    {len(alive)} alive, {busy} of {sum(w.threads for w in alive)} threads busy"
+    )
+    if job is not None:
+        console.print(
+            f"last job   {moment(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
+            f"{job.retried} retried, {duration(job.duration_seconds)}",
+            highlight=False,
+        )
+    if overview.job_queue:
+        console.print(f"queue      {len(overview.job_queue)} symbols waiting or at work")
+    console.print()

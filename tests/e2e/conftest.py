@@ -1,0 +1,78 @@
+"""The product as a user gets it: its wheel in an environment of its own, with its console
+script.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.running import Running, started
+
+from enrichment.storage.database import Database
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The console script of the built wheel, installed where the checkout can't be seen.
+
+    The dependencies are those of this environment, by path; the editable install of the project is
+    not, since its hook is only read in its own site directory.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    _quiet(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(ROOT),
+    )
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=False, symlinks=True)
+    site = next((folder / "env").glob("lib/python*/site-packages"))
+    python = folder / "env" / "bin" / "python"
+    _quiet(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "-q",
+        "--no-deps",
+        str(wheel),
+    )
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "env" / "bin" / "enrichment"
+
+
+def _quiet(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def demo(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One demo for the session, asked for the whole recorded history."""
+    cwd = tmp_path_factory.mktemp("elsewhere")
+    with started(script, "demo", cwd, HISTORY_DAYS="5000") as running:
+        yield running
+
+
+@pytest.fixture
+def demo_db(demo: Running) -> Iterator[Database]:
+    """The demo's database, as `enrichment db url` would name it."""
+    url = f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}"
+    database = Database(url, pool_size=1)
+    yield database
+    database.close()

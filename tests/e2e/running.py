@@ -1,0 +1,113 @@
+"""Starting `up` and `demo` as a user does, and looking at what runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+READY = "Ctrl-C stops everything"
+
+
+@dataclass
+class Running:
+    """A started `up` or `demo`."""
+
+    process: subprocess.Popen[str]
+    ports: dict[str, int]
+    lines: list[str] = field(default_factory=list)
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.ports['dashboard']}"
+
+    @property
+    def home(self) -> Path:
+        found = re.search(r"log\s+(\S+)/enrichment\.log", self.output)
+        assert found, self.output
+        return Path(found[1])
+
+    def family(self) -> list[psutil.Process]:
+        """The process, its children and the embedded server of its folder."""
+        me = psutil.Process(self.process.pid)
+        server = [
+            p
+            for p in psutil.process_iter(["name", "cmdline"])
+            if p.info["name"] == "postgres"
+            and str(self.home / "postgres") in (p.info["cmdline"] or [])
+        ]
+        return [me, *me.children(recursive=True), *server]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def free_ports() -> dict[str, int]:
+    """Ports nobody listens on, found all at once so that they differ."""
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        numbers = [int(s.getsockname()[1]) for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+    return dict(zip(("api", "dashboard", "sandbox"), numbers, strict=True))
+
+
+@contextmanager
+def started(script: Path, command: str, cwd: Path, **environment: str) -> Iterator[Running]:
+    """Run `up` or `demo` until the end of the block."""
+    ports = free_ports()
+    arguments = [f"--{name}-port={port}" for name, port in ports.items()]
+    clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
+    process = subprocess.Popen(
+        [str(script), command, *arguments],
+        cwd=cwd,
+        env={**clean, "COLUMNS": "200", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    running = Running(process, ports)
+    reader = threading.Thread(target=_read, args=(running,), daemon=True)
+    reader.start()
+    try:
+        if not running.ready.wait(180):
+            raise AssertionError(f"{command} did not get ready:\n{running.output}")
+        assert process.poll() is None, running.output
+        yield running
+    finally:
+        running.stop()
+        reader.join(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _read(running: Running) -> None:
+    assert running.process.stdout is not None
+    for line in running.process.stdout:
+        running.lines.append(line.rstrip())
+        if READY in line:
+            running.ready.set()
+    running.ready.set()

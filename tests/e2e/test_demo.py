@@ -1,0 +1,219 @@
+"""`enrichment demo`, from the wheel: real bars in, exact numbers out, nothing left running."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import talib
+from e2e.running import Running, started
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
+ROOT = "/api/v1/enrichment"
+
+
+def recorded(symbol: str) -> dict[str, np.ndarray]:
+    """The recorded file's columns, read by this test alone."""
+    with gzip.open(RECORDED, "rt") as file:
+        rows = [row for row in csv.DictReader(file) if row["symbol"] == symbol]
+    return {
+        name: np.array([float(row[name]) for row in rows])
+        for name in ("open", "high", "low", "close", "volume")
+    }
+
+
+def stored(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
+    with db.begin() as conn:
+        found = conn.execute(
+            text(
+                f"SELECT {columns} FROM bars"
+                " WHERE symbol = :symbol AND timeframe = '1d' ORDER BY ts"
+            ),
+            {"symbol": symbol},
+        )
+        return [tuple(row) for row in found]
+
+
+def ask(running: Running, path: str, *, method: str = "GET") -> tuple[int, Any]:
+    request = urllib.request.Request(running.api + path, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=90) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def console(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
+    return subprocess.run(
+        [str(script), *arguments],
+        env={**clean, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_says_what_it_stored_and_where_to_look(demo: Running) -> None:
+    assert "stored 10 symbols" in demo.output
+    assert demo.dashboard in demo.output
+    assert demo.api in demo.output
+    assert "✗" not in demo.output
+    assert "WARNING" not in demo.output
+
+
+def test_every_recorded_bar_is_stored_exactly(demo_db: Database) -> None:
+    for symbol, count in (
+        ("AAPL", 3270),
+        ("IBM", 3270),
+        ("MSFT", 3270),
+        ("GOOG", 2148),
+        ("FB", 196),
+    ):
+        file = recorded(symbol)
+        rows = stored(demo_db, symbol, "open, high, low, close, volume")
+        assert len(rows) == count
+        for column, name in zip(zip(*rows, strict=True), file, strict=True):
+            np.testing.assert_array_equal(column, file[name], err_msg=f"{symbol} {name}")
+
+
+def test_features_equal_talib_on_the_recorded_file(demo_db: Database) -> None:
+    file = recorded("AAPL")
+    expected = {
+        "atr_14": talib.ATR(file["high"], file["low"], file["close"], 14),
+        "rsi_14": talib.RSI(file["close"], 14),
+        "sma_200": talib.SMA(file["close"], 200),
+        "ema_26": talib.EMA(file["close"], 26),
+    }
+    rows = stored(demo_db, "AAPL", ", ".join(expected))
+    for column, name in zip(zip(*rows, strict=True), expected, strict=True):
+        values = np.array([np.nan if v is None else v for v in column], dtype=float)
+        np.testing.assert_allclose(values, expected[name], rtol=1e-9, err_msg=name)
+
+
+def test_the_overview_shows_the_run(demo: Running) -> None:
+    status, overview = ask(demo, f"{ROOT}/dashboard/overview")
+    assert status == 200
+    assert overview["scheduler"]["running"] is True
+    assert overview["last_job"]["successful"] == 10
+    assert overview["last_job"]["failed"] == 0
+    assert overview["metrics"]["fetch_pipeline"]["success_rate"] == 100.0
+    assert overview["metrics"]["data_quality"]["avg_quality_score"] > 0.9
+    status, aapl = ask(demo, f"{ROOT}/dashboard/job-status/AAPL")
+    assert (status, aapl["status"]) == (200, "completed")
+
+
+def test_running_again_changes_no_row(demo: Running, demo_db: Database) -> None:
+    before = stored(demo_db, "AAPL", "bars::text")
+    status, answer = ask(
+        demo, f"{ROOT}/trigger?symbols=AAPL&symbols=X:SIM1USD&wait=60", method="POST"
+    )
+    assert (status, answer["symbols_to_process"]) == (202, 2)
+    assert (answer["result_summary"]["successful"], answer["result_summary"]["failed"]) == (2, 0)
+    assert stored(demo_db, "AAPL", "bars::text") == before
+    with demo_db.begin() as conn:
+        assert conn.execute(text("SELECT count(*) FROM data_corrections")).scalar() == 0
+
+
+def test_an_unknown_ticker_fails_with_the_reason_and_harms_nothing(
+    demo: Running, script: Path
+) -> None:
+    home = {"ENRICHMENT_HOME": str(demo.home)}
+    assert console(script, "symbols", "add", "NOSUCH", **home).returncode == 0
+    done = console(script, "trigger", "NOSUCH", "--wait", **home)
+    assert done.returncode == 1
+    assert "check the ticker" in done.stdout
+    status, item = ask(demo, f"{ROOT}/dashboard/job-status/NOSUCH")
+    assert (status, item["status"], item["retry_count"]) == (200, "failed", 0)
+    assert console(script, "symbols", "remove", "NOSUCH", **home).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("unauthorized", "POLYGON_API_KEY"), ("html", "not JSON")]
+)
+def test_a_vendor_that_refuses_or_sends_html_is_reported_and_the_bars_stay(
+    demo: Running, script: Path, demo_db: Database, kind: str, reason: str
+) -> None:
+    faults = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
+    home = {"ENRICHMENT_HOME": str(demo.home)}
+    before = stored(demo_db, "IBM", "bars::text")
+    fault = {"ticker": "IBM", "kind": kind} | ({"status": 200} if kind == "html" else {})
+    body = json.dumps([fault]).encode()
+    request = urllib.request.Request(
+        faults, data=body, headers={"Content-Type": "application/json"}, method="POST"
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+    try:
+        done = console(script, "trigger", "IBM", "--wait", **home)
+    finally:
+        urllib.request.urlopen(urllib.request.Request(faults, method="DELETE"), timeout=10).close()
+    assert done.returncode == 1
+    assert reason in done.stdout
+    assert console(script, "trigger", "IBM", "--wait", **home).returncode == 0
+    assert stored(demo_db, "IBM", "bars::text") == before
+
+
+def test_the_command_line_reads_the_same_figures(demo: Running, script: Path) -> None:
+    home = {"ENRICHMENT_HOME": str(demo.home)}
+    status = json.loads(console(script, "status", "--json", **home).stdout)
+    assert status["overview"]["scheduler"]["running"] is True
+    assert {s["status"] for s in status["series"] if s["active"]} <= {"healthy", "warning"}
+    (newest, *_), *_ = [json.loads(console(script, "history", "--json", **home).stdout)]
+    assert newest["failed"] == 0 or newest["failed"] == 1
+    assert "3,270" in console(script, "symbols", "list", **home).stdout
+    doctor = console(script, "doctor", ENRICHMENT_SANDBOX_PORT=str(demo.ports["sandbox"]), **home)
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert "daily bars of AAPL" in doctor.stdout
+
+
+def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path) -> None:
+    done = console(script, "up", f"--api-port={demo.ports['api']}")
+    assert done.returncode == 1
+    assert f"port {demo.ports['api']} of the API is taken" in done.stderr
+    assert "--api-port or ENRICHMENT_API_PORT" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_stopping_leaves_nothing_running(
+    script: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with started(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+        family = up.family()
+        assert len(family) >= 6
+        assert up.stop(number) == 0, up.output
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_killing_it_outright_stops_its_children_too(script: Path, tmp_path: Path) -> None:
+    home = {"ENRICHMENT_HOME": str(tmp_path / "home")}
+    with started(script, "up", tmp_path, **home) as up:
+        children = psutil.Process(up.process.pid).children(recursive=True)
+        up.process.kill()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    # The embedded server outlives its killed holder; the next command joins it and stops it.
+    assert console(script, "db", "url", **home).returncode == 0
+    remaining = [
+        p
+        for p in psutil.process_iter(["name", "cmdline"])
+        if p.info["name"] == "postgres" and str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]
+    _, alive = psutil.wait_procs(remaining, timeout=10)
+    assert alive == []
