@@ -17,7 +17,8 @@ from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.domain import parse_symbol
 from enrichment.errors import InvalidRequest
-from enrichment.storage.read_models import HistoricJob, Progress, ReadModels
+from enrichment.storage.figures import HistoricJob, Progress
+from enrichment.storage.read_models import ReadModels
 
 MAX_WAIT_SECONDS = 300.0
 MAX_KEY_LENGTH = 200

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import logging
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from enrichment import __version__
+from enrichment import __version__, symbol_commands
+from enrichment.console import Json, actor, err, log_to_stderr, out, services, settings
 from enrichment.errors import EnrichmentError, InvalidRequest
-
-if TYPE_CHECKING:
-    from enrichment.commands import Commands
-    from enrichment.config import Settings
-    from enrichment.storage.read_models import ReadModels
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,42 +21,8 @@ symbols_app = typer.Typer(
     no_args_is_help=True, help="List, add, remove and import tracked symbols."
 )
 db_app = typer.Typer(no_args_is_help=True, help="The database: its schema and its address.")
-app.add_typer(symbols_app, name="symbols")
+app.add_typer(symbol_commands.app, name="symbols")
 app.add_typer(db_app, name="db")
-
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-
-
-@contextmanager
-def _services(settings: Settings) -> Iterator[tuple[ReadModels, Commands]]:
-    from enrichment import bootstrap
-    from enrichment.commands import Commands
-
-    with bootstrap.database(settings, application="enrichment-cli") as db:
-        yield bootstrap.read_models(db, settings), Commands(db)
-
-
-def _settings(**overrides: Any) -> Settings:
-    from enrichment.config import Settings
-
-    return Settings.load(**{name: v for name, v in overrides.items() if v is not None})
-
-
-def _actor() -> str:
-    return f"cli:{getpass.getuser()}"
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-
 
 ApiPort = Annotated[int | None, typer.Option(help="Port of the API [ENRICHMENT_API_PORT].")]
 DashboardPort = Annotated[
@@ -86,7 +41,7 @@ def up(
     from enrichment import stack
 
     stack.up(
-        _settings(
+        settings(
             enrichment_api_port=api_port,
             enrichment_dashboard_port=dashboard_port,
             enrichment_sandbox_port=sandbox_port,
@@ -105,7 +60,7 @@ def demo(
     from enrichment import stack
 
     stack.demo(
-        _settings(
+        settings(
             enrichment_api_port=api_port,
             enrichment_dashboard_port=dashboard_port,
             enrichment_sandbox_port=sandbox_port,
@@ -120,8 +75,8 @@ def worker() -> None:
     from enrichment import bootstrap
     from enrichment.supervisor import stop_with_parent
 
-    _log_to_stderr()
-    with bootstrap.worker_process(_settings()) as process:
+    log_to_stderr()
+    with bootstrap.worker_process(settings()) as process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.stop())
         stop_with_parent()
@@ -142,7 +97,7 @@ def api(
     from enrichment.supervisor import stop_with_parent
 
     stop_with_parent()
-    serve(_settings(enrichment_api_host=host, enrichment_api_port=port))
+    serve(settings(enrichment_api_host=host, enrichment_api_port=port))
 
 
 @app.command()
@@ -152,7 +107,7 @@ def dashboard(port: DashboardPort = None) -> None:
     from enrichment.supervisor import stop_with_parent
 
     stop_with_parent()
-    serve(_settings(enrichment_dashboard_port=port))
+    serve(settings(enrichment_dashboard_port=port))
 
 
 @app.command()
@@ -182,7 +137,7 @@ def sandbox(
     stop_with_parent()
     vendor.serve(
         "127.0.0.1",
-        _settings(enrichment_sandbox_port=port).enrichment_sandbox_port,
+        settings(enrichment_sandbox_port=port).enrichment_sandbox_port,
         anchor=parse_day(anchor) if anchor else None,
         shifted=not unshifted,
         quota_per_minute=quota,
@@ -202,8 +157,8 @@ def trigger(
     """Enrich symbols now. With --wait the exit code is 1 if a symbol failed."""
     from enrichment import terminal
 
-    with _services(_settings()) as (reader, commands):
-        job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=_actor())
+    with services(settings()) as (reader, commands):
+        job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
         if not wait:
             out.print(
                 terminal.as_json(job)
@@ -239,7 +194,7 @@ def status(
     from enrichment import terminal
     from enrichment.domain import parse_symbol
 
-    with _services(_settings()) as (reader, _):
+    with services(settings()) as (reader, _):
         if symbol is not None:
             name = parse_symbol(symbol)
             found = reader.job_status(name)
@@ -265,7 +220,7 @@ def history(
     """List the newest jobs."""
     from enrichment import terminal
 
-    with _services(_settings()) as (reader, _):
+    with services(settings()) as (reader, _):
         page = reader.history(limit)
     if as_json:
         out.print(terminal.as_json(page.jobs), highlight=False)
@@ -276,66 +231,17 @@ def history(
 @app.command()
 def pause(reason: Annotated[str | None, typer.Option(help="Why, for the audit.")] = None) -> None:
     """Start nothing new until 'resume'; survives restarts."""
-    with _services(_settings()) as (_, commands):
-        commands.pause(actor=_actor(), reason=reason)
+    with services(settings()) as (_, commands):
+        commands.pause(actor=actor(), reason=reason)
     out.print("paused: running symbols finish, nothing new starts until 'enrichment resume'")
 
 
 @app.command()
 def resume() -> None:
     """Lift the pause."""
-    with _services(_settings()) as (_, commands):
-        commands.resume(actor=_actor())
+    with services(settings()) as (_, commands):
+        commands.resume(actor=actor())
     out.print("resumed")
-
-
-@symbols_app.command("list")
-def symbols_list(as_json: Json = False) -> None:
-    """List tracked symbols and the state of their series."""
-    from enrichment import terminal
-
-    with _services(_settings()) as (reader, _):
-        series = reader.series()
-    if as_json:
-        out.print(terminal.as_json(series), highlight=False)
-    elif not series:
-        out.print("no symbols yet: enrichment symbols add AAPL --asset-class stock")
-    else:
-        out.print(terminal.series_table(series))
-
-
-@symbols_app.command("add")
-def symbols_add(
-    symbol: Annotated[list[str], typer.Argument(help="One or more symbols.")],
-    asset_class: Annotated[str, typer.Option(help="stock, etf or crypto.")] = "stock",
-    timeframes: Annotated[str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, by commas.")] = "1d",
-) -> None:
-    """Track symbols, or change how they are tracked."""
-    from enrichment.commands import parse_tracked
-
-    tracked = [parse_tracked(name, asset_class, timeframes) for name in symbol]
-    with _services(_settings()) as (_, commands):
-        commands.track(tracked, actor=_actor())
-    out.print(f"tracking {', '.join(t.symbol for t in tracked)}", highlight=False)
-
-
-@symbols_app.command("remove")
-def symbols_remove(symbol: str) -> None:
-    """Stop enriching a symbol; its stored bars stay."""
-    with _services(_settings()) as (_, commands):
-        commands.untrack(symbol, actor=_actor())
-    out.print(f"{symbol.upper()} is no longer enriched; its bars stay", highlight=False)
-
-
-@symbols_app.command("import")
-def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
-    """Track the symbols of a CSV file: symbol,asset_class,timeframes (timeframes by '|')."""
-    from enrichment.commands import parse_csv
-
-    tracked = parse_csv(file.read_text(encoding="utf-8"))
-    with _services(_settings()) as (_, commands):
-        commands.track(tracked, actor=_actor())
-    out.print(f"tracking {len(tracked)} symbols from {file.name}", highlight=False)
 
 
 @db_app.command("upgrade")
@@ -344,7 +250,7 @@ def db_upgrade() -> None:
     from enrichment import bootstrap
     from enrichment.storage.database import Database
 
-    with bootstrap.database_url(_settings()) as url:
+    with bootstrap.database_url(settings()) as url:
         db = Database(url)
         bootstrap.upgrade(db)
         out.print(f"{db.address} is up to date", highlight=False)
@@ -358,7 +264,7 @@ def db_url() -> None:
     """
     from enrichment import bootstrap
 
-    with bootstrap.database_url(_settings()) as url:
+    with bootstrap.database_url(settings()) as url:
         typer.echo(url)
 
 
@@ -367,7 +273,7 @@ def doctor(as_json: Json = False) -> None:
     """Check configuration, database, vendor, calendar and ports; say how to mend each."""
     from enrichment import doctor as checks
 
-    findings = checks.examine(_settings)
+    findings = checks.examine(settings)
     checks.show(findings, out, as_json=as_json)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

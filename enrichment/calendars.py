@@ -112,7 +112,8 @@ def sessions_behind(
     ts, ends = _grid(asset_class, unit, since - _WEEK, at + _DAY)
     done = ts[ends <= at]
     if timeframe.intraday:
-        return int(np.count_nonzero(done > since.astype("datetime64[D]")))
+        # After hours in New York it is already tomorrow in UTC.
+        return int(np.count_nonzero(done > canonical(asset_class, unit, since.reshape(1))))
     return int(np.count_nonzero(done > since))
 
 
@@ -128,6 +129,20 @@ def canonical(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> 
     day = ts if asset_class is AssetClass.CRYPTO else _local(ts)
     day = day.astype("datetime64[D]").astype("datetime64[us]")
     return day if timeframe is Timeframe.D1 else monday_of(day + _DAY)
+
+
+def on_clock(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> NDArray[np.bool_]:
+    """Whether each start stands on the timeframe's clock.
+
+    Intraday: a whole number of bars after midnight, the exchange's or, for crypto, UTC's. Daily:
+    00:00 UTC; weekly: a Monday's.
+    """
+    if timeframe is Timeframe.W1:
+        return np.asarray(monday_of(ts) == ts)
+    local = timeframe is Timeframe.H4 and asset_class is not AssetClass.CRYPTO
+    clock = _local(ts) if local else ts
+    since_midnight = clock - clock.astype("datetime64[D]")
+    return np.asarray(since_midnight % np.timedelta64(timeframe.duration) == np.timedelta64(0))
 
 
 def _local(ts: Timestamps) -> Timestamps:
@@ -173,8 +188,7 @@ def _clock_grid(
     origin = _MONDAY
     first = origin + (lower - origin) // step * step
     ts = np.arange(first, upper + step, step, dtype="datetime64[us]")
-    ends: Timestamps = ts + step
-    return ts, ends
+    return ts, np.asarray(ts + step, dtype="datetime64[us]")
 
 
 def _daily_grid(sessions: _Sessions, step: np.timedelta64) -> tuple[Timestamps, Timestamps]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.storage.read_models import Overview, Pause
+from enrichment.storage.figures import Overview, Pause
 
 FRESH = timedelta(hours=24)
 SUCCESS_TARGET = 95.0

@@ -194,7 +194,10 @@ def _score(
     bad = np.unique([to_datetime64(q.ts) for q in checked.quarantined]).astype(nothing.dtype)
     flagged = np.count_nonzero(stored.flagged < start) + len(bad)
     before = max(0, stored.bars - len(stored.tail))
-    cells, nulls = quality.feature_coverage(before, computed)
+    context = features.LOOKBACK if before else 0  # rows that only lend their past to later ones
+    cells, nulls = quality.feature_coverage(
+        before + context, {name: column[context:] for name, column in computed.items()}
+    )
     newest = to_datetime(merged.ts[-1]) if len(merged) else None
     return quality.assess(
         quality.Evidence(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from enrichment.storage import read_models as rm
+from enrichment.storage import figures
 
 STYLES = {
     "healthy": "green",
@@ -68,11 +68,11 @@ def styled(status: str) -> str:
 
 def follow(
     console: Console,
-    read: Callable[[], rm.Progress | None],
+    read: Callable[[], figures.Progress | None],
     *,
     seconds: float | None = None,
     interrupted: Callable[[float], bool] | None = None,
-) -> rm.Progress | None:
+) -> figures.Progress | None:
     """Show a job's progress until it has finished, or for at most `seconds`."""
     pause = interrupted or _pause
     until = None if seconds is None else time.monotonic() + seconds
@@ -99,13 +99,13 @@ def _pause(seconds: float) -> bool:
     return False
 
 
-def _note(progress: rm.Progress) -> str:
+def _note(progress: figures.Progress) -> str:
     work = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
     eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
     return (work or "waiting for a worker") + eta
 
 
-def series_table(series: Sequence[rm.SeriesStatus]) -> Table:
+def series_table(series: Sequence[figures.SeriesStatus]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("symbol", "bar"):
         table.add_column(name, no_wrap=True)
@@ -129,14 +129,14 @@ def series_table(series: Sequence[rm.SeriesStatus]) -> Table:
     return table
 
 
-def _last_bar(series: rm.SeriesStatus) -> str:
+def _last_bar(series: figures.SeriesStatus) -> str:
     if series.last_ts is None:
         return "–"
     intraday = series.timeframe not in ("1d", "1w")
     return f"{series.last_ts:%Y-%m-%d %H:%M}" if intraday else f"{series.last_ts:%Y-%m-%d}"
 
 
-def history_table(page: rm.HistoryPage) -> Table:
+def history_table(page: figures.HistoryPage) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("started", "kind", "state"):
         table.add_column(name)
@@ -159,7 +159,7 @@ def history_table(page: rm.HistoryPage) -> Table:
     return table
 
 
-def print_failures(console: Console, failed: Sequence[rm.FailedItem], limit: int = 10) -> None:
+def print_failures(console: Console, failed: Sequence[figures.FailedItem], limit: int = 10) -> None:
     for item in failed[:limit]:
         console.print(f"[red]✗[/] {item.symbol}: {item.last_error}", highlight=False)
     if len(failed) > limit:
@@ -168,9 +168,9 @@ def print_failures(console: Console, failed: Sequence[rm.FailedItem], limit: int
 
 def print_status(
     console: Console,
-    overview: rm.Overview,
-    workers: Sequence[rm.WorkerStatus],
-    pauses: Sequence[rm.Pause],
+    overview: figures.Overview,
+    workers: Sequence[figures.WorkerStatus],
+    pauses: Sequence[figures.Pause],
 ) -> None:
     """The scheduler, the newest job, workers and pauses in a few lines."""
     scheduler, job = overview.scheduler, overview.last_job

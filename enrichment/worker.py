@@ -86,6 +86,7 @@ class Worker:
         self._steps: dict[Task, str] = {}
         self._began: dict[Task, float] = {}
         self._futures: set[Future[None]] = set()
+        self._trouble = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
@@ -123,8 +124,13 @@ class Worker:
                 self._begin(pool, task)
             if self._finished_some():
                 self._queue.close_finished()
+            if self._trouble:
+                _log.info("claiming again")
+            self._trouble = ""
         except EnrichmentError as exc:
-            _log.error("no new work for now: %s", exc)
+            if str(exc) != self._trouble:  # said once, not at every poll
+                _log.error("no new work for now: %s", exc)
+            self._trouble = str(exc)
 
     def _begin(self, pool: ThreadPoolExecutor, task: Task) -> None:
         with self._lock:

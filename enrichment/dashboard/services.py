@@ -11,15 +11,15 @@ import streamlit as st
 from enrichment.commands import Commands
 from enrichment.config import Settings
 from enrichment.storage.database import Database
-from enrichment.storage.read_models import (
+from enrichment.storage.figures import (
     HistoryPage,
     Overview,
     Pause,
     Progress,
-    ReadModels,
     SeriesStatus,
     WorkerStatus,
 )
+from enrichment.storage.read_models import ReadModels
 
 STATEMENT_TIMEOUT_MS = 2000
 ACTOR = "dashboard"

@@ -19,7 +19,9 @@ _log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Calls `wake` for every notification. Losing it costs latency only: workers also poll."""
+    """Calls `wake` for every notification. Losing it costs latency only: workers also poll,
+    and it is they who report that the database does not answer.
+    """
 
     def __init__(
         self, db: Database, wake: Callable[[], None], *, retry_seconds: float = 2.0
@@ -42,7 +44,7 @@ class Listener:
             try:
                 self._listen()
             except (psycopg2.Error, DBAPIError, OSError) as exc:
-                _log.warning("not listening for new jobs, polling instead: %s", exc)
+                _log.debug("not listening for new jobs, polling instead: %s", exc)
                 self._stop.wait(self._retry)
 
     def _listen(self) -> None:

@@ -27,7 +27,8 @@ from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
 from enrichment.storage.database import Database
 from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.read_models import Progress, ReadModels
+from enrichment.storage.figures import Progress
+from enrichment.storage.read_models import ReadModels
 
 
 def free_port() -> int:

@@ -15,9 +15,10 @@ from enrichment.domain import Task, Timeframe, Written
 from enrichment.errors import AccessDenied, ProviderUnavailable, Snooze, StepFailed
 from enrichment.storage import jobs
 from enrichment.storage.database import Database
+from enrichment.storage.figures import Progress
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.listening import Listener
-from enrichment.storage.read_models import Progress, ReadModels
+from enrichment.storage.read_models import ReadModels
 from enrichment.storage.workers import WorkerRegistry
 from enrichment.worker import Enrich, Pace, Worker
 

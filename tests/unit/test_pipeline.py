@@ -145,6 +145,14 @@ def test_the_next_night_adds_one_bar() -> None:
     assert_equal_to_one_full_run(bench)
 
 
+def test_an_intact_series_keeps_its_full_score_from_run_to_run() -> None:
+    bench = Bench(recorded())
+    for upto in (1500, 1500, 1501):
+        bench.run_at(upto)
+        assert bench.memory.last is not None
+        assert bench.memory.last.quality.score == 1.0, bench.memory.last.quality.reasons
+
+
 def test_a_restated_bar_is_updated_with_every_bar_after_it() -> None:
     bench = Bench(recorded())
     bench.run_at(3000)

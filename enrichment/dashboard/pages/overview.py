@@ -13,7 +13,7 @@ from enrichment.dashboard import charts
 from enrichment.dashboard.services import ACTOR, Figures, figures, services
 from enrichment.domain import is_simulated
 from enrichment.errors import EnrichmentError
-from enrichment.storage.read_models import WorkerStatus
+from enrichment.storage.figures import WorkerStatus
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
 ICONS = {
@@ -59,7 +59,7 @@ def ago(then: datetime, now: datetime) -> str:
 
 def until(then: datetime, now: datetime) -> str:
     minutes = max(0, int((then - now) / timedelta(minutes=1)))
-    return f"in {minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def banner(data: Figures) -> None:
@@ -102,7 +102,7 @@ def cards(data: Figures) -> None:
         ("Duration", _seconds(job.duration_seconds if job else None), "target: below 30 min"),
         ("Mean quality", _number(quality.avg_quality_score, 3), "target: above 0.90"),
         ("Bars valid", _percent(quality.avg_validation_rate), "target: above 95 %"),
-        ("Next run", *_next_run(following, now)),
+        ("Next run in", *_next_run(following, now)),
         ("Queue", str(len(overview.job_queue)), "symbols waiting or at work"),
         ("Workers alive", str(len(alive)), _busy(alive)),
     ]
@@ -206,7 +206,7 @@ def _source(symbol: str, source: str | None) -> str:
 
 def _next_run(following: datetime | None, now: datetime) -> tuple[str, str]:
     if following is None:
-        return "disabled", "set ENABLE_DAILY_ENRICHMENT=true"
+        return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
     return until(following, now), f"{following:%Y-%m-%d %H:%M} UTC"
 
 

@@ -1,0 +1,47 @@
+"""Returns, as fractions: 0.01 is one percent."""
+
+from __future__ import annotations
+
+import numpy as np
+import talib
+from numpy.typing import NDArray
+
+from enrichment.domain import Bars, Floats, Timestamps
+
+MOST_BARS_A_DAY = 288  # bars of five minutes
+
+
+def over_bar(bars: Bars) -> Floats:
+    """close / previous close - 1 (TA-Lib ROCP over one bar)."""
+    return np.asarray(talib.ROCP(bars.close, 1))
+
+
+def over_day(bars: Bars) -> Floats:
+    """close / last close of the previous day - 1, days being those of UTC that hold bars.
+
+    A regular session lies within one UTC day. Daily and weekly bars are alone on their day, so the
+    return is the one over the last bar.
+    """
+    out = np.full(len(bars), np.nan)
+    starts = _first_of_each_day(bars.ts)[1:]
+    if len(starts):
+        lengths = np.diff(starts, append=len(bars))
+        before = np.repeat(bars.close[starts - 1], lengths)
+        out[starts[0] :] = (bars.close[starts[0] :] - before) / before
+    return out
+
+
+def logarithmic(bars: Bars) -> Floats:
+    """ln(close / previous close)."""
+    out = np.full(len(bars), np.nan)
+    np.log(bars.close[1:] / bars.close[:-1], out=out[1:])
+    return out
+
+
+def _first_of_each_day(ts: Timestamps) -> NDArray[np.intp]:
+    """Rows at which a UTC day begins, the first row among them."""
+    if len(ts) == 0:
+        return np.empty(0, np.intp)
+    first, last = ts[[0, -1]].astype("datetime64[D]")
+    rows = np.searchsorted(ts, np.arange(first, last + 1).astype(ts.dtype))
+    return rows[np.diff(rows, prepend=-1) > 0]

@@ -1,0 +1,58 @@
+"""The market's structure, from its swing highs and lows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import talib
+from numpy.typing import NDArray
+
+from enrichment.domain import Bars, Floats
+
+_SIDE = 5  # bars on either side that a swing must exceed
+_WORDS = np.array(["range", "range", "bullish", "bearish", "range"], dtype=object)  # 0 1 2 -2 -1
+
+WARMUP = 49
+MEMORY = 99
+
+
+def swings(bars: Bars) -> NDArray[Any]:
+    """'bullish' after a higher swing high and a higher swing low, 'bearish' after two lower ones,
+    else 'range' (Dow's definition of trend: Murphy, 1999, chapter 4).
+
+    A swing high is a high above those of the 5 bars before it and not below those of the 5 bars
+    after it; it counts from the bar that confirms it, the fifth after. A swing low likewise. The
+    newest swing is compared with the one before it, as long as both lie within the last 100 bars.
+    """
+    code = _rising(bars.high) - _rising(-bars.low)
+    labels = np.asarray(_WORDS[code])
+    labels[:WARMUP] = None
+    return labels
+
+
+def _rising(extreme: Floats) -> NDArray[np.int8]:
+    """At each bar, the sign of the newest swing high less the one before it; 0 if unknown."""
+    rows = len(extreme)
+    out = np.zeros(rows, np.int8)
+    confirmed = _confirmations(extreme)
+    if len(confirmed) < 2:
+        return out
+    steps = np.sign(np.diff(extreme[confirmed - _SIDE])).astype(np.int8)
+    since, following = confirmed[1:], np.append(confirmed[2:], rows)
+    forgotten = confirmed[:-1] + MEMORY - 2 * _SIDE + 1
+    until = np.clip(forgotten, since, following)
+    values = np.column_stack([steps, np.zeros_like(steps)]).ravel()
+    lengths = np.column_stack([until - since, following - until]).ravel()
+    out[since[0] :] = np.repeat(values, lengths)
+    return out
+
+
+def _confirmations(extreme: Floats) -> NDArray[np.intp]:
+    """The bars at which swing highs become known, ascending."""
+    if len(extreme) <= 2 * _SIDE:
+        return np.empty(0, np.intp)
+    highest = talib.MAX(extreme, _SIDE)
+    pivot = extreme[_SIDE:-_SIDE]
+    before, after = highest[_SIDE - 1 : -_SIDE - 1], highest[2 * _SIDE :]
+    return np.flatnonzero((pivot > before) & (pivot >= after)) + 2 * _SIDE

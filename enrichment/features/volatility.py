@@ -1,0 +1,32 @@
+"""Volatility: how much prices move, up or down."""
+
+from __future__ import annotations
+
+import numpy as np
+import talib
+
+from enrichment.domain import Bars, Floats
+from enrichment.features import windows
+from enrichment.features.returns import logarithmic
+
+
+def deviation(bars: Bars, *, length: int) -> Floats:
+    """Standard deviation of the last `length` log returns, per bar (not annualised).
+
+    The population's: √(Σ (r - mean)² / length), as TA-Lib's STDDEV of the log returns.
+    """
+    out = np.full(len(bars), np.nan)
+    out[1:] = windows.rolling(windows.deviation, logarithmic(bars)[1:], length)
+    return out
+
+
+def average_true_range(bars: Bars, *, length: int) -> Floats:
+    """Wilder's average true range (New Concepts in Technical Trading Systems, 1978), TA-Lib ATR.
+
+    true range = max(high, previous close) - min(low, previous close);
+    atr = (previous atr · (length - 1) + true range) / length, from the mean of the first ones.
+    In the currency of the price. 0 where no price moved for 100 bars: what is left of older
+    movements by then would never be forgotten entirely.
+    """
+    value = talib.ATR(bars.high, bars.low, bars.close, length)
+    return np.asarray(value * ~windows.unmoved(bars.high, bars.low))

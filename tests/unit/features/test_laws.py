@@ -1,0 +1,175 @@
+"""What holds for every feature: where a history is cut, what comes later and what is broken in it
+change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from enrichment.domain import Bars
+from enrichment.features import FEATURES, LOOKBACK, compute
+
+_DAY = np.timedelta64(1, "D")
+RSI_SCALE = 100.0
+
+
+def assert_same(
+    found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], rtol: float = 1e-9
+) -> None:
+    for name, column in found.items():
+        if FEATURES[name].kind == "label":
+            assert column.tolist() == expected[name].tolist(), name
+        else:
+            atol = rtol * RSI_SCALE if name == "rsi_14" else 0.0
+            np.testing.assert_allclose(column, expected[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+def rows(columns: dict[str, NDArray[Any]], chosen: Any) -> dict[str, NDArray[Any]]:
+    return {name: column[chosen] for name, column in columns.items()}
+
+
+_HISTORIES = {
+    "seed": st.integers(0, 2**32),
+    "count": st.integers(LOOKBACK + 20, LOOKBACK + 700),
+    "size": st.sampled_from([1e-4, 1e-3, 0.03]),
+    "steady": st.lists(
+        st.tuples(st.floats(0, 1), st.integers(1, 400), st.sampled_from([0.0, 1e-3])), max_size=3
+    ),
+    "jump": st.tuples(
+        st.floats(0, 1), st.sampled_from([1, 3, 100]), st.sampled_from([1.0, 0.5, 1e6])
+    ),
+    "spread": st.sampled_from([0.0, 1e-3]),
+    "step": st.sampled_from([np.timedelta64(5, "m"), np.timedelta64(1, "h"), _DAY]),
+}
+
+
+def history(
+    seed: int,
+    count: int,
+    size: float,
+    steady: list[tuple[float, int, float]],
+    jump: tuple[float, int, float],
+    spread: float,
+    step: np.timedelta64,
+) -> Bars:
+    """A walk with a jump up to 1e6, standstills, steady growth and bars without volume."""
+    random = np.random.default_rng(seed)
+    moves = random.normal(0, size, count)
+    for where, length, move in steady:
+        moves[int(where * count) :][:length] = move
+    close = 100.0 * np.exp(np.cumsum(moves))
+    where, length, factor = jump
+    close[int(where * count) :][:length] *= factor
+    volume = random.integers(0, 1_000, count).astype(float)
+    volume[int(where * (count - 1))] = 1e12
+    ts = np.datetime64("2020-01-01", "us") + np.arange(count) * step
+    return Bars.of(ts, close, close * (1 + spread), close * (1 - spread), close, volume)
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.floats(0, 1), bars=st.builds(history, **_HISTORIES))
+def test_a_history_may_be_cut_anywhere(at: float, bars: Bars) -> None:
+    cut = LOOKBACK + int(at * (len(bars) - 1 - LOOKBACK))
+    part = compute(bars.take(slice(cut - LOOKBACK, None)))
+    assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), slice(cut, None)))
+
+
+@pytest.mark.parametrize("cut", [LOOKBACK, LOOKBACK + 1, 1_000, 2_000])
+def test_recorded_bars_may_be_cut_anywhere(stocks: dict[str, Bars], cut: int) -> None:
+    for symbol in ("AAPL", "IBM", "MSFT"):
+        bars = stocks[symbol]
+        part = compute(bars.take(slice(cut - LOOKBACK, None)))
+        assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), slice(cut, None)))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_each_feature_needs_no_more_than_its_own_memory(stocks: dict[str, Bars], name: str) -> None:
+    bars, memory = stocks["AAPL"], FEATURES[name].memory
+    for cut in range(memory, len(bars), 233):
+        part = compute(bars.take(slice(cut - memory, cut + 1)))
+        whole = compute(bars.take(slice(None, cut + 1)))
+        assert_same({name: part[name][-1:]}, {name: whole[name][-1:]})
+
+
+def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> None:
+    bars = stocks["IBM"]
+    columns = bars.columns()
+    for price in ("open", "high", "low", "close", "volume"):
+        columns[price] = columns[price].copy()
+        columns[price][100:103] *= 1e6
+    found, expected = compute(Bars(**columns)), compute(bars)
+    late = slice(103 + LOOKBACK, None)
+    assert_same(rows(found, late), rows(expected, late))
+
+
+@settings(max_examples=30, deadline=None)
+@given(at=st.floats(0, 1), bars=st.builds(history, **_HISTORIES))
+def test_no_feature_looks_ahead(at: float, bars: Bars) -> None:
+    cut = int(at * len(bars))
+    assert_same(compute(bars.take(slice(cut))), rows(compute(bars), slice(cut)), rtol=1e-15)
+
+
+BROKEN = [
+    ("close", np.nan), ("open", np.inf), ("high", -np.inf), ("volume", np.nan),
+    ("low", 0.0), ("close", -1.0), ("volume", -1.0), ("high", 1e300),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), BROKEN)
+def test_a_broken_row_is_null_and_changes_no_other(
+    stocks: dict[str, Bars], column: str, value: float
+) -> None:
+    bars = stocks["FB"]
+    broken = np.zeros(len(bars), dtype=bool)
+    broken[[0, 60, 61, 150, len(bars) - 1]] = True
+    columns = bars.columns()
+    columns[column] = np.where(broken, value, columns[column])
+    found = compute(Bars(**columns))
+    assert_same(rows(found, ~broken), compute(bars.take(~broken)), rtol=1e-15)
+    for name, values in rows(found, broken).items():
+        assert all(v is None or np.isnan(v) for v in values), name
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6, 11, 14, 15, 20, 49, 50, 51, 200, 400])
+@pytest.mark.parametrize("volume", [0.0, 5.0])
+@pytest.mark.parametrize("price", [0.01, 0.1, 1e-8, 123_456.789])
+def test_constant_prices_are_finite_or_null(count: int, volume: float, price: float) -> None:
+    close = np.full(count, price)
+    ts = np.datetime64("2020-01-01", "us") + np.arange(count) * np.timedelta64(1, "D")
+    computed = compute(Bars.of(ts, close, close, close, close, np.full(count, volume)))
+    for name, column in computed.items():
+        assert len(column) == count
+        if FEATURES[name].kind == "number":
+            assert column.dtype == np.float64
+            assert not np.isinf(column).any(), name
+        else:
+            assert set(column) <= {None, "neutral", "range"}
+
+
+def test_nothing_but_broken_rows() -> None:
+    nothing = np.full(30, np.nan)
+    ts = np.datetime64("2020-01-01", "us") + np.arange(30) * np.timedelta64(1, "D")
+    computed = compute(Bars.of(ts, nothing, nothing, nothing, nothing, nothing))
+    assert all(v is None or np.isnan(v) for column in computed.values() for v in column)
+
+
+def test_bars_are_left_as_they_are(stocks: dict[str, Bars]) -> None:
+    bars = stocks["FB"]
+    before = {name: column.copy() for name, column in bars.columns().items()}
+    for column in bars.columns().values():
+        column.flags.writeable = False
+    compute(bars)
+    for name, column in bars.columns().items():
+        np.testing.assert_array_equal(column, before[name])
+        column.flags.writeable = True
+
+
+def test_lookback_covers_every_memory() -> None:
+    assert max(f.memory for f in FEATURES.values()) == LOOKBACK
+    assert all(0 <= f.warmup <= f.memory for f in FEATURES.values())

@@ -1,0 +1,145 @@
+"""The score, its status and the reasons that add up to it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrichment.features import FEATURES
+from enrichment.quality import Evidence, assess, deductions, feature_coverage
+
+WHOLE = Evidence(
+    expected=1_000,
+    missing=0,
+    checked=1_000,
+    with_errors=0,
+    feature_cells=10_000,
+    feature_nulls=0,
+    sessions_behind=0,
+)
+EMPTY = Evidence(0, 0, 0, 0, 0, 0, sessions_behind=40)
+
+
+def test_a_flawless_series() -> None:
+    quality = assess(WHOLE)
+    assert (quality.score, quality.status, quality.reasons) == (1.0, "healthy", ())
+
+
+@pytest.mark.parametrize(
+    ("evidence", "score"),
+    [
+        (replace(WHOLE, missing=100), 1 - 0.40 * 0.1),
+        (replace(WHOLE, with_errors=100), 1 - 0.30 * 0.1),
+        (replace(WHOLE, feature_nulls=1_000), 1 - 0.20 * 0.1),
+        (replace(WHOLE, sessions_behind=1), 1 - 0.10 * 0.25),
+        (replace(WHOLE, missing=1_000), 0.6),
+        (EMPTY, 0.0),
+    ],
+)
+def test_the_weights(evidence: Evidence, score: float) -> None:
+    assert assess(evidence).score == pytest.approx(score, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sessions_behind", "status"),
+    [
+        (0, 0, "healthy"),
+        (249, 0, "healthy"),
+        (250, 0, "warning"),
+        (374, 0, "warning"),
+        (376, 0, "stale"),
+        (0, 1, "warning"),
+        (0, 3, "warning"),
+        (0, 4, "stale"),
+        (0, 400, "stale"),
+    ],
+)
+def test_status(missing: int, sessions_behind: int, status: str) -> None:
+    evidence = replace(WHOLE, missing=missing, sessions_behind=sessions_behind)
+    assert assess(evidence).status == status
+
+
+def test_reasons_name_check_observation_threshold_and_points() -> None:
+    at = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4, 5))
+    quality = assess(replace(WHOLE, missing=4, missing_at=at, sessions_behind=1))
+    assert quality.reasons == (
+        "completeness -0.0016: 4 of 1,000 expected bars are missing, at 2024-01-02 00:00, "
+        "2024-01-03 00:00, 2024-01-04 00:00, … (full marks: none missing)",
+        "freshness -0.025: the newest bar is 1 session behind "
+        "(full marks: 0 behind, none left from 4 on)",
+    )
+
+
+def test_an_empty_series_has_nothing_to_vouch_for() -> None:
+    quality = assess(EMPTY)
+    assert (quality.score, quality.status, len(quality.reasons)) == (0.0, "stale", 4)
+
+
+def test_a_series_of_bad_bars_only() -> None:
+    quality = assess(replace(EMPTY, checked=5, with_errors=5))
+    assert quality.score == 0.0
+
+
+def test_a_young_series_is_not_blamed_for_warm_up() -> None:
+    young = Evidence(1, 0, 1, 0, 0, 0, sessions_behind=0)
+    assert assess(young).score == pytest.approx(1.0)
+
+
+def _counts(limit: int) -> st.SearchStrategy[int]:
+    return st.integers(0, limit)
+
+
+@given(
+    st.builds(
+        Evidence,
+        expected=_counts(10**6),
+        missing=_counts(10**6),
+        checked=_counts(10**6),
+        with_errors=_counts(10**6),
+        feature_cells=_counts(10**8),
+        feature_nulls=_counts(10**8),
+        sessions_behind=_counts(100),
+    )
+)
+def test_deductions_add_up(evidence: Evidence) -> None:
+    quality, found = assess(evidence), deductions(evidence)
+    assert sum(d.points for d in found) == pytest.approx(1 - quality.score, abs=1e-12)
+    parts = (quality.completeness, quality.validation, quality.features, quality.freshness)
+    assert all(0 <= part <= 1 for part in (*parts, quality.score))
+    assert quality.reasons == tuple(str(d) for d in found if d.points > 0)
+    named = [float(re.search(r"-(\S+):", reason)[1]) for reason in quality.reasons]  # type: ignore[index]
+    assert sum(named) == pytest.approx(1 - quality.score, abs=2e-4)
+
+
+def _columns(rows: int) -> dict[str, np.ndarray]:
+    return {
+        name: np.full(rows, 1.0) if f.kind == "number" else np.full(rows, "up", dtype=object)
+        for name, f in FEATURES.items()
+    }
+
+
+def test_cells_are_counted_past_the_warm_up() -> None:
+    columns = _columns(300)
+    expected = sum(max(0, 300 - f.warmup) for f in FEATURES.values())
+    assert feature_coverage(0, columns) == (expected, 0)
+    assert feature_coverage(10_000, columns) == (300 * len(FEATURES), 0)
+    assert feature_coverage(0, _columns(0)) == (0, 0)
+
+
+@pytest.mark.parametrize(("before", "nulls"), [(0, 1), (198, 1), (199, 2), (10_000, 2)])
+def test_nulls_are_counted_past_the_warm_up(before: int, nulls: int) -> None:
+    column = np.ones(300)
+    column[[0, 299]] = np.nan
+    cells = 300 - max(0, 199 - before)
+    assert feature_coverage(before, {"sma_200": column}) == (cells, nulls)
+
+
+def test_labels_count_as_well() -> None:
+    column = np.array(["up", None, "down"], dtype=object)
+    assert feature_coverage(1_000, {"trend_direction": column}) == (3, 1)

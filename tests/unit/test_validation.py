@@ -1,0 +1,315 @@
+"""Every check, what happens to the bars it objects to, and gaps against the calendar."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Checked,
+    Severity,
+    Timeframe,
+    Timestamps,
+    Window,
+    to_datetime,
+)
+from enrichment.validation import CHECKS, missing_bars, validate
+
+NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday
+MONTH = Window(datetime(2024, 1, 1, tzinfo=UTC), NOW)
+DAYS = ["2024-01-08", "2024-01-09", "2024-01-10", "2024-01-11", "2024-01-12"]
+
+
+def _stamps(*texts: str) -> Timestamps:
+    return np.array(texts, dtype="datetime64[us]")
+
+
+def _bars(ts: Timestamps, **changed: float | list[float]) -> Bars:
+    """Bars of 10, 12, 9, 11 and 100 units, with the given columns replaced in the middle row (by a
+    number) or whole (by a list).
+    """
+    columns = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 100.0}
+    arrays = {name: np.full(len(ts), value) for name, value in columns.items()}
+    for name, value in changed.items():
+        if isinstance(value, list):
+            arrays[name] = np.array(value, dtype=float)
+        else:
+            arrays[name][len(ts) // 2] = value
+    return Bars.of(ts, **arrays)
+
+
+def _validate(
+    bars: Bars,
+    asset_class: AssetClass = AssetClass.STOCK,
+    timeframe: Timeframe = Timeframe.D1,
+    window: Window = MONTH,
+    now: datetime = NOW,
+) -> Checked:
+    return validate(bars, asset_class=asset_class, timeframe=timeframe, window=window, now=now)
+
+
+def _found(checked: Checked) -> list[tuple[str, Severity, str]]:
+    return [(f.check, f.severity, f"{f.ts:%d %H:%M}") for f in checked.flags]
+
+
+def test_good_bars_pass_as_they_are() -> None:
+    bars = _bars(_stamps(*DAYS))
+    checked = _validate(bars)
+    assert (checked.flags, checked.quarantined) == ((), ())
+    for name, column in checked.bars.columns().items():
+        np.testing.assert_array_equal(column, bars.columns()[name])
+
+
+@pytest.mark.parametrize(
+    ("changed", "checks"),
+    [
+        ({"close": np.nan}, ["non_finite_price"]),
+        ({"open": np.inf}, ["non_finite_price", "ohlc"]),
+        ({"low": -np.inf}, ["non_finite_price", "non_positive_price"]),
+        ({"low": 0.0}, ["non_positive_price"]),
+        ({"low": -1.0, "open": -0.5}, ["non_positive_price"]),
+        ({"high": 10.5}, ["ohlc"]),
+        ({"low": 10.5}, ["ohlc"]),
+        ({"high": 8.0}, ["ohlc"]),
+        ({"volume": -1.0}, ["negative_volume"]),
+        ({"volume": np.nan}, ["negative_volume"]),
+        ({"volume": np.inf, "close": np.nan}, ["non_finite_price", "negative_volume"]),
+    ],
+)
+def test_a_bad_bar_is_set_apart_with_every_reason(
+    changed: dict[str, float | list[float]], checks: list[str]
+) -> None:
+    bars = _bars(_stamps(*DAYS), **changed)
+    checked = _validate(bars)
+    assert _found(checked) == [(check, Severity.ERROR, "10 00:00") for check in checks]
+    (apart,) = checked.quarantined
+    assert (apart.check, apart.ts) == (checks[0], datetime(2024, 1, 10, tzinfo=UTC))
+    for name, value in changed.items():
+        sent = float(np.asarray(value))
+        assert apart.bar[name] == (sent if np.isfinite(sent) else None)
+    assert checked.bars.ts.tolist() == np.delete(bars.ts, 2).tolist()
+
+
+def test_the_detail_names_the_values() -> None:
+    checked = _validate(_bars(_stamps(*DAYS), high=10.5))
+    assert checked.flags[0].detail == (
+        "high and low do not enclose the bar: open 10, high 10.5, low 9, close 11"
+    )
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "asset_class", "start", "aligned"),
+    [
+        (Timeframe.D1, AssetClass.STOCK, "2024-01-10T05:00", False),
+        (Timeframe.W1, AssetClass.STOCK, "2024-01-09", False),
+        (Timeframe.W1, AssetClass.STOCK, "2024-01-08", True),
+        (Timeframe.H1, AssetClass.STOCK, "2024-01-10T14:30", False),
+        (Timeframe.H1, AssetClass.STOCK, "2024-01-10T14:00", True),
+        (Timeframe.M5, AssetClass.STOCK, "2024-01-10T14:32", False),
+        (Timeframe.M5, AssetClass.CRYPTO, "2024-01-10T14:35", True),
+        (Timeframe.M5, AssetClass.CRYPTO, "2024-01-10T14:35:00.000001", False),
+        (Timeframe.H4, AssetClass.CRYPTO, "2024-01-10T16:00", True),
+        (Timeframe.H4, AssetClass.STOCK, "2024-01-10T16:00", False),
+        (Timeframe.H4, AssetClass.STOCK, "2024-01-10T17:00", True),
+    ],
+)
+def test_bars_start_on_the_clock(
+    timeframe: Timeframe, asset_class: AssetClass, start: str, aligned: bool
+) -> None:
+    checked = _validate(_bars(_stamps(start)), asset_class, timeframe)
+    assert [f.check for f in checked.flags] == ([] if aligned else ["misaligned"])
+    assert len(checked.bars) == aligned
+
+
+def test_what_lies_outside_of_the_window_or_in_the_future() -> None:
+    window = Window(datetime(2024, 1, 9, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC))
+    ts = _stamps("2024-01-08", "2024-01-09", "2024-01-10", "2024-01-11", "2099-01-05")
+    checked = _validate(_bars(ts), window=window)
+    assert [q.check for q in checked.quarantined] == ["outside_window"] * 3
+    assert checked.bars.ts.tolist() == _stamps("2024-01-09", "2024-01-10").tolist()
+    late = Window(MONTH.start, NOW + timedelta(days=30))
+    assert [q.check for q in _validate(_bars(_stamps("2024-01-22")), window=late).quarantined] == [
+        "outside_window"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asset_class", "timeframe", "start", "now", "complete"),
+    [
+        (AssetClass.STOCK, Timeframe.D1, "2024-01-10", "2024-01-10T20:59", False),
+        (AssetClass.STOCK, Timeframe.D1, "2024-01-10", "2024-01-10T21:00", True),
+        (AssetClass.STOCK, Timeframe.W1, "2024-01-08", "2024-01-12T20:59", False),
+        (AssetClass.STOCK, Timeframe.W1, "2024-01-08", "2024-01-12T21:00", True),
+        (AssetClass.STOCK, Timeframe.M5, "2024-01-10T15:00", "2024-01-10T15:04:59", False),
+        (AssetClass.STOCK, Timeframe.M5, "2024-01-10T15:00", "2024-01-10T15:05", True),
+        (AssetClass.CRYPTO, Timeframe.D1, "2024-01-10", "2024-01-10T23:59", False),
+        (AssetClass.CRYPTO, Timeframe.D1, "2024-01-10", "2024-01-11", True),
+    ],
+)
+def test_the_forming_bar_is_left_out_without_a_word(
+    asset_class: AssetClass, timeframe: Timeframe, start: str, now: str, complete: bool
+) -> None:
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    window = Window(MONTH.start, moment)
+    bars = _bars(_stamps(start), close=11.0 if complete else np.nan)
+    checked = _validate(bars, asset_class, timeframe, window, moment)
+    assert len(checked.bars) == complete
+    assert (checked.flags, checked.quarantined) == ((), ())
+
+
+def test_an_exact_repeat_is_dropped() -> None:
+    bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[1], DAYS[2]))
+    checked = _validate(bars)
+    assert _found(checked) == [("duplicate", Severity.WARNING, "09 00:00")]
+    assert checked.quarantined == ()
+    assert checked.bars.ts.tolist() == _stamps(*DAYS[:3]).tolist()
+
+
+def test_of_contradicting_bars_the_last_sent_is_kept() -> None:
+    bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[1]), close=[11, 11.1, 11.2, 11.3])
+    checked = _validate(bars)
+    assert _found(checked) == [("conflict", Severity.ERROR, "09 00:00")]
+    assert [q.bar["close"] for q in checked.quarantined] == [11.1, 11.2]
+    assert checked.bars.close.tolist() == [11, 11.3]
+
+
+def test_a_bad_bar_sent_last_does_not_displace_a_good_one() -> None:
+    bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1]), close=[11, 11.1, np.nan])
+    checked = _validate(bars)
+    assert [f.check for f in checked.flags] == ["non_finite_price"]
+    assert checked.bars.close.tolist() == [11, 11.1]
+
+
+def test_a_bar_sent_again_after_its_contradiction_is_the_last_word() -> None:
+    bars = _bars(_stamps(DAYS[1], DAYS[1], DAYS[1]), close=[11.1, 11.2, 11.1])
+    checked = _validate(bars)
+    assert [f.check for f in checked.flags] == ["duplicate", "conflict"]
+    assert [q.bar["close"] for q in checked.quarantined] == [11.2]
+    assert checked.bars.close.tolist() == [11.1]
+
+
+def test_bars_out_of_order_are_sorted() -> None:
+    bars = _bars(_stamps(DAYS[0], DAYS[2], DAYS[1], DAYS[3]), close=[10, 11, 11.5, 12])
+    checked = _validate(bars)
+    assert _found(checked) == [("out_of_order", Severity.WARNING, "09 00:00")]
+    assert checked.bars.close.tolist() == [10, 11.5, 11, 12]
+
+
+def test_a_future_stamp_does_not_put_the_others_out_of_order() -> None:
+    checked = _validate(_bars(_stamps(DAYS[0], "2099-01-05", DAYS[1])))
+    assert [f.check for f in checked.flags] == ["outside_window"]
+
+
+def test_remarks_keep_the_bar() -> None:
+    checked = _validate(_bars(_stamps(*DAYS[:3]), volume=0.0))
+    assert _found(checked) == [("zero_volume", Severity.INFO, "09 00:00")]
+    assert len(checked.bars) == 3
+
+
+@pytest.mark.parametrize("day", ["2024-01-13", "2024-01-15"])
+def test_a_bar_on_a_day_without_session(day: str) -> None:
+    checked = _validate(_bars(_stamps("2024-01-12", day, "2024-01-16")))
+    assert _found(checked) == [("no_session", Severity.WARNING, f"{day[-2:]} 00:00")]
+    assert len(checked.bars) == 3
+    assert _validate(_bars(_stamps(day)), AssetClass.CRYPTO).flags == ()
+
+
+def test_nothing_sent_is_nothing_found() -> None:
+    for timeframe in Timeframe:
+        checked = _validate(Bars.empty(), timeframe=timeframe)
+        assert len(checked.bars) == len(checked.flags) == len(checked.quarantined) == 0
+
+
+def test_every_check_is_named_after_its_function_and_states_its_formula() -> None:
+    assert all(check.find.__name__ == name and check.find.__doc__ for name, check in CHECKS.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    days=st.lists(st.integers(0, 25), max_size=30),
+    closes=st.lists(st.sampled_from([9.5, 11.0, 99.0, np.nan]), min_size=30, max_size=30),
+)
+def test_every_bar_is_accounted_for(days: list[int], closes: list[float]) -> None:
+    ts = np.datetime64("2024-01-01", "us") + np.array(days, dtype="timedelta64[D]")
+    bars = _bars(ts.astype("datetime64[us]"), close=closes[: len(ts)])
+    checked = _validate(bars, AssetClass.CRYPTO)
+    assert (checked.bars.ts[1:] > checked.bars.ts[:-1]).all()
+    apart = Counter(q.ts for q in checked.quarantined)
+    flagged = {f.ts for f in checked.flags if f.severity is Severity.ERROR}
+    assert set(apart) == flagged
+    sent = {to_datetime(t) for t in bars.ts}
+    kept = {to_datetime(t) for t in checked.bars.ts}
+    forming = {datetime(2024, 1, 20, tzinfo=UTC)}
+    assert kept | set(apart) | (forming & sent) == sent
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Bars]:
+    with (files("enrichment.sandbox") / "data" / "us_stocks_daily.csv.gz").open("rb") as file:
+        table = pd.read_csv(file, compression="gzip", parse_dates=["date"])
+    names = ("open", "high", "low", "close", "volume")
+    return {
+        str(symbol): Bars.of(
+            rows["date"].to_numpy(dtype="datetime64[us]"),
+            *(rows[name].to_numpy(dtype=np.float64) for name in names),
+        )
+        for symbol, rows in table.groupby("symbol")
+    }
+
+
+def test_recorded_stocks_are_flawless(recorded: dict[str, Bars]) -> None:
+    end = datetime(2013, 3, 2, tzinfo=UTC)
+    for bars in recorded.values():
+        start = to_datetime(bars.ts[0])
+        checked = _validate(bars, window=Window(start, end), now=end)
+        assert {f.severity for f in checked.flags} <= {Severity.INFO}
+        assert checked.quarantined == ()
+        assert len(checked.bars) == len(bars)
+        stock = AssetClass.STOCK
+        assert len(missing_bars(stock, Timeframe.D1, checked.bars.ts, start, end)) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_removed_sessions_are_exactly_the_gaps(
+    recorded: dict[str, Bars], data: st.DataObject
+) -> None:
+    ts = recorded["IBM"].ts
+    removed = sorted(data.draw(st.sets(st.integers(1, len(ts) - 1), max_size=50)))
+    start, now = to_datetime(ts[0]), datetime(2013, 3, 2, tzinfo=UTC)
+    gaps = missing_bars(AssetClass.STOCK, Timeframe.D1, np.delete(ts, removed), start, now)
+    assert gaps.tolist() == ts[removed].tolist()
+
+
+def test_one_missing_and_one_extra_do_not_cancel() -> None:
+    stored = _stamps("2024-01-08", "2024-01-08", "2024-01-10", "2024-01-13")
+    gaps = missing_bars(
+        AssetClass.STOCK,
+        Timeframe.D1,
+        stored,
+        datetime(2024, 1, 8, tzinfo=UTC),
+        datetime(2024, 1, 10, 22, tzinfo=UTC),
+    )
+    assert gaps.tolist() == _stamps("2024-01-09").tolist()
+
+
+def test_bars_that_have_not_ended_are_not_missing() -> None:
+    start = datetime(2024, 1, 9, 14, tzinfo=UTC)
+    gaps = missing_bars(
+        AssetClass.CRYPTO,
+        Timeframe.H1,
+        _stamps(),
+        start,
+        datetime(2024, 1, 9, 16, 30, tzinfo=UTC),
+    )
+    assert gaps.tolist() == _stamps("2024-01-09T14:00", "2024-01-09T15:00").tolist()
+    assert len(missing_bars(AssetClass.STOCK, Timeframe.H1, _stamps(), start, start)) == 0
