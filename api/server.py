@@ -14,6 +14,7 @@ from enrichment.commands import Commands
 from enrichment.config import Settings
 from enrichment.errors import ConfigurationError
 from enrichment.storage.revision import require_current
+from enrichment.supervisor import require_free
 
 THREADS = 16
 
@@ -54,6 +55,7 @@ def serve(settings: Settings) -> None:
             f"the API does not listen on {host} without ENRICHMENT_API_TOKEN: "
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
+    require_free("API", host, port)
     columns = bootstrap.feature_columns()
     with bootstrap.database(settings, pool_size=THREADS, application="enrichment-api") as db:
         app = create_app(

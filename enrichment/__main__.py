@@ -33,6 +33,11 @@ SandboxPort = Annotated[
 ]
 
 
+OwnApiPort = Annotated[int | None, typer.Option("--port", "--api-port", help="Port.")]
+OwnDashboardPort = Annotated[int | None, typer.Option("--port", "--dashboard-port", help="Port.")]
+OwnSandboxPort = Annotated[int | None, typer.Option("--port", "--sandbox-port", help="Port.")]
+
+
 @app.command()
 def up(
     api_port: ApiPort = None, dashboard_port: DashboardPort = None, sandbox_port: SandboxPort = None
@@ -90,7 +95,7 @@ def worker() -> None:
 @app.command()
 def api(
     host: Annotated[str | None, typer.Option(help="Address [ENRICHMENT_API_HOST].")] = None,
-    port: ApiPort = None,
+    port: OwnApiPort = None,
 ) -> None:
     """Serve the JSON API."""
     from api.server import serve
@@ -101,7 +106,7 @@ def api(
 
 
 @app.command()
-def dashboard(port: DashboardPort = None) -> None:
+def dashboard(port: OwnDashboardPort = None) -> None:
     """Serve the dashboard."""
     from enrichment.dashboard.server import serve
     from enrichment.supervisor import stop_with_parent
@@ -112,7 +117,7 @@ def dashboard(port: DashboardPort = None) -> None:
 
 @app.command()
 def sandbox(
-    port: SandboxPort = None,
+    port: OwnSandboxPort = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -200,7 +205,10 @@ def status(
             found = reader.job_status(name)
             if found is None:
                 raise InvalidRequest(f"{name} is not tracked: see 'enrichment symbols list'")
-            out.print(terminal.as_json(found), highlight=False)
+            if as_json:
+                out.print(terminal.as_json(found), highlight=False)
+            else:
+                terminal.print_item(out, found)
             return
         overview, series = reader.overview(), reader.series()
         workers, pauses = reader.workers(), reader.pauses()

@@ -104,14 +104,10 @@ def _vendor(settings: Settings) -> str:
 
 
 def _ports(settings: Settings) -> str:
-    ports = {
-        "API": (settings.enrichment_api_host, settings.enrichment_api_port),
-        "dashboard": ("127.0.0.1", settings.enrichment_dashboard_port),
-    }
     try:
-        require_free(
-            ports, {"API": "ENRICHMENT_API_PORT", "dashboard": "ENRICHMENT_DASHBOARD_PORT"}
-        )
+        require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
+        require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
     except ConfigurationError as exc:
-        return f"in use, fine if this installation is running ({exc})"
-    return ", ".join(f"{name} {port} free" for name, (_, port) in ports.items())
+        return f"in use, as it should be while this installation runs; else: {exc}"
+    api, dashboard = settings.enrichment_api_port, settings.enrichment_dashboard_port
+    return f"{api} (API) and {dashboard} (dashboard) are free"

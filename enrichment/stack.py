@@ -158,20 +158,10 @@ def parse_day(text: str) -> datetime:
 
 
 def _require_ports(settings: Settings) -> None:
-    ports = {
-        "API": (settings.enrichment_api_host, settings.enrichment_api_port),
-        "dashboard": ("127.0.0.1", settings.enrichment_dashboard_port),
-    }
+    require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
+    require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
     if settings.uses_sandbox:
-        ports["sandbox vendor"] = ("127.0.0.1", settings.enrichment_sandbox_port)
-    require_free(
-        ports,
-        {
-            "API": "--api-port or ENRICHMENT_API_PORT",
-            "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",
-            "sandbox vendor": "--sandbox-port or ENRICHMENT_SANDBOX_PORT",
-        },
-    )
+        require_free("sandbox vendor", "127.0.0.1", settings.enrichment_sandbox_port)
 
 
 def _first_run(stack: Stack, console: Console) -> UUID | None:

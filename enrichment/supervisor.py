@@ -151,19 +151,25 @@ def _answers(url: str) -> bool:
         return False
 
 
-def require_free(ports: Mapping[str, tuple[str, int]], mends: Mapping[str, str]) -> None:
-    """ConfigurationError names the first port that is taken and how to choose another."""
-    for name, (host, port) in ports.items():
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                raise ConfigurationError(
-                    f"port {port} of the {name} is taken: stop the other program "
-                    "(another 'enrichment up' or 'demo'?) or choose another port with "
-                    f"{mends[name]}"
-                ) from None
+def require_free(name: str, host: str, port: int) -> None:
+    """ConfigurationError says how to choose another port, if this one of a part is taken."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise ConfigurationError(
+                f"port {port} of the {name} can't be used on {host} ({exc.strerror}): stop the "
+                "other program (another 'enrichment up' or 'demo'?) or choose another port with "
+                f"{_PORT_SETTINGS[name]}"
+            ) from None
+
+
+_PORT_SETTINGS = {
+    "API": "--api-port or ENRICHMENT_API_PORT",
+    "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",
+    "sandbox vendor": "--sandbox-port or ENRICHMENT_SANDBOX_PORT",
+}
 
 
 def stop_with_parent() -> None:

@@ -159,6 +159,17 @@ def history_table(page: figures.HistoryPage) -> Table:
     return table
 
 
+def print_item(console: Console, item: figures.JobStatus) -> None:
+    """A symbol's newest run."""
+    retries = f", {item.retry_count} retries" if item.retry_count else ""
+    console.print(f"{item.symbol} {styled(item.status)}{retries}", highlight=False)
+    console.print(f"started    {moment(item.started_at)}", highlight=False)
+    console.print(f"completed  {moment(item.completed_at)}", highlight=False)
+    if item.last_error:
+        console.print("error      ", end="")
+        console.print(item.last_error, markup=False, highlight=False)
+
+
 def print_failures(console: Console, failed: Sequence[figures.FailedItem], limit: int = 10) -> None:
     for item in failed[:limit]:
         console.print(f"[red]✗[/] {item.symbol}: {item.last_error}", highlight=False)

@@ -1,8 +1,12 @@
-"""One embedded PostgreSQL per test session, one database of its own per test."""
+"""One embedded PostgreSQL per test session, one database of its own per test.
+
+TEST_DATABASE_URL names another server to use instead, where databases may be created.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,17 +21,27 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """The server's own database, with a migrated template beside it."""
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the session's server."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
     folder: Path = tmp_path_factory.mktemp("server") / "postgres"
     with EmbeddedPostgres(folder) as postgres:
-        admin = Database(postgres.url, pool_size=1)
-        _run(admin, "CREATE DATABASE template_enrichment")
-        template = Database(_address(admin, "template_enrichment"), pool_size=1)
-        bootstrap.upgrade(template)
-        template.close()
-        yield admin
-        admin.close()
+        yield postgres.url
+
+
+@pytest.fixture(scope="session")
+def server(server_url: str) -> Iterator[Database]:
+    """The server's own database, with a migrated template beside it."""
+    admin = Database(server_url, pool_size=1)
+    _run(admin, "DROP DATABASE IF EXISTS template_enrichment")
+    _run(admin, "CREATE DATABASE template_enrichment")
+    template = Database(_address(admin, "template_enrichment"), pool_size=1)
+    bootstrap.upgrade(template)
+    template.close()
+    yield admin
+    admin.close()
 
 
 @pytest.fixture

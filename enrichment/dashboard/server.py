@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enrichment.config import Settings
 from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.supervisor import require_free
 
 _OPTIONS = {
     "server.headless": "true",
@@ -33,6 +34,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
     from streamlit.web import cli
 
+    require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
     options = {
         **_OPTIONS,
         "server.address": "127.0.0.1",

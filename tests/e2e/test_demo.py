@@ -185,8 +185,13 @@ def test_the_command_line_reads_the_same_figures(demo: Running, script: Path) ->
 def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path) -> None:
     done = console(script, "up", f"--api-port={demo.ports['api']}")
     assert done.returncode == 1
-    assert f"port {demo.ports['api']} of the API is taken" in done.stderr
+    assert f"port {demo.ports['api']} of the API can't be used" in done.stderr
     assert "--api-port or ENRICHMENT_API_PORT" in done.stderr
+    for part in ("api", "dashboard", "sandbox"):
+        alone = console(script, part, f"--port={demo.ports[part]}")
+        assert alone.returncode == 1
+        assert f"port {demo.ports[part]}" in alone.stderr
+        assert alone.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

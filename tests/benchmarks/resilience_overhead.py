@@ -1,6 +1,6 @@
 """What a call costs in each pattern, beside other libraries, measured in one run.
 
-    python tests/benchmarks/test_resilience_overhead.py
+    python tests/benchmarks/resilience_overhead.py
 
 Peers that are not installed get a row that says so:
     pip install pybreaker circuitbreaker purgatory tenacity stamina pyrate-limiter limits
