@@ -17,7 +17,7 @@ from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.domain import parse_symbol
 from enrichment.errors import InvalidRequest
-from enrichment.storage.figures import HistoricJob, Progress
+from enrichment.storage.figures import HistoricJob, PatternStatus, Progress
 from enrichment.storage.read_models import ReadModels
 
 MAX_WAIT_SECONDS = 300.0
@@ -53,6 +53,12 @@ class HistoryAnswer:
     timestamp: datetime
     count: int
     jobs: list[HistoricJob]
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceAnswer:
+    timestamp: datetime
+    patterns: list[PatternStatus]
 
 
 def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blueprint:
@@ -129,6 +135,10 @@ def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blue
             following = url_for("enrichment.history", limit=limit, cursor=_encode(page.next))
             response.headers["Link"] = f'<{following}>; rel="next"'
         return response
+
+    @bp.get("/resilience")
+    def resilience() -> Response:
+        return answer(ResilienceAnswer(utc_now(), reader.resilience()))
 
     return bp
 

@@ -252,6 +252,33 @@ def resume() -> None:
     out.print("resumed")
 
 
+@app.command()
+def breakers(as_json: Json = False) -> None:
+    """Show the breakers, limiters, retries and bulkheads of every worker."""
+    from enrichment import terminal
+
+    with services(settings()) as (reader, _):
+        patterns = reader.resilience()
+    if as_json:
+        out.print(terminal.as_json(patterns), highlight=False)
+    elif not patterns:
+        out.print("nothing published within a day: is a worker running?")
+    else:
+        out.print(terminal.resilience_table(patterns))
+
+
+@app.command()
+def breaker(
+    name: Annotated[str, typer.Argument(help="As 'enrichment breakers' shows it.")],
+    action: Annotated[str, typer.Argument(help="force-open, disable or reset.")],
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit.")] = None,
+) -> None:
+    """Override a breaker in every worker; forced states outlive restarts, until a reset."""
+    with services(settings()) as (_, commands):
+        commands.override_breaker(name, action.replace("-", "_"), actor=actor(), reason=reason)
+    out.print(f"{name}: {action} reaches every worker within 2 s", highlight=False)
+
+
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Bring the database's schema to this version."""

@@ -19,10 +19,11 @@ from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
     from enrichment.providers.failover import Failover
+    from enrichment.providers.guard import Protection
     from enrichment.scheduler import EnrichmentScheduler
     from enrichment.storage.listening import Listener
-    from enrichment.worker import Worker
-    from resilience import ResilienceManager
+    from enrichment.worker import Pace, Worker
+    from resilience import ResilienceManager, SharedLimiter
 
 
 @contextmanager
@@ -86,9 +87,16 @@ def read_models(db: Database, settings: Settings) -> ReadModels:
     )
 
 
-def providers(settings: Settings, manager: ResilienceManager, *, max_retries: int = 3) -> Failover:
-    """The providers in their order; without a key, Polygon's place is taken by the sandbox
-    vendor.
+def providers(
+    settings: Settings,
+    manager: ResilienceManager,
+    *,
+    shared: SharedLimiter | None = None,
+    protection: Protection | None = None,
+) -> Failover:
+    """The providers in their order; the sandbox vendor takes Polygon's place without a key.
+
+    shared: where all workers keep a vendor's quota together. protection: how vendors are protected.
     """
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import VendorGuard
@@ -99,14 +107,17 @@ def providers(settings: Settings, manager: ResilienceManager, *, max_retries: in
     key = SANDBOX_KEY
     if settings.polygon_api_key is not None:
         key = settings.polygon_api_key.get_secret_value()
+    guard = VendorGuard(
+        manager,
+        "polygon",
+        per_minute=None if sandbox else settings.polygon_rate,
+        shared=shared,
+        protection=protection,
+    )
     client = HttpClient(
         settings.sandbox_url if sandbox else settings.polygon_base_url,
-        call=VendorGuard(
-            manager,
-            "polygon",
-            per_minute=None if sandbox else settings.polygon_rate,
-            max_retries=max_retries,
-        ),
+        call=guard,
+        timeouts=guard.protection.timeouts,
         headers={"Authorization": f"Bearer {key}"},
         key_setting="POLYGON_API_KEY",
     )
@@ -166,12 +177,15 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_process(settings: Settings) -> Iterator[WorkerProcess]:
-    """A worker with its clock, its listener and its vendors."""
+def worker_process(
+    settings: Settings, *, protection: Protection | None = None, pace: Pace | None = None
+) -> Iterator[WorkerProcess]:
+    """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
     from enrichment.pipeline import Pipeline
     from enrichment.storage.bars import Warehouse
     from enrichment.storage.jobs import JobQueue
     from enrichment.storage.listening import Listener
+    from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
     from enrichment.storage.workers import WorkerRegistry
     from enrichment.worker import Worker
     from resilience import init_resilience_manager
@@ -179,19 +193,21 @@ def worker_process(settings: Settings) -> Iterator[WorkerProcess]:
     threads = settings.max_concurrent_symbols
     worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     with database(settings, pool_size=threads + 2, application="enrichment-worker") as db:
-        heart = Database(
-            db.url.render_as_string(hide_password=False),
-            pool_size=1,
-            application="enrichment-heartbeat",
+        url = db.url.render_as_string(hide_password=False)
+        heart = Database(url, pool_size=1, application="enrichment-heartbeat")
+        shared = Database(
+            url, pool_size=2, application="enrichment-resilience", statement_timeout_ms=2000
         )
         try:
             registry = WorkerRegistry(heart, worker_id)
             registry.register(
                 host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
             )
-            manager = init_resilience_manager()
+            store = ResilienceStore(shared, worker_id)
+            manager = init_resilience_manager(publisher=store, commands=store)
+            limits = SharedLimits(shared)
             pipeline = Pipeline(
-                providers(settings, manager),
+                providers(settings, manager, shared=limits, protection=protection),
                 Warehouse(db),
                 history_days=settings.history_days,
                 now=utc_now,
@@ -203,6 +219,7 @@ def worker_process(settings: Settings) -> Iterator[WorkerProcess]:
                 heartbeat_queue=JobQueue(heart),
                 threads=threads,
                 max_retries=settings.max_retries,
+                pace=pace,
             )
             yield WorkerProcess(
                 worker,
@@ -212,3 +229,4 @@ def worker_process(settings: Settings) -> Iterator[WorkerProcess]:
             )
         finally:
             heart.close()
+            shared.close()

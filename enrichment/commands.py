@@ -13,10 +13,12 @@ from uuid import UUID
 
 from enrichment.domain import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
 from enrichment.errors import InvalidRequest, NotTracked
-from enrichment.storage import jobs, operations, symbols
+from enrichment.storage import jobs, operations, resilience_state, symbols
 from enrichment.storage.database import Connection, Database
 
 MANUAL_PRIORITY = 0
+COMMAND_REACHES_WORKERS_SECONDS = 2.0
+BREAKER_ACTIONS = ("force_open", "disable", "reset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,29 @@ class Commands:
                 conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
             )
             jobs.notify(conn)
+
+    def override_breaker(
+        self, name: str, action: str, *, actor: str, reason: str | None = None
+    ) -> None:
+        """Force a breaker open, disable it, or let it decide again ('reset'), in every worker.
+
+        action: force_open, disable or reset. Forced states outlive restarts, until a reset.
+        """
+        if action not in BREAKER_ACTIONS:
+            raise InvalidRequest(
+                f"unknown action {action!r}: choose one of {', '.join(BREAKER_ACTIONS)}"
+            )
+        with self._db.begin() as conn:
+            known = resilience_state.breaker_names(conn)
+            if name not in known:
+                listed = ", ".join(known) or "none yet: no worker has run"
+                raise InvalidRequest(f"unknown breaker {name!r}: known are {listed}")
+            resilience_state.override(conn, name=name, action=action, actor=actor, reason=reason)
+            operations.audit(
+                conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason
+            )
+            if action != "force_open":
+                jobs.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
 
     def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
         """Add symbols, or change the asset class and timeframes of existing ones."""

@@ -83,14 +83,15 @@ def _calendar() -> str:
 def _vendor(settings: Settings) -> str:
     from datetime import timedelta
 
+    from enrichment.providers.guard import Protection
     from resilience import init_resilience_manager
 
     manager = init_resilience_manager()
     try:
         now = utc_now()
-        fetched = bootstrap.providers(settings, manager, max_retries=0).fetch(
-            "AAPL", AssetClass.STOCK, Timeframe.D1, Window(now - timedelta(days=14), now)
-        )
+        fetched = bootstrap.providers(
+            settings, manager, protection=Protection(max_retries=0)
+        ).fetch("AAPL", AssetClass.STOCK, Timeframe.D1, Window(now - timedelta(days=14), now))
     except EnrichmentError as exc:
         hint = (
             " (start it with 'enrichment up' or 'enrichment sandbox')"

@@ -159,6 +159,17 @@ def history_table(page: figures.HistoryPage) -> Table:
     return table
 
 
+def resilience_table(patterns: Sequence[figures.PatternStatus]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("name", "kind", "state", "worker"):
+        table.add_column(name)
+    table.add_column("age", justify="right")
+    for p in patterns:
+        state = "unknown (stale)" if p.stale else p.state or "–"
+        table.add_row(p.name, p.kind, state, p.worker_id, duration(p.age_seconds))
+    return table
+
+
 def print_item(console: Console, item: figures.JobStatus) -> None:
     """A symbol's newest run."""
     retries = f", {item.retry_count} retries" if item.retry_count else ""

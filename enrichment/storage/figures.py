@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 
@@ -189,6 +190,35 @@ class WorkerStatus:
     started_at: datetime
     heartbeat_at: datetime
     alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PatternStatus:
+    """A breaker, limiter, retry policy or bulkhead of one worker, as it was `age_seconds` ago.
+
+    stale: older than 15 s: the worker has stopped, or can't publish; nothing is known of it now.
+    """
+
+    worker_id: str
+    kind: str
+    name: str
+    state: str | None
+    status: Mapping[str, Any]
+    updated_at: datetime
+    age_seconds: float
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A breaker's change of state."""
+
+    at: datetime
+    worker_id: str
+    name: str
+    from_state: str
+    to_state: str
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,17 @@ def notify(conn: Connection) -> None:
     conn.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
 
 
+def wake_snoozed(conn: Connection, seconds: float) -> None:
+    """Let items that wait for a vendor come back in `seconds`; waiting retries keep their delay."""
+    conn.execute(
+        text(
+            "UPDATE enrichment_job_items SET run_after = now() + make_interval(secs => :seconds)"
+            " WHERE status = 'pending' AND run_after > now() + make_interval(secs => :seconds)"
+        ),
+        {"seconds": seconds},
+    )
+
+
 def supersede_older(conn: Connection, slot: datetime) -> None:
     """Cancel scheduled jobs of earlier slots that no worker has begun."""
     jobs: Iterable[UUID] = conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars()

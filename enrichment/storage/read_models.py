@@ -24,18 +24,21 @@ from enrichment.storage.figures import (
     LastJob,
     Metrics,
     Overview,
+    PatternStatus,
     Pause,
     Progress,
     QualityMetrics,
     QueuedItem,
     SchedulerStatus,
     SeriesStatus,
+    Transition,
     WorkerStatus,
 )
 from enrichment.storage.slots import due_slot
 from enrichment.storage.workers import ALIVE_SECONDS
 
 TICK_ALIVE_SECONDS = 90
+STALE_SECONDS = 15
 QUEUE_SHOWN = 100
 
 
@@ -136,6 +139,17 @@ class ReadModels:
         """Pauses in force."""
         with self._db.begin() as conn:
             return [Pause(*row) for row in conn.execute(text(_PAUSES))]
+
+    def resilience(self) -> list[PatternStatus]:
+        """Every pattern that a worker has published within the last day, by name and kind."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_RESILIENCE), {"stale": STALE_SECONDS})
+            return [PatternStatus(*row) for row in rows]
+
+    def transitions(self, limit: int = 100) -> list[Transition]:
+        """The breakers' newest changes of state, newest first."""
+        with self._db.begin() as conn:
+            return [Transition(*row) for row in conn.execute(text(_TRANSITIONS), {"limit": limit})]
 
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""
@@ -310,6 +324,19 @@ _WORKERS = """
 SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
     state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive)
 FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
+"""
+
+_RESILIENCE = """
+SELECT worker_id, kind, name, state, status, updated_at,
+    extract(epoch FROM now() - updated_at)::float8,
+    updated_at < now() - make_interval(secs => :stale)
+FROM resilience_state WHERE updated_at > now() - interval '1 day'
+ORDER BY name, kind, updated_at DESC, worker_id
+"""
+
+_TRANSITIONS = """
+SELECT at, worker_id, name, from_state, to_state, reason FROM resilience_transitions
+ORDER BY id DESC LIMIT :limit
 """
 
 _PAUSES = """

@@ -17,6 +17,8 @@ from enrichment.storage import jobs
 from enrichment.storage.database import Database
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.read_models import ReadModels
+from enrichment.storage.resilience_state import ResilienceStore
+from resilience import init_resilience_manager
 
 ROOT = "/api/v1/enrichment"
 
@@ -224,6 +226,28 @@ def test_pause_and_resume_are_audited_and_last(
     assert (pause.scope, pause.reason) == ("global", "maintenance")
     assert body(getattr(client, method)(f"{ROOT}/resume"))["paused"] is False
     assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
+
+
+def test_resilience_shows_every_pattern_with_its_age(db: Database, client: FlaskClient) -> None:
+    assert body(client.get(f"{ROOT}/resilience"))["patterns"] == []
+    store = ResilienceStore(db, "w1")
+    manager = init_resilience_manager(publisher=store)
+    manager.register_circuit_breaker("polygon_api")
+    manager.register_bulkhead("polygon_api")
+    manager.close()
+    breaker, bulkhead = sorted(
+        body(client.get(f"{ROOT}/resilience"))["patterns"],
+        key=lambda p: str(p["kind"]),
+        reverse=True,
+    )
+    assert (breaker["kind"], breaker["state"], breaker["stale"]) == (
+        "circuit_breaker",
+        "closed",
+        False,
+    )
+    assert breaker["age_seconds"] < 15
+    assert bulkhead["status"]["max_concurrent"] == 10
+    assert bulkhead["status"]["available_slots"] == 10
 
 
 def test_with_a_token_changes_need_it(db: Database, tracked: Commands) -> None:

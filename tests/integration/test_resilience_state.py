@@ -1,0 +1,190 @@
+"""The patterns across processes: one quota for all, statuses and commands through Postgres."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from enrichment.commands import Commands
+from enrichment.errors import InvalidRequest
+from enrichment.storage.database import Database
+from enrichment.storage.figures import PatternStatus
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
+from resilience import RateLimited, RateLimiter, ResilienceManager, init_resilience_manager
+
+NAME = "polygon_api"
+
+
+def reserve_ten(url: str, results: multiprocessing.Queue[int]) -> None:
+    """In a process of its own: ask ten times for a permit at once."""
+    db = Database(url, pool_size=1)
+    limits = SharedLimits(db)
+    answers = [limits.reserve(NAME, 1, 5, 60.0, 5, True, 0.0) for _ in range(10)]
+    db.close()
+    results.put(sum(answer.granted for answer in answers))
+
+
+def reader(db: Database) -> ReadModels:
+    return ReadModels(db, hour=1, minute=30, enabled=True)
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    waiting = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return True
+        waiting.wait(0.05)
+    return condition()
+
+
+def manager_of(db: Database, worker: str) -> ResilienceManager:
+    store = ResilienceStore(db, worker)
+    return init_resilience_manager(publisher=store, commands=store)
+
+
+def shown(db: Database, worker: str, kind: str = "circuit_breaker") -> PatternStatus | None:
+    found = [p for p in reader(db).resilience() if p.worker_id == worker and p.kind == kind]
+    return found[0] if found else None
+
+
+def state(db: Database, worker: str) -> str | None:
+    pattern = shown(db, worker)
+    return None if pattern is None else pattern.state
+
+
+def fail() -> None:
+    raise OSError("the vendor is away")
+
+
+def test_four_processes_share_a_quota_of_five_a_minute(db: Database, db_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[int] = context.Queue()
+    processes = [context.Process(target=reserve_ten, args=(db_url, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    granted = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+        process.close()
+    results.close()
+    results.join_thread()
+    assert sum(granted) == 5
+
+
+def test_reservations_queue_up_and_too_long_a_wait_reserves_nothing(db: Database) -> None:
+    limits = SharedLimits(db)
+    waits = [limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait for _ in range(5)]
+    assert waits[:2] == [0.0, 0.0]
+    for wait, expected in zip(waits[2:], (1.0, 2.0, 3.0), strict=True):
+        assert expected - 0.5 < wait <= expected
+    refused = limits.reserve("steady", 1, 60, 60.0, 2, False, 0.5)
+    assert not refused.granted
+    assert 3.0 < refused.wait <= 4.0
+    assert limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait <= 4.0
+
+
+def test_strict_permits_of_any_interval_never_exceed_the_rate(db: Database) -> None:
+    limits = SharedLimits(db)
+    waits = [limits.reserve("strict", 1, 3, 60.0, 3, True, None).wait for _ in range(9)]
+    assert waits[:3] == [0.0, 0.0, 0.0]
+    assert all(59.0 < wait <= 60.0 for wait in waits[3:6])
+    assert all(119.0 < wait <= 120.0 for wait in waits[6:9])
+
+
+def test_without_its_store_a_limiter_goes_on_alone_and_says_so() -> None:
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    limiter = RateLimiter("alone", 5, 60, 5, strict=True, shared=SharedLimits(gone))
+    assert [limiter.allow_request() for _ in range(7)] == [True] * 5 + [False] * 2
+    assert limiter.status().as_dict()["shared"] == "degraded"
+
+
+def test_a_shared_limiter_names_the_wait(db: Database) -> None:
+    limiter = RateLimiter("named", 5, 60, 5, strict=True, shared=SharedLimits(db))
+    for _ in range(5):
+        limiter.acquire(timeout=0)
+    with pytest.raises(RateLimited) as raised:
+        limiter.acquire(timeout=0)
+    assert raised.value.retry_after is not None
+    assert 59 < raised.value.retry_after <= 60
+    assert limiter.status().as_dict()["shared"] == "ok"
+
+
+def test_statuses_and_transitions_are_published_in_order(db: Database) -> None:
+    manager = manager_of(db, "w1")
+    breaker = manager.register_circuit_breaker(NAME, minimum_calls=2, window_size=2)
+    assert until(lambda: state(db, "w1") == "closed")
+    for _ in range(2):
+        with pytest.raises(OSError, match="away"):
+            breaker.execute(fail)
+    assert until(lambda: state(db, "w1") == "open")
+    breaker.reset()
+    assert until(lambda: state(db, "w1") == "closed")
+    manager.close()
+    changes = [(t.from_state, t.to_state) for t in reversed(reader(db).transitions())]
+    assert changes == [("closed", "open"), ("open", "closed")]
+    pattern = shown(db, "w1")
+    assert pattern is not None
+    fields = {"name", "state", "failure_count", "success_count", "failure_rate", "opened_at"}
+    assert fields <= set(pattern.status)
+
+
+def test_an_old_row_is_stale_never_closed(db: Database) -> None:
+    manager = manager_of(db, "w1")
+    manager.register_circuit_breaker(NAME)
+    assert until(lambda: shown(db, "w1") is not None)
+    manager.close()
+    pattern = shown(db, "w1")
+    assert pattern is not None
+    assert not pattern.stale
+    with db.begin() as conn:
+        conn.execute(text("UPDATE resilience_state SET updated_at = now() - interval '16 s'"))
+    pattern = shown(db, "w1")
+    assert pattern is not None
+    assert pattern.stale
+    assert pattern.age_seconds > 15
+
+
+def test_an_override_reaches_every_worker_and_outlives_restarts(db: Database) -> None:
+    first, second = manager_of(db, "w1"), manager_of(db, "w2")
+    breakers = [m.register_circuit_breaker(NAME) for m in (first, second)]
+    assert until(lambda: state(db, "w2") == "closed")
+    commands = Commands(db)
+    commands.override_breaker(NAME, "force_open", actor="test", reason="vendor maintenance")
+    assert until(lambda: all(b.status().state == "open" for b in breakers), 2.0)
+    first.close()
+    second.close()
+    restarted = manager_of(db, "w3")
+    breaker = restarted.register_circuit_breaker(NAME)
+    assert until(lambda: breaker.status().state == "open", 2.0)
+    commands.override_breaker(NAME, "reset", actor="test")
+    assert until(lambda: breaker.status().state == "closed", 2.0)
+    restarted.close()
+    with db.begin() as conn:
+        audited = conn.execute(
+            text("SELECT action, target, reason FROM operator_actions ORDER BY id")
+        ).all()
+    assert [tuple(row) for row in audited] == [
+        ("breaker_force_open", NAME, "vendor maintenance"),
+        ("breaker_reset", NAME, None),
+    ]
+
+
+def test_an_override_of_the_unknown_says_what_is_known(db: Database) -> None:
+    commands = Commands(db)
+    with pytest.raises(InvalidRequest, match="no worker has run"):
+        commands.override_breaker("nasdaq_api", "reset", actor="test")
+    with pytest.raises(InvalidRequest, match="force_open, disable, reset"):
+        commands.override_breaker(NAME, "explode", actor="test")
+
+
+def test_a_publisher_without_a_database_harms_no_call() -> None:
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    manager = manager_of(gone, "w1")
+    breaker = manager.register_circuit_breaker(NAME)
+    assert breaker.execute(len, "abc") == 3
+    manager.close()

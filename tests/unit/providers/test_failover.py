@@ -1,0 +1,63 @@
+"""Several providers in order: the first that can, answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
+from enrichment.errors import NoProvider, ProviderError, ProviderUnavailable, Snooze
+from enrichment.providers.failover import Failover
+
+WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+
+
+class Scripted:
+    """Answers, or raises what it was given."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name = name
+        self.error = error
+        self.asked = 0
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return Fetched(Bars.empty(), self.name, adjusted=True)
+
+
+def ask(*providers: Scripted, order: tuple[str, ...] | None = None) -> Fetched:
+    names = order if order is not None else tuple(p.name for p in providers)
+    failover = Failover({p.name: p for p in providers}, lambda _: names)
+    return failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
+
+
+def test_the_first_that_can_answers_and_the_rest_are_not_asked() -> None:
+    first, second = Scripted("first"), Scripted("second")
+    assert ask(first, second).source == "first"
+    assert second.asked == 0
+
+
+@pytest.mark.parametrize("error", [Snooze("breaker open", 60), ProviderUnavailable("500")])
+def test_the_next_takes_over_from_one_that_is_out_or_fails(error: Exception) -> None:
+    assert ask(Scripted("first", error), Scripted("second")).source == "second"
+
+
+def test_a_real_failure_outweighs_a_wait() -> None:
+    with pytest.raises(ProviderError, match="answered 500"):
+        ask(Scripted("a", Snooze("open", 60)), Scripted("b", ProviderUnavailable("answered 500")))
+
+
+def test_where_all_ask_to_wait_the_shortest_wait_counts() -> None:
+    with pytest.raises(Snooze) as raised:
+        ask(Scripted("a", Snooze("open", 60)), Scripted("b", Snooze("open", 5)))
+    assert raised.value.seconds == 5
+
+
+def test_no_provider_names_the_setting() -> None:
+    with pytest.raises(NoProvider, match="PROVIDERS_STOCK"):
+        ask(Scripted("a"), order=())
