@@ -22,6 +22,7 @@ from enrichment.storage.read_models import ReadModels
 
 MAX_WAIT_SECONDS = 300.0
 MAX_KEY_LENGTH = 200
+CHANGES = ("trigger", "pause", "resume", "cancel", "resume_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,7 @@ def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blue
 
     @bp.before_request
     def authorize() -> Response | None:
-        changes_state = request.endpoint in {
-            f"enrichment.{n}" for n in ("trigger", "pause", "resume")
-        }
+        changes_state = request.endpoint in {f"enrichment.{name}" for name in CHANGES}
         if token is None or not changes_state or _bears(request, token):
             return None
         refused = problem(401, "Unauthorized", "send the header 'Authorization: Bearer <token>'")
@@ -94,6 +93,21 @@ def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blue
         if progress is None:
             return problem(404, "Unknown job", f"there is no job {job_id}")
         return answer(progress)
+
+    @bp.post("/jobs/<uuid:job_id>/cancel")
+    def cancel(job_id: UUID) -> Response:
+        commands.cancel(job_id, actor=_actor(request), reason=request.args.get("reason"))
+        return job(job_id)
+
+    @bp.post("/jobs/<uuid:job_id>/resume")
+    def resume_failed(job_id: UUID) -> Response:
+        commands.resume_failed(
+            job_id,
+            actor=_actor(request),
+            error_class=request.args.get("error_class"),
+            reason=request.args.get("reason"),
+        )
+        return job(job_id)
 
     @bp.post("/trigger")
     def trigger() -> Response:

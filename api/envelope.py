@@ -7,7 +7,13 @@ from typing import Any
 from flask import Response
 from pydantic import TypeAdapter
 
-from enrichment.errors import DatabaseUnavailable, EnrichmentError, InvalidRequest, NotTracked
+from enrichment.errors import (
+    DatabaseUnavailable,
+    EnrichmentError,
+    InvalidRequest,
+    NotTracked,
+    UnknownJob,
+)
 
 _adapters: dict[type, TypeAdapter[Any]] = {}
 
@@ -35,6 +41,8 @@ def from_error(error: EnrichmentError) -> Response:
     """The problem that an error of ours stands for."""
     if isinstance(error, NotTracked):
         return problem(404, "Not tracked", str(error))
+    if isinstance(error, UnknownJob):
+        return problem(404, "Unknown job", str(error))
     if isinstance(error, InvalidRequest):
         return problem(400, "Invalid request", str(error))
     if isinstance(error, DatabaseUnavailable):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from enrichment import __version__, symbol_commands
+from enrichment import __version__, steering, symbol_commands
 from enrichment.console import Json, actor, err, log_to_stderr, out, services, settings
 from enrichment.errors import EnrichmentError, InvalidRequest
 
@@ -22,6 +22,7 @@ symbols_app = typer.Typer(
 )
 db_app = typer.Typer(no_args_is_help=True, help="The database: its schema and its address.")
 app.add_typer(symbol_commands.app, name="symbols")
+steering.register(app)
 app.add_typer(db_app, name="db")
 
 ApiPort = Annotated[int | None, typer.Option(help="Port of the API [ENRICHMENT_API_PORT].")]
@@ -193,6 +194,9 @@ def trigger(
 @app.command()
 def status(
     symbol: Annotated[str | None, typer.Argument(help="One symbol; none means all.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the jobs at work until Ctrl-C.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the scheduler, the workers and every series, or one symbol's newest run."""
@@ -200,6 +204,9 @@ def status(
     from enrichment.domain import parse_symbol
 
     with services(settings()) as (reader, _):
+        if watch:
+            terminal.watch(out, reader.progress_of_open_jobs)
+            return
         if symbol is not None:
             name = parse_symbol(symbol)
             found = reader.job_status(name)
@@ -234,22 +241,6 @@ def history(
         out.print(terminal.as_json(page.jobs), highlight=False)
     else:
         out.print(terminal.history_table(page))
-
-
-@app.command()
-def pause(reason: Annotated[str | None, typer.Option(help="Why, for the audit.")] = None) -> None:
-    """Start nothing new until 'resume'; survives restarts."""
-    with services(settings()) as (_, commands):
-        commands.pause(actor=actor(), reason=reason)
-    out.print("paused: running symbols finish, nothing new starts until 'enrichment resume'")
-
-
-@app.command()
-def resume() -> None:
-    """Lift the pause."""
-    with services(settings()) as (_, commands):
-        commands.resume(actor=actor())
-    out.print("resumed")
 
 
 @app.command()
@@ -290,6 +281,24 @@ def db_upgrade() -> None:
         bootstrap.upgrade(db)
         out.print(f"{db.address} is up to date", highlight=False)
         db.close()
+
+
+@db_app.command("prune")
+def db_prune(
+    log_months: Annotated[int, typer.Option(min=1, help="Months of logs to keep.")] = 13,
+    job_days: Annotated[int, typer.Option(min=1, help="Days of finished jobs to keep.")] = 400,
+) -> None:
+    """Drop old logs and jobs; bars, corrections, quality and the audit stay."""
+    from enrichment import bootstrap
+    from enrichment.storage.retention import prune
+
+    with bootstrap.database(settings(), application="enrichment-cli") as db:
+        pruned = prune(db, log_months=log_months, job_days=job_days)
+    out.print(
+        f"dropped {pruned.log_partitions} months of logs, {pruned.jobs} jobs, "
+        f"{pruned.workers} workers, {pruned.transitions} transitions",
+        highlight=False,
+    )
 
 
 @db_app.command("url")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enrichment import __version__
-from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.config import SANDBOX_KEY, Settings
-from enrichment.storage.database import Database
+from enrichment.storage.database import Database, DatabaseClock
 from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
@@ -93,10 +92,12 @@ def providers(
     *,
     shared: SharedLimiter | None = None,
     protection: Protection | None = None,
+    paused: Callable[[], Container[str]] = tuple,
 ) -> Failover:
     """The providers in their order; the sandbox vendor takes Polygon's place without a key.
 
     shared: where all workers keep a vendor's quota together. protection: how vendors are protected.
+    paused: names of the paused providers.
     """
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import VendorGuard
@@ -122,7 +123,7 @@ def providers(
         key_setting="POLYGON_API_KEY",
     )
     polygon = PolygonProvider(client, source="sandbox" if sandbox else "polygon")
-    return Failover({polygon.name: polygon}, settings.providers)
+    return Failover({polygon.name: polygon}, settings.providers, paused=paused)
 
 
 def scheduler(
@@ -185,6 +186,7 @@ def worker_process(
     from enrichment.storage.bars import Warehouse
     from enrichment.storage.jobs import JobQueue
     from enrichment.storage.listening import Listener
+    from enrichment.storage.operations import ProviderPauses
     from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
     from enrichment.storage.workers import WorkerRegistry
     from enrichment.worker import Worker
@@ -207,10 +209,16 @@ def worker_process(
             manager = init_resilience_manager(publisher=store, commands=store)
             limits = SharedLimits(shared)
             pipeline = Pipeline(
-                providers(settings, manager, shared=limits, protection=protection),
+                providers(
+                    settings,
+                    manager,
+                    shared=limits,
+                    protection=protection,
+                    paused=ProviderPauses(db),
+                ),
                 Warehouse(db),
                 history_days=settings.history_days,
-                now=utc_now,
+                now=DatabaseClock(db),
             )
             worker = Worker(
                 pipeline.enrich,

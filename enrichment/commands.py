@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from enrichment.domain import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
-from enrichment.errors import InvalidRequest, NotTracked
+from enrichment.domain import (
+    PROVIDER_NAMES,
+    AssetClass,
+    JobKind,
+    Timeframe,
+    TrackedSymbol,
+    parse_symbol,
+)
+from enrichment.errors import InvalidRequest, NotTracked, UnknownJob
 from enrichment.storage import jobs, operations, resilience_state, symbols
 from enrichment.storage.database import Connection, Database
 
 MANUAL_PRIORITY = 0
+OPEN_STATES = ("queued", "running")
+PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 COMMAND_REACHES_WORKERS_SECONDS = 2.0
 BREAKER_ACTIONS = ("force_open", "disable", "reset")
 
@@ -101,8 +110,14 @@ class Commands:
         reason: str | None = None,
         until: datetime | None = None,
     ) -> None:
-        """Keep a scope's items from being claimed; what is at work finishes."""
+        """Keep a scope's items from being claimed until it is resumed, or until `until`.
+
+        scope: global, asset_class, symbol or provider, with its key. What is at work finishes.
+        """
+        key = _pause_key(scope, key)
         with self._db.begin() as conn:
+            if scope == "symbol" and symbols.not_active(conn, [key]):
+                raise NotTracked(f"{key} is not tracked: see 'enrichment symbols list'")
             operations.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
             operations.audit(
                 conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
@@ -112,12 +127,52 @@ class Commands:
         self, *, actor: str, scope: str = "global", key: str = "", reason: str | None = None
     ) -> None:
         """Lift a scope's pause."""
+        key = _pause_key(scope, key)
         with self._db.begin() as conn:
             operations.resume(conn, scope=scope, key=key)
             operations.audit(
                 conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
             )
             jobs.notify(conn)
+
+    def cancel(self, job_id: UUID, *, actor: str, reason: str | None = None) -> None:
+        """End a job: waiting symbols are cancelled now, those at work at their next step."""
+        with self._db.begin() as conn:
+            state = _known_state(jobs.job_state(conn, job_id), job_id)
+            if state not in OPEN_STATES:
+                raise InvalidRequest(f"job {job_id} is {state} already: nothing to cancel")
+            jobs.request_cancel(conn, job_id)
+            operations.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
+
+    def resume_failed(
+        self,
+        job_id: UUID,
+        *,
+        actor: str,
+        error_class: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Run a finished job's failed symbols again, all or those of one error class.
+
+        Returns how many there are; InvalidRequest if there are none, or the job still runs.
+        """
+        with self._db.begin() as conn:
+            state = _known_state(jobs.job_state(conn, job_id), job_id)
+            if state in OPEN_STATES:
+                raise InvalidRequest(f"job {job_id} is still {state}: wait for its end")
+            count = jobs.reopen_failed(conn, job_id, error_class)
+            if count == 0:
+                kind = f" with {error_class}" if error_class else ""
+                raise InvalidRequest(f"job {job_id} has no failed symbols{kind}: nothing to resume")
+            operations.audit(
+                conn,
+                actor=actor,
+                action="resume_failed",
+                target=str(job_id),
+                reason=reason,
+                params={"error_class": error_class, "symbols": count},
+            )
+            return count
 
     def override_breaker(
         self, name: str, action: str, *, actor: str, reason: str | None = None
@@ -160,6 +215,7 @@ class Commands:
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
                 raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
+            jobs.forget_symbol(conn, name)
             operations.audit(conn, actor=actor, action="untrack", target=name)
 
 
@@ -194,6 +250,29 @@ def parse_csv(content: str) -> list[TrackedSymbol]:
     if not found:
         raise InvalidRequest("the file names no symbol")
     return list({tracked.symbol: tracked for tracked in found}.values())
+
+
+def _known_state(state: str | None, job_id: UUID) -> str:
+    if state is None:
+        raise UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
+    return state
+
+
+def _pause_key(scope: str, key: str) -> str:
+    """The key of a pause in its usual spelling; InvalidRequest where scope and key do not fit."""
+    if scope == "global":
+        if key:
+            raise InvalidRequest("a global pause takes no key: name the scope it is meant for")
+        return ""
+    if scope == "asset_class":
+        return AssetClass.parse(key).value
+    if scope == "symbol":
+        return parse_symbol(key)
+    if scope == "provider":
+        if key not in PROVIDER_NAMES:
+            raise InvalidRequest(f"unknown provider {key!r}: choose {', '.join(PROVIDER_NAMES)}")
+        return key
+    raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PAUSE_SCOPES)}")
 
 
 def _not_active(conn: Connection, wanted: Sequence[str]) -> str | None:

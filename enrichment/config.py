@@ -9,10 +9,9 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from enrichment.domain import AssetClass
+from enrichment.domain import PROVIDER_NAMES, AssetClass
 from enrichment.errors import ConfigurationError
 
-PROVIDER_NAMES = ("polygon",)
 SANDBOX_KEY = "sandbox"
 
 

@@ -24,6 +24,8 @@ from enrichment.errors import InvalidRequest, InvalidSymbol
 Timestamps = NDArray[np.datetime64]
 Floats = NDArray[np.float64]
 
+PROVIDER_NAMES = ("polygon",)
+
 _SYMBOL = re.compile(r"(?:[XC]:)?[A-Z0-9][A-Z0-9.\-]{0,23}")
 _SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")
 

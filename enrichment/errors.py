@@ -5,6 +5,7 @@ EnrichmentError
 │   └── DatabaseUnavailable     the database does not answer
 ├── InvalidRequest              a command's argument is wrong (unknown symbol, timeframe …)
 │   ├── InvalidSymbol           malformed ticker
+│   ├── UnknownJob              there is no job of this id
 │   └── NotTracked              the symbol is not (or no longer) tracked
 ├── ProviderError               a vendor's answer could not be used
 │   ├── ProviderUnavailable     transient: 5xx, reset, timeout
@@ -15,6 +16,7 @@ EnrichmentError
 │   ├── RequestRefused          permanent: the vendor or the client refuses this very request
 │   └── NoProvider              no vendor is configured, or none is able to serve this task
 ├── Snooze                      try this item again at a later time, without counting a retry
+├── Cancelled                   an operator cancelled the job; the item ends without an effect
 ├── StepFailed                  a step of an item failed; the cause is chained
 └── LeaseLost                   another worker owns the item now; nothing was written
 
@@ -50,6 +52,10 @@ class InvalidRequest(EnrichmentError, ValueError):
 
 class InvalidSymbol(InvalidRequest):
     """The ticker is malformed."""
+
+
+class UnknownJob(InvalidRequest):
+    """There is no job of this id."""
 
 
 class NotTracked(InvalidRequest):
@@ -109,6 +115,10 @@ class Snooze(EnrichmentError):
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class Cancelled(EnrichmentError):
+    """An operator cancelled the job while the item was at work; nothing was written."""
 
 
 class StepFailed(EnrichmentError):

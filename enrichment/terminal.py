@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import orjson
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -92,6 +94,30 @@ def follow(
             bar.update(task, total=progress.total, completed=progress.done, note=_note(progress))
             if (until is not None and time.monotonic() > until) or pause(0.2):
                 return progress
+
+
+def watch(console: Console, read: Callable[[], Sequence[figures.Progress]]) -> None:
+    """The jobs at work, drawn anew every second until Ctrl-C."""
+    with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            live.update(progress_table(read()), refresh=True)
+            time.sleep(1.0)
+
+
+def progress_table(jobs: Sequence[figures.Progress]) -> Table:
+    """Counts per status, throughput, time left, and the step of each symbol at work."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("job", "done", "items", "symbols/s", "left", "at work"):
+        table.add_column(name)
+    for job in jobs:
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(job.counts.items()))
+        rate = "–" if job.symbols_per_second is None else f"{job.symbols_per_second:.1f}"
+        work = ", ".join(f"{symbol} ({step})" for symbol, step in job.at_work.items())
+        done = f"{job.done} of {job.total}"
+        table.add_row(str(job.job_id), done, counts, rate, duration(job.eta_seconds), work or "–")
+    if not jobs:
+        table.add_row("no job is running", "", "", "", "", "")
+    return table
 
 
 def _pause(seconds: float) -> bool:

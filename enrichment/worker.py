@@ -17,7 +17,7 @@ from typing import Protocol
 from uuid import UUID
 
 from enrichment.domain import Failure, Task, Written
-from enrichment.errors import EnrichmentError, LeaseLost, Snooze, StepFailed
+from enrichment.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
@@ -28,7 +28,9 @@ class Queue(Protocol):
 
     def claim(self, worker_id: str, limit: int) -> list[Task]: ...
 
-    def renew(self, tasks: Mapping[Task, str]) -> None: ...
+    def renew(self, tasks: Mapping[Task, str]) -> set[Task]: ...
+
+    def drop(self, task: Task) -> None: ...
 
     def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None: ...
 
@@ -85,6 +87,7 @@ class Worker:
         self._lock = threading.Lock()
         self._steps: dict[Task, str] = {}
         self._began: dict[Task, float] = {}
+        self._cancelled: set[Task] = set()
         self._futures: set[Future[None]] = set()
         self._trouble = ""
         self._wake = threading.Event()
@@ -162,12 +165,17 @@ class Worker:
             with self._lock:
                 self._steps.pop(task, None)
                 self._began.pop(task, None)
+                self._cancelled.discard(task)
             self._wake.set()
 
     def _note(self, task: Task, step: str) -> None:
+        """Remember the step an item has reached; Cancelled if its job should end here."""
         with self._lock:
             if task in self._steps:
                 self._steps[task] = step
+            cancelled = task in self._cancelled
+        if cancelled:
+            raise Cancelled(f"{task.symbol}: the job was cancelled")
 
     def _record(self, task: Task, exc: Exception) -> None:
         """Snooze, retry or fail the item; if even that can't be written, its lease will run out."""
@@ -175,6 +183,9 @@ class Worker:
         try:
             if isinstance(cause, LeaseLost):
                 _log.warning("%s: %s", task.symbol, cause)
+            elif isinstance(cause, Cancelled):
+                _log.info("%s", cause)
+                self._queue.drop(task)
             elif isinstance(cause, Snooze):
                 _log.info("%s waits %.0f s: %s", task.symbol, cause.seconds, cause)
                 self._queue.give_back(task, cause.seconds, str(cause))
@@ -213,7 +224,11 @@ class Worker:
         now = time.monotonic()
         with self._lock:
             hung = {t for t, began in self._began.items() if now - began > self._pace.longest_item}
-        self._heartbeat_queue.renew({t: s for t, s in at_hand.items() if t not in hung})
+        cancelled = self._heartbeat_queue.renew(
+            {task: step for task, step in at_hand.items() if task not in hung}
+        )
+        with self._lock:
+            self._cancelled = cancelled & self._steps.keys()
         self._registry.beat(
             busy=len(at_hand), state="draining" if self._stopping.is_set() else "running"
         )

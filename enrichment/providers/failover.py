@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from enrichment.domain import AssetClass, Fetched, Timeframe, Window
 from enrichment.errors import NoProvider, ProviderError, Snooze
 from enrichment.providers.base import Provider
 
+PAUSED_WAIT_SECONDS = 30.0
+
 
 class Failover:
     """Asks the next provider when one fails, or is not to be asked now.
 
-    If none answers, the first real failure surfaces; if all only ask to wait, the shortest wait
-    does.
+    paused: names of the providers that an operator has paused. If none answers, the first real
+    failure surfaces; if all only ask to wait, the shortest wait does.
     """
 
     def __init__(
         self,
         providers: Mapping[str, Provider],
         order: Callable[[AssetClass], Sequence[str]],
+        *,
+        paused: Callable[[], Container[str]] = tuple,
     ) -> None:
         self._providers = providers
         self._order = order
+        self._paused = paused
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> Fetched:
         waits: list[Snooze] = []
         failures: list[ProviderError] = []
+        paused = self._paused()
         for name in self._order(asset_class):
+            if name in paused:
+                waits.append(Snooze(f"provider {name} is paused", PAUSED_WAIT_SECONDS))
+                continue
             try:
                 return self._providers[name].fetch(symbol, asset_class, timeframe, window)
             except Snooze as exc:

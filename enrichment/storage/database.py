@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection as Connection
@@ -13,6 +15,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from enrichment.errors import ConfigurationError, DatabaseUnavailable
+
+CLOCK_SECONDS = 30.0
 
 
 class Database:
@@ -84,6 +88,25 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class DatabaseClock:
+    """The database's wall clock, asked every 30 s and carried on by the monotonic clock between.
+
+    What is judged by it does not depend on this machine's clock being right.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._asked: tuple[datetime, float] | None = None
+
+    def __call__(self) -> datetime:
+        asked = self._asked
+        if asked is None or time.monotonic() - asked[1] > CLOCK_SECONDS:
+            with self._db.begin() as conn:
+                now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+            self._asked = asked = (now, time.monotonic())
+        return asked[0] + timedelta(seconds=time.monotonic() - asked[1])
 
 
 def parse_url(url: str) -> URL:

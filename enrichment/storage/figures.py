@@ -142,6 +142,7 @@ class Progress:
     inserted: int
     updated: int
     duration_seconds: float | None
+    symbols_per_second: float | None
     eta_seconds: float | None
 
     @property

@@ -56,8 +56,13 @@ class JobQueue:
             for row in rows
         ]
 
-    def renew(self, tasks: Mapping[Task, str]) -> None:
-        """Extend the leases of the tasks at hand and publish the step each has reached."""
+    def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
+        """Extend the leases of the tasks at hand and publish the step each has reached.
+
+        Returns those whose job has been cancelled meanwhile.
+        """
+        if not tasks:
+            return set()
         with self._db.begin() as conn:
             for task, step in tasks.items():
                 conn.execute(
@@ -67,6 +72,14 @@ class JobQueue:
                     ),
                     {**_owner(task), "step": step, "lease": self._lease},
                 )
+            jobs = {task.job_id for task in tasks}
+            cancelled = set(conn.execute(text(_CANCELLED), {"jobs": list(jobs)}).scalars())
+        return {task for task in tasks if task.job_id in cancelled}
+
+    def drop(self, task: Task) -> None:
+        """End an item of a cancelled job without an effect."""
+        with self._db.begin() as conn:
+            conn.execute(text(_DROP), _owner(task))
 
     def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
         """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
@@ -100,12 +113,60 @@ class JobQueue:
     def close_finished(self) -> list[UUID]:
         """Freeze the totals of every job whose items are all final; returns their ids."""
         with self._db.begin() as conn:
-            return list(conn.execute(text(_CLOSE)).scalars())
+            return close_finished(conn)
 
     def reap(self, max_retries: int) -> int:
         """Give items whose lease ran out back to the queue, or fail them at the limit."""
         with self._db.begin() as conn:
             return conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+
+
+def close_finished(conn: Connection) -> list[UUID]:
+    """Freeze the totals of every job whose items are all final; returns their ids."""
+    return list(conn.execute(text(_CLOSE)).scalars())
+
+
+def request_cancel(conn: Connection, job_id: UUID) -> None:
+    """Cancel a job's waiting items now; those at work end at their next step."""
+    conn.execute(
+        text("UPDATE enrichment_jobs SET cancel_requested_at = now() WHERE job_id = :job_id"),
+        {"job_id": job_id},
+    )
+    conn.execute(text(_CANCEL_ITEMS), {"jobs": [job_id]})
+    close_finished(conn)
+
+
+def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> int:
+    """Put a finished job's failed items (all, or one error class) back into the queue."""
+    count = conn.execute(
+        text(_REOPEN_ITEMS), {"job_id": job_id, "error_class": error_class}
+    ).rowcount
+    if count:
+        conn.execute(text(_REOPEN_JOB), {"job_id": job_id})
+        notify(conn)
+    return count
+
+
+def forget_symbol(conn: Connection, symbol: str) -> None:
+    """Cancel a symbol's waiting items: it is not tracked any more."""
+    conn.execute(
+        text(
+            "UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now(),"
+            " last_error = 'the symbol was removed'"
+            " WHERE symbol = :symbol AND status IN ('pending', 'retry')"
+        ),
+        {"symbol": symbol},
+    )
+    close_finished(conn)
+
+
+def job_state(conn: Connection, job_id: UUID) -> str | None:
+    """A job's state, locked for this transaction; None for an unknown job."""
+    state: str | None = conn.execute(
+        text("SELECT state FROM enrichment_jobs WHERE job_id = :job_id FOR UPDATE"),
+        {"job_id": job_id},
+    ).scalar()
+    return state
 
 
 def assert_owned(conn: Connection, task: Task) -> None:
@@ -315,7 +376,7 @@ WITH done AS (
 )
 UPDATE enrichment_jobs j
 SET state = CASE
-        WHEN t.cancelled > 0 THEN 'cancelled'
+        WHEN j.cancel_requested_at IS NOT NULL AND t.cancelled > 0 THEN 'cancelled'
         WHEN t.failed = 0 THEN 'completed'
         WHEN t.successful = 0 THEN 'failed'
         ELSE 'partial' END,
@@ -350,6 +411,31 @@ RETURNING job_id
 _CANCEL_ITEMS = """
 UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now()
 WHERE job_id = ANY(:jobs) AND status IN ('pending', 'retry')
+"""
+
+_CANCELLED = """
+SELECT job_id FROM enrichment_jobs
+WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
+"""
+
+_DROP = f"""
+UPDATE enrichment_job_items
+SET status = 'cancelled', lease_until = NULL, step = NULL, completed_at = clock_timestamp()
+WHERE {_OWNED}
+"""
+
+_REOPEN_ITEMS = """
+UPDATE enrichment_job_items
+SET status = 'pending', retry_count = 0, run_after = now(), completed_at = NULL, step = NULL
+WHERE job_id = :job_id AND status = 'failed'
+    AND (CAST(:error_class AS text) IS NULL OR error_class = :error_class)
+"""
+
+_REOPEN_JOB = """
+UPDATE enrichment_jobs SET state = 'running', completed_at = NULL, cancel_requested_at = NULL,
+    successful = NULL, failed = NULL, cancelled = NULL, retried = NULL, inserted = NULL,
+    updated = NULL
+WHERE job_id = :job_id
 """
 
 _SERIES_FAILED = """

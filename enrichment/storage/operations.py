@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+
+PAUSES_SECONDS = 2.0
 
 
 def audit(
@@ -57,6 +62,28 @@ def resume(conn: Connection, *, scope: str, key: str) -> bool:
         text("DELETE FROM pauses WHERE scope = :scope AND key = :key"), {"scope": scope, "key": key}
     )
     return bool(done.rowcount == 1)
+
+
+class ProviderPauses:
+    """The providers that are paused now, read at most every two seconds."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._names: frozenset[str] = frozenset()
+        self._read_at: float | None = None
+
+    def __call__(self) -> frozenset[str]:
+        now = time.monotonic()
+        if self._read_at is None or now - self._read_at > PAUSES_SECONDS:
+            with self._db.begin() as conn:
+                self._names = frozenset(conn.execute(text(_PAUSED_PROVIDERS)).scalars())
+            self._read_at = now
+        return self._names
+
+
+_PAUSED_PROVIDERS = """
+SELECT key FROM pauses WHERE scope = 'provider' AND (until IS NULL OR until > now())
+"""
 
 
 def paused_globally(conn: Connection) -> bool:

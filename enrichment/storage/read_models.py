@@ -94,31 +94,13 @@ class ReadModels:
     def progress(self, job_id: UUID) -> Progress | None:
         """None for an unknown job."""
         with self._db.begin() as conn:
-            job = conn.execute(text(_JOB), {"job_id": job_id}).one_or_none()
-            if job is None:
-                return None
-            counts: dict[str, int] = {
-                row.status: row.n for row in conn.execute(text(_ITEM_COUNTS), {"job_id": job_id})
-            }
-            at_work = {
-                symbol: step or "claimed"
-                for symbol, step in conn.execute(text(_AT_WORK), {"job_id": job_id}).all()
-            }
-            sums = conn.execute(text(_ITEM_SUMS), {"job_id": job_id}).one()
-        final = sum(counts.get(s, 0) for s in ("completed", "failed", "cancelled"))
-        seconds = job.seconds
-        rate = final / seconds if seconds and final else None
-        return Progress(
-            job_id=job_id,
-            state=job.state,
-            total=job.total,
-            counts=counts,
-            at_work=at_work,
-            inserted=sums.inserted,
-            updated=sums.updated,
-            duration_seconds=seconds,
-            eta_seconds=(job.total - final) / rate if rate else None,
-        )
+            return _progress(conn, job_id)
+
+    def progress_of_open_jobs(self) -> list[Progress]:
+        """The queued and running jobs as they stand, oldest first."""
+        with self._db.begin() as conn:
+            ids = conn.execute(text(_OPEN_JOBS)).scalars().all()
+            return [found for job_id in ids if (found := _progress(conn, job_id))]
 
     def failed_items(self, job_id: UUID) -> list[FailedItem]:
         with self._db.begin() as conn:
@@ -201,6 +183,29 @@ def _metrics(conn: Connection) -> Metrics:
             compute.avg_ms,
         ),
         QualityMetrics(quality.tracked, quality.validation_rate, quality.score),
+    )
+
+
+def _progress(conn: Connection, job_id: UUID) -> Progress | None:
+    job = conn.execute(text(_JOB), {"job_id": job_id}).one_or_none()
+    if job is None:
+        return None
+    key = {"job_id": job_id}
+    counts: dict[str, int] = {row.status: row.n for row in conn.execute(text(_ITEM_COUNTS), key)}
+    sums = conn.execute(text(_ITEM_SUMS), key).one()
+    final = sum(counts.get(status, 0) for status in ("completed", "failed", "cancelled"))
+    rate = final / job.seconds if job.seconds and final else None
+    return Progress(
+        job_id=job_id,
+        state=job.state,
+        total=job.total,
+        counts=counts,
+        at_work={r.symbol: r.step or "claimed" for r in conn.execute(text(_AT_WORK), key)},
+        inserted=sums.inserted,
+        updated=sums.updated,
+        duration_seconds=job.seconds,
+        symbols_per_second=rate,
+        eta_seconds=(job.total - final) / rate if rate else None,
     )
 
 
@@ -289,6 +294,10 @@ _JOB = """
 SELECT state, total,
     extract(epoch FROM coalesce(completed_at, now()) - started_at)::float8 AS seconds
 FROM enrichment_jobs WHERE job_id = :job_id
+"""
+
+_OPEN_JOBS = """
+SELECT job_id FROM enrichment_jobs WHERE state IN ('queued', 'running') ORDER BY created_at
 """
 
 _ITEM_COUNTS = """

@@ -1,0 +1,106 @@
+"""Commands that steer the engine: pause, resume, cancel."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from enrichment.clock import utc_now
+from enrichment.console import actor, out, services, settings
+from enrichment.errors import InvalidRequest
+
+AssetClass = Annotated[str | None, typer.Option(help="Only this asset class.")]
+Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
+Provider = Annotated[str | None, typer.Option(help="Only this provider.")]
+Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def pause(
+    asset_class: AssetClass = None,
+    symbol: Symbol = None,
+    provider: Provider = None,
+    duration: Annotated[
+        str | None, typer.Option("--for", help="How long, e.g. 30m, 2h, 1d; none: until resumed.")
+    ] = None,
+    reason: Reason = None,
+) -> None:
+    """Start nothing new, in all or in one scope, until 'resume'; survives restarts."""
+    scope, key = _scope(asset_class, symbol, provider)
+    until = _until(duration)
+    with services(settings()) as (_, commands):
+        commands.pause(actor=actor(), scope=scope, key=key, reason=reason, until=until)
+    ending = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "until 'enrichment resume'"
+    out.print(
+        f"paused {f'{scope} {key}'.strip()}: what is at work finishes, nothing new starts {ending}",
+        highlight=False,
+    )
+
+
+def resume(
+    asset_class: AssetClass = None,
+    symbol: Symbol = None,
+    provider: Provider = None,
+    job: Annotated[
+        UUID | None, typer.Option(help="Run this job's failed symbols again, lifting no pause.")
+    ] = None,
+    error_class: Annotated[
+        str | None, typer.Option(help="With --job: only those that failed with this error.")
+    ] = None,
+    reason: Reason = None,
+) -> None:
+    """Lift a pause, or run a job's failed symbols again."""
+    with services(settings()) as (_, commands):
+        if job is not None:
+            count = commands.resume_failed(
+                job, actor=actor(), error_class=error_class, reason=reason
+            )
+            out.print(f"job {job}: {count} symbols run again", highlight=False)
+            return
+        scope, key = _scope(asset_class, symbol, provider)
+        commands.resume(actor=actor(), scope=scope, key=key, reason=reason)
+    out.print(f"resumed {f'{scope} {key}'.strip()}", highlight=False)
+
+
+def cancel(
+    job: Annotated[UUID, typer.Argument(help="As 'history' shows it.")], reason: Reason = None
+) -> None:
+    """End a job: waiting symbols are cancelled now, those at work at their next step."""
+    with services(settings()) as (_, commands):
+        commands.cancel(job, actor=actor(), reason=reason)
+    out.print(f"job {job} is being cancelled", highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (pause, resume, cancel):
+        app.command()(command)
+
+
+def _scope(asset_class: str | None, symbol: str | None, provider: str | None) -> tuple[str, str]:
+    chosen = [
+        (scope, key)
+        for scope, key in (
+            ("asset_class", asset_class),
+            ("symbol", symbol),
+            ("provider", provider),
+        )
+        if key is not None
+    ]
+    if len(chosen) > 1:
+        raise InvalidRequest("name one scope at a time")
+    return chosen[0] if chosen else ("global", "")
+
+
+def _until(duration: str | None) -> datetime | None:
+    if duration is None:
+        return None
+    found = re.fullmatch(r"(\d{1,4})([mhd])", duration)
+    if not found or found[1] == "0":
+        raise InvalidRequest(f"--for {duration!r}: write a number with m, h or d, such as 30m")
+    return utc_now() + timedelta(**{_UNITS[found[2]]: int(found[1])})

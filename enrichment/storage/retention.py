@@ -1,0 +1,64 @@
+"""Dropping what is too old to be looked at. Bars, corrections, quality and the audit stay."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was dropped."""
+
+    log_partitions: int
+    jobs: int
+    workers: int
+    transitions: int
+
+
+def prune(db: Database, *, log_months: int, job_days: int) -> Pruned:
+    """Drop the logs' partitions older than `log_months` whole months and what else is older than
+    `job_days` days: finished jobs with their items, workers, breakers' transitions.
+    """
+    with db.begin() as conn:
+        partitions = _old_partitions(conn, log_months)
+        for name in partitions:
+            conn.execute(text(f'DROP TABLE "{name}"'))
+        counts = [
+            conn.execute(text(statement), {"days": job_days}).rowcount
+            for statement in (_JOBS, _WORKERS, _TRANSITIONS)
+        ]
+        conn.execute(text(_STATES))
+    return Pruned(len(partitions), *counts)
+
+
+def _old_partitions(conn: Connection, months: int) -> list[str]:
+    """Names of the logs' partitions whose month ended `months` whole months ago or earlier."""
+    limit: str = conn.execute(
+        text("SELECT to_char(now() - make_interval(months => :months), 'YYYY_MM')"),
+        {"months": months},
+    ).scalar_one()
+    names = conn.execute(text(_PARTITIONS)).scalars()
+    return [name for name in names if re.search(r"\d{4}_\d\d$", name) and name[-7:] < limit]
+
+
+_PARTITIONS = """
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent IN ('enrichment_fetch_log'::regclass, 'enrichment_compute_log'::regclass)
+"""
+
+_JOBS = """
+DELETE FROM enrichment_jobs WHERE completed_at < now() - make_interval(days => :days)
+"""
+
+_WORKERS = "DELETE FROM workers WHERE heartbeat_at < now() - make_interval(days => :days)"
+
+_TRANSITIONS = """
+DELETE FROM resilience_transitions WHERE at < now() - make_interval(days => :days)
+"""
+
+_STATES = "DELETE FROM resilience_state WHERE updated_at < now() - interval '1 day'"
