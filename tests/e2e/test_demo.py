@@ -182,6 +182,25 @@ def test_the_command_line_reads_the_same_figures(demo: Running, script: Path) ->
     assert "daily bars of AAPL" in doctor.stdout
 
 
+def test_an_operator_steers_from_the_command_line(demo: Running, script: Path) -> None:
+    home = {"ENRICHMENT_HOME": str(demo.home)}
+    patterns = json.loads(console(script, "breakers", "--json", **home).stdout)
+    assert {p["kind"] for p in patterns if p["name"] == "polygon_api" and not p["stale"]} == {
+        "circuit_breaker",
+        "rate_limiter",
+        "retry",
+        "bulkhead",
+    }
+    paused = console(script, "pause", "--symbol", "AAPL", "--for", "1h", **home)
+    assert paused.returncode == 0, paused.stderr
+    job = json.loads(console(script, "trigger", "AAPL", "--json", **home).stdout)["job_id"]
+    assert console(script, "cancel", job, "--reason", "test", **home).returncode == 0
+    status, found = ask(demo, f"{ROOT}/jobs/{job}")
+    assert (status, found["state"], found["counts"]) == (200, "cancelled", {"cancelled": 1})
+    assert console(script, "resume", "--symbol", "AAPL", **home).returncode == 0
+    assert "dropped 0 months of logs, 0 jobs" in console(script, "db", "prune", **home).stdout
+
+
 def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path) -> None:
     done = console(script, "up", f"--api-port={demo.ports['api']}")
     assert done.returncode == 1
@@ -190,7 +209,7 @@ def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path
     for part in ("api", "dashboard", "sandbox"):
         alone = console(script, part, f"--port={demo.ports[part]}")
         assert alone.returncode == 1
-        assert f"port {demo.ports[part]}" in alone.stderr
+        assert str(demo.ports[part]) in alone.stderr
         assert alone.stderr.count("\n") == 1
 
 
