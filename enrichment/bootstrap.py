@@ -20,24 +20,36 @@ if TYPE_CHECKING:
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import Protection
     from enrichment.scheduler import EnrichmentScheduler
+    from enrichment.storage.embedded import EmbeddedPostgres
     from enrichment.storage.listening import Listener
     from enrichment.worker import Pace, Worker
     from resilience import ResilienceManager, SharedLimiter
 
 
 @contextmanager
-def database_url(settings: Settings) -> Iterator[str]:
-    """The address of the database in use; the embedded server runs for as long as the block."""
+def embedded_server(settings: Settings) -> Iterator[EmbeddedPostgres | None]:
+    """The embedded server, running for as long as the block; None if another database is set."""
     if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+        yield None
         return
     from enrichment.storage.embedded import EmbeddedPostgres
 
     server = EmbeddedPostgres(settings.enrichment_home / "postgres")
     try:
-        yield server.start()
+        server.start()
+        yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """The address of the database in use."""
+    with embedded_server(settings) as server:
+        if server is not None:
+            yield server.url
+        elif settings.database_url is not None:
+            yield settings.database_url.get_secret_value()
 
 
 @contextmanager

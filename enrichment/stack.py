@@ -20,9 +20,9 @@ from enrichment.clock import utc_now
 from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
 from enrichment.domain import TrackedSymbol
-from enrichment.errors import ConfigurationError
+from enrichment.errors import ConfigurationError, DatabaseUnavailable
 from enrichment.storage.database import Database
-from enrichment.storage.embedded import temporary_home
+from enrichment.storage.embedded import EmbeddedPostgres, temporary_home
 from enrichment.storage.read_models import ReadModels
 from enrichment.supervisor import Child, Supervisor, require_free
 
@@ -42,7 +42,7 @@ def up(settings: Settings, console: Console) -> None:
         settings, console, show=lambda name, line: _print_line(console, name, line)
     ) as stack:
         _print_addresses(console, settings)
-        stack.supervisor.watch()
+        stack.watch(console)
 
 
 def demo(settings: Settings, console: Console) -> None:
@@ -63,7 +63,7 @@ def demo(settings: Settings, console: Console) -> None:
                 f"[dim]from another terminal: ENRICHMENT_HOME={home} enrichment status[/]",
                 highlight=False,
             )
-            stack.supervisor.watch()
+            stack.watch(console)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -71,11 +71,33 @@ def demo(settings: Settings, console: Console) -> None:
 class Stack:
     """What runs: the children and the services on their database."""
 
-    def __init__(self, supervisor: Supervisor, db: Database, settings: Settings) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        server: EmbeddedPostgres | None,
+        db: Database,
+        settings: Settings,
+    ) -> None:
         self.supervisor = supervisor
+        self._server = server
         self.commands = Commands(db)
         self.reader: ReadModels = bootstrap.read_models(db, settings)
         self.interrupted = threading.Event()
+
+    def watch(self, console: Console) -> None:
+        """Keep the children and the embedded server running until interrupted."""
+        self._trouble = ""
+        self.supervisor.watch(lambda: self._revive_server(console))
+
+    def _revive_server(self, console: Console) -> None:
+        try:
+            if self._server is not None and self._server.revive():
+                _print_line(console, "postgres", "WARNING had died, started again")
+            self._trouble = ""
+        except DatabaseUnavailable as exc:
+            if str(exc) != self._trouble:  # said once, not at every look
+                _print_line(console, "postgres", f"ERROR {exc}")
+            self._trouble = str(exc)
 
 
 @contextmanager
@@ -85,10 +107,11 @@ def _stack(
     """Start everything, in order; stop it all at the end of the block, in reverse order."""
     _require_ports(settings)
     with (
+        bootstrap.embedded_server(settings) as server,
         bootstrap.database(settings, pool_size=3, application="enrichment-up") as db,
         _supervisor(settings, db, show) as supervisor,
     ):
-        stack = Stack(supervisor, db, settings)
+        stack = Stack(supervisor, server, db, settings)
 
         def interrupt(*_: object) -> None:
             stack.interrupted.set()

@@ -99,9 +99,13 @@ class Supervisor:
             if self._stopping.wait(0.1):
                 return
 
-    def watch(self) -> None:
-        """Start children again that end, until `stop()`; EnrichmentError if one keeps dying."""
+    def watch(self, also: Callable[[], None] = lambda: None) -> None:
+        """Start children again that end, until `stop()`; EnrichmentError if one keeps dying.
+
+        also: called at every look, twice a second.
+        """
         while not self._stopping.wait(0.5):
+            also()
             for child in self._children:
                 if child.process is not None and child.process.poll() is not None:
                     self._revive(child, child.process.returncode)

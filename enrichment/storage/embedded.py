@@ -72,6 +72,19 @@ class EmbeddedPostgres:
         server.start()
         return server
 
+    def revive(self) -> bool:
+        """Start the server again if it has died; True if that was needed."""
+        if self._server is None or _lives(self._server.get_pid()):
+            return False
+        try:
+            self._server.ensure_postgres_running()
+        except Exception as exc:
+            raise DatabaseUnavailable(
+                f"the embedded PostgreSQL in {self.folder} died and does not start again "
+                f"({self._cause(exc)}): free some disk"
+            ) from exc
+        return True
+
     def _configure(self) -> None:
         (self.folder / "enrichment.conf").write_text(_SETTINGS)
         main = self.folder / "postgresql.conf"
@@ -116,6 +129,13 @@ class EmbeddedPostgres:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _lives(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _load_get_server() -> Callable[..., PostgresServer]:

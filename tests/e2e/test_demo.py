@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -223,6 +224,25 @@ def test_stopping_leaves_nothing_running(
         assert up.stop(number) == 0, up.output
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+def test_a_database_that_dies_is_started_again(script: Path, tmp_path: Path) -> None:
+    with started(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+        (before, *_) = (up.home / "postgres" / "postmaster.pid").read_text().splitlines()
+        os.kill(int(before), signal.SIGQUIT)
+        waiting = threading.Event()
+        for _ in range(300):
+            status, _ = ask(up, "/readyz")
+            (after, *_) = (*_lines(up.home / "postgres" / "postmaster.pid"), before)
+            if status == 200 and after != before:
+                break
+            waiting.wait(0.1)
+        assert (status, after != before) == (200, True), up.output
+        assert up.stop() == 0
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def test_killing_it_outright_stops_its_children_too(script: Path, tmp_path: Path) -> None:
