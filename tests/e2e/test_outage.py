@@ -7,7 +7,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,8 +70,8 @@ class Stage:
 
 
 @contextmanager
-def working(settings: Settings) -> Iterator[None]:
-    with bootstrap.worker_process(settings, protection=BRIEF, pace=QUICK) as process:
+def working(settings: Settings, protection: Protection = BRIEF) -> Iterator[None]:
+    with bootstrap.worker_process(settings, protection=protection, pace=QUICK) as process:
         thread = threading.Thread(target=process.run)
         thread.start()
         try:
@@ -79,6 +79,15 @@ def working(settings: Settings) -> Iterator[None]:
         finally:
             process.stop()
             thread.join()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(200):
+        if condition():
+            return
+        waiting.wait(0.05)
+    raise AssertionError("it did not come about within 10 s")
 
 
 @pytest.fixture
@@ -150,14 +159,6 @@ def test_a_used_up_quota_pauses_everybody_and_counts_no_retry(stage: Stage) -> N
 
 def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
     commands, reader = Commands(stage.db), bootstrap.read_models(stage.db, Settings())
-    waiting = threading.Event()
-
-    def until(condition: Callable[[], bool]) -> None:
-        for _ in range(200):
-            if condition():
-                return
-            waiting.wait(0.05)
-        raise AssertionError("it did not come about within 10 s")
 
     def breaker_is(state: str) -> bool:
         return [p.state for p in reader.resilience() if p.kind == "circuit_breaker"] == [state]
@@ -181,3 +182,31 @@ def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
 
     until(finished)
     assert stage.rows("SELECT status, retry_count FROM enrichment_job_items") == [("completed", 0)]
+
+
+def test_the_quota_of_the_plan_is_kept_and_waited_for(db: Database, db_url: str) -> None:
+    commands = Commands(db)
+    commands.track([parse_tracked(s, "stock", "1d") for s in SYMBOLS], actor="test")
+    impatient = replace(BRIEF, longest_wait=0.1)
+    with running(create_app(api_key="the key")) as vendor:
+        settings = Settings(
+            database_url=SecretStr(db_url),
+            polygon_api_key=SecretStr("the key"),
+            polygon_base_url=vendor,
+            polygon_rate=3,
+            max_concurrent_symbols=2,
+            enable_daily_enrichment=False,
+        )
+        stage = Stage(db, vendor)
+        with working(settings, impatient):
+            commands.trigger(actor="test")
+            waiting = "SELECT count(*) FROM enrichment_job_items WHERE last_error LIKE '%limit%'"
+            until(lambda: stage.rows(waiting) == [(5,)])
+        assert stage.outcomes() == {"ok": 3}
+        items = stage.rows(
+            "SELECT status, count(*), max(retry_count),"
+            " min(run_after) > now() + interval '45 s' FROM enrichment_job_items"
+            " GROUP BY status ORDER BY status"
+        )
+    assert items == [("completed", 3, 0, False), ("pending", 5, 0, True)]
+    assert stage.rows("SELECT DISTINCT source FROM enrichment_status") == [("polygon",)]
