@@ -1,0 +1,86 @@
+"""Health: what the overview's figures mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from enrichment.health import judge, success_rate
+from enrichment.storage.figures import (
+    ComputeMetrics,
+    FetchMetrics,
+    LastJob,
+    Metrics,
+    Overview,
+    Pause,
+    QualityMetrics,
+    SchedulerStatus,
+)
+
+NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
+JOB = LastJob(NOW - timedelta(hours=4), NOW - timedelta(hours=4), 60.0, 100, 0, 2)
+GOOD = Overview(
+    timestamp=NOW,
+    scheduler=SchedulerStatus(True, JOB.completed_at, NOW + timedelta(hours=19)),
+    last_job=JOB,
+    metrics=Metrics(
+        FetchMetrics(100, 100, 100.0, 20.0, None),
+        ComputeMetrics(100, 100, 100.0, 3.0),
+        QualityMetrics(100, 100.0, 0.99),
+    ),
+    job_queue=[],
+)
+
+
+def quality(rate: float, score: float) -> Overview:
+    return replace(GOOD, metrics=replace(GOOD.metrics, data_quality=QualityMetrics(9, rate, score)))
+
+
+def test_all_is_well() -> None:
+    assert judge(GOOD, []).status == "healthy"
+    assert judge(GOOD, []).issues == ()
+
+
+@pytest.mark.parametrize(
+    ("overview", "says"),
+    [
+        (replace(GOOD, last_job=None), "No job has finished yet"),
+        (replace(GOOD, last_job=replace(JOB, completed_at=NOW - timedelta(hours=25))), "25 hours"),
+        (replace(GOOD, last_job=replace(JOB, successful=94, failed=6)), "6 of 100 symbols failed"),
+        (replace(GOOD, last_job=replace(JOB, duration_seconds=2400.0)), "took 40 minutes"),
+        (quality(100.0, 0.89), "mean quality score is 0.89"),
+        (quality(94.9, 0.99), "94.9 % of the bars"),
+    ],
+)
+def test_what_misses_a_target_is_a_warning_that_says_so(overview: Overview, says: str) -> None:
+    judged = judge(overview, [])
+    assert judged.status == "warning"
+    assert len(judged.issues) == 1
+    assert says in judged.issues[0]
+
+
+def test_at_the_targets_all_is_well() -> None:
+    job = replace(JOB, successful=95, failed=5, duration_seconds=1800.0)
+    assert judge(replace(quality(95.0, 0.90), last_job=job), []).status == "healthy"
+
+
+def test_a_pause_names_who_and_why() -> None:
+    judged = judge(GOOD, [Pause("global", "", "ann", "vendor migration", NOW, None)])
+    assert judged.status == "warning"
+    assert "paused by ann" in judged.issues[0]
+    assert "vendor migration" in judged.issues[0]
+
+
+def test_a_scheduler_that_stands_still_is_critical_and_said_first() -> None:
+    stopped = replace(GOOD, scheduler=SchedulerStatus(False, None, None), last_job=None)
+    judged = judge(stopped, [])
+    assert judged.status == "critical"
+    assert "enrichment worker" in judged.issues[0]
+
+
+def test_success_rate() -> None:
+    assert success_rate(GOOD) == 100.0
+    assert success_rate(replace(GOOD, last_job=None)) is None
+    assert success_rate(replace(GOOD, last_job=replace(JOB, successful=0))) is None
