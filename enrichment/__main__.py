@@ -17,9 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fills a market-data warehouse every night: fetch, validate, compute, score, store.",
 )
-symbols_app = typer.Typer(
-    no_args_is_help=True, help="List, add, remove and import tracked symbols."
-)
 db_app = typer.Typer(no_args_is_help=True, help="The database: its schema and its address.")
 app.add_typer(symbol_commands.app, name="symbols")
 steering.register(app)

@@ -41,7 +41,6 @@ def _blank_is_absent(value: Any) -> Any:
 Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_providers)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)]
-OptionalText = Annotated[str | None, BeforeValidator(_blank_is_absent)]
 
 
 class Settings(BaseSettings):

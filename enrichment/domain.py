@@ -269,16 +269,9 @@ class Fetched:
     quota_remaining: int | None = None
 
 
-class ItemStatus(StrEnum):
-    PENDING = "pending"
-    IN_PROGRESS = "in_progress"
-    RETRY = "retry"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
 class JobKind(StrEnum):
+    """What opened a job. Scheduled and catch-up jobs share a date's one slot."""
+
     SCHEDULED = "scheduled"
     CATCHUP = "catchup"
     MANUAL = "manual"

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from enrichment.domain import JobKind
 from enrichment.storage import jobs, logs, operations, schema
 from enrichment.storage.database import Database
 
@@ -43,7 +44,7 @@ class Slots:
             if not conn.execute(text(_CONCERNS), {"slot": slot}).first():
                 return None
             jobs.supersede_older(conn, slot)
-            kind = "catchup" if now - slot > LATE else "scheduled"
+            kind = JobKind.CATCHUP if now - slot > LATE else JobKind.SCHEDULED
             job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
             if job_id is not None:
                 jobs.snapshot_items(conn, job_id, symbols=None, asset_class=None, priority=10)
