@@ -25,7 +25,7 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
     """
     with db.begin() as conn:
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        config = _config()
+        config = configuration()
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
         for name, kind in feature_columns.items():
@@ -33,7 +33,8 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         ensure_partitions(conn)
 
 
-def _config() -> Config:
+def configuration() -> Config:
+    """Alembic's view of the packaged migrations; `attributes["connection"]` is to be set."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
