@@ -9,7 +9,7 @@ from datetime import datetime
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from api.enrichment import blueprint
+from api.enrichment import Schedule, blueprint
 from api.envelope import answer, from_error, problem
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
@@ -28,14 +28,16 @@ def create_app(
     commands: Commands,
     *,
     ready: Callable[[], None],
+    config: Schedule | None = None,
     token: str | None = None,
 ) -> Flask:
     """The application on these services.
 
-    ready: raises unless requests can be answered. token: what changes state asks for it, if given.
+    ready: raises unless requests can be answered. config: what `health` shows. token: what changes
+    state asks for it, if given.
     """
     app = Flask(__name__)
-    app.register_blueprint(blueprint(reader, commands, token))
+    app.register_blueprint(blueprint(reader, commands, config or Schedule(), token))
 
     @app.get("/livez")
     def livez() -> Response:

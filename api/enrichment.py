@@ -13,11 +13,19 @@ from uuid import UUID
 from flask import Blueprint, Request, Response, request, url_for
 
 from api.envelope import answer, problem
+from enrichment import health
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.domain import parse_symbol
 from enrichment.errors import InvalidRequest
-from enrichment.storage.figures import HistoricJob, PatternStatus, Progress
+from enrichment.storage.figures import (
+    ComputeMetrics,
+    FetchMetrics,
+    HistoricJob,
+    PatternStatus,
+    Progress,
+    QualityMetrics,
+)
 from enrichment.storage.read_models import ReadModels
 
 MAX_WAIT_SECONDS = 300.0
@@ -57,12 +65,45 @@ class HistoryAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsAnswer:
+    fetch_pipeline: FetchMetrics
+    compute_pipeline: ComputeMetrics
+    data_quality: QualityMetrics
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The settings of the nightly run."""
+
+    enrichment_hour: int = 1
+    enrichment_minute: int = 30
+    max_concurrent_symbols: int = 5
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HealthAnswer:
+    """running: a worker is alive; scheduler_running: its clock ticks."""
+
+    timestamp: datetime
+    health_status: str
+    running: bool
+    scheduler_running: bool
+    last_enrichment_time: datetime | None
+    issues: list[str]
+    config: Schedule
+
+
+@dataclass(frozen=True, slots=True)
 class ResilienceAnswer:
     timestamp: datetime
     patterns: list[PatternStatus]
 
 
-def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blueprint:
+def blueprint(
+    reader: ReadModels, commands: Commands, config: Schedule, token: str | None
+) -> Blueprint:
     """The endpoints on these services; with a token, whatever changes state asks for it."""
     bp = Blueprint("enrichment", __name__, url_prefix="/api/v1/enrichment")
 
@@ -78,6 +119,31 @@ def blueprint(reader: ReadModels, commands: Commands, token: str | None) -> Blue
     @bp.get("/dashboard/overview")
     def overview() -> Response:
         return answer(reader.overview())
+
+    @bp.get("/dashboard/metrics")
+    def metrics() -> Response:
+        found = reader.metrics()
+        return answer(
+            MetricsAnswer(
+                found.fetch_pipeline, found.compute_pipeline, found.data_quality, utc_now()
+            )
+        )
+
+    @bp.get("/dashboard/health")
+    def health_() -> Response:
+        found = reader.overview()
+        judged = health.judge(found, reader.pauses())
+        return answer(
+            HealthAnswer(
+                found.timestamp,
+                judged.status,
+                any(worker.alive for worker in reader.workers()),
+                found.scheduler.running,
+                found.scheduler.last_enrichment_time,
+                list(judged.issues),
+                config,
+            )
+        )
 
     @bp.get("/dashboard/job-status/<symbol>")
     def job_status(symbol: str) -> Response:

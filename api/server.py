@@ -9,6 +9,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
+from api.enrichment import Schedule
 from enrichment import bootstrap
 from enrichment.commands import Commands
 from enrichment.config import Settings
@@ -62,6 +63,12 @@ def serve(settings: Settings) -> None:
             bootstrap.read_models(db, settings),
             Commands(db),
             ready=lambda: require_current(db, columns),
+            config=Schedule(
+                settings.enrichment_hour,
+                settings.enrichment_minute,
+                settings.max_concurrent_symbols,
+                settings.max_retries,
+            ),
             token=token.get_secret_value() if token else None,
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork

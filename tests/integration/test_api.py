@@ -18,6 +18,7 @@ from enrichment.storage.database import Database
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.read_models import ReadModels
 from enrichment.storage.resilience_state import ResilienceStore
+from enrichment.storage.workers import WorkerRegistry
 from resilience import init_resilience_manager
 
 ROOT = "/api/v1/enrichment"
@@ -112,6 +113,39 @@ def test_overview_after_a_job(db: Database, client: FlaskClient, tracked: Comman
     assert value["metrics"]["fetch_pipeline"]["total_fetches"] == 1
     assert value["metrics"]["fetch_pipeline"]["success_rate"] == 0.0
     assert value["metrics"]["data_quality"]["symbols_tracked"] == 3
+
+
+def test_metrics_and_health(db: Database, client: FlaskClient, tracked: Commands) -> None:
+    value = body(client.get(f"{ROOT}/dashboard/metrics"))
+    assert list(value) == ["fetch_pipeline", "compute_pipeline", "data_quality", "timestamp"]
+    value = body(client.get(f"{ROOT}/dashboard/health"))
+    assert list(value) == [
+        "timestamp",
+        "health_status",
+        "running",
+        "scheduler_running",
+        "last_enrichment_time",
+        "issues",
+        "config",
+    ]
+    assert (value["health_status"], value["running"], value["scheduler_running"]) == (
+        "critical",
+        False,
+        False,
+    )
+    assert value["config"] == {
+        "enrichment_hour": 1,
+        "enrichment_minute": 30,
+        "max_concurrent_symbols": 5,
+        "max_retries": 3,
+    }
+    registry = WorkerRegistry(db, "w")
+    registry.register(host="here", pid=1, version="test", threads=5)
+    registry.ticked()
+    tracked.trigger(actor="test")
+    run_everything(db)
+    value = body(client.get(f"{ROOT}/dashboard/health"))
+    assert (value["health_status"], value["running"], value["issues"]) == ("healthy", True, [])
 
 
 def test_trigger_answers_at_once(client: FlaskClient, tracked: Commands) -> None:
