@@ -20,7 +20,7 @@ from enrichment.domain import (
     parse_symbol,
 )
 from enrichment.errors import InvalidRequest, NotTracked, UnknownJob
-from enrichment.storage import jobs, operations, resilience_state, symbols
+from enrichment.storage import job_control, jobs, operations, resilience_state, symbols
 from enrichment.storage.database import Connection, Database
 
 MANUAL_PRIORITY = 0
@@ -138,10 +138,10 @@ class Commands:
     def cancel(self, job_id: UUID, *, actor: str, reason: str | None = None) -> None:
         """End a job: waiting symbols are cancelled now, those at work at their next step."""
         with self._db.begin() as conn:
-            state = _known_state(jobs.job_state(conn, job_id), job_id)
+            state = _known_state(job_control.job_state(conn, job_id), job_id)
             if state not in OPEN_STATES:
                 raise InvalidRequest(f"job {job_id} is {state} already: nothing to cancel")
-            jobs.request_cancel(conn, job_id)
+            job_control.request_cancel(conn, job_id)
             operations.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
 
     def resume_failed(
@@ -157,10 +157,10 @@ class Commands:
         Returns how many there are; InvalidRequest if there are none, or the job still runs.
         """
         with self._db.begin() as conn:
-            state = _known_state(jobs.job_state(conn, job_id), job_id)
+            state = _known_state(job_control.job_state(conn, job_id), job_id)
             if state in OPEN_STATES:
                 raise InvalidRequest(f"job {job_id} is still {state}: wait for its end")
-            count = jobs.reopen_failed(conn, job_id, error_class)
+            count = job_control.reopen_failed(conn, job_id, error_class)
             if count == 0:
                 kind = f" with {error_class}" if error_class else ""
                 raise InvalidRequest(f"job {job_id} has no failed symbols{kind}: nothing to resume")
@@ -195,7 +195,7 @@ class Commands:
                 conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason
             )
             if action != "force_open":
-                jobs.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
+                job_control.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
 
     def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
         """Add symbols, or change the asset class and timeframes of existing ones."""
@@ -215,7 +215,7 @@ class Commands:
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
                 raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
-            jobs.forget_symbol(conn, name)
+            job_control.forget_symbol(conn, name)
             operations.audit(conn, actor=actor, action="untrack", target=name)
 
 

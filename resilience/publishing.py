@@ -110,10 +110,10 @@ class StatusFeed:
             if self._publisher is not None:
                 self._publish(self._publisher)
             self._failing = False
-        except Exception:
+        except Exception as exc:
             if not self._failing:
                 self._failing = True
-                _log.warning("resilience status can't be published", exc_info=True)
+                _log.warning("resilience status can't be published: %s", exc)
 
     def close(self, timeout: float = 2.0) -> None:
         """End the daemon after a last round; gives up after `timeout` seconds. Idempotent."""

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain import JobKind
-from enrichment.storage import jobs, logs, operations, schema
+from enrichment.storage import job_control, jobs, logs, operations, schema
 from enrichment.storage.database import Database
 
 CATCH_UP_WINDOW = timedelta(hours=20)
@@ -43,7 +43,7 @@ class Slots:
                 return None
             if not conn.execute(text(_CONCERNS), {"slot": slot}).first():
                 return None
-            jobs.supersede_older(conn, slot)
+            job_control.supersede_older(conn, slot)
             kind = JobKind.CATCHUP if now - slot > LATE else JobKind.SCHEDULED
             job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
             if job_id is not None:

@@ -1,0 +1,99 @@
+"""What operators and the nightly slot do to jobs: cancel, run again, supersede, forget a symbol."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.jobs import close_finished, notify
+
+
+def request_cancel(conn: Connection, job_id: UUID) -> None:
+    """Cancel a job's waiting items now; those at work end at their next step."""
+    conn.execute(
+        text("UPDATE enrichment_jobs SET cancel_requested_at = now() WHERE job_id = :job_id"),
+        {"job_id": job_id},
+    )
+    conn.execute(text(_CANCEL_ITEMS), {"jobs": [job_id]})
+    close_finished(conn)
+
+
+def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> int:
+    """Put a finished job's failed items (all, or one error class) back into the queue."""
+    count = conn.execute(
+        text(_REOPEN_ITEMS), {"job_id": job_id, "error_class": error_class}
+    ).rowcount
+    if count:
+        conn.execute(text(_REOPEN_JOB), {"job_id": job_id})
+        notify(conn)
+    return count
+
+
+def forget_symbol(conn: Connection, symbol: str) -> None:
+    """Cancel a symbol's waiting items: it is not tracked any more."""
+    conn.execute(
+        text(
+            "UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now(),"
+            " last_error = 'the symbol was removed'"
+            " WHERE symbol = :symbol AND status IN ('pending', 'retry')"
+        ),
+        {"symbol": symbol},
+    )
+    close_finished(conn)
+
+
+def job_state(conn: Connection, job_id: UUID) -> str | None:
+    """A job's state, locked for this transaction; None for an unknown job."""
+    state: str | None = conn.execute(
+        text("SELECT state FROM enrichment_jobs WHERE job_id = :job_id FOR UPDATE"),
+        {"job_id": job_id},
+    ).scalar()
+    return state
+
+
+def wake_snoozed(conn: Connection, seconds: float) -> None:
+    """Let items that wait for a vendor come back in `seconds`; waiting retries keep their delay."""
+    conn.execute(
+        text(
+            "UPDATE enrichment_job_items SET run_after = now() + make_interval(secs => :seconds)"
+            " WHERE status = 'pending' AND run_after > now() + make_interval(secs => :seconds)"
+        ),
+        {"seconds": seconds},
+    )
+
+
+def supersede_older(conn: Connection, slot: datetime) -> None:
+    """Cancel scheduled jobs of earlier slots that no worker has begun."""
+    ids: list[UUID] = list(conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars())
+    if ids:
+        conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})
+
+
+_CANCEL_ITEMS = """
+UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now()
+WHERE job_id = ANY(:jobs) AND status IN ('pending', 'retry')
+"""
+
+_REOPEN_ITEMS = """
+UPDATE enrichment_job_items
+SET status = 'pending', retry_count = 0, run_after = now(), completed_at = NULL, step = NULL
+WHERE job_id = :job_id AND status = 'failed'
+    AND (CAST(:error_class AS text) IS NULL OR error_class = :error_class)
+"""
+
+_REOPEN_JOB = """
+UPDATE enrichment_jobs SET state = 'running', completed_at = NULL, cancel_requested_at = NULL,
+    successful = NULL, failed = NULL, cancelled = NULL, retried = NULL, inserted = NULL,
+    updated = NULL
+WHERE job_id = :job_id
+"""
+
+_SUPERSEDE = """
+UPDATE enrichment_jobs SET state = 'cancelled', reason = 'superseded by a later slot',
+    completed_at = now(), successful = 0, failed = 0, cancelled = total, retried = 0,
+    inserted = 0, updated = 0
+WHERE kind IN ('scheduled', 'catchup') AND state = 'queued' AND slot_date < :slot
+RETURNING job_id
+"""
