@@ -3,8 +3,6 @@ in the same transaction as its effect."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +15,27 @@ from enrichment.domain import (
     JobKind,
     Timeframe,
     TrackedSymbol,
+    Window,
     parse_symbol,
 )
 from enrichment.errors import InvalidRequest, NotTracked, UnknownJob
-from enrichment.storage import job_control, jobs, operations, resilience_state, symbols
+from enrichment.quality import assess, without
+from enrichment.storage import (
+    findings,
+    job_control,
+    jobs,
+    operations,
+    resilience_state,
+    standing,
+    symbols,
+)
 from enrichment.storage.database import Connection, Database
+from enrichment.symbol_lists import parse_csv, parse_tracked
+
+__all__ = ["Commands", "Triggered", "parse_csv", "parse_tracked"]
 
 MANUAL_PRIORITY = 0
+BACKFILL_PRIORITY = 20
 OPEN_STATES = ("queued", "running")
 PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 COMMAND_REACHES_WORKERS_SECONDS = 2.0
@@ -92,6 +104,80 @@ class Commands:
                 )
                 return Triggered(job_id, count)
         return self._triggered_elsewhere(idempotency_key)
+
+    def backfill(
+        self,
+        symbols: Sequence[str],
+        start: datetime,
+        end: datetime | None,
+        *,
+        actor: str,
+        reason: str | None = None,
+    ) -> Triggered:
+        """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
+        wanted = sorted({parse_symbol(symbol) for symbol in symbols})
+        with self._db.begin() as conn:
+            if not wanted or (unknown := _not_active(conn, wanted)):
+                raise NotTracked(unknown if wanted else "name at least one tracked symbol")
+            window = _past_window(start, end, operations.now(conn))
+            job_id = jobs.insert_job(
+                conn,
+                kind=JobKind.BACKFILL,
+                requested_by=actor,
+                params=json.dumps({"symbols": wanted, **_texts(window)}),
+                reason=reason,
+            )
+            if job_id is None:
+                raise InvalidRequest("the job could not be opened: try again")
+            count = jobs.snapshot_items(
+                conn,
+                job_id,
+                symbols=wanted,
+                asset_class=None,
+                priority=BACKFILL_PRIORITY,
+                backfill=window,
+            )
+            operations.audit(
+                conn,
+                actor=actor,
+                action="backfill",
+                target=str(job_id),
+                reason=reason,
+                params={"symbols": wanted, **_texts(window)},
+            )
+            return Triggered(job_id, count)
+
+    def confirm(
+        self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str
+    ) -> float:
+        """Mark a flagged bar as real: the flag goes and is not raised again, the score follows.
+
+        Returns the new score; InvalidRequest where there is no such flag.
+        """
+        name, kind = parse_symbol(symbol), Timeframe.parse(timeframe)
+        if not reason.strip():
+            raise InvalidRequest("say how you know that the bar is real: the reason is kept")
+        with self._db.begin() as conn:
+            evidence = standing.evidence(conn, name, kind)
+            found = findings.confirm(
+                conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
+            )
+            if not found or evidence is None:
+                raise InvalidRequest(
+                    f"{name} {kind} has no flag {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
+                    f"see 'enrichment quality {name}'"
+                )
+            changed = without(evidence, check, ts)
+            quality = assess(changed)
+            standing.reassess(conn, name, kind, quality, changed)
+            operations.audit(
+                conn,
+                actor=actor,
+                action="confirm",
+                target=f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ} {check}",
+                reason=reason,
+            )
+            return quality.score
 
     def _triggered_elsewhere(self, idempotency_key: str | None) -> Triggered:
         """The job that a simultaneous request with the same key has just opened."""
@@ -219,37 +305,18 @@ class Commands:
             operations.audit(conn, actor=actor, action="untrack", target=name)
 
 
-def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
-    """A symbol with its settings, from their texts."""
-    return TrackedSymbol(
-        parse_symbol(symbol), AssetClass.parse(asset_class), Timeframe.parse_list(timeframes)
-    )
+def _past_window(start: datetime, end: datetime | None, now: datetime) -> Window:
+    end = now if end is None else min(end, now)
+    if start >= end:
+        raise InvalidRequest(
+            f"nothing to fetch from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: "
+            "the first moment must be in the past and before the last"
+        )
+    return Window(start, end)
 
 
-def parse_csv(content: str) -> list[TrackedSymbol]:
-    """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
-
-    All lines are checked before anything is changed; the error names every bad line.
-    """
-    reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
-    if not {"symbol", "asset_class", "timeframes"} <= set(reader.fieldnames or ()):
-        raise InvalidRequest("the first line must be: symbol,asset_class,timeframes")
-    found: list[TrackedSymbol] = []
-    problems: list[str] = []
-    for row in reader:
-        try:
-            found.append(
-                parse_tracked(
-                    row["symbol"] or "", row["asset_class"] or "", row["timeframes"] or ""
-                )
-            )
-        except InvalidRequest as exc:
-            problems.append(f"line {reader.line_num}: {exc}")
-    if problems:
-        raise InvalidRequest("; ".join(problems))
-    if not found:
-        raise InvalidRequest("the file names no symbol")
-    return list({tracked.symbol: tracked for tracked in found}.values())
+def _texts(window: Window) -> dict[str, str]:
+    return {"from": window.start.isoformat(), "to": window.end.isoformat()}
 
 
 def _known_state(state: str | None, job_id: UUID) -> str:

@@ -9,8 +9,8 @@ series of different vendors meet on the same keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
@@ -280,7 +280,11 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One claimed item: the symbol to enrich and the proof (worker, fence) of owning it."""
+    """One claimed item: the symbol to enrich and the proof (worker, fence) of owning it.
+
+    backfill: the stretch of history to fetch, None for the newest bars; left: timeframe → where the
+    part of it that is still to be fetched ends.
+    """
 
     job_id: UUID
     symbol: str
@@ -289,6 +293,12 @@ class Task:
     worker_id: str
     fence: int
     retry_count: int = 0
+    backfill: Window | None = None
+    left: tuple[tuple[Timeframe, datetime], ...] = ()
+
+    def left_of(self, timeframe: Timeframe) -> datetime | None:
+        """Where the rest of a timeframe's backfill ends; None if it has not begun."""
+        return dict(self.left).get(timeframe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,45 +310,6 @@ class Failure:
     step: str
     timeframe: str | None = None
     duration_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """What the warehouse already holds of a series, as far as this run needs it.
-
-    tail: the last bars, oldest first (the overlap and the look-back of the features).
-    bars: how many are stored in all; gaps, flagged: timestamps of open gaps and of error flags.
-    history_from: the earliest moment that was ever asked for.
-    """
-
-    tail: Bars
-    bars: int = 0
-    gaps: Timestamps = field(default_factory=lambda: np.empty(0, "datetime64[us]"))
-    flagged: Timestamps = field(default_factory=lambda: np.empty(0, "datetime64[us]"))
-    first_ts: datetime | None = None
-    history_from: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Enriched:
-    """One timeframe of a task, ready to be written.
-
-    bars, features: the rows from the first new or changed bar on, aligned; empty if nothing
-    changed. gaps: missing bars within the window, judged on what is stored after this run.
-    checked_bars, valid_bars: how many bars the quality's validation component speaks of.
-    """
-
-    timeframe: Timeframe
-    window: Window
-    fetched: Fetched
-    fetch_ms: float
-    checked: Checked
-    bars: Bars
-    features: Mapping[str, NDArray[Any]]
-    compute_ms: float
-    gaps: Sequence[datetime]
-    quality: Quality
-    history_from: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 
-from enrichment import calendars, features, quality
+from enrichment import planning, seam
 from enrichment.domain import (
     AssetClass,
-    Bars,
-    Checked,
-    Enriched,
     Fetched,
-    Quality,
-    Stored,
     Task,
     Timeframe,
-    Timestamps,
     Window,
     Written,
-    to_datetime,
-    to_datetime64,
 )
-from enrichment.errors import StepFailed, UnknownSymbol
-from enrichment.validation import missing_bars, validate
+from enrichment.domain import to_datetime64 as _ts
+from enrichment.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
+from enrichment.features import LOOKBACK
+from enrichment.joining import join
+from enrichment.series import Download, Enriched, Known, Tail
+from enrichment.validation import validate
 
-OVERLAP = 10
-EXAMPLES = 4  # timestamps that a reason may name
-_TAIL = OVERLAP + features.LOOKBACK
+Report = Callable[[str], None]
 
 
 class Source(Protocol):
@@ -42,19 +37,40 @@ class Source(Protocol):
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> Fetched: ...
 
+    def fetch_elsewhere(
+        self,
+        symbol: str,
+        asset_class: AssetClass,
+        timeframe: Timeframe,
+        window: Window,
+        *,
+        but: str,
+    ) -> Fetched | None:
+        """The same from another source than `but`; None where no other can be asked now."""
+
 
 class Warehouse(Protocol):
     """Where bars go to."""
 
-    def stored(self, symbol: str, timeframe: Timeframe, tail: int | None) -> Stored: ...
+    def describe(self, symbol: str, timeframe: Timeframe) -> Known: ...
 
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written: ...
+    def tail(
+        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
+    ) -> Tail:
+        """All bars from `since` on (None: all there are), after `lookback` bars before it."""
+
+    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+        """Write one piece of a backfill; what is left to do ends at `left`."""
+
+    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
+        """Write everything that is left of a task, and its completion."""
 
 
 class Pipeline:
     """Enriches tasks, any number of them at once.
 
     history_days: how far back the first run of a series reaches, in days.
+    piece: bars of a backfill that are fetched and stored at a time.
     now: the wall clock, timezone-aware UTC.
     """
 
@@ -65,152 +81,181 @@ class Pipeline:
         *,
         history_days: int,
         now: Callable[[], datetime],
+        piece: int = planning.BARS_PER_PIECE,
     ) -> None:
         self._source = source
         self._warehouse = warehouse
         self._history = timedelta(days=history_days)
         self._now = now
+        self._piece = piece
 
-    def enrich(self, task: Task, report: Callable[[str], None] = lambda step: None) -> Written:
+    def enrich(self, task: Task, report: Report = lambda step: None) -> Written:
         """Bring every timeframe of the task up to date; returns the rows written.
 
-        report: told the name of each step as it begins. Raises StepFailed from the cause; nothing
-        is written then.
+        A backfill is stored piece by piece, so that it goes on where it was interrupted; everything
+        else in one transaction. report: told the name of each step as it begins. Raises StepFailed
+        from the cause; what is not yet stored is not written then.
         """
-        series = [self._enrich(task, timeframe, report) for timeframe in task.timeframes]
+        if task.backfill is not None:
+            for timeframe in task.timeframes:
+                self._backfill(_Series(task, timeframe, self._now(), report), task.backfill)
+            series = []
+        else:
+            series = [
+                self._update(_Series(task, timeframe, self._now(), report))
+                for timeframe in task.timeframes
+            ]
         with _step("store", None, report):
             return self._warehouse.commit(task, series)
 
-    def _enrich(self, task: Task, timeframe: Timeframe, report: Callable[[str], None]) -> Enriched:
-        now, kind = self._now(), task.asset_class
-        with _step("read", timeframe, report):
-            stored, window = self._plan(task.symbol, timeframe, now)
-        with _step("fetch", timeframe, report) as fetching:
-            fetched = self._source.fetch(task.symbol, kind, timeframe, window)
-            _refuse_nothing(task.symbol, timeframe, fetched, stored)
-        with _step("compute", timeframe, report) as computing:
-            checked = validate(
-                fetched.bars, asset_class=kind, timeframe=timeframe, window=window, now=now
+    def _update(self, series: _Series) -> Enriched:
+        """The newest bars, and what is missing and due."""
+        known = self._describe(series)
+        main = planning.main_window(known, series.now, self._history)
+        holes = planning.heals(series.timeframe, known.due, main.start)
+        return self._bring(series, known, main, holes)
+
+    def _backfill(self, series: _Series, wanted: Window) -> None:
+        """The wanted stretch of history, newest piece first, each stored as it arrives."""
+        known = self._describe(series)
+        window = planning.joined(wanted, known, series.now)
+        left = series.task.left_of(series.timeframe) or window.end
+        rest = Window(window.start, left)
+        for piece in planning.pieces(rest, series.timeframe, self._piece):
+            enriched = self._bring(series, known, piece, [])
+            with series.step("store"):
+                self._warehouse.keep(series.task, enriched, piece.start)
+            known = self._describe(series)
+        if known.bars == 0:
+            with series.step("fetch"):
+                raise UnknownSymbol(_never_seen("no vendor", series))
+
+    def _bring(
+        self, series: _Series, known: Known, main: Window, holes: Sequence[Window]
+    ) -> Enriched:
+        """Fetch the windows, compare the seam, and join the answers to what is stored."""
+        since = min(window.start for window in (main, *holes))
+        tail = self._tail(series, since if known.complete else None)
+        downloads = [self._fetch(series, main, tail)]
+        _refuse_nothing(series, known, downloads[0])
+        rebase = None
+        if _is_deep(known, tail, downloads[0]):
+            whole = Window(min(known.history_from or main.start, main.start), series.now)
+            tail = self._tail(series, None)
+            downloads = [self._fetch(series, whole, tail)]
+            rebase = seam.rebase(tail.bars, downloads[0].checked.bars)
+        else:
+            for hole in holes:
+                downloads += self._heal(series, hole, tail, known)
+        with series.step("compute"):
+            kind = series.task.asset_class
+            return join(kind, series.timeframe, known, tail, downloads, rebase, series.now)
+
+    def _describe(self, series: _Series) -> Known:
+        with series.step("read"):
+            return self._warehouse.describe(series.task.symbol, series.timeframe)
+
+    def _tail(self, series: _Series, since: datetime | None) -> Tail:
+        with series.step("read"):
+            return self._warehouse.tail(series.task.symbol, series.timeframe, since, LOOKBACK)
+
+    def _fetch(self, series: _Series, window: Window, tail: Tail) -> Download:
+        task = series.task
+        with series.step("fetch") as fetching:
+            fetched = self._source.fetch(task.symbol, task.asset_class, series.timeframe, window)
+        return _checked(series, window, tail, fetched, fetching.milliseconds)
+
+    def _heal(self, series: _Series, hole: Window, tail: Tail, known: Known) -> list[Download]:
+        """Ask once more for missing bars, then another vendor for what this one does not have.
+
+        A failure is noted with the gaps and does not fail the item.
+        """
+        began = time.perf_counter()
+        try:
+            again = self._fetch(series, hole, tail)
+        except StepFailed as exc:
+            if not isinstance(exc.__cause__, ProviderError | Snooze):
+                raise
+            spent = (time.perf_counter() - began) * 1000.0
+            why = str(exc.__cause__)
+            return [Download(hole, None, spent, failure=why, cause="failed_request")]
+        due = known.due[(known.due >= _ts(hole.start)) & (known.due < _ts(hole.end))]
+        if np.isin(due, again.checked.bars.ts).all():
+            return [again]
+        return self._second_opinion(series, tail, again)
+
+    def _second_opinion(self, series: _Series, tail: Tail, first: Download) -> list[Download]:
+        """The answer, and what another vendor adds to it; where both miss a bar, nobody traded."""
+        task, window = series.task, first.window
+        with series.step("fetch") as fetching:
+            other = self._source.fetch_elsewhere(
+                task.symbol, task.asset_class, series.timeframe, window, but=first.source
             )
-            merged, first_changed = merge(stored.tail, checked.bars)
-            computed = features.compute(merged)
-            gaps = _gaps(kind, timeframe, merged, window, now)
-            scored = _score(task, timeframe, now, window, stored, checked, merged, computed, gaps)
-        changed = slice(first_changed, None)
-        return Enriched(
-            timeframe=timeframe,
+        if other is None:
+            return [first]
+        second = _checked(series, window, tail, other, fetching.milliseconds)
+        added = second.checked.bars.take(seam.unknown_rows(first.checked.bars, second.checked.bars))
+        told = tuple(seam.from_elsewhere(added, other))
+        return [
+            replace(first, cause="no_trades"),
+            replace(
+                second, cause="no_trades", checked=replace(second.checked, bars=added, flags=told)
+            ),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One timeframe of a task at work, as of one moment."""
+
+    task: Task
+    timeframe: Timeframe
+    now: datetime
+    report: Report
+
+    def step(self, name: str) -> AbstractContextManager[_Timer]:
+        return _step(name, self.timeframe, self.report)
+
+
+def _checked(
+    series: _Series, window: Window, tail: Tail, fetched: Fetched, milliseconds: float
+) -> Download:
+    with series.step("validate"):
+        checked = validate(
+            fetched.bars,
+            asset_class=series.task.asset_class,
+            timeframe=series.timeframe,
             window=window,
-            fetched=fetched,
-            fetch_ms=fetching.milliseconds,
-            checked=checked,
-            bars=merged.take(changed),
-            features={name: column[changed] for name, column in computed.items()},
-            compute_ms=computing.milliseconds,
-            gaps=[to_datetime(ts) for ts in gaps],
-            quality=scored,
-            history_from=min(stored.history_from or window.start, window.start),
+            now=series.now,
         )
-
-    def _plan(self, symbol: str, timeframe: Timeframe, now: datetime) -> tuple[Stored, Window]:
-        """What is stored and what to ask for: from the overlap on, or the whole history."""
-        stored = self._warehouse.stored(symbol, timeframe, _TAIL)
-        wanted = (now - self._history).replace(hour=0, minute=0, second=0, microsecond=0)
-        if len(stored.tail) == 0 or stored.history_from is None:
-            return stored, Window(wanted, now)
-        if wanted < stored.history_from - timedelta(days=1):
-            return self._warehouse.stored(symbol, timeframe, None), Window(wanted, now)
-        overlap = stored.tail.ts[-min(OVERLAP, len(stored.tail))]
-        return stored, Window(to_datetime(overlap), now)
+    return Download(window, fetched, milliseconds, checked)
 
 
-def merge(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
-    """The stored tail with the fetched bars on top, and the first row that is new or differs.
-
-    Both are ascending without repetition. The row is len(merged) where nothing changed.
-    """
-    kept = tail.take(~np.isin(tail.ts, fetched.ts))
-    union = kept.followed_by(fetched)
-    merged = union.take(np.argsort(union.ts, kind="stable"))
-    known = np.searchsorted(tail.ts, merged.ts)
-    same = np.zeros(len(merged), dtype=bool)
-    found = known < len(tail)
-    found[found] = tail.ts[known[found]] == merged.ts[found]
-    before = tail.take(known[found])
-    same[found] = _equal_rows(merged.take(found), before)
-    changed = np.flatnonzero(~same)
-    return merged, int(changed[0]) if len(changed) else len(merged)
+def _is_deep(known: Known, tail: Tail, main: Download) -> bool:
+    """Whether the overlap shows a change of the history behind it."""
+    if known.source not in (None, main.source):
+        return seam.rebase(tail.bars, main.checked.bars) is not None
+    return seam.reaches_back(known, tail.bars, main.checked.bars)
 
 
-def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    theirs = b.columns()
-    equal = np.ones(len(a), dtype=bool)
-    for name, column in a.columns().items():
-        other = theirs[name]
-        equal &= (column == other) | (np.isnan(column) & np.isnan(other) if name != "ts" else False)
-    return equal
-
-
-def _refuse_nothing(symbol: str, timeframe: Timeframe, fetched: Fetched, stored: Stored) -> None:
-    if len(fetched.bars) > 0:
+def _refuse_nothing(series: _Series, known: Known, main: Download) -> None:
+    """UnknownSymbol where a vendor has no bar at all; a piece of a backfill may be empty."""
+    if main.fetched is None or len(main.fetched.bars) > 0 or series.task.backfill is not None:
         return
-    if len(stored.tail) == 0:
+    symbol, timeframe = series.task.symbol, series.timeframe
+    with series.step("fetch"):
+        if known.bars == 0:
+            raise UnknownSymbol(_never_seen(main.source, series))
         raise UnknownSymbol(
-            f"{fetched.source} has no {timeframe} bars of {symbol}: check the ticker and its "
-            "asset class, or remove it with 'enrichment symbols remove'"
+            f"{main.source} returned nothing for {symbol} {timeframe}, of which "
+            f"{known.bars:,} bars are stored: it may be delisted or renamed; what is stored stays"
         )
-    raise UnknownSymbol(
-        f"{fetched.source} returned nothing for {symbol} {timeframe}, of which "
-        f"{stored.bars:,} bars are stored: it may be delisted or renamed; what is stored stays"
-    )
 
 
-def _gaps(
-    kind: AssetClass, timeframe: Timeframe, merged: Bars, window: Window, now: datetime
-) -> Timestamps:
-    """Bars missing within the window, judged on what will be stored; a series begins with its first
-    bar.
-    """
-    if len(merged) == 0:
-        return np.empty(0, "datetime64[us]")
-    start = max(window.start, to_datetime(merged.ts[0]))
-    return missing_bars(kind, timeframe, merged.ts, start, now)
-
-
-def _score(
-    task: Task,
-    timeframe: Timeframe,
-    now: datetime,
-    window: Window,
-    stored: Stored,
-    checked: Checked,
-    merged: Bars,
-    computed: Mapping[str, features.Column],
-    gaps: Timestamps,
-) -> Quality:
-    """The quality of the whole series: what was known before the window, and what is new in it."""
-    kind, start = task.asset_class, to_datetime64(window.start)
-    nothing = merged.ts[:0]
-    first = stored.first_ts or (to_datetime(merged.ts[0]) if len(merged) else now)
-    bad = np.unique([to_datetime64(q.ts) for q in checked.quarantined]).astype(nothing.dtype)
-    flagged = np.count_nonzero(stored.flagged < start) + len(bad)
-    before = max(0, stored.bars - len(stored.tail))
-    context = features.LOOKBACK if before else 0  # rows that only lend their past to later ones
-    cells, nulls = quality.feature_coverage(
-        before + context, {name: column[context:] for name, column in computed.items()}
-    )
-    newest = to_datetime(merged.ts[-1]) if len(merged) else None
-    return quality.assess(
-        quality.Evidence(
-            expected=len(missing_bars(kind, timeframe, nothing, first, now)),
-            missing=int(np.count_nonzero(stored.gaps < start)) + len(gaps),
-            checked=before + len(merged) + int(flagged),
-            with_errors=int(flagged),
-            feature_cells=cells,
-            feature_nulls=nulls,
-            sessions_behind=calendars.sessions_behind(kind, timeframe, newest, now),
-            missing_at=[to_datetime(ts) for ts in gaps[:EXAMPLES]],
-            errors_at=[q.ts for q in checked.quarantined[:EXAMPLES]],
-        )
+def _never_seen(source: str, series: _Series) -> str:
+    return (
+        f"{source} has no {series.timeframe} bars of {series.task.symbol}: check the ticker and "
+        "its asset class, or remove it with 'enrichment symbols remove'"
     )
 
 
@@ -224,9 +269,7 @@ class _Timer:
 
 
 @contextmanager
-def _step(
-    name: str, timeframe: Timeframe | None, report: Callable[[str], None]
-) -> Iterator[_Timer]:
+def _step(name: str, timeframe: Timeframe | None, report: Report) -> Iterator[_Timer]:
     """Reports and times a step; whatever fails in it surfaces as StepFailed, caused by the
     failure.
     """

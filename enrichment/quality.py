@@ -2,14 +2,14 @@
 
     score = 0.40 completeness + 0.30 validation + 0.20 features + 0.10 freshness
 
-Every component that is not whole gives one reason, and the points that the reasons name add up to
-1 - score.
+Every point that is taken off has a reason with the check, what was observed and what gives full
+marks; the points of all reasons add up to 1 - score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import fsum
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Quality
+from enrichment.domain import Quality, Severity
 from enrichment.features import FEATURES
 
 WEIGHTS: Mapping[str, float] = {
@@ -29,59 +29,112 @@ WEIGHTS: Mapping[str, float] = {
 HEALTHY_ABOVE = 0.90
 STALE_BELOW = 0.85
 STALE_SESSIONS = 4
-_EXAMPLES = 3
+EXAMPLES = 4  # bars that a reason names
+# Checks whose bars are stored, but not to be relied on before somebody has looked at them.
+DOUBTFUL = frozenset({"outlier", "split"})
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A check that objects to bars: how many, and the newest of them as examples."""
+
+    bars: int
+    at: Sequence[datetime] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of a series.
 
-    expected, missing: bars that should exist, and those of them that don't. checked, with_errors:
-    bars that validation saw, and those with an error. feature_cells, feature_nulls: feature values
+    expected, missing, untraded: bars that the calendar has, those of them that are lost, and those
+    that a thinly traded series never had. checked: bars that validation saw; objections: check →
+    its bars among them, each bar under one check only. feature_cells, feature_nulls: feature values
     past their warm-up, and those that are NULL. sessions_behind: sessions since the newest bar.
-    missing_at, errors_at: examples for the reasons.
+    missing_at: the newest of the missing bars.
     """
 
     expected: int
     missing: int
     checked: int
-    with_errors: int
     feature_cells: int
     feature_nulls: int
     sessions_behind: int
+    untraded: int = 0
+    objections: Mapping[str, Objection] = field(default_factory=dict)
     missing_at: Sequence[datetime] = ()
-    errors_at: Sequence[datetime] = ()
+
+    @property
+    def with_errors(self) -> int:
+        """Checked bars that some check objects to."""
+        return sum(objection.bars for objection in self.objections.values())
+
+
+def counts(check: str, severity: Severity) -> bool:
+    """Whether a flag counts against the validation of its bar: every error, and doubtful prices
+    until an analyst confirms them.
+    """
+    return severity is Severity.ERROR or check in DOUBTFUL
+
+
+def sets_apart(check: str) -> bool:
+    """Whether the bars of a check that counts are kept out of the series."""
+    return check not in DOUBTFUL
+
+
+def by_check(objections: Iterable[tuple[datetime, str]]) -> dict[str, Objection]:
+    """Check → its bars; a bar with several goes to the first of them by name."""
+    first: dict[datetime, str] = {}
+    for ts, check in sorted(objections):
+        first.setdefault(ts, check)
+    found: dict[str, list[datetime]] = {}
+    for ts, check in first.items():
+        found.setdefault(check, []).append(ts)
+    return {check: Objection(len(at), tuple(at[-EXAMPLES:])) for check, at in sorted(found.items())}
+
+
+def without(evidence: Evidence, check: str, ts: datetime) -> Evidence:
+    """The evidence after a bar that the check objected to has been confirmed."""
+    objection = evidence.objections.get(check)
+    if objection is None:
+        return evidence
+    rest = Objection(objection.bars - 1, tuple(at for at in objection.at if at != ts))
+    objections = {**evidence.objections, check: rest}
+    return replace(evidence, objections={c: o for c, o in objections.items() if o.bars > 0})
 
 
 @dataclass(frozen=True, slots=True)
 class Deduction:
-    """Points that one component costs: its name, what was seen and what gives full marks."""
+    """Points taken off: by which component and check, what was seen, what gives full marks."""
 
     component: str
-    value: float
+    check: str
+    points: float
     observed: str
     threshold: str
-
-    @property
-    def points(self) -> float:
-        return WEIGHTS[self.component] * (1.0 - self.value)
+    bars: int = 0
+    at: Sequence[datetime] = ()
 
     def __str__(self) -> str:
+        shown = ", ".join(f"{ts:%Y-%m-%d %H:%M}" for ts in self.at)
+        more = ", …" if self.at and self.bars > len(self.at) else ""
+        where = f", at {shown}{more}" if shown else ""
         return (
-            f"{self.component} -{self.points:.4g}: {self.observed} (full marks: {self.threshold})"
+            f"{self.component} -{self.points:.4g}: {self.observed}{where} "
+            f"(full marks: {self.threshold})"
         )
 
 
 def assess(evidence: Evidence) -> Quality:
     """The score, its components and its reasons.
 
-    completeness = 1 - missing / expected; validation = 1 - with_errors / checked;
+    completeness = 1 - missing / (expected - untraded); validation = 1 - with_errors / checked;
     features = 1 - nulls / cells; freshness = max(0, 1 - sessions_behind / 4).
     A series without a good bar has nothing to vouch for: its first three components are 0 wherever
     there is nothing to count. A series too young for any feature is not blamed for it.
     """
     found = deductions(evidence)
-    values = {d.component: d.value for d in found}
+    lost = {c: fsum(d.points for d in found if d.component == c) for c in WEIGHTS}
+    values = {c: min(1.0, max(0.0, 1.0 - lost[c] / weight)) for c, weight in WEIGHTS.items()}
     score = max(0.0, 1.0 - fsum(d.points for d in found))
     return Quality(
         score=score,
@@ -90,40 +143,64 @@ def assess(evidence: Evidence) -> Quality:
         features=values["features"],
         freshness=values["freshness"],
         status=_status(score, evidence.sessions_behind),
-        reasons=tuple(str(d) for d in found if d.value < 1.0),
+        reasons=tuple(str(d) for d in found),
     )
 
 
 def deductions(evidence: Evidence) -> tuple[Deduction, ...]:
-    """One for each component, also where it costs nothing; their points add up to 1 - score."""
-    e = evidence
-    good = e.checked > e.with_errors
-    return (
-        Deduction(
-            "completeness",
-            _share(e.missing, e.expected, 0.0),
-            _counted(e.missing, e.expected, "expected bars are missing", e.missing_at),
-            "none missing",
-        ),
-        Deduction(
-            "validation",
-            _share(e.with_errors, e.checked, 0.0),
-            _counted(e.with_errors, e.checked, "checked bars have an error", e.errors_at),
-            "no errors",
-        ),
-        Deduction(
-            "features",
-            _share(e.feature_nulls, e.feature_cells, 1.0 if good else 0.0),
-            _counted(e.feature_nulls, e.feature_cells, "feature values past warm-up are NULL", ()),
-            "none NULL",
-        ),
-        Deduction(
-            "freshness",
-            min(1.0, max(0.0, 1.0 - e.sessions_behind / STALE_SESSIONS)),
-            f"the newest bar is {e.sessions_behind} session{'s' * (e.sessions_behind != 1)} behind",
-            f"0 behind, none left from {STALE_SESSIONS} on",
-        ),
-    )
+    """What is taken off, the largest first; the points add up to 1 - score."""
+    found = [*_completeness(evidence), *_validation(evidence), *_features(evidence)]
+    behind = evidence.sessions_behind
+    if behind > 0:
+        seen = f"the newest bar is {behind} session{'s' * (behind != 1)} behind"
+        found.append(
+            Deduction(
+                "freshness",
+                "sessions_behind",
+                WEIGHTS["freshness"] * min(1.0, behind / STALE_SESSIONS),
+                seen,
+                f"0 behind, none left from {STALE_SESSIONS} on",
+            )
+        )
+    return tuple(sorted(found, key=lambda d: -d.points))
+
+
+def _completeness(e: Evidence) -> Iterator[Deduction]:
+    base, threshold = e.expected - e.untraded, "none missing"
+    if base <= 0:
+        seen = "nothing to count: no bar was expected"
+        yield Deduction("completeness", "gaps", WEIGHTS["completeness"], seen, threshold)
+    elif e.missing:
+        seen = f"{e.missing:,} of {base:,} expected bars are missing"
+        points = WEIGHTS["completeness"] * min(1.0, e.missing / base)
+        yield Deduction(
+            "completeness", "gaps", points, seen, threshold, e.missing, tuple(e.missing_at)
+        )
+
+
+def _validation(e: Evidence) -> Iterator[Deduction]:
+    if e.checked <= 0:
+        seen = "nothing to count: no bar was checked"
+        yield Deduction("validation", "bars", WEIGHTS["validation"], seen, "no errors")
+        return
+    base = max(e.checked, e.with_errors)
+    for check, objection in e.objections.items():
+        seen = f"{objection.bars:,} of {base:,} checked bars: {check}"
+        points = WEIGHTS["validation"] * objection.bars / base
+        yield Deduction(
+            "validation", check, points, seen, "no errors", objection.bars, tuple(objection.at)
+        )
+
+
+def _features(e: Evidence) -> Iterator[Deduction]:
+    threshold = "none NULL"
+    if e.feature_cells > 0 and e.feature_nulls:
+        share = min(1.0, e.feature_nulls / e.feature_cells)
+        seen = f"{e.feature_nulls:,} of {e.feature_cells:,} feature values past warm-up are NULL"
+        yield Deduction("features", "nulls", WEIGHTS["features"] * share, seen, threshold)
+    elif e.feature_cells <= 0 and e.checked <= e.with_errors:
+        seen = "nothing to count: no feature has a value"
+        yield Deduction("features", "nulls", WEIGHTS["features"], seen, threshold)
 
 
 def feature_coverage(bars_before: int, features: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
@@ -138,19 +215,6 @@ def feature_coverage(bars_before: int, features: Mapping[str, NDArray[Any]]) -> 
         cells += len(due)
         nulls += int(np.count_nonzero(null))
     return cells, nulls
-
-
-def _share(bad: int, total: int, of_nothing: float) -> float:
-    """1 - bad / total within [0, 1]."""
-    return min(1.0, max(0.0, 1.0 - bad / total)) if total > 0 else of_nothing
-
-
-def _counted(bad: int, total: int, what: str, examples: Sequence[datetime]) -> str:
-    if total <= 0:
-        return f"nothing to count: 0 of 0 {what}"
-    shown = ", ".join(f"{ts:%Y-%m-%d %H:%M}" for ts in examples[:_EXAMPLES])
-    more = ", …" if bad > _EXAMPLES and shown else ""
-    return f"{bad:,} of {total:,} {what}" + (f", at {shown}{more}" if shown else "")
 
 
 def _status(score: float, sessions_behind: int) -> str:

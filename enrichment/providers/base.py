@@ -16,6 +16,10 @@ class Provider(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def source(self) -> str:
+        """What `Fetched.source` says of its bars."""
+
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> Fetched:

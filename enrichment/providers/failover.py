@@ -52,3 +52,24 @@ class Failover:
         raise NoProvider(
             f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
         )
+
+    def fetch_elsewhere(
+        self,
+        symbol: str,
+        asset_class: AssetClass,
+        timeframe: Timeframe,
+        window: Window,
+        *,
+        but: str,
+    ) -> Fetched | None:
+        """What the first other source than `but` says; None where none can be asked now."""
+        paused = self._paused()
+        for name in self._order(asset_class):
+            provider = self._providers[name]
+            if name in paused or provider.source == but:
+                continue
+            try:
+                return provider.fetch(symbol, asset_class, timeframe, window)
+            except (ProviderError, Snooze):
+                continue
+        return None

@@ -50,7 +50,8 @@ class PolygonProvider:
         limit: int = 50_000,
     ) -> None:
         self.name = name
-        self._client, self._source, self._limit = client, source, limit
+        self.source = source
+        self._client, self._limit = client, limit
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -65,7 +66,7 @@ class PolygonProvider:
         bars = parse([row for answer in answers for row in _rows(answer.body)])
         return Fetched(
             _canonical(bars, asset_class, timeframe),
-            self._source,
+            self.source,
             adjusted.pop(),
             requests=len(answers),
             quota_remaining=_quota_remaining(answers[-1].headers),

@@ -1,11 +1,9 @@
-"""The bars with their features: what is stored of a series, and the one transaction that adds to
-it.
-"""
+"""The bars with their features: what is stored of a series, and the transactions that add to it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +12,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain import (
     Bars,
-    Enriched,
-    Stored,
+    Severity,
     Task,
     Timeframe,
     Timestamps,
@@ -23,11 +20,21 @@ from enrichment.domain import (
     to_datetime,
     to_datetime64,
 )
-from enrichment.storage import jobs, logs
+from enrichment.features import FEATURES
+from enrichment.quality import counts
+from enrichment.seam import RATIO_TOLERANCE
+from enrichment.series import Enriched, Known, Tail
+from enrichment.storage import backfills, findings, jobs, logs, ownership, standing
 from enrichment.storage.copying import constant, copy, record_batch
 from enrichment.storage.database import Database
 
 PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
+OVERLAP_BARS = 10
+
+
+def feature_set(names: Iterable[str] = FEATURES) -> str:
+    """A short name of a set of features, in their order."""
+    return hashlib.sha256(",".join(names).encode()).hexdigest()[:16]
 
 
 class Warehouse:
@@ -35,25 +42,48 @@ class Warehouse:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._feature_set = feature_set()
 
-    def stored(self, symbol: str, timeframe: Timeframe, tail: int | None) -> Stored:
-        """The last `tail` bars of the series (None: all) and what describes the rest."""
-        key = {"symbol": symbol, "timeframe": timeframe}
+    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+        """What is known of the series without its bars."""
         with self._db.begin() as conn:
-            status = conn.execute(text(_STATUS), key).one_or_none()
-            if status is None:
-                return Stored(Bars.empty())
-            rows = conn.execute(text(_TAIL), {**key, "tail": tail}).all()
-            gaps = conn.execute(text(_OPEN_GAPS), key).scalars().all()
-            flagged = conn.execute(text(_ERROR_FLAGS), key).scalars().all()
-        return Stored(
-            _bars(rows[::-1]),
-            bars=status.bars,
-            gaps=_timestamps(gaps),
-            flagged=_timestamps(flagged),
-            first_ts=status.first_ts,
-            history_from=status.history_from,
+            row = conn.execute(
+                text(_DESCRIBE),
+                {"symbol": symbol, "timeframe": timeframe, "overlap": OVERLAP_BARS - 1},
+            ).one_or_none()
+        if row is None:
+            return Known()
+        return Known(
+            bars=row.bars,
+            first_ts=row.first_ts,
+            overlap_from=row.overlap_from,
+            history_from=row.history_from,
+            source=row.source,
+            adjusted=row.adjusted,
+            gaps=_timestamps(row.gaps),
+            due=_timestamps(row.due),
+            flagged=frozenset(_objections(row)),
+            confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
+            untraded=frozenset(row.untraded),
+            complete=row.bars == 0 or row.feature_set == self._feature_set,
         )
+
+    def tail(
+        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
+    ) -> Tail:
+        """All bars from `since` on (None: all there are), after `lookback` bars before it."""
+        key = {"symbol": symbol, "timeframe": timeframe}
+        query = _ALL if since is None else _TAIL
+        with self._db.begin() as conn:
+            rows = conn.execute(text(query), {**key, "since": since, "lookback": lookback}).all()
+        return Tail(as_bars(rows))
+
+    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+        """Write one piece of a backfill, and that what is left to do ends at `left`."""
+        with self._db.begin() as conn:
+            ownership.assert_owned(conn, task)
+            written = self._write(conn, task, enriched)
+            backfills.note(conn, task, enriched.timeframe, left, written)
 
     def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
         """Write everything a task produced, and its completion, in one transaction.
@@ -62,19 +92,23 @@ class Warehouse:
         """
         total = Written()
         with self._db.begin() as conn:
-            jobs.assert_owned(conn, task)
+            ownership.assert_owned(conn, task)
             for enriched in series:
-                written = write_rows(conn, task, enriched)
-                _write_findings(conn, task, enriched)
-                logs.write_success(conn, task, enriched)
-                _write_quality(conn, task.symbol, enriched, written)
-                total += written
+                total += self._write(conn, task, enriched)
             jobs.complete(conn, task, total)
         return total
 
+    def _write(self, conn: Connection, task: Task, enriched: Enriched) -> Written:
+        written = write_rows(conn, task, enriched)
+        findings.write(conn, task.symbol, enriched)
+        logs.write_success(conn, task, enriched)
+        standing.write(conn, task.symbol, enriched, written, self._feature_set)
+        return written
+
 
 def write_rows(conn: Connection, task: Task, enriched: Enriched) -> Written:
-    """Insert the new bars and update the changed ones, old values going to `data_corrections`.
+    """Insert the new bars and update the changed ones; what the vendor restated goes to
+    `data_corrections`, and the rows as they were to `bar_versions`.
 
     `enriched.bars` holds only rows from the first new or changed one on. Where all of them lie
     behind what is stored, they are copied straight into the table; otherwise they are staged in a
@@ -110,16 +144,22 @@ def _merge(conn: Connection, task: Task, enriched: Enriched, batch: Any) -> Writ
         "timeframe": enriched.timeframe,
         "first": to_datetime(enriched.bars.ts[0]),
         "last": to_datetime(enriched.bars.ts[-1]),
-        "source": enriched.fetched.source,
-        "job_id": task.job_id,
     }
-    conn.execute(text("CREATE TEMP TABLE staged_bars (LIKE bars) ON COMMIT DROP"))
+    conn.execute(
+        text("CREATE TEMP TABLE staged_bars (LIKE bars INCLUDING DEFAULTS) ON COMMIT DROP")
+    )
     copy(conn, "staged_bars", batch)
     conn.execute(text("ANALYZE staged_bars (ts)"))
-    conn.execute(text(_CORRECTIONS), values)
+    if conn.execute(text(_KEEP_VERSIONS), values).rowcount:
+        _write_corrections(conn, task, enriched, values)
     assignments = ", ".join(f'"{name}" = s."{name}"' for name in names[3:])
     updated = conn.execute(
-        text(f"UPDATE bars b SET {assignments} FROM staged_bars s WHERE {_SAME_BAR}"), values
+        text(
+            f"UPDATE bars b SET {assignments}, known_from ="
+            f" CASE WHEN {_RESTATED} THEN now() ELSE b.known_from END"
+            f" FROM staged_bars s WHERE {_SAME_BAR}"
+        ),
+        values,
     ).rowcount
     listed = ", ".join(f'"{name}"' for name in names)
     inserted = conn.execute(
@@ -133,72 +173,26 @@ def _merge(conn: Connection, task: Task, enriched: Enriched, batch: Any) -> Writ
     return Written(inserted, updated)
 
 
-def _write_findings(conn: Connection, task: Task, enriched: Enriched) -> None:
-    """Replace the window's flags, keep quarantined bars, and bring the ledger of gaps up to
-    date.
-    """
-    key = {"symbol": task.symbol, "timeframe": enriched.timeframe}
-    window = {"start": enriched.window.start, "end": enriched.window.end}
-    conn.execute(text(_CLEAR_FLAGS), {**key, **window})
-    if enriched.checked.flags:
-        conn.execute(
-            text(_ADD_FLAG),
-            [
-                {**key, "ts": f.ts, "check": f.check, "severity": f.severity, "detail": f.detail}
-                for f in enriched.checked.flags
-            ],
-        )
-    if enriched.checked.quarantined:
-        conn.execute(
-            text(_QUARANTINE),
-            [
-                {
-                    **key,
-                    "ts": q.ts,
-                    "check": q.check,
-                    "detail": q.detail,
-                    "source": enriched.fetched.source,
-                    "bar": json.dumps(dict(q.bar)),
-                }
-                for q in enriched.checked.quarantined
-            ],
-        )
-    conn.execute(text(_RESOLVE_GAPS), {**key, **window, "gaps": list(enriched.gaps)})
-    if enriched.gaps:
-        conn.execute(text(_ADD_GAPS), {**key, "gaps": list(enriched.gaps)})
+def _write_corrections(
+    conn: Connection, task: Task, enriched: Enriched, values: dict[str, Any]
+) -> None:
+    """Old and new values field by field; a rebased history is one correction with its factor."""
+    rebase = enriched.rebase
+    values = {**values, "source": enriched.fetched.source, "job_id": task.job_id}
+    values |= {"factor": None, "rebased_until": None, "tolerance": RATIO_TOLERANCE}
+    if rebase is not None:
+        values |= {"factor": rebase.factor, "rebased_until": rebase.ts}
+        conn.execute(text(_REBASED), values)
+    conn.execute(text(_CORRECTIONS), values)
 
 
-def _write_quality(conn: Connection, symbol: str, enriched: Enriched, written: Written) -> None:
-    quality, flags = enriched.quality, enriched.checked.flags
-    checked = len(enriched.checked.bars) + len(enriched.checked.quarantined)
-    values = {
-        "symbol": symbol,
-        "timeframe": enriched.timeframe,
-        "date": enriched.window.end.date(),
-        "total": checked,
-        "valid": len(enriched.checked.bars),
-        "rate": 100.0 * len(enriched.checked.bars) / checked if checked else 100.0,
-        "gaps": len(enriched.gaps),
-        "anomalies": sum(1 for flag in flags if flag.severity != "info"),
-        "score": quality.score,
-        "completeness": quality.completeness,
-        "validation": quality.validation,
-        "features": quality.features,
-        "freshness": quality.freshness,
-        "status": quality.status,
-        "reasons": list(quality.reasons),
-        "inserted": written.inserted,
-        "history_from": enriched.history_from,
-        "source": enriched.fetched.source,
-        "adjusted": enriched.fetched.adjusted,
-        "first": to_datetime(enriched.bars.ts[0]) if len(enriched.bars) else None,
-        "last": to_datetime(enriched.bars.ts[-1]) if len(enriched.bars) else None,
-    }
-    conn.execute(text(_DAILY_QUALITY), values)
-    conn.execute(text(_UPDATE_STATUS), values)
+def _objections(row: Any) -> Iterator[tuple[datetime, str]]:
+    flags = zip(row.flag_ts, row.flag_checks, row.flag_severities, strict=True)
+    return ((ts, check) for ts, check, severity in flags if counts(check, Severity(severity)))
 
 
-def _bars(rows: Sequence[Any]) -> Bars:
+def as_bars(rows: Sequence[Any]) -> Bars:
+    """Rows of ts and PRICES, ascending, as columns."""
     if not rows:
         return Bars.empty()
     ts, *columns = zip(*rows, strict=True)
@@ -212,6 +206,8 @@ def _timestamps(moments: Sequence[datetime]) -> Timestamps:
     return np.array([to_datetime64(moment) for moment in moments], dtype="datetime64[us]")
 
 
+_COLUMNS = ", ".join(PRICES)
+
 # The constants bound the search to the series' newest stretch of the primary key, whatever the
 # planner believes of a temporary table without statistics.
 _SAME_BAR = (
@@ -219,26 +215,57 @@ _SAME_BAR = (
     " AND b.ts = s.ts"
 )
 
-_STATUS = """
-SELECT bars, first_ts, history_from FROM enrichment_status
-WHERE symbol = :symbol AND timeframe = :timeframe AND last_success_at IS NOT NULL
+_RESTATED = (
+    f"({', '.join(f'b.{p}' for p in PRICES)}) IS DISTINCT FROM"
+    f" ({', '.join(f's.{p}' for p in PRICES)})"
+)
+
+_SERIES = "symbol = :symbol AND timeframe = :timeframe"
+
+_DESCRIBE = f"""
+SELECT s.bars, s.first_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+    coalesce((SELECT ts FROM bars WHERE {_SERIES} ORDER BY ts DESC OFFSET :overlap LIMIT 1),
+        s.first_ts) AS overlap_from,
+    ARRAY(SELECT ts FROM bar_gaps WHERE {_SERIES} AND resolved_at IS NULL ORDER BY ts) AS gaps,
+    ARRAY(SELECT ts FROM bar_gaps WHERE {_SERIES} AND resolved_at IS NULL AND next_try_at <= now()
+        ORDER BY ts) AS due,
+    ARRAY(SELECT ts FROM bar_gaps WHERE {_SERIES} AND resolution = 'no_trades') AS untraded,
+    flags.ts AS flag_ts, flags.checks AS flag_checks, flags.severities AS flag_severities,
+    ARRAY(SELECT ts FROM bar_confirmations WHERE {_SERIES} ORDER BY ts, check_name) AS confirmed_ts,
+    ARRAY(SELECT check_name FROM bar_confirmations WHERE {_SERIES} ORDER BY ts, check_name)
+        AS confirmed_checks
+FROM enrichment_status s, LATERAL (
+    SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks,
+        coalesce(array_agg(severity), '{{}}') AS severities
+    FROM bar_flags WHERE {_SERIES} AND severity <> 'info'
+) flags
+WHERE s.symbol = :symbol AND s.timeframe = :timeframe AND s.last_success_at IS NOT NULL
 """
+
+_ALL = f"SELECT ts, {_COLUMNS} FROM bars WHERE {_SERIES} ORDER BY ts"
 
 _TAIL = f"""
-SELECT ts, {", ".join(PRICES)} FROM bars
-WHERE symbol = :symbol AND timeframe = :timeframe ORDER BY ts DESC LIMIT :tail
+SELECT ts, {_COLUMNS} FROM bars WHERE {_SERIES} AND ts >= coalesce((
+    SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_SERIES} AND ts < :since
+        ORDER BY ts DESC LIMIT :lookback) before), :since)
+ORDER BY ts
 """
 
-_OPEN_GAPS = """
-SELECT ts FROM bar_gaps
-WHERE symbol = :symbol AND timeframe = :timeframe AND resolved_at IS NULL ORDER BY ts
+_STAGE = "CREATE TEMP TABLE staged_bars (LIKE bars INCLUDING DEFAULTS) ON COMMIT DROP"
+
+_KEEP_VERSIONS = f"""
+INSERT INTO bar_versions (symbol, timeframe, ts, {_COLUMNS}, known_from, known_until)
+SELECT b.symbol, b.timeframe, b.ts, {", ".join(f"b.{p}" for p in PRICES)}, b.known_from, now()
+FROM staged_bars s JOIN bars b ON {_SAME_BAR} WHERE {_RESTATED}
 """
 
-_ERROR_FLAGS = """
-SELECT DISTINCT ts FROM bar_flags
-WHERE symbol = :symbol AND timeframe = :timeframe AND severity = 'error' ORDER BY ts
+_REBASED = """
+INSERT INTO data_corrections
+    (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
+VALUES (:symbol, :timeframe, :rebased_until, 'factor', 1, :factor, 'rebased', :source, :job_id)
 """
 
+# A row that the change of basis explains is no correction of its own.
 _CORRECTIONS = f"""
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
@@ -248,71 +275,8 @@ FROM staged_bars s JOIN bars b ON {_SAME_BAR}
 CROSS JOIN LATERAL (VALUES {", ".join(f"('{p}', b.{p}, s.{p})" for p in PRICES)})
     AS c (field, old_value, new_value)
 WHERE c.old_value IS DISTINCT FROM c.new_value
+    AND NOT coalesce(b.ts < CAST(:rebased_until AS timestamptz)
+        AND abs(s.close / (b.close * CAST(:factor AS float8)) - 1) <= :tolerance
+        AND abs(s.open / (b.open * CAST(:factor AS float8)) - 1) <= :tolerance, false)
 ORDER BY b.ts, c.field
-"""
-
-_CLEAR_FLAGS = """
-DELETE FROM bar_flags WHERE symbol = :symbol AND timeframe = :timeframe
-    AND ts >= :start AND ts < :end
-"""
-
-_ADD_FLAG = """
-INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail)
-VALUES (:symbol, :timeframe, :ts, :check, :severity, :detail)
-ON CONFLICT (symbol, timeframe, ts, check_name)
-DO UPDATE SET severity = EXCLUDED.severity, detail = EXCLUDED.detail, found_at = now()
-"""
-
-_QUARANTINE = """
-INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
-VALUES (:symbol, :timeframe, :ts, :check, :detail, :source, CAST(:bar AS jsonb))
-ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
-"""
-
-_RESOLVE_GAPS = """
-UPDATE bar_gaps SET resolved_at = now()
-WHERE symbol = :symbol AND timeframe = :timeframe AND resolved_at IS NULL
-    AND ts >= :start AND ts < :end AND NOT ts = ANY(CAST(:gaps AS timestamptz[]))
-"""
-
-_ADD_GAPS = """
-INSERT INTO bar_gaps (symbol, timeframe, ts)
-SELECT :symbol, :timeframe, unnest(CAST(:gaps AS timestamptz[]))
-ON CONFLICT (symbol, timeframe, ts)
-DO UPDATE SET attempts = bar_gaps.attempts + 1, resolved_at = NULL
-"""
-
-_DAILY_QUALITY = """
-INSERT INTO data_quality_metrics AS m (symbol, timeframe, date, total_records, validated_records,
-    validation_rate, gaps_detected, anomalies_detected, avg_quality_score, data_completeness,
-    validation, features, freshness, status, reasons)
-VALUES (:symbol, :timeframe, :date, :total, :valid, :rate, :gaps, :anomalies, :score, :completeness,
-    :validation, :features, :freshness, :status, :reasons)
-ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
-    total_records = EXCLUDED.total_records, validated_records = EXCLUDED.validated_records,
-    validation_rate = EXCLUDED.validation_rate, gaps_detected = EXCLUDED.gaps_detected,
-    anomalies_detected = EXCLUDED.anomalies_detected,
-    avg_quality_score = EXCLUDED.avg_quality_score,
-    data_completeness = EXCLUDED.data_completeness, validation = EXCLUDED.validation,
-    features = EXCLUDED.features, freshness = EXCLUDED.freshness, status = EXCLUDED.status,
-    reasons = EXCLUDED.reasons, updated_at = now()
-WHERE (m.total_records, m.validated_records, m.gaps_detected, m.anomalies_detected,
-       m.avg_quality_score, m.reasons) IS DISTINCT FROM
-      (EXCLUDED.total_records, EXCLUDED.validated_records, EXCLUDED.gaps_detected,
-       EXCLUDED.anomalies_detected, EXCLUDED.avg_quality_score, EXCLUDED.reasons)
-"""
-
-_UPDATE_STATUS = """
-INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
-    history_from, source, adjusted, quality_score, reasons, last_success_at)
-VALUES (:symbol, :timeframe, :status, :inserted, :first, :last, :history_from,
-    :source, :adjusted, :score, :reasons, now())
-ON CONFLICT (symbol, timeframe) DO UPDATE SET
-    status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
-    first_ts = least(e.first_ts, EXCLUDED.first_ts),
-    last_ts = greatest(e.last_ts, EXCLUDED.last_ts),
-    history_from = least(e.history_from, EXCLUDED.history_from), source = EXCLUDED.source,
-    adjusted = EXCLUDED.adjusted, quality_score = EXCLUDED.quality_score,
-    reasons = EXCLUDED.reasons, last_success_at = EXCLUDED.last_success_at,
-    last_error = NULL, last_error_at = NULL
 """

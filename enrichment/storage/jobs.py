@@ -15,10 +15,10 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from enrichment.domain import AssetClass, Failure, Task, Timeframe, Written
-from enrichment.errors import LeaseLost
-from enrichment.storage import logs
+from enrichment.domain import AssetClass, Failure, Task, Timeframe, Window, Written
+from enrichment.storage import backfills, logs
 from enrichment.storage.database import Database
+from enrichment.storage.ownership import OWNED, lost, owner
 
 CHANNEL = "enrichment_jobs"
 
@@ -52,6 +52,7 @@ class JobQueue:
                 worker_id=worker_id,
                 fence=row.fence,
                 retry_count=row.retry_count,
+                **backfills.parse(row.backfill),
             )
             for row in rows
         ]
@@ -68,9 +69,9 @@ class JobQueue:
                 conn.execute(
                     text(
                         "UPDATE enrichment_job_items SET step = :step,"
-                        f" lease_until = now() + make_interval(secs => :lease) WHERE {_OWNED}"
+                        f" lease_until = now() + make_interval(secs => :lease) WHERE {OWNED}"
                     ),
-                    {**_owner(task), "step": step, "lease": self._lease},
+                    {**owner(task), "step": step, "lease": self._lease},
                 )
             jobs = {task.job_id for task in tasks}
             cancelled = set(conn.execute(text(_CANCELLED), {"jobs": list(jobs)}).scalars())
@@ -79,25 +80,25 @@ class JobQueue:
     def drop(self, task: Task) -> None:
         """End an item of a cancelled job without an effect."""
         with self._db.begin() as conn:
-            conn.execute(text(_DROP), _owner(task))
+            conn.execute(text(_DROP), owner(task))
 
     def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
         """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
         with self._db.begin() as conn:
-            conn.execute(text(_GIVE_BACK), {**_owner(task), "seconds": seconds, "why": why})
+            conn.execute(text(_GIVE_BACK), {**owner(task), "seconds": seconds, "why": why})
 
     def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
         """Record a failed attempt; `retry_after` seconds until the next one, None for the last."""
         with self._db.begin() as conn:
             values = {
-                **_owner(task),
+                **owner(task),
                 "error_class": failure.error_class,
                 "error": failure.error,
                 "step": failure.step,
                 "seconds": retry_after,
             }
             if conn.execute(text(_FAIL if retry_after is None else _RETRY), values).rowcount != 1:
-                raise LeaseLost(f"{task.symbol} belongs to another worker now")
+                raise lost(task)
             logs.write_failure(
                 conn,
                 task,
@@ -126,23 +127,14 @@ def close_finished(conn: Connection) -> list[UUID]:
     return list(conn.execute(text(_CLOSE)).scalars())
 
 
-def assert_owned(conn: Connection, task: Task) -> None:
-    """Lock the item for this transaction; LeaseLost unless worker and fence still match."""
-    found = conn.execute(
-        text(f"SELECT 1 FROM enrichment_job_items WHERE {_OWNED} FOR UPDATE"), _owner(task)
-    ).first()
-    if found is None:
-        raise LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
-
-
 def complete(conn: Connection, task: Task, written: Written) -> None:
     """Make the item final, in the transaction that stores its effect."""
     done = conn.execute(
         text(_COMPLETE),
-        {**_owner(task), "inserted": written.inserted, "updated": written.updated},
+        {**owner(task), "inserted": written.inserted, "updated": written.updated},
     )
     if done.rowcount != 1:
-        raise LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
+        raise lost(task)
 
 
 def insert_job(
@@ -177,6 +169,7 @@ def snapshot_items(
     symbols: Sequence[str] | None,
     asset_class: str | None,
     priority: int,
+    backfill: Window | None = None,
 ) -> int:
     """Copy the active symbols (all, these, or a class) into the job's items and wake the
     workers.
@@ -188,6 +181,7 @@ def snapshot_items(
             "symbols": list(symbols) if symbols is not None else None,
             "asset_class": asset_class,
             "priority": priority,
+            "backfill": backfills.text_of(backfill),
         },
     ).rowcount
     conn.execute(
@@ -202,26 +196,12 @@ def notify(conn: Connection) -> None:
     conn.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
 
 
-def _owner(task: Task) -> dict[str, object]:
-    return {
-        "job_id": task.job_id,
-        "symbol": task.symbol,
-        "worker": task.worker_id,
-        "fence": task.fence,
-    }
-
-
 def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:
     for timeframe in task.timeframes:
         conn.execute(
             text(_SERIES_FAILED), {"symbol": task.symbol, "timeframe": timeframe, "error": error}
         )
 
-
-_OWNED = (
-    "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
-    " AND status = 'in_progress'"
-)
 
 _CLAIM = """
 WITH due AS (
@@ -248,7 +228,7 @@ SET status = 'in_progress', step = 'claimed', worker_id = :worker, fence = i.fen
     started_at = coalesce(i.started_at, now())
 FROM one_per_symbol o
 WHERE i.job_id = o.job_id AND i.symbol = o.symbol
-RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count
+RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count, i.backfill
 """
 
 _START_JOBS = """
@@ -262,7 +242,7 @@ SET status = CASE WHEN retry_count > 0 THEN 'retry' ELSE 'pending' END,
     lease_until = NULL, worker_id = NULL, step = NULL,
     last_error = coalesce(:why, last_error),
     run_after = now() + make_interval(secs => :seconds)
-WHERE {_OWNED}
+WHERE {OWNED}
 """
 
 _RETRY = f"""
@@ -270,21 +250,22 @@ UPDATE enrichment_job_items
 SET status = 'retry', retry_count = retry_count + 1, lease_until = NULL, step = :step,
     error_class = :error_class, last_error = :error,
     run_after = now() + make_interval(secs => :seconds)
-WHERE {_OWNED}
+WHERE {OWNED}
 """
 
 _FAIL = f"""
 UPDATE enrichment_job_items
 SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_class,
     last_error = :error, completed_at = clock_timestamp()
-WHERE {_OWNED}
+WHERE {OWNED}
 """
 
 _COMPLETE = f"""
 UPDATE enrichment_job_items
 SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
-    inserted = :inserted, updated = :updated, completed_at = clock_timestamp()
-WHERE {_OWNED}
+    inserted = inserted + :inserted, updated = updated + :updated,
+    completed_at = clock_timestamp()
+WHERE {OWNED}
 """
 
 _REAP = """
@@ -332,8 +313,9 @@ ON CONFLICT DO NOTHING RETURNING job_id
 """
 
 _SNAPSHOT = """
-INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, priority)
-SELECT :job_id, symbol, asset_class, timeframes, :priority FROM tracked_symbols
+INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, priority, backfill)
+SELECT :job_id, symbol, asset_class, timeframes, :priority, CAST(:backfill AS jsonb)
+FROM tracked_symbols
 WHERE active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
     AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
 """
@@ -347,7 +329,7 @@ WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
 _DROP = f"""
 UPDATE enrichment_job_items
 SET status = 'cancelled', lease_until = NULL, step = NULL, completed_at = clock_timestamp()
-WHERE {_OWNED}
+WHERE {OWNED}
 """
 
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Enriched, Task
+from enrichment.domain import Task
+from enrichment.series import Download, Enriched
 
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 
 def write_success(conn: Connection, task: Task, enriched: Enriched) -> None:
-    """One row in each log, in the transaction that stores the bars they speak of."""
+    """A row for every fetch and one for the computation, in the transaction that stores the bars
+    they speak of.
+    """
     key = {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
-    conn.execute(
-        text(_FETCHED),
-        {
-            **key,
-            "source": enriched.fetched.source,
-            "requests": enriched.fetched.requests,
-            "bars": len(enriched.fetched.bars),
-            "ms": enriched.fetch_ms,
-            "start": enriched.window.start,
-            "end": enriched.window.end,
-            "adjusted": enriched.fetched.adjusted,
-            "quota": enriched.fetched.quota_remaining,
-        },
-    )
+    for download in enriched.downloads:
+        conn.execute(text(_FETCHED), {**key, **_fetched(download)})
     conn.execute(
         text(_COMPUTED),
         {
@@ -36,6 +29,22 @@ def write_success(conn: Connection, task: Task, enriched: Enriched) -> None:
             "score": enriched.quality.score,
         },
     )
+
+
+def _fetched(download: Download) -> dict[str, Any]:
+    fetched = download.fetched
+    return {
+        "success": download.failure is None,
+        "source": fetched.source if fetched else None,
+        "requests": fetched.requests if fetched else None,
+        "bars": len(fetched.bars) if fetched else 0,
+        "ms": download.milliseconds,
+        "start": download.window.start,
+        "end": download.window.end,
+        "adjusted": fetched.adjusted if fetched else None,
+        "quota": fetched.quota_remaining if fetched else None,
+        "error": download.failure,
+    }
 
 
 def write_failure(
@@ -71,9 +80,9 @@ def roll_up(conn: Connection) -> None:
 
 _FETCHED = """
 INSERT INTO enrichment_fetch_log (job_id, symbol, timeframe, source, success, requests, bars,
-    duration_ms, window_start, window_end, adjusted, quota_remaining)
-VALUES (:job_id, :symbol, :timeframe, :source, true, :requests, :bars, :ms, :start, :end, :adjusted,
-    :quota)
+    duration_ms, window_start, window_end, adjusted, quota_remaining, error)
+VALUES (:job_id, :symbol, :timeframe, :source, :success, :requests, :bars, :ms, :start, :end,
+    :adjusted, :quota, :error)
 """
 
 _COMPUTED = """

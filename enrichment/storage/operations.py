@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +84,12 @@ class ProviderPauses:
 _PAUSED_PROVIDERS = """
 SELECT key FROM pauses WHERE scope = 'provider' AND (until IS NULL OR until > now())
 """
+
+
+def now(conn: Connection) -> datetime:
+    """The database's clock, timezone-aware UTC."""
+    moment: datetime = conn.execute(text("SELECT now()")).scalar_one()
+    return moment.astimezone(UTC)
 
 
 def paused_globally(conn: Connection) -> bool:

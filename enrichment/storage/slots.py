@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain import JobKind
-from enrichment.storage import job_control, jobs, logs, operations, schema
+from enrichment.storage import findings, job_control, jobs, logs, operations, schema
 from enrichment.storage.database import Database
 
 CATCH_UP_WINDOW = timedelta(hours=20)
@@ -51,11 +51,15 @@ class Slots:
             return job_id
 
     def maintain(self) -> None:
-        """Keep the logs' partitions ahead of the calendar and their rollups fresh."""
+        """Keep the logs' partitions ahead of the calendar and their rollups fresh, and tell a
+        vendor's outage from a hole of one symbol.
+        """
         with self._db.begin() as conn:
             schema.ensure_partitions(conn)
         with self._db.begin() as conn:
             logs.roll_up(conn)
+        with self._db.begin() as conn:
+            findings.name_outages(conn)
 
 
 _CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

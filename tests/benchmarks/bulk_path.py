@@ -28,7 +28,6 @@ from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import (
     Bars,
     Checked,
-    Enriched,
     Fetched,
     Quality,
     Task,
@@ -37,6 +36,8 @@ from enrichment.domain import (
     to_datetime,
 )
 from enrichment.features import compute
+from enrichment.quality import Evidence
+from enrichment.series import Download, Enriched
 from enrichment.storage.bars import Warehouse
 from enrichment.storage.copying import constant, copy, record_batch
 from enrichment.storage.database import Database
@@ -61,15 +62,21 @@ def enriched(bars: Bars, features: dict[str, Any]) -> Enriched:
     end = to_datetime(bars.ts[-1]) + timedelta(minutes=5)
     return Enriched(
         timeframe=Timeframe.M5,
-        window=Window(to_datetime(bars.ts[0]), end),
-        fetched=Fetched(bars, "benchmark", adjusted=True),
-        fetch_ms=0.0,
-        checked=Checked(bars),
+        downloads=[
+            Download(
+                Window(to_datetime(bars.ts[0]), end),
+                Fetched(bars, "benchmark", adjusted=True),
+                0.0,
+                Checked(bars),
+            )
+        ],
         bars=bars,
         features=features,
         compute_ms=0.0,
+        flags=[],
         gaps=[],
         quality=SCORE,
+        evidence=Evidence(len(bars), 0, len(bars), 0, 0, 0),
         history_from=datetime(2020, 1, 1, tzinfo=UTC),
     )
 

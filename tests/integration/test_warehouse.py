@@ -13,7 +13,6 @@ from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import (
     Bars,
     Checked,
-    Enriched,
     Fetched,
     Flag,
     Quality,
@@ -24,11 +23,14 @@ from enrichment.domain import (
     Window,
 )
 from enrichment.errors import LeaseLost
+from enrichment.quality import Evidence
+from enrichment.series import Download, Enriched, Gap
 from enrichment.storage.bars import Warehouse
 from enrichment.storage.database import Database
 from enrichment.storage.jobs import JobQueue
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
+EVIDENCE = Evidence(30, 0, 30, 600, 0, 0)
 SCORE = Quality(0.97, 1.0, 1.0, 0.85, 1.0, "healthy", ("something small",))
 
 
@@ -38,21 +40,24 @@ def bars(days: int, *, first: int = 0, close: float = 100.0) -> Bars:
     return Bars.of(ts, base, base + 1, base - 1, base + 0.5, base * 1000)
 
 
-def enriched(found: Bars, **changes: object) -> Enriched:
+WINDOW = Window(START, START + timedelta(days=400))
+
+
+def enriched(found: Bars, *, checked: Checked | None = None, **changes: object) -> Enriched:
+    fetched = Fetched(found, "sandbox", adjusted=False)
     result = Enriched(
         timeframe=Timeframe.D1,
-        window=Window(START, START + timedelta(days=400)),
-        fetched=Fetched(found, "sandbox", adjusted=False),
-        fetch_ms=12.0,
-        checked=Checked(found),
+        downloads=[Download(WINDOW, fetched, 12.0, checked or Checked(found))],
         bars=found,
         features={
             "sma_20": np.where(np.arange(len(found)) < 3, np.nan, found.close),
             "trend_direction": np.array([None, *["up"] * (len(found) - 1)], dtype=object),
         },
         compute_ms=3.0,
+        flags=[],
         gaps=[],
         quality=SCORE,
+        evidence=EVIDENCE,
         history_from=START,
     )
     return replace(result, **changes)  # type: ignore[arg-type]  # fields by name
@@ -134,17 +139,19 @@ def test_bars_of_one_symbol_leave_those_of_another_alone(db: Database) -> None:
 def test_what_is_stored_is_read_back(db: Database) -> None:
     warehouse = Warehouse(db)
     gap = START + timedelta(days=40)
-    found = enriched(bars(30), gaps=[gap])
+    found = enriched(bars(30), gaps=[Gap(gap)])
     warehouse.commit(claim(db), [found])
-    stored = warehouse.stored("AAPL", Timeframe.D1, 7)
-    assert len(stored.tail) == 7
-    assert stored.tail.ts[-1] == found.bars.ts[-1]
-    np.testing.assert_array_equal(stored.tail.close, found.bars.close[-7:])
-    assert np.isnan(stored.tail.vwap).all()
-    assert (stored.bars, stored.first_ts, stored.history_from) == (30, START, START)
-    assert stored.gaps.tolist() == [gap.replace(tzinfo=None)]
-    assert len(warehouse.stored("AAPL", Timeframe.D1, None).tail) == 30
-    assert len(warehouse.stored("AAPL", Timeframe.H1, 7).tail) == 0
+    known = warehouse.describe("AAPL", Timeframe.D1)
+    assert (known.bars, known.first_ts, known.history_from) == (30, START, START)
+    assert (known.source, known.adjusted) == ("sandbox", False)
+    assert known.overlap_from == START + timedelta(days=20)
+    assert known.gaps.tolist() == known.due.tolist() == [gap.replace(tzinfo=None)]
+    tail = warehouse.tail("AAPL", Timeframe.D1, known.overlap_from, 5).bars
+    np.testing.assert_array_equal(tail.close, found.bars.close[-15:])
+    assert np.isnan(tail.vwap).all()
+    assert len(warehouse.tail("AAPL", Timeframe.D1, None, 5).bars) == 30
+    assert len(warehouse.tail("AAPL", Timeframe.H1, START, 5).bars) == 0
+    assert warehouse.describe("AAPL", Timeframe.H1).bars == 0
 
 
 def test_findings_follow_the_window(db: Database) -> None:
@@ -152,10 +159,11 @@ def test_findings_follow_the_window(db: Database) -> None:
     bad = START + timedelta(days=3)
     flag = Flag(bad, "ohlc", Severity.ERROR, "high 1 below low 2")
     kept = Quarantined(bad, "ohlc", "high 1 below low 2", {"high": 1.0, "low": 2.0, "open": None})
-    first = enriched(bars(30))
-    first = replace(first, checked=Checked(first.bars, (flag,), (kept,)), gaps=[bad])
+    checked = Checked(bars(30), (flag,), (kept,))
+    first = enriched(bars(30), checked=checked, flags=[flag], gaps=[Gap(bad)])
     for _ in range(2):
         warehouse.commit(claim(db), [first])
+    assert warehouse.describe("AAPL", Timeframe.D1).flagged == {(bad, "ohlc")}
     assert table(db, "SELECT check_name, severity FROM bar_flags") == [("ohlc", "error")]
     assert table(db, "SELECT check_name, bar->>'high', bar->>'open' FROM bar_quarantine") == [
         ("ohlc", "1.0", None)
@@ -164,3 +172,4 @@ def test_findings_follow_the_window(db: Database) -> None:
     warehouse.commit(claim(db), [enriched(bars(30))])
     assert table(db, "SELECT count(*) FROM bar_flags") == [(0,)]
     assert table(db, "SELECT count(*) FROM bar_gaps WHERE resolved_at IS NULL") == [(0,)]
+    assert table(db, "SELECT resolution FROM bar_gaps") == [("filled",)]

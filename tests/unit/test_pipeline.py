@@ -2,122 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from uuid import UUID
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.bench import TASK, Bench, Memory, Vendor, assert_equal_to_one_full_run, recorded
 
-from enrichment import features
 from enrichment.domain import (
-    AssetClass,
     Bars,
-    Enriched,
     Fetched,
-    Stored,
-    Task,
-    Timeframe,
-    Window,
     Written,
     to_datetime,
-    to_datetime64,
 )
 from enrichment.errors import ProviderUnavailable, StepFailed, UnknownSymbol
-from enrichment.pipeline import OVERLAP, Pipeline, merge
-
-RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
-TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
-
-
-def recorded() -> Bars:
-    with gzip.open(RECORDED, "rt") as file:
-        rows = [row for row in csv.DictReader(file) if row["symbol"] == "AAPL"]
-    prices = (
-        np.array([float(row[name]) for row in rows])
-        for name in ("open", "high", "low", "close", "volume")
-    )
-    return Bars.of(np.array([row["date"] for row in rows], dtype="datetime64[us]"), *prices)
-
-
-class Vendor:
-    """Serves bars up to a movable present; what was asked for is kept."""
-
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
-        self.windows: list[Window] = []
-
-    def fetch(
-        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
-        self.windows.append(window)
-        start, end = to_datetime64(window.start), to_datetime64(window.end)
-        found = self.bars.take((self.bars.ts >= start) & (self.bars.ts < end))
-        return Fetched(found, "memory", adjusted=False)
-
-
-class Memory:
-    """A warehouse in memory that keeps one series with its features."""
-
-    def __init__(self) -> None:
-        self.bars = Bars.empty()
-        self.features: dict[str, np.ndarray] = {}
-        self.history_from: datetime | None = None
-        self.last: Enriched | None = None
-
-    def stored(self, symbol: str, timeframe: Timeframe, tail: int | None) -> Stored:
-        if len(self.bars) == 0:
-            return Stored(Bars.empty(), history_from=self.history_from)
-        return Stored(
-            self.bars.take(slice(-tail if tail else None, None)),
-            bars=len(self.bars),
-            first_ts=to_datetime(self.bars.ts[0]),
-            history_from=self.history_from,
-        )
-
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
-        (self.last,) = series
-        new = self.last.bars
-        first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
-        kept, updated = slice(0, int(first)), len(self.bars) - int(first)
-        self.bars = self.bars.take(kept).followed_by(new)
-        self.features = {
-            name: np.concatenate([self.features[name][kept], column]) if self.features else column
-            for name, column in self.last.features.items()
-        }
-        self.history_from = self.last.history_from
-        return Written(len(new) - updated, updated)
-
-
-class Bench:
-    """A pipeline whose present is the evening of a chosen session."""
-
-    def __init__(self, bars: Bars, history_days: int = 6000) -> None:
-        self.vendor, self.memory = Vendor(bars), Memory()
-        self.now = datetime(2013, 3, 2, tzinfo=UTC)
-        self.pipeline = Pipeline(
-            self.vendor, self.memory, history_days=history_days, now=lambda: self.now
-        )
-
-    def run_at(self, bars: int) -> Written:
-        """Enrich on the night after the `bars`-th recorded session."""
-        self.now = to_datetime(self.vendor.bars.ts[bars - 1]) + timedelta(days=1)
-        return self.pipeline.enrich(TASK)
-
-
-def assert_equal_to_one_full_run(bench: Bench) -> None:
-    expected = features.compute(bench.memory.bars)
-    for name, column in expected.items():
-        found = bench.memory.features[name]
-        if features.FEATURES[name].kind == "number":
-            np.testing.assert_allclose(found, column, rtol=1e-9, atol=1e-12, err_msg=name)
-        else:
-            assert list(found) == list(column), name
+from enrichment.joining import merge
+from enrichment.pipeline import Pipeline
+from enrichment.planning import OVERLAP
 
 
 def test_the_first_run_asks_for_the_whole_history() -> None:
@@ -191,7 +93,7 @@ def test_missing_sessions_become_gaps_and_cost_completeness() -> None:
     bench.now = datetime(2013, 3, 2, tzinfo=UTC)
     bench.pipeline.enrich(TASK)
     assert bench.memory.last is not None
-    assert bench.memory.last.gaps == [to_datetime(whole.ts[n]) for n in lost]
+    assert [gap.ts for gap in bench.memory.last.gaps] == [to_datetime(whole.ts[n]) for n in lost]
     assert bench.memory.last.quality.completeness == pytest.approx(1 - 3 / 250)
 
 
@@ -225,7 +127,7 @@ def test_the_step_that_failed_is_named() -> None:
     )
     with pytest.raises(StepFailed):
         pipeline.enrich(TASK, steps.append)
-    assert steps == ["read 1d", "fetch 1d"]
+    assert steps == ["read 1d", "read 1d", "fetch 1d"]
 
 
 def test_merge_tells_the_first_change() -> None:

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrichment.domain import Severity
 from enrichment.features import FEATURES
-from enrichment.quality import Evidence, assess, deductions, feature_coverage
+from enrichment.quality import (
+    Evidence,
+    Objection,
+    assess,
+    by_check,
+    counts,
+    deductions,
+    feature_coverage,
+    without,
+)
 
 WHOLE = Evidence(
     expected=1_000,
     missing=0,
     checked=1_000,
-    with_errors=0,
     feature_cells=10_000,
     feature_nulls=0,
     sessions_behind=0,
 )
-EMPTY = Evidence(0, 0, 0, 0, 0, 0, sessions_behind=40)
+EMPTY = Evidence(0, 0, 0, 0, 0, sessions_behind=40)
+MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def test_a_flawless_series() -> None:
@@ -35,7 +45,9 @@ def test_a_flawless_series() -> None:
     ("evidence", "score"),
     [
         (replace(WHOLE, missing=100), 1 - 0.40 * 0.1),
-        (replace(WHOLE, with_errors=100), 1 - 0.30 * 0.1),
+        (replace(WHOLE, objections={"ohlc": Objection(100)}), 1 - 0.30 * 0.1),
+        (replace(WHOLE, objections={"a": Objection(60), "b": Objection(40)}), 1 - 0.30 * 0.1),
+        (replace(WHOLE, missing=50, untraded=500), 1 - 0.40 * 0.1),
         (replace(WHOLE, feature_nulls=1_000), 1 - 0.20 * 0.1),
         (replace(WHOLE, sessions_behind=1), 1 - 0.10 * 0.25),
         (replace(WHOLE, missing=1_000), 0.6),
@@ -69,11 +81,32 @@ def test_reasons_name_check_observation_threshold_and_points() -> None:
     at = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4, 5))
     quality = assess(replace(WHOLE, missing=4, missing_at=at, sessions_behind=1))
     assert quality.reasons == (
-        "completeness -0.0016: 4 of 1,000 expected bars are missing, at 2024-01-02 00:00, "
-        "2024-01-03 00:00, 2024-01-04 00:00, … (full marks: none missing)",
         "freshness -0.025: the newest bar is 1 session behind "
         "(full marks: 0 behind, none left from 4 on)",
+        "completeness -0.0016: 4 of 1,000 expected bars are missing, at 2024-01-02 00:00, "
+        "2024-01-03 00:00, 2024-01-04 00:00, 2024-01-05 00:00 (full marks: none missing)",
     )
+
+
+def test_a_bar_is_held_against_the_series_once_however_many_checks_object() -> None:
+    days = [MONDAY + timedelta(days=n) for n in range(6)]
+    found = by_check([(day, "split") for day in days] + [(days[0], "outlier")])
+    assert found == {"outlier": Objection(1, (days[0],)), "split": Objection(5, tuple(days[2:]))}
+
+
+def test_the_score_follows_a_confirmed_bar() -> None:
+    evidence = replace(WHOLE, objections=by_check([(MONDAY, "outlier")]))
+    assert assess(evidence).score == pytest.approx(1 - 0.30 / 1000)
+    assert without(evidence, "outlier", MONDAY) == replace(WHOLE, objections={})
+    assert without(evidence, "split", MONDAY) == evidence
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "counted"),
+    [("ohlc", "error", True), ("outlier", "warning", True), ("zero_volume", "info", False)],
+)
+def test_errors_and_doubtful_prices_count(check: str, severity: str, counted: bool) -> None:
+    assert counts(check, Severity(severity)) is counted
 
 
 def test_an_empty_series_has_nothing_to_vouch_for() -> None:
@@ -82,12 +115,12 @@ def test_an_empty_series_has_nothing_to_vouch_for() -> None:
 
 
 def test_a_series_of_bad_bars_only() -> None:
-    quality = assess(replace(EMPTY, checked=5, with_errors=5))
+    quality = assess(replace(EMPTY, checked=5, objections={"ohlc": Objection(5)}))
     assert quality.score == 0.0
 
 
 def test_a_young_series_is_not_blamed_for_warm_up() -> None:
-    young = Evidence(1, 0, 1, 0, 0, 0, sessions_behind=0)
+    young = Evidence(1, 0, 1, 0, 0, sessions_behind=0)
     assert assess(young).score == pytest.approx(1.0)
 
 
@@ -101,7 +134,11 @@ def _counts(limit: int) -> st.SearchStrategy[int]:
         expected=_counts(10**6),
         missing=_counts(10**6),
         checked=_counts(10**6),
-        with_errors=_counts(10**6),
+        untraded=_counts(10**6),
+        objections=st.dictionaries(
+            st.sampled_from(["ohlc", "outlier", "split"]),
+            st.builds(Objection, st.integers(1, 10**6)),
+        ),
         feature_cells=_counts(10**8),
         feature_nulls=_counts(10**8),
         sessions_behind=_counts(100),
@@ -112,7 +149,7 @@ def test_deductions_add_up(evidence: Evidence) -> None:
     assert sum(d.points for d in found) == pytest.approx(1 - quality.score, abs=1e-12)
     parts = (quality.completeness, quality.validation, quality.features, quality.freshness)
     assert all(0 <= part <= 1 for part in (*parts, quality.score))
-    assert quality.reasons == tuple(str(d) for d in found if d.points > 0)
+    assert quality.reasons == tuple(map(str, found))
     named = [float(re.search(r"-(\S+):", reason)[1]) for reason in quality.reasons]  # type: ignore[index]
     assert sum(named) == pytest.approx(1 - quality.score, abs=2e-4)
 

@@ -1,0 +1,190 @@
+"""What was fetched joined to what is stored: the merged series, its features, gaps and quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import numpy as np
+
+from enrichment import calendars, features, quality, seam
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Flag,
+    Timeframe,
+    Timestamps,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.series import Download, Enriched, Gap, Known, Rebase, Tail
+from enrichment.validation import missing_bars
+
+
+def join(
+    asset_class: AssetClass,
+    timeframe: Timeframe,
+    known: Known,
+    tail: Tail,
+    downloads: Sequence[Download],
+    rebase: Rebase | None,
+    now: datetime,
+) -> Enriched:
+    """Everything that a run has to write of a series, the main download being the first.
+
+    rebase: the change of basis that the main download, then of the whole history, has shown.
+    """
+    began = time.perf_counter()
+    good, flags = _usable(known, tail.bars, downloads, rebase)
+    merged, first_changed = merge(tail.bars, good)
+    computed = features.compute(merged)
+    gaps = _gaps(asset_class, timeframe, known, merged, downloads, now)
+    evidence = _evidence(
+        asset_class, timeframe, known, tail.bars, merged, computed, downloads, flags, gaps, now
+    )
+    changed = slice(first_changed if known.complete else 0, None)
+    asked = [download.window.start for download in downloads]
+    return Enriched(
+        timeframe=timeframe,
+        downloads=downloads,
+        bars=merged.take(changed),
+        features={name: column[changed] for name, column in computed.items()},
+        compute_ms=(time.perf_counter() - began) * 1000.0,
+        flags=flags,
+        gaps=gaps,
+        quality=quality.assess(evidence),
+        evidence=evidence,
+        history_from=min(asked if known.history_from is None else [*asked, known.history_from]),
+        rebase=rebase,
+    )
+
+
+def merge(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
+    """The stored tail with the fetched bars on top, and the first row that is new or differs.
+
+    Both are ascending without repetition. The row is len(merged) where nothing changed.
+    """
+    kept = tail.take(~np.isin(tail.ts, fetched.ts))
+    union = kept.followed_by(fetched)
+    merged = union.take(np.argsort(union.ts, kind="stable"))
+    known = np.searchsorted(tail.ts, merged.ts)
+    same = np.zeros(len(merged), dtype=bool)
+    found = known < len(tail)
+    found[found] = tail.ts[known[found]] == merged.ts[found]
+    before = tail.take(known[found])
+    same[found] = _equal_rows(merged.take(found), before)
+    changed = np.flatnonzero(~same)
+    return merged, int(changed[0]) if len(changed) else len(merged)
+
+
+def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    theirs = b.columns()
+    equal = np.ones(len(a), dtype=bool)
+    for name, column in a.columns().items():
+        other = theirs[name]
+        equal &= (column == other) | (np.isnan(column) & np.isnan(other) if name != "ts" else False)
+    return equal
+
+
+def _usable(
+    known: Known, stored: Bars, downloads: Sequence[Download], rebase: Rebase | None
+) -> tuple[Bars, list[Flag]]:
+    """The bars to be stored, ascending, and what is to be told about them.
+
+    Another source than the last one adds bars, but does not restate those of its predecessor. What
+    an analyst has confirmed is not raised again.
+    """
+    good = Bars.empty()
+    flags: list[Flag] = []
+    for download in downloads:
+        good = good.followed_by(download.checked.bars)
+        flags += download.checked.flags
+    good = good.take(np.argsort(good.ts, kind="stable"))
+    main = downloads[0].fetched
+    if rebase is not None and len(good):
+        older = stored.take(stored.ts < good.ts[0])
+        good = seam.rescaled(older, rebase.factor).followed_by(good)
+    elif main is not None and known.source not in (None, main.source):
+        flags += seam.other_source(known, stored, good, main)
+        good = good.take(seam.unknown_rows(stored, good))
+    return good, [flag for flag in flags if (flag.ts, flag.check) not in known.confirmed]
+
+
+def _gaps(
+    asset_class: AssetClass,
+    timeframe: Timeframe,
+    known: Known,
+    merged: Bars,
+    downloads: Sequence[Download],
+    now: datetime,
+) -> list[Gap]:
+    """Bars missing within the windows, judged on what will be stored; a series begins with its
+    first bar.
+    """
+    if len(merged) == 0:
+        return []
+    first = to_datetime(merged.ts[0])
+    if known.first_ts is not None:
+        first = min(first, known.first_ts)
+    gaps: dict[datetime, Gap] = {}
+    for download in downloads:
+        window = download.window
+        start, end = max(window.start, first), to_datetime64(window.end)
+        missing = missing_bars(asset_class, timeframe, merged.ts, start, now)
+        for ts in missing[missing < end]:
+            moment = to_datetime(ts)
+            if moment in known.untraded:
+                continue
+            gaps[moment] = Gap(moment, download.cause, download.failure)
+    return [gaps[moment] for moment in sorted(gaps)]
+
+
+def _evidence(
+    asset_class: AssetClass,
+    timeframe: Timeframe,
+    known: Known,
+    stored: Bars,
+    merged: Bars,
+    computed: Mapping[str, features.Column],
+    downloads: Sequence[Download],
+    flags: Sequence[Flag],
+    gaps: Sequence[Gap],
+    now: datetime,
+) -> quality.Evidence:
+    """What the whole series rests on: what was known outside the windows, and what is new in
+    them.
+    """
+    nothing = merged.ts[:0]
+    starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
+    expected = len(missing_bars(asset_class, timeframe, nothing, min(starts, default=now), now))
+    before = max(0, known.bars - len(stored))
+    present = before + len(merged)
+    missing = sorted({*_outside(downloads, known.gaps), *(gap.ts for gap in gaps)})
+    objections = {(f.ts, f.check) for f in flags if quality.counts(f.check, f.severity)}
+    objections |= {(ts, check) for ts, check in known.flagged if not _judged(downloads, ts)}
+    context = features.LOOKBACK if before else 0  # rows that only lend their past to later ones
+    cells, nulls = quality.feature_coverage(
+        before + context, {name: column[context:] for name, column in computed.items()}
+    )
+    newest = to_datetime(merged.ts[-1]) if len(merged) else None
+    return quality.Evidence(
+        expected=expected,
+        missing=len(missing),
+        untraded=max(0, expected - present - len(missing)),
+        checked=present + len({ts for ts, check in objections if quality.sets_apart(check)}),
+        objections=quality.by_check(objections),
+        feature_cells=cells,
+        feature_nulls=nulls,
+        sessions_behind=calendars.sessions_behind(asset_class, timeframe, newest, now),
+        missing_at=tuple(missing[-quality.EXAMPLES :]),
+    )
+
+
+def _outside(downloads: Sequence[Download], gaps: Timestamps) -> list[datetime]:
+    return [ts for ts in map(to_datetime, gaps) if not _judged(downloads, ts)]
+
+
+def _judged(downloads: Sequence[Download], ts: datetime) -> bool:
+    """Whether this run looked at the bar: its window was asked for and answered."""
+    return any(d.failure is None and d.window.start <= ts < d.window.end for d in downloads)

@@ -1,0 +1,108 @@
+"""The seam between what is stored and what a vendor sends again: does it still say the same?
+
+A vendor that adjusts for splits multiplies its whole history on the day of the split. A run that
+asks for the newest bars only sees that as one constant factor in the overlap, and has to fetch the
+series anew; any other difference is a restatement of single bars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime
+from enrichment.series import Known, Rebase
+
+PRICES = ("open", "high", "low", "close")
+RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
+DISAGREEMENT = 0.005
+_UNEXPLAINED_SHARE = 0.01
+
+
+def reaches_back(known: Known, stored: Bars, fetched: Bars) -> bool:
+    """Whether the vendor changed more than the overlap shows: its oldest bar has other prices, and
+    there are older ones that were not asked for again.
+    """
+    before, after = _common(stored, fetched)
+    if len(before) == 0 or known.first_ts is None or to_datetime(before.ts[0]) <= known.first_ts:
+        return False
+    return any(getattr(before, name)[0] != getattr(after, name)[0] for name in PRICES)
+
+
+def rebase(stored: Bars, fetched: Bars) -> Rebase | None:
+    """The one factor by which all common bars up to some date differ, the later ones being equal.
+
+    A ratio counts as constant within 0.1 % (and a fifth of the step itself); one bar in a hundred
+    may have been restated beside.
+    """
+    before, after = _common(stored, fetched)
+    if len(before) < 2:
+        return None
+    ratios = np.stack([getattr(after, name) / getattr(before, name) for name in PRICES])
+    factor = float(np.median(ratios[:, : min(10, len(before))]))
+    tolerance = min(RATIO_TOLERANCE, abs(factor - 1.0) / 5.0)
+    if tolerance < 1e-9:
+        return None
+    scaled = (np.abs(ratios / factor - 1.0) <= tolerance).all(axis=0)
+    same = (np.abs(ratios - 1.0) <= tolerance).all(axis=0)
+    until = int(np.flatnonzero(scaled)[-1]) if scaled.any() else -1
+    explained = np.where(np.arange(len(before)) <= until, scaled, same)
+    if until < 1 or np.count_nonzero(~explained) > _UNEXPLAINED_SHARE * len(before):
+        return None
+    later = fetched.ts[fetched.ts > before.ts[until]]
+    return Rebase(factor, to_datetime(later[0] if len(later) else before.ts[until]))
+
+
+def rescaled(older: Bars, factor: float) -> Bars:
+    """Bars that the vendor no longer serves, on the new basis: prices × factor, volumes ÷ it."""
+    prices = {name: getattr(older, name) * factor for name in (*PRICES, "vwap")}
+    volumes = {name: getattr(older, name) / factor for name in ("volume", "taker_buy_volume")}
+    return replace(older, **prices, **volumes)
+
+
+def other_source(known: Known, stored: Bars, good: Bars, fetched: Fetched) -> list[Flag]:
+    """What a change of the source leaves to be told: contradicting closes, another basis.
+
+    source_disagreement: |close of this source / stored close - 1| > 0.5 %.
+    mixed_adjustment: bars adjusted for splits follow unadjusted ones, or the reverse.
+    """
+    before, after = _common(stored, good)
+    apart = np.abs(after.close / before.close - 1.0) > DISAGREEMENT
+    flags = [
+        Flag(
+            to_datetime(before.ts[row]),
+            "source_disagreement",
+            Severity.WARNING,
+            f"close {after.close[row]:.10g} at {fetched.source}, stored {before.close[row]:.10g} "
+            f"from {known.source}",
+        )
+        for row in np.flatnonzero(apart)
+    ]
+    new = good.ts[~np.isin(good.ts, stored.ts)]
+    if fetched.adjusted != known.adjusted and len(new):
+        words = {True: "adjusted for splits", False: "not adjusted for splits", None: "unknown"}
+        detail = (
+            f"from here on {fetched.source}, {words[fetched.adjusted]}; before it {known.source}, "
+            f"{words[known.adjusted]}"
+        )
+        flags.append(Flag(to_datetime(new[0]), "mixed_adjustment", Severity.WARNING, detail))
+    return flags
+
+
+def from_elsewhere(added: Bars, fetched: Fetched) -> list[Flag]:
+    """other_source: a bar that the series' own source does not have came from another one."""
+    detail = f"missing at the series' source, taken from {fetched.source}"
+    return [Flag(to_datetime(ts), "other_source", Severity.INFO, detail) for ts in added.ts]
+
+
+def unknown_rows(stored: Bars, fetched: Bars) -> NDArray[np.bool_]:
+    """The fetched bars whose start is not stored yet."""
+    return ~np.isin(fetched.ts, stored.ts)
+
+
+def _common(stored: Bars, fetched: Bars) -> tuple[Bars, Bars]:
+    """The bars of both with the same starts, as stored and as fetched."""
+    _, mine, theirs = np.intersect1d(stored.ts, fetched.ts, return_indices=True)
+    return stored.take(mine), fetched.take(theirs)

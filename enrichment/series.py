@@ -1,0 +1,137 @@
+"""One series between two runs: what is known of it, and what a run made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain import (
+    Bars,
+    Checked,
+    Fetched,
+    Flag,
+    Quality,
+    Timeframe,
+    Timestamps,
+    Window,
+)
+from enrichment.quality import Evidence
+
+
+def no_timestamps() -> Timestamps:
+    return np.empty(0, "datetime64[us]")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What the warehouse knows of a series before a run, without its bars.
+
+    bars: how many are stored. overlap_from: start of the newest few bars, which are asked for
+    again. history_from: the earliest moment that was ever asked for. source, adjusted: of the last
+    run. gaps: open gaps; due: those of them whose next attempt is due. flagged: (start, check) of
+    the flags that count against the score. confirmed: (start, check) that an analyst called real.
+    untraded: missing bars of which another source says that nobody traded.
+    complete: whether every stored bar has a value of every present feature.
+    """
+
+    bars: int = 0
+    first_ts: datetime | None = None
+    overlap_from: datetime | None = None
+    history_from: datetime | None = None
+    source: str | None = None
+    adjusted: bool | None = None
+    gaps: Timestamps = field(default_factory=no_timestamps)
+    due: Timestamps = field(default_factory=no_timestamps)
+    flagged: frozenset[tuple[datetime, str]] = frozenset()
+    confirmed: frozenset[tuple[datetime, str]] = frozenset()
+    untraded: frozenset[datetime] = frozenset()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """The stored bars from some moment on, ascending, after some that lend their past to them.
+
+    carried: the values of the cumulative features at the first bar; empty where the tail begins
+    with the series itself.
+    """
+
+    bars: Bars = field(default_factory=Bars.empty)
+    carried: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Download:
+    """One fetch with what validation made of it; `failure` says why there is nothing.
+
+    cause: why bars that are still missing in the window are missing.
+    """
+
+    window: Window
+    fetched: Fetched | None
+    milliseconds: float
+    checked: Checked = field(default_factory=lambda: Checked(Bars.empty()))
+    failure: str | None = None
+    cause: str = "unexplained"
+
+    @property
+    def source(self) -> str:
+        return self.fetched.source if self.fetched is not None else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase:
+    """The vendor put a history on another basis: prices before `ts` were multiplied by `factor`."""
+
+    factor: float
+    ts: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """An expected bar that is not stored, and why, as far as this run can tell."""
+
+    ts: datetime
+    cause: str = "unexplained"
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Enriched:
+    """One timeframe of a task, ready to be written.
+
+    downloads: the fetches of this run, the main one first; their windows are what it judges.
+    bars, features: the rows from the first new or changed one on, aligned; empty if nothing
+    changed. flags: everything found in the windows. gaps: bars missing there after this run.
+    history_from: the earliest moment asked for so far. evidence: what the quality rests on.
+    """
+
+    timeframe: Timeframe
+    downloads: Sequence[Download]
+    bars: Bars
+    features: Mapping[str, NDArray[Any]]
+    compute_ms: float
+    flags: Sequence[Flag]
+    gaps: Sequence[Gap]
+    quality: Quality
+    evidence: Evidence
+    history_from: datetime
+    rebase: Rebase | None = None
+
+    @property
+    def as_of(self) -> datetime:
+        """The moment up to which this run speaks: the latest end of its windows."""
+        return max(download.window.end for download in self.downloads)
+
+    @property
+    def fetched(self) -> Fetched:
+        """The main fetch, which decides on the series' source."""
+        main = self.downloads[0].fetched
+        if main is None:
+            raise ValueError("a run without its main fetch has nothing to write")
+        return main

@@ -1,0 +1,59 @@
+"""Backfills: the stretch of history that an item fetches, and how far it has come.
+
+In the item's row: {"from", "to"} and, for every timeframe begun, where the part still to be fetched
+ends. Pieces are stored newest first, so an interrupted backfill goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Task, Timeframe, Window, Written
+from enrichment.storage.ownership import OWNED, lost, owner
+
+
+def text_of(window: Window | None) -> str | None:
+    """The item's row before anything is fetched."""
+    if window is None:
+        return None
+    return json.dumps({"from": window.start.isoformat(), "to": window.end.isoformat()})
+
+
+def parse(stored: dict[str, str] | None) -> dict[str, Any]:
+    """A task's stretch of history and what is left of it, from the item's row."""
+    if stored is None:
+        return {}
+    moments = {name: datetime.fromisoformat(value) for name, value in stored.items()}
+    window = Window(moments.pop("from"), moments.pop("to"))
+    left = tuple((Timeframe(name), moment) for name, moment in moments.items())
+    return {"backfill": window, "left": left}
+
+
+def note(
+    conn: Connection, task: Task, timeframe: Timeframe, left: datetime, written: Written
+) -> None:
+    """Record how far a backfill has come, in the transaction that stores that much of it."""
+    done = conn.execute(
+        text(_NOTE),
+        {
+            **owner(task),
+            "timeframe": timeframe,
+            "left": left.isoformat(),
+            "inserted": written.inserted,
+            "updated": written.updated,
+        },
+    )
+    if done.rowcount != 1:
+        raise lost(task)
+
+
+_NOTE = f"""
+UPDATE enrichment_job_items
+SET backfill = backfill || jsonb_build_object(CAST(:timeframe AS text), CAST(:left AS text)),
+    inserted = inserted + :inserted, updated = updated + :updated
+WHERE {OWNED}
+"""

@@ -1,0 +1,212 @@
+"""What is known of one symbol's data: scores with their deductions, gaps, flags, corrections; and
+its bars, also as they were known on an earlier date.
+
+Times are timezone-aware UTC, scores and components 0–1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Bars, Timeframe
+from enrichment.quality import Deduction, deductions
+from enrichment.storage import standing
+from enrichment.storage.bars import PRICES, as_bars
+from enrichment.storage.database import Database
+
+NEWEST = 20  # quarantined bars and corrections that a report lists
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGap:
+    """attempts: how often the bar was asked for; next_try_at: from when the next run asks again."""
+
+    timestamp: datetime
+    cause: str
+    attempts: int
+    next_try_at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedBar:
+    timestamp: datetime
+    check: str
+    severity: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedBar:
+    timestamp: datetime
+    check: str
+    detail: str
+    source: str
+    bar: Mapping[str, Any]
+    quarantined_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    timestamp: datetime
+    field: str
+    old_value: float | None
+    new_value: float | None
+    reason: str
+    source: str
+    corrected_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    timestamp: datetime
+    check: str
+    confirmed_by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """One timeframe of a symbol. score, components: None before the first successful run."""
+
+    timeframe: str
+    status: str
+    score: float | None
+    components: Mapping[str, float] | None
+    deductions: Sequence[Deduction]
+    bars: int
+    first_bar: datetime | None
+    last_bar: datetime | None
+    source: str | None
+    adjusted: bool | None
+    last_error: str | None
+    gaps: Sequence[OpenGap] = field(default_factory=list)
+    flags: Sequence[FlaggedBar] = field(default_factory=list)
+    quarantined: Sequence[QuarantinedBar] = field(default_factory=list)
+    corrections: Sequence[Correction] = field(default_factory=list)
+    confirmations: Sequence[Confirmation] = field(default_factory=list)
+
+
+class QualityReports:
+    """Reads what explains a symbol's quality."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def of(self, symbol: str) -> list[SeriesReport] | None:
+        """A report for every tracked or stored timeframe; None for an unknown symbol."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_SERIES), {"symbol": symbol}).all()
+            known = conn.execute(text(_KNOWN), {"symbol": symbol}).first()
+            return [_series(conn, symbol, row) for row in rows] if rows or known else None
+
+    def bars(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        known_on: datetime | None = None,
+    ) -> Bars:
+        """Stored bars with start ≤ ts < end, ascending; known_on: as they were known then."""
+        values = {
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "start": start,
+            "end": end,
+            "known_on": known_on,
+        }
+        with self._db.begin() as conn:
+            return as_bars(conn.execute(text(_NOW if known_on is None else _THEN), values).all())
+
+
+def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
+    key = {"symbol": symbol, "timeframe": row.timeframe, "newest": NEWEST}
+    names = ("completeness", "validation", "features", "freshness")
+    parts = {name: getattr(row, name) for name in names}
+    evidence = None if row.evidence is None else standing.of_json(row.evidence)
+    return SeriesReport(
+        timeframe=row.timeframe,
+        status=row.status,
+        score=row.quality_score,
+        components=None if None in parts.values() else parts,
+        deductions=[] if evidence is None else deductions(evidence),
+        bars=row.bars,
+        first_bar=row.first_ts,
+        last_bar=row.last_ts,
+        source=row.source,
+        adjusted=row.adjusted,
+        last_error=row.last_error,
+        gaps=[OpenGap(*found) for found in conn.execute(text(_GAPS), key)],
+        flags=[FlaggedBar(*found) for found in conn.execute(text(_FLAGS), key)],
+        quarantined=[QuarantinedBar(*found) for found in conn.execute(text(_QUARANTINE), key)],
+        corrections=[Correction(*found) for found in conn.execute(text(_CORRECTIONS), key)],
+        confirmations=[Confirmation(*found) for found in conn.execute(text(_CONFIRMED), key)],
+    )
+
+
+_KNOWN = "SELECT 1 FROM tracked_symbols WHERE symbol = :symbol"
+
+_SERIES = """
+SELECT series.timeframe, coalesce(s.status, 'not_enriched') AS status, s.quality_score, s.evidence,
+    coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts, s.source, s.adjusted, s.last_error,
+    m.data_completeness AS completeness, m.validation, m.features, m.freshness
+FROM (
+    SELECT timeframe FROM enrichment_status WHERE symbol = :symbol
+    UNION SELECT unnest(timeframes) FROM tracked_symbols WHERE symbol = :symbol
+) series
+LEFT JOIN enrichment_status s ON s.symbol = :symbol AND s.timeframe = series.timeframe
+LEFT JOIN LATERAL (
+    SELECT * FROM data_quality_metrics m
+    WHERE m.symbol = :symbol AND m.timeframe = series.timeframe ORDER BY date DESC LIMIT 1
+) m ON true
+ORDER BY array_position(ARRAY['5m', '15m', '30m', '1h', '4h', '1d', '1w'], series.timeframe)
+"""
+
+_OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"
+
+_GAPS = f"""
+SELECT ts, cause, attempts, next_try_at, error FROM bar_gaps
+{_OF_SERIES} AND resolved_at IS NULL ORDER BY ts
+"""
+
+_FLAGS = f"""
+SELECT ts, check_name, severity, detail FROM bar_flags {_OF_SERIES} ORDER BY ts, check_name
+"""
+
+_QUARANTINE = f"""
+SELECT ts, check_name, detail, source, bar, quarantined_at FROM bar_quarantine
+{_OF_SERIES} ORDER BY quarantined_at DESC, ts DESC LIMIT :newest
+"""
+
+_CORRECTIONS = f"""
+SELECT ts, field, old_value, new_value, reason, source, corrected_at FROM data_corrections
+{_OF_SERIES} ORDER BY corrected_at DESC, ts DESC, field LIMIT :newest
+"""
+
+_CONFIRMED = f"""
+SELECT ts, check_name, confirmed_by, reason, at FROM bar_confirmations {_OF_SERIES} ORDER BY ts
+"""
+
+_COLUMNS = ", ".join(PRICES)
+_RANGE = (
+    f"{_OF_SERIES} AND (CAST(:start AS timestamptz) IS NULL OR ts >= :start)"
+    " AND (CAST(:end AS timestamptz) IS NULL OR ts < :end)"
+)
+
+_NOW = f"SELECT ts, {_COLUMNS} FROM bars {_RANGE} ORDER BY ts"
+
+_THEN = f"""
+SELECT ts, {_COLUMNS} FROM bars {_RANGE} AND known_from <= :known_on
+UNION ALL
+SELECT ts, {_COLUMNS} FROM bar_versions
+{_RANGE} AND known_from <= :known_on AND known_until > :known_on
+ORDER BY ts
+"""

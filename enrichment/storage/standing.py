@@ -1,0 +1,159 @@
+"""How a series stands: its row in `enrichment_status` and its quality of the day."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Quality, Written, to_datetime
+from enrichment.quality import Evidence, Objection
+from enrichment.series import Enriched
+
+
+def write(
+    conn: Connection, symbol: str, enriched: Enriched, written: Written, feature_set: str
+) -> None:
+    """The series' quality of the day and its standing after this run."""
+    quality, bars = enriched.quality, enriched.bars
+    valid = sum(len(d.checked.bars) for d in enriched.downloads)
+    checked = valid + sum(len(d.checked.quarantined) for d in enriched.downloads)
+    values = {
+        "symbol": symbol,
+        "timeframe": enriched.timeframe,
+        "date": enriched.as_of.date(),
+        "total": checked,
+        "valid": valid,
+        "rate": 100.0 * valid / checked if checked else 100.0,
+        "gaps": enriched.evidence.missing,
+        "anomalies": sum(1 for flag in enriched.flags if flag.severity != "info"),
+        **_scores(quality),
+        "evidence": json.dumps(as_json(enriched.evidence)),
+        "inserted": written.inserted,
+        "history_from": enriched.history_from,
+        "source": enriched.fetched.source,
+        "adjusted": enriched.fetched.adjusted,
+        "first": to_datetime(bars.ts[0]) if len(bars) else None,
+        "last": to_datetime(bars.ts[-1]) if len(bars) else None,
+        "feature_set": feature_set,
+    }
+    conn.execute(text(_DAILY_QUALITY), values)
+    conn.execute(text(_UPDATE_STATUS), values)
+
+
+def reassess(conn: Connection, symbol: str, timeframe: str, quality: Quality, on: Evidence) -> None:
+    """Let a series' score follow changed evidence, now and in its newest day's row."""
+    values = {
+        "symbol": symbol,
+        "timeframe": timeframe,
+        **_scores(quality),
+        "evidence": json.dumps(as_json(on)),
+    }
+    conn.execute(text(_REASSESS), values)
+    conn.execute(text(_REASSESS_DAY), values)
+
+
+def evidence(conn: Connection, symbol: str, timeframe: str) -> Evidence | None:
+    """What a series' score rests on, locked for this transaction; None if it has none."""
+    stored = conn.execute(
+        text(
+            "SELECT evidence FROM enrichment_status WHERE symbol = :symbol"
+            " AND timeframe = :timeframe FOR UPDATE"
+        ),
+        {"symbol": symbol, "timeframe": timeframe},
+    ).scalar()
+    return None if stored is None else of_json(stored)
+
+
+def as_json(found: Evidence) -> dict[str, Any]:
+    return {
+        "expected": found.expected,
+        "missing": found.missing,
+        "untraded": found.untraded,
+        "checked": found.checked,
+        "feature_cells": found.feature_cells,
+        "feature_nulls": found.feature_nulls,
+        "sessions_behind": found.sessions_behind,
+        "missing_at": _texts(found.missing_at),
+        "objections": {
+            check: {"bars": o.bars, "at": _texts(o.at)} for check, o in found.objections.items()
+        },
+    }
+
+
+def of_json(stored: dict[str, Any]) -> Evidence:
+    objections = {
+        check: Objection(o["bars"], tuple(map(datetime.fromisoformat, o["at"])))
+        for check, o in stored["objections"].items()
+    }
+    missing_at = tuple(map(datetime.fromisoformat, stored["missing_at"]))
+    return Evidence(**{**stored, "objections": objections, "missing_at": missing_at})
+
+
+def _texts(moments: Iterable[datetime]) -> list[str]:
+    return [moment.isoformat() for moment in moments]
+
+
+def _scores(quality: Quality) -> dict[str, Any]:
+    return {
+        "score": quality.score,
+        "completeness": quality.completeness,
+        "validation": quality.validation,
+        "features": quality.features,
+        "freshness": quality.freshness,
+        "status": quality.status,
+        "reasons": list(quality.reasons),
+    }
+
+
+_DAILY_QUALITY = """
+INSERT INTO data_quality_metrics AS m (symbol, timeframe, date, total_records, validated_records,
+    validation_rate, gaps_detected, anomalies_detected, avg_quality_score, data_completeness,
+    validation, features, freshness, status, reasons)
+VALUES (:symbol, :timeframe, :date, :total, :valid, :rate, :gaps, :anomalies, :score, :completeness,
+    :validation, :features, :freshness, :status, :reasons)
+ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
+    total_records = EXCLUDED.total_records, validated_records = EXCLUDED.validated_records,
+    validation_rate = EXCLUDED.validation_rate, gaps_detected = EXCLUDED.gaps_detected,
+    anomalies_detected = EXCLUDED.anomalies_detected,
+    avg_quality_score = EXCLUDED.avg_quality_score,
+    data_completeness = EXCLUDED.data_completeness, validation = EXCLUDED.validation,
+    features = EXCLUDED.features, freshness = EXCLUDED.freshness, status = EXCLUDED.status,
+    reasons = EXCLUDED.reasons, updated_at = now()
+WHERE (m.total_records, m.validated_records, m.gaps_detected, m.anomalies_detected,
+       m.avg_quality_score, m.reasons) IS DISTINCT FROM
+      (EXCLUDED.total_records, EXCLUDED.validated_records, EXCLUDED.gaps_detected,
+       EXCLUDED.anomalies_detected, EXCLUDED.avg_quality_score, EXCLUDED.reasons)
+"""
+
+_UPDATE_STATUS = """
+INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
+    history_from, source, adjusted, quality_score, reasons, evidence, feature_set, last_success_at)
+VALUES (:symbol, :timeframe, :status, :inserted, :first, :last, :history_from,
+    :source, :adjusted, :score, :reasons, CAST(:evidence AS jsonb), :feature_set, now())
+ON CONFLICT (symbol, timeframe) DO UPDATE SET
+    status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
+    first_ts = least(e.first_ts, EXCLUDED.first_ts),
+    last_ts = greatest(e.last_ts, EXCLUDED.last_ts),
+    history_from = least(e.history_from, EXCLUDED.history_from), source = EXCLUDED.source,
+    adjusted = EXCLUDED.adjusted, quality_score = EXCLUDED.quality_score,
+    reasons = EXCLUDED.reasons, evidence = EXCLUDED.evidence, feature_set = EXCLUDED.feature_set,
+    last_success_at = EXCLUDED.last_success_at, last_error = NULL, last_error_at = NULL
+"""
+
+_REASSESS = """
+UPDATE enrichment_status SET status = :status, quality_score = :score, reasons = :reasons,
+    evidence = CAST(:evidence AS jsonb)
+WHERE symbol = :symbol AND timeframe = :timeframe
+"""
+
+_REASSESS_DAY = """
+UPDATE data_quality_metrics SET avg_quality_score = :score, data_completeness = :completeness,
+    validation = :validation, features = :features, freshness = :freshness, status = :status,
+    reasons = :reasons, updated_at = now()
+WHERE symbol = :symbol AND timeframe = :timeframe AND date = (
+    SELECT max(date) FROM data_quality_metrics WHERE symbol = :symbol AND timeframe = :timeframe)
+"""

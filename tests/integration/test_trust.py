@@ -1,0 +1,273 @@
+"""Accountable data on real Postgres: versions, corrections, causes of gaps, confirmations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+from unit.bench import Vendor, recorded
+
+from enrichment import features
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Fetched,
+    Task,
+    Timeframe,
+    Window,
+    to_datetime,
+)
+from enrichment.errors import InvalidRequest, NotTracked, ProviderUnavailable, StepFailed
+from enrichment.pipeline import Pipeline
+from enrichment.storage.bars import Warehouse
+from enrichment.storage.database import Database
+from enrichment.storage.findings import name_outages
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.quality_report import QualityReports
+
+
+def quiet(count: int = 900) -> Bars:
+    return recorded().take(slice(1400, 1400 + count))
+
+
+def half(bars: Bars) -> Bars:
+    prices = {name: getattr(bars, name) * 0.5 for name in ("open", "high", "low", "close")}
+    return replace(bars, **prices, volume=bars.volume * 2)
+
+
+class Nightly:
+    """The real warehouse and queue around a vendor in memory, on the evening of a session."""
+
+    def __init__(self, db: Database, bars: Bars, *symbols: str) -> None:
+        self.db, self.vendor = db, Vendor(bars)
+        self.symbols = symbols or ("AAPL",)
+        self.now = to_datetime(bars.ts[-1])
+        self.queue, self.commands = JobQueue(db), Commands(db)
+        self.pipeline = Pipeline(
+            self.vendor, Warehouse(db), history_days=9000, now=lambda: self.now
+        )
+        self.commands.track([parse_tracked(s, "stock", "1d") for s in self.symbols], actor="test")
+
+    def run_at(self, sessions: int, at: Bars | None = None) -> None:
+        at = self.vendor.bars if at is None else at
+        self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
+        self.commands.trigger(actor="test")
+        for task in self.claimed():
+            self.pipeline.enrich(task)
+        self.queue.close_finished()
+
+    def claimed(self) -> list[Task]:
+        return self.queue.claim("w", len(self.symbols))
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with self.db.begin() as conn:
+            return [tuple(row) for row in conn.execute(text(query))]
+
+    def bars(self, known_on: datetime | None = None) -> Bars:
+        return QualityReports(self.db).bars("AAPL", Timeframe.D1, known_on=known_on)
+
+
+def assert_stored(night: Nightly, expected: Bars) -> None:
+    """The table equals these bars and, to 1e-9, one full computation of their features."""
+    found = night.bars()
+    for name, column in expected.columns().items():
+        np.testing.assert_array_equal(found.columns()[name], column, err_msg=name)
+    computed = features.compute(expected)
+    names = [n for n, f in features.FEATURES.items() if f.kind == "number"]
+    stored = np.array(night.rows(f"SELECT {', '.join(names)} FROM bars ORDER BY ts"), dtype=float)
+    for name, column in zip(names, stored.T, strict=True):
+        np.testing.assert_allclose(column, computed[name], rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(
+    db: Database,
+) -> None:
+    night = Nightly(db, quiet())
+    night.run_at(800)
+    before, known_on = night.bars(), night.rows("SELECT clock_timestamp()")[0][0]
+    assert isinstance(known_on, datetime)
+    after = half(quiet()).take(slice(800)).followed_by(quiet().take(slice(800, None)))
+    night.vendor.bars = after
+    night.run_at(801)
+    assert night.rows("SELECT field, old_value, new_value, reason, ts FROM data_corrections") == [
+        ("factor", 1.0, 0.5, "rebased", to_datetime(quiet().ts[800]))
+    ]
+    assert_stored(night, after.take(slice(801)))
+    then = night.bars(known_on)
+    for name, column in before.columns().items():
+        np.testing.assert_array_equal(then.columns()[name], column, err_msg=name)
+    night.run_at(802)
+    assert night.rows("SELECT count(*) FROM data_corrections") == [(1,)]
+    assert night.rows("SELECT bars FROM enrichment_status") == [(802,)]
+
+
+def test_a_restated_bar_is_a_correction_field_by_field(db: Database) -> None:
+    night = Nightly(db, quiet())
+    night.run_at(800)
+    known_on = night.rows("SELECT clock_timestamp()")[0][0]
+    restated = replace(quiet(), close=quiet().close.copy())
+    restated.close[797] = restated.low[797]
+    night.vendor.bars = restated
+    night.run_at(801)
+    assert night.rows("SELECT field, old_value, new_value, reason, ts FROM data_corrections") == [
+        (
+            "close",
+            quiet().close[797],
+            quiet().low[797],
+            "source_updated",
+            to_datetime(quiet().ts[797]),
+        )
+    ]
+    assert_stored(night, restated.take(slice(801)))
+    assert isinstance(known_on, datetime)
+    assert night.bars(known_on).close[797] == quiet().close[797]
+    assert len(night.bars(known_on)) == 800
+
+
+def test_a_gap_is_asked_for_on_a_backing_off_schedule(db: Database) -> None:
+    whole = quiet()
+    night = Nightly(db, whole.take(np.setdiff1d(np.arange(900), [500])))
+    ledger = (
+        "SELECT attempts, cause, extract(epoch FROM next_try_at - tried_at) / 86400,"
+        " resolution FROM bar_gaps"
+    )
+    night.run_at(799)
+    assert night.rows(ledger) == [(1, "unexplained", 0, None)]
+    expected = [(2, 1), (3, 2), (4, 4)]
+    for attempts, days in expected:
+        night.run_at(799)
+        assert night.rows(ledger) == [(attempts, "unexplained", days, None)]
+        asked = len(night.vendor.windows)
+        night.run_at(799)
+        assert len(night.vendor.windows) == asked + 1  # the main window only: it is not due
+        with db.begin() as conn:
+            conn.execute(text("UPDATE bar_gaps SET next_try_at = now()"))
+    night.vendor.bars = whole
+    night.run_at(800)
+    assert night.rows("SELECT resolution FROM bar_gaps") == [("filled",)]
+    assert_stored(night, whole.take(slice(800)))
+
+
+def test_the_same_bar_missing_from_many_symbols_is_an_outage(db: Database) -> None:
+    symbols = ("AAPL", "IBM", "MSFT", "GOOG")
+    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [500])), *symbols)
+    night.run_at(799)
+    with db.begin() as conn:
+        conn.execute(text("DELETE FROM bar_gaps WHERE symbol = 'IBM'"))
+        conn.execute(
+            text(
+                "INSERT INTO bar_gaps (symbol, timeframe, ts)"
+                " VALUES ('IBM', '1d', '2008-07-01'), ('AAPL', '1d', '2008-07-01')"
+            )
+        )
+        assert name_outages(conn) == 3
+        assert name_outages(conn) == 0
+    assert night.rows(
+        "SELECT symbol, cause FROM bar_gaps WHERE ts <> '2008-07-01' ORDER BY symbol"
+    ) == [(symbol, "vendor_outage") for symbol in ("AAPL", "GOOG", "MSFT")]
+
+
+def test_new_features_are_computed_for_what_is_stored(db: Database) -> None:
+    night = Nightly(db, quiet())
+    night.run_at(800)
+    with db.begin() as conn:
+        conn.execute(text("UPDATE bars SET sma_20 = NULL"))
+        conn.execute(text("UPDATE enrichment_status SET feature_set = 'of an older version'"))
+    night.run_at(801)
+    assert_stored(night, quiet().take(slice(801)))
+    assert night.rows("SELECT count(*) FROM data_corrections") == [(0,)]
+    assert len(night.vendor.windows) == 2
+
+
+class Failing(Vendor):
+    """Answers a number of requests, then none until it is mended."""
+
+    def __init__(self, bars: Bars, answers: int) -> None:
+        super().__init__(bars)
+        self.answers = answers
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        if len(self.windows) == self.answers:
+            raise ProviderUnavailable("answered 500")
+        return super().fetch(symbol, asset_class, timeframe, window)
+
+
+def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) -> None:
+    night = Nightly(db, recorded())
+    night.pipeline = Pipeline(night.vendor, Warehouse(db), history_days=365, now=lambda: night.now)
+    night.run_at(3270)
+    start, end = datetime(2001, 1, 1, tzinfo=UTC), datetime(2003, 1, 1, tzinfo=UTC)
+    night.commands.backfill(["aapl"], start, end, actor="test", reason="study")
+    failing = Failing(recorded(), answers=2)
+    pipeline = Pipeline(failing, Warehouse(db), history_days=365, now=lambda: night.now, piece=1000)
+    (task,) = night.claimed()
+    assert (task.backfill, task.left) == (Window(start, end), ())
+    with pytest.raises(StepFailed):
+        pipeline.enrich(task)
+    night.queue.give_back(task)
+    asked, failing.answers = list(failing.windows), 99
+    (again,) = night.claimed()
+    assert again.left == ((Timeframe.D1, asked[-1].start),)
+    pipeline.enrich(again)
+    assert failing.windows[2].end == asked[-1].start
+    assert failing.windows[-1].start == start
+    wanted = recorded().take(recorded().ts >= np.datetime64("2001-01-01"))
+    assert_stored(night, wanted)
+    night.queue.close_finished()
+    assert night.rows("SELECT state, inserted FROM enrichment_jobs WHERE kind = 'backfill'") == [
+        ("completed", len(wanted) - 250)
+    ]
+    assert night.rows("SELECT action, reason FROM operator_actions WHERE action = 'backfill'") == [
+        ("backfill", "study")
+    ]
+    assert Warehouse(db).describe("AAPL", Timeframe.D1).history_from == start
+
+
+@pytest.mark.parametrize(
+    ("symbols", "start", "end", "error", "says"),
+    [
+        (["NOPE"], "2001-01-01", "2002-01-01", NotTracked, "symbols add NOPE"),
+        (["AAPL"], "2002-01-01", "2001-01-01", InvalidRequest, "before the last"),
+        (["AAPL"], "2999-01-01", "2999-02-01", InvalidRequest, "in the past"),
+    ],
+)
+def test_a_backfill_of_nothing_is_refused(
+    db: Database, symbols: list[str], start: str, end: str, error: type[Exception], says: str
+) -> None:
+    night = Nightly(db, quiet())
+    first, last = (datetime.fromisoformat(t).replace(tzinfo=UTC) for t in (start, end))
+    with pytest.raises(error, match=says):
+        night.commands.backfill(symbols, first, last, actor="test")
+    assert night.rows("SELECT count(*) FROM enrichment_jobs") == [(0,)]
+
+
+def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database) -> None:
+    """The crash of 2000-09-29 is real."""
+    night = Nightly(db, recorded())
+    night.run_at(400)
+    crash = datetime(2000, 9, 29, tzinfo=UTC)
+    (report,) = QualityReports(db).of("AAPL") or []
+    raised = [flag.check for flag in report.flags if flag.timestamp == crash]
+    assert "outlier" in raised
+    assert report.score is not None
+    score = night.commands.confirm(
+        "aapl", "1d", crash, check="outlier", reason="profit warning", actor="test"
+    )
+    assert score > report.score
+    for _ in range(2):
+        (after,) = QualityReports(db).of("AAPL") or []
+        assert crash not in [flag.timestamp for flag in after.flags if flag.check == "outlier"]
+        assert after.score == pytest.approx(score, abs=1e-12)
+        assert [(c.check, c.reason) for c in after.confirmations] == [("outlier", "profit warning")]
+        with db.begin() as conn:  # the next run looks at the whole history again
+            conn.execute(text("UPDATE enrichment_status SET history_from = '2009-01-01'"))
+        night.run_at(400)
+    with pytest.raises(InvalidRequest, match="no flag 'outlier'"):
+        night.commands.confirm("AAPL", "1d", crash, check="outlier", reason="again", actor="test")
+    assert night.rows("SELECT count(*) FROM operator_actions WHERE action = 'confirm'") == [(1,)]

@@ -1,0 +1,139 @@
+"""A vendor and a warehouse in memory, around the real pipeline."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+
+from enrichment import features
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Fetched,
+    Task,
+    Timeframe,
+    Window,
+    Written,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.pipeline import Pipeline
+from enrichment.planning import OVERLAP
+from enrichment.series import Enriched, Known, Rebase, Tail
+
+RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
+TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
+
+
+def recorded() -> Bars:
+    with gzip.open(RECORDED, "rt") as file:
+        rows = [row for row in csv.DictReader(file) if row["symbol"] == "AAPL"]
+    prices = (
+        np.array([float(row[name]) for row in rows])
+        for name in ("open", "high", "low", "close", "volume")
+    )
+    return Bars.of(np.array([row["date"] for row in rows], dtype="datetime64[us]"), *prices)
+
+
+class Vendor:
+    """Serves bars up to a movable present; what was asked for is kept."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.windows: list[Window] = []
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        self.windows.append(window)
+        start, end = to_datetime64(window.start), to_datetime64(window.end)
+        found = self.bars.take((self.bars.ts >= start) & (self.bars.ts < end))
+        return Fetched(found, "memory", adjusted=False)
+
+    def fetch_elsewhere(self, *_: object, but: str) -> Fetched | None:
+        return None
+
+
+class Memory:
+    """A warehouse in memory that keeps one series with its features."""
+
+    def __init__(self) -> None:
+        self.bars = Bars.empty()
+        self.features: dict[str, np.ndarray] = {}
+        self.known = Known()
+        self.last: Enriched | None = None
+        self.corrections: list[Rebase] = []
+        self.left: list[datetime] = []
+
+    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+        return self.known
+
+    def tail(
+        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
+    ) -> Tail:
+        first = 0 if since is None else int(np.searchsorted(self.bars.ts, to_datetime64(since)))
+        return Tail(self.bars.take(slice(max(0, first - lookback), None)))
+
+    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+        self.left.append(left)
+        self.write(enriched)
+
+    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
+        return sum((self.write(enriched) for enriched in series), Written())
+
+    def write(self, enriched: Enriched) -> Written:
+        self.last, new = enriched, enriched.bars
+        first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
+        kept, updated = slice(0, int(first)), len(self.bars) - int(first)
+        self.bars = self.bars.take(kept).followed_by(new)
+        self.features = {
+            name: np.concatenate([self.features[name][kept], column]) if self.features else column
+            for name, column in enriched.features.items()
+        }
+        if enriched.rebase is not None:
+            self.corrections.append(enriched.rebase)
+        gaps = np.array([to_datetime64(gap.ts) for gap in enriched.gaps], "datetime64[us]")
+        self.known = Known(
+            bars=len(self.bars),
+            first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
+            overlap_from=to_datetime(self.bars.ts[-OVERLAP:][0]) if len(self.bars) else None,
+            history_from=enriched.history_from,
+            source=enriched.fetched.source,
+            adjusted=enriched.fetched.adjusted,
+            gaps=gaps,
+            due=gaps,
+            confirmed=self.known.confirmed,
+        )
+        return Written(len(new) - updated, updated)
+
+
+class Bench:
+    """A pipeline whose present is the evening of a chosen session."""
+
+    def __init__(self, bars: Bars, history_days: int = 6000) -> None:
+        self.vendor, self.memory = Vendor(bars), Memory()
+        self.now = datetime(2013, 3, 2, tzinfo=UTC)
+        self.pipeline = Pipeline(
+            self.vendor, self.memory, history_days=history_days, now=lambda: self.now
+        )
+
+    def run_at(self, bars: int) -> Written:
+        """Enrich on the night after the `bars`-th recorded session."""
+        self.now = to_datetime(self.vendor.bars.ts[bars - 1]) + timedelta(days=1)
+        return self.pipeline.enrich(TASK)
+
+
+def assert_equal_to_one_full_run(bench: Bench) -> None:
+    expected = features.compute(bench.memory.bars)
+    for name, column in expected.items():
+        found = bench.memory.features[name]
+        if features.FEATURES[name].kind == "number":
+            np.testing.assert_allclose(found, column, rtol=1e-9, atol=1e-12, err_msg=name)
+        else:
+            assert list(found) == list(column), name

@@ -1,0 +1,120 @@
+"""The seam between stored and fetched bars: one factor, single restatements, another source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrichment import seam
+from enrichment.domain import Bars, Fetched, to_datetime
+from enrichment.series import Known
+
+MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def series(count: int = 60, seed: int = 3) -> Bars:
+    random = np.random.default_rng(seed)
+    close = np.round(100 * np.exp(np.cumsum(random.normal(0, 0.02, count))), 2)
+    ts = np.datetime64("2024-01-01", "us") + np.arange(count) * np.timedelta64(1, "D")
+    return Bars.of(ts, close - 0.5, close + 1, close - 1, close, np.full(count, 1e6))
+
+
+def on_new_basis(bars: Bars, factor: float, upto: int, decimals: int = 4) -> Bars:
+    """Prices before row `upto` × factor, rounded as vendors do; volume ÷ factor."""
+    scale = np.where(np.arange(len(bars)) < upto, factor, 1.0)
+    prices = {
+        name: np.round(getattr(bars, name) * scale, decimals)
+        for name in ("open", "high", "low", "close")
+    }
+    return replace(bars, **prices, volume=bars.volume / scale)
+
+
+KNOWN = Known(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v", adjusted=True)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1 / 3, 2 / 3, 1 / 7, 10.0, 0.05, 0.995])
+def test_a_split_is_one_factor_and_its_date(factor: float) -> None:
+    before = series()
+    found = seam.rebase(before.take(slice(50)), on_new_basis(before, factor, 50))
+    assert found is not None
+    assert found.factor == pytest.approx(factor, rel=1e-3)
+    assert found.ts == MONDAY + timedelta(days=50)
+
+
+def test_bars_after_the_split_that_were_stored_already_stay() -> None:
+    before = series()
+    found = seam.rebase(before, on_new_basis(before, 0.5, 57))
+    assert found is not None
+    assert (found.factor, found.ts) == (pytest.approx(0.5), MONDAY + timedelta(days=57))
+
+
+def test_one_restated_bar_beside_a_split_does_not_hide_it() -> None:
+    before = series(300)
+    after = on_new_basis(before, 0.5, 300)
+    after.close[100] *= 1.3
+    found = seam.rebase(before, after)
+    assert found is not None
+    assert found.factor == pytest.approx(0.5)
+
+
+@given(st.sets(st.integers(0, 59), min_size=1, max_size=20), st.integers(0, 100))
+def test_restated_bars_are_no_split(rows: set[int], seed: int) -> None:
+    before = series()
+    after = replace(before, close=before.close.copy())
+    noise = np.random.default_rng(seed)
+    for row in rows:
+        after.close[row] *= 1 + noise.choice([-1, 1]) * noise.uniform(0.01, 0.3)
+    assert seam.rebase(before, after) is None
+
+
+def test_equal_bars_are_no_split() -> None:
+    assert seam.rebase(series(), series()) is None
+    assert seam.rebase(series(), Bars.empty()) is None
+
+
+@pytest.mark.parametrize(("row", "deep"), [(50, True), (51, False), (59, False)])
+def test_a_change_at_the_oldest_overlapping_bar_reaches_back(row: int, deep: bool) -> None:
+    stored = series()
+    fetched = stored.take(slice(50, None))
+    fetched = replace(fetched, close=fetched.close.copy())
+    fetched.close[row - 50] += 1
+    assert seam.reaches_back(KNOWN, stored, fetched) is deep
+
+
+def test_a_change_of_a_series_that_is_all_overlap_reaches_nowhere() -> None:
+    stored = series(5)
+    assert not seam.reaches_back(KNOWN, stored, on_new_basis(stored, 0.5, 5))
+
+
+def test_a_missing_overlap_reaches_nowhere() -> None:
+    assert not seam.reaches_back(KNOWN, series(), Bars.empty())
+
+
+def test_what_the_vendor_no_longer_serves_is_rescaled() -> None:
+    older = replace(series(3), vwap=np.array([1.0, 2.0, np.nan]))
+    scaled = seam.rescaled(older, 0.5)
+    np.testing.assert_array_equal(scaled.close, older.close * 0.5)
+    np.testing.assert_array_equal(scaled.volume, older.volume * 2)
+    np.testing.assert_array_equal(scaled.vwap, [0.5, 1.0, np.nan])
+    np.testing.assert_array_equal(scaled.ts, older.ts)
+
+
+def test_another_source_is_compared_and_its_basis_is_told() -> None:
+    stored, theirs = series(55), series(60)
+    theirs.close[52] *= 1.006
+    theirs.close[53] *= 1.004
+    flags = seam.other_source(KNOWN, stored, theirs, Fetched(theirs, "other", adjusted=False))
+    assert [(flag.check, flag.ts) for flag in flags] == [
+        ("source_disagreement", to_datetime(theirs.ts[52])),
+        ("mixed_adjustment", to_datetime(theirs.ts[55])),
+    ]
+    assert "from here on other, not adjusted for splits; before it v, adjusted" in flags[1].detail
+    same = Fetched(theirs, "other", adjusted=True)
+    assert [f.check for f in seam.other_source(KNOWN, stored, theirs, same)] == [
+        "source_disagreement"
+    ]
