@@ -90,7 +90,12 @@ class Pipeline:
             _refuse_nothing(task.symbol, timeframe, fetched, stored)
         with _step("compute", timeframe, report) as computing:
             checked = validate(
-                fetched.bars, asset_class=kind, timeframe=timeframe, window=window, now=now
+                fetched.bars,
+                asset_class=kind,
+                timeframe=timeframe,
+                window=window,
+                now=now,
+                context=stored.tail,
             )
             merged, first_changed = merge(stored.tail, checked.bars)
             computed = features.compute(merged)
