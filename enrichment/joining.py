@@ -19,7 +19,7 @@ from enrichment.domain import (
     to_datetime64,
 )
 from enrichment.series import Download, Enriched, Gap, Known, Rebase, Tail
-from enrichment.validation import missing_bars
+from enrichment.validation import classify_missing, missing_bars
 
 
 def join(
@@ -38,7 +38,7 @@ def join(
     began = time.perf_counter()
     good, flags = _usable(known, tail.bars, downloads, rebase)
     merged, first_changed = merge(tail.bars, good)
-    computed = features.compute(merged)
+    computed = features.compute(merged, tail.carried)
     gaps = _gaps(asset_class, timeframe, known, merged, downloads, now)
     evidence = _evidence(
         asset_class, timeframe, known, tail.bars, merged, computed, downloads, flags, gaps, now
@@ -120,7 +120,7 @@ def _gaps(
     now: datetime,
 ) -> list[Gap]:
     """Bars missing within the windows, judged on what will be stored; a series begins with its
-    first bar.
+    first bar, and what nobody traded is not missing.
     """
     if len(merged) == 0:
         return []
@@ -132,7 +132,10 @@ def _gaps(
         window = download.window
         start, end = max(window.start, first), to_datetime64(window.end)
         missing = missing_bars(asset_class, timeframe, merged.ts, start, now)
-        for ts in missing[missing < end]:
+        lost, _ = classify_missing(
+            missing[missing < end], merged.ts, merged.volume, asset_class, timeframe
+        )
+        for ts in lost:
             moment = to_datetime(ts)
             if moment in known.untraded:
                 continue

@@ -142,7 +142,7 @@ class Pipeline:
         if _is_deep(known, tail, downloads[0]):
             whole = Window(min(known.history_from or main.start, main.start), series.now)
             tail = self._tail(series, None)
-            downloads = [self._fetch(series, whole, tail)]
+            downloads = [self._fetch(series, whole, Tail())]
             rebase = seam.rebase(tail.bars, downloads[0].checked.bars)
         else:
             for hole in holes:
@@ -227,6 +227,7 @@ def _checked(
             timeframe=series.timeframe,
             window=window,
             now=series.now,
+            context=tail.bars,
         )
     return Download(window, fetched, milliseconds, checked)
 

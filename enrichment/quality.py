@@ -206,10 +206,13 @@ def _features(e: Evidence) -> Iterator[Deduction]:
 def feature_coverage(bars_before: int, features: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
     """Feature values past each feature's warm-up, and how many of them are NULL: (cells, nulls).
 
+    Optional features, which are NULL wherever their inputs are not to be had, do not count.
     bars_before: bars of the series that precede the first row of the columns.
     """
     cells = nulls = 0
     for name, column in features.items():
+        if FEATURES[name].optional:
+            continue
         due = column[max(0, FEATURES[name].warmup - bars_before) :]
         null = due == np.array(None) if due.dtype == object else np.isnan(due)
         cells += len(due)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime
 from enrichment.series import Known, Rebase
+from enrichment.validation import source_disagreement
 
 PRICES = ("open", "high", "low", "close")
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
-DISAGREEMENT = 0.005
 _UNEXPLAINED_SHARE = 0.01
 
 
@@ -63,23 +63,10 @@ def rescaled(older: Bars, factor: float) -> Bars:
 
 
 def other_source(known: Known, stored: Bars, good: Bars, fetched: Fetched) -> list[Flag]:
-    """What a change of the source leaves to be told: contradicting closes, another basis.
-
-    source_disagreement: |close of this source / stored close - 1| > 0.5 %.
-    mixed_adjustment: bars adjusted for splits follow unadjusted ones, or the reverse.
+    """What a change of the source leaves to be told: where the two disagree, and mixed_adjustment,
+    bars adjusted for splits that follow unadjusted ones, or the reverse.
     """
-    before, after = _common(stored, good)
-    apart = np.abs(after.close / before.close - 1.0) > DISAGREEMENT
-    flags = [
-        Flag(
-            to_datetime(before.ts[row]),
-            "source_disagreement",
-            Severity.WARNING,
-            f"close {after.close[row]:.10g} at {fetched.source}, stored {before.close[row]:.10g} "
-            f"from {known.source}",
-        )
-        for row in np.flatnonzero(apart)
-    ]
+    flags = list(source_disagreement(stored, good, fetched.source))
     new = good.ts[~np.isin(good.ts, stored.ts)]
     if fetched.adjusted != known.adjusted and len(new):
         words = {True: "adjusted for splits", False: "not adjusted for splits", None: "unknown"}

@@ -8,6 +8,10 @@ import talib
 from enrichment.domain import Bars, Floats
 from enrichment.features import windows
 
+_FAST, _SLOW, _SIGNAL = 12, 26, 9
+
+MACD_WARMUP = _SLOW + _SIGNAL - 2
+
 
 def relative_strength(bars: Bars, *, length: int) -> Floats:
     """Wilder's relative strength index (1978), TA-Lib RSI: 100 · gains / (gains + losses), both
@@ -19,3 +23,15 @@ def relative_strength(bars: Bars, *, length: int) -> Floats:
     value = np.asarray(talib.RSI(bars.close, length))
     value[windows.unmoved(bars.close, bars.close)] = np.nan
     return value
+
+
+def macd(bars: Bars) -> tuple[Floats, Floats, Floats]:
+    """Appel's moving average convergence/divergence (1979), TA-Lib MACD(12, 26, 9), in the currency
+    of the price: (line, signal, histogram).
+
+    line = EMA 12 - EMA 26 of the close; signal = EMA 9 of the line; histogram = line - signal. All
+    three begin with the signal. TA-Lib starts both averages on bar 26, so that the line of a young
+    series is not quite ema_12 - ema_26.
+    """
+    line, signal, histogram = talib.MACD(bars.close, _FAST, _SLOW, _SIGNAL)
+    return line, signal, histogram

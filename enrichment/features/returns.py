@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import talib
-from numpy.typing import NDArray
 
-from enrichment.domain import Bars, Floats, Timestamps
-
-MOST_BARS_A_DAY = 288  # bars of five minutes
+from enrichment.domain import Bars, Floats
+from enrichment.features.days import first_rows
 
 
 def over_bar(bars: Bars) -> Floats:
@@ -23,7 +21,7 @@ def over_day(bars: Bars) -> Floats:
     return is the one over the last bar.
     """
     out = np.full(len(bars), np.nan)
-    starts = _first_of_each_day(bars.ts)[1:]
+    starts = first_rows(bars.ts)[1:]
     if len(starts):
         lengths = np.diff(starts, append=len(bars))
         before = np.repeat(bars.close[starts - 1], lengths)
@@ -36,12 +34,3 @@ def logarithmic(bars: Bars) -> Floats:
     out = np.full(len(bars), np.nan)
     np.log(bars.close[1:] / bars.close[:-1], out=out[1:])
     return out
-
-
-def _first_of_each_day(ts: Timestamps) -> NDArray[np.intp]:
-    """Rows at which a UTC day begins, the first row among them."""
-    if len(ts) == 0:
-        return np.empty(0, np.intp)
-    first, last = ts[[0, -1]].astype("datetime64[D]")
-    rows = np.searchsorted(ts, np.arange(first, last + 1).astype(ts.dtype))
-    return rows[np.diff(rows, prepend=-1) > 0]

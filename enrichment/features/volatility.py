@@ -30,3 +30,14 @@ def average_true_range(bars: Bars, *, length: int) -> Floats:
     """
     value = talib.ATR(bars.high, bars.low, bars.close, length)
     return np.asarray(value * ~windows.unmoved(bars.high, bars.low))
+
+
+def bollinger(bars: Bars, *, length: int, width: float) -> tuple[Floats, Floats, Floats]:
+    """Bollinger's bands (2001), TA-Lib BBANDS but free of its drift: (upper, middle, lower).
+
+    middle = mean of the last `length` closes; upper and lower = middle ± width · their population
+    standard deviation. In the currency of the price.
+    """
+    middle, spread = windows.rolling_moments(bars.close, length)
+    spread *= width
+    return middle + spread, middle, middle - spread

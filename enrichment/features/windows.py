@@ -56,6 +56,41 @@ def deviation(column: Floats, length: int) -> Floats:
     return np.sqrt(variance, out=variance)
 
 
+def moments(column: Floats, length: int) -> tuple[Floats, Floats]:
+    """Mean and population standard deviation of every whole window, for any column.
+
+    The sums of squares are those around each span's own mean, put together span by span (Chan,
+    Golub & LeVeque, 1979): prices move little beside their level, and the difference of their
+    squares would lose half of the digits.
+    """
+    rows = len(column) - length + 1
+    total, squares, taken = np.zeros(rows), np.zeros(rows), 0
+    part, around, span = column, np.zeros(len(column)), 1
+    while span <= length:
+        if length & span:
+            mine, theirs = slice(taken, taken + rows), taken * span / (taken + span)
+            if taken:
+                squares += theirs * (part[mine] / span - total / taken) ** 2
+            squares += around[mine]
+            total += part[mine]
+            taken += span
+        step = part[span:] - part[:-span]
+        around = around[:-span] + around[span:] + step * step / (2 * span)
+        part = part[:-span] + part[span:]
+        span *= 2
+    return total / length, np.sqrt(squares / length)
+
+
+def rolling_moments(column: Floats, length: int) -> tuple[Floats, Floats]:
+    """Mean and standard deviation over each window; NaN on the first length - 1 rows."""
+    means, deviations = np.full((2, len(column)), np.nan)
+    for first in range(length - 1, len(column), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        window = column[first - length + 1 : first + _CHUNK]
+        means[rows], deviations[rows] = moments(window, length)
+    return means, deviations
+
+
 def unmoved(high: Floats, low: Floats, steps: int = _STILL) -> NDArray[np.bool_]:
     """Where no price has differed from the others for `steps` bars, or since the first bar."""
     still = np.asarray(talib.MAX(high, steps + 1) == talib.MIN(low, steps + 1))

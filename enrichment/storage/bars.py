@@ -20,7 +20,7 @@ from enrichment.domain import (
     to_datetime,
     to_datetime64,
 )
-from enrichment.features import FEATURES
+from enrichment.features import CARRIED, FEATURES
 from enrichment.quality import counts
 from enrichment.seam import RATIO_TOLERANCE
 from enrichment.series import Enriched, Known, Tail
@@ -76,7 +76,10 @@ class Warehouse:
         query = _ALL if since is None else _TAIL
         with self._db.begin() as conn:
             rows = conn.execute(text(query), {**key, "since": since, "lookback": lookback}).all()
-        return Tail(as_bars(rows))
+        before = 0 if since is None else sum(row.ts < since for row in rows[:lookback])
+        whole = before < lookback  # nothing was left out: the tail begins with the series
+        carried = {} if whole else {name: getattr(rows[0], name) for name in CARRIED}
+        return Tail(as_bars(rows), carried)
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
@@ -192,13 +195,13 @@ def _objections(row: Any) -> Iterator[tuple[datetime, str]]:
 
 
 def as_bars(rows: Sequence[Any]) -> Bars:
-    """Rows of ts and PRICES, ascending, as columns."""
+    """Rows that begin with ts and PRICES, ascending, as columns."""
     if not rows:
         return Bars.empty()
     ts, *columns = zip(*rows, strict=True)
     return Bars(
         _timestamps(ts),
-        *(np.array(column, dtype=np.float64) for column in columns),
+        *(np.array(column, dtype=np.float64) for column in columns[: len(PRICES)]),
     )
 
 
@@ -242,10 +245,12 @@ FROM enrichment_status s, LATERAL (
 WHERE s.symbol = :symbol AND s.timeframe = :timeframe AND s.last_success_at IS NOT NULL
 """
 
-_ALL = f"SELECT ts, {_COLUMNS} FROM bars WHERE {_SERIES} ORDER BY ts"
+_TAIL_COLUMNS = ", ".join(("ts", *PRICES, *CARRIED))
+
+_ALL = f"SELECT {_TAIL_COLUMNS} FROM bars WHERE {_SERIES} ORDER BY ts"
 
 _TAIL = f"""
-SELECT ts, {_COLUMNS} FROM bars WHERE {_SERIES} AND ts >= coalesce((
+SELECT {_TAIL_COLUMNS} FROM bars WHERE {_SERIES} AND ts >= coalesce((
     SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_SERIES} AND ts < :since
         ORDER BY ts DESC LIMIT :lookback) before), :since)
 ORDER BY ts

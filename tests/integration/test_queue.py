@@ -11,7 +11,7 @@ from sqlalchemy import text
 from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import Failure, Task, Written
 from enrichment.errors import InvalidRequest, LeaseLost, NotTracked
-from enrichment.storage import jobs
+from enrichment.storage import jobs, ownership
 from enrichment.storage.database import Database
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.read_models import ReadModels
@@ -27,7 +27,7 @@ def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
 
 def finish(db: Database, task: Task, written: Written | None = None) -> None:
     with db.begin() as conn:
-        jobs.assert_owned(conn, task)
+        ownership.assert_owned(conn, task)
         jobs.complete(conn, task, written or Written())
 
 

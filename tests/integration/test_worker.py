@@ -13,7 +13,7 @@ from sqlalchemy import text
 from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import Task, Timeframe, Written
 from enrichment.errors import AccessDenied, ProviderUnavailable, Snooze, StepFailed
-from enrichment.storage import jobs
+from enrichment.storage import jobs, ownership
 from enrichment.storage.database import Database
 from enrichment.storage.figures import Progress
 from enrichment.storage.jobs import JobQueue
@@ -47,7 +47,7 @@ class Bench:
                 error = planned.pop(0)
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
-                jobs.assert_owned(conn, task)
+                ownership.assert_owned(conn, task)
                 jobs.complete(conn, task, Written(inserted=1))
             return Written(inserted=1)
         finally:
@@ -167,7 +167,7 @@ def test_draining_gives_hanging_items_back_unharmed(db: Database) -> None:
         begun.set()
         release.wait(30)
         with db.begin() as conn:
-            jobs.assert_owned(conn, task)
+            ownership.assert_owned(conn, task)
         raise AssertionError("a stale item must not pass")
 
     trigger(db, "AAPL").trigger(actor="test")

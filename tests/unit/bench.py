@@ -25,6 +25,7 @@ from enrichment.domain import (
 )
 from enrichment.pipeline import Pipeline
 from enrichment.planning import OVERLAP
+from enrichment.quality import counts
 from enrichment.series import Enriched, Known, Rebase, Tail
 
 RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
@@ -78,7 +79,9 @@ class Memory:
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
     ) -> Tail:
         first = 0 if since is None else int(np.searchsorted(self.bars.ts, to_datetime64(since)))
-        return Tail(self.bars.take(slice(max(0, first - lookback), None)))
+        begin = max(0, first - lookback)
+        carried = {n: float(self.features[n][begin]) for n in features.CARRIED} if begin else {}
+        return Tail(self.bars.take(slice(begin, None)), carried)
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         self.left.append(left)
@@ -90,14 +93,17 @@ class Memory:
     def write(self, enriched: Enriched) -> Written:
         self.last, new = enriched, enriched.bars
         first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
-        kept, updated = slice(0, int(first)), len(self.bars) - int(first)
-        self.bars = self.bars.take(kept).followed_by(new)
+        rows, updated = slice(0, int(first)), len(self.bars) - int(first)
+        self.bars = self.bars.take(rows).followed_by(new)
         self.features = {
-            name: np.concatenate([self.features[name][kept], column]) if self.features else column
+            name: np.concatenate([self.features[name][rows], column]) if self.features else column
             for name, column in enriched.features.items()
         }
         if enriched.rebase is not None:
             self.corrections.append(enriched.rebase)
+        judged = enriched.downloads[0].window
+        counted = {(f.ts, f.check) for f in enriched.flags if counts(f.check, f.severity)}
+        kept = {one for one in self.known.flagged if not judged.start <= one[0] < judged.end}
         gaps = np.array([to_datetime64(gap.ts) for gap in enriched.gaps], "datetime64[us]")
         self.known = Known(
             bars=len(self.bars),
@@ -106,6 +112,7 @@ class Memory:
             history_from=enriched.history_from,
             source=enriched.fetched.source,
             adjusted=enriched.fetched.adjusted,
+            flagged=frozenset(counted | kept),
             gaps=gaps,
             due=gaps,
             confirmed=self.known.confirmed,

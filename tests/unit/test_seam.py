@@ -106,8 +106,8 @@ def test_what_the_vendor_no_longer_serves_is_rescaled() -> None:
 
 def test_another_source_is_compared_and_its_basis_is_told() -> None:
     stored, theirs = series(55), series(60)
-    theirs.close[52] *= 1.006
-    theirs.close[53] *= 1.004
+    theirs.close[52] *= 1.012
+    theirs.close[53] *= 1.008
     flags = seam.other_source(KNOWN, stored, theirs, Fetched(theirs, "other", adjusted=False))
     assert [(flag.check, flag.ts) for flag in flags] == [
         ("source_disagreement", to_datetime(theirs.ts[52])),

@@ -34,11 +34,12 @@ def _stamps(*texts: str) -> Timestamps:
 
 
 def _bars(ts: Timestamps, **changed: float | list[float]) -> Bars:
-    """Bars of 10, 12, 9, 11 and 100 units, with the given columns replaced in the middle row (by a
-    number) or whole (by a list).
+    """Bars of 10, about 12, 9, 11 and 100 units, with the given columns replaced in the middle row
+    (by a number) or whole (by a list).
     """
     columns = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 100.0}
     arrays = {name: np.full(len(ts), value) for name, value in columns.items()}
+    arrays["high"] += ts.astype("datetime64[D]").astype(int) % 50 / 1000
     for name, value in changed.items():
         if isinstance(value, list):
             arrays[name] = np.array(value, dtype=float)
@@ -77,6 +78,9 @@ def test_good_bars_pass_as_they_are() -> None:
         ({"low": -np.inf}, ["non_finite_price", "non_positive_price"]),
         ({"low": 0.0}, ["non_positive_price"]),
         ({"low": -1.0, "open": -0.5}, ["non_positive_price"]),
+        ({"low": 1e-300}, ["extreme_value"]),
+        ({"high": 1e300}, ["extreme_value"]),
+        ({"volume": 1e300}, ["extreme_value"]),
         ({"high": 10.5}, ["ohlc"]),
         ({"low": 10.5}, ["ohlc"]),
         ({"high": 8.0}, ["ohlc"]),
@@ -266,16 +270,40 @@ def recorded() -> dict[str, Bars]:
     }
 
 
-def test_recorded_stocks_are_flawless(recorded: dict[str, Bars]) -> None:
+def test_recorded_stocks_have_no_error_and_no_gap(recorded: dict[str, Bars]) -> None:
     end = datetime(2013, 3, 2, tzinfo=UTC)
     for bars in recorded.values():
         start = to_datetime(bars.ts[0])
         checked = _validate(bars, window=Window(start, end), now=end)
-        assert {f.severity for f in checked.flags} <= {Severity.INFO}
+        assert Severity.ERROR not in {f.severity for f in checked.flags}
         assert checked.quarantined == ()
         assert len(checked.bars) == len(bars)
         stock = AssetClass.STOCK
         assert len(missing_bars(stock, Timeframe.D1, checked.bars.ts, start, end)) == 0
+
+
+def test_seconds_that_were_read_as_milliseconds_are_called_so() -> None:
+    meant = np.datetime64("1970-01-01", "us") + (_stamps(*DAYS) - _stamps("1970-01-01")) // 1000
+    checked = _validate(_bars(meant.astype("datetime64[us]")), timeframe=Timeframe.H1)
+    assert len(checked.bars) == 0
+    assert {q.check for q in checked.quarantined} == {"epoch_unit"}
+    assert "seconds where milliseconds belong" in checked.quarantined[0].detail
+    mixed = _validate(_bars(_stamps("1970-01-20", *DAYS)))
+    assert [f.check for f in mixed.flags] == ["outside_window"]
+
+
+def test_one_repeated_and_one_missing_session_are_both_reported() -> None:
+    sent = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[3], DAYS[4]))
+    checked = _validate(sent)
+    assert _found(checked) == [("duplicate", Severity.WARNING, "09 00:00")]
+    gaps = missing_bars(
+        AssetClass.STOCK,
+        Timeframe.D1,
+        checked.bars.ts,
+        datetime(2024, 1, 8, tzinfo=UTC),
+        datetime(2024, 1, 12, 22, tzinfo=UTC),
+    )
+    assert gaps.tolist() == _stamps(DAYS[2]).tolist()
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,21 +13,35 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from enrichment.domain import Bars
-from enrichment.features import FEATURES, LOOKBACK, compute
+from enrichment.features import CARRIED, FEATURES, LOOKBACK, compute
 
 _DAY = np.timedelta64(1, "D")
 RSI_SCALE = 100.0
+OF_PRICE = {"macd", "macd_signal", "macd_histogram", "bollinger_lower"}
 
 
 def assert_same(
-    found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], rtol: float = 1e-9
+    found: dict[str, NDArray[Any]],
+    expected: dict[str, NDArray[Any]],
+    price: NDArray[np.float64],
+    rtol: float = 1e-9,
 ) -> None:
+    """Equal to rtol; where gains and losses cancel out, to rtol of what they are made of."""
     for name, column in found.items():
         if FEATURES[name].kind == "label":
             assert column.tolist() == expected[name].tolist(), name
-        else:
-            atol = rtol * RSI_SCALE if name == "rsi_14" else 0.0
-            np.testing.assert_allclose(column, expected[name], rtol=rtol, atol=atol, err_msg=name)
+            continue
+        scale = RSI_SCALE if name == "rsi_14" else price if name in OF_PRICE else 0.0
+        error = np.abs(column - expected[name])
+        allowed = rtol * np.maximum(np.abs(expected[name]), scale)
+        nulls = np.isnan(column) & np.isnan(expected[name])
+        assert (nulls | (error <= allowed)).all(), (name, np.nanmax(error))
+
+
+def carried_at(bars: Bars, row: int) -> dict[str, float]:
+    """What is stored of the cumulative features at a row."""
+    whole = compute(bars)
+    return {name: float(whole[name][row]) for name in CARRIED}
 
 
 def rows(columns: dict[str, NDArray[Any]], chosen: Any) -> dict[str, NDArray[Any]]:
@@ -68,33 +82,42 @@ def history(
     close[int(where * count) :][:length] *= factor
     volume = random.integers(0, 1_000, count).astype(float)
     volume[int(where * (count - 1))] = 1e12
+    taken = np.where(random.random(count) < 0.9, np.floor(volume * random.random(count)), np.nan)
     ts = np.datetime64("2020-01-01", "us") + np.arange(count) * step
-    return Bars.of(ts, close, close * (1 + spread), close * (1 - spread), close, volume)
+    high, low = close * (1 + spread), close * (1 - spread)
+    return Bars.of(
+        ts, close, high, low, close, volume,
+        vwap=np.where(random.random(count) < 0.5, close, np.nan), taker_buy_volume=taken,
+    )  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
 @given(at=st.floats(0, 1), bars=st.builds(history, **_HISTORIES))
 def test_a_history_may_be_cut_anywhere(at: float, bars: Bars) -> None:
     cut = LOOKBACK + int(at * (len(bars) - 1 - LOOKBACK))
-    part = compute(bars.take(slice(cut - LOOKBACK, None)))
-    assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), slice(cut, None)))
+    part = compute(bars.take(slice(cut - LOOKBACK, None)), carried_at(bars, cut - LOOKBACK))
+    late = slice(cut, None)
+    assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), late), bars.close[late])
 
 
 @pytest.mark.parametrize("cut", [LOOKBACK, LOOKBACK + 1, 1_000, 2_000])
 def test_recorded_bars_may_be_cut_anywhere(stocks: dict[str, Bars], cut: int) -> None:
     for symbol in ("AAPL", "IBM", "MSFT"):
         bars = stocks[symbol]
-        part = compute(bars.take(slice(cut - LOOKBACK, None)))
-        assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), slice(cut, None)))
+        part = compute(bars.take(slice(cut - LOOKBACK, None)), carried_at(bars, cut - LOOKBACK))
+        late = slice(cut, None)
+        assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), late), bars.close[late])
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_each_feature_needs_no_more_than_its_own_memory(stocks: dict[str, Bars], name: str) -> None:
     bars, memory = stocks["AAPL"], FEATURES[name].memory
     for cut in range(memory, len(bars), 233):
-        part = compute(bars.take(slice(cut - memory, cut + 1)))
+        carried = carried_at(bars, cut - memory)
+        part = compute(bars.take(slice(cut - memory, cut + 1)), carried)
         whole = compute(bars.take(slice(None, cut + 1)))
-        assert_same({name: part[name][-1:]}, {name: whole[name][-1:]})
+        last = bars.close[cut : cut + 1]
+        assert_same({name: part[name][-1:]}, {name: whole[name][-1:]}, last)
 
 
 def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> None:
@@ -103,16 +126,22 @@ def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> 
     for price in ("open", "high", "low", "close", "volume"):
         columns[price] = columns[price].copy()
         columns[price][100:103] *= 1e6
-    found, expected = compute(Bars(**columns)), compute(bars)
-    late = slice(103 + LOOKBACK, None)
-    assert_same(rows(found, late), rows(expected, late))
+    broken, late = Bars(**columns), slice(103 + LOOKBACK, None)
+    # On-balance volume never forgets: from there on its steps are compared.
+    first = late.start
+    part = compute(broken.take(late), carried_at(bars, first))
+    expected = compute(bars.take(late), carried_at(bars, first))
+    assert part["obv"].tolist() == expected["obv"].tolist()
+    found = {n: c for n, c in compute(broken).items() if n not in CARRIED}
+    assert_same(rows(found, late), rows(compute(bars), late), bars.close[late])
 
 
 @settings(max_examples=30, deadline=None)
 @given(at=st.floats(0, 1), bars=st.builds(history, **_HISTORIES))
 def test_no_feature_looks_ahead(at: float, bars: Bars) -> None:
     cut = int(at * len(bars))
-    assert_same(compute(bars.take(slice(cut))), rows(compute(bars), slice(cut)), rtol=1e-15)
+    before, early = compute(bars.take(slice(cut))), slice(cut)
+    assert_same(before, rows(compute(bars), early), bars.close[early], rtol=1e-15)
 
 
 BROKEN = [
@@ -131,7 +160,8 @@ def test_a_broken_row_is_null_and_changes_no_other(
     columns = bars.columns()
     columns[column] = np.where(broken, value, columns[column])
     found = compute(Bars(**columns))
-    assert_same(rows(found, ~broken), compute(bars.take(~broken)), rtol=1e-15)
+    sound = bars.take(~broken)
+    assert_same(rows(found, ~broken), compute(sound), sound.close, rtol=1e-15)
     for name, values in rows(found, broken).items():
         assert all(v is None or np.isnan(v) for v in values), name
 
@@ -150,6 +180,43 @@ def test_constant_prices_are_finite_or_null(count: int, volume: float, price: fl
             assert not np.isinf(column).any(), name
         else:
             assert set(column) <= {None, "neutral", "range"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cut=st.integers(1, 190),
+    broken=st.sets(st.integers(0, 195), max_size=20),
+)
+def test_what_is_carried_passes_over_broken_rows(
+    stocks: dict[str, Bars], cut: int, broken: set[int]
+) -> None:
+    columns = stocks["FB"].columns()
+    columns["close"] = columns["close"].copy()
+    columns["close"][sorted(broken)] = np.nan
+    bars = Bars(**columns)
+    whole = compute(bars)["obv"]
+    usable = np.flatnonzero(~np.isnan(whole[cut:]))
+    carried = {"obv": float(whole[cut:][usable[0]])} if len(usable) else {}
+    part = compute(bars.take(slice(cut, None)), carried)["obv"]
+    np.testing.assert_array_equal(part, whole[cut:])
+
+
+def test_fractional_volumes_are_carried_to_a_billionth_of_what_was_traded() -> None:
+    random = np.random.default_rng(5)
+    bars = history(7, LOOKBACK + 300, 0.01, [], (0.0, 1, 1.0), 1e-3, np.timedelta64(1, "h"))
+    columns = bars.columns() | {"volume": random.lognormal(0, 3, len(bars))}
+    bars = Bars(**columns)
+    whole = compute(bars)["obv"]
+    part = compute(bars.take(slice(200, None)), {"obv": float(whole[200])})["obv"]
+    np.testing.assert_allclose(part, whole[200:], rtol=0, atol=1e-12 * bars.volume.sum())
+
+
+@pytest.mark.parametrize("carried", [{"obv": np.nan}, {"volume": 1.0}])
+def test_what_was_never_stored_can_not_be_carried(
+    stocks: dict[str, Bars], carried: dict[str, float]
+) -> None:
+    with pytest.raises(ValueError, match="compute the series from its first bar"):
+        compute(stocks["FB"], carried)
 
 
 def test_nothing_but_broken_rows() -> None:

@@ -14,7 +14,9 @@ from enrichment.features import FEATURES, compute
 SYMBOLS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 ORDER = [
     "return_1", "return_1d", "log_return", "volatility_20", "volatility_50", "atr_14", "rsi_14",
-    "sma_20", "sma_50", "sma_200", "ema_12", "ema_26", "rolling_volume_20", "trend_direction",
+    "macd", "macd_signal", "macd_histogram", "bollinger_upper", "bollinger_middle",
+    "bollinger_lower", "sma_20", "sma_50", "sma_200", "ema_12", "ema_26", "rolling_volume_20",
+    "volume_ratio", "obv", "session_vwap", "delta", "buy_sell_ratio", "trend_direction",
     "market_structure",
 ]  # fmt: skip
 
@@ -30,6 +32,8 @@ def test_equal_to_talib(stocks: dict[str, Bars], symbol: str) -> None:
     bars = stocks[symbol]
     computed = compute(bars)
     returns = np.log(bars.close[1:] / bars.close[:-1])
+    macd, signal, histogram = talib.MACD(bars.close, 12, 26, 9)
+    upper, middle, lower = talib.BBANDS(bars.close, 20, 2.0, 2.0)
     for name, expected in {
         "return_1": talib.ROCP(bars.close, 1),
         "return_1d": talib.ROCP(bars.close, 1),
@@ -38,6 +42,13 @@ def test_equal_to_talib(stocks: dict[str, Bars], symbol: str) -> None:
         "volatility_50": np.append(np.nan, talib.STDDEV(returns, 50)),
         "atr_14": talib.ATR(bars.high, bars.low, bars.close, 14),
         "rsi_14": talib.RSI(bars.close, 14),
+        "macd": macd,
+        "macd_signal": signal,
+        "macd_histogram": histogram,
+        "bollinger_upper": upper,
+        "bollinger_middle": middle,
+        "bollinger_lower": lower,
+        "obv": talib.OBV(bars.close, bars.volume),
         "sma_20": talib.SMA(bars.close, 20),
         "sma_50": talib.SMA(bars.close, 50),
         "sma_200": talib.SMA(bars.close, 200),
@@ -51,6 +62,9 @@ def test_equal_to_talib(stocks: dict[str, Bars], symbol: str) -> None:
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_warm_up_is_null_and_nothing_else_is(stocks: dict[str, Bars], symbol: str) -> None:
     for name, column in compute(stocks[symbol]).items():
+        if name in ("delta", "buy_sell_ratio"):
+            assert np.isnan(column).all()
+            continue
         warmup = 1 if name == "return_1d" else FEATURES[name].warmup
         nulls = [v is None or v != v for v in column]
         assert nulls == [row < warmup for row in range(len(column))], name
@@ -111,3 +125,80 @@ def test_a_market_that_stands_still() -> None:
     assert not np.isnan(computed["rsi_14"][14:199]).any()
     assert (computed["atr_14"][201:] == 0).all()
     assert np.isnan(computed["rsi_14"][201:]).all()
+
+
+@pytest.mark.parametrize("level", [1.0, 1e5, 1e-5])
+@pytest.mark.parametrize("move", [1e-2, 1e-6, 1e-9, 0.0])
+def test_bollinger_on_prices_that_hardly_move(level: float, move: float) -> None:
+    random = np.random.default_rng(3)
+    close = level * (1 + move * random.normal(size=300))
+    close[100] = level * 1e6
+    computed = compute(_series(close))
+    for row in (19, 119, 120, 299):
+        window = [float(x) for x in close[row - 19 : row + 1]]
+        mean = math.fsum(window) / 20
+        spread = math.sqrt(math.fsum((x - mean) ** 2 for x in window) / 20)
+        for name, expected in (("upper", mean + 2 * spread), ("lower", mean - 2 * spread)):
+            found = computed[f"bollinger_{name}"][row]
+            assert found == pytest.approx(expected, rel=1e-14, abs=1e-13 * mean), (name, row)
+        width = computed["bollinger_upper"][row] - computed["bollinger_lower"][row]
+        assert width == pytest.approx(4 * spread, abs=1e-13 * mean)
+
+
+def test_volume_against_what_is_usual() -> None:
+    volume = np.append(np.full(20, 5.0), [10.0, 0.0])
+    bars = _series(np.full(22, 7.0))
+    bars = Bars.of(bars.ts, bars.open, bars.high, bars.low, bars.close, volume)
+    found = compute(bars)["volume_ratio"]
+    assert np.isnan(found[:19]).all()
+    assert found[19:].tolist() == pytest.approx([1.0, 10 / 5.25, 0.0])
+    nothing = compute(_series(np.full(22, 7.0), volume=0.0))
+    assert np.isnan(nothing["volume_ratio"]).all()
+
+
+def test_session_average_price_starts_anew_every_day() -> None:
+    ts = np.array(
+        ["2024-01-05T20:00", "2024-01-08T14:00", "2024-01-08T15:00", "2024-01-08T16:00"],
+        dtype="datetime64[us]",
+    )
+    high, low, close = np.full(4, 12.0), np.full(4, 6.0), np.array([9.0, 9.0, 12.0, 9.0])
+    volume = np.array([1.0, 0.0, 10.0, 30.0])
+    vwap = np.array([np.nan, 8.0, np.nan, 7.0])
+    bars = Bars.of(ts, close, high, low, close, volume, vwap=vwap)
+    found = compute(bars)["session_vwap"]
+    np.testing.assert_allclose(found, [9.0, np.nan, 10.0, (10 * 10 + 30 * 7) / 40], rtol=1e-15)
+
+
+@pytest.mark.parametrize("vwap", [np.nan, np.inf, 0.0, -1.0, 13.0])
+def test_an_impossible_vendor_average_gives_way_to_the_typical_price(vwap: float) -> None:
+    one = np.ones(1)
+    ts = np.array(["2024-01-05"], dtype="datetime64[us]")
+    bars = Bars.of(ts, one * 9, one * 12, one * 6, one * 9, one * 4, vwap=one * vwap)
+    assert compute(bars)["session_vwap"].tolist() == [9.0]
+
+
+def test_session_average_price_of_many_days_of_uneven_length() -> None:
+    random = np.random.default_rng(11)
+    minutes = np.flatnonzero(random.random(288 * 400) < 0.6) * 5
+    ts = np.datetime64("2023-01-01", "us") + minutes.astype("timedelta64[m]")
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.001, len(ts))))
+    volume = random.integers(1, 1_000, len(ts)).astype(float)
+    volume[50] = 1e14
+    bars = Bars.of(ts, close, close * 1.01, close * 0.97, close, volume)
+    found = compute(bars)["session_vwap"]
+    typical = (bars.high + bars.low + bars.close) / 3
+    days = ts.astype("datetime64[D]")
+    for row in range(0, len(ts), 997):
+        today = np.flatnonzero((days == days[row]) & (np.arange(len(ts)) <= row))
+        paid = math.fsum(typical[today] * volume[today])
+        assert found[row] == pytest.approx(paid / math.fsum(volume[today]), rel=1e-13)
+
+
+def test_takers_who_bought_and_who_sold() -> None:
+    bought = np.array([7.0, 10.0, 0.0, np.nan, 11.0, -1.0])
+    ts = np.datetime64("2024-01-01", "us") + np.arange(6) * np.timedelta64(1, "h")
+    price, volume = np.full(6, 3.0), np.full(6, 10.0)
+    computed = compute(Bars.of(ts, price, price, price, price, volume, taker_buy_volume=bought))
+    unknown = [np.nan] * 3
+    np.testing.assert_array_equal(computed["delta"], [4.0, 10.0, -10.0, *unknown])
+    np.testing.assert_array_equal(computed["buy_sell_ratio"], [7 / 3, np.nan, 0.0, *unknown])

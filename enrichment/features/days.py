@@ -1,0 +1,48 @@
+"""Days of UTC that hold bars: where they begin, and running sums within each.
+
+A regular session lies within one UTC day; crypto's day is UTC's by convention.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain import Floats, Timestamps
+
+MOST_BARS_A_DAY = 288  # bars of five minutes
+
+_BLOCK = 16_384  # rows that are summed up at once
+
+
+def first_rows(ts: Timestamps) -> NDArray[np.intp]:
+    """Rows at which a UTC day begins, the first row among them."""
+    if len(ts) == 0:
+        return np.empty(0, np.intp)
+    first, last = ts[[0, -1]].astype("datetime64[D]")
+    rows = np.searchsorted(ts, np.arange(first, last + 1).astype(ts.dtype))
+    return rows[np.diff(rows, prepend=-1) > 0]
+
+
+def sums_of_the_day(ts: Timestamps, *columns: Floats) -> tuple[Floats, ...]:
+    """Each column's sum from the day's first bar up to and including each bar.
+
+    Every day is summed up by itself: a running sum over all days would leave the rounding error of
+    one huge volume in every later day.
+    """
+    starts = first_rows(ts)
+    if len(starts) == len(ts):
+        return columns
+    bounds = np.append(starts, len(ts))
+    sums = tuple(np.empty(len(ts)) for _ in columns)
+    # The rows of a block begin where the first day that begins in it does.
+    firsts = np.unique(np.searchsorted(starts, np.arange(0, len(ts), _BLOCK)))
+    for first, last in zip(firsts, [*firsts[1:], len(starts)], strict=True):
+        rows = slice(bounds[first], bounds[last])
+        lengths = np.diff(bounds[first : last + 1])
+        filled = np.arange(lengths.max()) < lengths[:, None]
+        for column, out in zip(columns, sums, strict=True):
+            table = np.zeros(filled.shape)
+            table[filled] = column[rows]
+            out[rows] = np.cumsum(table, axis=1)[filled]
+    return sums

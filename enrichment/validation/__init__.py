@@ -1,0 +1,227 @@
+"""Checks of fetched bars: what is wrong is flagged, what is bad is set apart with its reason.
+
+A check is a function and one line in `CHECKS`. Checks of bars as they were sent (`bars`) run in
+four stages, each on what the one before left over: rows sent twice are dropped, bad bars are
+quarantined, then of contradicting bars all but the last sent; what remains is kept, and remarked on
+where that is due. Then the checks of a series (`series`, `splits`) hold each kept bar against those
+before it. Only what is an error keeps a bar out: an outlier, a split or a strange volume may be
+real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import numpy as np
+
+from enrichment import calendars
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Checked,
+    Flag,
+    Quarantined,
+    Severity,
+    Timeframe,
+    Timestamps,
+    Window,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.validation import bars as bars_
+from enrichment.validation import series
+from enrichment.validation import splits as splits_
+from enrichment.validation.check import Check, Mask, Request, Series, SeriesCheck, Stage
+from enrichment.validation.missing import classify_missing, missing_bars
+from enrichment.validation.series import MEMORY
+from enrichment.validation.sources import source_disagreement
+from enrichment.validation.splits import splits_of
+
+__all__ = [
+    "CHECKS",
+    "MEMORY",
+    "classify_missing",
+    "missing_bars",
+    "source_disagreement",
+    "splits_of",
+    "validate",
+]
+
+_OHLC = "open {open}, high {high}, low {low}, close {close}"
+
+CHECKS: Mapping[str, Check | SeriesCheck] = {
+    "duplicate": Check(
+        Stage.REPEATS, Severity.WARNING, bars_.duplicate, "the same bar was sent more than once"
+    ),
+    "epoch_unit": Check(
+        Stage.BARS,
+        Severity.ERROR,
+        bars_.epoch_unit,
+        "starts at {ts} UTC like all bars sent: seconds where milliseconds belong",
+    ),
+    "outside_window": Check(
+        Stage.BARS,
+        Severity.ERROR,
+        bars_.outside_window,
+        "starts at {ts} UTC, outside what was asked for",
+    ),
+    "misaligned": Check(
+        Stage.BARS,
+        Severity.ERROR,
+        bars_.misaligned,
+        "starts at {ts} UTC, off the timeframe's clock",
+    ),
+    "non_finite_price": Check(
+        Stage.BARS, Severity.ERROR, bars_.non_finite_price, "a price is not a number: " + _OHLC
+    ),
+    "non_positive_price": Check(
+        Stage.BARS, Severity.ERROR, bars_.non_positive_price, "a price is not above 0: " + _OHLC
+    ),
+    "extreme_value": Check(
+        Stage.BARS,
+        Severity.ERROR,
+        bars_.extreme_value,
+        "no market has such numbers: volume {volume}, " + _OHLC,
+    ),
+    "ohlc": Check(
+        Stage.BARS, Severity.ERROR, bars_.ohlc, "high and low do not enclose the bar: " + _OHLC
+    ),
+    "negative_volume": Check(
+        Stage.BARS,
+        Severity.ERROR,
+        bars_.negative_volume,
+        "volume {volume} is negative or not a number",
+    ),
+    "conflict": Check(
+        Stage.ORDER, Severity.ERROR, bars_.conflict, "a different bar was sent later for {ts} UTC"
+    ),
+    "out_of_order": Check(
+        Stage.ORDER, Severity.WARNING, bars_.out_of_order, "sent after a bar that starts later"
+    ),
+    "no_session": Check(
+        Stage.REMARKS, Severity.WARNING, bars_.no_session, "the exchange has no session at {ts} UTC"
+    ),
+    "split": SeriesCheck(
+        Severity.WARNING,
+        splits_.split,
+        "looks like a split of {found} for 1: opens at {open}, closes at {close}",
+    ),
+    "outlier": SeriesCheck(
+        Severity.WARNING,
+        series.outlier,
+        "the return is {found} robust deviations away from the usual: close {close}",
+    ),
+    "volume_spike": SeriesCheck(
+        Severity.INFO, series.volume_spike, "volume {volume} is {found} times the usual"
+    ),
+    "volume_collapse": SeriesCheck(
+        Severity.WARNING, series.volume_collapse, "volume {volume} is {found} times the usual"
+    ),
+    "zero_volume": SeriesCheck(Severity.INFO, series.zero_volume, "volume is 0, in a row: {found}"),
+    "stale_run": SeriesCheck(
+        Severity.WARNING, series.stale_run, "bars with these prices in a row: {found}; " + _OHLC
+    ),
+}
+
+
+def validate(
+    bars: Bars,
+    *,
+    asset_class: AssetClass,
+    timeframe: Timeframe,
+    window: Window,
+    now: datetime,
+    context: Bars | None = None,
+    splits: Mapping[datetime, float] | None = None,
+) -> Checked:
+    """The good bars, ascending and unique, with what was found and what was set apart.
+
+    The bar that is still forming at `now` is left out without a flag: the next run brings it.
+
+    context: the stored tail, ascending. Series checks see the good bars laid over it, and flag what
+    starts at or after window.start; with `series.MEMORY` bars of context before that they flag what
+    one run over the whole history would flag.
+    splits: start of the first bar after each known split → new shares for an old one, as
+    `splits_of` makes it of adjusted closes; an empty mapping says that there was none, None that
+    nobody knows.
+    """
+    request = Request(asset_class, timeframe, window, now, splits)
+    left = bars.take(~_forming(bars.ts, request))
+    flags: list[Flag] = []
+    quarantined: list[Quarantined] = []
+    for stage in Stage:
+        left, found, apart = _run(stage, left, request)
+        flags += found
+        quarantined += apart
+    good = left.take(np.argsort(left.ts, kind="stable"))
+    flags += _judge(_series(Bars.empty() if context is None else context, good, window), request)
+    return Checked(
+        good,
+        tuple(sorted(flags, key=lambda flag: flag.ts)),
+        tuple(sorted(quarantined, key=lambda kept: kept.ts)),
+    )
+
+
+def _run(stage: Stage, bars: Bars, request: Request) -> tuple[Bars, list[Flag], list[Quarantined]]:
+    """The bars that a stage leaves over, what it found, and what it set apart."""
+    flags: list[Flag] = []
+    quarantined: list[Quarantined] = []
+    bad = np.zeros(len(bars), dtype=bool)
+    for name, check in CHECKS.items():
+        if isinstance(check, SeriesCheck) or check.stage is not stage:
+            continue
+        found = check.find(bars, request)
+        flags += _flags(bars, found, name, check)
+        if check.severity is Severity.ERROR:
+            quarantined += _set_apart(bars, found & ~bad, name, check)
+        if check.drops:
+            bad |= found
+    return bars.take(~bad), flags, quarantined
+
+
+def _series(context: Bars, good: Bars, window: Window) -> Series:
+    """The good bars over the sound part of the context."""
+    sound = np.isfinite(context.volume) & (context.volume >= 0)
+    for price in (context.open, context.high, context.low, context.close):
+        sound &= np.isfinite(price) & (price > 0)
+    kept = context.take(sound & ~np.isin(context.ts, good.ts))
+    union = kept.followed_by(good)
+    merged = union.take(np.argsort(union.ts, kind="stable"))
+    return Series(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
+
+
+def _judge(judged: Series, request: Request) -> Iterator[Flag]:
+    for name, check in CHECKS.items():
+        if isinstance(check, SeriesCheck):
+            found = check.find(judged, request)
+            for row in np.flatnonzero(~np.isnan(found)):
+                at = judged.rows[row]
+                detail = _detail(judged.bars, at, check, found=f"{found[row]:.4g}")
+                yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
+
+
+def _forming(ts: Timestamps, request: Request) -> Mask:
+    ended = calendars.is_complete(request.asset_class, request.timeframe, ts, request.now)
+    return np.asarray(~ended & (ts <= to_datetime64(request.now)))
+
+
+def _flags(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Flag]:
+    """One flag per start, however many bars share it."""
+    rows = np.flatnonzero(found)
+    for row in rows[np.unique(bars.ts[rows], return_index=True)[1]]:
+        yield Flag(to_datetime(bars.ts[row]), name, check.severity, _detail(bars, row, check))
+
+
+def _set_apart(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Quarantined]:
+    for row in np.flatnonzero(found):
+        columns = {n: float(c[row]) for n, c in bars.columns().items() if n != "ts"}
+        sent = {n: value if np.isfinite(value) else None for n, value in columns.items()}
+        yield Quarantined(to_datetime(bars.ts[row]), name, _detail(bars, row, check), sent)
+
+
+def _detail(bars: Bars, row: np.intp, check: Check | SeriesCheck, **values: str) -> str:
+    row_values = {n: f"{c[row]:.10g}" for n, c in bars.columns().items() if n != "ts"}
+    return check.says.format(
+        ts=f"{to_datetime(bars.ts[row]):%Y-%m-%d %H:%M:%S}", **row_values, **values
+    )

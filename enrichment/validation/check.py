@@ -1,0 +1,83 @@
+"""What a check is, and what it may know beside the bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain import AssetClass, Bars, Floats, Severity, Timeframe, Window
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, and when.
+
+    splits: what is known of splits, as start of the first bar after it → new shares for an old one;
+    None where nothing is known.
+    """
+
+    asset_class: AssetClass
+    timeframe: Timeframe
+    window: Window
+    now: datetime
+    splits: Mapping[datetime, float] | None = None
+
+
+class Stage(IntEnum):
+    REPEATS = 1
+    BARS = 2
+    ORDER = 3
+    REMARKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of bars as they were sent.
+
+    find: bars and request → mask of the bars that it objects to. says: the flag's detail, with
+    the bar's columns as fields.
+    """
+
+    stage: Stage
+    severity: Severity
+    find: Callable[[Bars, Request], Mask]
+    says: str
+
+    @property
+    def drops(self) -> bool:
+        """Whether the bars that it objects to are taken out."""
+        return self.severity is Severity.ERROR or self.stage is Stage.REPEATS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Good bars, ascending and unique, of which those before row `first` are context."""
+
+    bars: Bars
+    first: int
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows that are to be judged."""
+        return np.arange(self.first, len(self.bars))
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCheck:
+    """A check of bars against those before them. It keeps the bars that it objects to.
+
+    find: series and request → what was observed at each row to be judged, NaN where there is no
+    objection. It looks back only, `series.MEMORY` bars at most. says: the flag's detail, with the
+    bar's columns and `found` as fields.
+    """
+
+    severity: Severity
+    find: Callable[[Series, Request], Floats]
+    says: str

@@ -1,0 +1,48 @@
+"""Medians over the bars before a bar, which nothing that comes later can change."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain import Floats
+
+WINDOW = 60
+LEAST = 20  # values that a window must hold to say what is usual
+NORMAL = 1.4826  # median absolute deviation → standard deviation of a normal distribution
+
+_CHUNK = 8_192
+
+
+def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Median, and 1.4826 · median absolute deviation from it, of the 60 values before each row.
+
+    NaN are left out; both are NaN where fewer than 20 values are left.
+    """
+    middle, spread = np.full((2, len(rows)), np.nan)
+    padded = np.append(np.full(WINDOW, np.nan), column)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
+    for first in range(0, len(rows), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        values = windows[rows[part]]
+        enough = np.count_nonzero(~np.isnan(values), axis=1) >= LEAST
+        middle[part] = np.where(enough, _median(values), np.nan)
+        away = np.abs(values - middle[part, None])
+        spread[part] = NORMAL * _median(away)
+    return middle, spread
+
+
+def _median(values: Floats) -> Floats:
+    """Median of each line without its NaN; NaN where it has nothing else."""
+    ordered = np.sort(values, axis=1)  # NaN last
+    count = np.count_nonzero(~np.isnan(values), axis=1)
+    line = np.arange(len(values))
+    lower = ordered[line, np.maximum(count - 1, 0) // 2]
+    upper = ordered[line, np.minimum(count // 2, values.shape[1] - 1)]
+    return np.asarray(np.where(count % 2 == 1, lower, (lower + upper) / 2))
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """At each row, how many rows up to it are True without a break."""
+    rows = np.arange(1, len(mask) + 1)
+    return np.asarray(rows - np.maximum.accumulate(np.where(mask, 0, rows)))

@@ -1,0 +1,277 @@
+"""Checks of bars against those before them, and that runs however cut find the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Checked,
+    Floats,
+    Severity,
+    Timeframe,
+    Window,
+    to_datetime,
+)
+from enrichment.features import LOOKBACK
+from enrichment.validation import CHECKS, MEMORY, validate
+from enrichment.validation.check import SeriesCheck
+
+Recorded = dict[str, tuple[Bars, Floats]]
+
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+SERIES_CHECKS = {name for name, check in CHECKS.items() if isinstance(check, SeriesCheck)}
+
+
+def run(
+    bars: Bars,
+    context: Bars | None = None,
+    *,
+    since: np.datetime64 | None = None,
+    timeframe: Timeframe = Timeframe.D1,
+    splits: dict[datetime, float] | None = None,
+) -> Checked:
+    return validate(
+        bars,
+        asset_class=AssetClass.CRYPTO,
+        timeframe=timeframe,
+        window=Window(to_datetime(bars.ts[0] if since is None else since), LATER),
+        now=LATER,
+        context=context,
+        splits=splits,
+    )
+
+
+def found(checked: Checked, *checks: str) -> list[tuple[int, str]]:
+    """(day since 2020-01-01, detail) of the flags of the given checks."""
+    first = datetime(2020, 1, 1, tzinfo=UTC)
+    return [((f.ts - first).days, f.detail) for f in checked.flags if f.check in checks]
+
+
+def days(checked: Checked, *checks: str) -> list[int]:
+    return [day for day, _ in found(checked, *checks)]
+
+
+def walk(count: int = 300, seed: int = 1, **changed: dict[int, float]) -> Bars:
+    """Days from 2020-01-01 on, moving by 1 %, with the given cells replaced."""
+    random = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, count)))
+    volume = np.floor(1e6 * random.lognormal(0, 0.2, count))
+    columns: dict[str, Any] = {"close": close, "volume": volume}
+    for name, cells in changed.items():
+        for row, value in cells.items():
+            columns[name][row] = value
+    ts = np.datetime64("2020-01-01", "us") + np.arange(count) * np.timedelta64(1, "D")
+    high, low = columns["close"] * 1.002, columns["close"] * 0.998
+    return Bars.of(ts, columns["close"], high, low, columns["close"], columns["volume"])
+
+
+def test_an_ordinary_series_is_not_remarked_on() -> None:
+    for seed in range(20):
+        assert run(walk(seed=seed)).flags == ()
+
+
+def test_none_of_these_checks_keeps_a_bar_out() -> None:
+    severities = {CHECKS[name].severity for name in SERIES_CHECKS}
+    assert severities == {Severity.WARNING, Severity.INFO}
+
+
+@pytest.mark.parametrize("factor", [1.3, 0.77, 43.0])
+def test_a_spike_is_an_outlier_on_both_sides(factor: float) -> None:
+    bars = walk()
+    spiked = walk(close={150: bars.close[150] * factor})
+    assert days(run(spiked), "outlier") == [150, 151]
+
+
+def test_a_spike_that_the_vendor_corrects_is_not_flagged_again() -> None:
+    bars = walk()
+    stored = walk(close={290: bars.close[290] * 1.3})
+    again = bars.take(slice(288, None))
+    assert days(run(stored), "outlier") == [290, 291]
+    assert run(again, stored, since=again.ts[0]).flags == ()
+
+
+def test_returns_are_judged_by_their_own_formula() -> None:
+    bars = walk(seed=4)
+    returns = np.diff(np.log(bars.close))
+    before = returns[139:199]
+    middle = np.median(before)
+    spread = 1.4826 * np.median(np.abs(before - middle))
+    for z, flagged in ((9.9, []), (10.1, [200]), (-10.1, [200])):
+        jump = bars.close[199] * np.exp(middle + z * spread)
+        columns = bars.take(slice(201)).columns()
+        for price in ("open", "high", "low", "close"):
+            columns[price] = columns[price].copy()
+            columns[price][200] = jump
+        checked = run(Bars(**columns), splits={})
+        assert days(checked, "outlier") == flagged
+        if flagged:
+            assert f"{z:.4g} robust deviations" in found(checked, "outlier")[0][1]
+
+
+def test_a_market_that_stood_still_may_move_again() -> None:
+    close = np.full(100, 1.0)
+    close[80:] = 1.0009
+    ts = np.datetime64("2020-01-01", "us") + np.arange(100) * np.timedelta64(1, "D")
+    assert days(run(Bars.of(ts, close, close, close, close, close)), "outlier") == []
+    close[80:] = 1.0011
+    assert days(run(Bars.of(ts, close, close, close, close, close)), "outlier") == [80]
+
+
+def test_volume_that_explodes_or_collapses() -> None:
+    checked = run(walk(volume={100: 3e7, 200: 2e4}))
+    assert days(checked, "volume_spike") == [100]
+    assert days(checked, "volume_collapse") == [200]
+    assert "volume 20000 is 0.019" in found(checked, "volume_collapse")[0][1]
+
+
+def test_volume_that_always_varies_wildly_is_left_alone() -> None:
+    random = np.random.default_rng(9)
+    wild = {row: float(v) for row, v in enumerate(1e6 * random.lognormal(0, 2.0, 300))}
+    assert days(run(walk(volume=wild)), "volume_spike", "volume_collapse") == []
+
+
+def test_a_collapse_to_nothing_is_remarked_on_once_per_run() -> None:
+    checked = run(walk(volume={100: 0.0, **dict.fromkeys(range(150, 175), 0.0)}))
+    assert days(checked, "zero_volume") == [100, 150, 159]
+    assert [detail for _, detail in found(checked, "zero_volume")] == [
+        "volume is 0, in a row: 1", "volume is 0, in a row: 1", "volume is 0, in a row: 10",
+    ]  # fmt: skip
+
+
+def test_an_instrument_without_volume_has_no_remarks(eurusd: Bars) -> None:
+    silent = Bars.of(
+        eurusd.ts, eurusd.open, eurusd.high, eurusd.low, eurusd.close, np.zeros(len(eurusd))
+    )
+    checked = run(silent, timeframe=Timeframe.H1)
+    assert len(checked.bars) == len(eurusd)
+    assert {f.check for f in checked.flags} == {"outlier"}
+
+
+def test_a_thinly_traded_series_is_not_flagged_bar_by_bar() -> None:
+    random = np.random.default_rng(2)
+    empty = dict.fromkeys(np.flatnonzero(random.random(300) < 0.5), 0.0)
+    assert len(days(run(walk(volume=empty)), "zero_volume")) <= 5
+
+
+def _repeated(count: int, volume: float) -> Bars:
+    """A walk whose 100th bar is sent `count` times."""
+    columns = walk().columns()
+    for name in ("open", "high", "low", "close"):
+        columns[name] = columns[name].copy()
+        columns[name][100 : 100 + count] = columns[name][100]
+    columns["volume"] = columns["volume"].copy()
+    columns["volume"][101 : 100 + count] = volume
+    return Bars(**columns)
+
+
+@pytest.mark.parametrize(
+    ("count", "flagged"), [(1, []), (4, []), (5, [104]), (9, [104]), (21, [104, 109, 119])]
+)
+def test_the_same_prices_again_and_again(count: int, flagged: list[int]) -> None:
+    assert days(run(_repeated(count, 7.0)), "stale_run") == flagged
+
+
+def test_bars_in_which_nobody_traded_are_not_stale() -> None:
+    checked = run(_repeated(30, 0.0))
+    assert days(checked, "stale_run") == []
+    assert days(checked, "zero_volume") == [101, 110]
+
+
+@pytest.mark.parametrize("column", ["open", "close", "volume"])
+def test_a_broken_overlap_bar_poisons_nothing(column: str) -> None:
+    bars = walk(close={299: 200.0})
+    columns = bars.columns()
+    columns[column] = columns[column].copy()
+    columns[column][290] = np.nan
+    sent = Bars(**columns).take(slice(290, None))
+    checked = run(sent, bars.take(slice(295)), since=sent.ts[0])
+    assert [q.ts for q in checked.quarantined] == [to_datetime(bars.ts[290])]
+    assert days(checked, "outlier") == [299]
+    stored = run(sent.take(slice(1, None)), Bars(**columns), since=sent.ts[1])
+    assert days(stored, "outlier") == [299]
+
+
+def test_a_young_series_is_not_judged_before_it_has_a_past() -> None:
+    bars = walk(30, close={10: 280.0, 25: 280.0})
+    assert days(run(bars), "outlier") == [25, 26]
+
+
+def test_the_pipelines_tail_is_context_enough() -> None:
+    assert MEMORY <= LOOKBACK
+
+
+def _flags(checked: Checked) -> list[tuple[Any, ...]]:
+    return sorted((f.ts, f.check, f.severity, f.detail) for f in checked.flags)
+
+
+def _in_runs(bars: Bars, cuts: list[int], timeframe: Timeframe, tail: int) -> list[Any]:
+    """The flags of runs that each see the stored tail and what came since."""
+    flags: list[Any] = []
+    for begin, end in zip([0, *cuts], [*cuts, len(bars)], strict=True):
+        if begin < end:
+            context = bars.take(slice(max(0, begin - tail), begin))
+            checked = run(
+                bars.take(slice(begin, end)), context, since=bars.ts[begin], timeframe=timeframe
+            )
+            flags += _flags(checked)
+    return sorted(flags)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_recorded_bars_are_flagged_alike_however_they_are_cut_into_runs(
+    recorded: Recorded, eurusd: Bars, data: st.DataObject
+) -> None:
+    symbol = data.draw(st.sampled_from([*recorded, "EURUSD"]))
+    bars = eurusd if symbol == "EURUSD" else recorded[symbol][0]
+    timeframe = Timeframe.H1 if symbol == "EURUSD" else Timeframe.D1
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(bars)), max_size=8)))
+    whole = _flags(run(bars, timeframe=timeframe))
+    assert _in_runs(bars, cuts, timeframe, MEMORY) == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    cuts=st.lists(st.integers(0, 900), max_size=8),
+    blocks=st.lists(
+        st.tuples(st.integers(0, 899), st.integers(1, 400), st.sampled_from(["still", "empty"])),
+        max_size=4,
+    ),
+    factor=st.sampled_from([0.5, 0.1, 1.4, 3.0]),
+)
+def test_damaged_bars_are_flagged_alike_however_they_are_cut_into_runs(
+    seed: int, cuts: list[int], blocks: list[tuple[int, int, str]], factor: float
+) -> None:
+    columns = walk(900, seed).columns()
+    for first, length, damage in blocks:
+        rows = slice(first, first + length)
+        if damage == "empty":
+            columns["volume"][rows] = 0.0
+        else:
+            for price in ("open", "high", "low", "close"):
+                columns[price] = columns[price].copy()
+                columns[price][rows] = columns["close"][first] * (0.9 if price == "low" else 1.0)
+    for price in ("open", "high", "low", "close"):
+        columns[price] = columns[price].copy()
+        columns[price][seed % 900 :] *= factor
+    columns["high"] = np.maximum(np.maximum(columns["open"], columns["close"]), columns["high"])
+    bars = Bars(**columns)
+    whole = _flags(run(bars))
+    assert _in_runs(bars, sorted(cuts), Timeframe.D1, MEMORY) == whole
+
+
+def test_what_comes_later_changes_no_flag(recorded: Recorded) -> None:
+    bars = recorded["AAPL"][0]
+    whole = _flags(run(bars))
+    for cut in (79, 149, 150, 1255, 2000):
+        last = to_datetime(bars.ts[cut - 1])
+        assert _flags(run(bars.take(slice(cut)))) == [f for f in whole if f[0] <= last]

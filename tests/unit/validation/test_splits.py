@@ -1,0 +1,197 @@
+"""Splits, and what is not one: on recorded prices, on made ones, with and without a factor."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from enrichment.domain import (
+    AssetClass,
+    Bars,
+    Flag,
+    Floats,
+    Severity,
+    Timeframe,
+    Window,
+    to_datetime,
+)
+from enrichment.validation import CHECKS, splits_of, validate
+
+Recorded = dict[str, tuple[Bars, Floats]]
+
+SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def flags(
+    bars: Bars,
+    *checks: str,
+    splits: dict[datetime, float] | None = None,
+    asset_class: AssetClass = AssetClass.STOCK,
+    timeframe: Timeframe = Timeframe.D1,
+) -> list[Flag]:
+    checked = validate(
+        bars,
+        asset_class=asset_class,
+        timeframe=timeframe,
+        window=Window(to_datetime(bars.ts[0]), LATER),
+        now=LATER,
+        splits=splits,
+    )
+    assert len(checked.bars) == len(bars)
+    return [flag for flag in checked.flags if flag.check in checks]
+
+
+def dates(found: list[Flag]) -> list[str]:
+    return [f"{flag.ts:%Y-%m-%d}" for flag in found]
+
+
+def divided(bars: Bars, row: int, ratio: float) -> Bars:
+    """The unadjusted series of a company that splits its shares before the row."""
+    n = np.where(np.arange(len(bars)) >= row, ratio, 1.0)
+    prices = (bars.open / n, bars.high / n, bars.low / n, bars.close / n)
+    return Bars.of(bars.ts, *prices, bars.volume * n)
+
+
+def crashed(bars: Bars, row: int, factor: float, heavy: float) -> Bars:
+    """The series of one that falls to `factor` overnight, on `heavy` times the day's volume."""
+    rows = np.arange(len(bars))
+    left = np.where(rows >= row, factor, 1.0)
+    prices = (bars.open * left, bars.high * left, bars.low * left, bars.close * left)
+    return Bars.of(bars.ts, *prices, bars.volume * np.where(rows == row, heavy, 1.0))
+
+
+def walk(seed: int, count: int = 400) -> Bars:
+    """Sessions of a share with overnight and intraday moves of 1 % and uneven volume."""
+    random = np.random.default_rng(seed)
+    overnight, intraday = random.normal(0, 0.01, (2, count))
+    close = 100 * np.exp(np.cumsum(overnight + intraday))
+    open_ = close / np.exp(intraday)
+    low, high = np.minimum(open_, close) * 0.995, np.maximum(open_, close) * 1.005
+    volume = np.floor(1e6 * random.lognormal(0, 0.3, count))
+    weekdays = np.busday_offset("2020-01-06", np.arange(count), roll="forward")
+    return Bars.of(weekdays.astype("datetime64[us]"), open_, high, low, close, volume)
+
+
+def test_the_recorded_splits_and_no_others(recorded: Recorded) -> None:
+    for symbol, (bars, _) in recorded.items():
+        found = flags(bars, "split")
+        assert dates(found) == SPLITS.get(symbol, []), symbol
+        assert {flag.severity for flag in found} <= {Severity.WARNING}
+        assert all("a split of 2 for 1" in flag.detail for flag in found)
+
+
+def test_a_real_crash_is_an_outlier_and_no_split(recorded: Recorded) -> None:
+    bars, _ = recorded["AAPL"]
+    assert dates(flags(bars, "outlier")) == ["2000-09-29"]
+    assert "2000-09-29" in dates(flags(bars, "volume_spike"))
+
+
+def test_adjusted_closes_name_the_splits(recorded: Recorded) -> None:
+    for symbol, (bars, adjusted) in recorded.items():
+        known = splits_of(bars.ts, bars.close, adjusted)
+        assert [f"{ts:%Y-%m-%d}" for ts in known] == SPLITS.get(symbol, [])
+        assert set(known.values()) <= {2.0}
+        assert dates(flags(bars, "split", splits=known)) == SPLITS.get(symbol, [])
+
+
+def test_a_known_factor_overrules_what_prices_suggest(recorded: Recorded) -> None:
+    bars, _ = recorded["AAPL"]
+    crash = datetime(2000, 9, 29, tzinfo=UTC)
+    assert dates(flags(bars, "split", splits={crash: 2.0})) == ["2000-09-29"]
+    assert flags(bars, "split", splits={}) == []
+    assert {"2000-06-21", "2005-02-28"} < set(dates(flags(bars, "outlier", splits={})))
+
+
+def test_an_adjusted_series_has_no_split_though_one_is_known() -> None:
+    bars = walk(1)
+    known = {to_datetime(bars.ts[200]): 2.0, to_datetime(bars.ts[300]): 1.0}
+    assert flags(bars, "split", "outlier", splits=known) == []
+
+
+@pytest.mark.parametrize("ratio", [2.0, 1.5, 3.0, 7.0, 20.0, 0.1, 0.5])
+def test_every_exact_split_of_a_seeded_series_is_found(ratio: float) -> None:
+    for seed in range(20):
+        row = int(np.random.default_rng([seed, 7]).integers(61, 399))
+        bars = divided(walk(seed), row, ratio)
+        (found,) = flags(bars, "split", "outlier")
+        assert (found.check, found.ts) == ("split", to_datetime(bars.ts[row]))
+        assert f"a split of {ratio:.4g} for 1" in found.detail
+
+
+@pytest.mark.parametrize("row", [1, 2, 5, 30])
+def test_a_split_of_a_young_series_is_found(row: int) -> None:
+    bars = divided(walk(3), row, 2.0)
+    prices = [column.copy() for column in (bars.open, bars.high, bars.low)]
+    prices[0][row] = bars.close[row - 1] / 2
+    prices[1][row], prices[2][row] = prices[1][row] * 1.1, prices[2][row] * 0.9
+    young = Bars.of(bars.ts, *prices, bars.close, bars.volume)
+    assert [f.ts for f in flags(young, "split")] == [to_datetime(bars.ts[row])]
+
+
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 7.0, 0.1])
+def test_most_splits_put_into_recorded_prices_are_found(recorded: Recorded, ratio: float) -> None:
+    """Those missed fall on days of earnings, whose move or turnover hides them."""
+    random = np.random.default_rng(11)
+    tried = found = 0
+    for bars, _ in recorded.values():
+        for row in random.integers(65, len(bars), 12):
+            part = bars.take(slice(max(0, int(row) - 330), int(row) + 1))
+            last = to_datetime(part.ts[-1])
+            found += any(f.ts == last for f in flags(divided(part, len(part) - 1, ratio), "split"))
+            tried += 1
+    assert found >= 0.9 * tried
+
+
+@pytest.mark.parametrize(("heavy", "least", "most"), [(1.0, 0.3, 0.8), (10.0, 0.0, 0.05)])
+def test_crashes_by_48_percent_taken_for_splits(heavy: float, least: float, most: float) -> None:
+    """On usual volume prices alone can't tell; on ten times the volume hardly any is mistaken."""
+    mistaken = 0
+    for seed in range(60):
+        row = int(np.random.default_rng([seed, 8]).integers(61, 399))
+        found = flags(crashed(walk(seed), row, 0.52, heavy), "split", "outlier")
+        assert [f.ts for f in found] == [to_datetime(walk(seed).ts[row])]
+        mistaken += found[0].check == "split"
+    assert least <= mistaken / 60 <= most, mistaken
+
+
+def test_the_way_back_from_a_bad_price_is_no_split() -> None:
+    bars = walk(8)
+    spiked = crashed(crashed(bars, 200, 2.0, 1.0), 202, 0.5, 1.0)
+    found = flags(spiked, "split", "outlier")
+    assert [(f.check, f.ts) for f in found if f.ts >= to_datetime(bars.ts[202])] == [
+        ("outlier", to_datetime(bars.ts[202]))
+    ]
+
+
+def test_the_step_is_reported_on_its_own_date() -> None:
+    bars = divided(divided(walk(5), 150, 2.0), 250, 4.0)
+    expected = [to_datetime(bars.ts[150]), to_datetime(bars.ts[250])]
+    assert [f.ts for f in flags(bars, "split")] == expected
+
+
+def test_a_wrong_opening_price_alone_is_no_split() -> None:
+    bars = walk(6)
+    open_, low = bars.open.copy(), bars.low.copy()
+    open_[200] = bars.close[199] / 2
+    low[200] = open_[200]
+    assert flags(Bars.of(bars.ts, open_, bars.high, low, bars.close, bars.volume), "split") == []
+
+
+def test_intraday_a_split_needs_a_new_day() -> None:
+    bars = walk(7, 40)
+    ts = np.datetime64("2024-01-08T15:00", "us") + np.arange(40) * np.timedelta64(1, "h")
+    hourly = Bars.of(ts, bars.open, bars.high, bars.low, bars.close, bars.volume)
+    at_midnight = divided(hourly, 9, 2.0)
+    assert [f.ts.hour for f in flags(at_midnight, "split", timeframe=Timeframe.H1)] == [0]
+    assert flags(divided(hourly, 12, 2.0), "split", timeframe=Timeframe.H1) == []
+    around_the_clock = flags(
+        divided(hourly, 12, 2.0), "split", timeframe=Timeframe.H1, asset_class=AssetClass.CRYPTO
+    )
+    assert [f.ts.hour for f in around_the_clock] == [3]
+
+
+def test_the_check_states_its_formula() -> None:
+    assert "previous close" in (CHECKS["split"].find.__doc__ or "")
