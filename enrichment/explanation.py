@@ -17,7 +17,7 @@ from enrichment.storage.quality_report import (
     QualityReports,
     SeriesReport,
 )
-from enrichment.terminal import STYLES, moment, score, styled
+from enrichment.terminal import STYLES, moment, styled
 
 _FLAGS_SHOWN = 12
 _STRETCHES_SHOWN = 8
@@ -51,7 +51,7 @@ def _head(console: Console, symbol: str, report: SeriesReport) -> None:
     if is_simulated(symbol):
         parts.append("[magenta]simulated[/]")
     console.print(
-        f"[bold]{symbol} {report.timeframe}[/]  score {score(report.score)}  "
+        f"[bold]{symbol} {report.timeframe}[/]  score {_score(report.score)}  "
         f"{styled(report.status)}  [dim]{', '.join(parts)}[/]",
         highlight=False,
     )
@@ -175,6 +175,10 @@ def _changes(console: Console, report: SeriesReport) -> None:
             f"{confirmed.check}, {confirmed.reason}",
             highlight=False,
         )
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _number(value: float | None) -> str:

@@ -29,9 +29,11 @@ class Influence:
 
 
 def influence(bars: Bars, ts: datetime) -> list[Influence]:
-    """The numeric features that the bar at `ts` changes in the bar after it, most changed first.
+    """The features that the bar at `ts` changes in the bar after it, most changed first.
 
-    bars: ascending, the doubtful bar among them, with its past. A change below 1e-9 is none.
+    bars: ascending, the doubtful bar among them, with its past. Only features that look back
+    further than one bar, and forget: a return over the bar itself says nothing new. A change below
+    1e-9 is none.
     """
     row = int(np.searchsorted(bars.ts, to_datetime64(ts)))
     if row >= len(bars) - 1 or bars.ts[row] != to_datetime64(ts):
@@ -42,7 +44,7 @@ def influence(bars: Bars, ts: datetime) -> list[Influence]:
     found = [
         Influence(to_datetime(upto.ts[-1]), name, float(mine[name][-1]), float(theirs[name][-1]))
         for name, feature in features.FEATURES.items()
-        if feature.kind == "number"
+        if feature.kind == "number" and feature.memory > 1
     ]
     moved = [one for one in found if np.isfinite([one.with_bar, one.without_bar]).all()]
     return sorted((one for one in moved if one.change > 1e-9), key=lambda one: -one.change)

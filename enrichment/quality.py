@@ -119,7 +119,7 @@ class Deduction:
         more = ", …" if self.at and self.bars > len(self.at) else ""
         where = f", at {shown}{more}" if shown else ""
         return (
-            f"{self.component} -{self.points:.4g}: {self.observed}{where} "
+            f"{self.component} -{self.points:.5f}: {self.observed}{where} "
             f"(full marks: {self.threshold})"
         )
 

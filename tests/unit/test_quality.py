@@ -81,9 +81,9 @@ def test_reasons_name_check_observation_threshold_and_points() -> None:
     at = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4, 5))
     quality = assess(replace(WHOLE, missing=4, missing_at=at, sessions_behind=1))
     assert quality.reasons == (
-        "freshness -0.025: the newest bar is 1 session behind "
+        "freshness -0.02500: the newest bar is 1 session behind "
         "(full marks: 0 behind, none left from 4 on)",
-        "completeness -0.0016: 4 of 1,000 expected bars are missing, at 2024-01-02 00:00, "
+        "completeness -0.00160: 4 of 1,000 expected bars are missing, at 2024-01-02 00:00, "
         "2024-01-03 00:00, 2024-01-04 00:00, 2024-01-05 00:00 (full marks: none missing)",
     )
 

@@ -1,0 +1,72 @@
+"""The real warehouse and queue around a vendor in memory, night after night."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+from sqlalchemy import text
+from unit.bench import Vendor, recorded
+
+from enrichment import features
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import Bars, Task, Timeframe, to_datetime
+from enrichment.pipeline import Pipeline
+from enrichment.storage.bars import Warehouse
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.quality_report import QualityReports
+
+
+def quiet(count: int = 900) -> Bars:
+    return recorded().take(slice(1400, 1400 + count))
+
+
+def half(bars: Bars) -> Bars:
+    prices = {name: getattr(bars, name) * 0.5 for name in ("open", "high", "low", "close")}
+    return replace(bars, **prices, volume=bars.volume * 2)
+
+
+class Nightly:
+    """The real warehouse and queue around a vendor in memory, on the evening of a session."""
+
+    def __init__(self, db: Database, bars: Bars, *symbols: str) -> None:
+        self.db, self.vendor = db, Vendor(bars)
+        self.symbols = symbols or ("AAPL",)
+        self.now = to_datetime(bars.ts[-1])
+        self.queue, self.commands = JobQueue(db), Commands(db)
+        self.pipeline = Pipeline(
+            self.vendor, Warehouse(db), history_days=9000, now=lambda: self.now
+        )
+        self.commands.track([parse_tracked(s, "stock", "1d") for s in self.symbols], actor="test")
+
+    def run_at(self, sessions: int, at: Bars | None = None) -> None:
+        at = self.vendor.bars if at is None else at
+        self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
+        self.commands.trigger(actor="test")
+        for task in self.claimed():
+            self.pipeline.enrich(task)
+        self.queue.close_finished()
+
+    def claimed(self) -> list[Task]:
+        return self.queue.claim("w", len(self.symbols))
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with self.db.begin() as conn:
+            return [tuple(row) for row in conn.execute(text(query))]
+
+    def bars(self, known_on: datetime | None = None) -> Bars:
+        return QualityReports(self.db).bars("AAPL", Timeframe.D1, known_on=known_on)
+
+
+def assert_stored(night: Nightly, expected: Bars) -> None:
+    """The table equals these bars and, to 1e-9, one full computation of their features."""
+    found = night.bars()
+    for name, column in expected.columns().items():
+        np.testing.assert_array_equal(found.columns()[name], column, err_msg=name)
+    computed = features.compute(expected)
+    names = [n for n, f in features.FEATURES.items() if f.kind == "number"]
+    stored = np.array(night.rows(f"SELECT {', '.join(names)} FROM bars ORDER BY ts"), dtype=float)
+    for name, column in zip(names, stored.T, strict=True):
+        np.testing.assert_allclose(column, computed[name], rtol=1e-9, atol=1e-10, err_msg=name)
