@@ -20,7 +20,7 @@ from enrichment.domain import (
     Window,
     to_datetime,
 )
-from enrichment.features import LOOKBACK
+from enrichment.features import LOOKBACK, compute
 from enrichment.validation import CHECKS, MEMORY, validate
 from enrichment.validation.check import SeriesCheck
 
@@ -197,6 +197,28 @@ def test_a_broken_overlap_bar_poisons_nothing(column: str) -> None:
     assert days(checked, "outlier") == [299]
     stored = run(sent.take(slice(1, None)), Bars(**columns), since=sent.ts[1])
     assert days(stored, "outlier") == [299]
+
+
+def test_a_stored_bar_that_is_not_sent_again_is_judged_again() -> None:
+    bars = walk(close={295: 280.0})
+    sent = bars.take(slice(298, None))
+    assert days(run(sent, bars, since=bars.ts[290]), "outlier") == [295, 296]
+    assert days(run(sent, bars, since=sent.ts[0]), "outlier") == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    price=st.floats(0, exclude_min=True, allow_infinity=False),
+    volume=st.floats(0, allow_infinity=False),
+)
+def test_every_bar_that_is_kept_has_features(price: float, volume: float) -> None:
+    bars = walk(3)
+    columns = bars.columns()
+    for name in ("open", "high", "low", "close", "volume"):
+        columns[name] = columns[name].copy()
+        columns[name][1] = volume if name == "volume" else price
+    kept = run(Bars(**columns)).bars
+    assert np.isfinite(compute(kept)["obv"]).all()
 
 
 def test_a_young_series_is_not_judged_before_it_has_a_past() -> None:
