@@ -116,6 +116,22 @@ def test_returns_are_judged_by_their_own_formula() -> None:
             assert f"{z:.4g} robust deviations" in found(checked, "outlier")[0][1]
 
 
+@pytest.mark.parametrize(("night", "flagged"), [(1, True), (15, True), (17, False)])
+def test_a_night_may_move_prices_more_than_an_hour(night: int, flagged: bool) -> None:
+    bars = walk(seed=4)
+    ts = np.datetime64("2020-01-01", "us") + np.arange(300) * np.timedelta64(1, "h")
+    ts[200:] += np.timedelta64(night - 1, "h")
+    columns = bars.columns() | {"ts": ts}
+    returns = np.diff(np.log(bars.close))[139:199]
+    spread = 1.4826 * np.median(np.abs(returns - np.median(returns)))
+    jump = np.exp(40 * spread + np.median(returns)) / (bars.close[200] / bars.close[199])
+    for price in ("open", "high", "low", "close"):
+        columns[price] = columns[price].copy()
+        columns[price][200:] *= jump
+    found = run(Bars(**columns), timeframe=Timeframe.H1, splits={}).flags
+    assert [f.ts for f in found if f.check == "outlier"] == [to_datetime(ts[200])] * flagged
+
+
 def test_a_market_that_stood_still_may_move_again() -> None:
     close = np.full(100, 1.0)
     close[80:] = 1.0009
