@@ -196,7 +196,7 @@ def _judge(judged: Series, request: Request) -> Iterator[Flag]:
         if isinstance(check, SeriesCheck):
             found = check.find(judged, request)
             for row in np.flatnonzero(~np.isnan(found)):
-                at = judged.rows[row]
+                at = row + judged.first
                 detail = _detail(judged.bars, at, check, found=f"{found[row]:.4g}")
                 yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
 

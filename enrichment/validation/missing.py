@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from enrichment import calendars
 from enrichment.domain import AssetClass, Floats, Timeframe, Timestamps, to_datetime
+from enrichment.validation import robust
 
 _NEARBY = 100  # expected bars on either side that tell how thinly a stretch is traded
 _DENSE = 0.9
 _CHANCE = 0.01
 _HEAVY = 3.0
+_CHUNK = 8_192
 
 
 def missing_bars(
@@ -61,11 +63,14 @@ def classify_missing(
     last = to_datetime(stored[-1] + np.timedelta64(1, "us"))
     expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), last)
     present = np.isin(expected, stored)
-    traded = np.zeros(len(expected))
+    traded = np.full(len(expected), np.nan)
     traded[present] = volume[np.searchsorted(stored, expected[present])]
-    quiet = np.zeros(len(expected), dtype=bool)
-    for first, end in _runs(~present):
-        quiet[first:end] = _untraded(present, traded, first, end)
+    runs = _runs(~present)
+    chosen = runs[_untraded(traded, runs[:, 0], runs[:, 1])]
+    edges = np.zeros(len(expected) + 1, dtype=np.int8)
+    edges[chosen[:, 0]] = 1
+    edges[chosen[:, 1]] = -1
+    quiet = np.cumsum(edges[:-1]) > 0
     untraded = np.isin(missing, expected[quiet])
     return missing[~untraded], missing[untraded]
 
@@ -80,11 +85,20 @@ def _runs(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
-def _untraded(present: NDArray[np.bool_], traded: Floats, first: int, end: int) -> bool:
-    near = np.r_[max(0, first - _NEARBY) : first, end : min(len(present), end + _NEARBY)]
-    there = near[present[near]]
-    share = len(there) / max(1, len(near))
-    if share == 0 or share >= _DENSE or 2 * _NEARBY * (1 - share) ** (end - first) < _CHANCE:
-        return False
-    beside = traded[[n for n in (first - 1, end) if 0 <= n < len(traded)]]
-    return bool((beside <= _HEAVY * np.median(traded[there])).all())
+def _untraded(traded: Floats, first: NDArray[np.intp], end: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether each run [first, end) of missing bars went untraded; traded: NaN where missing."""
+    nothing = np.full(_NEARBY, np.nan)
+    around = np.concatenate([nothing, traded, nothing])
+    windows = np.lib.stride_tricks.sliding_window_view(around, _NEARBY)
+    found = np.zeros(len(first), dtype=bool)
+    for begin in range(0, len(first), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        left, right = first[part], end[part]
+        near = np.hstack([windows[left], windows[right + _NEARBY]])
+        reach = np.minimum(left, _NEARBY) + np.minimum(len(traded) - right, _NEARBY)
+        share = np.count_nonzero(~np.isnan(near), axis=1) / np.maximum(reach, 1)
+        chance = 2 * _NEARBY * (1 - share) ** (right - left)
+        beside = np.stack([around[left + _NEARBY - 1], around[right + _NEARBY]])
+        heavy = (beside > _HEAVY * robust.median(near)).any(axis=0)
+        found[part] = (share > 0) & (share < _DENSE) & (chance >= _CHANCE) & ~heavy
+    return found

@@ -26,13 +26,13 @@ def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
         part = slice(first, first + _CHUNK)
         values = windows[rows[part]]
         enough = np.count_nonzero(~np.isnan(values), axis=1) >= LEAST
-        middle[part] = np.where(enough, _median(values), np.nan)
+        middle[part] = np.where(enough, median(values), np.nan)
         away = np.abs(values - middle[part, None])
-        spread[part] = NORMAL * _median(away)
+        spread[part] = NORMAL * median(away)
     return middle, spread
 
 
-def _median(values: Floats) -> Floats:
+def median(values: Floats) -> Floats:
     """Median of each line without its NaN; NaN where it has nothing else."""
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.count_nonzero(~np.isnan(values), axis=1)

@@ -30,7 +30,8 @@ def outlier(series: Series, request: Request) -> Floats:
     is z.
 
     r = ln(close / previous close), freed of a split found at the bar. The deviation counts as one
-    basis point at least, so that a market that stood still may move again. 3.5, the usual bound
+    basis point at least, so that a market that stood still may move again; between intraday bars
+    that lie n bars' time apart, over a night or an outage, it counts √n times. 3.5, the usual bound
     (Iglewicz & Hoaglin, How to Detect and Handle Outliers, 1993), is meant for normal
     distributions; returns exceed it every month. The return from a bad price is as far out as the
     one to it, so both bars are flagged.
@@ -39,6 +40,8 @@ def outlier(series: Series, request: Request) -> Floats:
     middle, spread = robust.usual(returns, series.rows)
     freed = returns[series.rows] + np.log(np.nan_to_num(split(series, request), nan=1.0))
     z = (freed - middle) / np.maximum(spread, _BASIS_POINT)
+    if request.timeframe.intraday:
+        z /= np.sqrt(_bars_apart(series, request))
     return np.where(np.abs(z) > _FAR, z, np.nan)
 
 
@@ -97,6 +100,13 @@ def stale_run(series: Series, request: Request) -> Floats:
 def _steps(price: Floats) -> Floats:
     """ln(price / previous price); NaN on the first row."""
     return np.append(np.full(len(price[:1]), np.nan), np.log(price[1:] / price[:-1]))
+
+
+def _bars_apart(series: Series, request: Request) -> Floats:
+    """Time from the previous bar to each, in bars."""
+    ts, rows = series.bars.ts, series.rows
+    elapsed = ts[rows] - ts[np.maximum(rows - 1, 0)]
+    return np.maximum(elapsed / np.timedelta64(request.timeframe.duration), 1.0)
 
 
 def _volume(series: Series) -> tuple[Floats, Floats]:

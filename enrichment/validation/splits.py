@@ -38,6 +38,8 @@ def split(series: Series, request: Request) -> Floats:
     - nothing but the count of shares changed: close · volume ≤ 3 times the median of the last 60
       bars'. A fall by half that is real is sold in a multiple of the usual turnover. Intraday bars
       are not judged by it, since the first one of a day is always heavy.
+
+    A weekly bar that opens before a split and closes after it is an outlier only.
     """
     bars, rows = series.bars, series.rows
     found = np.full(len(rows), np.nan)

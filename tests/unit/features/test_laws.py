@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -134,6 +135,30 @@ def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> 
     assert part["obv"].tolist() == expected["obv"].tolist()
     found = {n: c for n, c in compute(broken).items() if n not in CARRIED}
     assert_same(rows(found, late), rows(compute(bars), late), bars.close[late])
+
+
+@settings(max_examples=40, deadline=None)
+@given(bars=st.builds(history, **_HISTORIES))
+def test_equal_to_talib_on_awkward_bars(bars: Bars) -> None:
+    """Where TA-Lib has no drift of its own to be equal to."""
+    close = bars.close
+    macd, signal, histogram = talib.MACD(close, 12, 26, 9)
+    peers = {
+        "return_1": talib.ROCP(close, 1),
+        "macd": macd,
+        "macd_signal": signal,
+        "macd_histogram": histogram,
+        "obv": talib.OBV(close, bars.volume),
+        "ema_12": talib.EMA(close, 12),
+        "ema_26": talib.EMA(close, 26),
+    }
+    found = compute(bars)
+    assert_same({name: found[name] for name in peers}, peers, close)
+    level = np.full_like(close, close.max())
+    drifting = {"sma_20": talib.SMA(close, 20), "sma_200": talib.SMA(close, 200)}
+    drifting["bollinger_middle"] = talib.BBANDS(close, 20)[1]
+    for name, expected in drifting.items():
+        np.testing.assert_allclose(found[name] / level, expected / level, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)

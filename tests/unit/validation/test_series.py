@@ -20,7 +20,7 @@ from enrichment.domain import (
     Window,
     to_datetime,
 )
-from enrichment.features import LOOKBACK
+from enrichment.features import LOOKBACK, compute
 from enrichment.validation import CHECKS, MEMORY, validate
 from enrichment.validation.check import SeriesCheck
 
@@ -116,6 +116,22 @@ def test_returns_are_judged_by_their_own_formula() -> None:
             assert f"{z:.4g} robust deviations" in found(checked, "outlier")[0][1]
 
 
+@pytest.mark.parametrize(("night", "flagged"), [(1, True), (15, True), (17, False)])
+def test_a_night_may_move_prices_more_than_an_hour(night: int, flagged: bool) -> None:
+    bars = walk(seed=4)
+    ts = np.datetime64("2020-01-01", "us") + np.arange(300) * np.timedelta64(1, "h")
+    ts[200:] += np.timedelta64(night - 1, "h")
+    columns = bars.columns() | {"ts": ts}
+    returns = np.diff(np.log(bars.close))[139:199]
+    spread = 1.4826 * np.median(np.abs(returns - np.median(returns)))
+    jump = np.exp(40 * spread + np.median(returns)) / (bars.close[200] / bars.close[199])
+    for price in ("open", "high", "low", "close"):
+        columns[price] = columns[price].copy()
+        columns[price][200:] *= jump
+    found = run(Bars(**columns), timeframe=Timeframe.H1, splits={}).flags
+    assert [f.ts for f in found if f.check == "outlier"] == [to_datetime(ts[200])] * flagged
+
+
 def test_a_market_that_stood_still_may_move_again() -> None:
     close = np.full(100, 1.0)
     close[80:] = 1.0009
@@ -197,6 +213,28 @@ def test_a_broken_overlap_bar_poisons_nothing(column: str) -> None:
     assert days(checked, "outlier") == [299]
     stored = run(sent.take(slice(1, None)), Bars(**columns), since=sent.ts[1])
     assert days(stored, "outlier") == [299]
+
+
+def test_a_stored_bar_that_is_not_sent_again_is_judged_again() -> None:
+    bars = walk(close={295: 280.0})
+    sent = bars.take(slice(298, None))
+    assert days(run(sent, bars, since=bars.ts[290]), "outlier") == [295, 296]
+    assert days(run(sent, bars, since=sent.ts[0]), "outlier") == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    price=st.floats(0, exclude_min=True, allow_infinity=False),
+    volume=st.floats(0, allow_infinity=False),
+)
+def test_every_bar_that_is_kept_has_features(price: float, volume: float) -> None:
+    bars = walk(3)
+    columns = bars.columns()
+    for name in ("open", "high", "low", "close", "volume"):
+        columns[name] = columns[name].copy()
+        columns[name][1] = volume if name == "volume" else price
+    kept = run(Bars(**columns)).bars
+    assert np.isfinite(compute(kept)["obv"]).all()
 
 
 def test_a_young_series_is_not_judged_before_it_has_a_past() -> None:
