@@ -25,7 +25,7 @@ from enrichment.quality import counts
 from enrichment.seam import RATIO_TOLERANCE
 from enrichment.series import Enriched, Known, Tail
 from enrichment.storage import backfills, findings, jobs, logs, ownership, standing
-from enrichment.storage.copying import constant, copy, record_batch
+from enrichment.storage.copying import constant, copy, fetch, record_batch
 from enrichment.storage.database import Database
 
 PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
@@ -72,14 +72,18 @@ class Warehouse:
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
     ) -> Tail:
         """All bars from `since` on (None: all there are), after `lookback` bars before it."""
-        key = {"symbol": symbol, "timeframe": timeframe}
-        query = _ALL if since is None else _TAIL
+        values = {
+            "symbol": symbol,
+            "timeframe": timeframe.value,
+            "since": since,
+            "lookback": lookback,
+        }
         with self._db.begin() as conn:
-            rows = conn.execute(text(query), {**key, "since": since, "lookback": lookback}).all()
-        before = 0 if since is None else sum(row.ts < since for row in rows[:lookback])
+            ts, columns = fetch(conn, _ALL if since is None else _TAIL, values, (*PRICES, *CARRIED))
+        bars = Bars(ts, *(columns[name] for name in PRICES))
+        before = 0 if since is None else int(np.searchsorted(ts, to_datetime64(since)))
         whole = before < lookback  # nothing was left out: the tail begins with the series
-        carried = {} if whole else {name: getattr(rows[0], name) for name in CARRIED}
-        return Tail(as_bars(rows), carried)
+        return Tail(bars, {} if whole else {name: float(columns[name][0]) for name in CARRIED})
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
@@ -194,17 +198,6 @@ def _objections(row: Any) -> Iterator[tuple[datetime, str]]:
     return ((ts, check) for ts, check, severity in flags if counts(check, Severity(severity)))
 
 
-def as_bars(rows: Sequence[Any]) -> Bars:
-    """Rows that begin with ts and PRICES, ascending, as columns."""
-    if not rows:
-        return Bars.empty()
-    ts, *columns = zip(*rows, strict=True)
-    return Bars(
-        _timestamps(ts),
-        *(np.array(column, dtype=np.float64) for column in columns[: len(PRICES)]),
-    )
-
-
 def _timestamps(moments: Sequence[datetime]) -> Timestamps:
     return np.array([to_datetime64(moment) for moment in moments], dtype="datetime64[us]")
 
@@ -246,14 +239,14 @@ WHERE s.symbol = :symbol AND s.timeframe = :timeframe AND s.last_success_at IS N
 """
 
 _TAIL_COLUMNS = ", ".join(("ts", *PRICES, *CARRIED))
+_ONE_SERIES = "symbol = %(symbol)s AND timeframe = %(timeframe)s"
 
-_ALL = f"SELECT {_TAIL_COLUMNS} FROM bars WHERE {_SERIES} ORDER BY ts"
+_ALL = f"SELECT {_TAIL_COLUMNS} FROM bars WHERE {_ONE_SERIES}"
 
 _TAIL = f"""
-SELECT {_TAIL_COLUMNS} FROM bars WHERE {_SERIES} AND ts >= coalesce((
-    SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_SERIES} AND ts < :since
-        ORDER BY ts DESC LIMIT :lookback) before), :since)
-ORDER BY ts
+SELECT {_TAIL_COLUMNS} FROM bars WHERE {_ONE_SERIES} AND ts >= coalesce((
+    SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_ONE_SERIES} AND ts < %(since)s
+        ORDER BY ts DESC LIMIT %(lookback)s) before), %(since)s)
 """
 
 _STAGE = "CREATE TEMP TABLE staged_bars (LIKE bars INCLUDING DEFAULTS) ON COMMIT DROP"

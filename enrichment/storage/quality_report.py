@@ -16,7 +16,8 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Bars, Timeframe
 from enrichment.quality import Deduction, deductions
 from enrichment.storage import standing
-from enrichment.storage.bars import PRICES, as_bars
+from enrichment.storage.bars import PRICES
+from enrichment.storage.copying import fetch
 from enrichment.storage.database import Database
 
 NEWEST = 20  # quarantined bars and corrections that a report lists
@@ -118,13 +119,14 @@ class QualityReports:
         """Stored bars with start ≤ ts < end, ascending; known_on: as they were known then."""
         values = {
             "symbol": symbol,
-            "timeframe": timeframe,
+            "timeframe": timeframe.value,
             "start": start,
             "end": end,
             "known_on": known_on,
         }
         with self._db.begin() as conn:
-            return as_bars(conn.execute(text(_NOW if known_on is None else _THEN), values).all())
+            ts, columns = fetch(conn, _NOW if known_on is None else _THEN, values, PRICES)
+        return Bars(ts, *(columns[name] for name in PRICES))
 
 
 def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
@@ -197,16 +199,16 @@ SELECT ts, check_name, confirmed_by, reason, at FROM bar_confirmations {_OF_SERI
 
 _COLUMNS = ", ".join(PRICES)
 _RANGE = (
-    f"{_OF_SERIES} AND (CAST(:start AS timestamptz) IS NULL OR ts >= :start)"
-    " AND (CAST(:end AS timestamptz) IS NULL OR ts < :end)"
+    "WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s"
+    " AND (%(start)s::timestamptz IS NULL OR ts >= %(start)s)"
+    " AND (%(end)s::timestamptz IS NULL OR ts < %(end)s)"
 )
 
-_NOW = f"SELECT ts, {_COLUMNS} FROM bars {_RANGE} ORDER BY ts"
+_NOW = f"SELECT ts, {_COLUMNS} FROM bars {_RANGE}"
 
 _THEN = f"""
-SELECT ts, {_COLUMNS} FROM bars {_RANGE} AND known_from <= :known_on
+SELECT ts, {_COLUMNS} FROM bars {_RANGE} AND known_from <= %(known_on)s
 UNION ALL
 SELECT ts, {_COLUMNS} FROM bar_versions
-{_RANGE} AND known_from <= :known_on AND known_until > :known_on
-ORDER BY ts
+{_RANGE} AND known_from <= %(known_on)s AND known_until > %(known_on)s
 """
