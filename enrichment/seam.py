@@ -51,8 +51,9 @@ def rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     explained = np.where(np.arange(len(before)) <= until, scaled, same)
     if until < 1 or np.count_nonzero(~explained) > _UNEXPLAINED_SHARE * len(before):
         return None
-    later = fetched.ts[fetched.ts > before.ts[until]]
-    return Rebase(factor, to_datetime(later[0] if len(later) else before.ts[until]))
+    last = before.ts[until]
+    later = fetched.ts[fetched.ts > last]
+    return Rebase(factor, to_datetime(last), to_datetime(later[0] if len(later) else last))
 
 
 def rescaled(older: Bars, factor: float) -> Bars:

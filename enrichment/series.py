@@ -86,9 +86,12 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
-    """The vendor put a history on another basis: prices before `ts` were multiplied by `factor`."""
+    """The vendor put a history on another basis: prices up to the bar at `until` were multiplied by
+    `factor`. ts: the first bar after it, or that bar where there is none yet.
+    """
 
     factor: float
+    until: datetime
     ts: datetime
 
 

@@ -186,9 +186,9 @@ def _write_corrections(
     """Old and new values field by field; a rebased history is one correction with its factor."""
     rebase = enriched.rebase
     values = {**values, "source": enriched.fetched.source, "job_id": task.job_id}
-    values |= {"factor": None, "rebased_until": None, "tolerance": RATIO_TOLERANCE}
+    values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
     if rebase is not None:
-        values |= {"factor": rebase.factor, "rebased_until": rebase.ts}
+        values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
         conn.execute(text(_REBASED), values)
     conn.execute(text(_CORRECTIONS), values)
 
@@ -260,7 +260,7 @@ FROM staged_bars s JOIN bars b ON {_SAME_BAR} WHERE {_RESTATED}
 _REBASED = """
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
-VALUES (:symbol, :timeframe, :rebased_until, 'factor', 1, :factor, 'rebased', :source, :job_id)
+VALUES (:symbol, :timeframe, :from, 'factor', 1, :factor, 'rebased', :source, :job_id)
 """
 
 # A row that the change of basis explains is no correction of its own.
@@ -273,7 +273,7 @@ FROM staged_bars s JOIN bars b ON {_SAME_BAR}
 CROSS JOIN LATERAL (VALUES {", ".join(f"('{p}', b.{p}, s.{p})" for p in PRICES)})
     AS c (field, old_value, new_value)
 WHERE c.old_value IS DISTINCT FROM c.new_value
-    AND NOT coalesce(b.ts < CAST(:rebased_until AS timestamptz)
+    AND NOT coalesce(b.ts <= CAST(:until AS timestamptz)
         AND abs(s.close / (b.close * CAST(:factor AS float8)) - 1) <= :tolerance
         AND abs(s.open / (b.open * CAST(:factor AS float8)) - 1) <= :tolerance, false)
 ORDER BY b.ts, c.field
