@@ -191,6 +191,8 @@ class Worker:
                 self._queue.give_back(task, cause.seconds, str(cause))
             else:
                 self._fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
+        except LeaseLost as lost:
+            _log.warning("%s: %s", task.symbol, lost)
         except EnrichmentError as error:
             _log.error("%s: outcome not recorded, its lease will run out: %s", task.symbol, error)
 
