@@ -20,6 +20,16 @@ from enrichment.storage.embedded import EmbeddedPostgres
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--crash-seeds",
+        type=int,
+        default=12,
+        metavar="N",
+        help="how many random histories of killed workers tests/crash lives through (default 12)",
+    )
+
+
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the session's server."""
