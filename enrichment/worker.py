@@ -242,11 +242,14 @@ class Worker:
         """Let the items at hand finish for a while, then give the rest back, attempts unchanged."""
         wait(self._futures, timeout=self._pace.drain)
         hanging = self._at_hand()
-        for task in hanging:
-            self._queue.give_back(task)
-            _log.warning("%s given back unfinished", task.symbol)
-        self._queue.close_finished()
-        self._registry.beat(busy=0, state="stopped")
+        try:
+            for task in hanging:
+                self._queue.give_back(task)
+                _log.warning("%s given back unfinished", task.symbol)
+            self._queue.close_finished()
+            self._registry.beat(busy=0, state="stopped")
+        except EnrichmentError as exc:
+            _log.error("stopped without saying so, the leases at hand will run out: %s", exc)
         return not hanging
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -17,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from enrichment.errors import ConfigurationError, DatabaseUnavailable
 
 CLOCK_SECONDS = 30.0
+_OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as COPY raises them
 _DISK_FULL = "53100"
 _NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
 
@@ -76,7 +78,7 @@ class Database:
         try:
             with self.engine.begin() as conn:
                 yield conn
-        except (OperationalError, PoolTimeout) as exc:
+        except (OperationalError, PoolTimeout, *_OUTSIDE_SQLALCHEMY) as exc:
             raise self._unavailable(exc) from exc
         except DBAPIError as exc:
             if exc.connection_invalidated:
