@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from crash.stage import Series, Stage, assert_exactly_once, fingerprints
+from crash.servers import OwnServer
+from crash.stage import (
+    NOW,
+    SYMBOLS,
+    TIMEFRAMES,
+    Series,
+    Stage,
+    assert_exactly_once,
+    fingerprints,
+)
 from sqlalchemy import text
 
 from enrichment.sandbox import create_app, running
 from enrichment.storage.database import Database
-
-NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
-SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
-TIMEFRAMES = ("4h", "1d", "1w")
+from enrichment.storage.embedded import EmbeddedPostgres
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +36,14 @@ def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[Stage]:
     built = Stage(db, vendor, NOW, tmp_path)
     yield built
     built.close()
+
+
+@pytest.fixture(scope="session")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("own") / "postgres") as postgres:
+        server = OwnServer(postgres)
+        yield server
+        server.close()
 
 
 @pytest.fixture(scope="session")

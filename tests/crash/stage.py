@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,6 +22,9 @@ from sqlalchemy import text
 from enrichment.commands import Commands, parse_tracked
 from enrichment.storage.database import Database
 
+NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
+SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
+TIMEFRAMES = ("4h", "1d", "1w")
 PATIENCE_SECONDS = 30.0
 LEASE, HEARTBEAT = 1.0, 0.2
 LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
@@ -69,14 +72,16 @@ GROUP BY symbol, timeframe
 Series = dict[tuple[str, str], tuple[int, str]]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait for something to come about."""
+def until(
+    condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Wait for something to come about. what: what that is, or how to say it if it does not."""
     waiting = threading.Event()
     for _ in range(int(seconds / 0.02)):
         if condition():
             return
         waiting.wait(0.02)
-    raise AssertionError(f"within {seconds:.0f} s: {what}")
+    raise AssertionError(f"within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
@@ -154,9 +159,8 @@ class Stage:
         here, there = _processes.Pipe()
         log = self.folder / f"{name}-{next(_numbers)}.log"
         url = self.db.url.render_as_string(hide_password=False)
-        given = Orders(
-            name, url, self.vendor, self.now, log, lease=LEASE, heartbeat=HEARTBEAT, **orders
-        )
+        rhythm = {"lease": LEASE, "heartbeat": HEARTBEAT}
+        given = Orders(name, url, self.vendor, self.now, log, **{**rhythm, **orders})
         process = _processes.Process(target=run, args=(given, there), daemon=True)
         process.start()
         there.close()
@@ -197,11 +201,12 @@ class Stage:
 
     def until_closed(self, job: UUID) -> None:
         query = "SELECT 1 FROM enrichment_jobs WHERE job_id = :job AND completed_at IS NOT NULL"
-        until(
-            lambda: self.rows(query, job=job),
-            f"the job ends; still open {self.unfinished()}\n"
-            + "\n".join(started.said for started in self.started),
-        )
+        until(lambda: self.rows(query, job=job), lambda: f"the job ends\n{self._story()}")
+
+    def _story(self) -> str:
+        """The items' ways and the workers' words, for a test that fails."""
+        items = self.rows("SELECT * FROM item_history ORDER BY at")
+        return "\n".join([*map(str, items), *(started.said for started in self.started)])
 
     def effects(self) -> dict[str, Any]:
         """Everything that a run leaves behind, to see whether it has changed."""

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pytest
-from crash.conftest import SYMBOLS, TIMEFRAMES
-from crash.stage import HEARTBEAT, LEASE, Series, Stage, Started, assert_exactly_once, until
+from crash.stage import (
+    HEARTBEAT,
+    LEASE,
+    SYMBOLS,
+    TIMEFRAMES,
+    Series,
+    Stage,
+    Started,
+    assert_exactly_once,
+    until,
+)
 from crash.worker_program import STEPS
 
 GRACE_SECONDS = 2.0
