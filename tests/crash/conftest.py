@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from crash.servers import OwnServer
@@ -39,8 +40,8 @@ def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="session")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("own") / "postgres") as postgres:
+def own_server() -> Iterator[OwnServer]:
+    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as postgres:
         server = OwnServer(postgres)
         yield server
         server.close()

@@ -26,7 +26,7 @@ NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
 SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
 TIMEFRAMES = ("4h", "1d", "1w")
 PATIENCE_SECONDS = 30.0
-LEASE, HEARTBEAT = 1.0, 0.2
+LEASE, HEARTBEAT = 0.6, 0.15
 LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 
 # A fork server imports the product once; every worker is then a process of its own within

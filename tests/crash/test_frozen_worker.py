@@ -18,7 +18,7 @@ SYMBOLS = ("X:SIM1USD", "X:SIM2USD", "X:SIM3USD")
 @pytest.mark.parametrize("step", ["claimed", "fetched", "written", "before_commit"])
 def test_a_stale_commit_changes_nothing(stage: Stage, undisturbed: Series, step: str) -> None:
     job = stage.trigger(SYMBOLS, "1d")
-    frozen = stage.start("frozen", threads=1, step=step, item=2, idle=1.0)
+    frozen = stage.start("frozen", threads=1, step=step, item=2, idle=0.6)
     frozen.stopped_at()
     frozen.freeze()
     rescuer = stage.start("rescuer")

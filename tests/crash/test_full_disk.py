@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from crash.inside import bare_worker
@@ -78,10 +79,11 @@ def _assert_some_are_missing(stage: Stage, expected: Series) -> None:
 
 
 def test_a_server_that_a_full_disk_has_ended_comes_back(
-    vendor: str, undisturbed: Series, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    vendor: str, undisturbed: Series, tmp_path: Path
 ) -> None:
     with (
-        disk(tmp_path_factory.mktemp("disk") / "d", 110_000) as small,
+        TemporaryDirectory() as folder,
+        disk(Path(folder) / "d", 110_000) as small,
         EmbeddedPostgres(small.folder / "p") as postgres,
         closing(OwnServer(postgres)) as server,
         closing(Stage(server.database("starved"), vendor, NOW, tmp_path)) as stage,

@@ -20,7 +20,7 @@ from crash.stage import NOW, SYMBOLS, Series, Stage, assert_exactly_once, finger
 from enrichment.sandbox import Fault, create_app, running
 from enrichment.worker import Pace
 
-PACE = Pace(poll=0.05, heartbeat=0.2, lease=6.0)
+PACE = Pace(poll=0.05, heartbeat=0.2, lease=15.0)
 
 
 @contextmanager
