@@ -34,6 +34,7 @@ LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
     [
+        "enrichment.bootstrap",
         "enrichment.features",
         "enrichment.pipeline",
         "enrichment.providers.failover",
@@ -41,6 +42,9 @@ _processes.set_forkserver_preload(
         "enrichment.providers.http",
         "enrichment.providers.polygon",
         "enrichment.storage.bars",
+        "enrichment.storage.listening",
+        "enrichment.storage.resilience_state",
+        "enrichment.storage.slots",
         "enrichment.worker",
     ]
 )
