@@ -123,10 +123,10 @@ class Worker:
     def _round(self, pool: ThreadPoolExecutor) -> None:
         """Claim as many items as there are free threads, and close jobs that have ended."""
         try:
-            self._record_the_unrecorded()
             free = self._threads - len(self._at_hand())
             for task in self._queue.claim(self._registry.worker_id, free) if free else ():
                 self._begin(pool, task)
+            self._record_the_unrecorded()
             if self._finished_some():
                 self._queue.close_finished()
             if self._trouble:

@@ -75,7 +75,7 @@ def test_nothing_comes_early_and_nothing_stays_away(
     _assert_wrong(clock, skew)
     with running(create_app()) as vendor:
         stage = Stage(db, vendor, NOW, tmp_path)
-        stage.trigger((DUE, LATER, OTHERS, PAUSED), "1h")
+        job = stage.trigger((DUE, LATER, OTHERS, PAUSED), "1h")
         _prepare(stage)
         at = stage.clock() + slot
         settings = {
@@ -86,33 +86,26 @@ def test_nothing_comes_early_and_nothing_stays_away(
             "HISTORY_DAYS": "10",
         }
         with worker(stage, {**clock, **settings}) as log:
-            done = "SELECT 1 FROM enrichment_job_items WHERE symbol = :s AND status = 'completed'"
+            items = "SELECT symbol, status, fence FROM enrichment_job_items WHERE job_id = :job"
             ticked = (
                 "SELECT 1 FROM workers WHERE ticked_at IS NOT NULL AND heartbeat_at > started_at"
             )
-            until(lambda: stage.rows(done, s=DUE) and stage.rows(ticked), log.read_text)
-            manual = stage.rows(
-                "SELECT symbol, i.status, fence FROM enrichment_job_items i"
-                " JOIN enrichment_jobs USING (job_id) WHERE kind = 'manual' ORDER BY symbol"
-            )
-    assert manual == [
+            done = f"{items} AND status = 'completed'"
+            until(lambda: stage.rows(done, job=job) and stage.rows(ticked), log.read_text)
+            found = stage.rows(f"{items} ORDER BY symbol", job=job)
+    assert found == [
         (DUE, "completed", 1),
         (LATER, "retry", 0),
         (OTHERS, "in_progress", 1),
         (PAUSED, "pending", 0),
     ]
-    assert (
-        stage.rows(
-            "SELECT count(*) FROM enrichment_jobs WHERE kind <> 'manual' HAVING count(*) > 0"
-        )
-        == scheduled
-    )
+    others = "SELECT count(*) FROM enrichment_jobs WHERE kind <> 'manual' HAVING count(*) > 0"
+    assert stage.rows(others) == scheduled
     # The last bar is that of the hour before the one that has begun, by the database's clock.
     ((newest, completed),) = stage.rows(
         "SELECT max(b.ts), max(i.completed_at) FROM bars b JOIN enrichment_job_items i"
-        " USING (symbol) JOIN enrichment_jobs j USING (job_id)"
-        " WHERE kind = 'manual' AND symbol = :symbol",
-        symbol=DUE,
+        " USING (symbol) WHERE job_id = :job",
+        job=job,
     )
     assert HOUR <= completed - newest < 2 * HOUR + timedelta(minutes=1)
 
