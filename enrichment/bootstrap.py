@@ -201,10 +201,10 @@ def worker_process(
     from enrichment.storage.operations import ProviderPauses
     from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
     from enrichment.storage.workers import WorkerRegistry
-    from enrichment.worker import Worker
+    from enrichment.worker import Pace, Worker
     from resilience import init_resilience_manager
 
-    threads = settings.max_concurrent_symbols
+    threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
     worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     with database(settings, pool_size=threads + 2, application="enrichment-worker") as db:
         url = db.url.render_as_string(hide_password=False)
@@ -234,9 +234,9 @@ def worker_process(
             )
             worker = Worker(
                 pipeline.enrich,
-                JobQueue(db),
+                JobQueue(db, lease_seconds=lease),
                 registry,
-                heartbeat_queue=JobQueue(heart),
+                heartbeat_queue=JobQueue(heart, lease_seconds=lease),
                 threads=threads,
                 max_retries=settings.max_retries,
                 pace=pace,

@@ -89,6 +89,7 @@ class Worker:
         self._began: dict[Task, float] = {}
         self._cancelled: set[Task] = set()
         self._futures: set[Future[None]] = set()
+        self._unrecorded: list[tuple[Task, Exception]] = []
         self._trouble = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -125,6 +126,7 @@ class Worker:
             free = self._threads - len(self._at_hand())
             for task in self._queue.claim(self._registry.worker_id, free) if free else ():
                 self._begin(pool, task)
+            self._record_the_unrecorded()
             if self._finished_some():
                 self._queue.close_finished()
             if self._trouble:
@@ -178,7 +180,9 @@ class Worker:
             raise Cancelled(f"{task.symbol}: the job was cancelled")
 
     def _record(self, task: Task, exc: Exception) -> None:
-        """Snooze, retry or fail the item; if even that can't be written, its lease will run out."""
+        """Snooze, retry or fail the item; what can't be written now is written before the next
+        claim, unless the lease has run out by then.
+        """
         cause = exc.__cause__ if isinstance(exc, StepFailed) and exc.__cause__ else exc
         try:
             if isinstance(cause, LeaseLost):
@@ -191,8 +195,18 @@ class Worker:
                 self._queue.give_back(task, cause.seconds, str(cause))
             else:
                 self._fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
+        except LeaseLost as lost:
+            _log.warning("%s: %s", task.symbol, lost)
         except EnrichmentError as error:
-            _log.error("%s: outcome not recorded, its lease will run out: %s", task.symbol, error)
+            _log.error("%s: outcome not recorded yet: %s", task.symbol, error)
+            with self._lock:
+                self._unrecorded.append((task, exc))
+
+    def _record_the_unrecorded(self) -> None:
+        with self._lock:
+            waiting, self._unrecorded = self._unrecorded, []
+        for task, exc in waiting:
+            self._record(task, exc)
 
     def _fail(self, task: Task, failure: Failure, *, permanent: bool) -> None:
         last = permanent or task.retry_count >= self._max_retries
@@ -240,11 +254,14 @@ class Worker:
         """Let the items at hand finish for a while, then give the rest back, attempts unchanged."""
         wait(self._futures, timeout=self._pace.drain)
         hanging = self._at_hand()
-        for task in hanging:
-            self._queue.give_back(task)
-            _log.warning("%s given back unfinished", task.symbol)
-        self._queue.close_finished()
-        self._registry.beat(busy=0, state="stopped")
+        try:
+            for task in hanging:
+                self._queue.give_back(task)
+                _log.warning("%s given back unfinished", task.symbol)
+            self._queue.close_finished()
+            self._registry.beat(busy=0, state="stopped")
+        except EnrichmentError as exc:
+            _log.error("stopped without saying so, the leases at hand will run out: %s", exc)
         return not hanging
 
 

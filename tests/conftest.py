@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import text
@@ -20,14 +21,24 @@ from enrichment.storage.embedded import EmbeddedPostgres
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--crash-seeds",
+        type=int,
+        default=12,
+        metavar="N",
+        help="how many random histories of killed workers tests/crash lives through (default 12)",
+    )
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """The address of the session's server."""
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
-    folder: Path = tmp_path_factory.mktemp("server") / "postgres"
-    with EmbeddedPostgres(folder) as postgres:
+    # Not in pytest's folder, which each run of root's closes to all other users, the server's too.
+    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as postgres:
         yield postgres.url
 
 

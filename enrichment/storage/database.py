@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -17,6 +18,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from enrichment.errors import ConfigurationError, DatabaseUnavailable
 
 CLOCK_SECONDS = 30.0
+_OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as COPY raises them
+_DISK_FULL = "53100"
+_NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
 
 
 class Database:
@@ -24,6 +28,9 @@ class Database:
 
     Every session runs in UTC. A lost connection surfaces as DatabaseUnavailable, and the pool heals
     itself: the next transaction gets a new connection.
+
+    idle_seconds: a transaction that its process leaves idle for longer is ended by the server, so
+    that a frozen process can't keep its locks for ever.
     """
 
     def __init__(
@@ -31,18 +38,23 @@ class Database:
         url: str,
         *,
         pool_size: int = 5,
+        max_overflow: int = 2,
         application: str = "enrichment",
         statement_timeout_ms: int = 0,
+        idle_seconds: float = 30.0,
         read_only: bool = False,
     ) -> None:
         self.url = parse_url(url)
-        options = f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
+        options = (
+            f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
+            f" -c idle_in_transaction_session_timeout={round(idle_seconds * 1000)}"
+        )
         if read_only:
             options += " -c default_transaction_read_only=on"
         self.engine: Engine = create_engine(
             self.url,
             pool_size=pool_size,
-            max_overflow=2,
+            max_overflow=max_overflow,
             pool_pre_ping=True,
             pool_timeout=30,
             connect_args={
@@ -66,7 +78,7 @@ class Database:
         try:
             with self.engine.begin() as conn:
                 yield conn
-        except (OperationalError, PoolTimeout) as exc:
+        except (OperationalError, PoolTimeout, *_OUTSIDE_SQLALCHEMY) as exc:
             raise self._unavailable(exc) from exc
         except DBAPIError as exc:
             if exc.connection_invalidated:
@@ -77,8 +89,7 @@ class Database:
         cause = getattr(exc, "orig", None) or exc
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         return DatabaseUnavailable(
-            f"the database {self.address} does not answer ({reason}): "
-            "check DATABASE_URL and that the server runs"
+            f"the database {self.address} does not answer ({reason}): {_mend(cause, reason)}"
         )
 
     def ping(self) -> None:
@@ -88,6 +99,14 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _mend(cause: Exception, reason: str) -> str:
+    if getattr(cause, "pgcode", None) == _DISK_FULL:
+        return "free some disk on the database's machine"
+    if any(words in reason for words in _NO_CONNECTION_LEFT):
+        return "raise its limit of connections, or run fewer workers or MAX_CONCURRENT_SYMBOLS"
+    return "check DATABASE_URL and that the server runs"
 
 
 class DatabaseClock:

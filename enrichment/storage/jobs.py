@@ -60,19 +60,14 @@ class JobQueue:
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
         """Extend the leases of the tasks at hand and publish the step each has reached.
 
-        Returns those whose job has been cancelled meanwhile.
+        Returns those whose job has been cancelled meanwhile. An item that is being stored, and so
+        locked, is passed over: it must not hold up the others.
         """
         if not tasks:
             return set()
         with self._db.begin() as conn:
             for task, step in tasks.items():
-                conn.execute(
-                    text(
-                        "UPDATE enrichment_job_items SET step = :step,"
-                        f" lease_until = now() + make_interval(secs => :lease) WHERE {OWNED}"
-                    ),
-                    {**owner(task), "step": step, "lease": self._lease},
-                )
+                conn.execute(text(_RENEW), {**owner(task), "step": step, "lease": self._lease})
             jobs = {task.job_id for task in tasks}
             cancelled = set(conn.execute(text(_CANCELLED), {"jobs": list(jobs)}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
@@ -117,7 +112,7 @@ class JobQueue:
             return close_finished(conn)
 
     def reap(self, max_retries: int) -> int:
-        """Give items whose lease ran out back to the queue, or fail them at the limit."""
+        """Give expired items that nobody stores back to the queue, or fail them at the limit."""
         with self._db.begin() as conn:
             return conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
 
@@ -231,6 +226,12 @@ WHERE i.job_id = o.job_id AND i.symbol = o.symbol
 RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count, i.backfill
 """
 
+_RENEW = f"""
+UPDATE enrichment_job_items SET step = :step, lease_until = now() + make_interval(secs => :lease)
+WHERE (job_id, symbol) IN (
+    SELECT job_id, symbol FROM enrichment_job_items WHERE {OWNED} FOR UPDATE SKIP LOCKED)
+"""
+
 _START_JOBS = """
 UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
 WHERE job_id = ANY(:jobs) AND state = 'queued'
@@ -274,7 +275,9 @@ SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END
     completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
     retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
     error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
-WHERE status = 'in_progress' AND lease_until < now()
+WHERE (job_id, symbol) IN (
+    SELECT job_id, symbol FROM enrichment_job_items
+    WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 """
 
 _CLOSE = """
@@ -320,7 +323,6 @@ WHERE active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols
     AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
 """
 
-
 _CANCELLED = """
 SELECT job_id FROM enrichment_jobs
 WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
@@ -331,7 +333,6 @@ UPDATE enrichment_job_items
 SET status = 'cancelled', lease_until = NULL, step = NULL, completed_at = clock_timestamp()
 WHERE {OWNED}
 """
-
 
 _SERIES_FAILED = """
 INSERT INTO enrichment_status (symbol, timeframe, status, last_error, last_error_at)

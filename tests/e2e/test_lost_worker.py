@@ -62,18 +62,19 @@ def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path
         with db.begin() as conn:
             return [tuple(row) for row in conn.execute(text(query))]
 
-    def in_the_middle() -> bool:
-        states = {row[0] for row in rows("SELECT DISTINCT status FROM enrichment_job_items")}
-        return states >= {"completed", "in_progress"}
+    def first_completed() -> bool:
+        return rows("SELECT symbol FROM enrichment_job_items WHERE status = 'completed'") != []
 
-    slow = Fault.of({"ticker": "*", "kind": "latency", "seconds": 1.5})
-    with running(create_app(faults=[slow])) as vendor:
+    hanging = [Fault.of({"ticker": symbol, "kind": "hang"}) for symbol in symbols[1:]]
+    app = create_app(faults=hanging)
+    with running(app) as vendor:
         job = commands.trigger(actor="test")
         with worker(script, db_url, vendor) as doomed:
-            until(in_the_middle, 30)
+            until(first_completed, 30)
             doomed.send_signal(signal.SIGKILL)
             doomed.wait()
         held = rows("SELECT symbol FROM enrichment_job_items WHERE status = 'in_progress'")
+        app.extensions["sandbox"].faults.clear()
         assert held
         with worker(script, db_url, vendor):
 

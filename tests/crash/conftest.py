@@ -1,0 +1,71 @@
+"""A vendor that stands still in time, a stage per test, and what an undisturbed run stores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from crash.servers import OwnServer
+from crash.stage import (
+    NOW,
+    SYMBOLS,
+    TIMEFRAMES,
+    Series,
+    Stage,
+    assert_exactly_once,
+    fingerprints,
+)
+from sqlalchemy import text
+
+from enrichment.sandbox import create_app, running
+from enrichment.storage.database import Database
+from enrichment.storage.embedded import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def vendor() -> Iterator[str]:
+    """Its clock and the workers' stand still, so that every run asks for the same bars."""
+    with running(create_app(clock=lambda: NOW)) as address:
+        yield address
+
+
+@pytest.fixture
+def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[Stage]:
+    built = Stage(db, vendor, NOW, tmp_path)
+    yield built
+    built.close()
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[OwnServer]:
+    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as postgres:
+        server = OwnServer(postgres)
+        yield server
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    server: Database, vendor: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Series]:
+    """What one run that nothing befalls stores of every symbol in every timeframe."""
+    with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("CREATE DATABASE undisturbed TEMPLATE template_enrichment"))
+        database = Database(server.url.set(database="undisturbed").render_as_string(False))
+        stage = Stage(database, vendor, NOW, tmp_path_factory.mktemp("undisturbed"))
+        try:
+            job = stage.trigger(SYMBOLS, ",".join(TIMEFRAMES))
+            worker = stage.start("undisturbed")
+            stage.until_closed(job)
+            assert worker.end() == 0, worker.said
+            series = fingerprints(database)
+            assert sorted(series) == sorted(itertools.product(SYMBOLS, TIMEFRAMES))
+            assert_exactly_once(stage, job, series)
+            yield series
+        finally:
+            stage.close()
+            database.close()
+            conn.execute(text("DROP DATABASE undisturbed WITH (FORCE)"))

@@ -1,0 +1,78 @@
+"""A worker in the test's own process, for the troubles of its database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from enrichment import bootstrap
+from enrichment.config import Settings
+from enrichment.pipeline import Pipeline
+from enrichment.storage.bars import Warehouse
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.workers import WorkerRegistry
+from enrichment.worker import Pace, Worker
+from resilience import init_resilience_manager
+
+
+def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 3) -> Settings:
+    return Settings(
+        database_url=SecretStr(url),
+        enrichment_sandbox_port=urlsplit(vendor).port or 0,
+        max_concurrent_symbols=threads,
+        max_retries=max_retries,
+        enable_daily_enrichment=False,
+    )
+
+
+@contextmanager
+def process(settings: Settings, pace: Pace) -> Iterator[bootstrap.WorkerProcess]:
+    """Everything of a worker's process, as `enrichment worker` runs it."""
+    with bootstrap.worker_process(settings, pace=pace) as built:
+        thread = threading.Thread(target=built.run)
+        thread.start()
+        try:
+            yield built
+        finally:
+            built.stop()
+            thread.join()
+
+
+@contextmanager
+def bare_worker(
+    work: Database,
+    heart: Database,
+    vendor: str,
+    now: datetime,
+    *,
+    threads: int,
+    lease: float,
+    max_retries: int = 5,
+) -> Iterator[Worker]:
+    """The worker alone, on exactly these two pools."""
+    url = work.url.render_as_string(hide_password=False)
+    source = bootstrap.providers(settings_for(url, vendor), init_resilience_manager())
+    registry = WorkerRegistry(heart, "inside")
+    registry.register(host="test", pid=0, version="test", threads=threads)
+    worker = Worker(
+        Pipeline(source, Warehouse(work), history_days=120, now=lambda: now).enrich,
+        JobQueue(work, lease_seconds=lease),
+        registry,
+        heartbeat_queue=JobQueue(heart, lease_seconds=lease),
+        threads=threads,
+        max_retries=max_retries,
+        pace=Pace(poll=0.05, heartbeat=0.2, lease=lease, drain=5.0),
+    )
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()

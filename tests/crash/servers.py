@@ -1,0 +1,113 @@
+"""Servers and disks of the tests' own, to be stopped and starved."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from crash.stage import until
+from sqlalchemy import text
+
+from enrichment import bootstrap
+from enrichment.storage.database import Database
+from enrichment.storage.embedded import EmbeddedPostgres
+
+
+class OwnServer:
+    """A server of the tests' own, to be stopped and starved, with databases on it."""
+
+    def __init__(self, postgres: EmbeddedPostgres) -> None:
+        self.postgres = postgres
+        self._admin = Database(postgres.url, pool_size=1)
+        self._databases: dict[str, Database] = {}
+
+    def run(self, statement: str) -> None:
+        """Outside a transaction, as what concerns the whole server has to be."""
+        with self._admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.execute(text(statement))
+
+    def database(self, name: str) -> Database:
+        """A new database with the current schema."""
+        self.run(f"CREATE DATABASE {name}")
+        url = self._admin.url.set(database=name).render_as_string(False)
+        self._databases[name] = made = Database(url, pool_size=3)
+        bootstrap.upgrade(made)
+        return made
+
+    def drop(self, name: str) -> None:
+        self._databases.pop(name).close()
+        self.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def stop_at_once(self) -> None:
+        """Immediate mode, which is what SIGQUIT means to a postmaster."""
+        pid = self._pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGQUIT)
+        until(lambda: not self.lives(), "the server ends")
+
+    def lives(self) -> bool:
+        """Whether it runs; an ended process may wait for ever to be noticed by its parent."""
+        pid = self._pid()
+        try:
+            return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def _pid(self) -> int | None:
+        try:
+            return int((self.postgres.folder / "postmaster.pid").read_text().split()[0])
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        for database in (self._admin, *self._databases.values()):
+            database.close()
+
+
+class Disk:
+    """A small file system in memory."""
+
+    def __init__(self, folder: Path, kilobytes: int) -> None:
+        self.folder = folder
+        self._mount(f"size={kilobytes}k,mode=755")
+
+    def grow(self, kilobytes: int) -> None:
+        self._mount(f"remount,size={kilobytes}k")
+
+    def fill(self) -> Path:
+        """Take what is free; the space comes back with the removal of the file."""
+        ballast = self.folder / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            while (free := shutil.disk_usage(self.folder).free) > 0:
+                file.write(bytes(min(free, 1 << 20)))
+        return ballast
+
+    def _mount(self, options: str) -> None:
+        command = ("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder))
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode != 0:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+
+    def remove(self) -> None:
+        subprocess.run(("umount", "--lazy", str(self.folder)), check=True)
+
+
+@contextmanager
+def disk(folder: Path, kilobytes: int) -> Iterator[Disk]:
+    """A mounted disk for as long as the block; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    made = Disk(folder, kilobytes)
+    try:
+        yield made
+    finally:
+        made.remove()

@@ -1,0 +1,266 @@
+"""One job on one database with a vendor, the workers that come and go, and what is to be proved."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from crash.worker_program import Orders, run
+from sqlalchemy import text
+
+from enrichment.commands import Commands, parse_tracked
+from enrichment.storage.database import Database
+
+NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
+SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
+TIMEFRAMES = ("4h", "1d", "1w")
+PATIENCE_SECONDS = 30.0
+LEASE, HEARTBEAT = 0.6, 0.15
+LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
+
+# A fork server imports the product once; every worker is then a process of its own within
+# milliseconds, and shares no thread, connection or file with the tests.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(
+    [
+        "enrichment.bootstrap",
+        "enrichment.features",
+        "enrichment.pipeline",
+        "enrichment.providers.failover",
+        "enrichment.providers.guard",
+        "enrichment.providers.http",
+        "enrichment.providers.polygon",
+        "enrichment.storage.bars",
+        "enrichment.storage.listening",
+        "enrichment.storage.resilience_state",
+        "enrichment.storage.slots",
+        "enrichment.worker",
+    ]
+)
+_numbers = itertools.count(1)
+
+# The database itself notes every change of an item and of a job, on its own clock.
+_HISTORY = """
+CREATE TABLE item_history (at timestamptz, symbol text, status text, fence bigint, worker text);
+CREATE FUNCTION note_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO item_history
+    VALUES (clock_timestamp(), NEW.symbol, NEW.status, NEW.fence, NEW.worker_id); RETURN NEW;
+END $$;
+CREATE TRIGGER note_item AFTER UPDATE OF status ON enrichment_job_items FOR EACH ROW
+    WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION note_item();
+CREATE TABLE job_history (at timestamptz, job_id uuid, state text);
+CREATE FUNCTION note_job() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO job_history VALUES (clock_timestamp(), NEW.job_id, NEW.state); RETURN NEW;
+END $$;
+CREATE TRIGGER note_job AFTER UPDATE OF state ON enrichment_jobs FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION note_job();
+"""
+
+# A series' bars as one number: equal where every row is there once, with the same values, whenever
+# they were stored.
+_FINGERPRINTS = """
+SELECT symbol, timeframe, count(*), md5(string_agg((to_jsonb(b) - 'known_from')::text, '|' ORDER BY ts))
+FROM bars b
+GROUP BY symbol, timeframe
+"""
+
+Series = dict[tuple[str, str], tuple[int, str]]
+
+
+def until(
+    condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Wait for something to come about. what: what that is, or how to say it if it does not."""
+    waiting = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        waiting.wait(0.02)
+    raise AssertionError(f"within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
+
+
+def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
+    with db.begin() as conn:
+        return [tuple(row) for row in conn.execute(text(query), values)]
+
+
+def fingerprints(db: Database) -> Series:
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows(db, _FINGERPRINTS)}
+
+
+@dataclass
+class Started:
+    """A running worker process."""
+
+    process: ForkServerProcess
+    pipe: Pipe
+    log: Path
+
+    def stopped_at(self) -> str:
+        """Wait until it stands at its point; the symbol it stands with."""
+        if not self.pipe.poll(PATIENCE_SECONDS):
+            raise AssertionError(f"it did not get to its point:\n{self.said}")
+        return str(self.pipe.recv())
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def go_on(self) -> None:
+        self.pipe.send("go on")
+
+    def end(self) -> int | None:
+        """Stop it cleanly; its exit code."""
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join(PATIENCE_SECONDS)
+        return self.process.exitcode
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+
+@dataclass
+class Stage:
+    """Workers on one database. now: the moment at which every one of them believes to work."""
+
+    db: Database
+    vendor: str
+    now: datetime
+    folder: Path
+    started: list[Started] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        with self.db.begin() as conn:
+            conn.execute(text(_HISTORY))
+
+    def trigger(self, symbols: Iterable[str], timeframes: str) -> UUID:
+        commands, names = Commands(self.db), list(symbols)
+        commands.track([parse_tracked(s, "crypto", timeframes) for s in names], actor="test")
+        return commands.trigger(actor="test", symbols=names).job_id
+
+    def start(self, name: str, **orders: Any) -> Started:
+        here, there = _processes.Pipe()
+        log = self.folder / f"{name}-{next(_numbers)}.log"
+        url = self.db.url.render_as_string(hide_password=False)
+        rhythm = {"lease": LEASE, "heartbeat": HEARTBEAT}
+        given = Orders(name, url, self.vendor, self.now, log, **{**rhythm, **orders})
+        process = _processes.Process(target=run, args=(given, there), daemon=True)
+        process.start()
+        there.close()
+        started = Started(process, here, log)
+        self.started.append(started)
+        return started
+
+    def close(self) -> None:
+        for started in self.started:
+            started.kill()
+            started.process.close()
+            started.pipe.close()
+
+    def rows(self, query: str, **values: object) -> list[tuple[Any, ...]]:
+        return rows(self.db, query, **values)
+
+    def clock(self) -> datetime:
+        """The database's clock."""
+        now: datetime = self.rows("SELECT clock_timestamp()")[0][0]
+        return now
+
+    def unfinished(self) -> list[str]:
+        return [
+            row[0]
+            for row in self.rows(
+                "SELECT symbol FROM enrichment_job_items"
+                " WHERE status NOT IN ('completed', 'failed', 'cancelled') ORDER BY symbol"
+            )
+        ]
+
+    def held(self, name: str) -> dict[str, int]:
+        """Symbol → fence of the items that workers of this name own."""
+        query = (
+            "SELECT symbol, fence FROM enrichment_job_items"
+            " WHERE status = 'in_progress' AND starts_with(worker_id, :name)"
+        )
+        return dict(self.rows(query, name=name))
+
+    def until_closed(self, job: UUID) -> None:
+        query = "SELECT 1 FROM enrichment_jobs WHERE job_id = :job AND completed_at IS NOT NULL"
+        until(lambda: self.rows(query, job=job), lambda: f"the job ends\n{self._story()}")
+
+    def _story(self) -> str:
+        """The items' ways and the workers' words, for a test that fails."""
+        items = self.rows("SELECT * FROM item_history ORDER BY at")
+        return "\n".join([*map(str, items), *(started.said for started in self.started)])
+
+    def effects(self) -> dict[str, Any]:
+        """Everything that a run leaves behind, to see whether it has changed."""
+        tables = ("bars", "enrichment_job_items", "enrichment_jobs", *LOGS, "enrichment_status")
+        return {
+            table: self.rows(
+                f"SELECT count(*), md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {table} t"
+            )
+            for table in (*tables, "data_corrections", "data_quality_metrics", "item_history")
+        }
+
+
+def assert_exactly_once(stage: Stage, job: UUID, expected: Series) -> None:
+    """Every item completed once, every bar stored once, every computation logged once, and the job
+    closed once with the totals of just that.
+    """
+    symbols = sorted({symbol for symbol, _ in expected})
+    items = stage.rows(
+        "SELECT symbol, status, inserted, updated FROM enrichment_job_items"
+        " WHERE job_id = :job ORDER BY symbol",
+        job=job,
+    )
+    inserted = {
+        s: sum(count for (symbol, _), (count, _) in expected.items() if symbol == s)
+        for s in symbols
+    }
+    assert items == [(symbol, "completed", inserted[symbol], 0) for symbol in symbols]
+    assert fingerprints(stage.db) == expected
+    assert stage.rows(
+        "SELECT symbol, count(*) FROM item_history WHERE status = 'completed'"
+        " GROUP BY symbol ORDER BY symbol"
+    ) == [(symbol, 1) for symbol in symbols]
+    series = [(*key, 1) for key in sorted(expected)]
+    for log in LOGS:
+        assert series == stage.rows(
+            f"SELECT symbol, timeframe, count(*) FROM {log} WHERE success"
+            " GROUP BY symbol, timeframe ORDER BY symbol, timeframe"
+        )
+    assert stage.rows(
+        "SELECT symbol, timeframe, bars FROM enrichment_status ORDER BY symbol, timeframe"
+    ) == [(*key, expected[key][0]) for key in sorted(expected)]
+    assert stage.rows("SELECT count(*) FROM data_corrections") == [(0,)]
+    assert stage.rows("SELECT state FROM job_history WHERE job_id = :job ORDER BY at", job=job) == [
+        ("running",),
+        ("completed",),
+    ]
+    assert stage.rows(
+        "SELECT total, successful, failed, cancelled, inserted, updated FROM enrichment_jobs"
+        " WHERE job_id = :job",
+        job=job,
+    ) == [(len(symbols), len(symbols), 0, 0, sum(inserted.values()), 0)]

@@ -1,0 +1,67 @@
+"""Too few connections, or none: work waits, and says for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from crash.inside import bare_worker
+from crash.stage import NOW, SYMBOLS, Series, Stage, assert_exactly_once, until
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+LIMIT = 8
+
+
+def daily(undisturbed: Series) -> Series:
+    return {key: value for key, value in undisturbed.items() if key[1] == "1d"}
+
+
+def test_five_threads_share_one_connection(stage: Stage, undisturbed: Series, db_url: str) -> None:
+    job = stage.trigger(SYMBOLS, "1d")
+    work = Database(db_url, pool_size=1, max_overflow=0)
+    heart = Database(db_url, pool_size=1, max_overflow=0)
+    with bare_worker(work, heart, stage.vendor, NOW, threads=5, lease=30.0):
+        stage.until_closed(job)
+    assert_exactly_once(stage, job, daily(undisturbed))
+    assert stage.rows("SELECT max(retry_count) FROM enrichment_job_items") == [(0,)]
+    work.close()
+    heart.close()
+
+
+@pytest.fixture
+def crowded_url(stage: Stage) -> Iterator[str]:
+    """The same database for a role that may open only so many connections."""
+    with stage.db.begin() as conn:
+        conn.execute(text(f"CREATE ROLE crowded LOGIN PASSWORD 'x' CONNECTION LIMIT {LIMIT}"))
+        for kind in ("TABLES", "SEQUENCES"):
+            conn.execute(text(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO crowded"))
+    url = stage.db.url.set(username="crowded", password="x")
+    yield url.render_as_string(hide_password=False)
+    with stage.db.begin() as conn:
+        conn.execute(text("DROP OWNED BY crowded"))
+        conn.execute(text("DROP ROLE crowded"))
+
+
+def test_used_up_connections_are_waited_for(
+    stage: Stage, undisturbed: Series, crowded_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = stage.trigger(SYMBOLS, "1d")
+    work, heart = Database(crowded_url, pool_size=7), Database(crowded_url, pool_size=1)
+    others = Database(crowded_url, pool_size=LIMIT)
+    heart.ping()  # a worker's heartbeat has its connection from the start
+    crowd = [others.engine.connect() for _ in range(LIMIT - 1)]
+    with caplog.at_level("INFO"), bare_worker(work, heart, stage.vendor, NOW, threads=5, lease=2.0):
+        until(lambda: "no new work for now" in caplog.text, "it says so")
+        assert "raise its limit of connections" in caplog.text
+        assert stage.rows("SELECT DISTINCT status FROM enrichment_job_items") == [("pending",)]
+        for connection in crowd[: LIMIT // 2]:  # half of them: fewer than the worker has threads
+            connection.invalidate()
+            connection.close()
+        stage.until_closed(job)
+    assert_exactly_once(stage, job, daily(undisturbed))
+    for connection in crowd[LIMIT // 2 :]:
+        connection.close()
+    for database in (others, work, heart):
+        database.close()

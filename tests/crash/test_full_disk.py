@@ -1,0 +1,112 @@
+"""The disk under the database runs full: what is not stored is not called done, and is resumed.
+
+A small file system in memory stands for the disk, so these tests need the right to mount one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from crash.inside import bare_worker
+from crash.servers import OwnServer, disk
+from crash.stage import LOGS, NOW, SYMBOLS, Series, Stage, assert_exactly_once, fingerprints, until
+from sqlalchemy import text
+
+from enrichment.commands import Commands
+from enrichment.errors import DatabaseUnavailable
+from enrichment.storage.database import Database
+from enrichment.storage.embedded import EmbeddedPostgres
+
+
+def statuses(stage: Stage) -> dict[str, str]:
+    return dict(stage.rows("SELECT symbol, status FROM enrichment_job_items"))
+
+
+def test_what_does_not_fit_fails_and_is_resumed(
+    own_server: OwnServer, vendor: str, undisturbed: Series, tmp_path: Path
+) -> None:
+    home = own_server.postgres.folder
+    expected = {key: value for key, value in undisturbed.items() if key[1] == "4h"}
+    with disk(home.parent / "small", 640) as small:
+        (small.folder / "space").mkdir()
+        owner = home.stat()
+        shutil.chown(small.folder / "space", owner.st_uid, owner.st_gid)
+        stage = Stage(own_server.database("starved"), vendor, NOW, tmp_path)
+        own_server.run(f"CREATE TABLESPACE small LOCATION '{small.folder / 'space'}'")
+        with stage.db.begin() as conn:
+            conn.execute(text("ALTER TABLE bars SET TABLESPACE small"))
+        job = stage.trigger(SYMBOLS, "4h")
+        heart = Database(stage.db.url.render_as_string(False), pool_size=1)
+        with bare_worker(stage.db, heart, vendor, NOW, threads=2, lease=30.0, max_retries=0):
+            stage.until_closed(job)
+            _assert_some_are_missing(stage, expected)
+            small.grow(64_000)
+            failed = sum(status == "failed" for status in statuses(stage).values())
+            resumed = Commands(stage.db).resume_failed(
+                job, actor="test", error_class="DatabaseUnavailable"
+            )
+            assert resumed == failed
+            stage.until_closed(job)
+        assert set(statuses(stage).values()) == {"completed"}
+        assert fingerprints(stage.db) == expected
+        for log in LOGS:
+            assert stage.rows(
+                f"SELECT DISTINCT count(*) FROM {log} WHERE success GROUP BY symbol"
+            ) == [(1,)]
+        heart.close()
+        own_server.drop("starved")
+        own_server.run("DROP TABLESPACE small")
+
+
+def _assert_some_are_missing(stage: Stage, expected: Series) -> None:
+    """Completed are just those whose bars are all there; of the others there is no row at all."""
+    found = statuses(stage)
+    assert set(found.values()) == {"completed", "failed"}
+    stored = fingerprints(stage.db)
+    assert stored == {key: expected[key] for key in expected if found[key[0]] == "completed"}
+    said = stage.rows(
+        "SELECT DISTINCT error_class, step, last_error FROM enrichment_job_items"
+        " WHERE status = 'failed'"
+    )
+    for error_class, step, error in said:
+        assert (error_class, step) == ("DatabaseUnavailable", "store")
+        assert "No space left on device" in error
+        assert "free some disk" in error
+
+
+def test_a_server_that_a_full_disk_has_ended_comes_back(
+    vendor: str, undisturbed: Series, tmp_path: Path
+) -> None:
+    with (
+        TemporaryDirectory() as folder,
+        disk(Path(folder) / "d", 110_000) as small,
+        EmbeddedPostgres(small.folder / "p") as postgres,
+        closing(OwnServer(postgres)) as server,
+        closing(Stage(server.database("starved"), vendor, NOW, tmp_path)) as stage,
+    ):
+        job = stage.trigger(SYMBOLS, "1d")
+        worker = stage.start("worker", step="before_commit", item=3)
+        symbol = worker.stopped_at()
+        ballast = small.fill()
+        with pytest.raises(DatabaseUnavailable):
+            _use_up_the_log(stage)
+        until(lambda: not server.lives(), "the server gives up")
+        with pytest.raises(DatabaseUnavailable, match="free some disk"):
+            postgres.revive()
+        worker.go_on()
+        ballast.unlink()
+        assert postgres.revive()
+        assert stage.rows("SELECT 1 FROM bars WHERE symbol = :symbol", symbol=symbol) == []
+        stage.start("other")
+        stage.until_closed(job)
+        assert_exactly_once(stage, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})
+
+
+def _use_up_the_log(stage: Stage) -> None:
+    """Write until the write-ahead log needs a new file; the server ends where it has no room."""
+    for _ in range(3):
+        stage.rows("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', '')")

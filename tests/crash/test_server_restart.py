@@ -1,0 +1,106 @@
+"""The database server ends at once in the middle of a job, and starts again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from crash.inside import process, settings_for
+from crash.servers import OwnServer
+from crash.stage import NOW, SYMBOLS, Series, Stage, assert_exactly_once, fingerprints, until
+
+from enrichment.sandbox import Fault, create_app, running
+from enrichment.worker import Pace
+
+PACE = Pace(poll=0.05, heartbeat=0.2, lease=15.0)
+
+
+@contextmanager
+def api(url: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`enrichment api` as a process, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "enrichment", "api", f"--port={port}"],
+        env={**os.environ, "DATABASE_URL": url},
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.terminate()
+        started.wait(30)
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
+    except OSError:
+        return 0
+
+
+def test_worker_and_api_live_through_it(
+    own_server: OwnServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = own_server.database("restarted")
+    url = db.url.render_as_string(hide_password=False)
+    slow = Fault.of({"ticker": "*", "kind": "latency", "seconds": 0.4})
+    with (
+        api(url, tmp_path) as (server, address),
+        running(create_app(faults=[slow])) as vendor,
+        caplog.at_level("INFO"),
+    ):
+        until(lambda: status(f"{address}/readyz") == 200, "the API gets ready")
+        stage = Stage(db, vendor, NOW, tmp_path)
+        job = stage.trigger(SYMBOLS, "1d")
+        with process(settings_for(url, vendor), PACE):
+            completed = "SELECT 1 FROM enrichment_job_items WHERE status = 'completed'"
+            until(lambda: stage.rows(completed), "a first symbol is completed")
+            own_server.stop_at_once()
+            until(lambda: status(f"{address}/readyz") == 503, "the API reports it")
+            assert status(f"{address}/livez") == 200
+            until(lambda: "no new work for now" in caplog.text, "the worker reports it")
+            assert own_server.postgres.revive()
+            until(lambda: status(f"{address}/readyz") == 200, "the API is ready again")
+            assert status(f"{address}/livez") == 200
+            assert server.poll() is None
+            stage.until_closed(job)
+    series = fingerprints(db)
+    assert sorted(symbol for symbol, _ in series) == sorted(SYMBOLS)
+    assert {count for count, _ in series.values()} == {365}
+    assert_exactly_once(stage, job, series)
+
+
+@pytest.mark.parametrize("step", ["written", "before_commit", "after_commit"])
+def test_a_transaction_cut_off_leaves_all_or_nothing(
+    own_server: OwnServer, vendor: str, undisturbed: Series, tmp_path: Path, step: str
+) -> None:
+    stage = Stage(own_server.database(f"cut_{step}"), vendor, NOW, tmp_path)
+    job = stage.trigger(SYMBOLS, "1d")
+    try:
+        worker = stage.start("worker", step=step, item=3)
+        symbol = worker.stopped_at()
+        own_server.stop_at_once()
+        assert own_server.postgres.revive()
+        stored = [row[0] for row in stage.rows("SELECT DISTINCT symbol FROM bars")]
+        assert (symbol in stored) == (step == "after_commit")
+        worker.go_on()  # it goes on, or has stopped itself after a lease without its database
+        stage.start("other")
+        stage.until_closed(job)
+        assert worker.end() == 0
+    finally:
+        stage.close()
+    assert_exactly_once(stage, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})

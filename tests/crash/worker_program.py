@@ -1,0 +1,237 @@
+"""A worker as a process of its own that stops at a chosen point of its work and says so.
+
+Everything in it is the product's: pipeline, queue, warehouse, worker. The wrappers around them only
+hold a thread where its orders say, until the test lets it go on or kills the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import SecretStr
+from sqlalchemy import event
+
+from enrichment import bootstrap
+from enrichment.config import Settings
+from enrichment.domain import (
+    AssetClass,
+    Failure,
+    Fetched,
+    Task,
+    Timeframe,
+    Window,
+    Written,
+)
+from enrichment.pipeline import Pipeline, Source
+from enrichment.series import Enriched, Known, Tail
+from enrichment.storage.bars import Warehouse
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.listening import Listener
+from enrichment.storage.workers import WorkerRegistry
+from enrichment.worker import Pace, Worker
+from resilience import init_resilience_manager
+
+STEPS = ("claimed", "fetched", "written", "before_commit", "after_commit", "closing")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What to work on, and where to stop: at `step` of the `item`-th item (from 1) that gets there.
+
+    claimed: the item is this worker's. fetched: its last timeframe has come from the vendor.
+    written: its rows are written, the item is not completed yet. before_commit: all is done but the
+    commit. after_commit: just that. closing: the job's totals are written but not committed.
+    """
+
+    name: str
+    url: str
+    vendor: str
+    now: datetime
+    log: Path
+    threads: int = 2
+    step: str | None = None
+    item: int = 1
+    lease: float = 1.0
+    heartbeat: float = 0.2
+    idle: float = 30.0
+
+
+class Stop:
+    """Holds the thread that reaches the point, once; tells the test through the pipe."""
+
+    def __init__(self, orders: Orders, pipe: Pipe) -> None:
+        self._orders, self._pipe = orders, pipe
+        self._lock = threading.Lock()
+        self._reached = 0
+        self._here = threading.local()
+
+    def at(self, step: str, what: str) -> None:
+        if step != self._orders.step:
+            return
+        with self._lock:
+            self._reached += 1
+            due = self._reached == self._orders.item
+        if due:
+            self._pipe.send(what)
+            self._pipe.recv()  # for ever, unless the test lets it go on
+
+    def watch(self, engine: Any) -> None:
+        """Stop within transactions, seen through the connection's own events."""
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def before(*arguments: Any) -> None:
+            if self._storing and "SET status = 'completed'" in arguments[2]:
+                self.at("written", self._storing)
+
+        @event.listens_for(engine, "after_cursor_execute")
+        def after(*arguments: Any) -> None:
+            self._here.closed = "FROM done LEFT JOIN" in arguments[2] and arguments[1].rowcount > 0
+
+        @event.listens_for(engine, "commit")
+        def commit(_: object) -> None:
+            if self._storing:
+                self.at("before_commit", self._storing)
+            elif getattr(self._here, "closed", False):
+                self._here.closed = False
+                self.at("closing", "job")
+
+    @property
+    def _storing(self) -> str:
+        return getattr(self._here, "storing", "")
+
+    @_storing.setter
+    def _storing(self, symbol: str) -> None:
+        self._here.storing = symbol
+
+    def store(self, symbol: str, write: Callable[[], Written]) -> Written:
+        self._storing = symbol
+        try:
+            return write()
+        finally:
+            self._storing = ""
+
+
+class StoppingSource:
+    """Counts an item as fetched with its last timeframe, the longest."""
+
+    def __init__(self, inner: Source, stop: Stop) -> None:
+        self._inner, self._stop = inner, stop
+        self.last: dict[str, Timeframe] = {}
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        fetched = self._inner.fetch(symbol, asset_class, timeframe, window)
+        if timeframe == self.last[symbol]:
+            self._stop.at("fetched", symbol)
+        return fetched
+
+    def fetch_elsewhere(
+        self,
+        symbol: str,
+        asset_class: AssetClass,
+        timeframe: Timeframe,
+        window: Window,
+        *,
+        but: str,
+    ) -> Fetched | None:
+        return self._inner.fetch_elsewhere(symbol, asset_class, timeframe, window, but=but)
+
+
+class StoppingWarehouse:
+    def __init__(self, inner: Warehouse, stop: Stop) -> None:
+        self._inner, self._stop = inner, stop
+
+    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+        return self._inner.describe(symbol, timeframe)
+
+    def tail(
+        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
+    ) -> Tail:
+        return self._inner.tail(symbol, timeframe, since, lookback)
+
+    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+        self._inner.keep(task, enriched, left)
+
+    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
+        written = self._stop.store(task.symbol, lambda: self._inner.commit(task, series))
+        self._stop.at("after_commit", task.symbol)
+        return written
+
+
+class StoppingQueue:
+    """Stops right after a claim, when the worker does not know yet what it owns."""
+
+    def __init__(self, inner: JobQueue, stop: Stop, source: StoppingSource) -> None:
+        self._inner, self._stop, self._source = inner, stop, source
+
+    def claim(self, worker_id: str, limit: int) -> list[Task]:
+        tasks = self._inner.claim(worker_id, limit)
+        self._source.last.update({task.symbol: task.timeframes[-1] for task in tasks})
+        for task in tasks:
+            self._stop.at("claimed", task.symbol)
+        return tasks
+
+    def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
+        return self._inner.renew(tasks)
+
+    def drop(self, task: Task) -> None:
+        self._inner.drop(task)
+
+    def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
+        self._inner.give_back(task, seconds, why)
+
+    def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
+        self._inner.fail(task, failure, retry_after)
+
+    def close_finished(self) -> list[UUID]:
+        return self._inner.close_finished()
+
+    def reap(self, max_retries: int) -> int:
+        return self._inner.reap(max_retries)
+
+
+def run(orders: Orders, pipe: Pipe) -> None:
+    """The process: work until SIGTERM."""
+    logging.basicConfig(filename=orders.log, level=logging.INFO, force=True)
+    stop = Stop(orders, pipe)
+    db = Database(orders.url, pool_size=orders.threads + 2, idle_seconds=orders.idle)
+    heart = Database(orders.url, pool_size=1, idle_seconds=orders.idle)
+    stop.watch(db.engine)
+    stop.watch(heart.engine)
+    settings = Settings(
+        database_url=SecretStr(orders.url),
+        enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
+    )
+    source = StoppingSource(bootstrap.providers(settings, init_resilience_manager()), stop)
+    pipeline = Pipeline(
+        source, StoppingWarehouse(Warehouse(db), stop), history_days=120, now=lambda: orders.now
+    )
+    registry = WorkerRegistry(heart, f"{orders.name}-{secrets.token_hex(3)}")
+    registry.register(host="test", pid=0, version="test", threads=orders.threads)
+    worker = Worker(
+        pipeline.enrich,
+        StoppingQueue(JobQueue(db, lease_seconds=orders.lease), stop, source),
+        registry,
+        heartbeat_queue=JobQueue(heart, lease_seconds=orders.lease),
+        threads=orders.threads,
+        max_retries=5,
+        pace=Pace(poll=0.05, heartbeat=orders.heartbeat, lease=orders.lease, drain=5.0),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    listener = Listener(db, worker.wake)
+    listener.start()
+    worker.run()
+    listener.stop()
