@@ -84,7 +84,7 @@ def test_worker_and_api_live_through_it(
     assert_exactly_once(stage, job, series)
 
 
-@pytest.mark.parametrize("step", ["written", "before_commit", "after_commit"])
+@pytest.mark.parametrize("step", ["before_commit", "after_commit"])
 def test_a_transaction_cut_off_leaves_all_or_nothing(
     own_server: OwnServer, vendor: str, undisturbed: Series, tmp_path: Path, step: str
 ) -> None:
