@@ -70,7 +70,8 @@ CREATE TRIGGER note_job AFTER UPDATE OF state ON enrichment_jobs FOR EACH ROW
 # A series' bars as one number: equal where every row is there once, with the same values, whenever
 # they were stored.
 _FINGERPRINTS = """
-SELECT symbol, timeframe, count(*), md5(string_agg((to_jsonb(b) - 'known_from')::text, '|' ORDER BY ts))
+SELECT symbol, timeframe, count(*),
+    md5(string_agg((to_jsonb(b) - 'known_from')::text, '|' ORDER BY ts))
 FROM bars b
 GROUP BY symbol, timeframe
 """
