@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from enrichment import __version__
 from enrichment.commands import Commands
 from enrichment.config import SANDBOX_KEY, Settings
+from enrichment.domain import AssetClass
 from enrichment.storage.database import Database, DatabaseClock
 from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
+    from enrichment.providers.base import Provider
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import Protection
     from enrichment.scheduler import EnrichmentScheduler
@@ -106,36 +108,70 @@ def providers(
     protection: Protection | None = None,
     paused: Callable[[], Container[str]] = tuple,
 ) -> Failover:
-    """The providers in their order; the sandbox vendor takes Polygon's place without a key.
+    """The providers in their order, each with a guard of its own; without a key of Polygon's the
+    sandbox vendor takes the place of all.
 
     shared: where all workers keep a vendor's quota together. protection: how vendors are protected.
     paused: names of the paused providers.
     """
+    from enrichment.providers import binance, polygon, yahoo
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import VendorGuard
     from enrichment.providers.http import HttpClient
-    from enrichment.providers.polygon import PolygonProvider
 
     sandbox = settings.uses_sandbox
-    key = SANDBOX_KEY
-    if settings.polygon_api_key is not None:
-        key = settings.polygon_api_key.get_secret_value()
-    guard = VendorGuard(
-        manager,
-        "polygon",
-        per_minute=None if sandbox else settings.polygon_rate,
-        shared=shared,
-        protection=protection,
-    )
-    client = HttpClient(
-        settings.sandbox_url if sandbox else settings.polygon_base_url,
-        call=guard,
-        timeouts=guard.protection.timeouts,
-        headers={"Authorization": f"Bearer {key}"},
-        key_setting="POLYGON_API_KEY",
-    )
-    polygon = PolygonProvider(client, source="sandbox" if sandbox else "polygon")
-    return Failover({polygon.name: polygon}, settings.providers, paused=paused)
+
+    def client(
+        name: str, url: str, per_minute: int, headers: dict[str, str], key_setting: str
+    ) -> HttpClient:
+        guard = VendorGuard(
+            manager,
+            name,
+            per_minute=None if sandbox else per_minute,
+            shared=shared,
+            protection=protection,
+        )
+        return HttpClient(
+            settings.sandbox_url if sandbox else url,
+            call=guard,
+            timeouts=guard.protection.timeouts,
+            headers=headers,
+            key_setting=key_setting,
+        )
+
+    key = settings.polygon_api_key
+    secret = SANDBOX_KEY if key is None else key.get_secret_value()
+    all_providers: dict[str, Callable[[], Provider]] = {
+        "polygon": lambda: polygon.PolygonProvider(
+            client(
+                "polygon",
+                settings.polygon_base_url,
+                settings.polygon_rate,
+                {"Authorization": f"Bearer {secret}"},
+                "POLYGON_API_KEY",
+            ),
+            source="sandbox" if sandbox else "polygon",
+        ),
+        "binance": lambda: binance.BinanceProvider(
+            client(
+                "binance", settings.binance_base_url, settings.binance_rate, {}, "BINANCE_BASE_URL"
+            ),
+            source="sandbox:binance" if sandbox else "binance",
+        ),
+        "yahoo": lambda: yahoo.YahooProvider(
+            client(
+                "yahoo",
+                settings.yahoo_base_url,
+                settings.yahoo_rate,
+                {"User-Agent": yahoo.USER_AGENT},
+                "YAHOO_BASE_URL",
+            ),
+            source="sandbox:yahoo" if sandbox else "yahoo",
+        ),
+    }
+    in_use = {name for kind in AssetClass for name in settings.providers(kind)}
+    built = {name: make() for name, make in all_providers.items() if name in in_use}
+    return Failover(built, settings.providers, paused=paused)
 
 
 def scheduler(

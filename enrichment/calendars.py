@@ -145,6 +145,14 @@ def on_clock(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> N
     return np.asarray(since_midnight % np.timedelta64(timeframe.duration) == np.timedelta64(0))
 
 
+def clock_floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+    """Start of the intraday bar of the timeframe that each moment lies in (see `on_clock`)."""
+    local = timeframe is Timeframe.H4 and asset_class is not AssetClass.CRYPTO
+    clock = _local(ts) if local else ts
+    since_midnight = clock - clock.astype("datetime64[D]")
+    return np.asarray(ts - since_midnight % np.timedelta64(timeframe.duration))
+
+
 def _local(ts: Timestamps) -> Timestamps:
     """UTC moments on the exchange's wall clock."""
     import pandas as pd

@@ -63,17 +63,27 @@ class Settings(BaseSettings):
     history_days: int = Field(
         365, ge=1, le=36_500, description="reach of a series' first run, in days"
     )
-    polygon_api_key: Secret = Field(None, description="key of Polygon; absent: the sandbox vendor")
+    polygon_api_key: Secret = Field(
+        None, description="key of Polygon; absent: the sandbox vendor takes every vendor's place"
+    )
     polygon_base_url: str = Field(
         "https://api.polygon.io", description="address of Polygon's API, where a key is set"
     )
     polygon_rate: int = Field(5, ge=1, description="Polygon's quota, requests a minute, strict")
-    providers_stock: ProviderOrder = Field(
-        ("polygon",), description="providers of stocks, in order"
+    binance_base_url: str = Field("https://api.binance.com", description="address of Binance's API")
+    binance_rate: int = Field(1200, ge=1, description="requests a minute to Binance, strict")
+    yahoo_base_url: str = Field(
+        "https://query1.finance.yahoo.com", description="address of Yahoo's charts"
     )
-    providers_etf: ProviderOrder = Field(("polygon",), description="providers of ETFs, in order")
+    yahoo_rate: int = Field(60, ge=1, description="requests a minute to Yahoo, strict")
+    providers_stock: ProviderOrder = Field(
+        ("polygon", "yahoo"), description="providers of stocks, in order"
+    )
+    providers_etf: ProviderOrder = Field(
+        ("polygon", "yahoo"), description="providers of ETFs, in order"
+    )
     providers_crypto: ProviderOrder = Field(
-        ("polygon",), description="providers of crypto, in order"
+        ("binance", "polygon", "yahoo"), description="providers of crypto, in order"
     )
     enrichment_api_host: str = Field("127.0.0.1", description="address the API listens on")
     enrichment_api_port: Port = Field(8000, description="port of the API")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 
@@ -36,7 +37,11 @@ def examine(load: Callable[[], Settings]) -> list[Finding]:
         Finding("configuration", True, _configuration(settings)),
         *_checked("database", lambda: _database(settings)),
         *_checked("calendar", _calendar),
-        *_checked("vendor", lambda: _vendor(settings)),
+        *(
+            finding
+            for name in _in_use(settings)
+            for finding in _checked(name, partial(_vendor, settings, name))
+        ),
         *_checked("ports", lambda: _ports(settings)),
     ]
 
@@ -80,18 +85,28 @@ def _calendar() -> str:
     return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
 
 
-def _vendor(settings: Settings) -> str:
+def _in_use(settings: Settings) -> list[str]:
+    """The providers of all asset classes, each once."""
+    return list(dict.fromkeys(name for kind in AssetClass for name in settings.providers(kind)))
+
+
+def _vendor(settings: Settings, name: str) -> str:
+    """A fortnight of days of a symbol that the vendor must know, past all failover."""
     from datetime import timedelta
 
     from enrichment.providers.guard import Protection
     from resilience import init_resilience_manager
 
+    kind = AssetClass.CRYPTO if name == "binance" else AssetClass.STOCK
+    coin = "X:SIM1USD" if settings.uses_sandbox else "X:BTCUSD"
+    symbol = coin if kind is AssetClass.CRYPTO else "AAPL"
+    alone = settings.model_copy(update={f"providers_{other}": (name,) for other in AssetClass})
     manager = init_resilience_manager()
     try:
         now = utc_now()
-        fetched = bootstrap.providers(
-            settings, manager, protection=Protection(max_retries=0)
-        ).fetch("AAPL", AssetClass.STOCK, Timeframe.D1, Window(now - timedelta(days=14), now))
+        fetched = bootstrap.providers(alone, manager, protection=Protection(max_retries=0)).fetch(
+            symbol, kind, Timeframe.D1, Window(now - timedelta(days=14), now)
+        )
     except EnrichmentError as exc:
         hint = (
             " (start it with 'enrichment up' or 'enrichment sandbox')"
@@ -101,7 +116,7 @@ def _vendor(settings: Settings) -> str:
         raise ConfigurationError(f"{exc}{hint}") from exc
     finally:
         manager.close()
-    return f"{fetched.source} answers: {len(fetched.bars)} daily bars of AAPL in the last 14 days"
+    return f"{fetched.source}: {len(fetched.bars)} daily bars of {symbol} in the last 14 days"
 
 
 def _ports(settings: Settings) -> str:

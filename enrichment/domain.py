@@ -24,7 +24,7 @@ from enrichment.errors import InvalidRequest, InvalidSymbol
 Timestamps = NDArray[np.datetime64]
 Floats = NDArray[np.float64]
 
-PROVIDER_NAMES = ("polygon",)
+PROVIDER_NAMES = ("polygon", "binance", "yahoo")
 
 _SYMBOL = re.compile(r"(?:[XC]:)?[A-Z0-9][A-Z0-9.\-]{0,23}")
 _SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")

@@ -98,9 +98,16 @@ class UnknownSymbol(ProviderError):
 
 
 class RequestRefused(ProviderError):
-    """The request itself is wrong: a 4xx of no special meaning, a redirect, an unusable address."""
+    """The request itself is wrong: a 4xx of no special meaning, a redirect, an unusable address.
+
+    code: the vendor's own number for what is wrong, where it gave one.
+    """
 
     permanent = True
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NoProvider(ProviderError):

@@ -12,10 +12,11 @@ PAUSED_WAIT_SECONDS = 30.0
 
 
 class Failover:
-    """Asks the next provider when one fails, or is not to be asked now.
+    """Asks the next provider when one fails, has no bars, or is not to be asked now.
 
     paused: names of the providers that an operator has paused. If none answers, the first real
-    failure surfaces; if all only ask to wait, the shortest wait does.
+    failure surfaces; if one only asks to wait, and the others do not know the symbol, the wait
+    does, for it may know it.
     """
 
     def __init__(
@@ -34,21 +35,29 @@ class Failover:
     ) -> Fetched:
         waits: list[Snooze] = []
         failures: list[ProviderError] = []
+        empty: list[Fetched] = []
         paused = self._paused()
         for name in self._order(asset_class):
             if name in paused:
                 waits.append(Snooze(f"provider {name} is paused", PAUSED_WAIT_SECONDS))
                 continue
             try:
-                return self._providers[name].fetch(symbol, asset_class, timeframe, window)
+                fetched = self._providers[name].fetch(symbol, asset_class, timeframe, window)
             except Snooze as exc:
                 waits.append(exc)
             except ProviderError as exc:
                 failures.append(exc)
-        if failures:
+            else:
+                if len(fetched.bars):
+                    return fetched
+                empty.append(fetched)
+        failures.sort(key=lambda failure: failure.permanent)
+        if failures and not (failures[0].permanent and (waits or empty)):
             raise failures[0]
-        if waits:
+        if waits and not empty:
             raise min(waits, key=lambda wait: wait.seconds)
+        if empty:
+            return empty[0]
         raise NoProvider(
             f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
         )

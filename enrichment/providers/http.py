@@ -37,6 +37,7 @@ from enrichment.providers.base import ResilientCall
 TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two bytes of the answer
 _PORTS = {"http": 80, "https": 443}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
+_QUOTA = (418, 429)  # Binance bans an address with 418 that does not heed its 429
 _TRY_LATER = (408, 425)
 _UNREADABLE = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidJSONError)
 _UNASKABLE = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
@@ -128,30 +129,37 @@ class HttpClient:
         return Answer(_decoded(response, path), response.headers)
 
     def _refusal(self, response: requests.Response, path: str) -> ProviderError:
-        status = response.status_code
-        said = f"{path} answered {status}{self._reason(response)}"
-        if status == 429:
+        status, body = response.status_code, _body(response)
+        said = f"{path} answered {status}{self._reason(body)}"
+        if status in _QUOTA:
             return QuotaExceeded(said, _retry_after(response.headers, self._now()))
-        if status in (401, 403):
+        if status in (401, 403, 451):
             return AccessDenied(f"{said}: check {self._key_setting} and the plan it belongs to")
         if status == 404:
             return UnknownSymbol(said)
         if status >= 500 or status in _TRY_LATER:
             return ProviderUnavailable(said)
-        return RequestRefused(said)
+        code = body.get("code")
+        return RequestRefused(said, code if isinstance(code, int) else None)
 
-    def _reason(self, response: requests.Response) -> str:
+    def _reason(self, body: Mapping[str, Any]) -> str:
         """The vendor's own words, on one line, without what we sent in secret."""
-        body: Any = None
-        with suppress(orjson.JSONDecodeError):
-            body = orjson.loads(response.content)
-        said = body.get("error") or body.get("message") if isinstance(body, dict) else None
+        said = body.get("error") or body.get("message") or body.get("msg")
         if not isinstance(said, str):
             return ""
         for name, value in self._headers.items():
             if _is_secret(name):
                 said = said.replace(value, "***").replace(value.rpartition(" ")[2], "***")
         return f" ({' '.join(said.split())[:_SHOWN]})"
+
+
+def _body(response: requests.Response) -> Mapping[str, Any]:
+    """A refusal's JSON object, or an empty one."""
+    with suppress(orjson.JSONDecodeError):
+        body = orjson.loads(response.content)
+        if isinstance(body, dict):
+            return body
+    return {}
 
 
 def translated(exc: Exception, path: str) -> ProviderError:

@@ -17,6 +17,7 @@ from enrichment.calendars import canonical, midnights
 from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Timestamps, Window
 from enrichment.domain import to_datetime64 as utc
 from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
+from enrichment.providers.columns import moments, numbers
 from enrichment.providers.http import Answer, HttpClient
 
 _RANGES = {
@@ -29,8 +30,6 @@ _RANGES = {
     Timeframe.W1: "1/week",
 }
 _MAX_PAGES = 1_000
-_EARLIEST_MS, _LATEST_MS = -2_208_988_800_000, 4_102_444_800_000  # the years 1900 to 2099
-_NUMBER = {float, int, type(None)}
 _DAY = np.timedelta64(1, "D")
 
 
@@ -161,16 +160,11 @@ def _next_url(body: Any) -> str | None:
 
 
 def _timestamps(rows: list[dict[str, Any]]) -> Timestamps:
-    values = _values(rows, "t")
-    if set(map(type, values)) != {int}:
-        raise MalformedResponse("'t' is not a whole number of milliseconds")
-    if min(values) < _EARLIEST_MS or max(values) > _LATEST_MS:
-        raise MalformedResponse("'t' lies outside the years 1900 to 2099")
-    return np.array(values, dtype="datetime64[ms]").astype("datetime64[us]")
+    return moments(_values(rows, "t"), "t", "ms")
 
 
 def _required(rows: list[dict[str, Any]], field: str) -> Floats:
-    return _numbers(_values(rows, field), field)
+    return numbers(_values(rows, field), field)
 
 
 def _values(rows: list[dict[str, Any]], field: str) -> list[Any]:
@@ -181,14 +175,7 @@ def _values(rows: list[dict[str, Any]], field: str) -> list[Any]:
 
 
 def _optional(rows: list[dict[str, Any]], field: str) -> Floats:
-    return _numbers([row.get(field) for row in rows], field)
-
-
-def _numbers(values: list[Any], field: str) -> Floats:
-    """null becomes NaN; numpy would also take strings, so the types are looked at first."""
-    if not set(map(type, values)) <= _NUMBER:
-        raise MalformedResponse(f"'{field}' is not a number")
-    return np.array(values, dtype=np.float64)
+    return numbers([row.get(field) for row in rows], field)
 
 
 def _quota_remaining(headers: Mapping[str, str]) -> int | None:

@@ -11,11 +11,13 @@ from flask import Blueprint, Flask, Response, request
 
 from enrichment.clock import utc_now
 from enrichment.errors import InvalidRequest
+from enrichment.sandbox.binance import BinanceFormat
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
 from enrichment.sandbox.recorded import recordings
 from enrichment.sandbox.vendor import Vendor
+from enrichment.sandbox.yahoo import YahooFormat
 
 
 def create_app(
@@ -45,7 +47,8 @@ def create_app(
         seed=seed,
     )
     app.extensions["sandbox"] = vendor
-    app.register_blueprint(PolygonFormat(vendor).blueprint())
+    for wire_format in (PolygonFormat(vendor), BinanceFormat(vendor), YahooFormat(vendor)):
+        app.register_blueprint(wire_format.blueprint())
     app.register_blueprint(_Control(vendor).blueprint(), url_prefix="/_sandbox")
     return app
 

@@ -90,10 +90,31 @@ def _restated(bars: Bars, struck: Mask, fault: Fault) -> Bars:
     )
 
 
+def _rebase(bars: Bars, struck: Mask, fault: Fault) -> Bars:
+    """As after a split on the day of the first bar given: everything before it, on a new basis."""
+    before = np.ones(len(bars), dtype=bool)
+    if fault.bars:
+        before = bars.ts < to_datetime64(min(fault.bars))
+    return on_basis(bars, before, fault.factor)
+
+
+def on_basis(bars: Bars, rows: Mask, factor: float) -> Bars:
+    """Prices of the rows × factor, rounded to 4 decimals; volumes ÷ factor."""
+    scale = np.where(rows, factor, 1.0)
+    names = ("open", "high", "low", "close", "vwap")
+    prices = {
+        n: np.where(rows, np.round(getattr(bars, n) * scale, 4), getattr(bars, n)) for n in names
+    }
+    return replace(
+        bars, **prices, volume=bars.volume / scale, taker_buy_volume=bars.taker_buy_volume / scale
+    )
+
+
 _DAMAGES: dict[str, Callable[[Bars, Mask, Fault], Bars]] = {
     "missing": _missing,
     "duplicate": _duplicate,
     "out_of_order": _out_of_order,
     "corrupt": _corrupt,
     "restated": _restated,
+    "rebase": _rebase,
 }

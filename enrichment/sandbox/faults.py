@@ -14,6 +14,10 @@ missing, duplicate, out_of_order   of the `bars` given, or of `n` (1) seeded one
 corrupt                     as above; `mode` inverted, null, nan, text, negative_volume, zero_price
 restated                    close × `factor` (1.01) of the `bars` given, or of the last `n` (1);
                             with `columns` all, every price
+rebase                      as after a split: prices before the first of `bars` (all, if none are
+                            given) × `factor`, volumes ÷ it
+
+`vendor` polygon, binance or yahoo: only in that vendor's answers.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from enrichment.errors import InvalidRequest
 from enrichment.sandbox.hashing import fraction, seed_of
 
 MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
+VENDORS = ("polygon", "binance", "yahoo")
 _CHOSEN = ("bars", "n")
 _KINDS: dict[str, tuple[str, ...]] = {
     "latency": ("seconds",),
@@ -46,12 +51,15 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "out_of_order": _CHOSEN,
     "corrupt": (*_CHOSEN, "mode"),
     "restated": (*_CHOSEN, "factor", "columns"),
+    "rebase": ("bars", "factor"),
 }
+_ALWAYS = ("ticker", "kind", "vendor", "probability", "times")
 DELAYS = ("latency", "hang")
-DAMAGES = ("missing", "duplicate", "out_of_order", "corrupt", "restated")
+DAMAGES = ("missing", "duplicate", "out_of_order", "corrupt", "restated", "rebase")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "hang": {"seconds": 3600.0},
     "html": {"status": 502},
+    "rebase": {"factor": 0.5},
 }
 _COMMAND = re.compile(r"(?P<ticker>\*|(?:[XCxc]:)?[^:]+):(?P<kind>[^:]+)(?::(?P<rest>.*))?")
 
@@ -71,6 +79,7 @@ class Fault:
     factor: float = 1.01
     columns: str = "close"
     mode: str = "inverted"
+    vendor: str | None = None
 
     @classmethod
     def of(cls, description: object) -> Fault:
@@ -82,19 +91,19 @@ class Fault:
         kind = description.get("kind")
         if kind not in _KINDS:
             raise InvalidRequest(f"unknown fault kind {kind!r}: choose one of {', '.join(_KINDS)}")
-        allowed = ("ticker", "kind", "probability", "times", *_KINDS[kind])
+        allowed = (*_ALWAYS, *_KINDS[kind])
         for name in description:
             if name not in allowed:
                 raise InvalidRequest(f"{kind} has no parameter {name!r}: use {', '.join(allowed)}")
         values = {name: _parsed(name, value) for name, value in description.items()}
         return cls(**{"ticker": "*", **_DEFAULTS.get(kind, {}), **values})
 
-    def matches(self, ticker: str) -> bool:
-        return self.ticker in ("*", ticker)
+    def matches(self, ticker: str, vendor: str) -> bool:
+        return self.ticker in ("*", ticker) and self.vendor in (None, vendor)
 
     def describe(self) -> dict[str, Any]:
         """The rule as the JSON object that `of` reads."""
-        names = ("ticker", "kind", "probability", "times", *_KINDS[self.kind])
+        names = (*_ALWAYS, *_KINDS[self.kind])
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
         return {name: value for name, value in values.items() if value not in (None, ())}
 
@@ -157,6 +166,7 @@ _PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
     "bars": (_moments, bool, "ISO timestamps of bars' starts in UTC"),
     "factor": (float, lambda f: 0 < f < 1e6, "a number above 0"),
     "columns": (_text, lambda c: c in ("close", "all"), "'close' or 'all'"),
+    "vendor": (_text, lambda v: v in VENDORS, f"one of {', '.join(VENDORS)}"),
     "mode": (_text, lambda m: m in MODES, f"one of {', '.join(MODES)}"),
 }
 
@@ -186,7 +196,7 @@ class FaultBox:
             self.released.set()
             self.released = Event()
 
-    def draw(self, ticker: str) -> tuple[tuple[Fault, ...], Event]:
+    def draw(self, ticker: str, vendor: str) -> tuple[tuple[Fault, ...], Event]:
         """What strikes this request, up to the first fault that answers by itself.
 
         The event is set when requests that wait are to be let go.
@@ -194,7 +204,7 @@ class FaultBox:
         struck: list[Fault] = []
         with self._lock:
             for index, fault in enumerate(self._rules):
-                if fault.matches(ticker) and self._strikes(index, fault):
+                if fault.matches(ticker, vendor) and self._strikes(index, fault):
                     struck.append(fault)
                     if fault.kind not in (*DELAYS, *DAMAGES):
                         break

@@ -6,9 +6,10 @@ five-minute points to it. All longer bars are the exact aggregation of the five-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class SimulatedSeries:
     """A ticker's simulated bars from 2000 on."""
 
     simulated = True
+    splits: Mapping[np.datetime64, float] = MappingProxyType({})
 
     def __init__(self, ticker: str, seed: int) -> None:
         self._key = key = seed_of(seed, ticker)
@@ -128,6 +130,7 @@ class SimulatedSeries:
             volume,
             vwap=np.rint((opens + highs + lows + closes) / 4) / TICKS,
             trades=1 + volume // self._lot,
+            taker_buy_volume=np.rint(volume * (0.3 + 0.4 * uniform(bits, 3))),
         )
 
     def _paths(self, days: Days, counts: Days) -> Floats:

@@ -6,16 +6,14 @@ and currencies at midnight UTC. `limit` counts base aggregates: minutes below a 
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import numpy as np
 import orjson
 from flask import Blueprint, Response, request
-from numpy.typing import NDArray
 
 from enrichment.calendars import midnights
 from enrichment.domain import (
@@ -26,18 +24,23 @@ from enrichment.domain import (
     Window,
     to_datetime,
 )
-from enrichment.sandbox.connection import client_left, reset
 from enrichment.sandbox.damage import damaged, literals
-from enrichment.sandbox.faults import DAMAGES, DELAYS, Fault
+from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.polygon_query import BadQueryError, Query, cursor, parse
 from enrichment.sandbox.series import Series
 from enrichment.sandbox.vendor import Vendor
+from enrichment.sandbox.wire_format import (
+    Milliseconds,
+    WireFormat,
+    json_response,
+    marked,
+    milliseconds,
+    with_literals,
+)
 
-Milliseconds = NDArray[np.int64]
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _SLACK = timedelta(days=9)  # canonical bar starts lie this near to the vendor's stamps
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-_HTML = "<html><head><title>502 Bad Gateway</title></head><body><hr>nginx</body></html>"
 _DENIED = (
     "You are not entitled to this data. Please upgrade your plan at https://polygon.io/pricing"
 )
@@ -45,13 +48,21 @@ _TOO_MANY = (
     "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
     "to continue. https://polygon.io/pricing"
 )
+_MESSAGES = {
+    "unauthorized": "Unknown API Key",
+    "rate_limit": _TOO_MANY,
+    "quota": _TOO_MANY,
+    "server_error": "an internal error occurred",
+}
 
 
-class PolygonFormat:
+class PolygonFormat(WireFormat):
     """Answers requests in Polygon's words."""
 
+    name: ClassVar[str] = "polygon"
+
     def __init__(self, vendor: Vendor) -> None:
-        self._vendor = vendor
+        super().__init__(vendor)
         self._numbers = count(1)
 
     def blueprint(self) -> Blueprint:
@@ -65,62 +76,29 @@ class PolygonFormat:
     ) -> Response:
         key = _key()
         if not self._vendor.accepts(key):
-            return self._refusal(ticker, "unauthorized", 401, "Unknown API Key")
-        wait = self._vendor.seconds_to_wait(key)
-        if wait is not None:
-            return self._too_many(ticker, "quota", wait)
+            return self._refusal(ticker, "unauthorized", 401)
+        refused = self._over_quota(ticker, key)
+        if refused is not None:
+            return refused
         try:
             query = parse(ticker, multiplier, timespan, start, end, request.args)
         except BadQueryError as exc:
-            return self._refusal(ticker, "bad_request", 400, str(exc))
-        return self._answer(query)
+            self._vendor.requests.count(ticker, "bad_request")
+            return json_response(self._said("ERROR", str(exc)), 400)
+        return self._serve(
+            ticker,
+            lambda damages: self._page(query, list(damages)),
+            lambda: orjson.dumps(self._envelope(query, None)),
+        )
 
-    def _answer(self, query: Query) -> Response:
-        struck, let_go = self._vendor.faults.draw(query.ticker)
-        for fault in struck:
-            if fault.kind in DELAYS:
-                self._vendor.wait(fault.seconds, let_go, lambda: client_left(request.environ))
-        damages = [fault for fault in struck if fault.kind in DAMAGES]
-        last = struck[-1] if struck else None
-        if last is None or last.kind in (*DELAYS, *DAMAGES):
-            self._vendor.requests.count(query.ticker, last.kind if last else "ok")
-            return _json(self._page(query, damages))
-        return self._failure(query, last, damages)
+    def _words(self, outcome: str) -> bytes:
+        if outcome == "forbidden":
+            return self._said("NOT_AUTHORIZED", _DENIED)
+        return self._said("ERROR", _MESSAGES[outcome])
 
-    def _failure(self, query: Query, fault: Fault, damages: list[Fault]) -> Response:
-        """The answer of a fault that answers by itself."""
-        ticker, kind = query.ticker, fault.kind
-        if kind == "rate_limit":
-            return self._too_many(ticker, kind, fault.seconds)
-        if kind == "unauthorized":
-            return self._refusal(ticker, kind, 401, "Unknown API Key")
-        if kind == "forbidden":
-            return self._refusal(ticker, kind, 403, _DENIED, status="NOT_AUTHORIZED")
-        if kind == "server_error":
-            return self._refusal(ticker, kind, fault.status, "an internal error occurred")
-        self._vendor.requests.count(ticker, kind)
-        if kind == "reset":
-            reset(request.environ)
-            return Response(status=500)
-        if kind == "html":
-            return Response(_HTML, fault.status)
-        if kind == "empty":
-            return _json(orjson.dumps(self._envelope(query, None)))
-        page = self._page(query, damages)
-        return _json(page[: len(page) // 2])
-
-    def _refusal(
-        self, ticker: str, outcome: str, code: int, message: str, status: str = "ERROR"
-    ) -> Response:
-        self._vendor.requests.count(ticker, outcome)
+    def _said(self, status: str, message: str) -> bytes:
         word = "error" if status == "ERROR" else "message"
-        body = {"status": status, "request_id": self._request_id(), word: message}
-        return _json(orjson.dumps(body), code)
-
-    def _too_many(self, ticker: str, outcome: str, seconds: float) -> Response:
-        response = self._refusal(ticker, outcome, 429, _TOO_MANY)
-        response.headers["Retry-After"] = str(math.ceil(seconds))
-        return response
+        return orjson.dumps({"status": status, "request_id": self._request_id(), word: message})
 
     def _request_id(self) -> str:
         return f"{next(self._numbers):032x}"
@@ -153,7 +131,7 @@ class PolygonFormat:
         body["resultsCount"] = body["count"] = len(rows)
         if len(left) > len(page):
             last = _stamps(series.asset_class, query.timeframe, page[-1:])
-            body["next_url"] = _next_url(cursor(query, int(_milliseconds(last)[0])))
+            body["next_url"] = _next_url(cursor(query, int(milliseconds(last)[0])))
         if rows or "next_url" in body:
             body["results"] = rows
         return _with_literals(body, literals(damages, starts), series.asset_class, query.timeframe)
@@ -178,7 +156,7 @@ def _asked(series: Series, query: Query, now: datetime) -> tuple[Timestamps, Mil
     start, end = (to_datetime(np.datetime64(ms, "ms")) for ms in (first, last))
     starts = series.starts(query.timeframe, Window(start - _SLACK, end + _SLACK), now)
     stamps = _stamps(series.asset_class, query.timeframe, starts)
-    ms = _milliseconds(stamps)
+    ms = milliseconds(stamps)
     asked = (ms >= query.first_ms) & (ms <= query.last_ms)
     return starts[asked], ms[asked]
 
@@ -204,12 +182,8 @@ def _stamps(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Ti
     return midnights(asset_class, ts - _DAY if timeframe is Timeframe.W1 else ts)
 
 
-def _milliseconds(ts: Timestamps) -> Milliseconds:
-    return ts.astype("datetime64[ms]").astype(np.int64)
-
-
 def _rows(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> list[dict[str, Any]]:
-    stamps = _milliseconds(_stamps(asset_class, timeframe, bars.ts)).tolist()
+    stamps = milliseconds(_stamps(asset_class, timeframe, bars.ts)).tolist()
     prices = [c.tolist() for c in (bars.open, bars.close, bars.high, bars.low)]
     if np.isnan(bars.vwap).any():
         return [
@@ -231,16 +205,9 @@ def _with_literals(
     if not texts:
         return orjson.dumps(body)
     keys = np.array(list(texts), dtype="datetime64[us]")
-    stamps = _milliseconds(_stamps(asset_class, timeframe, keys)).tolist()
+    stamps = milliseconds(_stamps(asset_class, timeframe, keys)).tolist()
     by_stamp = dict(zip(stamps, texts.values(), strict=True))
     for row in body.get("results", ()):
         if row["t"] in by_stamp:
-            row["c"] = f"\0{by_stamp[row['t']]}\0"
-    packed = orjson.dumps(body)
-    for text in set(texts.values()):
-        packed = packed.replace(orjson.dumps(f"\0{text}\0"), text.encode())
-    return packed
-
-
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, mimetype="application/json")
+            row["c"] = marked(by_stamp[row["t"]])
+    return with_literals(orjson.dumps(body), list(texts.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -21,6 +21,7 @@ from enrichment.calendars import bar_starts, last_complete, monday_of
 from enrichment.domain import (
     AssetClass,
     Bars,
+    Floats,
     Timeframe,
     Timestamps,
     Window,
@@ -30,6 +31,7 @@ from enrichment.domain import (
 from enrichment.sandbox.generator import continuation
 from enrichment.sandbox.hashing import seed_of
 from enrichment.sandbox.series import aggregate, within
+from enrichment.validation import splits_of
 
 EURUSD = "C:EURUSD"
 _HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
@@ -52,6 +54,15 @@ def recordings() -> dict[str, Bars]:
     return {ticker: _bars(cells) for ticker, cells in rows.items()}
 
 
+@lru_cache(maxsize=1)
+def adjusted_closes() -> dict[str, Floats]:
+    """Ticker → its recorded closes adjusted for splits and dividends."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in _rows("us_stocks_daily.csv.gz"):
+        found[row["symbol"]].append(float(row["adj_close"]))
+    return {ticker: np.array(closes) for ticker, closes in found.items()}
+
+
 def _rows(name: str) -> list[dict[str, str]]:
     packed = files("enrichment.sandbox").joinpath("data", name).read_bytes()
     return list(csv.DictReader(gzip.decompress(packed).decode().splitlines()))
@@ -68,6 +79,7 @@ class RecordedSeries:
 
     extend: (recorded bars, moment) → all bars that have ended by then.
     keys: timeframe → function from native bar starts to that timeframe's.
+    splits: start of the first bar after each → new shares for an old one.
     """
 
     simulated = False
@@ -80,8 +92,10 @@ class RecordedSeries:
         grid: Callable[[np.datetime64, np.datetime64], Timestamps] | None,
         newest: Until,
         extend: Callable[[Timestamps, float], Bars],
+        splits: Mapping[np.datetime64, float] | None = None,
     ) -> None:
         self.asset_class = asset_class
+        self.splits = splits or {}
         self._recorded, self._keys = recorded, keys
         self._grid, self._newest, self._extend = grid, newest, extend
         self._whole: Callable[[Timeframe, np.datetime64], Bars] = lru_cache(maxsize=8)(self._make)
@@ -105,13 +119,15 @@ class RecordedSeries:
 
 def recorded_series(ticker: str, anchor: datetime, *, shifted: bool, seed: int) -> RecordedSeries:
     """The replay of a recorded ticker; unshifted, it has its original dates and ends with them."""
-    recorded = recordings()[ticker]
+    recorded, key = recordings()[ticker], seed_of(seed, ticker)
     if ticker == EURUSD:
-        return _forex(recorded, anchor, shifted, seed_of(seed, ticker))
-    return _stock(recorded, anchor, shifted, seed_of(seed, ticker))
+        return _forex(recorded, anchor, shifted, key)
+    return _stock(recorded, adjusted_closes()[ticker], anchor, shifted, key)
 
 
-def _stock(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> RecordedSeries:
+def _stock(
+    recorded: Bars, adjusted: Floats, anchor: datetime, shifted: bool, key: int
+) -> RecordedSeries:
     if shifted:
         last = to_datetime(last_complete(AssetClass.STOCK, Timeframe.D1, anchor))
         since = last - timedelta(days=len(recorded) * 3 // 2 + 30)
@@ -119,6 +135,7 @@ def _stock(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> Recorde
         sessions = bar_starts(AssetClass.STOCK, Timeframe.D1, since, until)
         recorded = _moved(recorded, sessions[-len(recorded) :])
     volume = float(np.median(recorded.volume[-250:]))
+    splits = splits_of(recorded.ts, recorded.close, adjusted)
     return RecordedSeries(
         AssetClass.STOCK,
         recorded,
@@ -126,6 +143,7 @@ def _stock(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> Recorde
         _sessions_between if shifted else None,
         partial(last_complete, AssetClass.STOCK, Timeframe.D1),
         partial(continuation, key=key, sigma=0.015, volume=volume, decimals=2),
+        {to_datetime64(day): ratio for day, ratio in splits.items()},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -21,6 +22,7 @@ class Series(Protocol):
 
     asset_class: AssetClass
     simulated: bool
+    splits: Mapping[np.datetime64, float]  # start of the first bar after it → new shares for one
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
         """Starts of the bars in the window, without making them."""
@@ -52,6 +54,7 @@ def aggregate(bars: Bars, keys: Timestamps) -> Bars:
         volume,
         vwap=_vwap(bars, first, volume),
         trades=np.add.reduceat(bars.trades, first),
+        taker_buy_volume=np.add.reduceat(bars.taker_buy_volume, first),
     )
 
 

@@ -23,6 +23,8 @@ from resilience import init_resilience_manager
 
 def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 3) -> Settings:
     return Settings(
+        providers_stock=("polygon",),
+        providers_crypto=("polygon",),
         database_url=SecretStr(url),
         enrichment_sandbox_port=urlsplit(vendor).port or 0,
         max_concurrent_symbols=threads,

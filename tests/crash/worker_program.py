@@ -212,6 +212,7 @@ def run(orders: Orders, pipe: Pipe) -> None:
     stop.watch(db.engine)
     stop.watch(heart.engine)
     settings = Settings(
+        providers_crypto=("polygon",),
         database_url=SecretStr(orders.url),
         enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
     )

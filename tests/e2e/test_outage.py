@@ -97,6 +97,7 @@ def stage(db: Database, db_url: str) -> Iterator[Stage]:
     app.extensions["sandbox"].market.warm_up()
     with running(app) as vendor:
         settings = Settings(
+            providers_stock=("polygon",),
             database_url=SecretStr(db_url),
             enrichment_sandbox_port=urlsplit(vendor).port or 0,
             max_concurrent_symbols=1,
@@ -161,7 +162,8 @@ def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
     commands, reader = Commands(stage.db), bootstrap.read_models(stage.db, Settings())
 
     def breaker_is(state: str) -> bool:
-        return [p.state for p in reader.resilience() if p.kind == "circuit_breaker"] == [state]
+        mine = (p for p in reader.resilience() if p.name == "polygon_api")
+        return [p.state for p in mine if p.kind == "circuit_breaker"] == [state]
 
     def snoozed() -> bool:
         query = "SELECT 1 FROM enrichment_job_items WHERE last_error LIKE '%is open%'"
@@ -190,6 +192,7 @@ def test_the_quota_of_the_plan_is_kept_and_waited_for(db: Database, db_url: str)
     impatient = replace(BRIEF, longest_wait=0.1)
     with running(create_app(api_key="the key")) as vendor:
         settings = Settings(
+            providers_stock=("polygon",),
             database_url=SecretStr(db_url),
             polygon_api_key=SecretStr("the key"),
             polygon_base_url=vendor,

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.errors import NoProvider, ProviderError, ProviderUnavailable, Snooze
+from enrichment.errors import (
+    NoProvider,
+    ProviderError,
+    ProviderUnavailable,
+    Snooze,
+    UnknownSymbol,
+)
 from enrichment.providers.failover import Failover
 
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+ONE = Bars.of(np.array(["2026-01-01"], "datetime64[us]"), *(np.ones(1) for _ in range(5)))
 
 
 class Scripted:
     """Answers, or raises what it was given."""
 
-    def __init__(self, name: str, error: Exception | None = None) -> None:
-        self.name = name
-        self.error = error
+    def __init__(self, name: str, error: Exception | None = None, *, bars: Bars = ONE) -> None:
+        self.name = self.source = name
+        self.error, self.bars = error, bars
         self.asked = 0
 
     def fetch(
@@ -27,7 +35,7 @@ class Scripted:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return Fetched(Bars.empty(), self.name, adjusted=True)
+        return Fetched(self.bars, self.name, adjusted=True)
 
 
 def ask(*providers: Scripted, order: tuple[str, ...] | None = None) -> Fetched:
@@ -61,3 +69,31 @@ def test_where_all_ask_to_wait_the_shortest_wait_counts() -> None:
 def test_no_provider_names_the_setting() -> None:
     with pytest.raises(NoProvider, match="PROVIDERS_STOCK"):
         ask(Scripted("a"), order=())
+
+
+def test_one_that_has_no_bars_is_not_the_last_word() -> None:
+    nothing = Scripted("a", bars=Bars.empty())
+    assert ask(nothing, Scripted("b")).source == "b"
+    assert ask(nothing, Scripted("b", UnknownSymbol("404"))).source == "a"
+    with pytest.raises(ProviderUnavailable):
+        ask(nothing, Scripted("b", ProviderUnavailable("answered 500")))
+
+
+def test_a_symbol_is_unknown_only_when_nobody_is_left_to_ask() -> None:
+    with pytest.raises(Snooze):
+        ask(Scripted("a", UnknownSymbol("404")), Scripted("b", Snooze("open", 60)))
+    with pytest.raises(UnknownSymbol):
+        ask(Scripted("a", UnknownSymbol("404")), Scripted("b", UnknownSymbol("404")))
+
+
+def test_a_second_opinion_comes_from_another_source_or_not_at_all() -> None:
+    providers = {
+        p.name: p for p in (Scripted("a"), Scripted("b", Snooze("open", 5)), Scripted("c"))
+    }
+    failover = Failover(providers, lambda _: tuple(providers), paused=lambda: ("d",))
+    asked = ("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    other = failover.fetch_elsewhere(*asked, but="a")
+    assert other is not None
+    assert other.source == "c"
+    alone = Failover({"a": providers["a"]}, lambda _: ("a",))
+    assert alone.fetch_elsewhere(*asked, but="a") is None

@@ -68,7 +68,7 @@ def test_the_command_line_form(text: str, fault: Fault) -> None:
     [
         ("AAPL", "write TICKER:KIND"),
         ("AAPL:earthquake", "choose one of latency"),
-        ("AAPL:reset:status=500", "use ticker, kind, probability, times"),
+        ("AAPL:reset:status=500", "use ticker, kind, vendor, probability, times"),
         ("AAPL:hang:seconds", "write name=value"),
         ("AAPL:hang:seconds=-1", "seconds from 0"),
         ("AAPL:hang:seconds=nan", "seconds from 0"),
@@ -115,7 +115,7 @@ def test_a_fault_strikes_its_ticker_only() -> None:
 def test_probability_is_seeded() -> None:
     def strikes(seed: int) -> list[bool]:
         box = FaultBox([Fault("*", "reset", probability=0.3)], seed)
-        return [bool(box.draw("AAPL")[0]) for _ in range(1000)]
+        return [bool(box.draw("AAPL", "polygon")[0]) for _ in range(1000)]
 
     assert strikes(1) == strikes(1) != strikes(2)
     assert 250 < sum(strikes(1)) < 350

@@ -1,0 +1,139 @@
+"""Binance's klines over the sandbox's crypto series: /api/v3/klines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import numpy as np
+import orjson
+from flask import Blueprint, Response, request
+
+from enrichment.domain import AssetClass, Bars, Timeframe, Timestamps, Window, to_datetime
+from enrichment.sandbox.damage import damaged, literals
+from enrichment.sandbox.faults import Fault
+from enrichment.sandbox.series import Series
+from enrichment.sandbox.wire_format import (
+    WireFormat,
+    marked,
+    milliseconds,
+    with_literals,
+)
+
+_MOST, _USUAL = 1000, 500
+_WEIGHT = 2  # request weight of one answer
+_FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+_ERRORS = {
+    "interval": {"code": -1120, "msg": "Invalid interval."},
+    "symbol": {"code": -1121, "msg": "Invalid symbol."},
+    "parameter": {"code": -1100, "msg": "Illegal characters found in a parameter."},
+    "quota": {"code": -1003, "msg": "Too many requests; current limit is exceeded."},
+    "rate_limit": {"code": -1003, "msg": "Too many requests; current limit is exceeded."},
+    "unauthorized": {"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."},
+    "forbidden": {"code": 0, "msg": "Service unavailable from a restricted location."},
+    "server_error": {"code": -1000, "msg": "An unknown error occurred."},
+}
+
+
+class BinanceFormat(WireFormat):
+    """Answers requests in Binance's words."""
+
+    name: ClassVar[str] = "binance"
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("binance", __name__)
+        routes.add_url_rule("/api/v3/klines", view_func=self.klines)
+        return routes
+
+    def klines(self) -> Response:
+        symbol = request.args.get("symbol", "")
+        ticker = _ticker(symbol)
+        refused = self._over_quota(ticker, "binance")
+        if refused is not None:
+            return refused
+        series = self._vendor.market.series(ticker)
+        if series is None or series.asset_class is not AssetClass.CRYPTO:
+            return self._refusal(ticker, "symbol", 400)
+        if request.args.get("interval") not in list(Timeframe):
+            return self._refusal(ticker, "interval", 400)
+        try:
+            window, limit = _window(), min(_MOST, int(request.args.get("limit", _USUAL)))
+        except ValueError:
+            return self._refusal(ticker, "parameter", 400)
+        timeframe = Timeframe(request.args["interval"])
+        answer = self._serve(
+            ticker,
+            lambda damages: self._page(series, timeframe, window, limit, damages),
+            lambda: b"[]",
+        )
+        answer.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
+        return answer
+
+    def _words(self, outcome: str) -> bytes:
+        return orjson.dumps(_ERRORS[outcome])
+
+    def _page(
+        self,
+        series: Series,
+        timeframe: Timeframe,
+        window: Window,
+        limit: int,
+        damages: Sequence[Fault],
+    ) -> bytes:
+        starts = series.starts(timeframe, window, self._vendor.clock())[:limit]
+        if len(starts) == 0:
+            return b"[]"
+        page = Window(to_datetime(starts[0]), to_datetime(starts[-1]) + timedelta(microseconds=1))
+        bars = damaged(series.bars(timeframe, page, self._vendor.clock()), damages, starts)
+        texts = literals(damages, starts)
+        return with_literals(orjson.dumps(_rows(bars, timeframe, texts)), list(texts.values()))
+
+
+def _ticker(symbol: str) -> str:
+    """X:SIM1USD for SIM1USDT."""
+    return f"X:{symbol[:-1] if symbol.endswith('USDT') else symbol}"
+
+
+def _window() -> Window:
+    first = int(request.args.get("startTime", _milliseconds(_FIRST)))
+    last = int(request.args.get("endTime", _milliseconds(_LAST)))
+    low, high = _milliseconds(_FIRST), _milliseconds(_LAST)
+    start, end = (datetime.fromtimestamp(min(max(t, low), high) / 1000, UTC) for t in (first, last))
+    return Window(start, end + timedelta(milliseconds=1))
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _rows(bars: Bars, timeframe: Timeframe, texts: dict[int, str]) -> list[list[Any]]:
+    opened = milliseconds(bars.ts)
+    closed = opened + timeframe.duration // timedelta(milliseconds=1) - 1
+    quote = bars.volume * np.where(np.isnan(bars.vwap), bars.close, bars.vwap)
+    trades = np.nan_to_num(bars.trades).astype(np.int64)
+    closes: list[Any] = [
+        marked(texts[key]) if key in texts else _decimal(close)
+        for key, close in zip(_keys(bars.ts), bars.close.tolist(), strict=True)
+    ]
+    columns = (
+        opened.tolist(),
+        *([_decimal(x) for x in c.tolist()] for c in (bars.open, bars.high, bars.low)),
+        closes,
+        [_decimal(x) for x in bars.volume.tolist()],
+        closed.tolist(),
+        [_decimal(x) for x in quote.tolist()],
+        trades.tolist(),
+        [_decimal(x) for x in bars.taker_buy_volume.tolist()],
+        [_decimal(x) for x in (bars.taker_buy_volume * quote / bars.volume).tolist()],
+        ["0"] * len(bars),
+    )
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _keys(ts: Timestamps) -> list[int]:
+    return ts.astype("datetime64[us]").astype(np.int64).tolist()  # type: ignore[no-any-return]
+
+
+def _decimal(value: float) -> str | None:
+    return None if value != value else f"{value!r}"

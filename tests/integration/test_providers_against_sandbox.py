@@ -1,0 +1,243 @@
+"""Binance and Yahoo against the sandbox: the same bars as Polygon's, the faults' right errors, and
+the next provider where one is out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from pydantic import SecretStr
+
+from enrichment import bootstrap
+from enrichment.config import Settings
+from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_datetime64
+from enrichment.errors import (
+    AccessDenied,
+    EnrichmentError,
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    Snooze,
+    UnknownSymbol,
+)
+from enrichment.providers.base import Provider, direct
+from enrichment.providers.binance import BinanceProvider
+from enrichment.providers.guard import Protection
+from enrichment.providers.http import HttpClient
+from enrichment.providers.polygon import PolygonProvider
+from enrichment.providers.yahoo import USER_AGENT, YahooProvider
+from enrichment.sandbox import create_app, running
+from resilience import init_resilience_manager
+
+NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
+YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
+MONTH = Window(NOW - timedelta(days=30), NOW)
+HEADERS = {"Authorization": "Bearer any", "User-Agent": USER_AGENT}
+Ask = Callable[[str, AssetClass, Timeframe, Window], Fetched]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running(create_app(clock=lambda: NOW)) as url:
+        yield url
+
+
+@pytest.fixture
+def http(address: str) -> Iterator[HttpClient]:
+    with HttpClient(address, call=direct, headers=HEADERS) as http:
+        yield http
+
+
+@pytest.fixture
+def fault(address: str) -> Iterator[Callable[..., None]]:
+    def add(**description: object) -> None:
+        answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)
+        assert answer.status_code == 200, answer.text
+
+    yield add
+    requests.delete(f"{address}/_sandbox/faults", timeout=10)
+
+
+def provider(name: str, http: HttpClient) -> Provider:
+    if name == "yahoo":
+        return YahooProvider(http, now=lambda: NOW)
+    return {"polygon": PolygonProvider, "binance": BinanceProvider}[name](http)
+
+
+def complete(bars: Bars, timeframe: Timeframe) -> Bars:
+    """Without the bar that is still forming, of which vendors know different things."""
+    before = to_datetime64(NOW) - np.timedelta64(max(timeframe.duration, timedelta(days=1)))
+    return bars.take(bars.ts < before)
+
+
+def assert_same(mine: Bars, theirs: Bars) -> None:
+    assert len(mine) > 3
+    np.testing.assert_array_equal(mine.ts, theirs.ts)
+    for name in ("open", "high", "low", "close", "volume"):
+        np.testing.assert_allclose(
+            getattr(mine, name), getattr(theirs, name), rtol=1e-12, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("timeframe", list(Timeframe))
+@pytest.mark.parametrize("name", ["binance", "yahoo"])
+def test_crypto_is_that_of_polygon(http: HttpClient, name: str, timeframe: Timeframe) -> None:
+    window = MONTH if timeframe.intraday else YEAR
+    asked = ("X:SIM1USD", AssetClass.CRYPTO, timeframe, window)
+    mine = complete(provider(name, http).fetch(*asked).bars, timeframe)
+    theirs = complete(provider("polygon", http).fetch(*asked).bars, timeframe)
+    assert_same(mine, theirs)
+    if name == "binance":
+        np.testing.assert_allclose(mine.vwap, theirs.vwap, rtol=1e-9)
+        np.testing.assert_array_equal(mine.trades, theirs.trades)
+        assert (mine.taker_buy_volume > 0).all()
+        assert (mine.taker_buy_volume < mine.volume).all()
+
+
+@pytest.mark.parametrize("timeframe", list(Timeframe))
+def test_yahoos_stocks_are_those_of_polygon(http: HttpClient, timeframe: Timeframe) -> None:
+    window = MONTH if timeframe.intraday else YEAR
+    asked = ("SIM1", AssetClass.STOCK, timeframe, window)
+    mine = complete(provider("yahoo", http).fetch(*asked).bars, timeframe)
+    assert_same(mine, complete(provider("polygon", http).fetch(*asked).bars, timeframe))
+
+
+def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> None:
+    table = pd.read_csv(str(files("enrichment.sandbox") / "data" / "us_stocks_daily.csv.gz"))
+    recorded = table[table.symbol == "AAPL"]
+    fetched = provider("yahoo", http).fetch(
+        "AAPL", AssetClass.STOCK, Timeframe.D1, Window(datetime(2005, 1, 1, tzinfo=UTC), NOW)
+    )
+    days = pd.to_datetime(recorded.date)
+    factor = np.where(days < "2000-06-21", 4.0, np.where(days < "2005-02-28", 2.0, 1.0))
+    assert fetched.adjusted is True
+    np.testing.assert_allclose(fetched.bars.close, recorded.close / factor, atol=6e-5)
+    np.testing.assert_allclose(fetched.bars.volume, recorded.volume * factor)
+
+
+@pytest.mark.parametrize("name", ["binance", "yahoo"])
+@pytest.mark.parametrize(
+    ("description", "kind"),
+    [
+        ({"kind": "rate_limit", "seconds": 7}, QuotaExceeded),
+        ({"kind": "server_error", "status": 503}, ProviderUnavailable),
+        ({"kind": "html"}, ProviderUnavailable),
+        ({"kind": "html", "status": 200}, MalformedResponse),
+        ({"kind": "truncated"}, MalformedResponse),
+        ({"kind": "corrupt", "mode": "text"}, MalformedResponse),
+        ({"kind": "corrupt", "mode": "nan"}, MalformedResponse),
+        ({"kind": "reset"}, ProviderUnavailable),
+        ({"kind": "unauthorized"}, AccessDenied),
+        ({"kind": "forbidden"}, AccessDenied),
+    ],
+)
+def test_every_fault_becomes_the_right_error(
+    http: HttpClient,
+    fault: Callable[..., None],
+    name: str,
+    description: dict[str, object],
+    kind: type[ProviderError],
+) -> None:
+    other = "yahoo" if name == "binance" else "binance"
+    fault(ticker="X:SIM2USD", times=1, vendor=name, **description)
+    asked = ("X:SIM2USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
+    assert len(provider(other, http).fetch(*asked).bars) >= 364
+    with pytest.raises(ProviderError) as caught:
+        provider(name, http).fetch(*asked)
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "retry_after", 7.0) == 7.0
+    assert len(provider(name, http).fetch(*asked).bars) >= 364
+
+
+@pytest.mark.parametrize("name", ["binance", "yahoo"])
+def test_an_unknown_symbol(http: HttpClient, name: str) -> None:
+    with pytest.raises(UnknownSymbol):
+        provider(name, http).fetch("X:NOSUCHUSD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
+
+
+def test_yahoo_turns_away_what_is_no_browser(address: str) -> None:
+    with HttpClient(address, call=direct) as bare, pytest.raises(AccessDenied):
+        YahooProvider(bare, now=lambda: NOW).fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
+
+
+def test_a_rebased_series(http: HttpClient, fault: Callable[..., None]) -> None:
+    asked = ("SIM3", AssetClass.STOCK, Timeframe.D1, YEAR)
+    before = provider("polygon", http).fetch(*asked).bars
+    fault(ticker="SIM3", kind="rebase", factor=0.5, bars=["2024-11-29T00:00:00Z"])
+    for name in ("polygon", "yahoo"):
+        after = provider(name, http).fetch(*asked).bars
+        scale = np.where(before.ts < np.datetime64("2024-11-29"), 0.5, 1.0)
+        np.testing.assert_allclose(after.close, before.close * scale, atol=6e-5)
+        np.testing.assert_allclose(after.volume, before.volume / scale)
+
+
+@pytest.fixture
+def guarded(address: str) -> Iterator[Ask]:
+    """The providers as a worker has them, without a key."""
+    settings = Settings(enrichment_sandbox_port=int(address.rpartition(":")[2]))
+    manager = init_resilience_manager()
+    quick = Protection(max_retries=0, recovery_timeout=60)
+    yield bootstrap.providers(settings, manager, protection=quick).fetch
+    manager.close()
+
+
+def test_the_next_provider_takes_over_and_the_open_breaker_is_skipped(
+    address: str, guarded: Ask, fault: Callable[..., None]
+) -> None:
+    asked = ("X:SIM1USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
+    assert guarded(*asked).source == "sandbox:binance"
+    fault(ticker="*", kind="server_error", vendor="binance")
+    requests.delete(f"{address}/_sandbox/requests", timeout=10)
+    assert {guarded(*asked).source for _ in range(20)} == {"sandbox"}
+    counts = requests.get(f"{address}/_sandbox/requests", timeout=10).json()["by_outcome"]
+    assert counts["ok"] == 20
+    assert counts["server_error"] < 20  # the breaker has opened: it is not asked any more
+
+
+def test_where_all_are_out_the_item_waits_or_fails_for_now(
+    guarded: Ask, fault: Callable[..., None]
+) -> None:
+    fault(ticker="*", kind="server_error")
+    kinds = set()
+    for _ in range(12):
+        with pytest.raises(EnrichmentError) as caught:
+            guarded("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
+        kinds.add(type(caught.value))
+    assert kinds == {ProviderUnavailable, Snooze}
+
+
+def test_a_secret_is_never_shown(
+    address: str, fault: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "polygons-own-key"
+    settings = Settings(
+        polygon_api_key=SecretStr(key),
+        polygon_base_url=address,
+        binance_base_url=address,
+        yahoo_base_url=address,
+        providers_stock=("polygon",),
+    )
+    manager = init_resilience_manager()
+    shown = [repr(settings), str(settings)]
+    with caplog.at_level(logging.DEBUG):
+        providers = bootstrap.providers(settings, manager, protection=Protection(max_retries=0))
+        shown.append(repr(providers))
+        for kind in ("unauthorized", "server_error", "reset", "html", "truncated", "rate_limit"):
+            fault(ticker="SIM1", kind=kind, times=1)
+            with pytest.raises(EnrichmentError) as caught:
+                providers.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
+            error: BaseException | None = caught.value
+            while error is not None:
+                shown += [str(error), repr(error)]
+                error = error.__cause__ or error.__context__
+            manager.reset_all()
+    manager.close()
+    assert len(shown) > 10
+    assert key not in "\n".join([*shown, caplog.text])

@@ -1,0 +1,150 @@
+"""Binance's klines made into bars: pages, markets, and nothing but our own errors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.providers.wire import JSON, Wire
+
+from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
+from enrichment.errors import (
+    AccessDenied,
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    RequestRefused,
+    UnknownSymbol,
+)
+from enrichment.providers.base import direct
+from enrichment.providers.binance import BinanceProvider, market, parse
+from enrichment.providers.http import HttpClient
+
+DAY = 86_400_000
+ROW: list[Any] = [
+    1_735_084_800_000, "1.0", "2.5", "0.5", "2", "10", 1_735_171_199_999, "15", 3, "4", "6", "0",
+]  # fmt: skip
+WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 27, tzinfo=UTC))
+
+
+def fetch(
+    wire: Wire, *, limit: int = 1000, symbol: str = "X:BTCUSD", kind: AssetClass = AssetClass.CRYPTO
+) -> Fetched:
+    session = requests.Session()
+    session.mount("https://", wire)
+    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+        provider = BinanceProvider(http, limit=limit)
+        return provider.fetch(symbol, kind, Timeframe.D1, WINDOW)
+
+
+def test_a_kline_becomes_a_bar() -> None:
+    wire = Wire([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
+    fetched = fetch(wire)
+    assert (fetched.source, fetched.adjusted, fetched.requests) == ("binance", True, 1)
+    assert fetched.quota_remaining == 5900
+    row = {n: c[0] for n, c in fetched.bars.columns().items() if n != "ts"}
+    assert row == {
+        "open": 1.0, "high": 2.5, "low": 0.5, "close": 2.0, "volume": 10.0, "vwap": 1.5,
+        "trades": 3.0, "taker_buy_volume": 4.0,
+    }  # fmt: skip
+    assert fetched.bars.ts[0] == np.datetime64("2024-12-25T00:00")
+    query = parse_qs(urlsplit(wire.urls[0]).query)
+    assert (query["symbol"], query["interval"]) == (["BTCUSDT"], ["1d"])
+    assert int(query["startTime"][0]) == WINDOW.start.timestamp() * 1000
+    assert int(query["endTime"][0]) == WINDOW.end.timestamp() * 1000 - 1
+
+
+def test_pages_follow_until_one_is_not_full() -> None:
+    rows = [[ROW[0] + n * DAY, *ROW[1:]] for n in range(-4, 1)]
+    wire = Wire(rows[:2], rows[2:4], rows[4:])
+    fetched = fetch(wire, limit=2)
+    assert (fetched.requests, len(fetched.bars)) == (3, 5)
+    starts = [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in wire.urls]
+    assert starts[1:] == [rows[1][0] + 1, rows[3][0] + 1]
+
+
+def test_a_page_that_ends_with_the_window_is_the_last() -> None:
+    newest = int((WINDOW.end - timedelta(milliseconds=1)).timestamp() * 1000)
+    assert fetch(Wire([[newest, *ROW[1:]]]), limit=1).requests == 1
+
+
+def test_pages_that_do_not_advance_are_refused() -> None:
+    stuck = [[0, *ROW[1:]]]
+    with pytest.raises(MalformedResponse, match="does not advance"):
+        fetch(Wire(stuck, stuck), limit=1)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"), [("X:BTCUSD", "BTCUSDT"), ("X:ETHBTC", "ETHBTC"), ("X:SIM1USD", "SIM1USDT")]
+)
+def test_markets(symbol: str, name: str) -> None:
+    assert market(symbol) == name
+
+
+def test_stocks_are_not_asked_for() -> None:
+    wire = Wire()
+    with pytest.raises(UnknownSymbol, match="crypto only"):
+        fetch(wire, symbol="AAPL", kind=AssetClass.STOCK)
+    assert wire.urls == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "retry_after"),
+    [
+        (400, {"code": -1121, "msg": "Invalid symbol."}, UnknownSymbol, None),
+        (400, {"code": -1100, "msg": "Illegal characters"}, RequestRefused, None),
+        (429, {"code": -1003, "msg": "Too many requests"}, QuotaExceeded, 7.0),
+        (418, {"code": -1003, "msg": "banned"}, QuotaExceeded, 7.0),
+        (451, {"code": 0, "msg": "restricted location"}, AccessDenied, None),
+        (503, {}, ProviderUnavailable, None),
+    ],
+)
+def test_refusals(status: int, body: Any, kind: type[Exception], retry_after: float | None) -> None:
+    wire = Wire(body, status=status, headers={"Retry-After": "7"})
+    with pytest.raises(ProviderError) as caught:
+        fetch(wire)
+    assert type(caught.value) is kind
+    assert getattr(caught.value, "retry_after", None) == retry_after
+
+
+@pytest.mark.parametrize("column", range(11))
+@pytest.mark.parametrize("value", [True, [], {}, "oops"])
+def test_a_field_of_the_wrong_type_is_refused(column: int, value: Any) -> None:
+    row = list(ROW)
+    row[column] = value
+    if column in (6, 10):  # closing time and quote of the takers are not read
+        assert len(parse([row])) == 1
+        return
+    with pytest.raises(MalformedResponse):
+        parse([ROW, row])
+
+
+NEARLY = st.tuples(*(st.just(value) | JSON for value in ROW)).map(list)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.just(ROW) | NEARLY | JSON, max_size=4))
+def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
+    try:
+        bars = parse(rows)
+    except MalformedResponse:
+        return
+    assert isinstance(bars, Bars)
+    assert len(bars) == len(rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON | st.lists(NEARLY, max_size=3))
+def test_any_body_is_an_answer_or_our_error(body: Any) -> None:
+    try:
+        fetched = fetch(Wire(body, []), limit=2)
+    except ProviderError:
+        return
+    assert isinstance(fetched.bars, Bars)

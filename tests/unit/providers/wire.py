@@ -1,0 +1,47 @@
+"""A wire that answers what a test says, and any JSON there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import requests
+from hypothesis import strategies as st
+from requests.adapters import BaseAdapter
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["1.5", "NaN", "1e400", "-Infinity"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+class Wire(BaseAdapter):
+    """Answers with the given bodies in turn."""
+
+    def __init__(
+        self, *bodies: Any, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self.bodies, self.status, self.headers = list(bodies), status, headers or {}
+        self.urls: list[str] = []
+        self.sent: list[dict[str, str]] = []
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        self.urls.append(str(request.url))
+        self.sent.append(dict(request.headers))
+        response = requests.Response()
+        response.status_code = self.status
+        response._content = orjson.dumps(self.bodies.pop(0))
+        response.headers.update(self.headers)
+        return response
+
+    def close(self) -> None:
+        pass
