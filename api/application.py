@@ -9,6 +9,7 @@ from datetime import datetime
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from api import data
 from api.enrichment import Schedule, blueprint
 from api.envelope import answer, from_error, problem
 from enrichment.clock import utc_now
@@ -38,6 +39,7 @@ def create_app(
     """
     app = Flask(__name__)
     app.register_blueprint(blueprint(reader, commands, config or Schedule(), token))
+    app.register_blueprint(data.blueprint(reader.quality))
 
     @app.get("/livez")
     def livez() -> Response:

@@ -21,7 +21,11 @@ def write(conn: Connection, symbol: str, enriched: Enriched) -> None:
     for download in enriched.downloads:
         if download.failure is None:
             window = {"start": download.window.start, "end": download.window.end}
-            conn.execute(text(_CLEAR_FLAGS), {**key, **window})
+            found = {
+                "at": [f.ts for f in enriched.flags],
+                "checks": [f.check for f in enriched.flags],
+            }
+            conn.execute(text(_CLEAR_FLAGS), {**key, **window, **found})
             missing = [gap.ts for gap in enriched.gaps]
             conn.execute(text(_RESOLVE_GAPS), {**key, **window, "gaps": missing})
     if enriched.flags:
@@ -82,14 +86,15 @@ def confirm(
 
 _CLEAR_FLAGS = """
 DELETE FROM bar_flags WHERE symbol = :symbol AND timeframe = :timeframe
-    AND ts >= :start AND ts < :end
+    AND ts >= :start AND ts < :end AND (ts, check_name) NOT IN (
+        SELECT * FROM unnest(CAST(:at AS timestamptz[]), CAST(:checks AS text[])))
 """
 
 _ADD_FLAG = """
 INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail)
 VALUES (:symbol, :timeframe, :ts, :check, :severity, :detail)
 ON CONFLICT (symbol, timeframe, ts, check_name)
-DO UPDATE SET severity = EXCLUDED.severity, detail = EXCLUDED.detail, found_at = now()
+DO UPDATE SET severity = EXCLUDED.severity, detail = EXCLUDED.detail
 """
 
 _QUARANTINE = """

@@ -34,6 +34,7 @@ from enrichment.storage.figures import (
     Transition,
     WorkerStatus,
 )
+from enrichment.storage.quality_history import QualityHistory
 from enrichment.storage.slots import due_slot
 from enrichment.storage.workers import ALIVE_SECONDS
 
@@ -47,6 +48,7 @@ class ReadModels:
 
     def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
         self._db = db
+        self.quality = QualityHistory(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:

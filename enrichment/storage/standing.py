@@ -17,7 +17,10 @@ from enrichment.series import Enriched
 def write(
     conn: Connection, symbol: str, enriched: Enriched, written: Written, feature_set: str
 ) -> None:
-    """The series' quality of the day and its standing after this run."""
+    """The series' quality of the day and its standing after this run.
+
+    Gaps and anomalies of a day are those first seen on it, so that days add up.
+    """
     quality, bars = enriched.quality, enriched.bars
     valid = sum(len(d.checked.bars) for d in enriched.downloads)
     checked = valid + sum(len(d.checked.quarantined) for d in enriched.downloads)
@@ -28,8 +31,6 @@ def write(
         "total": checked,
         "valid": valid,
         "rate": 100.0 * valid / checked if checked else 100.0,
-        "gaps": enriched.evidence.missing,
-        "anomalies": sum(1 for flag in enriched.flags if flag.severity != "info"),
         **_scores(quality),
         "evidence": json.dumps(as_json(enriched.evidence)),
         "inserted": written.inserted,
@@ -113,8 +114,12 @@ _DAILY_QUALITY = """
 INSERT INTO data_quality_metrics AS m (symbol, timeframe, date, total_records, validated_records,
     validation_rate, gaps_detected, anomalies_detected, avg_quality_score, data_completeness,
     validation, features, freshness, status, reasons)
-VALUES (:symbol, :timeframe, :date, :total, :valid, :rate, :gaps, :anomalies, :score, :completeness,
-    :validation, :features, :freshness, :status, :reasons)
+VALUES (:symbol, :timeframe, :date, :total, :valid, :rate,
+    (SELECT count(*) FROM bar_gaps WHERE symbol = :symbol AND timeframe = :timeframe
+        AND found_at >= date_trunc('day', now())),
+    (SELECT count(*) FROM bar_flags WHERE symbol = :symbol AND timeframe = :timeframe
+        AND severity <> 'info' AND found_at >= date_trunc('day', now())),
+    :score, :completeness, :validation, :features, :freshness, :status, :reasons)
 ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
     total_records = EXCLUDED.total_records, validated_records = EXCLUDED.validated_records,
     validation_rate = EXCLUDED.validation_rate, gaps_detected = EXCLUDED.gaps_detected,

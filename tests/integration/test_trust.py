@@ -11,6 +11,8 @@ from integration.nightly import Nightly, assert_stored, half, quiet
 from sqlalchemy import text
 from unit.bench import Vendor, recorded
 
+from api import create_app
+from enrichment.commands import Commands
 from enrichment.domain import (
     AssetClass,
     Bars,
@@ -25,6 +27,7 @@ from enrichment.storage.bars import Warehouse
 from enrichment.storage.database import Database
 from enrichment.storage.findings import name_outages
 from enrichment.storage.quality_report import QualityReports
+from enrichment.storage.read_models import ReadModels
 
 
 def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(
@@ -215,3 +218,51 @@ def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database
     with pytest.raises(InvalidRequest, match="no flag 'outlier'"):
         night.commands.confirm("AAPL", "1d", crash, check="outlier", reason="again", actor="test")
     assert night.rows("SELECT count(*) FROM operator_actions WHERE action = 'confirm'") == [(1,)]
+
+
+def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
+    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [500, 501])))
+    for sessions in (797, 798, 798):
+        night.run_at(sessions)
+    app = create_app(
+        ReadModels(db, hour=1, minute=30, enabled=True), Commands(db), ready=db.ping
+    ).test_client()
+    with db.begin() as conn:  # the recorded nights become yesterday and today
+        conn.execute(
+            text(
+                "UPDATE data_quality_metrics m SET date = now()::date - (r.rank - 1)::int FROM ("
+                " SELECT date, rank() OVER (ORDER BY date DESC) FROM data_quality_metrics) r"
+                " WHERE r.date = m.date"
+            )
+        )
+    found = app.get("/api/v1/data/quality/aapl?days=7").get_json()
+    assert (found["symbol"], found["period_days"]) == ("AAPL", 7)
+    days = found["daily_metrics"]
+    assert len(days) == 2
+    assert set(days[0]) == {
+        "date", "total_records", "validated_records", "validation_rate", "gaps_detected",
+        "anomalies_detected", "avg_quality_score", "data_completeness",
+    }  # fmt: skip
+    assert found["summary"] == {
+        "avg_validation_rate": 100.0,
+        "avg_quality_score": pytest.approx(sum(d["avg_quality_score"] for d in days) / 2),
+        "total_gaps_detected": sum(d["gaps_detected"] for d in days),
+        "total_anomalies": 0,
+    }
+    assert days[0]["data_completeness"] == pytest.approx(1 - 2 / 800)
+    newest = found["recent_fetch_logs"][0]
+    assert (newest["success"], newest["source"], newest["timeframe"]) == (True, "memory", "1d")
+    assert app.get("/api/v1/data/quality/NOPE").status_code == 404
+    assert "whole number" in app.get("/api/v1/data/quality/AAPL?days=x").get_json()["detail"]
+    assert app.get("/api/v1/data/quality/AAPL?days=0").status_code == 400
+
+
+def test_a_gap_and_a_flag_count_on_the_day_they_are_first_seen(db: Database) -> None:
+    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [795])))
+    night.run_at(799)
+    seen = "SELECT gaps_detected FROM data_quality_metrics ORDER BY date"
+    assert night.rows(seen) == [(1,)]
+    with db.begin() as conn:
+        conn.execute(text("UPDATE bar_gaps SET found_at = now() - interval '1 day'"))
+    night.run_at(800)
+    assert night.rows(seen) == [(1,), (0,)]

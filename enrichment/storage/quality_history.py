@@ -1,0 +1,114 @@
+"""A symbol's quality day by day, over all its timeframes. Rates in percent, scores 0–1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+FETCHES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySummary:
+    """Of the period; rates and scores are None where nothing was enriched in it."""
+
+    avg_validation_rate: float | None
+    avg_quality_score: float | None
+    total_gaps_detected: int
+    total_anomalies: int
+
+
+@dataclass(frozen=True, slots=True)
+class DailyQuality:
+    """One UTC day's runs. gaps, anomalies: those first seen on that day."""
+
+    date: date
+    total_records: int
+    validated_records: int
+    validation_rate: float
+    gaps_detected: int
+    anomalies_detected: int
+    avg_quality_score: float
+    data_completeness: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLogEntry:
+    at: datetime
+    timeframe: str | None
+    source: str | None
+    success: bool
+    bars: int | None
+    requests: int | None
+    duration_ms: float | None
+    window_start: datetime | None
+    window_end: datetime | None
+    adjusted: bool | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolQuality:
+    timestamp: datetime
+    symbol: str
+    period_days: int
+    summary: QualitySummary
+    daily_metrics: Sequence[DailyQuality]
+    recent_fetch_logs: Sequence[FetchLogEntry]
+
+
+class QualityHistory:
+    """Reads what the runs of the last days made of a symbol."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def of(self, symbol: str, days: int) -> SymbolQuality | None:
+        """The last `days` UTC days, today among them, newest first; None for an unknown symbol."""
+        values = {"symbol": symbol, "days": days, "limit": FETCHES_SHOWN}
+        with self._db.begin() as conn:
+            if conn.execute(text(_KNOWN), values).first() is None:
+                return None
+            daily = [DailyQuality(*row) for row in conn.execute(text(_DAILY), values)]
+            fetches = [FetchLogEntry(*row) for row in conn.execute(text(_FETCHES), values)]
+            now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+        return SymbolQuality(now, symbol, days, _summary(daily), daily, fetches)
+
+
+def _summary(daily: Sequence[DailyQuality]) -> QualitySummary:
+    records = sum(day.total_records for day in daily)
+    valid = sum(day.validated_records for day in daily)
+    return QualitySummary(
+        avg_validation_rate=100.0 * valid / records if records else None,
+        avg_quality_score=sum(d.avg_quality_score for d in daily) / len(daily) if daily else None,
+        total_gaps_detected=sum(day.gaps_detected for day in daily),
+        total_anomalies=sum(day.anomalies_detected for day in daily),
+    )
+
+
+_KNOWN = """
+SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
+UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
+"""
+
+_DAILY = """
+SELECT date, sum(total_records), sum(validated_records),
+    coalesce(100.0 * sum(validated_records) / nullif(sum(total_records), 0), 100.0),
+    sum(gaps_detected), sum(anomalies_detected), avg(avg_quality_score), avg(data_completeness)
+FROM data_quality_metrics
+WHERE symbol = :symbol AND date > (now() - make_interval(days => :days))::date
+GROUP BY date ORDER BY date DESC
+"""
+
+_FETCHES = """
+SELECT at, timeframe, source, success, bars, requests, duration_ms, window_start, window_end,
+    adjusted, error
+FROM enrichment_fetch_log
+WHERE symbol = :symbol AND at > now() - make_interval(days => :days)
+ORDER BY at DESC LIMIT :limit
+"""
