@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -27,7 +28,7 @@ class QualitySummary:
 class DailyQuality:
     """One UTC day's runs. gaps, anomalies: those first seen on that day."""
 
-    date: date
+    date: dt.date
     total_records: int
     validated_records: int
     validation_rate: float
