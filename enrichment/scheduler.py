@@ -20,8 +20,8 @@ import schedule
 from enrichment.errors import EnrichmentError
 
 _log = logging.getLogger(__name__)
-TICK_SECONDS = 30.0
-MAINTENANCE_SECONDS = 60.0
+TICK_SECONDS = 30
+MAINTENANCE_SECONDS = 60
 
 
 class Slots(Protocol):
@@ -81,15 +81,14 @@ class EnrichmentScheduler:
         *,
         ticked: Callable[[], None] = lambda: None,
         actor: str = "python",
-        tick_seconds: float = TICK_SECONDS,
-        maintenance_seconds: float = MAINTENANCE_SECONDS,
+        tick_seconds: int = TICK_SECONDS,
+        maintenance_seconds: int = MAINTENANCE_SECONDS,
     ) -> None:
         self.settings = settings
         self._slots, self._commands, self._reader = slots, commands, reader
         self._ticked = ticked
         self._actor = actor
         self._stop = threading.Event()
-        self._look = min(1.0, tick_seconds, maintenance_seconds)
         self._clock = schedule.Scheduler()
         at = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02}"
         self._clock.every().day.at(at, "UTC").do(self._guarded, self.tick)
@@ -100,7 +99,7 @@ class EnrichmentScheduler:
         """Tick now and then on the clock until `stop()`."""
         self._guarded(self.tick)
         self._guarded(self._slots.maintain)
-        while not self._stop.wait(self._look):
+        while not self._stop.wait(1.0):
             self._clock.run_pending()
 
     def start(self) -> threading.Thread:
