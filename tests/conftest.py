@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import text
 
 from enrichment import bootstrap
 from enrichment.storage.database import Database, parse_url
 from enrichment.storage.embedded import EmbeddedPostgres
 
+settings.register_profile("thorough", max_examples=2000)  # pytest --hypothesis-profile=thorough
 _numbers = itertools.count()
 
 

@@ -116,9 +116,15 @@ class JobQueue:
             return close_finished(conn)
 
     def reap(self, max_retries: int) -> int:
-        """Give items whose lease ran out back to the queue, or fail them at the limit."""
+        """Give items whose lease ran out back to the queue, or fail them at the limit.
+
+        Items that came back to a job which was cancelled meanwhile end here. Returns the number of
+        leases that had run out.
+        """
         with self._db.begin() as conn:
-            return conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+            reaped = conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+            conn.execute(text(_END_CANCELLED))
+            return reaped
 
 
 def close_finished(conn: Connection) -> list[UUID]:
@@ -251,9 +257,12 @@ WHERE i.job_id = o.job_id AND i.symbol = o.symbol
 RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count
 """
 
+# Whoever holds a job's row is about to cancel it, and waits for the items this claim has locked.
 _START_JOBS = """
 UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
-WHERE job_id = ANY(:jobs) AND state = 'queued'
+WHERE job_id IN (
+    SELECT job_id FROM enrichment_jobs
+    WHERE job_id = ANY(:jobs) AND state = 'queued' FOR UPDATE SKIP LOCKED)
 """
 
 _GIVE_BACK = f"""
@@ -293,7 +302,17 @@ SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END
     completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
     retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
     error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
-WHERE status = 'in_progress' AND lease_until < now()
+WHERE (job_id, symbol) IN (
+    SELECT job_id, symbol FROM enrichment_job_items
+    WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
+"""
+
+# A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
+_END_CANCELLED = """
+UPDATE enrichment_job_items i SET status = 'cancelled', completed_at = now()
+FROM enrichment_jobs j
+WHERE j.job_id = i.job_id AND j.state IN ('queued', 'running')
+    AND j.cancel_requested_at IS NOT NULL AND i.status IN ('pending', 'retry')
 """
 
 _CLOSE = """
