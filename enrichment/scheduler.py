@@ -69,6 +69,7 @@ class EnrichmentScheduler:
     """The nightly run's clock, and the Python interface to the engine.
 
     ticked: called after every successful tick, so that others can see the clock run.
+    tick_seconds, maintenance_seconds: how often the tick and the upkeep of the logs run.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class EnrichmentScheduler:
         *,
         ticked: Callable[[], None] = lambda: None,
         actor: str = "python",
+        tick_seconds: int = TICK_SECONDS,
+        maintenance_seconds: int = MAINTENANCE_SECONDS,
     ) -> None:
         self.settings = settings
         self._slots, self._commands, self._reader = slots, commands, reader
@@ -89,8 +92,8 @@ class EnrichmentScheduler:
         self._clock = schedule.Scheduler()
         at = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02}"
         self._clock.every().day.at(at, "UTC").do(self._guarded, self.tick)
-        self._clock.every(TICK_SECONDS).seconds.do(self._guarded, self.tick)
-        self._clock.every(MAINTENANCE_SECONDS).seconds.do(self._guarded, slots.maintain)
+        self._clock.every(tick_seconds).seconds.do(self._guarded, self.tick)
+        self._clock.every(maintenance_seconds).seconds.do(self._guarded, slots.maintain)
 
     def run(self) -> None:
         """Tick now and then on the clock until `stop()`."""

@@ -12,12 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import text
 
 from enrichment import bootstrap
 from enrichment.storage.database import Database, parse_url
 from enrichment.storage.embedded import EmbeddedPostgres
 
+settings.register_profile("thorough", max_examples=2000)  # pytest --hypothesis-profile=thorough
 _numbers = itertools.count()
 
 

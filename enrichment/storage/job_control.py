@@ -69,6 +69,7 @@ def supersede_older(conn: Connection, slot: datetime) -> None:
     ids: list[UUID] = list(conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars())
     if ids:
         conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})
+        close_finished(conn)
 
 
 _CANCEL_ITEMS = """
@@ -91,9 +92,8 @@ WHERE job_id = :job_id
 """
 
 _SUPERSEDE = """
-UPDATE enrichment_jobs SET state = 'cancelled', reason = 'superseded by a later slot',
-    completed_at = now(), successful = 0, failed = 0, cancelled = total, retried = 0,
-    inserted = 0, updated = 0
+UPDATE enrichment_jobs SET cancel_requested_at = now(), reason = 'superseded by a later slot'
 WHERE kind IN ('scheduled', 'catchup') AND state = 'queued' AND slot_date < :slot
+    AND cancel_requested_at IS NULL
 RETURNING job_id
 """

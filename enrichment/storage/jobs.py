@@ -112,9 +112,15 @@ class JobQueue:
             return close_finished(conn)
 
     def reap(self, max_retries: int) -> int:
-        """Give expired items that nobody stores back to the queue, or fail them at the limit."""
+        """Give expired items that nobody stores back to the queue, or fail them at the limit.
+
+        Items that came back to a job which was cancelled meanwhile end here. Returns the number of
+        leases that had run out.
+        """
         with self._db.begin() as conn:
-            return conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+            reaped = conn.execute(text(_REAP), {"max_retries": max_retries}).rowcount
+            conn.execute(text(_END_CANCELLED))
+            return reaped
 
 
 def close_finished(conn: Connection) -> list[UUID]:
@@ -232,9 +238,12 @@ WHERE (job_id, symbol) IN (
     SELECT job_id, symbol FROM enrichment_job_items WHERE {OWNED} FOR UPDATE SKIP LOCKED)
 """
 
+# Whoever holds a job's row is about to cancel it, and waits for the items this claim has locked.
 _START_JOBS = """
 UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
-WHERE job_id = ANY(:jobs) AND state = 'queued'
+WHERE job_id IN (
+    SELECT job_id FROM enrichment_jobs
+    WHERE job_id = ANY(:jobs) AND state = 'queued' FOR UPDATE SKIP LOCKED)
 """
 
 _GIVE_BACK = f"""
@@ -278,6 +287,14 @@ SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END
 WHERE (job_id, symbol) IN (
     SELECT job_id, symbol FROM enrichment_job_items
     WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
+"""
+
+# A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
+_END_CANCELLED = """
+UPDATE enrichment_job_items i SET status = 'cancelled', completed_at = now()
+FROM enrichment_jobs j
+WHERE j.job_id = i.job_id AND j.state IN ('queued', 'running')
+    AND j.cancel_requested_at IS NOT NULL AND i.status IN ('pending', 'retry')
 """
 
 _CLOSE = """

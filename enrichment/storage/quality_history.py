@@ -99,7 +99,7 @@ UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
 
 _DAILY = """
 SELECT date, sum(total_records), sum(validated_records),
-    coalesce(100.0 * sum(validated_records) / nullif(sum(total_records), 0), 100.0),
+    coalesce(CAST(100 AS float8) * sum(validated_records) / nullif(sum(total_records), 0), 100.0),
     sum(gaps_detected), sum(anomalies_detected), avg(avg_quality_score), avg(data_completeness)
 FROM data_quality_metrics
 WHERE symbol = :symbol AND date > (now() - make_interval(days => :days))::date

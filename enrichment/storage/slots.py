@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
@@ -16,7 +16,8 @@ LATE = timedelta(minutes=5)
 
 
 def due_slot(now: datetime, hour: int, minute: int) -> datetime:
-    """The newest daily slot at or before `now` (timezone-aware UTC)."""
+    """The newest daily slot at or before `now` (timezone-aware, any zone), in UTC."""
+    now = now.astimezone(UTC)
     today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return today if today <= now else today - timedelta(days=1)
 
@@ -28,8 +29,11 @@ class Slots:
         self._db = db
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
-    def open_due_job(self) -> UUID | None:
+    def open_due_job(self, now: datetime | None = None) -> UUID | None:
         """Create the job of the due slot, unless it exists, came too late, or all is paused.
+
+        now: the moment to judge by, timezone-aware; by default the database's clock, on which all
+        workers agree.
 
         A slot concerns the symbols that were tracked before it, so a new installation does not
         start with the past night's run. Days that were missed entirely give one run, not several.
@@ -37,7 +41,8 @@ class Slots:
         if not self._enabled:
             return None
         with self._db.begin() as conn:
-            now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+            if now is None:
+                now = conn.execute(text("SELECT now()")).scalar_one()
             slot = due_slot(now, self._hour, self._minute)
             if now - slot > CATCH_UP_WINDOW or operations.paused_globally(conn):
                 return None

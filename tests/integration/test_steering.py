@@ -105,6 +105,48 @@ def test_cancelling_lets_a_worker_drop_what_is_at_work(db: Database) -> None:
     assert progress(db, job.job_id).counts == {"cancelled": 2}
 
 
+@pytest.mark.parametrize("way", ["given back", "failed", "lost"])
+def test_a_cancelled_job_ends_though_an_item_comes_back(db: Database, way: str) -> None:
+    commands = track(db, "A", "B")
+    job = commands.trigger(actor="test")
+    queue = JobQueue(db, lease_seconds=0.0 if way == "lost" else 30.0)
+    (task,) = queue.claim("w", 1)
+    commands.cancel(job.job_id, actor="me")
+    if way == "given back":
+        queue.give_back(task, 600.0, "the vendor rests")
+    elif way == "failed":
+        queue.fail(task, Failure("Timeout", "it broke", "fetch"), 600.0)
+    assert queue.reap(max_retries=3) == (way == "lost")
+    assert queue.close_finished() == [job.job_id]
+    found = progress(db, job.job_id)
+    assert (found.state, found.counts) == ("cancelled", {"cancelled": 2})
+
+
+def test_cancelling_while_workers_claim_blocks_nobody(db: Database) -> None:
+    commands = track(db, *[f"S{n}" for n in range(20)])
+    queue, claimed = JobQueue(db), threading.Event()
+    cancelled: list[UUID] = []
+
+    def claim() -> None:
+        while not claimed.is_set():
+            for task in queue.claim("w", 3):
+                queue.give_back(task)
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    try:
+        for _ in range(30):
+            job = commands.trigger(actor="test")
+            commands.cancel(job.job_id, actor="me")
+            cancelled.append(job.job_id)
+    finally:
+        claimed.set()
+        thread.join()
+    queue.reap(max_retries=3)
+    queue.close_finished()
+    assert {progress(db, job_id).state for job_id in cancelled} == {"cancelled"}
+
+
 def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None:
     commands = track(db, "A", "B", "C")
     job = commands.trigger(actor="test")

@@ -1,0 +1,366 @@
+"""The nightly clock: one job per UTC date, whatever the hosts' zones, outages and rivals do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from enrichment import bootstrap
+from enrichment.commands import Commands, parse_tracked
+from enrichment.config import Settings
+from enrichment.domain import Written
+from enrichment.scheduler import EnrichmentScheduler, ScheduleSettings
+from enrichment.storage import jobs
+from enrichment.storage.database import Database
+from enrichment.storage.figures import Progress
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.slots import Slots
+
+FIRST_NIGHT = datetime(2025, 1, 1, 1, 30, tzinfo=UTC)
+NIGHT = timedelta(days=1)
+SCHEDULERS, NIGHTS = 8, 200
+TWO_YEARS = 731
+
+# Steps through two years as a host of another zone would: it ticks at every local and every UTC
+# 01:30, at one second before the slot, and each half hour of the nights when local clocks change.
+TICK_THROUGH_TWO_YEARS = """
+import json, sys
+from datetime import UTC, datetime, timedelta
+from enrichment.storage.database import Database
+from enrichment.storage.slots import Slots
+
+db = Database(sys.argv[1], pool_size=1)
+slots = Slots(db, hour=1, minute=30, enabled=True)
+slot = datetime(2025, 1, 1, 1, 30, tzinfo=UTC)
+opened, offsets = [], set()
+for _ in range(int(sys.argv[2])):
+    local = slot.astimezone()
+    offsets.add(local.utcoffset().total_seconds())
+    moments = {slot - timedelta(seconds=1), slot}
+    if (slot - timedelta(hours=12)).astimezone().utcoffset() != (
+        slot + timedelta(hours=12)
+    ).astimezone().utcoffset():
+        moments |= {slot + timedelta(minutes=30 * n) for n in range(-6, 24)}
+        moments |= {local.replace(hour=1, minute=30, fold=fold, tzinfo=None) for fold in (0, 1)}
+    for moment in sorted(m.astimezone(UTC) for m in moments):
+        if slots.open_due_job(moment.astimezone()) is not None:
+            opened.append(moment.isoformat())
+    slot += timedelta(days=1)
+print(json.dumps({"opened": opened, "offsets": sorted(offsets)}))
+db.close()
+"""
+
+
+def nightly(db: Database) -> Slots:
+    return Slots(db, hour=1, minute=30, enabled=True)
+
+
+def track_for_years(db: Database, *names: str) -> Commands:
+    commands = Commands(db)
+    commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
+    with db.begin() as conn:
+        conn.execute(text("UPDATE tracked_symbols SET created_at = '2024-01-01Z'"))
+    return commands
+
+
+def nights(db: Database) -> list[tuple[date, str]]:
+    """Slot and kind of every nightly job, in the order of the slots."""
+    with db.begin() as conn:
+        rows = conn.execute(text("SELECT slot_date, kind FROM enrichment_jobs ORDER BY slot_date"))
+        return [(row.slot_date, row.kind) for row in rows]
+
+
+def unsynced(url: str) -> str:
+    """The address for a session that need not wait for the disk."""
+    return f"{url}{'&' if '?' in url else '?'}options=-c%20synchronous_commit%3Doff"
+
+
+def finish_all(db: Database) -> None:
+    """Run whatever is queued to its end."""
+    queue = JobQueue(db)
+    for task in queue.claim("w", 100):
+        with db.begin() as conn:
+            jobs.complete(conn, task, Written())
+    queue.close_finished()
+
+
+def test_eight_schedulers_open_two_hundred_slots_once_each(db: Database, db_url: str) -> None:
+    track_for_years(db, "AAPL", "MSFT")
+    together = threading.Barrier(SCHEDULERS)
+    opened: list[UUID] = []
+    failed: list[Exception] = []
+
+    def offer() -> None:
+        own = Database(unsynced(db_url), pool_size=1)
+        slots = nightly(own)
+        try:
+            for n in range(NIGHTS):
+                together.wait(60)
+                job_id = slots.open_due_job(FIRST_NIGHT + n * NIGHT)
+                if job_id is not None:
+                    opened.append(job_id)
+        except Exception as exc:
+            failed.append(exc)
+            together.abort()
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=offer) for _ in range(SCHEDULERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(set(opened)) == len(opened) == NIGHTS
+    expected = [((FIRST_NIGHT + n * NIGHT).date(), "scheduled") for n in range(NIGHTS)]
+    assert nights(db) == expected
+    with db.begin() as conn:
+        items = conn.execute(text("SELECT count(*) FROM enrichment_job_items")).scalar()
+        open_jobs = conn.execute(
+            text("SELECT count(*) FROM enrichment_jobs WHERE state = 'queued'")
+        ).scalar()
+    assert (items, open_jobs) == (2 * NIGHTS, 1)  # each night superseded the one before it
+
+
+@pytest.mark.parametrize(
+    ("zone", "offsets"),
+    [
+        ("UTC", [0.0]),
+        ("Europe/London", [0.0, 3600.0]),
+        ("Atlantic/Azores", [-3600.0, 0.0]),
+        ("America/New_York", [-18000.0, -14400.0]),
+    ],
+)
+def test_two_years_under_a_hosts_zone(
+    db: Database, db_url: str, zone: str, offsets: list[float]
+) -> None:
+    track_for_years(db, "AAPL")
+    done = subprocess.run(
+        [sys.executable, "-c", TICK_THROUGH_TWO_YEARS, unsynced(db_url), str(TWO_YEARS)],
+        env={**os.environ, "TZ": zone},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["offsets"] == offsets  # the zone was in force, with both of its clocks
+    slots = [FIRST_NIGHT + n * NIGHT for n in range(TWO_YEARS)]
+    assert [datetime.fromisoformat(at) for at in found["opened"]] == slots
+    assert [night for night, _ in nights(db)] == [slot.date() for slot in slots]
+
+
+def test_five_days_down_give_one_run(db: Database) -> None:
+    track_for_years(db, "AAPL")
+    slots = nightly(db)
+    assert slots.open_due_job(FIRST_NIGHT) is not None
+    finish_all(db)
+    back = FIRST_NIGHT + 5 * NIGHT + timedelta(hours=3)
+    assert [slots.open_due_job(back + timedelta(seconds=30 * n)) for n in range(3)].count(None) == 2
+    assert nights(db) == [
+        (FIRST_NIGHT.date(), "scheduled"),
+        ((FIRST_NIGHT + 5 * NIGHT).date(), "catchup"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("late", "kind"),
+    [
+        (timedelta(0), "scheduled"),
+        (timedelta(minutes=5), "scheduled"),
+        (timedelta(minutes=5, seconds=1), "catchup"),
+        (timedelta(hours=20), "catchup"),
+        (timedelta(hours=20, seconds=1), None),
+    ],
+)
+def test_how_late_a_start_may_be(db: Database, late: timedelta, kind: str | None) -> None:
+    track_for_years(db, "AAPL")
+    slots = nightly(db)
+    slots.open_due_job(FIRST_NIGHT + late)
+    slots.open_due_job(FIRST_NIGHT + late)
+    assert nights(db) == ([] if kind is None else [(FIRST_NIGHT.date(), kind)])
+
+
+def test_after_a_pause_over_several_slots_only_the_latest_runs(db: Database) -> None:
+    commands = track_for_years(db, "AAPL")
+    slots = nightly(db)
+    commands.pause(actor="test")
+    for n in range(3):
+        assert slots.open_due_job(FIRST_NIGHT + n * NIGHT) is None
+    commands.resume(actor="test")
+    resumed = FIRST_NIGHT + 2 * NIGHT + timedelta(hours=1)
+    assert slots.open_due_job(resumed) is not None
+    assert slots.open_due_job(resumed + timedelta(minutes=1)) is None
+    assert nights(db) == [((FIRST_NIGHT + 2 * NIGHT).date(), "catchup")]
+
+
+def test_a_pause_over_an_unbegun_night_leaves_one_run_too(db: Database) -> None:
+    commands = track_for_years(db, "AAPL", "MSFT")
+    slots = nightly(db)
+    slots.open_due_job(FIRST_NIGHT)
+    commands.pause(actor="test")
+    assert JobQueue(db).claim("w", 5) == []
+    assert slots.open_due_job(FIRST_NIGHT + NIGHT) is None
+    commands.resume(actor="test")
+    latest = slots.open_due_job(FIRST_NIGHT + NIGHT + timedelta(hours=2))
+    assert {task.job_id for task in JobQueue(db).claim("w", 5)} == {latest}
+
+
+class Alarms:
+    """Slots whose tick and upkeep fail as told, and that count how often each was called."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+        self.calls: Counter[str] = Counter()
+        self.changed = threading.Condition()
+
+    def open_due_job(self, now: datetime | None = None) -> UUID | None:
+        self._called("open_due_job")
+        return None
+
+    def maintain(self) -> None:
+        self._called("maintain")
+
+    def _called(self, name: str) -> None:
+        with self.changed:
+            self.calls[name] += 1
+            self.changed.notify_all()
+        if name in self.failing:
+            raise RuntimeError(f"{name} is broken")
+
+    def until_each_was_called(self, times: int) -> bool:
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: min(self.calls["open_due_job"], self.calls["maintain"]) >= times, 20
+            )
+
+
+def test_a_failing_callback_starves_nobody(db: Database) -> None:
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    ticked: Counter[Alarms] = Counter()
+    alarms = [Alarms("open_due_job"), Alarms("maintain"), Alarms("open_due_job", "maintain")]
+    schedulers = [
+        EnrichmentScheduler(
+            ScheduleSettings(),
+            slots,
+            Commands(db),
+            reader,
+            ticked=partial(ticked.update, [slots]),
+            tick_seconds=1,
+            maintenance_seconds=1,
+        )
+        for slots in alarms
+    ]
+    threads = [scheduler.start() for scheduler in schedulers]
+    try:
+        assert [slots.until_each_was_called(3) for slots in alarms] == [True] * 3
+        assert all(thread.is_alive() for thread in threads)
+    finally:
+        for scheduler, thread in zip(schedulers, threads, strict=True):
+            scheduler.stop()
+            thread.join()
+    assert set(ticked) == {alarms[1]}  # only a tick that worked counts as one
+
+
+@pytest.fixture
+def scheduler(db: Database) -> EnrichmentScheduler:
+    return bootstrap.scheduler(Settings(), db)
+
+
+def progress(db: Database, job_id: UUID) -> Progress:
+    found = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
+    assert found is not None
+    return found
+
+
+def test_python_interface_triggers_and_follows_a_symbol(
+    db: Database, scheduler: EnrichmentScheduler
+) -> None:
+    track_for_years(db, "AAPL", "MSFT")
+    Commands(db).track([parse_tracked("X:BTCUSD", "crypto", "1h")], actor="test")
+    assert scheduler.trigger_enrichment_now(["AAPL"]).symbols_to_process == 1
+    assert scheduler.get_job_status("AAPL").status == "pending"
+    assert scheduler.get_job_status("NOPE") is None
+    finish_all(db)
+    status = scheduler.get_job_status("AAPL")
+    assert (status.status, status.retry_count, status.last_error) == ("completed", 0, None)
+    assert status.started_at <= status.completed_at <= status.timestamp
+    assert scheduler.trigger_enrichment_now(asset_class="crypto").symbols_to_process == 1
+    everything = scheduler.trigger_enrichment_now()
+    assert progress(db, everything.job_id).counts == {"pending": 3}
+    with db.begin() as conn:
+        actors = conn.execute(
+            text("SELECT DISTINCT actor FROM operator_actions WHERE action = 'trigger'")
+        ).scalars()
+        assert list(actors) == ["python"]
+
+
+def test_python_interface_pauses_and_resumes(db: Database, scheduler: EnrichmentScheduler) -> None:
+    track_for_years(db, "AAPL")
+    scheduler.trigger_enrichment_now()
+    scheduler.pause()
+    assert JobQueue(db).claim("w", 1) == []
+    scheduler.resume()
+    assert len(JobQueue(db).claim("w", 1)) == 1
+
+
+def test_python_interface_tells_how_the_clock_stands(
+    db: Database, scheduler: EnrichmentScheduler
+) -> None:
+    track_for_years(db, "AAPL")
+    status = scheduler.get_scheduler_status()
+    assert (status.running, status.last_enrichment_time) == (False, None)
+    assert (status.next_enrichment_time.hour, status.next_enrichment_time.minute) == (1, 30)
+    with db.begin() as conn:
+        now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+        conn.execute(
+            text(
+                "INSERT INTO workers (worker_id, host, pid, version, threads)"
+                " VALUES ('w', 'here', 1, 'test', 1)"
+            )
+        )
+    assert timedelta(0) < status.next_enrichment_time - now <= timedelta(days=1)
+    clock = bootstrap.scheduler(Settings(), db, worker_id="w")
+    clock.tick()
+    scheduler.trigger_enrichment_now()
+    finish_all(db)
+    status = clock.get_scheduler_status()
+    assert status.running
+    assert status.last_enrichment_time >= now
+
+
+def test_python_interface_counts_the_last_day(db: Database, scheduler: EnrichmentScheduler) -> None:
+    track_for_years(db, "AAPL", "MSFT")
+    empty = scheduler.get_enrichment_metrics()
+    assert (empty.fetch_pipeline.total_fetches, empty.fetch_pipeline.success_rate) == (0, None)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO enrichment_fetch_log (symbol, source, success, duration_ms) VALUES"
+                " ('AAPL', 'polygon', true, 10), ('AAPL', 'polygon', true, 40),"
+                " ('AAPL', 'polygon', false, 900)"
+            )
+        )
+        conn.execute(
+            text(
+                "INSERT INTO enrichment_compute_log (symbol, success, duration_ms)"
+                " VALUES ('AAPL', true, 3)"
+            )
+        )
+    found = scheduler.get_enrichment_metrics()
+    fetches, computations = found.fetch_pipeline, found.compute_pipeline
+    assert (fetches.total_fetches, fetches.successful, fetches.success_rate) == (3, 2, 66.67)
+    assert fetches.avg_response_time_ms == 25.0  # of the successful ones
+    assert (computations.total_computations, computations.success_rate) == (1, 100.0)
+    assert found.data_quality.symbols_tracked == 2

@@ -1,0 +1,206 @@
+"""Several workers on one database: they share the load, and a killed one costs a lease at most."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import Task, Written
+from enrichment.storage import jobs, ownership
+from enrichment.storage.database import Database
+from enrichment.storage.figures import Progress
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.workers import WorkerRegistry
+from enrichment.worker import Enrich, Pace, Worker
+
+THREADS = 2
+LEASE = 1.5
+PACE = Pace(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
+
+# A worker that reports each item it begins and never finishes one.
+HANGING_WORKER = """
+import sys, threading
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.workers import WorkerRegistry
+from enrichment.worker import Pace, Worker
+
+db = Database(sys.argv[1], pool_size=3)
+registry = WorkerRegistry(db, "doomed")
+registry.register(host="here", pid=1, version="test", threads=2)
+queue = JobQueue(db, lease_seconds=float(sys.argv[2]))
+
+def hang(task, report):
+    report("fetch 1d")
+    print(task.symbol, flush=True)
+    threading.Event().wait()
+
+pace = Pace(poll=0.05, heartbeat=0.2, lease=float(sys.argv[2]))
+Worker(
+    hang, queue, registry, heartbeat_queue=queue, threads=2, max_retries=2, pace=pace
+).run()
+"""
+
+
+@contextmanager
+def working(url: str, name: str, enrich: Enrich) -> Iterator[None]:
+    """A worker of its own connections, as on another machine."""
+    with ExitStack() as stack:
+        db = Database(url, pool_size=THREADS + 2)
+        stack.callback(db.close)
+        registry = WorkerRegistry(db, name)
+        registry.register(host="here", pid=1, version="test", threads=THREADS)
+        queue = JobQueue(db, lease_seconds=LEASE)
+        worker = Worker(
+            enrich,
+            queue,
+            registry,
+            heartbeat_queue=queue,
+            threads=THREADS,
+            max_retries=2,
+            pace=PACE,
+        )
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(worker.stop)
+        yield
+
+
+def trigger(db: Database, count: int) -> UUID:
+    commands = Commands(db)
+    commands.track([parse_tracked(f"S{n}", "stock", "1d") for n in range(count)], actor="test")
+    return commands.trigger(actor="test").job_id
+
+
+def finish(db: Database, task: Task) -> Written:
+    with db.begin() as conn:
+        ownership.assert_owned(conn, task)
+        jobs.complete(conn, task, Written(inserted=1))
+    return Written(inserted=1)
+
+
+def until_finished(db: Database, job_id: UUID, watch: Callable[[], None]) -> Progress:
+    reader, waiting = ReadModels(db, hour=1, minute=30, enabled=True), threading.Event()
+    for _ in range(1500):
+        watch()
+        progress = reader.progress(job_id)
+        assert progress is not None
+        if progress.finished:
+            return progress
+        waiting.wait(0.02)
+    raise AssertionError(f"the job did not finish: {progress}")
+
+
+def test_three_workers_share_the_load(db: Database, db_url: str) -> None:
+    names = ["w1", "w2", "w3"]
+    done: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    all_have_begun = {name: threading.Event() for name in names}
+    held: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def enrich(task: Task, report: Callable[[str], None]) -> Written:
+        all_have_begun[task.worker_id].set()
+        for begun in all_have_begun.values():
+            assert begun.wait(20), "a worker got nothing to do"
+        with lock:
+            done[task.worker_id][task.symbol] += 1
+        return finish(db, task)
+
+    def count_leases() -> None:
+        with db.begin() as conn:
+            rows = conn.execute(
+                text(
+                    "SELECT worker_id, count(*) AS n FROM enrichment_job_items"
+                    " WHERE status = 'in_progress' GROUP BY worker_id"
+                )
+            )
+            for row in rows:
+                held[row.worker_id] = max(held[row.worker_id], row.n)
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(working(db_url, name, enrich))
+        progress = until_finished(db, trigger(db, 60), count_leases)
+    assert (progress.state, progress.counts, progress.inserted) == (
+        "completed",
+        {"completed": 60},
+        60,
+    )
+    assert sorted(done) == names
+    everything = sum(done.values(), Counter[str]())
+    assert everything == Counter({f"S{n}": 1 for n in range(60)})
+    assert max(held.values()) <= THREADS
+
+
+def test_a_killed_worker_of_three_delays_its_job_by_a_lease_at_most(
+    db: Database, db_url: str
+) -> None:
+    doomed = subprocess.Popen(
+        [sys.executable, "-c", HANGING_WORKER, db_url, str(LEASE)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        job_id = trigger(db, 20)
+        assert doomed.stdout is not None
+        lost = {doomed.stdout.readline().strip() for _ in range(THREADS)}
+        with ExitStack() as stack:
+            for name in ("w1", "w2"):
+                stack.enter_context(working(db_url, name, lambda task, _: finish(db, task)))
+            until_all_else_is_done(db, job_id)
+            os.kill(doomed.pid, signal.SIGKILL)
+            doomed.wait(10)
+            killed_at, leases = leases_of(db, "doomed")
+            progress = until_finished(db, job_id, lambda: None)
+    finally:
+        doomed.kill()
+        doomed.wait(10)
+        if doomed.stdout is not None:
+            doomed.stdout.close()
+    assert set(leases) <= lost  # a reaper may have been here already
+    assert all(until <= killed_at + timedelta(seconds=LEASE) for until in leases.values())
+    assert (progress.state, progress.counts) == ("completed", {"completed": 20})
+    with db.begin() as conn:
+        rows = conn.execute(
+            text("SELECT symbol, worker_id FROM enrichment_job_items WHERE retry_count = 1")
+        ).all()
+    assert {row.symbol for row in rows} == lost
+    assert {row.worker_id for row in rows} <= {"w1", "w2"}
+
+
+def until_all_else_is_done(db: Database, job_id: UUID) -> None:
+    """Until only the hanging worker's items are left."""
+    reader, waiting = ReadModels(db, hour=1, minute=30, enabled=True), threading.Event()
+    for _ in range(1000):
+        progress = reader.progress(job_id)
+        if progress is not None and progress.done == progress.total - THREADS:
+            return
+        waiting.wait(0.02)
+    raise AssertionError(f"the others did not finish: {progress}")
+
+
+def leases_of(db: Database, worker: str) -> tuple[datetime, dict[str, datetime]]:
+    """The database's clock, and until when the worker holds which symbol."""
+    with db.begin() as conn:
+        now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+        rows = conn.execute(
+            text(
+                "SELECT symbol, lease_until FROM enrichment_job_items"
+                " WHERE worker_id = :worker AND status = 'in_progress'"
+            ),
+            {"worker": worker},
+        )
+        return now, {row.symbol: row.lease_until for row in rows}
