@@ -88,6 +88,7 @@ class Worker:
         self._steps: dict[Task, str] = {}
         self._began: dict[Task, float] = {}
         self._cancelled: set[Task] = set()
+        self._ended: set[UUID] = set()
         self._futures: set[Future[None]] = set()
         self._unrecorded: list[tuple[Task, Exception]] = []
         self._trouble = ""
@@ -127,7 +128,8 @@ class Worker:
             for task in self._queue.claim(self._registry.worker_id, free) if free else ():
                 self._begin(pool, task)
             self._record_the_unrecorded()
-            if self._finished_some():
+            self._futures = {future for future in self._futures if not future.done()}
+            if self._ended_a_job():
                 self._queue.close_finished()
             if self._trouble:
                 _log.info("claiming again")
@@ -143,10 +145,12 @@ class Worker:
             self._began[task] = time.monotonic()
         self._futures.add(pool.submit(self._run_item, task))
 
-    def _finished_some(self) -> bool:
-        done = {future for future in self._futures if future.done()}
-        self._futures -= done
-        return bool(done)
+    def _ended_a_job(self) -> bool:
+        """Whether the last item at hand of some job has ended here since the last round."""
+        with self._lock:
+            ended = self._ended - {task.job_id for task in self._steps}
+            self._ended.clear()
+        return bool(ended)
 
     def _at_hand(self) -> dict[Task, str]:
         with self._lock:
@@ -168,6 +172,7 @@ class Worker:
                 self._steps.pop(task, None)
                 self._began.pop(task, None)
                 self._cancelled.discard(task)
+                self._ended.add(task.job_id)
             self._wake.set()
 
     def _note(self, task: Task, step: str) -> None:

@@ -1,0 +1,175 @@
+"""The SQL of the queue. What changes an item at work names its owner (`ownership.OWNED`)."""
+
+from __future__ import annotations
+
+from enrichment.storage.ownership import OWNED
+
+# A night's items arrive at once, ahead of the planner's statistics. Without the hint it would sort
+# them all at every claim; the index holds them in this order already. A job's row that is locked
+# belongs to somebody who cancels it and waits for the items locked here: it is passed over.
+CLAIM = """
+SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off;
+WITH due AS (
+    SELECT i.job_id, i.symbol
+    FROM enrichment_job_items i JOIN enrichment_jobs j USING (job_id)
+    WHERE i.status IN ('pending', 'retry') AND i.run_after <= now()
+        AND j.state IN ('queued', 'running') AND j.cancel_requested_at IS NULL
+        AND NOT EXISTS (
+            SELECT 1 FROM pauses p WHERE (p.until IS NULL OR p.until > now())
+                AND (p.scope = 'global' OR (p.scope, p.key) IN
+                    (('asset_class', i.asset_class), ('symbol', i.symbol))))
+        AND NOT EXISTS (
+            SELECT 1 FROM enrichment_job_items o
+            WHERE o.symbol = i.symbol AND o.status = 'in_progress')
+    ORDER BY i.priority, i.created_at, i.symbol
+    LIMIT :limit
+    FOR UPDATE OF i SKIP LOCKED
+), one_per_symbol AS (
+    SELECT DISTINCT ON (symbol) job_id, symbol FROM due ORDER BY symbol, job_id
+), claimed AS (
+    UPDATE enrichment_job_items i
+    SET status = 'in_progress', step = 'claimed', worker_id = :worker, fence = i.fence + 1,
+        lease_until = now() + make_interval(secs => :lease),
+        started_at = coalesce(i.started_at, now())
+    FROM one_per_symbol o
+    WHERE i.job_id = o.job_id AND i.symbol = o.symbol
+    RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count,
+        i.backfill
+), started AS (
+    UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
+    WHERE job_id IN (
+        SELECT job_id FROM enrichment_jobs
+        WHERE state = 'queued' AND job_id IN (SELECT job_id FROM claimed) FOR UPDATE SKIP LOCKED)
+)
+SELECT * FROM claimed
+"""
+
+# An item that is being stored is locked by its own transaction, for as long as that takes.
+RENEW = """
+WITH held AS (
+    SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:symbols AS text[]), CAST(:workers AS text[]),
+        CAST(:fences AS bigint[]), CAST(:steps AS text[]))
+        AS h (job_id, symbol, worker, fence, step)
+), mine AS (
+    SELECT i.job_id, i.symbol, held.step FROM enrichment_job_items i JOIN held
+        ON (i.job_id, i.symbol, i.worker_id, i.fence) =
+            (held.job_id, held.symbol, held.worker, held.fence)
+    WHERE i.status = 'in_progress' FOR UPDATE OF i SKIP LOCKED
+)
+UPDATE enrichment_job_items i
+SET step = mine.step, lease_until = now() + make_interval(secs => :lease)
+FROM mine WHERE i.job_id = mine.job_id AND i.symbol = mine.symbol
+"""
+
+GIVE_BACK = f"""
+UPDATE enrichment_job_items
+SET status = CASE WHEN retry_count > 0 THEN 'retry' ELSE 'pending' END,
+    lease_until = NULL, worker_id = NULL, step = NULL,
+    last_error = coalesce(:why, last_error),
+    run_after = now() + make_interval(secs => :seconds)
+WHERE {OWNED}
+"""
+
+RETRY = f"""
+UPDATE enrichment_job_items
+SET status = 'retry', retry_count = retry_count + 1, lease_until = NULL, step = :step,
+    error_class = :error_class, last_error = :error,
+    run_after = now() + make_interval(secs => :seconds)
+WHERE {OWNED}
+"""
+
+FAIL = f"""
+UPDATE enrichment_job_items
+SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_class,
+    last_error = :error, completed_at = clock_timestamp()
+WHERE {OWNED}
+"""
+
+COMPLETE = f"""
+UPDATE enrichment_job_items
+SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
+    inserted = inserted + :inserted, updated = updated + :updated,
+    completed_at = clock_timestamp()
+WHERE {OWNED}
+"""
+
+REAP = """
+UPDATE enrichment_job_items
+SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END,
+    completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
+    retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
+    error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
+WHERE (job_id, symbol) IN (
+    SELECT job_id, symbol FROM enrichment_job_items
+    WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
+"""
+
+# A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
+END_CANCELLED = """
+UPDATE enrichment_job_items i SET status = 'cancelled', completed_at = now()
+FROM enrichment_jobs j
+WHERE j.job_id = i.job_id AND j.state IN ('queued', 'running')
+    AND j.cancel_requested_at IS NOT NULL AND i.status IN ('pending', 'retry')
+"""
+
+CLOSE = """
+SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_sort = off;
+WITH done AS (
+    SELECT j.job_id FROM enrichment_jobs j
+    WHERE j.state IN ('queued', 'running') AND NOT EXISTS (
+        SELECT 1 FROM enrichment_job_items i
+        WHERE i.job_id = j.job_id AND i.status IN ('pending', 'retry', 'in_progress') LIMIT 1)
+    FOR UPDATE OF j SKIP LOCKED
+), totals AS (
+    SELECT done.job_id,
+        count(*) FILTER (WHERE i.status = 'completed') AS successful,
+        count(*) FILTER (WHERE i.status = 'failed') AS failed,
+        count(*) FILTER (WHERE i.status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE i.retry_count > 0) AS retried,
+        coalesce(sum(i.inserted), 0) AS inserted, coalesce(sum(i.updated), 0) AS updated
+    FROM done LEFT JOIN enrichment_job_items i USING (job_id) GROUP BY done.job_id
+)
+UPDATE enrichment_jobs j
+SET state = CASE
+        WHEN j.cancel_requested_at IS NOT NULL AND t.cancelled > 0 THEN 'cancelled'
+        WHEN t.failed = 0 THEN 'completed'
+        WHEN t.successful = 0 THEN 'failed'
+        ELSE 'partial' END,
+    successful = t.successful, failed = t.failed, cancelled = t.cancelled, retried = t.retried,
+    inserted = t.inserted, updated = t.updated,
+    started_at = coalesce(j.started_at, clock_timestamp()), completed_at = clock_timestamp()
+FROM totals t WHERE t.job_id = j.job_id
+RETURNING j.job_id
+"""
+
+INSERT_JOB = """
+INSERT INTO enrichment_jobs (kind, requested_by, params, reason, idempotency_key, slot_date)
+VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :slot)
+ON CONFLICT DO NOTHING RETURNING job_id
+"""
+
+SNAPSHOT = """
+INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, priority, backfill)
+SELECT :job_id, symbol, asset_class, timeframes, :priority, CAST(:backfill AS jsonb)
+FROM tracked_symbols
+WHERE active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
+    AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
+"""
+
+CANCELLED = """
+SELECT job_id FROM enrichment_jobs
+WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
+"""
+
+DROP = f"""
+UPDATE enrichment_job_items
+SET status = 'cancelled', lease_until = NULL, step = NULL, completed_at = clock_timestamp()
+WHERE {OWNED}
+"""
+
+SERIES_FAILED = """
+INSERT INTO enrichment_status (symbol, timeframe, status, last_error, last_error_at)
+VALUES (:symbol, :timeframe, 'error', :error, now())
+ON CONFLICT (symbol, timeframe) DO UPDATE
+SET status = 'error', last_error = EXCLUDED.last_error, last_error_at = EXCLUDED.last_error_at
+"""
