@@ -77,6 +77,26 @@ def database(
             db.close()
 
 
+@contextmanager
+def reading_database(settings: Settings, *, timeout_seconds: float) -> Iterator[Database]:
+    """A small pool on which nothing can be written and no query outlasts the timeout."""
+    from enrichment.storage.revision import require_current
+
+    with database_url(settings) as url:
+        db = Database(
+            url,
+            pool_size=1,
+            application="enrichment-notebook",
+            statement_timeout_ms=round(timeout_seconds * 1000),
+            read_only=True,
+        )
+        try:
+            require_current(db, feature_columns())
+            yield db
+        finally:
+            db.close()
+
+
 def upgrade(db: Database) -> None:
     """Bring the schema to this version."""
     from enrichment.storage.schema import migrate

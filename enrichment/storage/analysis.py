@@ -1,0 +1,80 @@
+"""Ad hoc questions in SQL, as tables, on a connection that does not write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import CursorResult, text
+from sqlalchemy.exc import DBAPIError
+
+from enrichment.errors import InvalidRequest
+from enrichment.storage.database import Database
+
+_TOO_SLOW = "57014"
+_READ_ONLY = "25006"
+# PostgreSQL's type numbers → the types of columns, also of those without a row or a value.
+_MOMENT = 1184
+_TYPES: Mapping[object, str] = {
+    16: "bool",
+    20: "int64",
+    21: "int64",
+    23: "int64",
+    701: "float64",
+    1700: "float64",
+}
+
+
+class Analysis:
+    """Queries of an analyst.
+
+    db: read-only, with a statement timeout. That keeps mistakes from doing harm; whoever must not
+    write at all gets a DATABASE_URL whose role may only read.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def query(self, sql: str, **values: Any) -> pd.DataFrame:
+        """The rows of one statement; `:name` in it stands for the value of that name.
+
+        Times come as timezone-aware UTC. InvalidRequest if the statement can't be run, writes, or
+        takes longer than the timeout.
+        """
+        with self._db.begin() as conn:
+            try:
+                return _table(conn.execute(text(sql), values))
+            except DBAPIError as exc:
+                code = getattr(exc.orig, "pgcode", None)
+                if code is None or exc.connection_invalidated:
+                    raise
+                raise InvalidRequest(_explained(code, str(exc.orig))) from None
+
+
+def _table(result: CursorResult[Any]) -> pd.DataFrame:
+    if result.cursor is None or not result.returns_rows:
+        raise InvalidRequest("the statement returns no rows: query with SELECT")
+    names = list(result.keys())
+    types = [column[1] for column in result.cursor.description or ()]
+    table = pd.DataFrame(result.all(), columns=names, dtype=object)
+    columns = {n: _typed(table.iloc[:, at], types[at]) for at, n in enumerate(names)}
+    return pd.DataFrame(columns, columns=names)
+
+
+def _typed(column: Any, number: object) -> Any:
+    """The column as PostgreSQL's type has it; whole numbers with a NULL become floats."""
+    if number == _MOMENT:
+        return pd.to_datetime(column, utc=True)
+    chosen = _TYPES.get(number)
+    if chosen is None or (chosen == "bool" and column.isna().any()):
+        return column.infer_objects()
+    return column.astype("float64" if column.isna().any() else chosen)
+
+
+def _explained(code: str, message: str) -> str:
+    if code == _TOO_SLOW:
+        return "the query was stopped by its timeout: narrow it, or connect with a longer one"
+    if code == _READ_ONLY:
+        return "this connection only reads: change what is stored with the 'enrichment' commands"
+    return f"the query can't be run: {message.splitlines()[0]}"

@@ -1,0 +1,86 @@
+"""Run the notebooks on a fresh demo database and save them with what they show.
+
+    python tests/e2e/refresh_notebooks.py [FOLDER]
+
+Saves into FOLDER (default: notebooks), and nothing of this machine with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def executed(notebooks: Iterable[Path], environment: Mapping[str, str]) -> list[NotebookNode]:
+    """The notebooks after all their cells have run; CellExecutionError if one fails."""
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        return list(threads.map(lambda notebook: _executed(notebook, environment), notebooks))
+
+
+def _executed(notebook: Path, environment: Mapping[str, str]) -> NotebookNode:
+    node = nbformat.read(notebook, as_version=4)
+    client = NotebookClient(
+        node,
+        timeout=60,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(notebook.parent)}},
+    )
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    asyncio.run(client.async_execute(env={**os.environ, **environment, "PYTHONPATH": path}))
+    return node
+
+
+def tidied(node: NotebookNode) -> NotebookNode:
+    """Without what differs from machine to machine."""
+    node.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for number, cell in enumerate(node.cells):
+        cell.id = f"cell-{number:02}"
+        cell.metadata = nbformat.from_dict({})
+    return node
+
+
+def main() -> None:
+    from e2e.troubled_nights import troubled_nights
+
+    from enrichment import bootstrap
+    from enrichment.storage.database import Database
+    from enrichment.storage.embedded import EmbeddedPostgres
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=NOTEBOOKS)
+    folder: Path = parser.parse_args().folder
+    with TemporaryDirectory() as home, EmbeddedPostgres(Path(home) / "postgres") as server:
+        db = Database(server.url)
+        bootstrap.upgrade(db)
+        with troubled_nights(db, server.url) as environment:
+            notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
+            nodes = executed(notebooks, environment)
+        for notebook, node in zip(notebooks, nodes, strict=True):
+            nbformat.write(tidied(node), folder / notebook.name)
+            print(f"saved {notebook.name}")
+        db.close()
+
+
+if __name__ == "__main__":
+    main()
