@@ -21,6 +21,7 @@ from enrichment.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, Ste
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
+TOGETHER_SECONDS = 0.002  # items that end this close together are replaced by one claim
 
 
 class Queue(Protocol):
@@ -115,6 +116,8 @@ class Worker:
                 self._wake.clear()
                 self._round(pool)
                 self._wake.wait(self._pace.poll)
+                if self._at_hand():
+                    self._stopping.wait(TOGETHER_SECONDS)
             return self._drain()
         finally:
             self._stopped.set()
