@@ -139,14 +139,11 @@ def on_clock(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> N
     """
     if timeframe is Timeframe.W1:
         return np.asarray(monday_of(ts) == ts)
-    local = timeframe is Timeframe.H4 and asset_class is not AssetClass.CRYPTO
-    clock = _local(ts) if local else ts
-    since_midnight = clock - clock.astype("datetime64[D]")
-    return np.asarray(since_midnight % np.timedelta64(timeframe.duration) == np.timedelta64(0))
+    return np.asarray(clock_floor(asset_class, timeframe, ts) == ts)
 
 
 def clock_floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
-    """Start of the intraday bar of the timeframe that each moment lies in (see `on_clock`)."""
+    """Start of the bar, of a day at most, that each moment lies in, on the clock of `on_clock`."""
     local = timeframe is Timeframe.H4 and asset_class is not AssetClass.CRYPTO
     clock = _local(ts) if local else ts
     since_midnight = clock - clock.astype("datetime64[D]")

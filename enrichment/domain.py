@@ -132,6 +132,14 @@ def to_datetime64(moment: datetime) -> np.datetime64:
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
+def divided(above: Floats, below: Floats) -> Floats:
+    """above / below where below > 0, else NaN."""
+    out = np.full(len(above), np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.divide(above, below, out=out, where=below > 0)
+    return out
+
+
 def to_datetime(ts: np.datetime64) -> datetime:
     """A `datetime64` as a timezone-aware UTC moment."""
     moment: datetime = ts.astype("datetime64[us]").item()
@@ -206,6 +214,25 @@ class Bars:
         return type(self)(
             *(np.concatenate([c, theirs[name]]) for name, c in self.columns().items())
         )
+
+    def ascending(self) -> Self:
+        """The rows in the order of their starts; rows of one start keep theirs."""
+        return self.take(np.argsort(self.ts, kind="stable"))
+
+    def not_in(self, other: Bars) -> NDArray[np.bool_]:
+        """Whether each row's start is none of the other's."""
+        return ~np.isin(self.ts, other.ts)
+
+    def under(self, other: Bars) -> Self:
+        """These rows with the other's laid over them, ascending: where both have a start, the
+        other's row stays.
+        """
+        return self.take(self.not_in(other)).followed_by(other).ascending()
+
+    def shared_with(self, other: Bars) -> tuple[Self, Bars]:
+        """The rows of both with the same starts, ascending; neither may repeat a start."""
+        _, mine, theirs = np.intersect1d(self.ts, other.ts, assume_unique=True, return_indices=True)
+        return self.take(mine), other.take(theirs)
 
 
 class Severity(StrEnum):

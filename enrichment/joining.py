@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -39,10 +40,10 @@ def join(
     good, flags = _usable(known, tail.bars, downloads, rebase)
     merged, first_changed = merge(tail.bars, good)
     computed = features.compute(merged, tail.carried)
-    gaps = _gaps(asset_class, timeframe, known, merged, downloads, now)
-    evidence = _evidence(
-        asset_class, timeframe, known, tail.bars, merged, computed, downloads, flags, gaps, now
-    )
+    starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
+    seen = _Seen(asset_class, timeframe, known, merged, downloads, min(starts, default=now), now)
+    gaps = _gaps(seen)
+    evidence = _evidence(seen, max(0, known.bars - len(tail.bars)), computed, flags, gaps)
     changed = slice(first_changed if known.complete else 0, None)
     asked = [download.window.start for download in downloads]
     return Enriched(
@@ -65,9 +66,7 @@ def merge(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
 
     Both are ascending without repetition. The row is len(merged) where nothing changed.
     """
-    kept = tail.take(~np.isin(tail.ts, fetched.ts))
-    union = kept.followed_by(fetched)
-    merged = union.take(np.argsort(union.ts, kind="stable"))
+    merged = tail.under(fetched)
     known = np.searchsorted(tail.ts, merged.ts)
     same = np.zeros(len(merged), dtype=bool)
     found = known < len(tail)
@@ -100,72 +99,81 @@ def _usable(
     for download in downloads:
         good = good.followed_by(download.checked.bars)
         flags += download.checked.flags
-    good = good.take(np.argsort(good.ts, kind="stable"))
+    good = good.ascending()
     main = downloads[0].fetched
     if rebase is not None and len(good):
         older = stored.take(stored.ts < good.ts[0])
         good = seam.rescaled(older, rebase.factor).followed_by(good)
     elif main is not None and known.source not in (None, main.source):
         flags += seam.other_source(known, stored, good, main)
-        good = good.take(seam.unknown_rows(stored, good))
+        good = good.take(good.not_in(stored))
     return good, [flag for flag in flags if (flag.ts, flag.check) not in known.confirmed]
 
 
-def _gaps(
-    asset_class: AssetClass,
-    timeframe: Timeframe,
-    known: Known,
-    merged: Bars,
-    downloads: Sequence[Download],
-    now: datetime,
-) -> list[Gap]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A series as this run sees it; first: its first bar's start (`now` where it has none)."""
+
+    asset_class: AssetClass
+    timeframe: Timeframe
+    known: Known
+    merged: Bars
+    downloads: Sequence[Download]
+    first: datetime
+    now: datetime
+
+    def missing(self, stored: Timestamps, start: datetime) -> Timestamps:
+        """Bars that should exist from `start` on and are not among the stored ones."""
+        return missing_bars(self.asset_class, self.timeframe, stored, start, self.now)
+
+    def judged(self, ts: datetime) -> bool:
+        """Whether this run looked at the bar: its window was asked for and answered."""
+        windows = (d.window for d in self.downloads if d.failure is None)
+        return any(window.start <= ts < window.end for window in windows)
+
+
+def _gaps(seen: _Seen) -> list[Gap]:
     """Bars missing within the windows, judged on what will be stored; a series begins with its
     first bar, and what nobody traded is not missing.
     """
+    merged = seen.merged
     if len(merged) == 0:
         return []
-    first = to_datetime(merged.ts[0])
-    if known.first_ts is not None:
-        first = min(first, known.first_ts)
     gaps: dict[datetime, Gap] = {}
-    for download in downloads:
-        window = download.window
-        start, end = max(window.start, first), to_datetime64(window.end)
-        missing = missing_bars(asset_class, timeframe, merged.ts, start, now)
+    for download in seen.downloads:
+        missing = seen.missing(merged.ts, max(download.window.start, seen.first))
         lost, _ = classify_missing(
-            missing[missing < end], merged.ts, merged.volume, asset_class, timeframe
+            missing[missing < to_datetime64(download.window.end)],
+            merged.ts,
+            merged.volume,
+            seen.asset_class,
+            seen.timeframe,
         )
         for ts in lost:
             moment = to_datetime(ts)
-            if moment in known.untraded:
+            if moment in seen.known.untraded:
                 continue
             gaps[moment] = Gap(moment, download.cause, download.failure)
     return [gaps[moment] for moment in sorted(gaps)]
 
 
 def _evidence(
-    asset_class: AssetClass,
-    timeframe: Timeframe,
-    known: Known,
-    stored: Bars,
-    merged: Bars,
+    seen: _Seen,
+    before: int,
     computed: Mapping[str, features.Column],
-    downloads: Sequence[Download],
     flags: Sequence[Flag],
     gaps: Sequence[Gap],
-    now: datetime,
 ) -> quality.Evidence:
     """What the whole series rests on: what was known outside the windows, and what is new in
-    them.
+    them. before: stored bars that precede those at hand.
     """
-    nothing = merged.ts[:0]
-    starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
-    expected = len(missing_bars(asset_class, timeframe, nothing, min(starts, default=now), now))
-    before = max(0, known.bars - len(stored))
+    merged, known = seen.merged, seen.known
+    expected = len(seen.missing(merged.ts[:0], seen.first))
     present = before + len(merged)
-    missing = sorted({*_outside(downloads, known.gaps), *(gap.ts for gap in gaps)})
+    old = (ts for ts in map(to_datetime, known.gaps) if not seen.judged(ts))
+    missing = sorted({*old, *(gap.ts for gap in gaps)})
     objections = {(f.ts, f.check) for f in flags if quality.counts(f.check, f.severity)}
-    objections |= {(ts, check) for ts, check in known.flagged if not _judged(downloads, ts)}
+    objections |= {(ts, check) for ts, check in known.flagged if not seen.judged(ts)}
     context = features.LOOKBACK if before else 0  # rows that only lend their past to later ones
     cells, nulls = quality.feature_coverage(
         before + context, {name: column[context:] for name, column in computed.items()}
@@ -179,15 +187,8 @@ def _evidence(
         objections=quality.by_check(objections),
         feature_cells=cells,
         feature_nulls=nulls,
-        sessions_behind=calendars.sessions_behind(asset_class, timeframe, newest, now),
+        sessions_behind=calendars.sessions_behind(
+            seen.asset_class, seen.timeframe, newest, seen.now
+        ),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
     )
-
-
-def _outside(downloads: Sequence[Download], gaps: Timestamps) -> list[datetime]:
-    return [ts for ts in map(to_datetime, gaps) if not _judged(downloads, ts)]
-
-
-def _judged(downloads: Sequence[Download], ts: datetime) -> bool:
-    """Whether this run looked at the bar: its window was asked for and answered."""
-    return any(d.failure is None and d.window.start <= ts < d.window.end for d in downloads)

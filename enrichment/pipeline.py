@@ -12,14 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from enrichment import planning, seam
-from enrichment.domain import (
-    AssetClass,
-    Fetched,
-    Task,
-    Timeframe,
-    Window,
-    Written,
-)
+from enrichment.domain import AssetClass, Fetched, Task, Timeframe, Window, Written
 from enrichment.domain import to_datetime64 as _ts
 from enrichment.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.features import LOOKBACK
@@ -170,15 +163,13 @@ class Pipeline:
 
         A failure is noted with the gaps and does not fail the item.
         """
-        began = time.perf_counter()
         try:
             again = self._fetch(series, hole, tail)
         except StepFailed as exc:
             if not isinstance(exc.__cause__, ProviderError | Snooze):
                 raise
-            spent = (time.perf_counter() - began) * 1000.0
             why = str(exc.__cause__)
-            return [Download(hole, None, spent, failure=why, cause="failed_request")]
+            return [Download(hole, None, exc.duration_ms, failure=why, cause="failed_request")]
         due = known.due[(known.due >= _ts(hole.start)) & (known.due < _ts(hole.end))]
         if np.isin(due, again.checked.bars.ts).all():
             return [again]
@@ -194,7 +185,7 @@ class Pipeline:
         if other is None:
             return [first]
         second = _checked(series, window, tail, other, fetching.milliseconds)
-        added = second.checked.bars.take(seam.unknown_rows(first.checked.bars, second.checked.bars))
+        added = second.checked.bars.take(second.checked.bars.not_in(first.checked.bars))
         told = tuple(seam.from_elsewhere(added, other))
         return [
             replace(first, cause="no_trades"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime
 from enrichment.series import Known, Rebase
@@ -25,7 +24,7 @@ def reaches_back(known: Known, stored: Bars, fetched: Bars) -> bool:
     """Whether the vendor changed more than the overlap shows: its oldest bar has other prices, and
     there are older ones that were not asked for again.
     """
-    before, after = _common(stored, fetched)
+    before, after = stored.shared_with(fetched)
     if len(before) == 0 or known.first_ts is None or to_datetime(before.ts[0]) <= known.first_ts:
         return False
     return any(getattr(before, name)[0] != getattr(after, name)[0] for name in PRICES)
@@ -37,7 +36,7 @@ def rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     A ratio counts as constant within 0.1 % (and a fifth of the step itself); one bar in a hundred
     may have been restated beside.
     """
-    before, after = _common(stored, fetched)
+    before, after = stored.shared_with(fetched)
     if len(before) < 2:
         return None
     ratios = np.stack([getattr(after, name) / getattr(before, name) for name in PRICES])
@@ -68,7 +67,7 @@ def other_source(known: Known, stored: Bars, good: Bars, fetched: Fetched) -> li
     bars adjusted for splits that follow unadjusted ones, or the reverse.
     """
     flags = list(source_disagreement(stored, good, fetched.source))
-    new = good.ts[~np.isin(good.ts, stored.ts)]
+    new = good.ts[good.not_in(stored)]
     if fetched.adjusted != known.adjusted and len(new):
         words = {True: "adjusted for splits", False: "not adjusted for splits", None: "unknown"}
         detail = (
@@ -83,14 +82,3 @@ def from_elsewhere(added: Bars, fetched: Fetched) -> list[Flag]:
     """other_source: a bar that the series' own source does not have came from another one."""
     detail = f"missing at the series' source, taken from {fetched.source}"
     return [Flag(to_datetime(ts), "other_source", Severity.INFO, detail) for ts in added.ts]
-
-
-def unknown_rows(stored: Bars, fetched: Bars) -> NDArray[np.bool_]:
-    """The fetched bars whose start is not stored yet."""
-    return ~np.isin(fetched.ts, stored.ts)
-
-
-def _common(stored: Bars, fetched: Bars) -> tuple[Bars, Bars]:
-    """The bars of both with the same starts, as stored and as fetched."""
-    _, mine, theirs = np.intersect1d(stored.ts, fetched.ts, return_indices=True)
-    return stored.take(mine), fetched.take(theirs)

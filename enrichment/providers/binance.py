@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from enrichment.calendars import canonical
-from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Window
+from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, divided
 from enrichment.domain import to_datetime64 as utc
 from enrichment.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.providers.columns import decimals, moments, numbers
@@ -117,7 +117,7 @@ def parse(rows: list[Any]) -> Bars:
         decimals(list(low), "low"),
         decimals(list(c), "close"),
         volume,
-        vwap=_divided(decimals(list(quote), "quoteVolume"), volume),
+        vwap=divided(decimals(list(quote), "quoteVolume"), volume),
         trades=numbers(list(trades), "trades"),
         taker_buy_volume=decimals(list(taker), "takerBuyBase"),
     )
@@ -133,13 +133,6 @@ def _opened(row: Any) -> Any:
     if not isinstance(row, list) or not row:
         raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
     return row[0]
-
-
-def _divided(above: Floats, below: Floats) -> Floats:
-    out = np.full(len(above), np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(above, below, out=out, where=below > 0)
-    return out
 
 
 def _milliseconds(moment: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain import (
     Bars,
+    Floats,
     Severity,
     Task,
     Timeframe,
@@ -21,6 +22,7 @@ from enrichment.domain import (
     to_datetime64,
 )
 from enrichment.features import CARRIED, FEATURES
+from enrichment.planning import OVERLAP
 from enrichment.quality import counts
 from enrichment.seam import RATIO_TOLERANCE
 from enrichment.series import Enriched, Known, Tail
@@ -29,7 +31,6 @@ from enrichment.storage.copying import constant, copy, fetch, record_batch
 from enrichment.storage.database import Database
 
 PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
-OVERLAP_BARS = 10
 
 
 def feature_set(names: Iterable[str] = FEATURES) -> str:
@@ -49,7 +50,7 @@ class Warehouse:
         with self._db.begin() as conn:
             row = conn.execute(
                 text(_DESCRIBE),
-                {"symbol": symbol, "timeframe": timeframe, "overlap": OVERLAP_BARS - 1},
+                {"symbol": symbol, "timeframe": timeframe, "overlap": OVERLAP - 1},
             ).one_or_none()
         if row is None:
             return Known()
@@ -80,7 +81,7 @@ class Warehouse:
         }
         with self._db.begin() as conn:
             ts, columns = fetch(conn, _ALL if since is None else _TAIL, values, (*PRICES, *CARRIED))
-        bars = Bars(ts, *(columns[name] for name in PRICES))
+        bars = bars_of(ts, columns)
         before = 0 if since is None else int(np.searchsorted(ts, to_datetime64(since)))
         whole = before < lookback  # nothing was left out: the tail begins with the series
         return Tail(bars, {} if whole else {name: float(columns[name][0]) for name in CARRIED})
@@ -111,6 +112,11 @@ class Warehouse:
         logs.write_success(conn, task, enriched)
         standing.write(conn, task.symbol, enriched, written, self._feature_set)
         return written
+
+
+def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
+    """The columns of PRICES, as `fetch` reads them, with their starts."""
+    return Bars(ts, *(columns[name] for name in PRICES))
 
 
 def write_rows(conn: Connection, task: Task, enriched: Enriched) -> Written:
@@ -152,9 +158,7 @@ def _merge(conn: Connection, task: Task, enriched: Enriched, batch: Any) -> Writ
         "first": to_datetime(enriched.bars.ts[0]),
         "last": to_datetime(enriched.bars.ts[-1]),
     }
-    conn.execute(
-        text("CREATE TEMP TABLE staged_bars (LIKE bars INCLUDING DEFAULTS) ON COMMIT DROP")
-    )
+    conn.execute(text(_STAGE))
     copy(conn, "staged_bars", batch)
     conn.execute(text("ANALYZE staged_bars (ts)"))
     if conn.execute(text(_KEEP_VERSIONS), values).rowcount:

@@ -18,16 +18,16 @@ def write(conn: Connection, symbol: str, enriched: Enriched) -> None:
     ledger up to date.
     """
     key = {"symbol": symbol, "timeframe": enriched.timeframe}
+    still = {
+        "at": [flag.ts for flag in enriched.flags],
+        "checks": [flag.check for flag in enriched.flags],
+        "gaps": [gap.ts for gap in enriched.gaps],
+    }
     for download in enriched.downloads:
         if download.failure is None:
             window = {"start": download.window.start, "end": download.window.end}
-            found = {
-                "at": [f.ts for f in enriched.flags],
-                "checks": [f.check for f in enriched.flags],
-            }
-            conn.execute(text(_CLEAR_FLAGS), {**key, **window, **found})
-            missing = [gap.ts for gap in enriched.gaps]
-            conn.execute(text(_RESOLVE_GAPS), {**key, **window, "gaps": missing})
+            conn.execute(text(_CLEAR_FLAGS), {**key, **window, **still})
+            conn.execute(text(_RESOLVE_GAPS), {**key, **window, **still})
     if enriched.flags:
         conn.execute(
             text(_ADD_FLAG),

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Bars, Timeframe
 from enrichment.quality import Deduction, deductions
 from enrichment.storage import standing
-from enrichment.storage.bars import PRICES
+from enrichment.storage.bars import PRICES, bars_of
 from enrichment.storage.copying import fetch
 from enrichment.storage.database import Database
 
@@ -104,8 +104,7 @@ class QualityReports:
         """A report for every tracked or stored timeframe; None for an unknown symbol."""
         with self._db.begin() as conn:
             rows = conn.execute(text(_SERIES), {"symbol": symbol}).all()
-            known = conn.execute(text(_KNOWN), {"symbol": symbol}).first()
-            return [_series(conn, symbol, row) for row in rows] if rows or known else None
+            return [_series(conn, symbol, row) for row in rows] or None
 
     def bars(
         self,
@@ -126,7 +125,7 @@ class QualityReports:
         }
         with self._db.begin() as conn:
             ts, columns = fetch(conn, _NOW if known_on is None else _THEN, values, PRICES)
-        return Bars(ts, *(columns[name] for name in PRICES))
+        return bars_of(ts, columns)
 
 
 def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
@@ -153,8 +152,6 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         confirmations=[Confirmation(*found) for found in conn.execute(text(_CONFIRMED), key)],
     )
 
-
-_KNOWN = "SELECT 1 FROM tracked_symbols WHERE symbol = :symbol"
 
 _SERIES = """
 SELECT series.timeframe, coalesce(s.status, 'not_enriched') AS status, s.quality_score, s.evidence,

@@ -154,7 +154,7 @@ def validate(
         left, found, apart = _run(stage, left, request)
         flags += found
         quarantined += apart
-    good = left.take(np.argsort(left.ts, kind="stable"))
+    good = left.ascending()
     flags += _judge(_series(Bars.empty() if context is None else context, good, window), request)
     return Checked(
         good,
@@ -185,9 +185,7 @@ def _series(context: Bars, good: Bars, window: Window) -> Series:
     sound = np.isfinite(context.volume) & (context.volume >= 0)
     for price in (context.open, context.high, context.low, context.close):
         sound &= np.isfinite(price) & (price > 0)
-    kept = context.take(sound & ~np.isin(context.ts, good.ts))
-    union = kept.followed_by(good)
-    merged = union.take(np.argsort(union.ts, kind="stable"))
+    merged = context.take(sound).under(good)
     return Series(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
 
 

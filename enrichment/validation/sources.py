@@ -24,8 +24,7 @@ def source_disagreement(
 
 
 def _disagreements(bars: Bars, other: Bars, source: str, tolerance: float) -> Iterator[Flag]:
-    _, ours, theirs = np.intersect1d(bars.ts, other.ts, assume_unique=True, return_indices=True)
-    mine, yours = bars.take(ours), other.take(theirs)
+    mine, yours = bars.shared_with(other)
     names = ("open", "high", "low", "close")
     apart = np.stack([np.abs(getattr(yours, n) / getattr(mine, n) - 1) for n in names])
     for row in np.flatnonzero((apart > tolerance).any(axis=0)):
