@@ -6,14 +6,13 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enrichment import __version__
 from enrichment.commands import Commands
 from enrichment.config import SANDBOX_KEY, Settings
-from enrichment.domain import AssetClass
 from enrichment.storage.database import Database, DatabaseClock
 from enrichment.storage.read_models import ReadModels
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from enrichment.providers.base import Provider
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import Protection
+    from enrichment.providers.http import HttpClient
     from enrichment.scheduler import EnrichmentScheduler
     from enrichment.storage.embedded import EmbeddedPostgres
     from enrichment.storage.listening import Listener
@@ -66,15 +66,14 @@ def database(
     from enrichment.storage.revision import is_current, require_current
 
     columns = feature_columns()
-    with database_url(settings) as url:
-        db = Database(url, pool_size=pool_size, application=application)
-        try:
-            if settings.database_url is None and not is_current(db, columns):
-                upgrade(db)
-            require_current(db, columns)
-            yield db
-        finally:
-            db.close()
+    with (
+        database_url(settings) as url,
+        closing(Database(url, pool_size=pool_size, application=application)) as db,
+    ):
+        if settings.database_url is None and not is_current(db, columns):
+            upgrade(db)
+        require_current(db, columns)
+        yield db
 
 
 @contextmanager
@@ -82,19 +81,20 @@ def reading_database(settings: Settings, *, timeout_seconds: float) -> Iterator[
     """A small pool on which nothing can be written and no query outlasts the timeout."""
     from enrichment.storage.revision import require_current
 
-    with database_url(settings) as url:
-        db = Database(
-            url,
-            pool_size=1,
-            application="enrichment-notebook",
-            statement_timeout_ms=round(timeout_seconds * 1000),
-            read_only=True,
-        )
-        try:
-            require_current(db, feature_columns())
-            yield db
-        finally:
-            db.close()
+    with (
+        database_url(settings) as url,
+        closing(
+            Database(
+                url,
+                pool_size=1,
+                application="enrichment-notebook",
+                statement_timeout_ms=round(timeout_seconds * 1000),
+                read_only=True,
+            )
+        ) as db,
+    ):
+        require_current(db, feature_columns())
+        yield db
 
 
 def upgrade(db: Database) -> None:
@@ -134,12 +134,9 @@ def providers(
     shared: where all workers keep a vendor's quota together. protection: how vendors are protected.
     paused: names of the paused providers.
     """
-    from enrichment.providers import binance, polygon, yahoo
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import VendorGuard
     from enrichment.providers.http import HttpClient
-
-    sandbox = settings.uses_sandbox
 
     def client(
         name: str, url: str, per_minute: int, headers: dict[str, str], key_setting: str
@@ -147,51 +144,41 @@ def providers(
         guard = VendorGuard(
             manager,
             name,
-            per_minute=None if sandbox else per_minute,
+            per_minute=None if settings.uses_sandbox else per_minute,
             shared=shared,
             protection=protection,
         )
         return HttpClient(
-            settings.sandbox_url if sandbox else url,
+            settings.sandbox_url if settings.uses_sandbox else url,
             call=guard,
             timeouts=guard.protection.timeouts,
             headers=headers,
             key_setting=key_setting,
         )
 
+    built = {name: _provider(name, settings, client) for name in settings.providers_in_use}
+    return Failover(built, settings.providers, paused=paused)
+
+
+def _provider(name: str, settings: Settings, client: Callable[..., HttpClient]) -> Provider:
+    """client: (name, address, requests a minute, headers, setting of the key) → its client."""
+    from enrichment.providers import binance, polygon, yahoo
+
+    source = f"sandbox:{name}" if settings.uses_sandbox else name
+    if name == "binance":
+        rate = settings.binance_rate
+        http = client(name, settings.binance_base_url, rate, {}, "BINANCE_BASE_URL")
+        return binance.BinanceProvider(http, source=source)
+    if name == "yahoo":
+        headers = {"User-Agent": yahoo.USER_AGENT}
+        http = client(name, settings.yahoo_base_url, settings.yahoo_rate, headers, "YAHOO_BASE_URL")
+        return yahoo.YahooProvider(http, source=source)
     key = settings.polygon_api_key
     secret = SANDBOX_KEY if key is None else key.get_secret_value()
-    all_providers: dict[str, Callable[[], Provider]] = {
-        "polygon": lambda: polygon.PolygonProvider(
-            client(
-                "polygon",
-                settings.polygon_base_url,
-                settings.polygon_rate,
-                {"Authorization": f"Bearer {secret}"},
-                "POLYGON_API_KEY",
-            ),
-            source="sandbox" if sandbox else "polygon",
-        ),
-        "binance": lambda: binance.BinanceProvider(
-            client(
-                "binance", settings.binance_base_url, settings.binance_rate, {}, "BINANCE_BASE_URL"
-            ),
-            source="sandbox:binance" if sandbox else "binance",
-        ),
-        "yahoo": lambda: yahoo.YahooProvider(
-            client(
-                "yahoo",
-                settings.yahoo_base_url,
-                settings.yahoo_rate,
-                {"User-Agent": yahoo.USER_AGENT},
-                "YAHOO_BASE_URL",
-            ),
-            source="sandbox:yahoo" if sandbox else "yahoo",
-        ),
-    }
-    in_use = {name for kind in AssetClass for name in settings.providers(kind)}
-    built = {name: make() for name, make in all_providers.items() if name in in_use}
-    return Failover(built, settings.providers, paused=paused)
+    headers = {"Authorization": f"Bearer {secret}"}
+    rate = settings.polygon_rate
+    http = client(name, settings.polygon_base_url, rate, headers, "POLYGON_API_KEY")
+    return polygon.PolygonProvider(http, source="sandbox" if settings.uses_sandbox else name)
 
 
 def scheduler(

@@ -3,7 +3,6 @@ in the same transaction as its effect."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,30 +78,22 @@ class Commands:
                 return Triggered(*known)
             if wanted and (unknown := _not_active(conn, wanted)):
                 raise NotTracked(unknown)
-            params = {"symbols": wanted, "asset_class": kind}
-            job_id = jobs.insert_job(
+            opened = job_control.open_job(
                 conn,
-                kind=JobKind.MANUAL,
-                requested_by=actor,
-                params=json.dumps(params),
+                JobKind.MANUAL,
+                action="trigger",
+                actor=actor,
                 reason=reason,
+                params={"symbols": wanted, "asset_class": kind},
+                symbols=wanted,
+                asset_class=kind,
+                priority=MANUAL_PRIORITY,
                 idempotency_key=idempotency_key,
             )
-            if job_id is not None:
-                count = jobs.snapshot_items(
-                    conn, job_id, symbols=wanted, asset_class=kind, priority=MANUAL_PRIORITY
-                )
-                if count == 0:
+            if opened is not None:
+                if opened[1] == 0:
                     raise InvalidRequest(_nothing_to_do(kind))
-                operations.audit(
-                    conn,
-                    actor=actor,
-                    action="trigger",
-                    target=str(job_id),
-                    reason=reason,
-                    params=params,
-                )
-                return Triggered(job_id, count)
+                return Triggered(*opened)
         return self._triggered_elsewhere(idempotency_key)
 
     def backfill(
@@ -120,32 +111,20 @@ class Commands:
             if not wanted or (unknown := _not_active(conn, wanted)):
                 raise NotTracked(unknown if wanted else "name at least one tracked symbol")
             window = _past_window(start, end, operations.now(conn))
-            job_id = jobs.insert_job(
+            opened = job_control.open_job(
                 conn,
-                kind=JobKind.BACKFILL,
-                requested_by=actor,
-                params=json.dumps({"symbols": wanted, **_texts(window)}),
+                JobKind.BACKFILL,
+                action="backfill",
+                actor=actor,
                 reason=reason,
-            )
-            if job_id is None:
-                raise InvalidRequest("the job could not be opened: try again")
-            count = jobs.snapshot_items(
-                conn,
-                job_id,
+                params={"symbols": wanted, **_texts(window)},
                 symbols=wanted,
-                asset_class=None,
                 priority=BACKFILL_PRIORITY,
                 backfill=window,
             )
-            operations.audit(
-                conn,
-                actor=actor,
-                action="backfill",
-                target=str(job_id),
-                reason=reason,
-                params={"symbols": wanted, **_texts(window)},
-            )
-            return Triggered(job_id, count)
+            if opened is None:
+                raise InvalidRequest("the job could not be opened: try again")
+            return Triggered(*opened)
 
     def confirm(
         self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str

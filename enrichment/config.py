@@ -121,6 +121,11 @@ class Settings(BaseSettings):
             AssetClass.CRYPTO: self.providers_crypto,
         }[asset_class]
 
+    @property
+    def providers_in_use(self) -> tuple[str, ...]:
+        """The providers of all asset classes, each once."""
+        return tuple(dict.fromkeys(name for kind in AssetClass for name in self.providers(kind)))
+
 
 def _explain(exc: ValidationError) -> str:
     problems = []

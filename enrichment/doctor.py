@@ -39,7 +39,7 @@ def examine(load: Callable[[], Settings]) -> list[Finding]:
         *_checked("calendar", _calendar),
         *(
             finding
-            for name in _in_use(settings)
+            for name in settings.providers_in_use
             for finding in _checked(name, partial(_vendor, settings, name))
         ),
         *_checked("ports", lambda: _ports(settings)),
@@ -85,11 +85,6 @@ def _calendar() -> str:
     return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
 
 
-def _in_use(settings: Settings) -> list[str]:
-    """The providers of all asset classes, each once."""
-    return list(dict.fromkeys(name for kind in AssetClass for name in settings.providers(kind)))
-
-
 def _vendor(settings: Settings, name: str) -> str:
     """A fortnight of days of a symbol that the vendor must know, past all failover."""
     from datetime import timedelta
@@ -100,13 +95,12 @@ def _vendor(settings: Settings, name: str) -> str:
     kind = AssetClass.CRYPTO if name == "binance" else AssetClass.STOCK
     coin = "X:SIM1USD" if settings.uses_sandbox else "X:BTCUSD"
     symbol = coin if kind is AssetClass.CRYPTO else "AAPL"
-    alone = settings.model_copy(update={f"providers_{other}": (name,) for other in AssetClass})
     manager = init_resilience_manager()
     try:
         now = utc_now()
-        fetched = bootstrap.providers(alone, manager, protection=Protection(max_retries=0)).fetch(
-            symbol, kind, Timeframe.D1, Window(now - timedelta(days=14), now)
-        )
+        providers = bootstrap.providers(settings, manager, protection=Protection(max_retries=0))
+        fortnight = Window(now - timedelta(days=14), now)
+        fetched = providers.named(name).fetch(symbol, kind, Timeframe.D1, fortnight)
     except EnrichmentError as exc:
         hint = (
             " (start it with 'enrichment up' or 'enrichment sandbox')"

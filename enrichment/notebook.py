@@ -71,10 +71,10 @@ class Warehouse:
         manager = init_resilience_manager()
         answers = []
         try:
+            providers = bootstrap.providers(self.settings, manager, protection=protection)
             for name in self.settings.providers(asset_class):
-                alone = self.settings.model_copy(update={f"providers_{asset_class}": (name,)})
-                provider = bootstrap.providers(alone, manager, protection=protection)
                 try:
+                    provider = providers.named(name)
                     fetched = provider.fetch(symbol, asset_class, timeframe, window)
                     answers.append(Answer(name, fetched))
                 except (ProviderError, Snooze) as exc:

@@ -30,6 +30,10 @@ class Failover:
         self._order = order
         self._paused = paused
 
+    def named(self, name: str) -> Provider:
+        """One provider alone, past all failover."""
+        return self._providers[name]
+
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> Fetched:

@@ -10,13 +10,13 @@ import numpy as np
 import orjson
 from flask import Blueprint, Response, request
 
-from enrichment.domain import AssetClass, Bars, Timeframe, Timestamps, Window, to_datetime
+from enrichment.domain import AssetClass, Bars, Timeframe, Window, to_datetime
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import Series
 from enrichment.sandbox.wire_format import (
     WireFormat,
-    marked,
+    closes_with_marks,
     milliseconds,
     with_literals,
 )
@@ -112,10 +112,7 @@ def _rows(bars: Bars, timeframe: Timeframe, texts: dict[int, str]) -> list[list[
     closed = opened + timeframe.duration // timedelta(milliseconds=1) - 1
     quote = bars.volume * np.where(np.isnan(bars.vwap), bars.close, bars.vwap)
     trades = np.nan_to_num(bars.trades).astype(np.int64)
-    closes: list[Any] = [
-        marked(texts[key]) if key in texts else _decimal(close)
-        for key, close in zip(_keys(bars.ts), bars.close.tolist(), strict=True)
-    ]
+    closes = closes_with_marks(bars, [_decimal(x) for x in bars.close.tolist()], texts)
     columns = (
         opened.tolist(),
         *([_decimal(x) for x in c.tolist()] for c in (bars.open, bars.high, bars.low)),
@@ -129,10 +126,6 @@ def _rows(bars: Bars, timeframe: Timeframe, texts: dict[int, str]) -> list[list[
         ["0"] * len(bars),
     )
     return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _keys(ts: Timestamps) -> list[int]:
-    return ts.astype("datetime64[us]").astype(np.int64).tolist()  # type: ignore[no-any-return]
 
 
 def _decimal(value: float) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
-from enrichment.domain import Timestamps
+from enrichment.domain import Bars, Timestamps
 from enrichment.sandbox.connection import client_left, reset
 from enrichment.sandbox.faults import DAMAGES, DELAYS, Fault
 from enrichment.sandbox.vendor import Vendor
@@ -105,6 +105,18 @@ def with_literals(packed: bytes, texts: Sequence[str]) -> bytes:
     for text in set(texts):
         packed = packed.replace(b'"' + marked(text).encode() + b'"', text.encode())
     return packed
+
+
+def closes_with_marks(bars: Bars, closes: list[Any], texts: Mapping[int, str]) -> list[Any]:
+    """The closes as they are sent, with a mark where text that is not JSON is to stand.
+
+    texts: bar start in microseconds → that text.
+    """
+    keys = bars.ts.astype("datetime64[us]").astype(np.int64).tolist()
+    return [
+        marked(texts[key]) if key in texts else close
+        for key, close in zip(keys, closes, strict=True)
+    ]
 
 
 def marked(text: str) -> str:

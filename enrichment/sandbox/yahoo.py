@@ -28,7 +28,7 @@ from enrichment.domain import (
 from enrichment.sandbox.damage import damaged, literals, on_basis
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import Series
-from enrichment.sandbox.wire_format import WireFormat, marked, with_literals
+from enrichment.sandbox.wire_format import WireFormat, closes_with_marks, with_literals
 
 _INTERVALS = {
     "5m": Timeframe.M5,
@@ -143,14 +143,10 @@ def _chart(
     symbol: str, series: Series, bars: Bars, stamps: list[int], texts: dict[int, str]
 ) -> dict[str, Any]:
     crypto = series.asset_class is AssetClass.CRYPTO
-    keys = bars.ts.astype("datetime64[us]").astype(np.int64).tolist()
     columns: dict[str, list[Any]] = {
         name: _nulls(getattr(bars, name)) for name in ("open", "high", "low", "close", "volume")
     }
-    columns["close"] = [
-        marked(texts[key]) if key in texts else close
-        for key, close in zip(keys, columns["close"], strict=True)
-    ]
+    columns["close"] = closes_with_marks(bars, columns["close"], texts)
     result: dict[str, Any] = {
         "meta": {
             "symbol": symbol,

@@ -1,13 +1,58 @@
-"""What operators and the nightly slot do to jobs: cancel, run again, supersede, forget a symbol."""
+"""What operators and the nightly slot do to jobs: open, cancel, run again, supersede, forget."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.jobs import close_finished, notify
+from enrichment.domain import JobKind, Window
+from enrichment.storage import operations
+from enrichment.storage.jobs import close_finished, insert_job, notify, snapshot_items
+
+
+def open_job(
+    conn: Connection,
+    kind: JobKind,
+    *,
+    action: str,
+    actor: str,
+    reason: str | None,
+    params: Mapping[str, object],
+    symbols: Sequence[str] | None,
+    priority: int,
+    asset_class: str | None = None,
+    idempotency_key: str | None = None,
+    backfill: Window | None = None,
+) -> tuple[UUID, int] | None:
+    """A job with its items and its audit row: its id and how many items; None where its idempotency
+    key exists already.
+    """
+    job_id = insert_job(
+        conn,
+        kind=kind,
+        requested_by=actor,
+        params=json.dumps(params),
+        reason=reason,
+        idempotency_key=idempotency_key,
+    )
+    if job_id is None:
+        return None
+    count = snapshot_items(
+        conn,
+        job_id,
+        symbols=symbols,
+        asset_class=asset_class,
+        priority=priority,
+        backfill=backfill,
+    )
+    operations.audit(
+        conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params
+    )
+    return job_id, count
 
 
 def request_cancel(conn: Connection, job_id: UUID) -> None:
