@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from live import in_thread
 from pydantic import SecretStr
 
 from enrichment import bootstrap
@@ -36,14 +36,8 @@ def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 
 @contextmanager
 def process(settings: Settings, pace: Pace) -> Iterator[bootstrap.WorkerProcess]:
     """Everything of a worker's process, as `enrichment worker` runs it."""
-    with bootstrap.worker_process(settings, pace=pace) as built:
-        thread = threading.Thread(target=built.run)
-        thread.start()
-        try:
-            yield built
-        finally:
-            built.stop()
-            thread.join()
+    with bootstrap.worker_process(settings, pace=pace) as built, in_thread(built):
+        yield built
 
 
 @contextmanager
@@ -71,10 +65,5 @@ def bare_worker(
         max_retries=max_retries,
         pace=Pace(poll=0.05, heartbeat=0.2, lease=lease, drain=5.0),
     )
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
+    with in_thread(worker):
         yield worker
-    finally:
-        worker.stop()
-        thread.join()

@@ -6,16 +6,17 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import live
 from crash.worker_program import Orders, run
 from sqlalchemy import text
 
@@ -26,6 +27,8 @@ NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
 SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
 TIMEFRAMES = ("4h", "1d", "1w")
 PATIENCE_SECONDS = 30.0
+
+until = partial(live.until, seconds=PATIENCE_SECONDS)
 LEASE, HEARTBEAT = 0.6, 0.15
 LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 
@@ -77,18 +80,6 @@ GROUP BY symbol, timeframe
 """
 
 Series = dict[tuple[str, str], tuple[int, str]]
-
-
-def until(
-    condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = PATIENCE_SECONDS
-) -> None:
-    """Wait for something to come about. what: what that is, or how to say it if it does not."""
-    waiting = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        waiting.wait(0.02)
-    raise AssertionError(f"within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:

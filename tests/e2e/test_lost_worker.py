@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from live import until
 from sqlalchemy import text
 
 from enrichment.commands import Commands, parse_tracked
@@ -43,15 +43,6 @@ def worker(script: Path, url: str, vendor: str) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    waiting = threading.Event()
-    for _ in range(int(seconds / 0.1)):
-        if condition():
-            return
-        waiting.wait(0.1)
-    raise AssertionError(f"it did not come about within {seconds:.0f} s")
-
-
 def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path) -> None:
     commands = Commands(db)
     symbols = [f"SIM{n}" for n in range(1, 7)]
@@ -70,7 +61,7 @@ def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path
     with running(app) as vendor:
         job = commands.trigger(actor="test")
         with worker(script, db_url, vendor) as doomed:
-            until(first_completed, 30)
+            until(first_completed, seconds=30)
             doomed.send_signal(signal.SIGKILL)
             doomed.wait()
         held = rows("SELECT symbol FROM enrichment_job_items WHERE status = 'in_progress'")
@@ -82,7 +73,7 @@ def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path
                 progress = reader.progress(job.job_id)
                 return progress is not None and progress.finished
 
-            until(finished, LEASE_SECONDS + HEARTBEAT_SECONDS + 15)
+            until(finished, seconds=LEASE_SECONDS + HEARTBEAT_SECONDS + 15)
     assert rows("SELECT status, count(*) FROM enrichment_job_items GROUP BY status") == [
         ("completed", len(symbols))
     ]

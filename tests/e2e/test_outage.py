@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from live import in_thread, until
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -71,23 +72,11 @@ class Stage:
 
 @contextmanager
 def working(settings: Settings, protection: Protection = BRIEF) -> Iterator[None]:
-    with bootstrap.worker_process(settings, protection=protection, pace=QUICK) as process:
-        thread = threading.Thread(target=process.run)
-        thread.start()
-        try:
-            yield
-        finally:
-            process.stop()
-            thread.join()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(200):
-        if condition():
-            return
-        waiting.wait(0.05)
-    raise AssertionError("it did not come about within 10 s")
+    with (
+        bootstrap.worker_process(settings, protection=protection, pace=QUICK) as process,
+        in_thread(process),
+    ):
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from live import in_thread
 from pydantic import SecretStr
 
 from enrichment import bootstrap
@@ -82,9 +83,13 @@ def troubled_nights(db: Database, url: str) -> Iterator[dict[str, str]]:
         days = night.days
         losses, restated = _losses(days), _restatements(days)
         night.track(*SAMPLES)
+        # Another vendor's opinion would tell the day that all have lost from an outage.
+        operator = Commands(db)
+        operator.pause(actor="demo", scope="provider", key="yahoo")
         night.run(*losses, *_nonsense(days), _restated("AAPL", days[-30], 1.35))
         night.track(("NOSUCH", "stock", "1d"))
         night.run(*losses, *_nonsense(days), *restated, *_breakdown())
+        operator.resume(actor="demo", scope="provider", key="yahoo")
         night.faults.clear()
         night.faults.add([losses[0], *restated, _restated("AAPL", days[-75], 1.03)])
         yield night.environment
@@ -155,11 +160,8 @@ def _restated(ticker: str, day: datetime, factor: float) -> Fault:
 
 @contextmanager
 def _working(settings: Settings) -> Iterator[None]:
-    with bootstrap.worker_process(settings, protection=BRIEF, pace=QUICK) as process:
-        thread = threading.Thread(target=process.run)
-        thread.start()
-        try:
-            yield
-        finally:
-            process.stop()
-            thread.join()
+    with (
+        bootstrap.worker_process(settings, protection=BRIEF, pace=QUICK) as process,
+        in_thread(process),
+    ):
+        yield

@@ -9,18 +9,15 @@ import exchange_calendars
 import numpy as np
 import pandas as pd
 import pytest
-import requests
+from integration.vendor_faults import FAULTS, faults_of
 from polygon import RESTClient
 from polygon.exceptions import BadResponse
 
 from enrichment.calendars import bar_starts, is_complete
 from enrichment.domain import AssetClass, Timeframe, Window
 from enrichment.errors import (
-    AccessDenied,
-    MalformedResponse,
     ProviderError,
     ProviderUnavailable,
-    QuotaExceeded,
 )
 from enrichment.providers.base import direct
 from enrichment.providers.http import HttpClient
@@ -59,12 +56,7 @@ def client(address: str, key: str = KEY, read: float = 30) -> HttpClient:
 
 @pytest.fixture
 def fault(address: str) -> Iterator[Callable[..., None]]:
-    def add(**description: object) -> None:
-        answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)
-        assert answer.status_code == 200, answer.text
-
-    yield add
-    requests.delete(f"{address}/_sandbox/faults", timeout=10)
+    yield from faults_of(address)
 
 
 def recorded(symbol: str) -> pd.DataFrame:
@@ -133,21 +125,7 @@ def test_the_bars_are_those_that_the_calendar_expects(
     assert np.count_nonzero(~complete) <= 1
 
 
-@pytest.mark.parametrize(
-    ("description", "kind"),
-    [
-        ({"kind": "rate_limit", "seconds": 7}, QuotaExceeded),
-        ({"kind": "server_error", "status": 503}, ProviderUnavailable),
-        ({"kind": "html"}, ProviderUnavailable),
-        ({"kind": "html", "status": 200}, MalformedResponse),
-        ({"kind": "truncated"}, MalformedResponse),
-        ({"kind": "corrupt", "mode": "nan"}, MalformedResponse),
-        ({"kind": "corrupt", "mode": "text"}, MalformedResponse),
-        ({"kind": "reset"}, ProviderUnavailable),
-        ({"kind": "unauthorized"}, AccessDenied),
-        ({"kind": "forbidden"}, AccessDenied),
-    ],
-)
+@pytest.mark.parametrize(("description", "kind"), FAULTS)
 def test_every_fault_becomes_the_right_error(
     http: HttpClient,
     fault: Callable[..., None],

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from integration.vendor_faults import FAULTS, faults_of
 from pydantic import SecretStr
 
 from enrichment import bootstrap
@@ -20,10 +21,8 @@ from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_d
 from enrichment.errors import (
     AccessDenied,
     EnrichmentError,
-    MalformedResponse,
     ProviderError,
     ProviderUnavailable,
-    QuotaExceeded,
     Snooze,
     UnknownSymbol,
 )
@@ -57,12 +56,7 @@ def http(address: str) -> Iterator[HttpClient]:
 
 @pytest.fixture
 def fault(address: str) -> Iterator[Callable[..., None]]:
-    def add(**description: object) -> None:
-        answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)
-        assert answer.status_code == 200, answer.text
-
-    yield add
-    requests.delete(f"{address}/_sandbox/faults", timeout=10)
+    yield from faults_of(address)
 
 
 def provider(name: str, http: HttpClient) -> Provider:
@@ -123,21 +117,7 @@ def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> N
 
 
 @pytest.mark.parametrize("name", ["binance", "yahoo"])
-@pytest.mark.parametrize(
-    ("description", "kind"),
-    [
-        ({"kind": "rate_limit", "seconds": 7}, QuotaExceeded),
-        ({"kind": "server_error", "status": 503}, ProviderUnavailable),
-        ({"kind": "html"}, ProviderUnavailable),
-        ({"kind": "html", "status": 200}, MalformedResponse),
-        ({"kind": "truncated"}, MalformedResponse),
-        ({"kind": "corrupt", "mode": "text"}, MalformedResponse),
-        ({"kind": "corrupt", "mode": "nan"}, MalformedResponse),
-        ({"kind": "reset"}, ProviderUnavailable),
-        ({"kind": "unauthorized"}, AccessDenied),
-        ({"kind": "forbidden"}, AccessDenied),
-    ],
-)
+@pytest.mark.parametrize(("description", "kind"), FAULTS)
 def test_every_fault_becomes_the_right_error(
     http: HttpClient,
     fault: Callable[..., None],

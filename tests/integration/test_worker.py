@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from live import in_thread
 from sqlalchemy import text
 
 from enrichment.commands import Commands, parse_tracked
@@ -67,13 +68,10 @@ def working(
     )
     listener = Listener(db, worker.wake)
     listener.start()
-    thread = threading.Thread(target=worker.run)
-    thread.start()
     try:
-        yield worker
+        with in_thread(worker):
+            yield worker
     finally:
-        worker.stop()
-        thread.join()
         listener.stop()
 
 

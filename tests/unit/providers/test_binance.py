@@ -8,10 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.providers.wire import JSON, Wire
+from unit.providers.wire import JSON, Wire, vendor
 
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
 from enrichment.errors import (
@@ -23,9 +22,7 @@ from enrichment.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.providers.base import direct
 from enrichment.providers.binance import BinanceProvider, market, parse
-from enrichment.providers.http import HttpClient
 
 DAY = 86_400_000
 ROW: list[Any] = [
@@ -37,9 +34,7 @@ WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 27, tzinfo
 def fetch(
     wire: Wire, *, limit: int = 1000, symbol: str = "X:BTCUSD", kind: AssetClass = AssetClass.CRYPTO
 ) -> Fetched:
-    session = requests.Session()
-    session.mount("https://", wire)
-    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+    with vendor(wire) as http:
         provider = BinanceProvider(http, limit=limit)
         return provider.fetch(symbol, kind, Timeframe.D1, WINDOW)
 

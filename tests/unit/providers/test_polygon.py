@@ -5,17 +5,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-import orjson
 import pytest
-import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requests.adapters import BaseAdapter
+from unit.providers.wire import JSON, Wire, vendor
 
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
 from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
-from enrichment.providers.base import direct
-from enrichment.providers.http import HttpClient
 from enrichment.providers.polygon import PolygonProvider, parse
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
@@ -27,40 +23,18 @@ def page(*rows: Any, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not ...}
 
 
-class Pages(BaseAdapter):
-    """Answers with the given bodies in turn."""
-
-    def __init__(self, *bodies: Any, headers: dict[str, str] | None = None) -> None:
-        super().__init__()
-        self.bodies, self.headers = list(bodies), headers or {}
-        self.urls: list[str] = []
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        self.urls.append(str(request.url))
-        response = requests.Response()
-        response.status_code = 200
-        response._content = orjson.dumps(self.bodies.pop(0))
-        response.headers.update(self.headers)
-        return response
-
-    def close(self) -> None:
-        pass
-
-
 def fetch(
-    wire: Pages,
+    wire: Wire,
     timeframe: Timeframe = Timeframe.D1,
     asset_class: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> Fetched:
-    session = requests.Session()
-    session.mount("https://", wire)
-    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+    with vendor(wire) as http:
         return PolygonProvider(http).fetch("SIM1", asset_class, timeframe, window)
 
 
 def test_a_row_becomes_a_bar() -> None:
-    wire = Pages(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
+    wire = Wire(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
     fetched = fetch(wire)
     assert fetched.source == "polygon"
     assert fetched.adjusted is True
@@ -81,7 +55,7 @@ def test_a_row_becomes_a_bar() -> None:
 
 def test_pages_are_followed_and_keep_the_vendors_order() -> None:
     later = {**ROW, "t": ROW["t"] + 86_400_000}
-    wire = Pages(
+    wire = Wire(
         page(later, next_url="https://vendor.test/v2/aggs?cursor=a"),
         page(results=..., next_url="https://vendor.test/v2/aggs?cursor=b"),
         page(ROW, ROW),
@@ -116,7 +90,7 @@ def moment(text: str) -> datetime:
 def test_the_window_is_asked_for_by_the_vendors_stamps(
     timeframe: str, asset_class: str, window: str, stamps: str
 ) -> None:
-    wire = Pages(page(results=...))
+    wire = Wire(page(results=...))
     start, end = map(moment, window.split())
     fetched = fetch(wire, Timeframe(timeframe), AssetClass(asset_class), Window(start, end))
     assert len(fetched.bars) == 0
@@ -127,7 +101,7 @@ def test_the_window_is_asked_for_by_the_vendors_stamps(
 
 
 def test_a_window_without_a_bar_asks_for_none() -> None:
-    wire = Pages(page(results=...))
+    wire = Wire(page(results=...))
     fetch(wire, window=Window(moment("2024-12-03T09"), moment("2024-12-03T10")))
     first, last = wire.urls[0].partition("?")[0].split("/")[-2:]
     assert first == last
@@ -178,32 +152,21 @@ def test_a_timestamp_that_is_none(stamp: Any) -> None:
 )
 def test_what_is_not_an_answer_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(ProviderError, match=words) as caught:
-        fetch(Pages(body))
+        fetch(Wire(body))
     assert type(caught.value) is kind
 
 
 def test_pages_that_lead_in_a_circle_end() -> None:
     circle = page(ROW, next_url="https://vendor.test/v2/aggs?cursor=a")
     with pytest.raises(MalformedResponse, match="'next_url'"):
-        fetch(Pages(circle, circle, circle))
+        fetch(Wire(circle, circle, circle))
 
 
 def test_pages_that_disagree_on_adjustment_are_refused() -> None:
     with pytest.raises(MalformedResponse, match="'adjusted'"):
-        fetch(Pages(page(ROW, next_url="https://vendor.test/b"), page(ROW, adjusted=False)))
+        fetch(Wire(page(ROW, next_url="https://vendor.test/b"), page(ROW, adjusted=False)))
 
 
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats()
-    | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
 NEARLY_ROW = st.fixed_dictionaries({name: st.just(value) | JSON for name, value in ROW.items()})
 
 
@@ -236,7 +199,7 @@ def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
 )
 def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
     try:
-        fetched = fetch(Pages(body, page(ROW)), timeframe)
+        fetched = fetch(Wire(body, page(ROW)), timeframe)
     except ProviderError:
         return
     assert isinstance(fetched.bars, Bars)

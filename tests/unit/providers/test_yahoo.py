@@ -8,15 +8,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.providers.wire import JSON, Wire
+from unit.providers.wire import JSON, Wire, vendor
 
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
 from enrichment.errors import MalformedResponse, ProviderError, UnknownSymbol
-from enrichment.providers.base import direct
-from enrichment.providers.http import HttpClient
 from enrichment.providers.yahoo import YahooProvider, parse, ticker
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
@@ -41,9 +38,7 @@ def fetch(
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> Fetched:
-    session = requests.Session()
-    session.mount("https://", wire)
-    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+    with vendor(wire) as http:
         provider = YahooProvider(http, now=lambda: NOW)
         return provider.fetch("SIM1", kind, timeframe, window)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import requests
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
+
+from enrichment.providers.base import direct
+from enrichment.providers.http import HttpClient
 
 JSON = st.recursive(
     st.none()
@@ -45,3 +50,12 @@ class Wire(BaseAdapter):
 
     def close(self) -> None:
         pass
+
+
+@contextmanager
+def vendor(wire: Wire) -> Iterator[HttpClient]:
+    """A client whose vendor is the wire."""
+    session = requests.Session()
+    session.mount("https://", wire)
+    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+        yield http

@@ -1,0 +1,39 @@
+"""What the sandbox does to its answers on request, and what every provider makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import requests
+
+from enrichment.errors import (
+    AccessDenied,
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+)
+
+FAULTS: list[tuple[dict[str, object], type[ProviderError]]] = [
+    ({"kind": "rate_limit", "seconds": 7}, QuotaExceeded),
+    ({"kind": "server_error", "status": 503}, ProviderUnavailable),
+    ({"kind": "html"}, ProviderUnavailable),
+    ({"kind": "html", "status": 200}, MalformedResponse),
+    ({"kind": "truncated"}, MalformedResponse),
+    ({"kind": "corrupt", "mode": "nan"}, MalformedResponse),
+    ({"kind": "corrupt", "mode": "text"}, MalformedResponse),
+    ({"kind": "reset"}, ProviderUnavailable),
+    ({"kind": "unauthorized"}, AccessDenied),
+    ({"kind": "forbidden"}, AccessDenied),
+]
+
+
+def faults_of(address: str) -> Iterator[Callable[..., None]]:
+    """Adds faults to the sandbox at the address, and takes all away in the end."""
+
+    def add(**description: object) -> None:
+        answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)
+        assert answer.status_code == 200, answer.text
+
+    yield add
+    requests.delete(f"{address}/_sandbox/faults", timeout=10)
