@@ -1,27 +1,20 @@
-"""The Flask application: the blueprint, liveness and readiness, errors as problems."""
+"""The Flask application: its blueprints, what protects them, errors as problems."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from api import data
-from api.enrichment import Schedule, blueprint
-from api.envelope import answer, from_error, problem
-from enrichment.clock import utc_now
+from api import data, enrichment, jobs, operations, service, symbols
+from api.enrichment import Schedule
+from api.envelope import from_error, problem
+from api.operation import Refused
+from api.protection import Clients, Protection, protect
 from enrichment.commands import Commands
 from enrichment.errors import EnrichmentError
 from enrichment.storage.read_models import ReadModels
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    status: str
-    timestamp: datetime
 
 
 def create_app(
@@ -31,29 +24,25 @@ def create_app(
     ready: Callable[[], None],
     config: Schedule | None = None,
     token: str | None = None,
+    clients: Clients | None = None,
 ) -> Flask:
     """The application on these services.
 
     ready: raises unless requests can be answered. config: what `health` shows. token: what changes
-    state asks for it, if given.
+    state asks for it, if given. clients: how often each may ask; by default as often as it likes.
     """
     app = Flask(__name__)
-    app.register_blueprint(blueprint(reader, commands, config or Schedule(), token))
-    app.register_blueprint(data.blueprint(reader.quality))
+    app.register_blueprint(service.blueprint(ready))
+    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule()))
+    app.register_blueprint(jobs.blueprint(reader, commands))
+    app.register_blueprint(symbols.blueprint(reader.symbols, commands))
+    app.register_blueprint(operations.blueprint(reader, commands))
+    app.register_blueprint(data.blueprint(reader))
+    protect(app, Protection(token, clients or Clients(None)))
 
-    @app.get("/livez")
-    def livez() -> Response:
-        return answer(Probe("alive", utc_now()))
-
-    @app.get("/readyz")
-    def readyz() -> Response:
-        try:
-            ready()
-        except EnrichmentError:
-            return problem(
-                503, "Not ready", "the database does not answer or its schema is not current"
-            )
-        return answer(Probe("ready", utc_now()))
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        return error.as_problem()
 
     @app.errorhandler(EnrichmentError)
     def ours(error: EnrichmentError) -> Response:
@@ -63,7 +52,11 @@ def create_app(
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Response:
-        return problem(error.code or 500, error.name, error.description or error.name)
+        response = problem(error.code or 500, error.name, error.description or error.name)
+        for name, value in error.get_headers():
+            if name.lower() not in ("content-type", "content-length"):
+                response.headers[name] = value
+        return response
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -1,35 +1,156 @@
-"""The blueprint of `/api/v1/data`: what is known of the data itself."""
+"""The blueprint of `/api/v1/data`: what is known of the data, and the data itself."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
 
-from api.envelope import answer
-from enrichment.domain import parse_symbol
-from enrichment.errors import InvalidRequest, NotTracked
-from enrichment.storage.quality_history import QualityHistory
+from flask import Blueprint, Response, stream_with_context
+from pydantic import Field
+
+from api.downloads import ENCODINGS, Format, encoded
+from api.envelope import key_of, unless_known, with_next
+from api.operation import operation
+from api.parameters import Cursor, Limit, Moment, Query, Symbol, Whole
+from enrichment.clock import utc_now
+from enrichment.domain import Timeframe, is_simulated
+from enrichment.errors import NotTracked
+from enrichment.storage import bar_download
+from enrichment.storage.journal import CorrectedValue
+from enrichment.storage.quality_history import SymbolQuality
+from enrichment.storage.read_models import ReadModels
 
 MOST_DAYS = 366
+MOST_BARS = 10_000_000
+Column = StrEnum("Column", {name: name for name in bar_download.COLUMNS})  # type: ignore[misc]
 
 
-def blueprint(history: QualityHistory) -> Blueprint:
+@dataclass(frozen=True, slots=True)
+class CorrectionsAnswer:
+    timestamp: datetime
+    count: int
+    corrections: Sequence[CorrectedValue]
+
+
+class QualityQuery(Query):
+    days: Annotated[int, Field(ge=1, le=MOST_DAYS), Whole] = Field(
+        7, description="UTC days, today among them."
+    )
+
+
+class CorrectionsQuery(Query):
+    symbol: Symbol | None = None
+    timeframe: Timeframe | None = None
+    since: Moment | None = Field(None, description="Made at this time or later.")
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class BarsQuery(Query):
+    timeframe: Timeframe = Timeframe.D1
+    start: Moment | None = Field(None, alias="from", description="Start of the first bar.")
+    end: Moment | None = Field(None, alias="to", description="Bars start before this time.")
+    columns: list[Column] | None = Field(
+        None, description="Columns beside `ts`, in this order; left out: all."
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST_BARS), Whole] | None = Field(
+        None, description="At most so many bars, the oldest."
+    )
+    format: Format = Format.JSON
+
+
+def blueprint(reader: ReadModels) -> Blueprint:
     """The endpoints on these read models."""
     bp = Blueprint("data", __name__, url_prefix="/api/v1/data")
 
-    @bp.get("/quality/<path:symbol>")
-    def quality(symbol: str) -> Response:
-        name = parse_symbol(symbol)
-        found = history.of(name, _days())
+    @bp.get("/quality/<symbol>")
+    @operation("data", SymbolQuality, responses={304: None})
+    def quality(symbol: Symbol, query: QualityQuery) -> Response:
+        """A symbol's quality day by day, and its newest fetches.
+
+        Gaps and anomalies count on the day they were first seen.
+        """
+        found = reader.quality.of(symbol, query.days)
         if found is None:
-            raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
-        return answer(found)
+            raise _unknown(symbol)
+        return unless_known(found)
+
+    @bp.get("/corrections")
+    @operation("data", CorrectionsAnswer, responses={304: None})
+    def corrections(query: CorrectionsQuery) -> Response:
+        """Stored values that a vendor restated, newest first: old, new and why."""
+        key = key_of(query.cursor, int)
+        found = reader.journal.corrections(
+            query.limit + 1,
+            symbol=query.symbol,
+            timeframe=query.timeframe,
+            since=query.since,
+            before=None if key is None else key[0],
+        )
+        page = found[: query.limit]
+        response = unless_known(CorrectionsAnswer(utc_now(), len(page), page))
+        return with_next(response, (str(page[-1].id),) if len(found) > len(page) else None)
+
+    @bp.get("/bars/<symbol>")
+    @operation("data", content=_contents())
+    def bars(symbol: Symbol, query: BarsQuery) -> Response:
+        """A series' bars with their features, oldest first, all as they stood at one moment.
+
+        Simulated series, of the sandbox vendor, are named by the header `X-Simulated: true`.
+        """
+        if not reader.bars.known(symbol):
+            raise _unknown(symbol)
+        columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
+        batches = reader.bars.chunks(
+            symbol, query.timeframe, columns, query.start, query.end, query.limit
+        )
+        head = {"timestamp": utc_now(), "symbol": symbol, "timeframe": query.timeframe}
+        pieces = encoded(query.format, batches, bar_download.schema(columns), head)
+        return _file(pieces, symbol, query)
 
     return bp
 
 
-def _days() -> int:
-    text = request.args.get("days", "7")
-    days = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
-    if not 1 <= days <= MOST_DAYS:
-        raise InvalidRequest(f"days={text!r}: give a whole number from 1 to {MOST_DAYS}")
-    return days
+def _contents() -> dict[str, dict[str, Any]]:
+    number = {"type": ["number", "null"]}
+    label = {"type": ["string", "null"]}
+    kinds = {"number": number, "label": label}
+    bar = {
+        "type": "object",
+        "required": ["ts"],
+        "properties": {
+            "ts": {"type": "string", "format": "date-time", "description": "start of the bar"},
+            **{name: kinds[kind] for name, kind in bar_download.COLUMNS.items()},
+        },
+    }
+    series = {
+        "type": "object",
+        "required": ["timestamp", "symbol", "timeframe", "bars"],
+        "properties": {
+            "timestamp": {"type": "string", "format": "date-time"},
+            "symbol": {"type": "string"},
+            "timeframe": {"type": "string"},
+            "bars": {"type": "array", "items": bar},
+        },
+    }
+    return {
+        encoding.media: {"schema": series if kind is Format.JSON else {}}
+        for kind, encoding in ENCODINGS.items()
+    }
+
+
+def _file(pieces: Any, symbol: str, query: BarsQuery) -> Response:
+    response = Response(stream_with_context(pieces), mimetype=ENCODINGS[query.format].media)
+    if query.format is not Format.JSON:
+        name = f"{symbol.replace(':', '_')}-{query.timeframe}.{query.format}"
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    if is_simulated(symbol):
+        response.headers["X-Simulated"] = "true"
+    return response
+
+
+def _unknown(symbol: str) -> NotTracked:
+    return NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")

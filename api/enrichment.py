@@ -1,36 +1,41 @@
-"""The blueprint of `/api/v1/enrichment`."""
+"""The blueprint of `/api/v1/enrichment`: how the engine is, and starting and stopping it."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint, Request, Response, request, url_for
+from pydantic import Field
 
-from api.envelope import answer, problem
+from api.envelope import answer, key_of, unless_known, with_next
+from api.operation import operation
+from api.parameters import Cursor, Limit, Query, Reason, Seconds, Symbol, Whole
 from enrichment import health
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
-from enrichment.domain import parse_symbol
-from enrichment.errors import InvalidRequest
+from enrichment.domain import PROVIDER_NAMES, AssetClass
+from enrichment.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.storage.figures import (
     ComputeMetrics,
     FetchMetrics,
     HistoricJob,
+    JobStatus,
+    Overview,
     PatternStatus,
     Progress,
     QualityMetrics,
 )
 from enrichment.storage.read_models import ReadModels
 
-MAX_WAIT_SECONDS = 300.0
+PREFIX = "/api/v1/enrichment"
+MAX_WAIT_SECONDS = 300
+MAX_SYMBOLS = 500
 MAX_KEY_LENGTH = 200
-CHANGES = ("trigger", "pause", "resume", "cancel", "resume_failed")
+KEY_HEADER = {"Idempotency-Key": "The same key gives the same job again, however often it is sent."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,14 @@ class TriggerAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PauseAnswer:
+    """until: when the pause ends by itself."""
+
     timestamp: datetime
     status: str
     paused: bool
+    scope: str
+    key: str
+    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,39 +111,78 @@ class ResilienceAnswer:
     patterns: list[PatternStatus]
 
 
-def blueprint(
-    reader: ReadModels, commands: Commands, config: Schedule, token: str | None
-) -> Blueprint:
-    """The endpoints on these services; with a token, whatever changes state asks for it."""
-    bp = Blueprint("enrichment", __name__, url_prefix="/api/v1/enrichment")
+class TriggerQuery(Query):
+    symbols: list[Symbol] | None = Field(None, max_length=MAX_SYMBOLS)
+    asset_class: AssetClass | None = None
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS), Seconds] | None = Field(
+        None, description="Seconds to wait for the result."
+    )
+    reason: Reason = None
 
-    @bp.before_request
-    def authorize() -> Response | None:
-        changes_state = request.endpoint in {f"enrichment.{name}" for name in CHANGES}
-        if token is None or not changes_state or _bears(request, token):
-            return None
-        refused = problem(401, "Unauthorized", "send the header 'Authorization: Bearer <token>'")
-        refused.headers["WWW-Authenticate"] = "Bearer"
-        return refused
+
+class HistoryQuery(Query):
+    limit: Limit = 10
+    cursor: Cursor | None = None
+
+
+class ScopeQuery(Query):
+    """What is paused: everything, or one of these."""
+
+    asset_class: AssetClass | None = None
+    symbol: Symbol | None = None
+    provider: Annotated[str, Field(json_schema_extra={"enum": list(PROVIDER_NAMES)})] | None = None
+    reason: Reason = None
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """(scope, key); Conflict where more than one is named."""
+        named = [
+            (scope, str(key))
+            for scope in ("asset_class", "symbol", "provider")
+            if (key := getattr(self, scope)) is not None
+        ]
+        if len(named) > 1:
+            raise Conflict("name one of asset_class, symbol and provider, or none for everything")
+        return named[0] if named else ("global", "")
+
+
+class PauseQuery(ScopeQuery):
+    minutes: Annotated[int, Field(ge=1, le=525_600), Whole] | None = Field(
+        None, description="Minutes after which the pause ends by itself."
+    )
+
+
+def blueprint(reader: ReadModels, commands: Commands, config: Schedule) -> Blueprint:
+    """The endpoints on these services."""
+    bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
 
     @bp.get("/dashboard/overview")
+    @operation("dashboard", Overview, responses={304: None})
     def overview() -> Response:
-        return answer(reader.overview())
+        """Scheduler, last job, metrics of the last 24 hours, and the queue."""
+        return unless_known(reader.overview())
 
     @bp.get("/dashboard/metrics")
+    @operation("dashboard", MetricsAnswer, responses={304: None})
     def metrics() -> Response:
+        """Fetches, computations and quality of the last 24 hours.
+
+        Rates are percent, scores 0–1, null where nothing happened.
+        """
         found = reader.metrics()
-        return answer(
+        return unless_known(
             MetricsAnswer(
                 found.fetch_pipeline, found.compute_pipeline, found.data_quality, utc_now()
             )
         )
 
     @bp.get("/dashboard/health")
+    @operation("dashboard", HealthAnswer, responses={304: None})
     def health_() -> Response:
+        """healthy, warning or critical, and why."""
         found = reader.overview()
         judged = health.judge(found, reader.pauses())
-        return answer(
+        return unless_known(
             HealthAnswer(
                 found.timestamp,
                 judged.status,
@@ -146,90 +195,89 @@ def blueprint(
         )
 
     @bp.get("/dashboard/job-status/<symbol>")
-    def job_status(symbol: str) -> Response:
-        name = parse_symbol(symbol)
-        found = reader.job_status(name)
+    @operation("dashboard", JobStatus, responses={304: None})
+    def job_status(symbol: Symbol) -> Response:
+        """A tracked symbol's newest run."""
+        found = reader.job_status(symbol)
         if found is None:
-            return problem(404, "Not tracked", f"{name} is not tracked")
-        return answer(found)
-
-    @bp.get("/jobs/<uuid:job_id>")
-    def job(job_id: UUID) -> Response:
-        progress = reader.progress(job_id)
-        if progress is None:
-            return problem(404, "Unknown job", f"there is no job {job_id}")
-        return answer(progress)
-
-    @bp.post("/jobs/<uuid:job_id>/cancel")
-    def cancel(job_id: UUID) -> Response:
-        commands.cancel(job_id, actor=_actor(request), reason=request.args.get("reason"))
-        return job(job_id)
-
-    @bp.post("/jobs/<uuid:job_id>/resume")
-    def resume_failed(job_id: UUID) -> Response:
-        commands.resume_failed(
-            job_id,
-            actor=_actor(request),
-            error_class=request.args.get("error_class"),
-            reason=request.args.get("reason"),
-        )
-        return job(job_id)
+            raise NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")
+        return unless_known(found)
 
     @bp.post("/trigger")
-    def trigger() -> Response:
-        wait = _seconds(request.args.get("wait"))
+    @operation(
+        "jobs", TriggerAnswer, status=202, changes=True, problems=(404, 409), headers=KEY_HEADER
+    )
+    def trigger(query: TriggerQuery) -> Response:
+        """Enrich these symbols now, those of an asset class, or all.
+
+        Answers at once, `Location` being the job; with `wait` when it has finished, or so many
+        seconds later.
+        """
         job = commands.trigger(
-            actor=_actor(request),
-            symbols=request.args.getlist("symbols") or None,
-            asset_class=request.args.get("asset_class"),
+            actor=actor(request),
+            symbols=query.symbols or None,
+            asset_class=query.asset_class,
             idempotency_key=_idempotency_key(request),
+            reason=query.reason,
         )
         summary = None
-        if wait is not None:
-            summary = _summary(_finished(reader, job.job_id, wait))
+        if query.wait is not None:
+            summary = _summary(_finished(reader, job.job_id, query.wait))
         response = answer(
             TriggerAnswer(
                 utc_now(), job.job_id, "triggered", job.symbols_to_process, True, summary
             ),
             202,
         )
-        response.headers["Location"] = url_for("enrichment.job", job_id=job.job_id)
+        response.headers["Location"] = url_for("jobs.job", job_id=job.job_id)
         return response
 
     @bp.route("/pause", methods=["GET", "POST"])
-    def pause() -> Response:
-        commands.pause(actor=_actor(request), reason=request.args.get("reason"))
-        return answer(PauseAnswer(utc_now(), "paused", True))
+    @operation("operations", PauseAnswer, changes=True, problems=(404, 409))
+    def pause(query: PauseQuery) -> Response:
+        """Claim nothing more of a scope until it is resumed; what is at work finishes."""
+        scope, key = query.scope
+        until = None if query.minutes is None else utc_now() + timedelta(minutes=query.minutes)
+        commands.pause(actor=actor(request), scope=scope, key=key, reason=query.reason, until=until)
+        return answer(PauseAnswer(utc_now(), "paused", True, scope, key, until))
 
     @bp.route("/resume", methods=["GET", "POST"])
-    def resume() -> Response:
-        commands.resume(actor=_actor(request), reason=request.args.get("reason"))
-        return answer(PauseAnswer(utc_now(), "running", False))
+    @operation("operations", PauseAnswer, changes=True, problems=(404, 409))
+    def resume(query: ScopeQuery) -> Response:
+        """Lift the pause of a scope."""
+        scope, key = query.scope
+        commands.resume(actor=actor(request), scope=scope, key=key, reason=query.reason)
+        return answer(PauseAnswer(utc_now(), "running", False, scope, key, None))
 
     @bp.get("/history")
-    def history() -> Response:
-        limit = _limit(request.args.get("limit", "10"))
-        page = reader.history(limit, _cursor(request.args.get("cursor")))
-        response = answer(HistoryAnswer(page.timestamp, len(page.jobs), page.jobs))
-        if page.next is not None:
-            following = url_for("enrichment.history", limit=limit, cursor=_encode(page.next))
-            response.headers["Link"] = f'<{following}>; rel="next"'
-        return response
+    @operation("jobs", HistoryAnswer, responses={304: None})
+    def history(query: HistoryQuery) -> Response:
+        """Jobs, newest first."""
+        found = reader.history(query.limit, _history_key(query.cursor))
+        response = unless_known(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
+        following = found.next
+        return with_next(
+            response,
+            None if following is None else (following[0].isoformat(), str(following[1])),
+        )
 
     @bp.get("/resilience")
+    @operation("resilience", ResilienceAnswer)
     def resilience() -> Response:
+        """Every breaker, limiter, retry policy and bulkhead of every worker, with its age."""
         return answer(ResilienceAnswer(utc_now(), reader.resilience()))
 
     return bp
 
 
-def _bears(received: Request, token: str) -> bool:
-    given = received.headers.get("Authorization", "")
-    return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
-
-
-def _actor(received: Request) -> str:
+def actor(received: Request) -> str:
+    """Who the audit names: the address that the request came from."""
     return f"api:{received.remote_addr or 'local'}"
+
+
+def _history_key(cursor: str | None) -> tuple[datetime, UUID] | None:
+    key = key_of(cursor, datetime, UUID)
+    return None if key is None else (key[0], key[1])
 
 
 def _finished(reader: ReadModels, job_id: UUID, seconds: float) -> Progress | None:
@@ -251,40 +299,8 @@ def _summary(progress: Progress | None) -> ResultSummary | None:
     )
 
 
-def _seconds(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_WAIT_SECONDS:
-        raise InvalidRequest(f"wait={value!r}: give seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
-    return seconds
-
-
-def _limit(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= 500):
-        raise InvalidRequest(f"limit={value[:40]!r}: give a number from 1 to 500")
-    return int(value)
-
-
 def _idempotency_key(received: Request) -> str | None:
     key = received.headers.get("Idempotency-Key")
     if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
         raise InvalidRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} printable characters")
     return key
-
-
-def _encode(key: tuple[datetime, UUID]) -> str:
-    return base64.urlsafe_b64encode(f"{key[0].isoformat()}|{key[1]}".encode()).decode()
-
-
-def _cursor(value: str | None) -> tuple[datetime, UUID] | None:
-    if value is None:
-        return None
-    try:
-        at, job_id = base64.urlsafe_b64decode(value.encode()).decode().split("|")
-        return datetime.fromisoformat(at), UUID(job_id)
-    except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor: take it from the Link header of the page before") from None

@@ -1,13 +1,22 @@
-"""How answers look: JSON of typed values, and RFC 9457 problems."""
+"""How answers look: JSON of typed values, pages with a link to the next, RFC 9457 problems."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from flask import Response
+from flask import Response, request, url_for
 from pydantic import TypeAdapter
 
+from enrichment.clock import utc_now
 from enrichment.errors import (
+    Conflict,
     DatabaseUnavailable,
     EnrichmentError,
     InvalidRequest,
@@ -18,7 +27,28 @@ from enrichment.errors import (
 _adapters: dict[type, TypeAdapter[Any]] = {}
 
 
-def _adapter(kind: type) -> TypeAdapter[Any]:
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What is wrong with one parameter, and how to mend it."""
+
+    parameter: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """RFC 9457; `errors` where parameters are at fault."""
+
+    timestamp: datetime
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: Sequence[Complaint]
+
+
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """pydantic's view of a type, made once."""
     if kind not in _adapters:
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
@@ -26,14 +56,52 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 def answer(value: Any, status: int = 200) -> Response:
     """A frozen dataclass as JSON; times as ISO-8601 UTC with 'Z'."""
-    body = _adapter(type(value)).dump_json(value)
+    body = adapter(type(value)).dump_json(value)
     return Response(body, status, mimetype="application/json")
 
 
-def problem(status: int, title: str, detail: str) -> Response:
+def unless_known(value: Any) -> Response:
+    """The answer, or 304 where the reader has it already: only its `timestamp` is newer."""
+    known = adapter(type(value))
+    stable = known.dump_json(value, exclude={"timestamp"})
+    response = answer(value)
+    response.headers["Cache-Control"] = "no-cache"
+    response.set_etag(hashlib.blake2s(stable, digest_size=12).hexdigest(), weak=True)
+    response.make_conditional(request)
+    return response
+
+
+def with_next(response: Response, key: Sequence[str] | None) -> Response:
+    """The response with a link to the page that begins after `key`."""
+    if key is not None and request.endpoint is not None:
+        values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
+        following = url_for(request.endpoint, **{**values, "cursor": _encode(key)})
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return response
+
+
+def key_of(cursor: str | None, *kinds: Any) -> tuple[Any, ...] | None:
+    """The key within a cursor, its parts of these types; None without a cursor."""
+    if cursor is None:
+        return None
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor.encode()).decode())
+        if not isinstance(parts, list) or len(parts) != len(kinds):
+            raise ValueError
+        found = [adapter(kind).validate_python(p) for kind, p in zip(kinds, parts, strict=True)]
+    except (ValueError, binascii.Error):
+        raise InvalidRequest("cursor: take it from the Link header of the page before") from None
+    return tuple(found)
+
+
+def _encode(key: Sequence[str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(list(key)).encode()).decode()
+
+
+def problem(status: int, title: str, detail: str, complaints: Sequence[Complaint] = ()) -> Response:
     """An RFC 9457 problem."""
-    value = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    body = _adapter(dict).dump_json(value)
+    value = Problem(utc_now(), "about:blank", title, status, detail, list(complaints))
+    body = adapter(Problem).dump_json(value)
     return Response(body, status, mimetype="application/problem+json")
 
 
@@ -43,6 +111,8 @@ def from_error(error: EnrichmentError) -> Response:
         return problem(404, "Not tracked", str(error))
     if isinstance(error, UnknownJob):
         return problem(404, "Unknown job", str(error))
+    if isinstance(error, Conflict):
+        return problem(409, "Conflict", str(error))
     if isinstance(error, InvalidRequest):
         return problem(400, "Invalid request", str(error))
     if isinstance(error, DatabaseUnavailable):

@@ -10,6 +10,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
 from api.enrichment import Schedule
+from api.protection import Clients
 from enrichment import bootstrap
 from enrichment.commands import Commands
 from enrichment.config import Settings
@@ -18,6 +19,7 @@ from enrichment.storage.revision import require_current
 from enrichment.supervisor import require_free
 
 THREADS = 16
+READ_SECONDS = 5.0
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
@@ -58,9 +60,17 @@ def serve(settings: Settings) -> None:
         )
     require_free("API", host, port)
     columns = bootstrap.feature_columns()
-    with bootstrap.database(settings, pool_size=THREADS, application="enrichment-api") as db:
+    with (
+        bootstrap.database(settings, pool_size=4, application="enrichment-api") as db,
+        bootstrap.reader_of(
+            db,
+            pool_size=THREADS,
+            application="enrichment-api-reader",
+            timeout_seconds=READ_SECONDS,
+        ) as reading,
+    ):
         app = create_app(
-            bootstrap.read_models(db, settings),
+            bootstrap.read_models(reading, settings),
             Commands(db),
             ready=lambda: require_current(db, columns),
             config=Schedule(
@@ -70,6 +80,7 @@ def serve(settings: Settings) -> None:
                 settings.max_retries,
             ),
             token=token.get_secret_value() if token else None,
+            clients=Clients(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork
         _Server(app, f"{host}:{port}").run()

@@ -81,20 +81,34 @@ def reading_database(settings: Settings, *, timeout_seconds: float) -> Iterator[
     """A small pool on which nothing can be written and no query outlasts the timeout."""
     from enrichment.storage.revision import require_current
 
-    with (
-        database_url(settings) as url,
-        closing(
-            Database(
-                url,
-                pool_size=1,
-                application="enrichment-notebook",
-                statement_timeout_ms=round(timeout_seconds * 1000),
-                read_only=True,
-            )
-        ) as db,
-    ):
+    with database_url(settings) as url, closing(Database(url, pool_size=1)) as db:
         require_current(db, feature_columns())
-        yield db
+        with reader_of(
+            db, pool_size=1, application="enrichment-notebook", timeout_seconds=timeout_seconds
+        ) as reading:
+            yield reading
+
+
+@contextmanager
+def reader_of(
+    db: Database, *, pool_size: int, application: str, timeout_seconds: float
+) -> Iterator[Database]:
+    """A pool on the same database with the rights of the role that only reads."""
+    from enrichment.storage import reading
+
+    url = db.url.render_as_string(hide_password=False)
+    role = reading.role(db)
+    with closing(
+        Database(
+            url,
+            pool_size=pool_size,
+            application=application,
+            statement_timeout_ms=round(timeout_seconds * 1000),
+            read_only=True,
+            role=role,
+        )
+    ) as reader:
+        yield reader
 
 
 def upgrade(db: Database) -> None:

@@ -17,7 +17,7 @@ from enrichment.domain import (
     Window,
     parse_symbol,
 )
-from enrichment.errors import InvalidRequest, NotTracked, UnknownJob
+from enrichment.errors import Conflict, InvalidRequest, NotTracked, UnknownJob
 from enrichment.quality import assess, without
 from enrichment.storage import (
     findings,
@@ -70,7 +70,7 @@ class Commands:
         InvalidRequest where nothing would be enriched.
         """
         if symbols and asset_class:
-            raise InvalidRequest("give either symbols or an asset class, not both")
+            raise Conflict("give either symbols or an asset class, not both")
         wanted = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
@@ -92,7 +92,7 @@ class Commands:
             )
             if opened is not None:
                 if opened[1] == 0:
-                    raise InvalidRequest(_nothing_to_do(kind))
+                    raise Conflict(_nothing_to_do(kind))
                 return Triggered(*opened)
         return self._triggered_elsewhere(idempotency_key)
 
@@ -205,7 +205,7 @@ class Commands:
         with self._db.begin() as conn:
             state = _known_state(job_control.job_state(conn, job_id), job_id)
             if state not in OPEN_STATES:
-                raise InvalidRequest(f"job {job_id} is {state} already: nothing to cancel")
+                raise Conflict(f"job {job_id} is {state} already: nothing to cancel")
             job_control.request_cancel(conn, job_id)
             operations.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
 
@@ -224,11 +224,11 @@ class Commands:
         with self._db.begin() as conn:
             state = _known_state(job_control.job_state(conn, job_id), job_id)
             if state in OPEN_STATES:
-                raise InvalidRequest(f"job {job_id} is still {state}: wait for its end")
+                raise Conflict(f"job {job_id} is still {state}: wait for its end")
             count = job_control.reopen_failed(conn, job_id, error_class)
             if count == 0:
                 kind = f" with {error_class}" if error_class else ""
-                raise InvalidRequest(f"job {job_id} has no failed symbols{kind}: nothing to resume")
+                raise Conflict(f"job {job_id} has no failed symbols{kind}: nothing to resume")
             operations.audit(
                 conn,
                 actor=actor,

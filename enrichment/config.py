@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     enrichment_api_token: Secret = Field(
         None, description="bearer token for whatever changes state; required beyond loopback"
     )
+    enrichment_api_rate: int = Field(
+        3000, ge=0, description="requests a minute that the API answers to one client; 0: any"
+    )
     enrichment_dashboard_port: Port = Field(8501, description="port of the dashboard")
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
     enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(

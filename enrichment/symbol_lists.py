@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from enrichment.domain import AssetClass, Timeframe, TrackedSymbol, parse_symbol
 from enrichment.errors import InvalidRequest
+
+HEADER = ("symbol", "asset_class", "timeframes")
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of a file that can't be used. line: its number, the header being 1."""
+
+    line: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolList:
+    """What a file names: its good lines, each symbol once, and its bad ones."""
+
+    symbols: Sequence[TrackedSymbol]
+    bad_lines: Sequence[BadLine]
 
 
 def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
@@ -16,27 +36,35 @@ def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymb
     )
 
 
-def parse_csv(content: str) -> list[TrackedSymbol]:
+def read_csv(content: str) -> SymbolList:
     """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
 
-    All lines are checked before anything is changed; the error names every bad line.
+    A symbol's last line counts.
     """
     reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
-    if not {"symbol", "asset_class", "timeframes"} <= set(reader.fieldnames or ()):
-        raise InvalidRequest("the first line must be: symbol,asset_class,timeframes")
-    found: list[TrackedSymbol] = []
-    problems: list[str] = []
-    for row in reader:
-        try:
-            found.append(
-                parse_tracked(
-                    row["symbol"] or "", row["asset_class"] or "", row["timeframes"] or ""
-                )
-            )
-        except InvalidRequest as exc:
-            problems.append(f"line {reader.line_num}: {exc}")
-    if problems:
-        raise InvalidRequest("; ".join(problems))
-    if not found:
-        raise InvalidRequest("the file names no symbol")
-    return list({tracked.symbol: tracked for tracked in found}.values())
+    found: dict[str, TrackedSymbol] = {}
+    problems: list[BadLine] = []
+    try:
+        if not set(HEADER) <= set(reader.fieldnames or ()):
+            return SymbolList([], [BadLine(1, f"the first line must be: {','.join(HEADER)}")])
+        for row in reader:
+            try:
+                tracked = parse_tracked(*(row[name] or "" for name in HEADER))
+                found[tracked.symbol] = tracked
+            except InvalidRequest as exc:
+                problems.append(BadLine(reader.line_num, str(exc)))
+    except csv.Error as exc:
+        problems.append(BadLine(reader.line_num + 1, f"this is not CSV: {exc}"))
+    if not found and not problems:
+        problems.append(BadLine(1, "the file names no symbol"))
+    return SymbolList(list(found.values()), problems)
+
+
+def parse_csv(content: str) -> list[TrackedSymbol]:
+    """Like `read_csv`, where nothing may be wrong: the error names every bad line."""
+    listed = read_csv(content)
+    if listed.bad_lines:
+        raise InvalidRequest(
+            "; ".join(f"line {bad.line}: {bad.detail}" for bad in listed.bad_lines)
+        )
+    return list(listed.symbols)

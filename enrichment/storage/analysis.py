@@ -13,7 +13,7 @@ from enrichment.errors import InvalidRequest
 from enrichment.storage.database import Database
 
 _TOO_SLOW = "57014"
-_READ_ONLY = "25006"
+_READ_ONLY = ("25006", "42501")  # a read-only transaction, a role that may only read
 # PostgreSQL's type numbers → the types of columns, also of those without a row or a value.
 _MOMENT = 1184
 _TYPES: Mapping[object, str] = {
@@ -29,8 +29,7 @@ _TYPES: Mapping[object, str] = {
 class Analysis:
     """Queries of an analyst.
 
-    db: read-only, with a statement timeout. That keeps mistakes from doing harm; whoever must not
-    write at all gets a DATABASE_URL whose role may only read.
+    db: read-only, with a statement timeout.
     """
 
     def __init__(self, db: Database) -> None:
@@ -75,6 +74,6 @@ def _typed(column: Any, number: object) -> Any:
 def _explained(code: str, message: str) -> str:
     if code == _TOO_SLOW:
         return "the query was stopped by its timeout: narrow it, or connect with a longer one"
-    if code == _READ_ONLY:
+    if code in _READ_ONLY:
         return "this connection only reads: change what is stored with the 'enrichment' commands"
     return f"the query can't be run: {message.splitlines()[0]}"

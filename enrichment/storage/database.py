@@ -20,6 +20,7 @@ from enrichment.errors import ConfigurationError, DatabaseUnavailable
 CLOCK_SECONDS = 30.0
 _OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as COPY raises them
 _DISK_FULL = "53100"
+_TOO_SLOW = "57014"
 _NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
 
 
@@ -30,7 +31,7 @@ class Database:
     itself: the next transaction gets a new connection.
 
     idle_seconds: a transaction that its process leaves idle for longer is ended by the server, so
-    that a frozen process can't keep its locks for ever.
+    that a frozen process can't keep its locks for ever. role: whose rights its sessions have.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Database:
         statement_timeout_ms: int = 0,
         idle_seconds: float = 30.0,
         read_only: bool = False,
+        role: str | None = None,
     ) -> None:
         self.url = parse_url(url)
         options = (
@@ -51,6 +53,8 @@ class Database:
         )
         if read_only:
             options += " -c default_transaction_read_only=on"
+        if role is not None:
+            options += f" -c role={role}"
         self.engine: Engine = create_engine(
             self.url,
             pool_size=pool_size,
@@ -104,6 +108,8 @@ class Database:
 def _mend(cause: Exception, reason: str) -> str:
     if getattr(cause, "pgcode", None) == _DISK_FULL:
         return "free some disk on the database's machine"
+    if getattr(cause, "pgcode", None) == _TOO_SLOW:
+        return "it took too long; ask for less, or again when it has less to do"
     if any(words in reason for words in _NO_CONNECTION_LEFT):
         return "raise its limit of connections, or run fewer workers or MAX_CONCURRENT_SYMBOLS"
     return "check DATABASE_URL and that the server runs"

@@ -72,10 +72,16 @@ def write_failure(
 
 
 def roll_up(conn: Connection) -> None:
-    """Recompute the rollups of the last three hours, unless another worker is at it."""
+    """Recompute the rollups of the newest hours, unless another worker is at it.
+
+    From two hours before the current one, or from the newest hour that has a rollup if that is
+    longer ago: what was logged just before all workers stopped is not left out.
+    """
     if conn.execute(text("SELECT pg_try_advisory_xact_lock(7303015)")).scalar():
-        conn.execute(text(_ROLL_UP_FETCHES), {"bounds": list(LATENCY_BUCKETS_MS)})
-        conn.execute(text(_ROLL_UP_COMPUTATIONS))
+        fetches, computations = conn.execute(text(_ROLL_UP_FROM)).one()
+        bounds = list(LATENCY_BUCKETS_MS)
+        conn.execute(text(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})
+        conn.execute(text(_ROLL_UP_COMPUTATIONS), {"since": computations})
 
 
 _FETCHED = """
@@ -99,34 +105,47 @@ VALUES (:job_id, :symbol, :timeframe, false, :ms, :error_class, :error)
 
 _COMPUTE_FAILED = _FETCH_FAILED.replace("enrichment_fetch_log", "enrichment_compute_log")
 
+_ROLL_UP_FROM = """
+SELECT
+    least(date_trunc('hour', now()) - interval '2 hours', coalesce(
+        (SELECT max(hour) FROM enrichment_fetch_hourly),
+        (SELECT date_trunc('hour', min(at)) FROM enrichment_fetch_log))),
+    least(date_trunc('hour', now()) - interval '2 hours', coalesce(
+        (SELECT max(hour) FROM enrichment_compute_hourly),
+        (SELECT date_trunc('hour', min(at)) FROM enrichment_compute_log)))
+"""
+
 _ROLL_UP_FETCHES = """
-INSERT INTO enrichment_fetch_hourly (hour, source, total, successful, duration_ms, latency_buckets)
-SELECT hour, source, sum(n), sum(ok), sum(ms), array_agg(n ORDER BY bucket)
+INSERT INTO enrichment_fetch_hourly
+    (hour, source, total, successful, duration_ms, successful_ms, latency_buckets)
+SELECT hour, source, sum(n), sum(ok), sum(ms), sum(ok_ms), array_agg(n ORDER BY bucket)
 FROM (
     SELECT h.hour, h.source, b.bucket, count(l.bucket) AS n,
-           count(*) FILTER (WHERE l.success) AS ok, coalesce(sum(l.duration_ms), 0) AS ms
+           count(*) FILTER (WHERE l.success) AS ok, coalesce(sum(l.duration_ms), 0) AS ms,
+           coalesce(sum(l.duration_ms) FILTER (WHERE l.success), 0) AS ok_ms
     FROM (SELECT DISTINCT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source
-          FROM enrichment_fetch_log WHERE at >= date_trunc('hour', now()) - interval '2 hours') h
+          FROM enrichment_fetch_log WHERE at >= :since) h
     CROSS JOIN generate_series(0, cardinality(CAST(:bounds AS float8[]))) AS b (bucket)
     LEFT JOIN (
         SELECT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source, success,
                coalesce(duration_ms, 0) AS duration_ms,
                width_bucket(coalesce(duration_ms, 0), CAST(:bounds AS float8[])) AS bucket
-        FROM enrichment_fetch_log WHERE at >= date_trunc('hour', now()) - interval '2 hours'
+        FROM enrichment_fetch_log WHERE at >= :since
     ) l ON (l.hour, l.source, l.bucket) = (h.hour, h.source, b.bucket)
     GROUP BY h.hour, h.source, b.bucket
 ) buckets
 GROUP BY hour, source
 ON CONFLICT (hour, source) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
-    duration_ms = EXCLUDED.duration_ms, latency_buckets = EXCLUDED.latency_buckets
+    duration_ms = EXCLUDED.duration_ms, successful_ms = EXCLUDED.successful_ms,
+    latency_buckets = EXCLUDED.latency_buckets
 """
 
 _ROLL_UP_COMPUTATIONS = """
-INSERT INTO enrichment_compute_hourly (hour, total, successful, duration_ms)
+INSERT INTO enrichment_compute_hourly (hour, total, successful, duration_ms, successful_ms)
 SELECT date_trunc('hour', at), count(*), count(*) FILTER (WHERE success),
-       coalesce(sum(duration_ms), 0)
-FROM enrichment_compute_log WHERE at >= date_trunc('hour', now()) - interval '2 hours'
+       coalesce(sum(duration_ms), 0), coalesce(sum(duration_ms) FILTER (WHERE success), 0)
+FROM enrichment_compute_log WHERE at >= :since
 GROUP BY 1
 ON CONFLICT (hour) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
-    duration_ms = EXCLUDED.duration_ms
+    duration_ms = EXCLUDED.duration_ms, successful_ms = EXCLUDED.successful_ms
 """

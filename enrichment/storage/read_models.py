@@ -7,16 +7,16 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from enrichment.storage import last_day
+from enrichment.storage.bar_download import BarDownloads
+from enrichment.storage.catalogue import Catalogue
 from enrichment.storage.database import Database
 from enrichment.storage.figures import (
-    ComputeMetrics,
     FailedItem,
-    FetchMetrics,
     HistoricJob,
     HistoryPage,
     JobDetails,
@@ -27,13 +27,14 @@ from enrichment.storage.figures import (
     PatternStatus,
     Pause,
     Progress,
-    QualityMetrics,
     QueuedItem,
     SchedulerStatus,
     SeriesStatus,
     Transition,
     WorkerStatus,
 )
+from enrichment.storage.job_report import JobReports
+from enrichment.storage.journal import Journal
 from enrichment.storage.quality_history import QualityHistory
 from enrichment.storage.slots import due_slot
 from enrichment.storage.workers import ALIVE_SECONDS
@@ -49,6 +50,10 @@ class ReadModels:
     def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
         self._db = db
         self.quality = QualityHistory(db)
+        self.jobs = JobReports(db)
+        self.symbols = Catalogue(db)
+        self.journal = Journal(db)
+        self.bars = BarDownloads(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:
@@ -57,7 +62,7 @@ class ReadModels:
                 timestamp=_now(conn),
                 scheduler=self._scheduler(conn),
                 last_job=_last_job(conn),
-                metrics=_metrics(conn),
+                metrics=last_day.read(conn),
                 job_queue=[
                     QueuedItem(*row) for row in conn.execute(text(_QUEUE), {"limit": QUEUE_SHOWN})
                 ],
@@ -69,7 +74,7 @@ class ReadModels:
 
     def metrics(self) -> Metrics:
         with self._db.begin() as conn:
-            return _metrics(conn)
+            return last_day.read(conn)
 
     def job_status(self, symbol: str) -> JobStatus | None:
         """None for a symbol that is not tracked."""
@@ -166,28 +171,6 @@ def _last_job(conn: Connection) -> LastJob | None:
     return None if row is None else LastJob(*row)
 
 
-def _metrics(conn: Connection) -> Metrics:
-    fetch: Any = conn.execute(text(_FETCH_METRICS)).one()
-    compute: Any = conn.execute(text(_COMPUTE_METRICS)).one()
-    quality: Any = conn.execute(text(_QUALITY_METRICS)).one()
-    return Metrics(
-        FetchMetrics(
-            fetch.total,
-            fetch.successful,
-            _percent(fetch.successful, fetch.total),
-            fetch.avg_ms,
-            fetch.quota,
-        ),
-        ComputeMetrics(
-            compute.total,
-            compute.successful,
-            _percent(compute.successful, compute.total),
-            compute.avg_ms,
-        ),
-        QualityMetrics(quality.tracked, quality.validation_rate, quality.score),
-    )
-
-
 def _progress(conn: Connection, job_id: UUID) -> Progress | None:
     job = conn.execute(text(_JOB), {"job_id": job_id}).one_or_none()
     if job is None:
@@ -211,10 +194,6 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
     )
 
 
-def _percent(part: int, whole: int) -> float | None:
-    return round(100.0 * part / whole, 2) if whole else None
-
-
 _SCHEDULER = """
 SELECT now() AS now,
     EXISTS (SELECT 1 FROM workers WHERE state = 'running'
@@ -234,33 +213,6 @@ _QUEUE = """
 SELECT symbol, status, retry_count FROM enrichment_job_items
 WHERE status IN ('pending', 'retry', 'in_progress')
 ORDER BY status <> 'in_progress', priority, created_at, symbol LIMIT :limit
-"""
-
-_FETCH_METRICS = """
-SELECT count(*) AS total, count(*) FILTER (WHERE success) AS successful,
-    round(avg(duration_ms) FILTER (WHERE success)::numeric, 2)::float8 AS avg_ms,
-    (SELECT quota_remaining FROM enrichment_fetch_log
-        WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
-        ORDER BY at DESC LIMIT 1) AS quota
-FROM enrichment_fetch_log WHERE at > now() - interval '24 hours'
-"""
-
-_COMPUTE_METRICS = """
-SELECT count(*) AS total, count(*) FILTER (WHERE success) AS successful,
-    round(avg(duration_ms) FILTER (WHERE success)::numeric, 2)::float8 AS avg_ms
-FROM enrichment_compute_log WHERE at > now() - interval '24 hours'
-"""
-
-_QUALITY_METRICS = """
-SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS tracked,
-    round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate,
-    round(avg(avg_quality_score)::numeric, 4)::float8 AS score
-FROM (
-    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score
-    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
-    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
-    ORDER BY m.symbol, m.timeframe, m.date DESC
-) latest
 """
 
 _JOB_STATUS = """

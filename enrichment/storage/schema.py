@@ -1,5 +1,5 @@
 """Bringing a database to the current schema: Alembic, the features' columns, the logs'
-partitions.
+partitions, the readers' rights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
+from enrichment.storage import reading
 from enrichment.storage.database import Database
 
 _LOCK = 7_303_014  # any number, as long as all versions agree on it
@@ -31,6 +32,7 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
         ensure_partitions(conn)
+        reading.grant(conn)
 
 
 def configuration() -> Config:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
 
-from api import create_app
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Written
+from enrichment.commands import Commands
 from enrichment.errors import DatabaseUnavailable
-from enrichment.storage import jobs
 from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
 from enrichment.storage.read_models import ReadModels
 from enrichment.storage.resilience_state import ResilienceStore
 from enrichment.storage.workers import WorkerRegistry
 from resilience import init_resilience_manager
-
-ROOT = "/api/v1/enrichment"
-
-
-def client_of(db: Database, *, token: str | None = None) -> FlaskClient:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    return create_app(reader, Commands(db), ready=db.ping, token=token).test_client()
 
 
 @pytest.fixture
@@ -36,32 +24,7 @@ def client(db: Database) -> FlaskClient:
 
 @pytest.fixture
 def tracked(db: Database) -> Commands:
-    commands = Commands(db)
-    commands.track([parse_tracked(s, "stock", "1d") for s in ("AAPL", "MSFT")], actor="test")
-    commands.track([parse_tracked("X:BTCUSD", "crypto", "1h")], actor="test")
-    return commands
-
-
-def run_everything(db: Database, *, failing: str | None = None) -> None:
-    queue = JobQueue(db)
-    for task in queue.claim("w", 50):
-        if task.symbol == failing:
-            queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
-            continue
-        with db.begin() as conn:
-            jobs.complete(conn, task, Written(inserted=250, updated=1))
-    queue.close_finished()
-
-
-def body(response: Any, status: int = 200) -> Any:
-    assert response.status_code == status, response.get_data(as_text=True)
-    value = response.get_json(force=True)
-    if status < 400:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", value["timestamp"])
-    else:
-        assert response.mimetype == "application/problem+json"
-        assert value["status"] == status
-    return value
+    return tracking(db)
 
 
 def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
@@ -183,11 +146,15 @@ def test_trigger_with_an_idempotency_key(client: FlaskClient, tracked: Commands)
     [
         ("symbols=NOPE", 404, "symbols add NOPE"),
         ("symbols=%27%3B+DROP+TABLE", 400, "malformed symbol"),
-        ("asset_class=bond", 400, "stock, etf, crypto"),
-        ("asset_class=etf", 400, "no active etf symbols"),
-        ("symbols=AAPL&asset_class=stock", 400, "not both"),
-        ("wait=soon", 400, "seconds from 0 to 300"),
-        ("wait=nan", 400, "seconds from 0 to 300"),
+        ("asset_class=bond", 400, "'stock', 'etf' or 'crypto'"),
+        ("asset_class=etf", 409, "no active etf symbols"),
+        ("symbols=AAPL&asset_class=stock", 409, "not both"),
+        ("symbol=AAPL", 400, "unknown parameter 'symbol': known are symbols"),
+        ("asset_class=stock&asset_class=etf", 400, "give it once"),
+        ("reason=%00", 400, "no control characters"),
+        ("wait=soon", 400, "a number of seconds"),
+        ("wait=nan", 400, "a number of seconds"),
+        ("wait=301", 400, "less than or equal to 300"),
     ],
 )
 def test_trigger_with_bad_input(
@@ -239,9 +206,9 @@ def test_history_is_paged_by_key(db: Database, client: FlaskClient, tracked: Com
         "total_records_updated",
     ]
     assert value["jobs"][0]["total_records_inserted"] == 250
-    following = re.fullmatch(r'<(.+)>; rel="next"', first.headers["Link"])
+    following = next_page(first)
     assert following is not None
-    second = client.get(following[1])
+    second = client.get(following)
     assert [job["job_id"] for job in body(second)["jobs"]] == ids[1::-1]
     assert "Link" not in second.headers
 

@@ -1,0 +1,157 @@
+"""The blueprint of `/api/v1/enrichment/jobs`: a run in full, its symbols, and steering it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from flask import Blueprint, Response, request
+
+from api.enrichment import PREFIX, actor
+from api.envelope import answer, key_of, unless_known, with_next
+from api.operation import operation
+from api.parameters import Cursor, Limit, Query, Reason, Text
+from enrichment.clock import utc_now
+from enrichment.commands import Commands
+from enrichment.errors import UnknownJob
+from enrichment.storage.figures import Progress
+from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
+from enrichment.storage.read_models import ReadModels
+
+
+class ItemStatus(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    RETRY = "retry"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """counts: symbols by status; at_work: symbol → step; error_groups: the failed ones by error."""
+
+    timestamp: datetime
+    job_id: UUID
+    state: str
+    kind: str
+    requested_by: str
+    reason: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    cancel_requested_at: datetime | None
+    total: int
+    counts: dict[str, int]
+    at_work: dict[str, str]
+    inserted: int
+    updated: int
+    duration_seconds: float | None
+    symbols_per_second: float | None
+    eta_seconds: float | None
+    error_groups: Sequence[ErrorGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsAnswer:
+    timestamp: datetime
+    job_id: UUID
+    count: int
+    items: Sequence[JobItem]
+
+
+class ItemsQuery(Query):
+    status: ItemStatus | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class CancelQuery(Query):
+    reason: Reason = None
+
+
+class ResumeQuery(CancelQuery):
+    error_class: Text | None = None
+
+
+def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
+    """The endpoints on these services."""
+    bp = Blueprint("jobs", __name__, url_prefix=f"{PREFIX}/jobs")
+
+    @bp.get("/<uuid:job_id>")
+    @operation("jobs", JobAnswer, responses={304: None})
+    def job(job_id: UUID) -> Response:
+        """A job as it stands: who asked for it, counts, throughput, time left, errors by class."""
+        return unless_known(_job(reader, job_id))
+
+    @bp.get("/<uuid:job_id>/items")
+    @operation("jobs", ItemsAnswer, responses={304: None})
+    def items(job_id: UUID, query: ItemsQuery) -> Response:
+        """A job's symbols by name, with their status and last error."""
+        if reader.jobs.request(job_id) is None:
+            raise _unknown(job_id)
+        key = key_of(query.cursor, str)
+        found = reader.jobs.items(
+            job_id, query.limit + 1, status=query.status, after=None if key is None else key[0]
+        )
+        page = found[: query.limit]
+        response = unless_known(ItemsAnswer(utc_now(), job_id, len(page), page))
+        return with_next(response, (page[-1].symbol,) if len(found) > len(page) else None)
+
+    @bp.post("/<uuid:job_id>/cancel")
+    @operation("jobs", JobAnswer, changes=True, problems=(409,))
+    def cancel(job_id: UUID, query: CancelQuery) -> Response:
+        """End a job: waiting symbols are cancelled now, those at work at their next step."""
+        commands.cancel(job_id, actor=actor(request), reason=query.reason)
+        return answer(_job(reader, job_id))
+
+    @bp.post("/<uuid:job_id>/resume")
+    @operation("jobs", JobAnswer, changes=True, problems=(409,))
+    def resume_failed(job_id: UUID, query: ResumeQuery) -> Response:
+        """Run a finished job's failed symbols again, all or those of one error class."""
+        commands.resume_failed(
+            job_id, actor=actor(request), error_class=query.error_class, reason=query.reason
+        )
+        return answer(_job(reader, job_id))
+
+    return bp
+
+
+def _job(reader: ReadModels, job_id: UUID) -> JobAnswer:
+    asked, progress = reader.jobs.request(job_id), reader.progress(job_id)
+    if asked is None or progress is None:
+        raise _unknown(job_id)
+    groups = reader.jobs.error_groups(job_id) if progress.counts.get("failed") else []
+    return _together(asked, progress, groups)
+
+
+def _together(asked: JobRequest, progress: Progress, groups: Sequence[ErrorGroup]) -> JobAnswer:
+    return JobAnswer(
+        timestamp=utc_now(),
+        job_id=progress.job_id,
+        state=progress.state,
+        kind=asked.kind,
+        requested_by=asked.requested_by,
+        reason=asked.reason,
+        created_at=asked.created_at,
+        started_at=asked.started_at,
+        completed_at=asked.completed_at,
+        cancel_requested_at=asked.cancel_requested_at,
+        total=progress.total,
+        counts=dict(progress.counts),
+        at_work=dict(progress.at_work),
+        inserted=progress.inserted,
+        updated=progress.updated,
+        duration_seconds=progress.duration_seconds,
+        symbols_per_second=progress.symbols_per_second,
+        eta_seconds=progress.eta_seconds,
+        error_groups=groups,
+    )
+
+
+def _unknown(job_id: UUID) -> UnknownJob:
+    return UnknownJob(f"there is no job {job_id}: see 'enrichment history'")

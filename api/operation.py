@@ -1,0 +1,184 @@
+"""What an endpoint takes and answers, said once: requests are checked by it, and the OpenAPI
+document is made of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_type_hints
+
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+
+from api.envelope import Complaint, adapter, problem
+from api.parameters import Query
+from enrichment.errors import InvalidRequest
+
+View = TypeVar("View", bound=Callable[..., Response])
+SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An endpoint's description.
+
+    answer: type of the JSON body; content: media type → JSON schema of other bodies.
+    path: parameter → type; query, body: models; takes: media type of a body of text.
+    """
+
+    tag: str
+    summary: str
+    details: str
+    answer: Any
+    status: int
+    changes: bool
+    problems: tuple[int, ...]
+    path: Mapping[str, Any]
+    query: type[Query] | None
+    body: type[BaseModel] | None
+    takes: str | None
+    content: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    responses: Mapping[int, Any] = field(default_factory=dict)
+
+
+class Refused(InvalidRequest):
+    """A request whose parameters are not what the operation takes."""
+
+    def __init__(self, complaints: list[Complaint]) -> None:
+        super().__init__("; ".join(complaint.detail for complaint in complaints[:5]))
+        self.complaints = complaints
+
+    def as_problem(self) -> Response:
+        return problem(400, "Invalid request", str(self), self.complaints)
+
+
+def operation(
+    tag: str,
+    answer: Any = None,
+    *,
+    status: int = 200,
+    changes: bool = False,
+    problems: tuple[int, ...] = (),
+    takes: str | None = None,
+    content: Mapping[str, Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+    responses: Mapping[int, Any] | None = None,
+) -> Callable[[View], Callable[..., Response]]:
+    """Describe a view, and give it its parameters checked and typed.
+
+    The view's arguments say what it takes: `query` a Query, `body` a model of a JSON body (or the
+    text of a body of type `takes`), any other a part of the path. Its docstring is the summary.
+    changes: whether it changes state; then it asks for the token. problems: further statuses.
+    headers: header that the view reads → what it is for. responses: further status → answer.
+    """
+
+    def decorate(view: View) -> Callable[..., Response]:
+        hints = get_type_hints(view, include_extras=True)
+        hints.pop("return", None)
+        query, body = hints.pop("query", None), hints.pop("body", None)
+        path = {name: adapter(kind) for name, kind in hints.items()}
+        summary, _, details = (inspect.getdoc(view) or "").partition("\n")
+
+        @functools.wraps(view)
+        def checked(**given: Any) -> Response:
+            values = {name: _part(name, kind, given[name]) for name, kind in path.items()}
+            if query is not None:
+                values["query"] = _query(query)
+            else:
+                _query(Query)
+            if takes is not None:
+                values["body"] = _text(takes)
+            elif body is not None:
+                values["body"] = _body(body)
+            return view(**values)
+
+        checked.operation = Operation(  # type: ignore[attr-defined]  # read by `described`
+            tag=tag,
+            summary=summary,
+            details=details.strip(),
+            answer=answer,
+            status=status,
+            changes=changes,
+            problems=problems,
+            path=hints,
+            query=query,
+            body=None if takes else body,
+            takes=takes,
+            content=content or {},
+            headers=headers or {},
+            responses=responses or {},
+        )
+        return checked
+
+    return decorate
+
+
+def described(view: Any) -> Operation | None:
+    """A view's description, if it has one."""
+    return getattr(view, "operation", None)
+
+
+def _part(name: str, kind: Any, value: Any) -> Any:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as exc:
+        raise Refused(_complaints(exc, name)) from None
+
+
+def _query(model: type[Query]) -> Query:
+    several = {
+        info.alias or name
+        for name, info in model.model_fields.items()
+        if "list" in str(info.annotation)
+    }
+    values: dict[str, Any] = {}
+    for name, given in request.args.lists():
+        if len(given) > 1 and name not in several:
+            raise Refused([Complaint(name[:SHOWN], f"{name[:SHOWN]}: give it once")])
+        values[name] = given if name in several else given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        raise Refused(_complaints(exc, known=_names(model))) from None
+
+
+def _body(model: type[BaseModel]) -> BaseModel:
+    if request.mimetype != "application/json":
+        raise Refused([Complaint("body", "body: send JSON, with Content-Type: application/json")])
+    try:
+        return model.model_validate_json(request.get_data())
+    except ValidationError as exc:
+        raise Refused(_complaints(exc, "body", known=_names(model))) from None
+
+
+def _text(media: str) -> str:
+    if request.mimetype != media:
+        raise Refused([Complaint("body", f"body: send text, with Content-Type: {media}")])
+    try:
+        return request.get_data().decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused([Complaint("body", "body: encode the text as UTF-8")]) from None
+
+
+def _names(model: type[BaseModel]) -> str:
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    return f"known are {', '.join(names)}" if names else "there are none here"
+
+
+def _complaints(exc: ValidationError, whole: str = "", known: str = "") -> list[Complaint]:
+    found = []
+    for error in exc.errors(include_url=False, include_context=False):
+        name = ".".join(str(part)[:SHOWN] for part in error["loc"][:4]) or whole
+        if error["type"] == "extra_forbidden":
+            found.append(Complaint(name, f"unknown parameter {name!r}: {known}"))
+            continue
+        message = error["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be", "it should be")
+        missing = error["type"] == "missing" or not isinstance(error["input"], str)
+        shown = "" if missing else f"={error['input'][:SHOWN]!r}"
+        found.append(Complaint(name, f"{name}{shown}: {message}"))
+    return found

@@ -1,0 +1,121 @@
+"""The blueprint of what operators look after: the audit, workers, pauses, breakers by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from flask import Blueprint, Response, request
+from pydantic import Field
+
+from api.enrichment import PREFIX, ResilienceAnswer, actor
+from api.envelope import answer, key_of, unless_known, with_next
+from api.operation import operation
+from api.parameters import Cursor, Limit, Query, Reason, Text
+from enrichment.clock import utc_now
+from enrichment.commands import Commands
+from enrichment.storage.figures import Pause, Transition, WorkerStatus
+from enrichment.storage.journal import Action
+from enrichment.storage.read_models import ReadModels
+
+
+class Override(StrEnum):
+    """force_open: let nothing through; disable: let everything through; reset: decide again."""
+
+    FORCE_OPEN = "force_open"
+    DISABLE = "disable"
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditAnswer:
+    timestamp: datetime
+    count: int
+    actions: Sequence[Action]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersAnswer:
+    timestamp: datetime
+    workers: Sequence[WorkerStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class PausesAnswer:
+    timestamp: datetime
+    pauses: Sequence[Pause]
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionsAnswer:
+    timestamp: datetime
+    count: int
+    transitions: Sequence[Transition]
+
+
+class AuditQuery(Query):
+    actor: Text | None = None
+    action: Text | None = Field(None, description="Such as trigger, pause or untrack.")
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class TransitionsQuery(Query):
+    limit: Limit = 100
+
+
+class OverrideQuery(Query):
+    reason: Reason = None
+
+
+def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
+    """The endpoints on these services."""
+    bp = Blueprint("operations", __name__, url_prefix=PREFIX)
+
+    @bp.get("/audit")
+    @operation("operations", AuditAnswer, responses={304: None})
+    def audit(query: AuditQuery) -> Response:
+        """Who did what, and why, newest first."""
+        key = key_of(query.cursor, int)
+        found = reader.journal.actions(
+            query.limit + 1,
+            actor=query.actor,
+            action=query.action,
+            before=None if key is None else key[0],
+        )
+        page = found[: query.limit]
+        response = unless_known(AuditAnswer(utc_now(), len(page), page))
+        return with_next(response, (str(page[-1].id),) if len(found) > len(page) else None)
+
+    @bp.get("/workers")
+    @operation("operations", WorkersAnswer)
+    def workers() -> Response:
+        """Workers of the last day with their heartbeats."""
+        return answer(WorkersAnswer(utc_now(), reader.workers()))
+
+    @bp.get("/pauses")
+    @operation("operations", PausesAnswer, responses={304: None})
+    def pauses() -> Response:
+        """The pauses in force."""
+        return unless_known(PausesAnswer(utc_now(), reader.pauses()))
+
+    @bp.get("/resilience/transitions")
+    @operation("resilience", TransitionsAnswer, responses={304: None})
+    def transitions(query: TransitionsQuery) -> Response:
+        """The breakers' changes of state, newest first."""
+        found = reader.transitions(query.limit)
+        return unless_known(TransitionsAnswer(utc_now(), len(found), found))
+
+    @bp.post("/resilience/breakers/<name>/<action>")
+    @operation("resilience", ResilienceAnswer, changes=True)
+    def override(name: Text, action: Override, query: OverrideQuery) -> Response:
+        """Force a breaker open, disable it, or let it decide again, in every worker.
+
+        Workers follow within two seconds. Forced states outlive restarts, until a reset.
+        """
+        commands.override_breaker(name, action, actor=actor(request), reason=query.reason)
+        return answer(ResilienceAnswer(utc_now(), reader.resilience()))
+
+    return bp

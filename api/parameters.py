@@ -1,0 +1,134 @@
+"""What arrives in a request, as types: each is checked, and described to its reader, in one place.
+
+Texts are checked as they stand: nothing is trimmed or guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from enrichment.domain import parse_symbol
+
+SYMBOL_PATTERN = r"^([XCxc]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,23}$"
+_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+
+
+class Query(BaseModel):
+    """The query of an operation. Names that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Body(BaseModel):
+    """The JSON body of an operation. Names that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise ValueError("give a whole number")
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str) and not _SECONDS.fullmatch(value):
+        raise ValueError("give a number of seconds")
+    return value
+
+
+def _flag(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("give true or false")
+    return value
+
+
+def _symbol(value: Any) -> Any:
+    if isinstance(value, str) and value != value.strip():
+        raise ValueError(f"malformed symbol {value[:40]!r}: no blanks around it")
+    return parse_symbol(value) if isinstance(value, str) else value
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str) and not (re.fullmatch(_PRINTABLE, value) and _encodes(value)):
+        raise ValueError("no control characters")
+    return value
+
+
+def _encodes(value: str) -> bool:
+    """Half a surrogate pair can't be stored."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _moment(value: Any) -> datetime:
+    """RFC 3339, or a date for its first moment in UTC."""
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+            return datetime.combine(date.fromisoformat(value), time(), UTC)
+        if re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d", value, re.ASCII):
+            moment = datetime.fromisoformat(value.replace("t", "T").replace("z", "Z"))
+            return _in_utc(moment)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError("give a date such as 2024-03-01, or a time such as 2024-03-01T14:30:00Z")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("without a zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # hours away from the first or the last year
+        return moment.replace(tzinfo=UTC)
+
+
+Whole = BeforeValidator(_whole)
+"""A whole number: Annotated[int, Field(its bounds), Whole]."""
+Seconds = BeforeValidator(_seconds)
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Symbol = Annotated[
+    str,
+    BeforeValidator(_symbol),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": SYMBOL_PATTERN,
+            "description": "A ticker such as AAPL, BRK.B or X:BTCUSD.",
+            "examples": ["AAPL"],
+        }
+    ),
+]
+Text = Annotated[
+    str,
+    Field(max_length=500, json_schema_extra={"pattern": _PRINTABLE}),
+    BeforeValidator(_printable),
+]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+            ],
+            "description": "A date (its first moment in UTC) or an RFC 3339 time.",
+            "examples": ["2024-03-01"],
+        }
+    ),
+]
+Cursor = Annotated[
+    str,
+    Field(
+        max_length=400,
+        description="Where the page before ended: the Link header of its answer has it.",
+    ),
+]
+Limit = Annotated[int, Field(ge=1, le=500, description="At most so many."), Whole]
+Reason = Annotated[Text | None, Field(description="Why: kept in the audit.")]

@@ -1,0 +1,76 @@
+"""The API itself: whether it is up, and what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app
+
+from api import docs, openapi
+from api.envelope import adapter, answer, problem
+from api.operation import operation
+from enrichment.clock import utc_now
+from enrichment.errors import EnrichmentError
+
+DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    status: str
+    timestamp: datetime
+
+
+def blueprint(ready: Callable[[], None]) -> Blueprint:
+    """ready: raises unless requests can be answered."""
+    bp = Blueprint("service", __name__)
+
+    @bp.get("/livez")
+    @operation("service", Probe)
+    def livez() -> Response:
+        """The process answers. Asks nothing of the database."""
+        return answer(Probe("alive", utc_now()))
+
+    @bp.get("/readyz")
+    @operation("service", Probe)
+    def readyz() -> Response:
+        """The database answers and its schema is this version's."""
+        try:
+            ready()
+        except EnrichmentError:
+            return problem(
+                503, "Not ready", "the database does not answer or its schema is not current"
+            )
+        return answer(Probe("ready", utc_now()))
+
+    @bp.get("/openapi.json")
+    @operation("service", content={"application/json": {"schema": {"type": "object"}}})
+    def openapi_json() -> Response:
+        """This description, as an OpenAPI 3.1 document."""
+        response = Response(adapter(dict).dump_json(_document()), mimetype="application/json")
+        response.headers["Cache-Control"] = "no-cache"
+        response.add_etag()
+        return response
+
+    @bp.get("/docs")
+    @operation("service", content={"text/html": {"schema": {"type": "string"}}})
+    def docs_() -> Response:
+        """This description, to read."""
+        response = Response(docs.page(_document()), mimetype="text/html")
+        response.headers["Content-Security-Policy"] = DOCS_POLICY
+        return response
+
+    return bp
+
+
+def _document() -> dict[str, Any]:
+    return _of(current_app._get_current_object())  # type: ignore[attr-defined]  # the app itself
+
+
+@cache
+def _of(app: Flask) -> dict[str, Any]:
+    return openapi.document(app)

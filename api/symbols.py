@@ -1,0 +1,178 @@
+"""The blueprint of `/api/v1/enrichment/symbols`: what is tracked, and changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from flask import Blueprint, Response, request, url_for
+from pydantic import Field
+
+from api.enrichment import PREFIX, actor
+from api.envelope import answer, key_of, unless_known, with_next
+from api.operation import operation
+from api.parameters import Body, Cursor, Flag, Limit, Query, Symbol, Text
+from enrichment.clock import utc_now
+from enrichment.commands import Commands
+from enrichment.domain import AssetClass, Timeframe, TrackedSymbol
+from enrichment.errors import Conflict, NotTracked
+from enrichment.storage.catalogue import Catalogue, CataloguedSymbol
+from enrichment.symbol_lists import BadLine, read_csv
+
+Timeframes = Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))]
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolAnswer:
+    timestamp: datetime
+    symbol: CataloguedSymbol
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolsAnswer:
+    timestamp: datetime
+    count: int
+    symbols: Sequence[CataloguedSymbol]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportAnswer:
+    """imported: whether the symbols are tracked now: only if no line is bad, and not on a trial."""
+
+    timestamp: datetime
+    imported: bool
+    count: int
+    symbols: Sequence[TrackedSymbol]
+    bad_lines: Sequence[BadLine]
+
+
+class SymbolsQuery(Query):
+    asset_class: AssetClass | None = None
+    active: Flag | None = None
+    search: Text | None = Field(None, description="A part of the name.")
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class ImportQuery(Query):
+    dry_run: Flag = Field(False, description="Only say what would be imported.")
+
+
+class NewSymbol(Body):
+    """A symbol to track."""
+
+    symbol: Symbol
+    asset_class: AssetClass
+    timeframes: Timeframes
+
+
+class SymbolChange(Body):
+    """What is to change; what is left out stays."""
+
+    asset_class: AssetClass | None = None
+    timeframes: Timeframes | None = None
+    active: bool | None = None
+
+
+def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
+    """The endpoints on these services."""
+    bp = Blueprint("symbols", __name__, url_prefix=f"{PREFIX}/symbols")
+
+    @bp.get("")
+    @operation("symbols", SymbolsAnswer, responses={304: None})
+    def symbols(query: SymbolsQuery) -> Response:
+        """Tracked symbols by name, with the state of their series."""
+        key = key_of(query.cursor, str)
+        found = catalogue.page(
+            query.limit + 1,
+            asset_class=query.asset_class,
+            active=query.active,
+            search=query.search,
+            after=None if key is None else key[0],
+        )
+        page = found[: query.limit]
+        response = unless_known(SymbolsAnswer(utc_now(), len(page), page))
+        return with_next(response, (page[-1].symbol,) if len(found) > len(page) else None)
+
+    @bp.post("")
+    @operation("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
+    def add(body: NewSymbol) -> Response:
+        """Track a symbol: from the next run on, with its history."""
+        known = catalogue.find(body.symbol)
+        if known is not None and known.active:
+            raise Conflict(f"{body.symbol} is tracked already: change it with PATCH")
+        timeframes = tuple(t for t in Timeframe if t in body.timeframes)
+        commands.track(
+            [TrackedSymbol(body.symbol, body.asset_class, timeframes)], actor=actor(request)
+        )
+        response = _one(catalogue, body.symbol, 201)
+        response.headers["Location"] = url_for("symbols.symbol", symbol=body.symbol)
+        return response
+
+    @bp.get("/<symbol>")
+    @operation("symbols", SymbolAnswer, responses={304: None})
+    def symbol(symbol: Symbol) -> Response:
+        """One symbol, with the state of its series."""
+        return unless_known(SymbolAnswer(utc_now(), _known(catalogue, symbol)))
+
+    @bp.patch("/<symbol>")
+    @operation("symbols", SymbolAnswer, changes=True)
+    def change(symbol: Symbol, body: SymbolChange) -> Response:
+        """Change how a symbol is tracked."""
+        known = _known(catalogue, symbol)
+        chosen = body.timeframes or [Timeframe(state.timeframe) for state in known.timeframes]
+        changed = TrackedSymbol(
+            symbol,
+            body.asset_class or AssetClass(known.asset_class),
+            tuple(timeframe for timeframe in Timeframe if timeframe in chosen),
+            known.active if body.active is None else body.active,
+        )
+        if known.active and not changed.active:
+            commands.untrack(symbol, actor=actor(request))
+        commands.track([changed], actor=actor(request))
+        return _one(catalogue, symbol)
+
+    @bp.delete("/<symbol>")
+    @operation("symbols", SymbolAnswer, changes=True)
+    def deactivate(symbol: Symbol) -> Response:
+        """Stop enriching a symbol; what is stored of it stays."""
+        commands.untrack(symbol, actor=actor(request))
+        return _one(catalogue, symbol)
+
+    @bp.post("/import")
+    @operation(
+        "symbols", ImportAnswer, changes=True, takes="text/csv", responses={422: ImportAnswer}
+    )
+    def import_(query: ImportQuery, body: str) -> Response:
+        """Track the symbols of a CSV file with the header symbol,asset_class,timeframes.
+
+        Timeframes are separated by '|'. All lines are read before anything changes: if one is bad,
+        nothing is imported, and the answer (422) names every bad line.
+        """
+        listed = read_csv(body)
+        good = not listed.bad_lines
+        if good and not query.dry_run:
+            commands.track(listed.symbols, actor=actor(request))
+        value = ImportAnswer(
+            utc_now(),
+            good and not query.dry_run,
+            len(listed.symbols),
+            listed.symbols,
+            listed.bad_lines,
+        )
+        return answer(value, 200 if good else 422)
+
+    return bp
+
+
+def _known(catalogue: Catalogue, symbol: str) -> CataloguedSymbol:
+    found = catalogue.find(symbol)
+    if found is None:
+        raise NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")
+    return found
+
+
+def _one(catalogue: Catalogue, symbol: str, status: int = 200) -> Response:
+    return answer(SymbolAnswer(utc_now(), _known(catalogue, symbol)), status)

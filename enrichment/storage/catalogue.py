@@ -1,0 +1,112 @@
+"""The tracked symbols with the state of their series, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from enrichment.domain import is_simulated
+from enrichment.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class TimeframeState:
+    """What is stored of one timeframe. first_ts, last_ts: starts of the oldest and newest bar."""
+
+    timeframe: str
+    status: str
+    bars: int
+    first_ts: datetime | None
+    last_ts: datetime | None
+    source: str | None
+    quality_score: float | None
+    reasons: Sequence[str]
+    last_success_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CataloguedSymbol:
+    """A tracked symbol. simulated: its bars are the sandbox vendor's invention."""
+
+    symbol: str
+    asset_class: str
+    active: bool
+    simulated: bool
+    created_at: datetime
+    updated_at: datetime
+    timeframes: Sequence[TimeframeState]
+
+
+class Catalogue:
+    """Reads tracked symbols, also those that are no longer active."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def page(
+        self,
+        limit: int,
+        *,
+        asset_class: str | None = None,
+        active: bool | None = None,
+        search: str | None = None,
+        after: str | None = None,
+    ) -> list[CataloguedSymbol]:
+        """Up to `limit` symbols by name, after this one. search: a part of the name."""
+        values = {
+            "symbol": None,
+            "asset_class": asset_class,
+            "active": active,
+            "search": None if search is None else search.upper(),
+            "after": after,
+            "limit": limit,
+        }
+        return self._read(values)
+
+    def find(self, symbol: str) -> CataloguedSymbol | None:
+        """One symbol; None if it was never tracked."""
+        values = dict.fromkeys(("asset_class", "active", "search", "after"))
+        found = self._read({**values, "symbol": symbol, "limit": 1})
+        return found[0] if found else None
+
+    def _read(self, values: Mapping[str, object]) -> list[CataloguedSymbol]:
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_PAGE), values).all()
+        return [_symbol(list(series)) for _, series in groupby(rows, key=lambda row: row.symbol)]
+
+
+def _symbol(rows: Sequence[Row[Any]]) -> CataloguedSymbol:
+    first = rows[0]
+    return CataloguedSymbol(
+        first.symbol,
+        first.asset_class,
+        first.active,
+        is_simulated(first.symbol),
+        first.created_at,
+        first.updated_at,
+        [TimeframeState(*tuple(row)[5:]) for row in rows],
+    )
+
+
+_PAGE = """
+SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe,
+    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
+    e.quality_score, coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
+FROM (
+    SELECT * FROM tracked_symbols
+    WHERE (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
+        AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
+        AND (CAST(:active AS boolean) IS NULL OR active = :active)
+        AND (CAST(:search AS text) IS NULL OR position(:search IN symbol) > 0)
+        AND (CAST(:after AS text) IS NULL OR symbol > :after)
+    ORDER BY symbol LIMIT :limit) t
+CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+ORDER BY t.symbol, tf.position
+"""

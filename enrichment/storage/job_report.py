@@ -1,0 +1,105 @@
+"""One job in full: what was asked for and by whom, how far it is, what failed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Failed symbols of one error class. example: the newest message; symbols: the first few."""
+
+    error_class: str
+    count: int
+    example: str
+    symbols: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """Who asked for a job, when and why."""
+
+    kind: str
+    requested_by: str
+    reason: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    cancel_requested_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """A symbol of a job. inserted, updated: bars."""
+
+    symbol: str
+    status: str
+    step: str | None
+    retry_count: int
+    run_after: datetime
+    worker_id: str | None
+    error_class: str | None
+    last_error: str | None
+    inserted: int
+    updated: int
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+class JobReports:
+    """Reads jobs one by one."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def request(self, job_id: UUID) -> JobRequest | None:
+        """None for an unknown job."""
+        with self._db.begin() as conn:
+            row = conn.execute(text(_REQUEST), {"job_id": job_id}).one_or_none()
+            return None if row is None else JobRequest(*row)
+
+    def error_groups(self, job_id: UUID) -> list[ErrorGroup]:
+        """The failed symbols by error class, most first."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_ERROR_GROUPS), {"job_id": job_id, "examples": EXAMPLES})
+            return [ErrorGroup(*row) for row in rows]
+
+    def items(
+        self, job_id: UUID, limit: int, *, status: str | None = None, after: str | None = None
+    ) -> list[JobItem]:
+        """Up to `limit` symbols of a job in their order, after this one."""
+        values = {"job_id": job_id, "limit": limit, "status": status, "after": after}
+        with self._db.begin() as conn:
+            return [JobItem(*row) for row in conn.execute(text(_ITEMS), values)]
+
+
+_REQUEST = """
+SELECT kind, requested_by, reason, created_at, started_at, completed_at, cancel_requested_at
+FROM enrichment_jobs WHERE job_id = :job_id
+"""
+
+_ERROR_GROUPS = """
+SELECT coalesce(error_class, 'unknown'), count(*),
+    (array_agg(coalesce(last_error, '') ORDER BY completed_at DESC, symbol))[1],
+    (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)]
+FROM enrichment_job_items WHERE job_id = :job_id AND status = 'failed'
+GROUP BY 1 ORDER BY count(*) DESC, 1
+"""
+
+_ITEMS = """
+SELECT symbol, status, step, retry_count, run_after, worker_id, error_class, last_error,
+    inserted, updated, started_at, completed_at
+FROM enrichment_job_items
+WHERE job_id = :job_id AND (CAST(:status AS text) IS NULL OR status = :status)
+    AND (CAST(:after AS text) IS NULL OR symbol > :after)
+ORDER BY symbol LIMIT :limit
+"""

@@ -1,0 +1,101 @@
+"""What operators did and what vendors put right, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One row of the audit."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    target: str | None
+    reason: str | None
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedValue:
+    """A stored value that a vendor restated. ts: start of the bar; field: its column."""
+
+    id: int
+    corrected_at: datetime
+    symbol: str
+    timeframe: str
+    ts: datetime
+    field: str
+    old_value: float | None
+    new_value: float | None
+    reason: str
+    source: str
+    job_id: UUID | None
+
+
+class Journal:
+    """Reads what is only ever added to. before: the id that a page begins below."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def actions(
+        self,
+        limit: int,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        before: int | None = None,
+    ) -> list[Action]:
+        values = {"limit": limit, "actor": actor, "action": action, "before": before}
+        with self._db.begin() as conn:
+            return [Action(*row) for row in conn.execute(text(_ACTIONS), values)]
+
+    def corrections(
+        self,
+        limit: int,
+        *,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        since: datetime | None = None,
+        before: int | None = None,
+    ) -> list[CorrectedValue]:
+        """since: when they were made, at the earliest."""
+        values = {
+            "limit": limit,
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "since": since,
+            "before": before,
+        }
+        with self._db.begin() as conn:
+            return [CorrectedValue(*row) for row in conn.execute(text(_CORRECTIONS), values)]
+
+
+_ACTIONS = """
+SELECT id, at, actor, action, target, reason, params FROM operator_actions
+WHERE (CAST(:before AS bigint) IS NULL OR id < :before)
+    AND (CAST(:actor AS text) IS NULL OR actor = :actor)
+    AND (CAST(:action AS text) IS NULL OR action = :action)
+ORDER BY id DESC LIMIT :limit
+"""
+
+_CORRECTIONS = """
+SELECT id, corrected_at, symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id
+FROM data_corrections
+WHERE (CAST(:before AS bigint) IS NULL OR id < :before)
+    AND (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
+    AND (CAST(:timeframe AS text) IS NULL OR timeframe = :timeframe)
+    AND (CAST(:since AS timestamptz) IS NULL OR corrected_at >= :since)
+ORDER BY id DESC LIMIT :limit
+"""

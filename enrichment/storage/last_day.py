@@ -1,0 +1,94 @@
+"""The figures of the last 24 hours: fetches, computations, quality.
+
+Hours that are over are read from their rollups, so that the cost does not grow with what a night
+logs; the hours at both ends, and one that is not rolled up yet, are counted from the logs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.figures import ComputeMetrics, FetchMetrics, Metrics, QualityMetrics
+
+
+def read(conn: Connection) -> Metrics:
+    """The figures up to now."""
+    edges = conn.execute(text(_EDGES)).one()._mapping
+    fetch: Any = conn.execute(text(_FETCHES), dict(edges)).one()
+    compute: Any = conn.execute(text(_COMPUTATIONS), dict(edges)).one()
+    quality: Any = conn.execute(text(_QUALITY)).one()
+    return Metrics(
+        FetchMetrics(
+            fetch.total,
+            fetch.successful,
+            _percent(fetch.successful, fetch.total),
+            fetch.avg_ms,
+            conn.execute(text(_QUOTA)).scalar(),
+        ),
+        ComputeMetrics(
+            compute.total,
+            compute.successful,
+            _percent(compute.successful, compute.total),
+            compute.avg_ms,
+        ),
+        QualityMetrics(quality.tracked, quality.validation_rate, quality.score),
+    )
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return round(100.0 * part / whole, 2) if whole else None
+
+
+# An hour with a rollup of a later hour beside it is over, and will not change.
+_EDGES = """
+SELECT since, full_from, greatest(full_from, (SELECT max(hour) FROM enrichment_fetch_hourly))
+        AS fetches_from,
+    greatest(full_from, (SELECT max(hour) FROM enrichment_compute_hourly)) AS computations_from
+FROM (SELECT now() - interval '24 hours' AS since,
+    date_trunc('hour', now() - interval '23 hours') AS full_from) edges
+"""
+
+_SUMS = """
+SELECT coalesce(sum(total), 0)::bigint AS total, coalesce(sum(successful), 0)::bigint AS successful,
+    round((sum(ms) / nullif(sum(successful), 0))::numeric, 2)::float8 AS avg_ms
+FROM (
+    SELECT sum(total) AS total, sum(successful) AS successful, sum(successful_ms) AS ms
+    FROM {rollup} WHERE hour >= :full_from AND hour < :{counted_from}
+    UNION ALL
+    SELECT count(*), count(*) FILTER (WHERE success), sum(duration_ms) FILTER (WHERE success)
+    FROM {log} WHERE at >= :since AND at < :full_from
+    UNION ALL
+    SELECT count(*), count(*) FILTER (WHERE success), sum(duration_ms) FILTER (WHERE success)
+    FROM {log} WHERE at >= :{counted_from}
+) parts
+"""
+
+_FETCHES = _SUMS.format(
+    rollup="enrichment_fetch_hourly", log="enrichment_fetch_log", counted_from="fetches_from"
+)
+
+_COMPUTATIONS = _SUMS.format(
+    rollup="enrichment_compute_hourly",
+    log="enrichment_compute_log",
+    counted_from="computations_from",
+)
+
+_QUOTA = """
+SELECT quota_remaining FROM enrichment_fetch_log
+WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
+ORDER BY at DESC LIMIT 1
+"""
+
+_QUALITY = """
+SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS tracked,
+    round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate,
+    round(avg(avg_quality_score)::numeric, 4)::float8 AS score
+FROM (
+    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
+    ORDER BY m.symbol, m.timeframe, m.date DESC
+) latest
+"""

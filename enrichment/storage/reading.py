@@ -1,0 +1,54 @@
+"""The role of those who only read: API, dashboard charts, notebooks."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+
+READER = "enrichment_reader"
+
+
+def grant(conn: Connection) -> None:
+    """Create the role if this user may, let it read every table, and let this user act as it.
+
+    Where the user may not, an administrator can: `role` then finds it.
+    """
+    conn.execute(text(_CREATE))
+    conn.execute(text(_GRANT))
+
+
+def role(db: Database) -> str | None:
+    """The role to read with; None where there is none that this user may act as."""
+    with db.begin() as conn:
+        found: str | None = conn.execute(text(_MAY_ACT), {"role": READER}).scalar()
+        return found
+
+
+_CREATE = f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{READER}') THEN
+        CREATE ROLE {READER} NOLOGIN;
+    END IF;
+EXCEPTION WHEN insufficient_privilege OR duplicate_object OR unique_violation THEN NULL;
+END $$
+"""
+
+_GRANT = f"""
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{READER}') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO {READER}', current_schema());
+        EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO {READER}', current_schema());
+        EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA %I GRANT SELECT ON TABLES TO {READER}',
+            current_schema());
+        IF NOT pg_has_role('{READER}', 'MEMBER') THEN
+            GRANT {READER} TO CURRENT_USER;
+        END IF;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $$
+"""
+
+_MAY_ACT = """
+SELECT rolname FROM pg_roles WHERE rolname = :role AND pg_has_role(rolname, 'MEMBER')
+"""

@@ -1,0 +1,69 @@
+"""A client of the API over this test's database, and what its answers must look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask.testing import FlaskClient
+
+from api import create_app
+from api.protection import Clients
+from enrichment.commands import Commands, parse_tracked
+from enrichment.domain import Failure, Written
+from enrichment.storage import jobs
+from enrichment.storage.database import Database
+from enrichment.storage.jobs import JobQueue
+from enrichment.storage.read_models import ReadModels
+
+ROOT = "/api/v1/enrichment"
+DATA = "/api/v1/data"
+
+
+def client_of(
+    db: Database, *, token: str | None = None, clients: Clients | None = None
+) -> FlaskClient:
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    app = create_app(reader, Commands(db), ready=db.ping, token=token, clients=clients)
+    return app.test_client()
+
+
+def tracking(db: Database) -> Commands:
+    """Two stocks and a crypto pair are tracked."""
+    commands = Commands(db)
+    commands.track([parse_tracked(s, "stock", "1d") for s in ("AAPL", "MSFT")], actor="test")
+    commands.track([parse_tracked("X:BTCUSD", "crypto", "1h")], actor="test")
+    return commands
+
+
+def run_everything(db: Database, *, failing: str | None = None) -> None:
+    """Every open item ends: completed with 250 bars inserted and 1 updated, or failed."""
+    queue = JobQueue(db)
+    for task in queue.claim("w", 50):
+        if task.symbol == failing:
+            queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
+            continue
+        with db.begin() as conn:
+            jobs.complete(conn, task, Written(inserted=250, updated=1))
+    queue.close_finished()
+
+
+def body(response: Any, status: int = 200) -> Any:
+    """The JSON of an answer of this status: with its time, or a problem."""
+    assert response.status_code == status, response.get_data(as_text=True)
+    value = response.get_json(force=True)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", value["timestamp"])
+    if status >= 400 and status != 422:
+        assert response.mimetype == "application/problem+json"
+        assert value["status"] == status
+    return value
+
+
+def next_page(response: Any) -> str | None:
+    """The address in the answer's Link header."""
+    link = response.headers.get("Link")
+    if link is None:
+        return None
+    found = re.fullmatch(r'<(.+)>; rel="next"', link)
+    assert found is not None
+    return found[1]

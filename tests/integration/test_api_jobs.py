@@ -1,0 +1,120 @@
+"""Jobs over HTTP: in full, symbol by symbol, cancelled, run again."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from flask.testing import FlaskClient
+from integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
+
+from enrichment.commands import Commands
+from enrichment.storage.database import Database
+
+
+@pytest.fixture
+def client(db: Database) -> FlaskClient:
+    return client_of(db)
+
+
+@pytest.fixture
+def commands(db: Database) -> Commands:
+    return tracking(db)
+
+
+def test_a_job_in_full(db: Database, client: FlaskClient, commands: Commands) -> None:
+    job = commands.trigger(actor="cli:ada", reason="month end").job_id
+    run_everything(db, failing="MSFT")
+    value = body(client.get(f"{ROOT}/jobs/{job}"))
+    assert list(value) == [
+        "timestamp",
+        "job_id",
+        "state",
+        "kind",
+        "requested_by",
+        "reason",
+        "created_at",
+        "started_at",
+        "completed_at",
+        "cancel_requested_at",
+        "total",
+        "counts",
+        "at_work",
+        "inserted",
+        "updated",
+        "duration_seconds",
+        "symbols_per_second",
+        "eta_seconds",
+        "error_groups",
+    ]
+    assert (value["state"], value["kind"], value["total"]) == ("partial", "manual", 3)
+    assert (value["requested_by"], value["reason"]) == ("cli:ada", "month end")
+    assert (value["counts"], value["at_work"]) == ({"completed": 2, "failed": 1}, {})
+    assert (value["inserted"], value["updated"]) == (500, 2)
+    assert value["error_groups"] == [
+        {
+            "error_class": "ProviderUnavailable",
+            "count": 1,
+            "example": "answered 500",
+            "symbols": ["MSFT"],
+        }
+    ]
+
+
+def test_its_symbols_by_page_and_by_status(
+    db: Database, client: FlaskClient, commands: Commands
+) -> None:
+    job = commands.trigger(actor="test").job_id
+    run_everything(db, failing="MSFT")
+    first = client.get(f"{ROOT}/jobs/{job}/items?limit=2")
+    value = body(first)
+    assert (value["count"], [item["symbol"] for item in value["items"]]) == (2, ["AAPL", "MSFT"])
+    assert list(value["items"][1]) == [
+        "symbol",
+        "status",
+        "step",
+        "retry_count",
+        "run_after",
+        "worker_id",
+        "error_class",
+        "last_error",
+        "inserted",
+        "updated",
+        "started_at",
+        "completed_at",
+    ]
+    assert value["items"][0]["inserted"] == 250
+    assert value["items"][1]["last_error"] == "answered 500"
+    following = next_page(first)
+    assert following is not None
+    second = client.get(following)
+    assert [item["symbol"] for item in body(second)["items"]] == ["X:BTCUSD"]
+    assert next_page(second) is None
+    failed = body(client.get(f"{ROOT}/jobs/{job}/items?status=failed"))["items"]
+    assert [item["symbol"] for item in failed] == ["MSFT"]
+    assert (
+        "'pending', 'in_progress'"
+        in body(client.get(f"{ROOT}/jobs/{job}/items?status=lost"), 400)["detail"]
+    )
+
+
+def test_cancel_and_resume(db: Database, client: FlaskClient, commands: Commands) -> None:
+    job = commands.trigger(actor="test").job_id
+    assert body(client.post(f"{ROOT}/jobs/{job}/cancel?reason=wrong+list"))["counts"] == {
+        "cancelled": 3
+    }
+    body(client.post(f"{ROOT}/jobs/{job}/cancel"), 409)
+    other = commands.trigger(actor="test").job_id
+    body(client.post(f"{ROOT}/jobs/{other}/resume"), 409)
+    run_everything(db, failing="MSFT")
+    body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=Timeout"), 409)
+    value = body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=ProviderUnavailable"))
+    assert (value["state"], value["counts"]["pending"]) == ("running", 1)
+    actions = body(client.get(f"{ROOT}/audit?action=cancel"))["actions"]
+    assert [(a["target"], a["reason"]) for a in actions] == [(str(job), "wrong list")]
+
+
+@pytest.mark.parametrize("path", ["", "/items", "/cancel", "/resume"])
+def test_an_unknown_job(client: FlaskClient, path: str) -> None:
+    ask = client.post if path in ("/cancel", "/resume") else client.get
+    assert "enrichment history" in body(ask(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]
