@@ -12,9 +12,9 @@ from flask import Blueprint, Response, stream_with_context
 from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
-from api.envelope import key_of, unless_known, with_next
+from api.envelope import unless_known, with_next
 from api.operation import operation
-from api.parameters import Cursor, Limit, Moment, Query, Symbol, Whole
+from api.parameters import Limit, Moment, NumberCursor, Query, Symbol, Whole
 from enrichment.clock import utc_now
 from enrichment.domain import Timeframe, is_simulated
 from enrichment.errors import NotTracked
@@ -46,7 +46,7 @@ class CorrectionsQuery(Query):
     timeframe: Timeframe | None = None
     since: Moment | None = Field(None, description="Made at this time or later.")
     limit: Limit = 100
-    cursor: Cursor | None = None
+    cursor: NumberCursor | None = None
 
 
 class BarsQuery(Query):
@@ -82,17 +82,16 @@ def blueprint(reader: ReadModels) -> Blueprint:
     @operation("data", CorrectionsAnswer, responses={304: None})
     def corrections(query: CorrectionsQuery) -> Response:
         """Stored values that a vendor restated, newest first: old, new and why."""
-        key = key_of(query.cursor, int)
         found = reader.journal.corrections(
             query.limit + 1,
             symbol=query.symbol,
             timeframe=query.timeframe,
             since=query.since,
-            before=None if key is None else key[0],
+            before=query.cursor,
         )
         page = found[: query.limit]
         response = unless_known(CorrectionsAnswer(utc_now(), len(page), page))
-        return with_next(response, (str(page[-1].id),) if len(found) > len(page) else None)
+        return with_next(response, page[-1].id if len(found) > len(page) else None)
 
     @bp.get("/bars/<symbol>")
     @operation("data", content=_contents())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
-from api.envelope import answer, key_of, unless_known, with_next
+from api.envelope import answer, unless_known, with_next
 from api.operation import operation
-from api.parameters import Cursor, Limit, Query, Reason, Seconds, Symbol, Whole
+from api.parameters import FOLLOWING, Limit, Query, Reason, Seconds, Symbol, Whole
 from enrichment import health
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
@@ -33,8 +34,10 @@ from enrichment.storage.read_models import ReadModels
 
 PREFIX = "/api/v1/enrichment"
 MAX_WAIT_SECONDS = 300
-MAX_SYMBOLS = 500
+MAX_SYMBOLS = 200
 MAX_KEY_LENGTH = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HISTORY_CURSOR = r"^[0-9]{1,17}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 KEY_HEADER = {"Idempotency-Key": "The same key gives the same job again, however often it is sent."}
 
 
@@ -122,7 +125,7 @@ class TriggerQuery(Query):
 
 class HistoryQuery(Query):
     limit: Limit = 10
-    cursor: Cursor | None = None
+    cursor: Annotated[str, Field(pattern=HISTORY_CURSOR, description=FOLLOWING)] | None = None
 
 
 class ScopeQuery(Query):
@@ -255,11 +258,7 @@ def blueprint(reader: ReadModels, commands: Commands, config: Schedule) -> Bluep
         """Jobs, newest first."""
         found = reader.history(query.limit, _history_key(query.cursor))
         response = unless_known(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
-        following = found.next
-        return with_next(
-            response,
-            None if following is None else (following[0].isoformat(), str(following[1])),
-        )
+        return with_next(response, None if found.next is None else _history_cursor(found.next))
 
     @bp.get("/resilience")
     @operation("resilience", ResilienceAnswer)
@@ -275,9 +274,16 @@ def actor(received: Request) -> str:
     return f"api:{received.remote_addr or 'local'}"
 
 
+def _history_cursor(key: tuple[datetime, UUID]) -> str:
+    """Microseconds since 1970 and the job."""
+    return f"{(key[0] - _EPOCH) // timedelta(microseconds=1)}_{key[1]}"
+
+
 def _history_key(cursor: str | None) -> tuple[datetime, UUID] | None:
-    key = key_of(cursor, datetime, UUID)
-    return None if key is None else (key[0], key[1])
+    if cursor is None:
+        return None
+    microseconds, _, job_id = cursor.partition("_")
+    return _EPOCH + timedelta(microseconds=int(microseconds)), UUID(job_id)
 
 
 def _finished(reader: ReadModels, job_id: UUID, seconds: float) -> Progress | None:
@@ -301,6 +307,6 @@ def _summary(progress: Progress | None) -> ResultSummary | None:
 
 def _idempotency_key(received: Request) -> str | None:
     key = received.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
-        raise InvalidRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} printable characters")
+    if key is not None and not re.fullmatch(f"[!-~]{{1,{MAX_KEY_LENGTH}}}", key):
+        raise InvalidRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} ASCII characters, no blanks")
     return key

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +18,7 @@ from enrichment.errors import (
     EnrichmentError,
     InvalidRequest,
     NotTracked,
+    UnknownBreaker,
     UnknownJob,
 )
 
@@ -71,31 +69,13 @@ def unless_known(value: Any) -> Response:
     return response
 
 
-def with_next(response: Response, key: Sequence[str] | None) -> Response:
-    """The response with a link to the page that begins after `key`."""
+def with_next(response: Response, key: object | None) -> Response:
+    """The response with a link to the page that begins after `key`; None: there is none."""
     if key is not None and request.endpoint is not None:
         values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
-        following = url_for(request.endpoint, **{**values, "cursor": _encode(key)})
+        following = url_for(request.endpoint, **{**values, "cursor": str(key)})
         response.headers["Link"] = f'<{following}>; rel="next"'
     return response
-
-
-def key_of(cursor: str | None, *kinds: Any) -> tuple[Any, ...] | None:
-    """The key within a cursor, its parts of these types; None without a cursor."""
-    if cursor is None:
-        return None
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor.encode()).decode())
-        if not isinstance(parts, list) or len(parts) != len(kinds):
-            raise ValueError
-        found = [adapter(kind).validate_python(p) for kind, p in zip(kinds, parts, strict=True)]
-    except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor: take it from the Link header of the page before") from None
-    return tuple(found)
-
-
-def _encode(key: Sequence[str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(list(key)).encode()).decode()
 
 
 def problem(status: int, title: str, detail: str, complaints: Sequence[Complaint] = ()) -> Response:
@@ -111,6 +91,8 @@ def from_error(error: EnrichmentError) -> Response:
         return problem(404, "Not tracked", str(error))
     if isinstance(error, UnknownJob):
         return problem(404, "Unknown job", str(error))
+    if isinstance(error, UnknownBreaker):
+        return problem(404, "Unknown breaker", str(error))
     if isinstance(error, Conflict):
         return problem(409, "Conflict", str(error))
     if isinstance(error, InvalidRequest):

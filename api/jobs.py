@@ -11,9 +11,9 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, key_of, unless_known, with_next
+from api.envelope import answer, unless_known, with_next
 from api.operation import operation
-from api.parameters import Cursor, Limit, Query, Reason, Text
+from api.parameters import Limit, Query, Reason, SymbolCursor, Text
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.errors import UnknownJob
@@ -67,7 +67,7 @@ class ItemsAnswer:
 class ItemsQuery(Query):
     status: ItemStatus | None = None
     limit: Limit = 100
-    cursor: Cursor | None = None
+    cursor: SymbolCursor = None
 
 
 class CancelQuery(Query):
@@ -94,13 +94,10 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
             raise _unknown(job_id)
-        key = key_of(query.cursor, str)
-        found = reader.jobs.items(
-            job_id, query.limit + 1, status=query.status, after=None if key is None else key[0]
-        )
+        found = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
         page = found[: query.limit]
         response = unless_known(ItemsAnswer(utc_now(), job_id, len(page), page))
-        return with_next(response, (page[-1].symbol,) if len(found) > len(page) else None)
+        return with_next(response, page[-1].symbol if len(found) > len(page) else None)
 
     @bp.post("/<uuid:job_id>/cancel")
     @operation("jobs", JobAnswer, changes=True, problems=(409,))

@@ -16,6 +16,7 @@ from enrichment import __version__
 
 _REF = "#/components/schemas/{model}"
 _Key = tuple[Any, JsonSchemaMode]
+_TOKEN = {"token": {"type": "http", "scheme": "bearer"}}
 PROBLEMS = {
     400: "A parameter is wrong; `errors` names it.",
     401: "The bearer token is missing or wrong.",
@@ -40,12 +41,17 @@ TAGS = {
 
 
 def document(app: Flask) -> dict[str, Any]:
-    """The description of every operation of the application."""
+    """The description of every operation of the application; what changes state names the token
+    where the application asks for it.
+    """
+    secured = "token" in app.extensions
     found = list(_operations(app))
     schemas = _Schemas(operation for _, _, operation in found)
     paths: dict[str, Any] = {}
     for path, method, operation in found:
         paths.setdefault(path, {})[method] = _operation(operation, path, method, schemas)
+        if secured and operation.changes:
+            paths[path][method]["security"] = [{"token": []}]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,7 +67,7 @@ def document(app: Flask) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            **({"securitySchemes": _TOKEN} if secured else {}),
         },
     }
 
@@ -134,12 +140,11 @@ def _operation(operation: Operation, path: str, method: str, schemas: _Schemas) 
     }
     if operation.details:
         value["description"] = operation.details
-    if operation.changes:
-        value["security"] = [{"token": []}, {}]
     if operation.body is not None:
         value["requestBody"] = _takes("application/json", schemas.of(operation.body, "validation"))
     if operation.takes is not None:
-        value["requestBody"] = _takes(operation.takes, {"type": "string"})
+        schema = {"type": "string", "pattern": operation.pattern or ""}
+        value["requestBody"] = _takes(operation.takes, schema)
     return value
 
 
@@ -190,6 +195,10 @@ def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": schemas.of(Problem, "serialization")}}
     for status in _statuses(operation):
         responses[str(status)] = {"description": PROBLEMS[status], "content": problem}
+    responses["414"] = {
+        "description": "The address is too long; the server says so in its own words.",
+        "content": {"text/html": {"schema": {"type": "string"}}},
+    }
     return dict(sorted(responses.items()))
 
 

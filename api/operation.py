@@ -26,7 +26,8 @@ class Operation:
     """An endpoint's description.
 
     answer: type of the JSON body; content: media type → JSON schema of other bodies.
-    path: parameter → type; query, body: models; takes: media type of a body of text.
+    path: parameter → type; query, body: models; takes: media type of a body of text, which the
+    regular expression `pattern` describes in its plainest form.
     """
 
     tag: str
@@ -40,6 +41,7 @@ class Operation:
     query: type[Query] | None
     body: type[BaseModel] | None
     takes: str | None
+    pattern: str | None
     content: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     responses: Mapping[int, Any] = field(default_factory=dict)
@@ -64,6 +66,7 @@ def operation(
     changes: bool = False,
     problems: tuple[int, ...] = (),
     takes: str | None = None,
+    pattern: str | None = None,
     content: Mapping[str, Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
     responses: Mapping[int, Any] | None = None,
@@ -108,6 +111,7 @@ def operation(
             query=query,
             body=None if takes else body,
             takes=takes,
+            pattern=pattern,
             content=content or {},
             headers=headers or {},
             responses=responses or {},
@@ -178,7 +182,8 @@ def _complaints(exc: ValidationError, whole: str = "", known: str = "") -> list[
             continue
         message = error["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "it should be")
-        missing = error["type"] == "missing" or not isinstance(error["input"], str)
-        shown = "" if missing else f"={error['input'][:SHOWN]!r}"
+        given = error["input"] if error["type"] != "missing" else None
+        told = "malformed" in message  # it names the text itself
+        shown = f"={given[:SHOWN]!r}" if isinstance(given, str) and not told else ""
         found.append(Complaint(name, f"{name}{shown}: {message}"))
     return found

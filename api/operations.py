@@ -11,9 +11,9 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from api.enrichment import PREFIX, ResilienceAnswer, actor
-from api.envelope import answer, key_of, unless_known, with_next
+from api.envelope import answer, unless_known, with_next
 from api.operation import operation
-from api.parameters import Cursor, Limit, Query, Reason, Text
+from api.parameters import Limit, NumberCursor, Query, Reason, Text
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.storage.figures import Pause, Transition, WorkerStatus
@@ -59,7 +59,7 @@ class AuditQuery(Query):
     actor: Text | None = None
     action: Text | None = Field(None, description="Such as trigger, pause or untrack.")
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: NumberCursor | None = None
 
 
 class TransitionsQuery(Query):
@@ -78,16 +78,15 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     @operation("operations", AuditAnswer, responses={304: None})
     def audit(query: AuditQuery) -> Response:
         """Who did what, and why, newest first."""
-        key = key_of(query.cursor, int)
         found = reader.journal.actions(
             query.limit + 1,
             actor=query.actor,
             action=query.action,
-            before=None if key is None else key[0],
+            before=query.cursor,
         )
         page = found[: query.limit]
         response = unless_known(AuditAnswer(utc_now(), len(page), page))
-        return with_next(response, (str(page[-1].id),) if len(found) > len(page) else None)
+        return with_next(response, page[-1].id if len(found) > len(page) else None)
 
     @bp.get("/workers")
     @operation("operations", WorkersAnswer)

@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from enrichment.domain import parse_symbol
 
 SYMBOL_PATTERN = r"^([XCxc]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,23}$"
-_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,30})?([eE][-+]?\d{1,3})?", re.ASCII)
 _PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
@@ -28,7 +28,7 @@ class Query(BaseModel):
 class Body(BaseModel):
     """The JSON body of an operation. Names that it does not know are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _whole(value: Any) -> Any:
@@ -123,12 +123,8 @@ Moment = Annotated[
         }
     ),
 ]
-Cursor = Annotated[
-    str,
-    Field(
-        max_length=400,
-        description="Where the page before ended: the Link header of its answer has it.",
-    ),
-]
+FOLLOWING = "Where the page before ended: the Link header of its answer has it."
+SymbolCursor = Annotated[Symbol | None, Field(description=FOLLOWING)]
+NumberCursor = Annotated[int, Field(ge=1, lt=2**63, description=FOLLOWING), Whole]
 Limit = Annotated[int, Field(ge=1, le=500, description="At most so many."), Whole]
 Reason = Annotated[Text | None, Field(description="Why: kept in the audit.")]

@@ -5,10 +5,12 @@ change at all.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, current_app, request
 
@@ -18,8 +20,7 @@ from resilience import RateLimiter
 
 MOST_CLIENTS = 4096
 MOST_BODY_BYTES = 2_000_000
-LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-UNLIMITED = ("livez", "readyz", "metrics")
+UNLIMITED = ("service.livez", "service.readyz", "metrics.metrics")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -76,6 +77,10 @@ class Protection:
             response = problem(429, "Too many requests", "slow down: see Retry-After")
             response.headers["Retry-After"] = str(self.clients.seconds())
             return response
+        if self.token is None and not is_loopback(_host(request)):
+            return problem(
+                400, "Unknown host", "without ENRICHMENT_API_TOKEN ask by 127.0.0.1 or localhost"
+            )
         operation = described(current_app.view_functions.get(request.endpoint or ""))
         if operation is None or not operation.changes:
             return None
@@ -96,8 +101,8 @@ def protect(app: Flask, protection: Protection) -> None:
     """
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MOST_BODY_BYTES
-    if protection.token is None:
-        app.config["TRUSTED_HOSTS"] = LOCAL_HOSTS
+    if protection.token is not None:
+        app.extensions["token"] = True  # the description says so
 
     app.before_request(protection.refuse)
 
@@ -107,6 +112,22 @@ def protect(app: Flask, protection: Protection) -> None:
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address means this very machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host(received: Request) -> str:
+    """The name that the request asks for, without the port."""
+    try:
+        return urlsplit(f"//{received.headers.get('Host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _bears(received: Request, token: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from flask import Flask
@@ -10,7 +9,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
 from api.enrichment import Schedule
-from api.protection import Clients
+from api.protection import Clients, is_loopback
 from enrichment import bootstrap
 from enrichment.commands import Commands
 from enrichment.config import Settings
@@ -37,6 +36,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "timeout": 0,
             "graceful_timeout": 15,
             "keepalive": 5,
+            "limit_request_line": 8190,
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     host, port = settings.enrichment_api_host, settings.enrichment_api_port
     token = settings.enrichment_api_token
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise ConfigurationError(
             f"the API does not listen on {host} without ENRICHMENT_API_TOKEN: "
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
@@ -84,10 +84,3 @@ def serve(settings: Settings) -> None:
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork
         _Server(app, f"{host}:{port}").run()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

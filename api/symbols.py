@@ -1,4 +1,4 @@
-"""The blueprint of `/api/v1/enrichment/symbols`: what is tracked, and changing it."""
+"""The blueprint of the symbols: what is tracked, and changing it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from flask import Blueprint, Response, request, url_for
 from pydantic import Field
 
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, key_of, unless_known, with_next
+from api.envelope import answer, unless_known, with_next
 from api.operation import operation
-from api.parameters import Body, Cursor, Flag, Limit, Query, Symbol, Text
+from api.parameters import Body, Flag, Limit, Query, Symbol, SymbolCursor, Text
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.domain import AssetClass, Timeframe, TrackedSymbol
 from enrichment.errors import Conflict, NotTracked
 from enrichment.storage.catalogue import Catalogue, CataloguedSymbol
-from enrichment.symbol_lists import BadLine, read_csv
+from enrichment.symbol_lists import HEADER, BadLine, read_csv
 
+CSV_PATTERN = (
+    rf"^{','.join(HEADER)}\r?\n(([XC]:)?[A-Z0-9][A-Z0-9.\-]{{0,23}},({'|'.join(AssetClass)}),"
+    rf"({'|'.join(Timeframe)})(\|({'|'.join(Timeframe)}))*\r?\n)+$"
+)
 Timeframes = Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))]
 
 
@@ -53,7 +57,7 @@ class SymbolsQuery(Query):
     active: Flag | None = None
     search: Text | None = Field(None, description="A part of the name.")
     limit: Limit = 100
-    cursor: Cursor | None = None
+    cursor: SymbolCursor = None
 
 
 class ImportQuery(Query):
@@ -78,25 +82,24 @@ class SymbolChange(Body):
 
 def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
     """The endpoints on these services."""
-    bp = Blueprint("symbols", __name__, url_prefix=f"{PREFIX}/symbols")
+    bp = Blueprint("symbols", __name__, url_prefix=PREFIX)
 
-    @bp.get("")
+    @bp.get("/symbols")
     @operation("symbols", SymbolsAnswer, responses={304: None})
     def symbols(query: SymbolsQuery) -> Response:
         """Tracked symbols by name, with the state of their series."""
-        key = key_of(query.cursor, str)
         found = catalogue.page(
             query.limit + 1,
             asset_class=query.asset_class,
             active=query.active,
             search=query.search,
-            after=None if key is None else key[0],
+            after=query.cursor,
         )
         page = found[: query.limit]
         response = unless_known(SymbolsAnswer(utc_now(), len(page), page))
-        return with_next(response, (page[-1].symbol,) if len(found) > len(page) else None)
+        return with_next(response, page[-1].symbol if len(found) > len(page) else None)
 
-    @bp.post("")
+    @bp.post("/symbols")
     @operation("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
     def add(body: NewSymbol) -> Response:
         """Track a symbol: from the next run on, with its history."""
@@ -111,13 +114,13 @@ def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
         response.headers["Location"] = url_for("symbols.symbol", symbol=body.symbol)
         return response
 
-    @bp.get("/<symbol>")
+    @bp.get("/symbols/<symbol>")
     @operation("symbols", SymbolAnswer, responses={304: None})
     def symbol(symbol: Symbol) -> Response:
         """One symbol, with the state of its series."""
         return unless_known(SymbolAnswer(utc_now(), _known(catalogue, symbol)))
 
-    @bp.patch("/<symbol>")
+    @bp.patch("/symbols/<symbol>")
     @operation("symbols", SymbolAnswer, changes=True)
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
@@ -134,16 +137,21 @@ def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
         commands.track([changed], actor=actor(request))
         return _one(catalogue, symbol)
 
-    @bp.delete("/<symbol>")
+    @bp.post("/symbols/<symbol>/deactivate")
     @operation("symbols", SymbolAnswer, changes=True)
     def deactivate(symbol: Symbol) -> Response:
         """Stop enriching a symbol; what is stored of it stays."""
         commands.untrack(symbol, actor=actor(request))
         return _one(catalogue, symbol)
 
-    @bp.post("/import")
+    @bp.post("/symbol-import")
     @operation(
-        "symbols", ImportAnswer, changes=True, takes="text/csv", responses={422: ImportAnswer}
+        "symbols",
+        ImportAnswer,
+        changes=True,
+        takes="text/csv",
+        pattern=CSV_PATTERN,
+        responses={422: ImportAnswer},
     )
     def import_(query: ImportQuery, body: str) -> Response:
         """Track the symbols of a CSV file with the header symbol,asset_class,timeframes.

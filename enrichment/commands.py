@@ -17,7 +17,7 @@ from enrichment.domain import (
     Window,
     parse_symbol,
 )
-from enrichment.errors import Conflict, InvalidRequest, NotTracked, UnknownJob
+from enrichment.errors import Conflict, InvalidRequest, NotTracked, UnknownBreaker, UnknownJob
 from enrichment.quality import assess, without
 from enrichment.storage import (
     findings,
@@ -254,7 +254,7 @@ class Commands:
             known = resilience_state.breaker_names(conn)
             if name not in known:
                 listed = ", ".join(known) or "none yet: no worker has run"
-                raise InvalidRequest(f"unknown breaker {name!r}: known are {listed}")
+                raise UnknownBreaker(f"unknown breaker {name!r}: known are {listed}")
             resilience_state.override(conn, name=name, action=action, actor=actor, reason=reason)
             operations.audit(
                 conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason

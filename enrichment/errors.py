@@ -6,6 +6,7 @@ EnrichmentError
 ├── InvalidRequest              a command's argument is wrong (unknown symbol, timeframe …)
 │   ├── InvalidSymbol           malformed ticker
 │   ├── UnknownJob              there is no job of this id
+│   ├── UnknownBreaker          there is no breaker of this name
 │   ├── Conflict                well put, but not possible as things stand, or together
 │   └── NotTracked              the symbol is not (or no longer) tracked
 ├── ProviderError               a vendor's answer could not be used
@@ -57,6 +58,10 @@ class InvalidSymbol(InvalidRequest):
 
 class UnknownJob(InvalidRequest):
     """There is no job of this id."""
+
+
+class UnknownBreaker(InvalidRequest):
+    """There is no breaker of this name."""
 
 
 class Conflict(InvalidRequest):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,15 +58,31 @@ def server(server_url: str) -> Iterator[Database]:
     admin.close()
 
 
-@pytest.fixture
-def db(server: Database) -> Iterator[Database]:
-    """A database of this test's own, with the current schema and nothing in it."""
+@contextmanager
+def own_database(server: Database) -> Iterator[Database]:
+    """A database with the current schema and nothing in it, for as long as the block."""
     name = f"test_{next(_numbers)}"
     _run(server, f"CREATE DATABASE {name} TEMPLATE template_enrichment")
     database = Database(_address(server, name), pool_size=5)
-    yield database
-    database.close()
-    _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield database
+    finally:
+        database.close()
+        _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db(server: Database) -> Iterator[Database]:
+    """A database of this test's own."""
+    with own_database(server) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def shared_db(server: Database) -> Iterator[Database]:
+    """A database that the tests of a module share, where what one leaves can't change another."""
+    with own_database(server) as database:
+        yield database
 
 
 @pytest.fixture

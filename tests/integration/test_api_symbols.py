@@ -89,9 +89,9 @@ def test_adding_and_changing(client: FlaskClient) -> None:
 
 def test_stopping_ends_its_open_items(client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="test").job_id
-    assert body(client.delete(f"{SYMBOLS}/AAPL"))["symbol"]["active"] is False
+    assert body(client.post(f"{SYMBOLS}/AAPL/deactivate"))["symbol"]["active"] is False
     assert body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 1, "pending": 2}
-    body(client.delete(f"{SYMBOLS}/AAPL"), 404)
+    body(client.post(f"{SYMBOLS}/AAPL/deactivate"), 404)
     body(client.patch(f"{SYMBOLS}/MSFT", json={"active": False}))
     assert body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 2, "pending": 1}
 
@@ -126,7 +126,7 @@ CSV = "symbol,asset_class,timeframes\nAAPL,stock,1d|1h\nX:ETHUSD,crypto,1h\n"
 
 def imported(client: FlaskClient, content: str | bytes, query: str = "", status: int = 200) -> Any:
     headers = {"Content-Type": "text/csv; charset=utf-8"}
-    return body(client.post(f"{SYMBOLS}/import{query}", data=content, headers=headers), status)
+    return body(client.post(f"{ROOT}/symbol-import{query}", data=content, headers=headers), status)
 
 
 def test_importing_a_file(client: FlaskClient) -> None:
@@ -160,4 +160,4 @@ def test_files_that_name_nothing(client: FlaskClient, content: str) -> None:
 def test_a_file_in_another_encoding_or_too_long(client: FlaskClient) -> None:
     imported(client, "symbol,asset_class,timeframes\nÄ".encode("latin-1"), status=400)
     headers = {"Content-Type": "text/csv"}
-    body(client.post(f"{SYMBOLS}/import", data="x" * 2_000_001, headers=headers), 413)
+    body(client.post(f"{ROOT}/symbol-import", data="x" * 2_000_001, headers=headers), 413)

@@ -1,0 +1,54 @@
+"""The API is what its OpenAPI document says, whatever is sent to it: schemathesis, all checks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from integration.api_client import run_everything, tracking
+from integration.nightly import Nightly, quiet
+from served import serving
+
+from enrichment.storage.database import Database
+from enrichment.storage.resilience_state import ResilienceStore
+from resilience import init_resilience_manager
+
+BEARER = "s3cret"
+# Nothing works on the jobs here, so waiting for their end is kept short.
+CONFIGURATION = """
+[[operations]]
+include-name = "POST /api/v1/enrichment/trigger"
+parameters = { "wait" = 0.1 }
+"""
+
+
+def fill(db: Database) -> None:
+    """Something of everything that can be asked for."""
+    Nightly(db, quiet(60)).run_at(60)
+    commands = tracking(db)
+    commands.trigger(actor="test")
+    run_everything(db, failing="MSFT")
+    commands.pause(actor="test", scope="symbol", key="MSFT", reason="rehearsal")
+    manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
+    manager.register_circuit_breaker("polygon_api")
+    manager.close()
+
+
+def test_every_operation_does_what_its_description_says(
+    db: Database, db_url: str, tmp_path: Path
+) -> None:
+    fill(db)
+    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+    with serving(db_url, tmp_path, ENRICHMENT_API_TOKEN=BEARER) as api:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"),
+                *("--checks", "all", "--max-examples", "30", "--generation-deterministic"),
+                *("-H", f"Authorization: Bearer {BEARER}", "--no-color", "--no-shrink"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr

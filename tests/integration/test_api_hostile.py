@@ -1,0 +1,98 @@
+"""Whatever is sent in whichever parameter: a documented answer that gives nothing away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from integration.api_client import client_of, run_everything, tracking
+from integration.hostile import INPUTS
+from integration.nightly import Nightly, quiet
+
+from api import create_app, openapi
+from enrichment.commands import Commands
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+
+LEAKS = re.compile(
+    r"Traceback|psycopg2|sqlalchemy|FROM (bars|enrichment_|tracked_)|/site-packages/|File \""
+)
+EXAMPLES = {
+    "symbol": "AAPL",
+    "job_id": "00000000-0000-0000-0000-000000000000",
+    "name": "polygon_api",
+    "action": "reset",
+}
+
+
+def description() -> dict[str, Any]:
+    """The API's own, which needs no database."""
+    nowhere = Database("postgresql://nobody@127.0.0.1:1/none")
+    reader = ReadModels(nowhere, hour=1, minute=30, enabled=True)
+    app: Flask = create_app(reader, Commands(nowhere), ready=nowhere.ping)
+    return openapi.document(app)
+
+
+def parameters() -> Iterator[Any]:
+    """(method, path, place, name, statuses) of every parameter of every operation."""
+    told = description()
+    for path, methods in told["paths"].items():
+        for method, operation in methods.items():
+            statuses = {int(status) for status in operation["responses"]}
+            places = [(p["in"], p["name"]) for p in operation["parameters"]]
+            for media, content in operation.get("requestBody", {}).get("content", {}).items():
+                if media == "text/csv":
+                    places.append(("text", "body"))
+                    continue
+                model = told["components"]["schemas"][content["schema"]["$ref"].rsplit("/", 1)[1]]
+                places += [("body", name) for name in model["properties"]]
+            for place, name in places:
+                label = f"{method} {path} {place} {name}"
+                yield pytest.param(method, path, place, name, statuses, id=label)
+
+
+def asked(client: FlaskClient, method: str, path: str, place: str, name: str, sent: str) -> Any:
+    values = {**EXAMPLES, **({name: sent} if place == "path" else {})}
+    address = re.sub(r"\{(\w+)\}", lambda part: quote(values[part[1]], safe=""), path)
+    options: dict[str, Any] = {}
+    if place == "query":
+        address += f"?{name}={quote(sent, safe='')}"
+    elif place == "header":
+        options["headers"] = {name: sent}
+    elif place == "body":
+        new = {"symbol": "SIM7", "asset_class": "stock", "timeframes": ["1d"]}
+        options["json"] = {**(new if method == "post" else {}), name: sent}
+    elif place == "text":
+        options["data"] = sent.encode("utf-8", "surrogatepass")
+        options["content_type"] = "text/csv"
+    return client.open(address, method=method.upper(), **options)
+
+
+@pytest.fixture(scope="module")
+def client(shared_db: Database) -> FlaskClient:
+    Nightly(shared_db, quiet(30)).run_at(30)
+    tracking(shared_db).trigger(actor="test")
+    run_everything(shared_db, failing="MSFT")
+    return client_of(shared_db)
+
+
+@pytest.mark.parametrize(("method", "path", "place", "name", "statuses"), list(parameters()))
+def test_two_hundred_hostile_inputs(
+    client: FlaskClient, method: str, path: str, place: str, name: str, statuses: set[int]
+) -> None:
+    assert len(INPUTS) == 200
+    for sent in INPUTS:
+        if place == "header" and re.search(r"[\r\n\0]", sent):
+            continue  # no client can send these
+        response = asked(client, method, path, place, name, sent)
+        shown = (sent[:60], response.status_code, response.text[:300])
+        assert response.status_code in statuses | {404, 405, 308}, shown
+        assert response.status_code < 500, shown
+        assert not LEAKS.search(response.text), shown
+        if response.status_code >= 400 and response.status_code != 422:
+            assert response.mimetype == "application/problem+json", shown

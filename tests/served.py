@@ -1,0 +1,68 @@
+"""The API as it is served: a process of its own, asked over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from live import until
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running API: its address and its process."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
+@contextmanager
+def serving(database: str, folder: Path, **environment: str) -> Iterator[Served]:
+    """`enrichment api` on this database, answering; its output goes to `folder`/api.log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    log = folder / "api.log"
+    own = {
+        "DATABASE_URL": database,
+        "ENRICHMENT_API_PORT": str(port),
+        "ENRICHMENT_API_RATE": "0",
+        "ENRICHMENT_HOME": str(folder),
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "enrichment", "api"],
+            env={**os.environ, **own, **environment},
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            text=True,
+        )
+        try:
+            served = Served(f"http://127.0.0.1:{port}", process)
+            until(lambda: _answers(served), lambda: f"it answers: {log.read_text()}", 30)
+            yield served
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _answers(served: Served) -> bool:
+    assert served.process.poll() is None, "the API has ended"
+    try:
+        with urllib.request.urlopen(f"{served.url}/livez", timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
