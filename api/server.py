@@ -14,6 +14,7 @@ from enrichment import bootstrap
 from enrichment.commands import Commands
 from enrichment.config import Settings
 from enrichment.errors import ConfigurationError
+from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.revision import require_current
 from enrichment.supervisor import require_free
 
@@ -63,6 +64,7 @@ def serve(settings: Settings) -> None:
             bootstrap.read_models(db, settings),
             Commands(db),
             ready=lambda: require_current(db, columns),
+            monitoring=Monitoring(db),
             config=Schedule(
                 settings.enrichment_hour,
                 settings.enrichment_minute,

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain import JobKind
-from enrichment.storage import job_control, jobs, logs, operations, schema
+from enrichment.storage import job_control, jobs, logs, operations, schema, settling
 from enrichment.storage.database import Database
 
 CATCH_UP_WINDOW = timedelta(hours=20)
@@ -56,6 +56,8 @@ class Slots:
             schema.ensure_partitions(conn)
         with self._db.begin() as conn:
             logs.roll_up(conn)
+        with self._db.begin() as conn:
+            settling.settle(conn)
 
 
 _CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"
