@@ -131,7 +131,10 @@ class Monitoring:
     def sample(self) -> Sample:
         with self._db.begin() as conn:
             conn.execute(
-                text("SELECT set_config('statement_timeout', :ms, true)"),
+                text(
+                    "SELECT set_config('statement_timeout', :ms, true),"
+                    " set_config('work_mem', '32MB', true)"  # hash joins at 100,000 series
+                ),
                 {"ms": str(STATEMENT_TIMEOUT_MS)},
             )
             overall: Any = conn.execute(text(_OVERALL), {"alive": TICK_ALIVE_SECONDS}).one()
