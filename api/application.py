@@ -9,12 +9,14 @@ from datetime import datetime
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from api import alerts as alerting
 from api import metrics
 from api.enrichment import Schedule, blueprint
 from api.envelope import answer, from_error, problem
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.errors import EnrichmentError
+from enrichment.storage.alerts import AlertStore
 from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.read_models import ReadModels
 
@@ -31,18 +33,22 @@ def create_app(
     *,
     ready: Callable[[], None],
     monitoring: Monitoring | None = None,
+    alerts: AlertStore | None = None,
     config: Schedule | None = None,
     token: str | None = None,
 ) -> Flask:
     """The application on these services.
 
-    ready: raises unless requests can be answered. monitoring: what `/metrics` shows, which is not
-    there without it. config: what `health` shows. token: what changes state asks for it, if given.
+    ready: raises unless requests can be answered. monitoring, alerts: what `/metrics` and `/alerts`
+    show, which are not there without them. config: what `health` shows. token: what changes state
+    asks for it, if given.
     """
     app = Flask(__name__)
     app.register_blueprint(blueprint(reader, commands, config or Schedule(), token))
     if monitoring is not None:
         app.register_blueprint(metrics.blueprint(monitoring))
+    if alerts is not None:
+        app.register_blueprint(alerting.blueprint(alerts, commands, token))
 
     @app.get("/livez")
     def livez() -> Response:

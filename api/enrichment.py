@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from uuid import UUID
 
 from flask import Blueprint, Request, Response, request, url_for
 
+from api.authorization import actor, refusal
 from api.envelope import answer, problem
 from enrichment import health
 from enrichment.clock import utc_now
@@ -110,11 +110,7 @@ def blueprint(
     @bp.before_request
     def authorize() -> Response | None:
         changes_state = request.endpoint in {f"enrichment.{name}" for name in CHANGES}
-        if token is None or not changes_state or _bears(request, token):
-            return None
-        refused = problem(401, "Unauthorized", "send the header 'Authorization: Bearer <token>'")
-        refused.headers["WWW-Authenticate"] = "Bearer"
-        return refused
+        return refusal(request, token) if changes_state else None
 
     @bp.get("/dashboard/overview")
     def overview() -> Response:
@@ -162,14 +158,14 @@ def blueprint(
 
     @bp.post("/jobs/<uuid:job_id>/cancel")
     def cancel(job_id: UUID) -> Response:
-        commands.cancel(job_id, actor=_actor(request), reason=request.args.get("reason"))
+        commands.cancel(job_id, actor=actor(request), reason=request.args.get("reason"))
         return job(job_id)
 
     @bp.post("/jobs/<uuid:job_id>/resume")
     def resume_failed(job_id: UUID) -> Response:
         commands.resume_failed(
             job_id,
-            actor=_actor(request),
+            actor=actor(request),
             error_class=request.args.get("error_class"),
             reason=request.args.get("reason"),
         )
@@ -179,7 +175,7 @@ def blueprint(
     def trigger() -> Response:
         wait = _seconds(request.args.get("wait"))
         job = commands.trigger(
-            actor=_actor(request),
+            actor=actor(request),
             symbols=request.args.getlist("symbols") or None,
             asset_class=request.args.get("asset_class"),
             idempotency_key=_idempotency_key(request),
@@ -198,12 +194,12 @@ def blueprint(
 
     @bp.route("/pause", methods=["GET", "POST"])
     def pause() -> Response:
-        commands.pause(actor=_actor(request), reason=request.args.get("reason"))
+        commands.pause(actor=actor(request), reason=request.args.get("reason"))
         return answer(PauseAnswer(utc_now(), "paused", True))
 
     @bp.route("/resume", methods=["GET", "POST"])
     def resume() -> Response:
-        commands.resume(actor=_actor(request), reason=request.args.get("reason"))
+        commands.resume(actor=actor(request), reason=request.args.get("reason"))
         return answer(PauseAnswer(utc_now(), "running", False))
 
     @bp.get("/history")
@@ -221,15 +217,6 @@ def blueprint(
         return answer(ResilienceAnswer(utc_now(), reader.resilience()))
 
     return bp
-
-
-def _bears(received: Request, token: str) -> bool:
-    given = received.headers.get("Authorization", "")
-    return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
-
-
-def _actor(received: Request) -> str:
-    return f"api:{received.remote_addr or 'local'}"
 
 
 def _finished(reader: ReadModels, job_id: UUID, seconds: float) -> Progress | None:

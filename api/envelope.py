@@ -13,6 +13,7 @@ from enrichment.errors import (
     InvalidRequest,
     NotTracked,
     UnknownJob,
+    UnknownRule,
 )
 
 _adapters: dict[type, TypeAdapter[Any]] = {}
@@ -43,6 +44,8 @@ def from_error(error: EnrichmentError) -> Response:
         return problem(404, "Not tracked", str(error))
     if isinstance(error, UnknownJob):
         return problem(404, "Unknown job", str(error))
+    if isinstance(error, UnknownRule):
+        return problem(404, "Unknown rule", str(error))
     if isinstance(error, InvalidRequest):
         return problem(400, "Invalid request", str(error))
     if isinstance(error, DatabaseUnavailable):

@@ -8,9 +8,11 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from enrichment.alerts.rules import DEFAULT_RULES
+from enrichment.clock import utc_now
 from enrichment.domain import (
     PROVIDER_NAMES,
     AssetClass,
@@ -19,14 +21,15 @@ from enrichment.domain import (
     TrackedSymbol,
     parse_symbol,
 )
-from enrichment.errors import InvalidRequest, NotTracked, UnknownJob
-from enrichment.storage import job_control, jobs, operations, resilience_state, symbols
+from enrichment.errors import InvalidRequest, NotTracked, UnknownJob, UnknownRule
+from enrichment.storage import alerts, job_control, jobs, operations, resilience_state, symbols
 from enrichment.storage.database import Connection, Database
 
 MANUAL_PRIORITY = 0
 OPEN_STATES = ("queued", "running")
 PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 COMMAND_REACHES_WORKERS_SECONDS = 2.0
+LONGEST_SILENCE = timedelta(days=30)
 BREAKER_ACTIONS = ("force_open", "disable", "reset")
 
 
@@ -197,6 +200,37 @@ class Commands:
             if action != "force_open":
                 job_control.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
 
+    def silence(
+        self, rule: str, *, length: timedelta, actor: str, reason: str | None = None
+    ) -> datetime:
+        """Tell nobody of a rule's alerts for a time; its end. UnknownRule names those there are."""
+        if not timedelta(0) < length <= LONGEST_SILENCE:
+            raise InvalidRequest(
+                f"a silence lasts from 1 second to {LONGEST_SILENCE.days} days: "
+                "to be rid of a rule, write 'enabled = false' in its file"
+            )
+        until = utc_now() + length
+        with self._db.begin() as conn:
+            _require_rule(conn, rule)
+            alerts.silence(conn, rule=rule, by=actor, reason=reason, until=until)
+            operations.audit(
+                conn,
+                actor=actor,
+                action="silence",
+                target=rule,
+                reason=reason,
+                params={"until": until.isoformat()},
+            )
+        return until
+
+    def unsilence(self, rule: str, *, actor: str, reason: str | None = None) -> None:
+        """End a silence before its time; InvalidRequest if there is none."""
+        with self._db.begin() as conn:
+            _require_rule(conn, rule)
+            if not alerts.unsilence(conn, rule=rule):
+                raise InvalidRequest(f"{rule} is not silenced: nothing to end")
+            operations.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
+
     def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
         """Add symbols, or change the asset class and timeframes of existing ones."""
         with self._db.begin() as conn:
@@ -256,6 +290,12 @@ def _known_state(state: str | None, job_id: UUID) -> str:
     if state is None:
         raise UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
     return state
+
+
+def _require_rule(conn: Connection, rule: str) -> None:
+    known = {*alerts.rule_names(conn), *(rule.name for rule in DEFAULT_RULES)}
+    if rule not in known:
+        raise UnknownRule(f"there is no alert rule {rule!r}: known are {', '.join(sorted(known))}")
 
 
 def _pause_key(scope: str, key: str) -> str:

@@ -6,6 +6,7 @@ EnrichmentError
 ├── InvalidRequest              a command's argument is wrong (unknown symbol, timeframe …)
 │   ├── InvalidSymbol           malformed ticker
 │   ├── UnknownJob              there is no job of this id
+│   ├── UnknownRule             there is no alert rule of this name
 │   └── NotTracked              the symbol is not (or no longer) tracked
 ├── ProviderError               a vendor's answer could not be used
 │   ├── ProviderUnavailable     transient: 5xx, reset, timeout
@@ -56,6 +57,10 @@ class InvalidSymbol(InvalidRequest):
 
 class UnknownJob(InvalidRequest):
     """There is no job of this id."""
+
+
+class UnknownRule(InvalidRequest):
+    """There is no alert rule of this name."""
 
 
 class NotTracked(InvalidRequest):

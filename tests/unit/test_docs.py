@@ -12,6 +12,7 @@ from api import create_app
 from enrichment.__main__ import app
 from enrichment.commands import Commands
 from enrichment.config import Settings
+from enrichment.storage.alerts import AlertStore
 from enrichment.storage.database import Database
 from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.read_models import ReadModels
@@ -40,7 +41,13 @@ def test_every_command_is_documented() -> None:
 def test_every_route_is_documented() -> None:
     db = Database("postgresql://nobody@127.0.0.1:1/none")
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    flask = create_app(reader, Commands(db), ready=db.ping, monitoring=Monitoring(db))
+    flask = create_app(
+        reader,
+        Commands(db),
+        ready=db.ping,
+        monitoring=Monitoring(db),
+        alerts=AlertStore(db),
+    )
     table = README.split("## JSON API")[1].split("\n## ")[0]
     for rule in flask.url_map.iter_rules():
         if rule.endpoint == "static":

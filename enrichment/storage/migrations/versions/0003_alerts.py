@@ -53,6 +53,7 @@ CREATE TABLE enrichment_compute_settled (
 
 ALERTS = """
 ALTER TABLE alert_states
+    ADD COLUMN condition   text NOT NULL DEFAULT '',
     ADD COLUMN episode     uuid,
     ADD COLUMN clear_since timestamptz,
     ADD COLUMN notified    boolean NOT NULL DEFAULT false;
@@ -117,6 +118,7 @@ def downgrade() -> None:
         "enrichment_compute_settled, enrichment_fetch_settled, enrichment_job_endings"
     )
     op.execute(
-        "ALTER TABLE alert_states DROP COLUMN episode, DROP COLUMN clear_since, "
+        "ALTER TABLE alert_states DROP COLUMN condition, DROP COLUMN episode, "
+        "DROP COLUMN clear_since, "
         "DROP COLUMN notified"
     )
