@@ -215,6 +215,12 @@ def _series(sample: Sample) -> Iterator[Metric]:
         ],
     )
     yield _gauges(
+        "scored_series",
+        "Active series with a quality score of today or yesterday.",
+        labels,
+        [(key, g.scored) for key, g in groups],
+    )
+    yield _gauges(
         "quality_score_ratio",
         "Mean quality score, 0 to 1.",
         labels,

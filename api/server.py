@@ -100,7 +100,7 @@ def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
         evaluator=name,
         interval=WATCHER_SECONDS,
         rules=rules,
-    ).start()
+    ).start(WATCHER_SECONDS)
 
 
 def _is_loopback(host: str) -> bool:

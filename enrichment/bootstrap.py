@@ -178,9 +178,11 @@ class WorkerProcess:
 
     def run(self) -> bool:
         """Work until `stop()`; False if items were still hanging when they were given back."""
+        from enrichment.alerts.service import SETTLING_SECONDS
+
         self.listener.start()
         self.scheduler.start()
-        self.alerts.start()
+        self.alerts.start(SETTLING_SECONDS)
         try:
             return self.worker.run()
         finally:

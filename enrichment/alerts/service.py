@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0
 WATCHER_SECONDS = 120.0
 LOOK_SECONDS = 5.0
+SETTLING_SECONDS = 10.0  # a worker's clock ticks at once; its first evaluation comes after that
 LEASE_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 5.0
 LONGEST_DELAY_SECONDS = 900.0
@@ -56,9 +58,13 @@ class AlertService:
         self._thread: threading.Thread | None = None
         self._troubles: dict[Callable[[], object], str] = {}
 
-    def start(self) -> None:
-        """Evaluate and deliver in a daemon thread until `stop()`."""
-        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+    def start(self, after: float = 0.0) -> None:
+        """Deliver, and `after` seconds from now also evaluate, in a daemon thread until `stop()`.
+
+        after: what everything started together needs to be up, or its start would be an alert.
+        """
+        first = time.monotonic() + after
+        self._thread = threading.Thread(target=self._run, args=(first,), name="alerts", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -151,9 +157,10 @@ class AlertService:
         self._store.delivered(delivery)
         return True
 
-    def _run(self) -> None:
+    def _run(self, first: float) -> None:
         while not self._stop.is_set():
-            self._guarded(self.evaluate)
+            if time.monotonic() >= first:
+                self._guarded(self.evaluate)
             self._guarded(self.deliver)
             self._stop.wait(LOOK_SECONDS)
 

@@ -49,12 +49,13 @@ class CallTotals:
 @dataclass(frozen=True, slots=True)
 class SeriesGroup:
     """Active series of an asset class and timeframe: how many are in which status, how good they
-    are (scores and shares 0–1, None before the first run), and when they succeeded last.
+    are (means over the `scored` ones, 0–1, None where there are none), and when they succeeded last.
     """
 
     asset_class: str
     timeframe: str
     statuses: dict[str, int]
+    scored: int
     quality: float | None
     completeness: float | None
     validation: float | None
@@ -190,9 +191,20 @@ def _series(conn: Connection) -> list[SeriesGroup]:
     quality = {(row[0], row[1]): row[2:] for row in conn.execute(text(_QUALITY))}
     found = []
     for key, counts in sorted(statuses.items()):
-        score, completeness, validation = quality.get(key, (None, None, None))
-        oldest, newest = min(times[key], default=None), max(times[key], default=None)
-        found.append(SeriesGroup(*key, counts, score, completeness, validation, oldest, newest))
+        scored, score, completeness, validation = quality.get(key, (0, None, None, None))
+        found.append(
+            SeriesGroup(
+                asset_class=key[0],
+                timeframe=key[1],
+                statuses=counts,
+                scored=scored,
+                quality=score,
+                completeness=completeness,
+                validation=validation,
+                oldest_success=min(times[key], default=None),
+                newest_success=max(times[key], default=None),
+            )
+        )
     return found
 
 
@@ -258,7 +270,7 @@ WHERE t.active GROUP BY 1, 2, 3
 
 # The same rows as the overview's quality: each active series' newest day of the last two.
 _QUALITY = """
-SELECT t.asset_class, m.timeframe, avg(m.avg_quality_score), avg(m.data_completeness),
+SELECT t.asset_class, m.timeframe, count(*), avg(m.avg_quality_score), avg(m.data_completeness),
     avg(m.validation_rate) / 100
 FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
 LEFT JOIN data_quality_metrics newer ON newer.symbol = m.symbol

@@ -151,6 +151,7 @@ def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> No
         "fetch_duration_seconds_count{provider=polygon}": 4,
         "series{asset_class=stock,status=healthy,timeframe=1d}": 1,
         "series{asset_class=stock,status=not_enriched,timeframe=1h}": 1,
+        "scored_series{asset_class=stock,timeframe=1d}": 2,
         "newest_success_timestamp_seconds{asset_class=stock,timeframe=1d}": 1000,
         "oldest_success_timestamp_seconds{asset_class=stock,timeframe=1d}": 500,
         "worker_threads{worker=w1}": 5,
