@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from api import data, enrichment, jobs, operations, service, symbols
+from api import alerts, data, enrichment, jobs, metrics, operations, service, symbols
 from api.enrichment import Schedule
 from api.envelope import from_error, problem
 from api.operation import Refused
@@ -38,6 +38,8 @@ def create_app(
     app.register_blueprint(symbols.blueprint(reader.symbols, commands))
     app.register_blueprint(operations.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
+    app.register_blueprint(alerts.blueprint(reader.alerts, commands))
+    app.register_blueprint(metrics.blueprint(reader.monitoring))
     protect(app, Protection(token, clients or Clients(None)))
 
     @app.errorhandler(Refused)

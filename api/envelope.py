@@ -20,6 +20,7 @@ from enrichment.errors import (
     NotTracked,
     UnknownBreaker,
     UnknownJob,
+    UnknownRule,
 )
 
 _adapters: dict[type, TypeAdapter[Any]] = {}
@@ -93,6 +94,8 @@ def from_error(error: EnrichmentError) -> Response:
         return problem(404, "Unknown job", str(error))
     if isinstance(error, UnknownBreaker):
         return problem(404, "Unknown breaker", str(error))
+    if isinstance(error, UnknownRule):
+        return problem(404, "Unknown rule", str(error))
     if isinstance(error, Conflict):
         return problem(409, "Conflict", str(error))
     if isinstance(error, InvalidRequest):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -10,21 +13,26 @@ from gunicorn.app.base import BaseApplication
 from api.application import create_app
 from api.enrichment import Schedule
 from api.protection import Clients, is_loopback
-from enrichment import bootstrap
+from enrichment import alerting, bootstrap
+from enrichment.alerts.rules import Rule
+from enrichment.alerts.service import WATCHER_SECONDS
 from enrichment.commands import Commands
 from enrichment.config import Settings
 from enrichment.errors import ConfigurationError
+from enrichment.storage.database import Database
 from enrichment.storage.revision import require_current
 from enrichment.supervisor import require_free
+from resilience import init_resilience_manager
 
 THREADS = 16
 READ_SECONDS = 5.0
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
-    def __init__(self, app: Flask, bind: str) -> None:
+    def __init__(self, app: Flask, bind: str, started: Callable[[], None]) -> None:
         self._app = app
         self._bind = bind
+        self._started = started
         super().__init__()
 
     def load_config(self) -> None:
@@ -40,6 +48,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,
+            "post_worker_init": lambda worker: self._started(),
         }
         for name, value in options.items():
             if name in self.cfg.settings:
@@ -59,7 +68,7 @@ def serve(settings: Settings) -> None:
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
     require_free("API", host, port)
-    columns = bootstrap.feature_columns()
+    columns, rules = bootstrap.feature_columns(), alerting.rules_in_force(settings)
     with (
         bootstrap.database(settings, pool_size=4, application="enrichment-api") as db,
         bootstrap.reader_of(
@@ -83,4 +92,17 @@ def serve(settings: Settings) -> None:
             clients=Clients(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork
-        _Server(app, f"{host}:{port}").run()
+        _Server(app, f"{host}:{port}", lambda: _watch(settings, db, rules)).run()
+
+
+def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
+    """Evaluate the alert rules where no worker does; in gunicorn's worker, threads do not fork."""
+    alerting.service(
+        settings,
+        db,
+        bootstrap.read_models(db, settings),
+        init_resilience_manager(),
+        evaluator=f"api:{socket.gethostname()}:{os.getpid()}",
+        interval=WATCHER_SECONDS,
+        rules=rules,
+    ).start(WATCHER_SECONDS)

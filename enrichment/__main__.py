@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from enrichment import __version__, data_commands, steering, symbol_commands
+from enrichment import (
+    __version__,
+    alert_commands,
+    data_commands,
+    exporting,
+    steering,
+    symbol_commands,
+)
 from enrichment.console import Json, actor, err, log_to_stderr, out, services, settings
 from enrichment.errors import EnrichmentError, InvalidRequest
 
@@ -21,6 +28,8 @@ db_app = typer.Typer(no_args_is_help=True, help="The database: its schema and it
 app.add_typer(symbol_commands.app, name="symbols")
 steering.register(app)
 data_commands.register(app)
+app.add_typer(alert_commands.app, name="alerts")
+app.add_typer(exporting.app, name="export")
 app.add_typer(db_app, name="db")
 
 ApiPort = Annotated[int | None, typer.Option(help="Port of the API [ENRICHMENT_API_PORT].")]

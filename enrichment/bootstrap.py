@@ -17,6 +17,7 @@ from enrichment.storage.database import Database, DatabaseClock
 from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
+    from enrichment.alerts.service import AlertService
     from enrichment.providers.base import Provider
     from enrichment.providers.failover import Failover
     from enrichment.providers.guard import Protection
@@ -230,14 +231,19 @@ class WorkerProcess:
     scheduler: EnrichmentScheduler
     listener: Listener
     resilience: ResilienceManager
+    alerts: AlertService
 
     def run(self) -> bool:
         """Work until `stop()`; False if items were still hanging when they were given back."""
+        from enrichment.alerts.service import SETTLING_SECONDS
+
         self.listener.start()
         self.scheduler.start()
+        self.alerts.start(SETTLING_SECONDS)
         try:
             return self.worker.run()
         finally:
+            self.alerts.stop()
             self.scheduler.stop()
             self.listener.stop()
             self.resilience.close()
@@ -251,6 +257,8 @@ def worker_process(
     settings: Settings, *, protection: Protection | None = None, pace: Pace | None = None
 ) -> Iterator[WorkerProcess]:
     """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
+    from enrichment import alerting
+    from enrichment.alerts.service import WORKER_SECONDS
     from enrichment.pipeline import Pipeline
     from enrichment.storage.bars import Warehouse
     from enrichment.storage.jobs import JobQueue
@@ -261,6 +269,7 @@ def worker_process(
     from enrichment.worker import Pace, Worker
     from resilience import init_resilience_manager
 
+    rules = alerting.rules_in_force(settings)
     threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
     worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     with database(settings, pool_size=threads + 2, application="enrichment-worker") as db:
@@ -268,6 +277,9 @@ def worker_process(
         heart = Database(url, pool_size=1, application="enrichment-heartbeat")
         shared = Database(
             url, pool_size=2, application="enrichment-resilience", statement_timeout_ms=2000
+        )
+        watch = Database(
+            url, pool_size=2, application="enrichment-alerts", statement_timeout_ms=10_000
         )
         try:
             registry = WorkerRegistry(heart, worker_id)
@@ -303,7 +315,17 @@ def worker_process(
                 scheduler(settings, db, worker_id=worker_id),
                 Listener(db, worker.wake),
                 manager,
+                alerting.service(
+                    settings,
+                    watch,
+                    read_models(watch, settings),
+                    manager,
+                    evaluator=worker_id,
+                    interval=WORKER_SECONDS,
+                    rules=rules,
+                ),
             )
         finally:
             heart.close()
             shared.close()
+            watch.close()

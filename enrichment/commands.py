@@ -5,21 +5,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from enrichment.arguments import (
+    known_state,
+    not_active,
+    nothing_to_do,
+    past_window,
+    pause_key,
+    require_rule,
+    texts,
+)
+from enrichment.clock import utc_now
 from enrichment.domain import (
-    PROVIDER_NAMES,
     AssetClass,
     JobKind,
     Timeframe,
     TrackedSymbol,
-    Window,
     parse_symbol,
 )
-from enrichment.errors import Conflict, InvalidRequest, NotTracked, UnknownBreaker, UnknownJob
+from enrichment.errors import (
+    Conflict,
+    InvalidRequest,
+    NotTracked,
+    UnknownBreaker,
+)
 from enrichment.quality import assess, without
 from enrichment.storage import (
+    alerts,
     findings,
     job_control,
     jobs,
@@ -28,7 +42,7 @@ from enrichment.storage import (
     standing,
     symbols,
 )
-from enrichment.storage.database import Connection, Database
+from enrichment.storage.database import Database
 from enrichment.symbol_lists import parse_csv, parse_tracked
 
 __all__ = ["Commands", "Triggered", "parse_csv", "parse_tracked"]
@@ -36,8 +50,8 @@ __all__ = ["Commands", "Triggered", "parse_csv", "parse_tracked"]
 MANUAL_PRIORITY = 0
 BACKFILL_PRIORITY = 20
 OPEN_STATES = ("queued", "running")
-PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 COMMAND_REACHES_WORKERS_SECONDS = 2.0
+LONGEST_SILENCE = timedelta(days=30)
 BREAKER_ACTIONS = ("force_open", "disable", "reset")
 
 
@@ -76,7 +90,7 @@ class Commands:
         with self._db.begin() as conn:
             if idempotency_key and (known := operations.job_with_key(conn, idempotency_key)):
                 return Triggered(*known)
-            if wanted and (unknown := _not_active(conn, wanted)):
+            if wanted and (unknown := not_active(conn, wanted)):
                 raise NotTracked(unknown)
             opened = job_control.open_job(
                 conn,
@@ -92,7 +106,7 @@ class Commands:
             )
             if opened is not None:
                 if opened[1] == 0:
-                    raise Conflict(_nothing_to_do(kind))
+                    raise Conflict(nothing_to_do(kind))
                 return Triggered(*opened)
         return self._triggered_elsewhere(idempotency_key)
 
@@ -108,16 +122,16 @@ class Commands:
         """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
         wanted = sorted({parse_symbol(symbol) for symbol in symbols})
         with self._db.begin() as conn:
-            if not wanted or (unknown := _not_active(conn, wanted)):
+            if not wanted or (unknown := not_active(conn, wanted)):
                 raise NotTracked(unknown if wanted else "name at least one tracked symbol")
-            window = _past_window(start, end, operations.now(conn))
+            window = past_window(start, end, operations.now(conn))
             opened = job_control.open_job(
                 conn,
                 JobKind.BACKFILL,
                 action="backfill",
                 actor=actor,
                 reason=reason,
-                params={"symbols": wanted, **_texts(window)},
+                params={"symbols": wanted, **texts(window)},
                 symbols=wanted,
                 priority=BACKFILL_PRIORITY,
                 backfill=window,
@@ -179,7 +193,7 @@ class Commands:
 
         scope: global, asset_class, symbol or provider, with its key. What is at work finishes.
         """
-        key = _pause_key(scope, key)
+        key = pause_key(scope, key)
         with self._db.begin() as conn:
             if scope == "symbol" and symbols.not_active(conn, [key]):
                 raise NotTracked(f"{key} is not tracked: see 'enrichment symbols list'")
@@ -192,7 +206,7 @@ class Commands:
         self, *, actor: str, scope: str = "global", key: str = "", reason: str | None = None
     ) -> None:
         """Lift a scope's pause."""
-        key = _pause_key(scope, key)
+        key = pause_key(scope, key)
         with self._db.begin() as conn:
             operations.resume(conn, scope=scope, key=key)
             operations.audit(
@@ -203,7 +217,7 @@ class Commands:
     def cancel(self, job_id: UUID, *, actor: str, reason: str | None = None) -> None:
         """End a job: waiting symbols are cancelled now, those at work at their next step."""
         with self._db.begin() as conn:
-            state = _known_state(job_control.job_state(conn, job_id), job_id)
+            state = known_state(job_control.job_state(conn, job_id), job_id)
             if state not in OPEN_STATES:
                 raise Conflict(f"job {job_id} is {state} already: nothing to cancel")
             job_control.request_cancel(conn, job_id)
@@ -222,7 +236,7 @@ class Commands:
         Returns how many there are; InvalidRequest if there are none, or the job still runs.
         """
         with self._db.begin() as conn:
-            state = _known_state(job_control.job_state(conn, job_id), job_id)
+            state = known_state(job_control.job_state(conn, job_id), job_id)
             if state in OPEN_STATES:
                 raise Conflict(f"job {job_id} is still {state}: wait for its end")
             count = job_control.reopen_failed(conn, job_id, error_class)
@@ -262,6 +276,37 @@ class Commands:
             if action != "force_open":
                 job_control.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
 
+    def silence(
+        self, rule: str, *, length: timedelta, actor: str, reason: str | None = None
+    ) -> datetime:
+        """Tell nobody of a rule's alerts for a time; its end. UnknownRule names those there are."""
+        if not timedelta(0) < length <= LONGEST_SILENCE:
+            raise InvalidRequest(
+                f"a silence lasts from 1 second to {LONGEST_SILENCE.days} days: "
+                "to be rid of a rule, write 'enabled = false' in its file"
+            )
+        until = utc_now() + length
+        with self._db.begin() as conn:
+            require_rule(conn, rule)
+            alerts.silence(conn, rule=rule, by=actor, reason=reason, until=until)
+            operations.audit(
+                conn,
+                actor=actor,
+                action="silence",
+                target=rule,
+                reason=reason,
+                params={"until": until.isoformat()},
+            )
+        return until
+
+    def unsilence(self, rule: str, *, actor: str, reason: str | None = None) -> None:
+        """End a silence before its time; Conflict if there is none."""
+        with self._db.begin() as conn:
+            require_rule(conn, rule)
+            if not alerts.unsilence(conn, rule=rule):
+                raise Conflict(f"{rule} is not silenced: nothing to end")
+            operations.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
+
     def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
         """Add symbols, or change the asset class and timeframes of existing ones."""
         with self._db.begin() as conn:
@@ -282,57 +327,3 @@ class Commands:
                 raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
             job_control.forget_symbol(conn, name)
             operations.audit(conn, actor=actor, action="untrack", target=name)
-
-
-def _past_window(start: datetime, end: datetime | None, now: datetime) -> Window:
-    end = now if end is None else min(end, now)
-    if start >= end:
-        raise InvalidRequest(
-            f"nothing to fetch from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: "
-            "the first moment must be in the past and before the last"
-        )
-    return Window(start, end)
-
-
-def _texts(window: Window) -> dict[str, str]:
-    return {"from": window.start.isoformat(), "to": window.end.isoformat()}
-
-
-def _known_state(state: str | None, job_id: UUID) -> str:
-    if state is None:
-        raise UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
-    return state
-
-
-def _pause_key(scope: str, key: str) -> str:
-    """The key of a pause in its usual spelling; InvalidRequest where scope and key do not fit."""
-    if scope == "global":
-        if key:
-            raise InvalidRequest("a global pause takes no key: name the scope it is meant for")
-        return ""
-    if scope == "asset_class":
-        return AssetClass.parse(key).value
-    if scope == "symbol":
-        return parse_symbol(key)
-    if scope == "provider":
-        if key not in PROVIDER_NAMES:
-            raise InvalidRequest(f"unknown provider {key!r}: choose {', '.join(PROVIDER_NAMES)}")
-        return key
-    raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PAUSE_SCOPES)}")
-
-
-def _not_active(conn: Connection, wanted: Sequence[str]) -> str | None:
-    unknown = symbols.not_active(conn, wanted)
-    if not unknown:
-        return None
-    listed = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
-    verb = "is" if len(unknown) == 1 else "are"
-    return (
-        f"{listed} {verb} not tracked: add with "
-        f"'enrichment symbols add {unknown[0]} --asset-class stock --timeframes 1d'"
-    )
-
-
-def _nothing_to_do(asset_class: str | None) -> str:
-    what = f"no active {asset_class} symbols are" if asset_class else "no symbols are"
-    return f"{what} tracked: add one with 'enrichment symbols add AAPL --asset-class stock'"

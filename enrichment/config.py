@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -97,6 +97,20 @@ class Settings(BaseSettings):
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
     enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(
         "threads", description="where symbols are enriched"
+    )
+
+    alert_rules_file: Annotated[Path | None, BeforeValidator(_blank_is_absent)] = Field(
+        None, description="own alert rules, TOML; absent: alerts.toml in ENRICHMENT_HOME, if any"
+    )
+    alert_webhook_url: Secret = Field(None, description="address that alerts are posted to")
+    alert_webhook_format: Literal["auto", "generic", "slack"] = Field(
+        "auto", description="what is posted; auto: Slack's form where the host is Slack's"
+    )
+    pagerduty_routing_key: Secret = Field(
+        None, description="integration key of PagerDuty's Events API v2"
+    )
+    pagerduty_base_url: str = Field(
+        "https://events.pagerduty.com", description="address of PagerDuty's Events API"
     )
 
     @classmethod

@@ -7,6 +7,7 @@ EnrichmentError
 │   ├── InvalidSymbol           malformed ticker
 │   ├── UnknownJob              there is no job of this id
 │   ├── UnknownBreaker          there is no breaker of this name
+│   ├── UnknownRule             there is no alert rule of this name
 │   ├── Conflict                well put, but not possible as things stand, or together
 │   └── NotTracked              the symbol is not (or no longer) tracked
 ├── ProviderError               a vendor's answer could not be used
@@ -62,6 +63,10 @@ class UnknownJob(InvalidRequest):
 
 class UnknownBreaker(InvalidRequest):
     """There is no breaker of this name."""
+
+
+class UnknownRule(InvalidRequest):
+    """There is no alert rule of this name."""
 
 
 class Conflict(InvalidRequest):

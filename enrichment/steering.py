@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -11,14 +9,13 @@ import typer
 
 from enrichment.clock import utc_now
 from enrichment.console import actor, out, services, settings
+from enrichment.durations import parse_duration
 from enrichment.errors import InvalidRequest
 
 AssetClass = Annotated[str | None, typer.Option(help="Only this asset class.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
 Provider = Annotated[str | None, typer.Option(help="Only this provider.")]
 Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def pause(
@@ -32,7 +29,7 @@ def pause(
 ) -> None:
     """Start nothing new, in all or in one scope, until 'resume'; survives restarts."""
     scope, key = _scope(asset_class, symbol, provider)
-    until = _until(duration)
+    until = None if duration is None else utc_now() + parse_duration(duration)
     with services(settings()) as (_, commands):
         commands.pause(actor=actor(), scope=scope, key=key, reason=reason, until=until)
     ending = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "until 'enrichment resume'"
@@ -95,12 +92,3 @@ def _scope(asset_class: str | None, symbol: str | None, provider: str | None) ->
     if len(chosen) > 1:
         raise InvalidRequest("name one scope at a time")
     return chosen[0] if chosen else ("global", "")
-
-
-def _until(duration: str | None) -> datetime | None:
-    if duration is None:
-        return None
-    found = re.fullmatch(r"(\d{1,4})([mhd])", duration)
-    if not found or found[1] == "0":
-        raise InvalidRequest(f"--for {duration!r}: write a number with m, h or d, such as 30m")
-    return utc_now() + timedelta(**{_UNITS[found[2]]: int(found[1])})

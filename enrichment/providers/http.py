@@ -99,6 +99,17 @@ class HttpClient:
         url = self._resolved(path_or_url)
         return self._call(lambda: self._get(url, params))
 
+    def post_json(
+        self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], shown: str
+    ) -> None:
+        """Post JSON to an absolute URL on the same scheme, host and port; any 2xx will do.
+
+        shown: what messages call the address, whose path may be a secret.
+        """
+        address, content = self._resolved(url), orjson.dumps(body)
+        sent = {**self._headers, **headers, "Content-Type": "application/json"}
+        self._call(lambda: self._post(address, content, sent, shown))
+
     def _resolved(self, path_or_url: str) -> str:
         try:
             parts = urlsplit(path_or_url)
@@ -127,6 +138,20 @@ class HttpClient:
         if response.status_code // 100 != 2:
             raise self._refusal(response, path)
         return Answer(_decoded(response, path), response.headers)
+
+    def _post(self, url: str, content: bytes, headers: Mapping[str, str], shown: str) -> None:
+        try:
+            response = self._session.post(
+                url,
+                data=content,
+                headers=headers,
+                timeout=self._timeouts(),
+                allow_redirects=False,
+            )
+        except (OSError, UnicodeError) as exc:
+            raise translated(exc, shown) from exc
+        if response.status_code // 100 != 2:
+            raise self._refusal(response, shown)
 
     def _refusal(self, response: requests.Response, path: str) -> ProviderError:
         status, body = response.status_code, _body(response)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Task
 from enrichment.series import Download, Enriched
 
+LOCK = 7_303_015  # of the rollups
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 
@@ -77,7 +78,7 @@ def roll_up(conn: Connection) -> None:
     From two hours before the current one, or from the newest hour that has a rollup if that is
     longer ago: what was logged just before all workers stopped is not left out.
     """
-    if conn.execute(text("SELECT pg_try_advisory_xact_lock(7303015)")).scalar():
+    if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar():
         fetches, computations = conn.execute(text(_ROLL_UP_FROM)).one()
         bounds = list(LATENCY_BUCKETS_MS)
         conn.execute(text(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})

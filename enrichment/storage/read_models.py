@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.storage import last_day
+from enrichment.storage.alerts import AlertStore
 from enrichment.storage.bar_download import BarDownloads
 from enrichment.storage.catalogue import Catalogue
 from enrichment.storage.database import Database
@@ -35,12 +36,12 @@ from enrichment.storage.figures import (
 )
 from enrichment.storage.job_report import JobReports
 from enrichment.storage.journal import Journal
+from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.quality_history import QualityHistory
+from enrichment.storage.resilience_state import STALE_SECONDS
 from enrichment.storage.slots import due_slot
-from enrichment.storage.workers import ALIVE_SECONDS
+from enrichment.storage.workers import ALIVE_SECONDS, TICK_ALIVE_SECONDS
 
-TICK_ALIVE_SECONDS = 90
-STALE_SECONDS = 15
 QUEUE_SHOWN = 100
 
 
@@ -54,6 +55,8 @@ class ReadModels:
         self.symbols = Catalogue(db)
         self.journal = Journal(db)
         self.bars = BarDownloads(db)
+        self.alerts = AlertStore(db)
+        self.monitoring = Monitoring(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:

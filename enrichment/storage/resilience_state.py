@@ -15,6 +15,7 @@ from enrichment.storage.database import Database
 from resilience import OperatorCommand, Reservation, Snapshot, StateChanged
 
 _MICROSECONDS = 1_000_000
+STALE_SECONDS = 15
 
 
 class ResilienceStore:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain import JobKind
-from enrichment.storage import findings, job_control, jobs, logs, operations, schema
+from enrichment.storage import findings, job_control, jobs, logs, operations, schema, settling
 from enrichment.storage.database import Database
 
 CATCH_UP_WINDOW = timedelta(hours=20)
@@ -63,6 +63,8 @@ class Slots:
             schema.ensure_partitions(conn)
         with self._db.begin() as conn:
             logs.roll_up(conn)
+        with self._db.begin() as conn:
+            settling.settle(conn)
         with self._db.begin() as conn:
             findings.name_outages(conn)
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 from enrichment.storage.database import Database
 
 ALIVE_SECONDS = 30
+TICK_ALIVE_SECONDS = 90
 
 
 class WorkerRegistry:

@@ -10,7 +10,11 @@ from integration.api_client import run_everything, tracking
 from integration.nightly import Nightly, quiet
 from served import serving
 
+from enrichment import alerting
+from enrichment.alerts.rules import DEFAULT_RULES
+from enrichment.alerts.service import AlertService
 from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
 from enrichment.storage.resilience_state import ResilienceStore
 from resilience import init_resilience_manager
 
@@ -33,6 +37,11 @@ def fill(db: Database) -> None:
     manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
     manager.register_circuit_breaker("polygon_api")
     manager.close()
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    readings = alerting.readings_of(db, reader)
+    AlertService(
+        reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
+    ).evaluate()
 
 
 def test_every_operation_does_what_its_description_says(

@@ -27,6 +27,7 @@ EXAMPLES = {
     "job_id": "00000000-0000-0000-0000-000000000000",
     "name": "polygon_api",
     "action": "reset",
+    "rule": "LongDuration",
 }
 
 

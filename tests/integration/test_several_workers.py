@@ -31,7 +31,7 @@ PACE = Pace(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
 
 # A worker that reports each item it begins and never finishes one.
 HANGING_WORKER = """
-import sys, threading
+import os, sys, threading
 from enrichment.storage.database import Database
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.workers import WorkerRegistry
@@ -44,7 +44,7 @@ queue = JobQueue(db, lease_seconds=float(sys.argv[2]))
 
 def hang(task, report):
     report("fetch 1d")
-    print(task.symbol, flush=True)
+    os.write(1, f"{task.symbol}\\n".encode())
     threading.Event().wait()
 
 pace = Pace(poll=0.05, heartbeat=0.2, lease=float(sys.argv[2]))

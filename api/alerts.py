@@ -1,0 +1,90 @@
+"""The blueprint of `/api/v1/enrichment/alerts`: what fires, what did, and silencing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from flask import Blueprint, Response, request
+from pydantic import Field
+
+from api.enrichment import PREFIX, actor
+from api.envelope import answer, unless_known, with_next
+from api.operation import operation
+from api.parameters import Limit, NumberCursor, Query, Reason, Text, Whole
+from enrichment.clock import utc_now
+from enrichment.commands import LONGEST_SILENCE, Commands
+from enrichment.storage.alert_figures import AlertEvent, AlertReport
+from enrichment.storage.alerts import AlertStore
+
+MOST_MINUTES = LONGEST_SILENCE // timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertHistoryAnswer:
+    timestamp: datetime
+    count: int
+    events: Sequence[AlertEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceAnswer:
+    timestamp: datetime
+    rule: str
+    silenced_until: datetime | None
+
+
+class AlertHistoryQuery(Query):
+    limit: Limit = 10
+    cursor: NumberCursor | None = None
+
+
+class UnsilenceQuery(Query):
+    reason: Reason = None
+
+
+class SilenceQuery(UnsilenceQuery):
+    minutes: Annotated[int, Field(ge=1, le=MOST_MINUTES), Whole] = 120
+
+
+def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
+    """The endpoints on these services."""
+    bp = Blueprint("alerts", __name__, url_prefix=f"{PREFIX}/alerts")
+
+    @bp.get("")
+    @operation("alerts", AlertReport, responses={304: None})
+    def alerts() -> Response:
+        """Every rule as it stood at the last evaluation, gravest first."""
+        return unless_known(store.report())
+
+    @bp.get("/history")
+    @operation("alerts", AlertHistoryAnswer, responses={304: None})
+    def history(query: AlertHistoryQuery) -> Response:
+        """What fired and was resolved, newest first, and who took the news of it."""
+        found = store.history(query.limit + 1, query.cursor)
+        page = found[: query.limit]
+        response = unless_known(AlertHistoryAnswer(utc_now(), len(page), page))
+        return with_next(response, page[-1].id if len(found) > len(page) else None)
+
+    @bp.post("/<rule>/silence")
+    @operation("alerts", SilenceAnswer, changes=True)
+    def silence(rule: Text, query: SilenceQuery) -> Response:
+        """Tell nobody of a rule's alerts for a while; what still fires afterwards is told then."""
+        until = commands.silence(
+            rule,
+            length=timedelta(minutes=query.minutes),
+            actor=actor(request),
+            reason=query.reason,
+        )
+        return answer(SilenceAnswer(utc_now(), rule, until))
+
+    @bp.post("/<rule>/unsilence")
+    @operation("alerts", SilenceAnswer, changes=True, problems=(409,))
+    def unsilence(rule: Text, query: UnsilenceQuery) -> Response:
+        """End a silence before its time."""
+        commands.unsilence(rule, actor=actor(request), reason=query.reason)
+        return answer(SilenceAnswer(utc_now(), rule, None))
+
+    return bp

@@ -1,0 +1,76 @@
+"""What commands are given, checked: each function gives the value or says how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from enrichment.alerts.rules import DEFAULT_RULES
+from enrichment.domain import PROVIDER_NAMES, AssetClass, Window, parse_symbol
+from enrichment.errors import InvalidRequest, UnknownJob, UnknownRule
+from enrichment.storage import alerts, symbols
+from enrichment.storage.database import Connection
+
+PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
+
+
+def past_window(start: datetime, end: datetime | None, now: datetime) -> Window:
+    end = now if end is None else min(end, now)
+    if start >= end:
+        raise InvalidRequest(
+            f"nothing to fetch from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: "
+            "the first moment must be in the past and before the last"
+        )
+    return Window(start, end)
+
+
+def texts(window: Window) -> dict[str, str]:
+    return {"from": window.start.isoformat(), "to": window.end.isoformat()}
+
+
+def known_state(state: str | None, job_id: UUID) -> str:
+    if state is None:
+        raise UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
+    return state
+
+
+def pause_key(scope: str, key: str) -> str:
+    """The key of a pause in its usual spelling; InvalidRequest where scope and key do not fit."""
+    if scope == "global":
+        if key:
+            raise InvalidRequest("a global pause takes no key: name the scope it is meant for")
+        return ""
+    if scope == "asset_class":
+        return AssetClass.parse(key).value
+    if scope == "symbol":
+        return parse_symbol(key)
+    if scope == "provider":
+        if key not in PROVIDER_NAMES:
+            raise InvalidRequest(f"unknown provider {key!r}: choose {', '.join(PROVIDER_NAMES)}")
+        return key
+    raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PAUSE_SCOPES)}")
+
+
+def not_active(conn: Connection, wanted: Sequence[str]) -> str | None:
+    unknown = symbols.not_active(conn, wanted)
+    if not unknown:
+        return None
+    listed = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
+    verb = "is" if len(unknown) == 1 else "are"
+    return (
+        f"{listed} {verb} not tracked: add with "
+        f"'enrichment symbols add {unknown[0]} --asset-class stock --timeframes 1d'"
+    )
+
+
+def nothing_to_do(asset_class: str | None) -> str:
+    what = f"no active {asset_class} symbols are" if asset_class else "no symbols are"
+    return f"{what} tracked: add one with 'enrichment symbols add AAPL --asset-class stock'"
+
+
+def require_rule(conn: Connection, rule: str) -> None:
+    """UnknownRule, with those there are, unless the rule is one of them."""
+    known = {*alerts.rule_names(conn), *(rule.name for rule in DEFAULT_RULES)}
+    if rule not in known:
+        raise UnknownRule(f"there is no alert rule {rule!r}: known are {', '.join(sorted(known))}")

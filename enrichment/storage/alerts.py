@@ -1,0 +1,286 @@
+"""Alerts in Postgres: states, history, silences, and the outbox of what is to be delivered.
+
+An evaluation is one transaction: the states, their history and the outbox change together or not at
+all, so a crash between a change and its delivery loses nothing. Whoever evaluates holds the one row
+of `alert_evaluation`, so there is one evaluator at a time, at most once per interval, however many
+processes try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage import operations
+from enrichment.storage.alert_figures import (
+    Alert,
+    AlertEvent,
+    AlertReport,
+    AlertState,
+    Delivery,
+    DeliveryStatus,
+)
+from enrichment.storage.database import Database
+
+
+class Evaluation:
+    """One evaluation's transaction. now: the database's clock."""
+
+    def __init__(self, conn: Connection, now: datetime) -> None:
+        self._conn = conn
+        self.now = now
+        self.states = {row.rule: AlertState(*row) for row in conn.execute(text(_STATES))}
+        self.all_silenced = operations.paused_globally(conn)
+        self._silenced = set(conn.execute(text(_SILENCED)).scalars())
+
+    def silenced(self, rule: str) -> bool:
+        """Whether nobody is to be told: everything is paused, or an operator silenced the rule."""
+        return self.all_silenced or rule in self._silenced
+
+    def save(
+        self, state: AlertState, *, severity: str, condition: str, value: float | None
+    ) -> None:
+        self._conn.execute(
+            text(_SAVE),
+            {
+                "rule": state.rule,
+                "state": state.state,
+                "since": state.since,
+                "episode": state.episode,
+                "clear_since": state.clear_since,
+                "notified": state.notified,
+                "severity": severity,
+                "condition": condition,
+                "value": value,
+            },
+        )
+
+    def record(
+        self,
+        state: AlertState,
+        change: str,
+        *,
+        severity: str,
+        condition: str,
+        value: float | None,
+        detail: str,
+    ) -> None:
+        """Add a change of state to the history."""
+        self._conn.execute(
+            text(_RECORD),
+            {
+                "at": self.now,
+                "rule": state.rule,
+                "episode": state.episode,
+                "state": change,
+                "severity": severity,
+                "condition": condition,
+                "value": value,
+                "detail": detail,
+                "silenced": self.silenced(state.rule),
+            },
+        )
+
+    def enqueue(self, state: AlertState, change: str, channels: Sequence[str]) -> None:
+        """Put an episode's change into the outbox of every channel, unless it is there."""
+        self._conn.execute(
+            text(_ENQUEUE),
+            {"episode": state.episode, "state": change, "channels": list(channels)},
+        )
+
+    def forgotten(self, known: Sequence[str]) -> list[AlertState]:
+        """Pending or firing alerts of rules that no evaluator has known for an hour."""
+        rows = self._conn.execute(text(_FORGOTTEN), {"known": list(known)})
+        return [AlertState(*row) for row in rows]
+
+
+class AlertStore:
+    """What evaluators, deliverers and screens ask of Postgres."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    @contextmanager
+    def evaluation(self, evaluator: str, interval: float) -> Iterator[Evaluation | None]:
+        """The transaction of an evaluation; None if another process evaluates, or has done so
+        within the last `interval` seconds.
+        """
+        with self._db.begin() as conn:
+            now = conn.execute(
+                text(_BEGIN), {"evaluator": evaluator, "interval": interval}
+            ).scalar_one_or_none()
+            yield None if now is None else Evaluation(conn, now)
+
+    def claim_delivery(self, channels: Sequence[str], lease: float) -> Delivery | None:
+        """The oldest due delivery of these channels, for `lease` seconds; None if nothing is due.
+
+        A rule's changes reach a channel in their order: a later one waits for an earlier one.
+        """
+        with self._db.begin() as conn:
+            row = conn.execute(
+                text(_CLAIM), {"channels": list(channels), "lease": lease}
+            ).one_or_none()
+            return None if row is None else Delivery(*row)
+
+    def delivered(self, delivery: Delivery) -> None:
+        with self._db.begin() as conn:
+            conn.execute(text(_DELIVERED), {"event": delivery.event, "channel": delivery.channel})
+
+    def postpone(self, delivery: Delivery, seconds: float, error: str) -> None:
+        """Try again after `seconds`."""
+        with self._db.begin() as conn:
+            conn.execute(
+                text(_POSTPONE),
+                {
+                    "event": delivery.event,
+                    "channel": delivery.channel,
+                    "seconds": seconds,
+                    "error": error,
+                },
+            )
+
+    def report(self) -> AlertReport:
+        with self._db.begin() as conn:
+            head = conn.execute(text(_HEAD)).one()
+            alerts = [Alert(*row) for row in conn.execute(text(_ALERTS))]
+            return AlertReport(head.now, head.evaluated_at, head.evaluator, alerts)
+
+    def history(self, limit: int, before: int | None = None) -> list[AlertEvent]:
+        """Up to `limit` changes of state, newest first, of events with an id below `before`."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_HISTORY), {"limit": limit, "before": before}).all()
+        return [
+            AlertEvent(**{**row._mapping, "deliveries": _deliveries(row.deliveries)})
+            for row in rows
+        ]
+
+
+def rule_names(conn: Connection) -> list[str]:
+    """The rules that were ever evaluated."""
+    return list(conn.execute(text("SELECT rule FROM alert_states ORDER BY rule")).scalars())
+
+
+def silence(conn: Connection, *, rule: str, by: str, reason: str | None, until: datetime) -> None:
+    """Tell nobody of a rule's alerts before `until`."""
+    conn.execute(text(_SILENCE), {"rule": rule, "by": by, "reason": reason, "until": until})
+
+
+def unsilence(conn: Connection, *, rule: str) -> bool:
+    """End a silence; False if there was none."""
+    done = conn.execute(text("DELETE FROM alert_silences WHERE rule = :rule"), {"rule": rule})
+    return bool(done.rowcount == 1)
+
+
+def _deliveries(rows: list[dict[str, Any]]) -> list[DeliveryStatus]:
+    return [
+        DeliveryStatus(row["channel"], row["attempts"], _moment(row["at"]), row["last_error"])
+        for row in rows
+    ]
+
+
+def _moment(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+# A row that another evaluator holds is skipped, not waited for.
+_BEGIN = """
+UPDATE alert_evaluation SET evaluated_at = now(), evaluator = :evaluator
+WHERE single IN (SELECT single FROM alert_evaluation
+    WHERE evaluated_at <= now() - make_interval(secs => :interval) FOR UPDATE SKIP LOCKED)
+RETURNING now()
+"""
+
+_STATES = "SELECT rule, state, since, episode, clear_since, notified FROM alert_states"
+
+_SILENCED = "SELECT rule FROM alert_silences WHERE until > now()"
+
+_SAVE = """
+INSERT INTO alert_states (rule, severity, condition, state, since, value, episode, clear_since,
+    notified)
+VALUES (:rule, :severity, :condition, :state, :since, :value, :episode, :clear_since, :notified)
+ON CONFLICT (rule) DO UPDATE SET severity = EXCLUDED.severity, condition = EXCLUDED.condition,
+    state = EXCLUDED.state, since = EXCLUDED.since, value = EXCLUDED.value,
+    episode = EXCLUDED.episode, clear_since = EXCLUDED.clear_since,
+    notified = EXCLUDED.notified, updated_at = now()
+"""
+
+_RECORD = """
+INSERT INTO alert_events
+    (at, rule, episode, state, severity, value, condition, detail, silenced)
+VALUES (:at, :rule, :episode, :state, :severity, :value, :condition, :detail, :silenced)
+"""
+
+_ENQUEUE = """
+INSERT INTO alert_deliveries (event, channel)
+SELECT e.id, c FROM alert_events e, unnest(CAST(:channels AS text[])) AS c
+WHERE e.episode = :episode AND e.state = :state
+ON CONFLICT DO NOTHING
+"""
+
+_FORGOTTEN = f"""
+{_STATES} WHERE state <> 'ok' AND rule <> ALL(CAST(:known AS text[]))
+    AND updated_at < now() - interval '1 hour'
+"""
+
+_CLAIM = """
+UPDATE alert_deliveries d
+SET attempts = d.attempts + 1, next_attempt_at = now() + make_interval(secs => :lease)
+FROM alert_events e
+WHERE e.id = d.event AND (d.event, d.channel) IN (
+    SELECT w.event, w.channel FROM alert_deliveries w JOIN alert_events we ON we.id = w.event
+    WHERE w.delivered_at IS NULL AND w.next_attempt_at <= now()
+        AND w.channel = ANY(CAST(:channels AS text[]))
+        AND NOT EXISTS (
+            SELECT 1 FROM alert_deliveries p JOIN alert_events pe ON pe.id = p.event
+            WHERE p.channel = w.channel AND p.delivered_at IS NULL
+                AND pe.rule = we.rule AND p.event < w.event)
+    ORDER BY w.event LIMIT 1 FOR UPDATE OF w SKIP LOCKED)
+RETURNING d.event, d.channel, d.attempts, e.event_id, e.episode, e.at, e.rule, e.severity, e.state,
+    e.value, e.condition, e.detail
+"""
+
+_DELIVERED = """
+UPDATE alert_deliveries SET delivered_at = now(), last_error = NULL
+WHERE event = :event AND channel = :channel
+"""
+
+_POSTPONE = """
+UPDATE alert_deliveries
+SET next_attempt_at = now() + make_interval(secs => :seconds), last_error = :error
+WHERE event = :event AND channel = :channel AND delivered_at IS NULL
+"""
+
+_HEAD = """
+SELECT now() AS now, nullif(evaluated_at, '-infinity') AS evaluated_at,
+    CASE WHEN evaluated_at > '-infinity' THEN evaluator END AS evaluator
+FROM alert_evaluation
+"""
+
+_ALERTS = """
+SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at, s.until,
+    s.silenced_by, s.reason
+FROM alert_states a LEFT JOIN alert_silences s ON s.rule = a.rule AND s.until > now()
+ORDER BY a.state = 'firing' DESC, a.state = 'pending' DESC, a.severity = 'critical' DESC, a.rule
+"""
+
+_HISTORY = """
+SELECT e.id, e.event_id, e.at, e.rule, e.severity, e.state, e.value, e.condition, e.detail,
+    e.silenced, coalesce(d.deliveries, '[]'::jsonb) AS deliveries
+FROM alert_events e
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('channel', channel, 'attempts', attempts,
+        'at', delivered_at, 'last_error', last_error) ORDER BY channel) AS deliveries
+    FROM alert_deliveries WHERE event = e.id) d ON true
+WHERE CAST(:before AS bigint) IS NULL OR e.id < CAST(:before AS bigint)
+ORDER BY e.id DESC LIMIT :limit
+"""
+
+_SILENCE = """
+INSERT INTO alert_silences (rule, silenced_by, reason, until) VALUES (:rule, :by, :reason, :until)
+ON CONFLICT (rule) DO UPDATE SET silenced_by = EXCLUDED.silenced_by, reason = EXCLUDED.reason,
+    until = EXCLUDED.until, at = now()
+"""

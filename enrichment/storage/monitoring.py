@@ -1,0 +1,306 @@
+"""What a monitoring system scrapes: one sample of the whole installation, however many workers.
+
+Nothing here is per symbol, so a sample stays small at any number of symbols. Totals never shrink:
+endings of jobs have rows of their own that outlive the jobs, and hours of the logs' rollups are
+added to a settled sum before retention could touch them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.storage.database import Database
+from enrichment.storage.figures import LastJob
+from enrichment.storage.logs import LATENCY_BUCKETS_MS
+from enrichment.storage.resilience_state import STALE_SECONDS
+from enrichment.storage.workers import TICK_ALIVE_SECONDS
+
+STATEMENT_TIMEOUT_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class JobTotals:
+    """Ends of jobs since the installation; duration in seconds."""
+
+    kind: str
+    state: str
+    count: int
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallTotals:
+    """Fetches of a provider, or computations, since the installation; duration in seconds.
+
+    buckets: fetches per latency bucket of `logs.LATENCY_BUCKETS_MS`, the last one unbounded.
+    """
+
+    name: str
+    total: int
+    successful: int
+    duration_seconds: float
+    buckets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesGroup:
+    """Active series of an asset class and timeframe: how many are in which status, how good they
+    are (means over the `scored` ones, 0–1, None without any), and when they succeeded last.
+    """
+
+    asset_class: str
+    timeframe: str
+    statuses: dict[str, int]
+    scored: int
+    quality: float | None
+    completeness: float | None
+    validation: float | None
+    oldest_success: datetime | None
+    newest_success: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSample:
+    """A worker that has beaten within ten minutes and has not stopped; age in seconds."""
+
+    worker_id: str
+    state: str
+    threads: int
+    busy: int
+    heartbeat_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class PatternSample:
+    """A resilience pattern of a worker that has published it within the last 15 s."""
+
+    worker_id: str
+    kind: str
+    name: str
+    state: str | None
+    status: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSample:
+    rule: str
+    severity: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Alert notifications of a channel that wait; age of the oldest in seconds."""
+
+    channel: str
+    count: int
+    oldest_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The installation at one moment."""
+
+    now: datetime
+    scheduler_running: bool
+    last_job: LastJob | None
+    jobs: Sequence[JobTotals]
+    queue: dict[str, int]
+    queue_oldest_age: float | None
+    fetches: Sequence[CallTotals]
+    computations: CallTotals
+    quota_remaining: int | None
+    tracked: dict[str, int]
+    series: Sequence[SeriesGroup]
+    workers: Sequence[WorkerSample]
+    patterns: Sequence[PatternSample]
+    pauses: dict[str, int]
+    alerts: Sequence[AlertSample]
+    undelivered: Sequence[Undelivered]
+
+
+class Monitoring:
+    """Takes samples. A statement that runs for longer than 2 s ends in DatabaseUnavailable."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def sample(self) -> Sample:
+        with self._db.begin() as conn:
+            conn.execute(
+                text(
+                    "SELECT set_config('statement_timeout', :ms, true),"
+                    " set_config('work_mem', '32MB', true)"  # hash joins at 100,000 series
+                ),
+                {"ms": str(STATEMENT_TIMEOUT_MS)},
+            )
+            overall: Any = conn.execute(text(_OVERALL), {"alive": TICK_ALIVE_SECONDS}).one()
+            last = conn.execute(text(_LAST_JOB)).one_or_none()
+            patterns = conn.execute(text(_PATTERNS), {"stale": STALE_SECONDS})
+            return Sample(
+                now=overall.now,
+                scheduler_running=overall.running,
+                last_job=None if last is None else LastJob(*last),
+                jobs=[JobTotals(*row) for row in conn.execute(text(_JOBS))],
+                queue=_counts(conn, _QUEUE),
+                queue_oldest_age=overall.queue_oldest_age,
+                fetches=_fetches(conn),
+                computations=CallTotals("compute", *conn.execute(text(_COMPUTATIONS)).one()),
+                quota_remaining=overall.quota,
+                tracked=_counts(conn, _TRACKED),
+                series=_series(conn),
+                workers=[WorkerSample(*row) for row in conn.execute(text(_WORKERS))],
+                patterns=[PatternSample(*row) for row in patterns],
+                pauses=_counts(conn, _PAUSES),
+                alerts=[AlertSample(*row) for row in conn.execute(text(_ALERTS))],
+                undelivered=[Undelivered(*row) for row in conn.execute(text(_UNDELIVERED))],
+            )
+
+
+def _counts(conn: Connection, statement: str) -> dict[str, int]:
+    return {row[0]: row[1] for row in conn.execute(text(statement))}
+
+
+def _fetches(conn: Connection) -> list[CallTotals]:
+    found: dict[str, CallTotals] = {}
+    for row in conn.execute(text(_FETCHES)):
+        before = found.get(
+            row.source, CallTotals(row.source, 0, 0, 0.0, (0,) * (len(LATENCY_BUCKETS_MS) + 1))
+        )
+        found[row.source] = CallTotals(
+            row.source,
+            before.total + row.total,
+            before.successful + row.successful,
+            before.duration_seconds + row.seconds,
+            tuple(a + b for a, b in zip(before.buckets, row.latency_buckets, strict=True)),
+        )
+    return sorted(found.values(), key=lambda totals: totals.name)
+
+
+def _series(conn: Connection) -> list[SeriesGroup]:
+    statuses: dict[tuple[str, str], dict[str, int]] = {}
+    times: dict[tuple[str, str], list[datetime]] = {}
+    for row in conn.execute(text(_SERIES)):
+        key = (row.asset_class, row.timeframe)
+        statuses.setdefault(key, {})[row.status] = row.n
+        times.setdefault(key, []).extend(t for t in (row.oldest, row.newest) if t)
+    quality = {(row[0], row[1]): row[2:] for row in conn.execute(text(_QUALITY))}
+    found = []
+    for key, counts in sorted(statuses.items()):
+        scored, score, completeness, validation = quality.get(key, (0, None, None, None))
+        found.append(
+            SeriesGroup(
+                asset_class=key[0],
+                timeframe=key[1],
+                statuses=counts,
+                scored=scored,
+                quality=score,
+                completeness=completeness,
+                validation=validation,
+                oldest_success=min(times[key], default=None),
+                newest_success=max(times[key], default=None),
+            )
+        )
+    return found
+
+
+_OVERALL = """
+SELECT now() AS now,
+    EXISTS (SELECT 1 FROM workers WHERE state = 'running'
+        AND ticked_at > now() - make_interval(secs => :alive)) AS running,
+    (SELECT extract(epoch FROM now() - min(created_at))::float8 FROM enrichment_job_items
+        WHERE status IN ('pending', 'retry')) AS queue_oldest_age,
+    (SELECT quota_remaining FROM enrichment_fetch_log
+        WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
+        ORDER BY at DESC LIMIT 1) AS quota
+"""
+
+_LAST_JOB = """
+SELECT started_at, completed_at,
+    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
+FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
+ORDER BY completed_at DESC LIMIT 1
+"""
+
+_JOBS = """
+SELECT kind, state, count(*), sum(duration_seconds) FROM enrichment_job_endings
+GROUP BY kind, state ORDER BY kind, state
+"""
+
+_QUEUE = """
+SELECT status, count(*) FROM enrichment_job_items
+WHERE status IN ('pending', 'retry', 'in_progress') GROUP BY status
+"""
+
+_FETCHES = """
+SELECT source, total, successful, duration_ms / 1000 AS seconds, latency_buckets
+FROM enrichment_fetch_settled
+UNION ALL
+SELECT h.source, h.total, h.successful, h.duration_ms / 1000, h.latency_buckets::bigint[]
+FROM enrichment_fetch_hourly h LEFT JOIN enrichment_fetch_settled s USING (source)
+WHERE h.hour >= coalesce(s.before, '-infinity')
+"""
+
+_COMPUTATIONS = """
+SELECT coalesce(sum(total), 0)::bigint, coalesce(sum(successful), 0)::bigint,
+    coalesce(sum(duration_ms), 0) / 1000
+FROM (
+    SELECT total, successful, duration_ms FROM enrichment_compute_settled
+    UNION ALL
+    SELECT total, successful, duration_ms FROM enrichment_compute_hourly
+    WHERE hour >= coalesce((SELECT before FROM enrichment_compute_settled), '-infinity')
+) parts
+"""
+
+_TRACKED = """
+SELECT asset_class, count(*) FROM tracked_symbols WHERE active GROUP BY asset_class
+"""
+
+_SERIES = """
+SELECT t.asset_class, tf.timeframe, coalesce(e.status, 'not_enriched') AS status, count(*) AS n,
+    min(e.last_success_at) AS oldest, max(e.last_success_at) AS newest
+FROM tracked_symbols t CROSS JOIN LATERAL unnest(t.timeframes) AS tf (timeframe)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+WHERE t.active GROUP BY 1, 2, 3
+"""
+
+# The same rows as the overview's quality: each active series' newest day of the last two.
+_QUALITY = """
+SELECT t.asset_class, m.timeframe, count(*), avg(m.avg_quality_score), avg(m.data_completeness),
+    avg(m.validation_rate) / 100
+FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+LEFT JOIN data_quality_metrics newer ON newer.symbol = m.symbol
+    AND newer.timeframe = m.timeframe AND newer.date = m.date + 1
+    AND newer.date = (now() AT TIME ZONE 'UTC')::date
+WHERE m.date BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZONE 'UTC')::date
+    AND newer.symbol IS NULL
+GROUP BY 1, 2
+"""
+
+_WORKERS = """
+SELECT worker_id, state, threads, busy, extract(epoch FROM now() - heartbeat_at)::float8
+FROM workers WHERE state <> 'stopped' AND heartbeat_at > now() - interval '10 minutes'
+ORDER BY worker_id
+"""
+
+_PATTERNS = """
+SELECT worker_id, kind, name, state, status FROM resilience_state
+WHERE updated_at > now() - make_interval(secs => :stale) ORDER BY worker_id, kind, name
+"""
+
+_PAUSES = """
+SELECT scope, count(*) FROM pauses WHERE until IS NULL OR until > now() GROUP BY scope
+"""
+
+_ALERTS = "SELECT rule, severity, state FROM alert_states ORDER BY rule"
+
+_UNDELIVERED = """
+SELECT d.channel, count(*), extract(epoch FROM now() - min(e.at))::float8
+FROM alert_deliveries d JOIN alert_events e ON e.id = d.event
+WHERE d.delivered_at IS NULL GROUP BY d.channel ORDER BY d.channel
+"""

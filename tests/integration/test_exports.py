@@ -1,0 +1,181 @@
+"""The packaged templates speak of metrics that exist, and the alert rules fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.api_client import client_of
+from integration.installation import fill
+from promtool import needs_promtool, promtool
+from typer.testing import CliRunner
+
+from enrichment.__main__ import app
+from enrichment.exporting import GRAFANA, PROMETHEUS_RULES, template
+from enrichment.storage.database import Database
+
+MINUTES = 30
+SERIES = '{asset_class="stock",timeframe="1d"}'
+HOUR = 3600
+
+# Rule → the series that make it fire, minute by minute; then those that do not.
+CASES: dict[str, tuple[dict[str, float | None], dict[str, float | None]]] = {
+    "EnrichmentMetricsAbsent": ({}, {'enrichment_build_info{version="1"}': 1}),
+    "SchedulerNotRunning": (
+        {"enrichment_scheduler_running": 0},
+        {"enrichment_scheduler_running": 1},
+    ),
+    "EnrichmentJobFailed": (
+        {'enrichment_last_job_symbols{outcome="failed"}': 6},
+        {'enrichment_last_job_symbols{outcome="failed"}': 5},
+    ),
+    "HighFailureRate": (
+        {
+            'enrichment_last_job_symbols{outcome="failed"}': 2,
+            'enrichment_last_job_symbols{outcome="successful"}': 17,
+        },
+        {
+            'enrichment_last_job_symbols{outcome="failed"}': 2,
+            'enrichment_last_job_symbols{outcome="successful"}': 18,
+        },
+    ),
+    "LongDuration": (
+        {"enrichment_last_job_duration_seconds": 1801},
+        {"enrichment_last_job_duration_seconds": 1800},
+    ),
+    "LowDataQuality": (
+        {f"enrichment_quality_score_ratio{SERIES}": 0.84, f"enrichment_scored_series{SERIES}": 3},
+        {f"enrichment_quality_score_ratio{SERIES}": 0.86, f"enrichment_scored_series{SERIES}": 3},
+    ),
+    "EnrichmentOverdue": (
+        {"enrichment_last_job_end_timestamp_seconds": -25 * HOUR},
+        {"enrichment_last_job_end_timestamp_seconds": -23 * HOUR},
+    ),
+    "QueueStuck": (
+        {"enrichment_queue_oldest_age_seconds": 3601, 'enrichment_pauses{scope="global"}': 0},
+        {"enrichment_queue_oldest_age_seconds": 3601, 'enrichment_pauses{scope="global"}': 1},
+    ),
+    "CircuitBreakerOpen": (
+        {'enrichment_circuit_breaker_state{name="polygon",state="open",worker="w"}': 1},
+        {'enrichment_circuit_breaker_state{name="polygon",state="open",worker="w"}': 0},
+    ),
+    "WorkerHeartbeatLate": (
+        {'enrichment_worker_heartbeat_age_seconds{worker="w"}': 61},
+        {'enrichment_worker_heartbeat_age_seconds{worker="w"}': 5},
+    ),
+    "AlertsNotDelivered": (
+        {'enrichment_alert_deliveries_oldest_age_seconds{channel="slack"}': 601},
+        {'enrichment_alert_deliveries_oldest_age_seconds{channel="slack"}': 30},
+    ),
+}
+
+
+def existing(db: Database) -> set[str]:
+    """The names of all metrics and samples of a filled installation."""
+    fill(db)
+    text = client_of(db).get("/metrics").text
+    return set(re.findall(r"^(?:# TYPE )?(enrichment_\w+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [GRAFANA, PROMETHEUS_RULES])
+def test_every_metric_that_a_template_uses_exists(db: Database, name: str) -> None:
+    used = set(re.findall(r"\benrichment_\w+", template(name)))
+    assert used
+    assert used <= existing(db)
+
+
+def test_the_dashboard_is_one_that_grafana_imports() -> None:
+    board = json.loads(template(GRAFANA))
+    panels = board["panels"]
+    assert board["uid"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        if panel["type"] == "row":
+            continue
+        assert panel["title"]
+        assert panel["targets"], panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+
+
+@needs_promtool
+def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:
+    board = json.loads(template(GRAFANA))
+    expressions = [
+        target["expr"] for panel in board["panels"] for target in panel.get("targets", [])
+    ]
+    rules = [
+        {"record": f"panel:{n}", "expr": re.sub(r"\$__\w+", "5m", expression)}
+        for n, expression in enumerate(expressions)
+    ]
+    file = tmp_path / "panels.json"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    code, said = promtool("check", "rules", file)
+    assert code == 0, said
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """The alert rules as `enrichment export` writes them."""
+    file = tmp_path / "rules.yml"
+    done = CliRunner().invoke(app, ["export", "prometheus-rules", "--output", str(file)])
+    assert done.exit_code == 0, done.output
+    return file
+
+
+@needs_promtool
+def test_the_rules_are_well_formed(rules: Path) -> None:
+    code, said = promtool("check", "rules", rules)
+    assert code == 0, said
+    names = re.findall(r"- alert: (\w+)", rules.read_text())
+    assert sorted(names) == sorted(CASES)
+
+
+def case(rule: str, series: dict[str, float | None], *, fires: bool) -> dict[str, Any]:
+    """promtool's test of one rule: whether it fires after half an hour of these series.
+
+    Its clock begins at 1970-01-01, so a time stamp before that lies in the past.
+    """
+    return {
+        "interval": "1m",
+        "input_series": [
+            {"series": name, "values": f"{value}+0x{2 * MINUTES}"} for name, value in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f'count(ALERTS{{alertname="{rule}",alertstate="firing"}}) or vector(0)',
+                "eval_time": f"{MINUTES}m",
+                "exp_samples": [{"value": 1 if fires else 0}],
+            }
+        ],
+    }
+
+
+@needs_promtool
+@pytest.mark.parametrize("rule", CASES)
+def test_each_rule_fires_when_it_should_and_only_then(
+    rules: Path, tmp_path: Path, rule: str
+) -> None:
+    bad, good = CASES[rule]
+    tests = [case(rule, bad, fires=True), case(rule, good, fires=False)]
+    file = tmp_path / "cases.json"
+    file.write_text(
+        json.dumps({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
+    )
+    code, said = promtool("test", "rules", file)
+    assert code == 0, said
+
+
+def test_a_file_that_cant_be_written_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "no" / "such"
+    done = CliRunner().invoke(app, ["export", "grafana", "--output", str(target)])
+    assert done.exit_code != 0
+    assert "choose another --output" in str(done.exception)
+
+
+def test_without_a_file_it_is_written_to_the_screen() -> None:
+    done = CliRunner().invoke(app, ["export", "grafana"])
+    assert json.loads(done.output)["title"] == "Market enrichment"

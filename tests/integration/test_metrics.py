@@ -1,0 +1,167 @@
+"""`/metrics`: one scrape shows everything, in Prometheus' format, and totals never go back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from integration.api_client import client_of
+from integration.installation import fill, log_fetches, run
+from prometheus_client.parser import text_string_to_metric_families
+from promtool import needs_promtool, promtool
+from sqlalchemy import text
+
+from enrichment import __version__
+from enrichment.commands import parse_tracked
+from enrichment.storage import logs, settling
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.retention import prune
+
+Samples = Mapping[str, float]
+
+
+def scrape(db: Database) -> Samples:
+    """Every sample as 'name{label=value,…}' without the prefix."""
+    answer = client_of(db).get("/metrics")
+    assert answer.status_code == 200
+    found = {}
+    for family in text_string_to_metric_families(answer.get_data(as_text=True)):
+        for sample in family.samples:
+            labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+            name = sample.name.removeprefix("enrichment_")
+            found[f"{name}{{{labels}}}" if labels else name] = sample.value
+    return found
+
+
+def test_a_new_installation_shows_zeros_and_leaves_out_what_is_unknown(db: Database) -> None:
+    found = scrape(db)
+    assert found[f"build_info{{version={__version__}}}"] == 1
+    assert found["scheduler_running"] == 0
+    assert found["queue_items{status=pending}"] == 0
+    assert found["queue_oldest_age_seconds"] == 0
+    assert found["computations_total{outcome=success}"] == 0
+    assert not [name for name in found if name.startswith("last_job")]
+
+
+def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> None:
+    fill(db)
+    found = scrape(db)
+    expected = {
+        "scheduler_running": 1,
+        "tracked_symbols{asset_class=stock}": 2,
+        "tracked_symbols{asset_class=crypto}": 1,
+        "jobs_total{kind=manual,state=partial}": 1,
+        "last_job_symbols{outcome=successful}": 2,
+        "last_job_symbols{outcome=failed}": 1,
+        "queue_items{status=pending}": 1,
+        "fetches_total{outcome=success,provider=polygon}": 4,
+        "fetches_total{outcome=failure,provider=none}": 2,
+        "fetch_duration_seconds_bucket{le=0.01,provider=polygon}": 1,
+        "fetch_duration_seconds_bucket{le=0.05,provider=polygon}": 2,
+        "fetch_duration_seconds_bucket{le=0.5,provider=polygon}": 3,
+        "fetch_duration_seconds_bucket{le=10.0,provider=polygon}": 3,
+        "fetch_duration_seconds_bucket{le=+Inf,provider=polygon}": 4,
+        "fetch_duration_seconds_count{provider=polygon}": 4,
+        "series{asset_class=stock,status=healthy,timeframe=1d}": 1,
+        "series{asset_class=stock,status=not_enriched,timeframe=1h}": 1,
+        "scored_series{asset_class=stock,timeframe=1d}": 2,
+        "newest_success_timestamp_seconds{asset_class=stock,timeframe=1d}": 1000,
+        "oldest_success_timestamp_seconds{asset_class=stock,timeframe=1d}": 500,
+        "worker_threads{worker=w1}": 5,
+        "worker_threads{worker=w2}": 5,
+        "circuit_breaker_state{name=polygon_api,state=open,worker=w1}": 1,
+        "circuit_breaker_state{name=polygon_api,state=closed,worker=w1}": 0,
+        "rate_limiter_tokens{name=polygon_api,worker=w1}": 5,
+        "bulkhead_available_slots{name=polygon_api,worker=w1}": 10,
+        "pauses{scope=symbol}": 1,
+        "pauses{scope=global}": 0,
+        "alert_firing{rule=LowDataQuality,severity=warning}": 1,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    near = {
+        "fetch_duration_seconds_sum{provider=polygon}": 20.325,
+        "quality_score_ratio{asset_class=stock,timeframe=1d}": (0.9 + 0.8) / 2,
+        "data_completeness_ratio{asset_class=stock,timeframe=1d}": (0.99 + 1.0) / 2,
+        "validation_ratio{asset_class=stock,timeframe=1d}": (0.9 + 1.0) / 2,
+    }
+    assert {name: found.get(name) for name in near} == pytest.approx(near)
+    assert 0 <= found["worker_heartbeat_age_seconds{worker=w1}"] < 60
+
+
+@needs_promtool
+def test_prometheus_own_checker_finds_nothing_to_say(db: Database) -> None:
+    fill(db)
+    body = client_of(db).get("/metrics").get_data()
+    assert promtool("check", "metrics", given=body) == (0, "")
+
+
+def test_no_metric_grows_with_the_number_of_symbols(db: Database) -> None:
+    commands = fill(db)
+    before = set(scrape(db))
+    commands.track([parse_tracked(f"SIM{n}", "stock", "1d,1h") for n in range(200)], actor="test")
+    assert set(scrape(db)) == before
+
+
+def totals(found: Samples) -> Samples:
+    parts = ("_total", "_bucket", "_count", "_sum")
+    return {name: v for name, v in found.items() if name.partition("{")[0].endswith(parts)}
+
+
+def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Database) -> None:
+    fill(db)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "UPDATE enrichment_fetch_hourly SET hour = hour - interval '9 hours';"
+                "INSERT INTO enrichment_compute_hourly"
+                " VALUES (date_trunc('hour', now()) - interval '9 hours', 7, 6, 1500),"
+                " (date_trunc('hour', now()), 2, 2, 500)"
+            )
+        )
+    before = totals(scrape(db))
+    assert before["compute_duration_seconds_sum"] == 2.0
+    for _ in range(2):  # settling again adds nothing
+        with db.begin() as conn:
+            settling.settle(conn)
+        assert totals(scrape(db)) == before
+    with db.begin() as conn:
+        for table in ("enrichment_fetch_hourly", "enrichment_compute_hourly"):
+            conn.execute(text(f"DELETE FROM {table} WHERE hour < now() - interval '8 hours'"))
+        conn.execute(
+            text(
+                "UPDATE enrichment_jobs SET completed_at = now() - interval '99 days'"
+                " WHERE completed_at IS NOT NULL"
+            )
+        )
+    assert prune(db, log_months=1, job_days=30).jobs == 1
+    assert totals(scrape(db)) == before
+    log_fetches(db, "polygon", 20)
+    with db.begin() as conn:
+        conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
+        logs.roll_up(conn)
+        settling.settle(conn)
+    run(db)
+    after = totals(scrape(db))
+    assert all(after[name] >= value for name, value in before.items())
+    assert after["jobs_total{kind=manual,state=completed}"] == 1
+    name = "fetch_duration_seconds_bucket{le=0.025,provider=polygon}"
+    assert after[name] == before[name] + 2
+
+
+def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
+    commands = fill(db)
+    before = totals(scrape(db))
+    job = ReadModels(db, hour=1, minute=30, enabled=True).history(10).jobs[-1]
+    commands.resume_failed(job.job_id, actor="test")
+    between = totals(scrape(db))
+    assert between == before
+    run(db)
+    after = totals(scrape(db))
+    assert after["jobs_total{kind=manual,state=partial}"] == 1
+    assert after["jobs_total{kind=manual,state=completed}"] >= 1
+
+
+def test_without_a_database_the_scrape_fails_clearly() -> None:
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    assert client_of(gone).get("/metrics").status_code == 503

@@ -1,0 +1,67 @@
+"""A receiver of alerts on 127.0.0.1 that refuses as often as it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Received:
+    """A request that was taken."""
+
+    path: str
+    key: str
+    body: Any
+
+
+@dataclass
+class Receiver:
+    """refusals: statuses to answer before it takes anything; asked: how often it was asked."""
+
+    refusals: list[int] = field(default_factory=list)
+    asked: int = 0
+    taken: list[Received] = field(default_factory=list)
+    url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def states(self) -> list[tuple[str, str]]:
+        return [(r.body["rule"], r.body["state"]) for r in self.taken]
+
+
+@contextmanager
+def receiving(*refusals: int) -> Iterator[Receiver]:
+    """A receiver that runs for as long as the block."""
+    receiver = Receiver(list(refusals))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            with receiver.lock:
+                receiver.asked += 1
+                status = receiver.refusals.pop(0) if receiver.refusals else 202
+                if status == 202:
+                    key = self.headers["Idempotency-Key"]
+                    receiver.taken.append(Received(self.path, key, json.loads(content)))
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    receiver.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,89 @@
+"""What becomes of an alert, whatever its figure does: laws over all histories."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrichment.alerts.evaluation import Step, step
+from enrichment.alerts.rules import Rule
+from enrichment.storage.alert_figures import AlertState
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+Values = list[float | None]
+
+
+def rule(wait: int = 0, hold: int = 0) -> Rule:
+    """Fires above 0.5, after `wait` minutes; resolved after `hold` minutes."""
+    return Rule("R", "last_job.failed", ">", 0.5, "warning", wait * MINUTE, hold * MINUTE)
+
+
+def history(judged: Rule, values: Values) -> list[Step]:
+    """The steps of one evaluation a minute."""
+    state: AlertState | None = None
+    steps = []
+    numbers = itertools.count(1)
+    for minute, value in enumerate(values):
+        now = START + minute * MINUTE
+        done = step(judged, state, value, now, lambda: UUID(int=next(numbers)))
+        state = done.state
+        steps.append(done)
+    return steps
+
+
+def changes(judged: Rule, values: Values) -> list[tuple[int, str]]:
+    return [(n, s.change) for n, s in enumerate(history(judged, values)) if s.change]
+
+
+def test_without_a_wait_it_fires_and_resolves_at_once() -> None:
+    assert changes(rule(), [0, 1, 1, 0, 0, 1]) == [(1, "firing"), (3, "resolved"), (5, "firing")]
+
+
+def test_it_waits_while_pending_and_starts_anew_after_a_gap() -> None:
+    judged = rule(wait=2)
+    assert changes(judged, [1, 1, 0, 1, 1, 1, 1]) == [(5, "firing")]
+    assert [s.state.state for s in history(judged, [1, 1, 1])] == ["pending", "pending", "firing"]
+
+
+def test_flapping_within_the_hold_is_one_alert() -> None:
+    assert changes(rule(hold=3), [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0]) == [
+        (0, "firing"),
+        (9, "resolved"),
+    ]
+
+
+def test_an_unknown_figure_neither_fires_nor_resolves() -> None:
+    assert changes(rule(), [None, None]) == []
+    assert changes(rule(), [1, None, None, 0]) == [(0, "firing"), (3, "resolved")]
+    assert changes(rule(wait=2), [1, None, 1, 1]) == []
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, None]), max_size=60),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
+def test_firing_and_resolved_take_turns_and_keep_their_distances(
+    values: Values, wait: int, hold: int
+) -> None:
+    judged = rule(wait, hold)
+    found = changes(judged, values)
+    assert [kind for _, kind in found] == [("firing", "resolved")[n % 2] for n in range(len(found))]
+    for at, kind in found:
+        span = values[at - (wait if kind == "firing" else hold) : at + 1]
+        if kind == "firing":
+            assert span == [1.0] * (wait + 1)
+        else:
+            assert 1.0 not in span
+            assert values[at] == 0.0
+    steps = history(judged, values)
+    episodes = [s.state.episode for s in steps if s.change == "firing"]
+    assert len(set(episodes)) == len(episodes)
+    for before, after in itertools.pairwise(steps):
+        if after.change == "resolved":
+            assert after.state.episode == before.state.episode
