@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from api import alerts, data, enrichment, jobs, metrics, operations, service, symbols
 from api.enrichment import Schedule
 from api.envelope import from_error, problem
-from api.operation import Refused
+from api.operation import Refused, described
 from api.protection import Clients, Protection, protect
+from api.recent import Recent
 from enrichment.commands import Commands
 from enrichment.errors import EnrichmentError
 from enrichment.storage.read_models import ReadModels
@@ -25,22 +26,31 @@ def create_app(
     config: Schedule | None = None,
     token: str | None = None,
     clients: Clients | None = None,
+    recent: Recent | None = None,
 ) -> Flask:
     """The application on these services.
 
     ready: raises unless requests can be answered. config: what `health` shows. token: what changes
     state asks for it, if given. clients: how often each may ask; by default as often as it likes.
+    recent: for how long the figures are shared among readers; by default each reads anew.
     """
-    app = Flask(__name__)
+    app, recent = Flask(__name__), recent or Recent(0)
     app.register_blueprint(service.blueprint(ready))
-    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule()))
+    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule(), recent))
     app.register_blueprint(jobs.blueprint(reader, commands))
     app.register_blueprint(symbols.blueprint(reader.symbols, commands))
     app.register_blueprint(operations.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
-    app.register_blueprint(metrics.blueprint(reader.monitoring))
+    app.register_blueprint(metrics.blueprint(reader.monitoring, recent))
     protect(app, Protection(token, clients or Clients(None)))
+
+    @app.after_request
+    def forget_what_changed(response: Response) -> Response:
+        operation = described(app.view_functions.get(request.endpoint or ""))
+        if operation is not None and operation.changes:
+            recent.forget()
+        return response
 
     @app.errorhandler(Refused)
     def refused(error: Refused) -> Response:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 def page(api: Mapping[str, Any]) -> str:
     """The page of an OpenAPI document."""
     return render_template(
-        "docs.html", api=api, groups=_groups(api), type_of=type_of, bounds=bounds
+        "docs.html", api=api, groups=_groups(api), type_of=type_of, prose=prose, bounds=bounds
     )
 
 
@@ -44,6 +44,15 @@ def type_of(schema: Mapping[str, Any]) -> Markup:
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return Markup("object: name → {}").format(type_of(schema["additionalProperties"]))
     return escape(schema.get("format", kind))
+
+
+def prose(words: str) -> Markup:
+    """Text with `names` set apart."""
+    parts = words.split("`")
+    marked = [
+        Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts)
+    ]
+    return Markup("").join(marked)
 
 
 def bounds(schema: Mapping[str, Any]) -> str:

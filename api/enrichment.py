@@ -15,6 +15,7 @@ from pydantic import Field
 from api.envelope import answer, unless_known, with_next
 from api.operation import operation
 from api.parameters import FOLLOWING, Limit, Query, Reason, Seconds, Symbol, Whole
+from api.recent import Recent
 from enrichment import health
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
@@ -155,15 +156,20 @@ class PauseQuery(ScopeQuery):
     )
 
 
-def blueprint(reader: ReadModels, commands: Commands, config: Schedule) -> Blueprint:
-    """The endpoints on these services."""
+def blueprint(
+    reader: ReadModels, commands: Commands, config: Schedule, recent: Recent
+) -> Blueprint:
+    """The endpoints on these services; what monitors ask for again and again is shared."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
+    read_overview, read_metrics = recent.of(reader.overview), recent.of(reader.metrics)
+    read_alive = recent.of(lambda: any(worker.alive for worker in reader.workers()))
+    read_pauses = recent.of(reader.pauses)
 
     @bp.get("/dashboard/overview")
     @operation("dashboard", Overview, responses={304: None})
     def overview() -> Response:
         """Scheduler, last job, metrics of the last 24 hours, and the queue."""
-        return unless_known(reader.overview())
+        return unless_known(read_overview())
 
     @bp.get("/dashboard/metrics")
     @operation("dashboard", MetricsAnswer, responses={304: None})
@@ -172,7 +178,7 @@ def blueprint(reader: ReadModels, commands: Commands, config: Schedule) -> Bluep
 
         Rates are percent, scores 0–1, null where nothing happened.
         """
-        found = reader.metrics()
+        found = read_metrics()
         return unless_known(
             MetricsAnswer(
                 found.fetch_pipeline, found.compute_pipeline, found.data_quality, utc_now()
@@ -183,13 +189,13 @@ def blueprint(reader: ReadModels, commands: Commands, config: Schedule) -> Bluep
     @operation("dashboard", HealthAnswer, responses={304: None})
     def health_() -> Response:
         """healthy, warning or critical, and why."""
-        found = reader.overview()
-        judged = health.judge(found, reader.pauses())
+        found = read_overview()
+        judged = health.judge(found, read_pauses())
         return unless_known(
             HealthAnswer(
                 found.timestamp,
                 judged.status,
-                any(worker.alive for worker in reader.workers()),
+                read_alive(),
                 found.scheduler.running,
                 found.scheduler.last_enrichment_time,
                 list(judged.issues),

@@ -7,7 +7,7 @@ follow https://prometheus.io/docs/practices/naming/: base units, `_total` for wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from flask import Blueprint, Response
@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from api.operation import operation
+from api.recent import Recent
 from enrichment import __version__
 from enrichment.storage.logs import LATENCY_BUCKETS_MS
 from enrichment.storage.monitoring import Monitoring, PatternSample, Sample
@@ -33,10 +34,10 @@ SERIES_STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
 PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 
 
-def blueprint(monitoring: Monitoring) -> Blueprint:
+def blueprint(monitoring: Monitoring, recent: Recent) -> Blueprint:
     """`/metrics` over this database."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Installation(monitoring))
+    registry.register(_Installation(recent.of(monitoring.sample)))
     bp = Blueprint("metrics", __name__)
 
     @bp.get("/metrics")
@@ -49,15 +50,15 @@ def blueprint(monitoring: Monitoring) -> Blueprint:
 
 
 class _Installation(Collector):
-    def __init__(self, monitoring: Monitoring) -> None:
-        self._monitoring = monitoring
+    def __init__(self, sample: Callable[[], Sample]) -> None:
+        self._sample = sample
 
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would take a sample when it is built
 
     def collect(self) -> Iterator[Metric]:
         began = time.perf_counter()
-        sample = self._monitoring.sample()
+        sample = self._sample()
         for part in (_general, _jobs, _calls, _series, _workers, _patterns, _alerts):
             yield from part(sample)
         yield _gauge(

@@ -13,6 +13,7 @@ from gunicorn.app.base import BaseApplication
 from api.application import create_app
 from api.enrichment import Schedule
 from api.protection import Clients, is_loopback
+from api.recent import Recent
 from enrichment import alerting, bootstrap
 from enrichment.alerts.rules import Rule
 from enrichment.alerts.service import WATCHER_SECONDS
@@ -26,6 +27,7 @@ from resilience import init_resilience_manager
 
 THREADS = 16
 READ_SECONDS = 5.0
+SHARED_SECONDS = 1.0
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
@@ -89,6 +91,7 @@ def serve(settings: Settings) -> None:
                 settings.max_retries,
             ),
             token=token.get_secret_value() if token else None,
+            recent=Recent(SHARED_SECONDS),
             clients=Clients(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork

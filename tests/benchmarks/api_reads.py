@@ -1,0 +1,257 @@
+"""How quickly the API answers readers, as its logs grow: p50 and p99 of each endpoint under 16
+clients while a job writes, with few and with many rows of the fetch log.
+
+    PYTHONPATH=tests python tests/benchmarks/api_reads.py  # 10,000 and 200,000 rows
+    … --rows 10000000                                      # 13 months of 1,000 symbols
+
+Paced clients ask ten times a second each, as tools that poll do; hurried ones as fast as they can,
+which is what the machine gives. Seeding ten million rows takes some minutes and 3 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from served import serving
+from sqlalchemy import text
+
+from enrichment import bootstrap
+from enrichment.commands import Commands
+from enrichment.domain import Written
+from enrichment.storage import jobs, logs, settling
+from enrichment.storage.database import Database
+from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.storage.jobs import JobQueue
+
+ROOT = "/api/v1/enrichment"
+ENDPOINTS = {
+    "overview": f"{ROOT}/dashboard/overview",
+    "metrics": f"{ROOT}/dashboard/metrics",
+    "health": f"{ROOT}/dashboard/health",
+    "job-status": f"{ROOT}/dashboard/job-status/SIM7",
+    "history": f"{ROOT}/history",
+    "quality": "/api/v1/data/quality/SIM7",
+    "symbols": f"{ROOT}/symbols?limit=20",
+    "alerts": f"{ROOT}/alerts",
+    "/metrics": "/metrics",
+}
+DAYS = 395
+PACE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one endpoint; requests a second of all clients together."""
+
+    endpoint: str
+    rows: int
+    clients: str
+    p50_ms: float
+    p99_ms: float
+    per_second: float
+
+
+def seed(db: Database, rows: int, symbols: int) -> None:
+    """`rows` fetches and computations over 13 months, with jobs, quality and rollups to match."""
+    values = {"rows": rows, "symbols": symbols, "days": DAYS}
+    with db.begin() as conn:
+        for table in ("enrichment_fetch_log", "enrichment_compute_log"):
+            for month in range(14, 0, -1):
+                conn.execute(text(_PARTITION.format(table=table, month=month)))
+    for statement in (_SYMBOLS, _JOBS, _ITEMS, _QUALITY, _STATUS, _FETCHES, _COMPUTATIONS):
+        with db.begin() as conn:
+            conn.execute(text(statement), values)
+    with db.begin() as conn:
+        logs.roll_up(conn)
+    with db.begin() as conn:
+        settling.settle(conn)
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("VACUUM ANALYZE"))
+
+
+@contextmanager
+def writing(db: Database) -> Iterator[None]:
+    """A job at work for as long as the block: about a hundred symbols a second, with their logs."""
+    stop = threading.Event()
+
+    def write() -> None:
+        queue, commands = JobQueue(db), Commands(db)
+        while not stop.is_set():
+            tasks = queue.claim("writer", 10)
+            if not tasks:
+                queue.close_finished()
+                commands.trigger(actor="benchmark")
+            for task in tasks:
+                with db.begin() as conn:
+                    conn.execute(text(_ONE_FETCH), {"symbol": task.symbol})
+                    jobs.complete(conn, task, Written(inserted=1))
+                stop.wait(0.01)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def ask(port: int, path: str, seconds: float, clients: int, pace: float) -> list[float]:
+    """Seconds that each request took, of `clients` with a connection each."""
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        time.sleep(pace * number / clients)
+        while (began := time.perf_counter()) < until:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            done = time.perf_counter()
+            assert answer.status == 200, (path, answer.status)
+            took.append(done - began)
+            time.sleep(max(0.0, pace - (done - began)))
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return took
+
+
+def measure(rows: int, symbols: int, clients: int, seconds: float) -> list[Timing]:
+    found = []
+    with (
+        TemporaryDirectory() as folder,
+        EmbeddedPostgres(Path(folder) / "postgres") as postgres,
+    ):
+        db = Database(postgres.url, pool_size=4)
+        bootstrap.upgrade(db)
+        seed(db, rows, symbols)
+        with serving(postgres.url, Path(folder)) as api, writing(db):
+            for name, path in ENDPOINTS.items():
+                ask(api.port, path, min(1.0, seconds), clients, PACE_SECONDS)
+                for label, pace in (("paced", PACE_SECONDS), ("hurried", 0.0)):
+                    took = sorted(ask(api.port, path, seconds, clients, pace))
+                    found.append(
+                        Timing(
+                            name,
+                            rows,
+                            label,
+                            1000 * statistics.median(took),
+                            1000 * took[int(0.99 * len(took))],
+                            len(took) / seconds,
+                        )
+                    )
+        db.close()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--floor", type=int, default=10_000, help="rows to compare with")
+    parser.add_argument("--symbols", type=int, default=1_000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    found = [
+        timing
+        for rows in (chosen.floor, chosen.rows)
+        for timing in measure(rows, chosen.symbols, chosen.clients, chosen.seconds)
+    ]
+    print(f"{platform.machine()}, Python {platform.python_version()}, {chosen.clients} clients\n")
+    heads = f"{'p50 ms':>9}{'p99 ms':>9}{'per s':>8}{'p50 ×':>8}"
+    print(f"{'endpoint':12}{'clients':>9}{'rows':>12}{heads}")
+    floors = {(t.endpoint, t.clients): t for t in found if t.rows == chosen.floor}
+    for timing in found:
+        ratio = timing.p50_ms / floors[timing.endpoint, timing.clients].p50_ms
+        print(
+            f"{timing.endpoint:12}{timing.clients:>9}{timing.rows:>12,}{timing.p50_ms:9.1f}"
+            f"{timing.p99_ms:9.1f}{timing.per_second:8.0f}{ratio:8.2f}"
+        )
+    if chosen.json:
+        chosen.json.write_text(json.dumps([asdict(timing) for timing in found], indent=1))
+
+
+_PARTITION = """
+DO $$ DECLARE lower timestamptz := date_trunc('month', now()) - interval '{month} months'; BEGIN
+    EXECUTE format('CREATE TABLE IF NOT EXISTS {table}_%s PARTITION OF {table}'
+        ' FOR VALUES FROM (%L) TO (%L)', to_char(lower, 'YYYY_MM'), lower,
+        lower + interval '1 month');
+END $$
+"""
+
+_SYMBOLS = """
+INSERT INTO tracked_symbols (symbol, asset_class, timeframes)
+SELECT 'SIM' || n, 'stock', '{1d}' FROM generate_series(1, :symbols) n
+"""
+
+_JOBS = """
+INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, created_at, started_at,
+    completed_at, total, successful, failed, cancelled, retried, inserted, updated)
+SELECT 'scheduled', (now() - n * interval '1 day')::date, 'completed', 'scheduler',
+    now() - n * interval '1 day', now() - n * interval '1 day',
+    now() - n * interval '1 day' + interval '9 minutes', :symbols, :symbols, 0, 0, 3, :symbols, 0
+FROM generate_series(1, :days) n
+"""
+
+_ITEMS = """
+INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, status, created_at,
+    started_at, completed_at, inserted)
+SELECT j.job_id, t.symbol, t.asset_class, t.timeframes, 'completed', j.created_at, j.started_at,
+    j.completed_at, 1
+FROM enrichment_jobs j CROSS JOIN tracked_symbols t WHERE j.created_at > now() - interval '90 days'
+"""
+
+_QUALITY = """
+INSERT INTO data_quality_metrics (symbol, timeframe, date, total_records, validated_records,
+    validation_rate, gaps_detected, anomalies_detected, avg_quality_score, data_completeness,
+    validation, features, freshness, status, reasons)
+SELECT t.symbol, '1d', (now() - n * interval '1 day')::date, 1, 1, 100, 0, 0, 0.97, 1, 1, 1, 1,
+    'healthy', '{}'
+FROM tracked_symbols t CROSS JOIN generate_series(0, :days) n
+"""
+
+_STATUS = """
+INSERT INTO enrichment_status (symbol, timeframe, status, bars, quality_score, last_success_at)
+SELECT symbol, '1d', 'healthy', 365, 0.97, now() FROM tracked_symbols
+"""
+
+_FETCHES = """
+INSERT INTO enrichment_fetch_log (at, symbol, timeframe, source, success, requests, bars,
+    duration_ms, quota_remaining)
+SELECT now() - n * (:days * interval '1 day') / :rows, 'SIM' || 1 + n % :symbols, '1d', 'polygon',
+    n % 50 > 0, 1, 1, 20 + n % 400, 5
+FROM generate_series(:rows, 1, -1) n
+"""
+
+_COMPUTATIONS = """
+INSERT INTO enrichment_compute_log (at, symbol, timeframe, success, bars, features, duration_ms)
+SELECT now() - n * (:days * interval '1 day') / :rows, 'SIM' || 1 + n % :symbols, '1d', true, 1, 26,
+    1 + n % 4
+FROM generate_series(:rows, 1, -1) n
+"""
+
+_ONE_FETCH = """
+INSERT INTO enrichment_fetch_log (symbol, timeframe, source, success, requests, bars, duration_ms)
+VALUES (:symbol, '1d', 'polygon', true, 1, 1, 25)
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The benchmark of the API runs from end to end. What it measures is for people to judge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+ENDPOINTS = ("overview", "metrics", "health", "job-status", "history", "/metrics")
+
+
+def test_reading_two_hundred_thousand_rows(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(TESTS / "benchmarks" / "api_reads.py")),
+            *("--rows", "200000", "--symbols", "100", "--seconds", "0.3", "--json", str(found)),
+        ],
+        env={"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    timings = json.loads(found.read_text())
+    assert {timing["rows"] for timing in timings} == {10_000, 200_000}
+    for name in ENDPOINTS:
+        assert name in done.stdout
+        assert all(t["per_second"] > 0 for t in timings if t["endpoint"] == name)
