@@ -15,6 +15,11 @@ st.set_page_config(
 
 pages = Path(enrichment.dashboard.__file__).parent / "pages"
 st.navigation(
-    [st.Page(pages / "overview.py", title="Overview", icon=":material/home:", default=True)],
+    [
+        st.Page(pages / "overview.py", title="Overview", icon=":material/home:", default=True),
+        st.Page(pages / "jobs.py", title="Jobs", icon=":material/list_alt:"),
+        st.Page(pages / "resilience.py", title="Resilience", icon=":material/shield:"),
+        st.Page(pages / "operations.py", title="Operations", icon=":material/engineering:"),
+    ],
     position="top",
 ).run()

@@ -10,6 +10,7 @@ import streamlit as st
 
 from enrichment.commands import Commands
 from enrichment.config import Settings
+from enrichment.storage import reading
 from enrichment.storage.database import Database
 from enrichment.storage.figures import (
     HistoryPage,
@@ -50,21 +51,20 @@ def services() -> Services:
     if settings.database_url is None:
         raise RuntimeError("start the dashboard with 'enrichment dashboard'")
     url = settings.database_url.get_secret_value()
-    reading = Database(
-        url,
-        application="enrichment-dashboard",
-        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-        read_only=True,
-    )
+    writing = Database(url, pool_size=1, application="enrichment-dashboard")
     reader = ReadModels(
-        reading,
+        Database(
+            url,
+            application="enrichment-dashboard",
+            statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+            read_only=True,
+            role=reading.role(writing),
+        ),
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
     )
-    return Services(
-        reader, Commands(Database(url, pool_size=1, application="enrichment-dashboard"))
-    )
+    return Services(reader, Commands(writing))
 
 
 @st.cache_data(ttl=2, show_spinner=False)

@@ -230,3 +230,17 @@ class Pause:
     reason: str | None
     at: datetime
     until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """A nightly slot that was taken. late_seconds: from the slot's time to its job's beginning."""
+
+    slot: datetime
+    job_id: UUID
+    kind: str
+    state: str
+    late_seconds: float
+    duration_seconds: float | None
+    successful: int | None
+    failed: int | None

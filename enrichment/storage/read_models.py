@@ -31,6 +31,7 @@ from enrichment.storage.figures import (
     QueuedItem,
     SchedulerStatus,
     SeriesStatus,
+    SlotStatus,
     Transition,
     WorkerStatus,
 )
@@ -142,6 +143,12 @@ class ReadModels:
         """The breakers' newest changes of state, newest first."""
         with self._db.begin() as conn:
             return [Transition(*row) for row in conn.execute(text(_TRANSITIONS), {"limit": limit})]
+
+    def slots(self, limit: int = 30) -> list[SlotStatus]:
+        """The newest nightly slots that a job took, newest first."""
+        values = {"hour": self._hour, "minute": self._minute, "limit": limit}
+        with self._db.begin() as conn:
+            return [SlotStatus(*row) for row in conn.execute(text(_SLOTS), values)]
 
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""
@@ -303,6 +310,15 @@ ORDER BY name, kind, updated_at DESC, worker_id
 _TRANSITIONS = """
 SELECT at, worker_id, name, from_state, to_state, reason FROM resilience_transitions
 ORDER BY id DESC LIMIT :limit
+"""
+
+_SLOTS = """
+SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8,
+    extract(epoch FROM completed_at - started_at)::float8, successful, failed
+FROM (SELECT *, (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
+        AS slot
+    FROM enrichment_jobs WHERE kind IN ('scheduled', 'catchup')) slots
+ORDER BY slot_date DESC LIMIT :limit
 """
 
 _PAUSES = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -78,3 +79,52 @@ def test_trigger_starts_a_job_that_ends(demo: Running, page: Page, demo_db: Data
             break
         page.wait_for_timeout(500)
     assert count(demo_db, finished) == before + 1
+
+
+def opened(page: Page, demo: Running, name: str) -> list[str]:
+    """Reach a page through the navigation; what the browser's console complains of."""
+    complaints: list[str] = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.goto(demo.dashboard)
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+    expect(page.get_by_text("data as of").first).to_be_visible()
+    expect(page.get_by_text("encountered an error")).to_have_count(0)
+    return complaints
+
+
+def with_reason(page: Page, label: str, reason: str) -> None:
+    """Act behind a question, by the keyboard where a person would use it."""
+    page.get_by_role("button", name=label, exact=True).click()
+    field = page.get_by_label("Reason, kept in the audit").locator("visible=true")
+    field.fill(reason)
+    field.press("Enter")
+    page.get_by_role("button", name=f"{label}: yes").click()
+    expect(page.get_by_text("workers follow within two seconds").first).to_be_visible()
+    page.keyboard.press("Escape")
+
+
+def test_jobs_shows_the_last_job_on_its_threads(demo: Running, page: Page) -> None:
+    assert opened(page, demo, "Jobs") == []
+    expect(page.locator(".js-plotly-plot")).to_have_count(3)
+    expect(page.get_by_test_id("stMetric").filter(has_text="State")).to_be_visible()
+    page.get_by_text("Only with failures").click()
+    expect(page).to_have_url(re.compile("failed-only=true"))
+    expect(page.get_by_text("No job fits these filters.")).to_be_visible()
+
+
+def test_a_breaker_is_forced_open_and_reset(demo: Running, page: Page, demo_db: Database) -> None:
+    assert opened(page, demo, "Resilience") == []
+    with_reason(page, "Force open", "rehearsal")
+    expect(page.get_by_text("● open").first).to_be_visible()
+    forced = "SELECT count(*) FROM operator_actions WHERE action = 'breaker_force_open'"
+    assert count(demo_db, f"{forced} AND reason = 'rehearsal'") == 1
+    with_reason(page, "Reset", "rehearsal over")
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+
+
+def test_operations_shows_workers_and_who_changed_what(demo: Running, page: Page) -> None:
+    assert opened(page, demo, "Operations") == []
+    for heading in ("Alerts", "Workers", "Nightly slots", "Who changed what"):
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+    expect(page.get_by_test_id("stDataFrame").first).to_be_visible()

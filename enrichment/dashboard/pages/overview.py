@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -10,9 +10,9 @@ import streamlit as st
 
 from enrichment import health
 from enrichment.dashboard import charts
+from enrichment.dashboard.page import act, ago, as_of, live, number, percent, seconds
 from enrichment.dashboard.services import ACTOR, Figures, figures, services
 from enrichment.domain import is_simulated
-from enrichment.errors import EnrichmentError
 from enrichment.storage.figures import WorkerStatus
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
@@ -21,16 +21,6 @@ ICONS = {
     "warning": ":material/warning:",
     "critical": ":material/error:",
 }
-
-
-def act(what: Callable[[], object], done: str) -> None:
-    """Run a command from a button's callback and say what came of it."""
-    try:
-        what()
-        st.toast(done, icon=":material/check:")
-    except EnrichmentError as exc:
-        st.toast(str(exc), icon=":material/error:")
-    figures.clear()
 
 
 def trigger() -> None:
@@ -46,15 +36,6 @@ def pause() -> None:
 def resume() -> None:
     commands = services().commands
     act(lambda: commands.resume(actor=ACTOR), "Resumed")
-
-
-def ago(then: datetime, now: datetime) -> str:
-    minutes = int((now - then) / timedelta(minutes=1))
-    if minutes < 1:
-        return "just now"
-    if minutes < 120:
-        return f"{minutes} min ago"
-    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
 
 
 def until(then: datetime, now: datetime) -> str:
@@ -98,10 +79,10 @@ def cards(data: Figures) -> None:
     last = ago(job.completed_at, now) if job and job.completed_at else "never"
     shown = [
         ("Last run", last, "target: within 24 h"),
-        ("Symbols successful", _percent(rate), "target: above 95 %"),
-        ("Duration", _seconds(job.duration_seconds if job else None), "target: below 30 min"),
-        ("Mean quality", _number(quality.avg_quality_score, 3), "target: above 0.90"),
-        ("Bars valid", _percent(quality.avg_validation_rate), "target: above 95 %"),
+        ("Symbols successful", percent(rate), "target: above 95 %"),
+        ("Duration", seconds(job.duration_seconds if job else None), "target: below 30 min"),
+        ("Mean quality", number(quality.avg_quality_score, 3), "target: above 0.90"),
+        ("Bars valid", percent(quality.avg_validation_rate), "target: above 95 %"),
         ("Next run in", *_next_run(following, now)),
         ("Queue", str(len(overview.job_queue)), "symbols waiting or at work"),
         ("Workers alive", str(len(alive)), _busy(alive)),
@@ -214,30 +195,9 @@ def _busy(alive: Sequence[WorkerStatus]) -> str:
     return f"{sum(w.busy for w in alive)} of {sum(w.threads for w in alive)} threads busy"
 
 
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} s"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} %"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-@st.fragment(run_every=2)
-def live() -> None:
+def overview() -> None:
     """The part that moves: health, buttons, figures and progress."""
-    try:
-        data = figures()
-    except EnrichmentError:
-        st.error(
-            "**The database does not answer.** The figures return by themselves once it does; "
-            "nothing is lost meanwhile. `enrichment doctor` says more.",
-            icon=":material/cloud_off:",
-        )
-        return
+    data = figures()
     banner(data)
     buttons(data)
     progress(data)
@@ -248,8 +208,8 @@ def live() -> None:
     with right:
         quality(data)
     series_table(data)
-    st.caption(f"data as of {data.overview.timestamp:%Y-%m-%d %H:%M:%S} UTC")
+    as_of(data.overview.timestamp)
 
 
 st.title("Market enrichment")
-live()
+live(overview)

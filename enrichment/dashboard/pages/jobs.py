@@ -1,0 +1,241 @@
+"""Jobs: where did the time go, what failed, and doing something about it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pandas as pd
+import streamlit as st
+
+from enrichment.dashboard import timelines
+from enrichment.dashboard.page import act, as_of, calmly, live, nothing, seconds, table, with_reason
+from enrichment.dashboard.services import ACTOR, services
+from enrichment.storage.figures import HistoryPage, Progress
+from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
+
+SHOWN = 200
+GANTT_ITEMS = 500
+OPEN = ("queued", "running")
+KINDS = ("scheduled", "catchup", "manual", "backfill")
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def history() -> HistoryPage:
+    return services().reader.history(SHOWN)
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def details(
+    job_id: UUID,
+) -> tuple[JobRequest | None, Progress | None, list[ErrorGroup], list[JobItem]]:
+    reader = services().reader
+    return (
+        reader.jobs.request(job_id),
+        reader.progress(job_id),
+        reader.jobs.error_groups(job_id),
+        reader.jobs.items(job_id, GANTT_ITEMS),
+    )
+
+
+def frame(page: HistoryPage) -> pd.DataFrame:
+    """The history's jobs, newest first."""
+    rows = [
+        {
+            "job_id": str(job.job_id),
+            "at": details.created_at,
+            "kind": details.kind,
+            "state": details.state,
+            "requested by": details.requested_by,
+            "symbols": details.total,
+            "successful": job.successful,
+            "failed": job.failed,
+            "retried": job.retried,
+            "seconds": job.duration_seconds,
+            "inserted": job.total_records_inserted,
+            "updated": job.total_records_updated,
+        }
+        for job, details in zip(page.jobs, page.details, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def overview() -> None:
+    """The history: outcomes and durations of the jobs that the filters let through."""
+    page = history()
+    if not page.jobs:
+        nothing("No job yet. Trigger one on the overview, or wait for the nightly run.")
+        return
+    found = frame(page)
+    kinds = st.session_state.get("kinds") or list(KINDS)
+    found = found[found["kind"].isin(kinds)]
+    if st.session_state.get("failed-only"):
+        found = found[found["failed"] > 0]
+    if found.empty:
+        nothing("No job fits these filters.")
+        return
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Symbols by day")
+        by_day = found.assign(date=found["at"].dt.floor("D"))
+        days = by_day.groupby("date", as_index=False)[["successful", "failed"]].sum()
+        st.plotly_chart(timelines.outcomes_by_day(days), key="days")
+    with right:
+        st.subheader("Duration, with p50 and p95")
+        done = found[found["seconds"].notna()].iloc[::-1]
+        st.plotly_chart(
+            timelines.durations(done.rename(columns={"seconds": "duration_seconds"})),
+            key="durations",
+        )
+    table(found, key="history")
+    as_of(page.timestamp)
+
+
+def detail() -> None:
+    """The chosen job: figures, its symbols on their threads, its errors."""
+    job_id = chosen()
+    if job_id is None:
+        return
+    asked, progress, groups, items = details(job_id)
+    if asked is None or progress is None:
+        st.warning(f"There is no job {job_id}.", icon=":material/search_off:")
+        return
+    why = f" · {asked.reason}" if asked.reason else ""
+    st.caption(f"{asked.kind} · requested by {asked.requested_by}{why}")
+    rate = progress.symbols_per_second
+    shown = [
+        ("State", progress.state),
+        ("Symbols done", f"{progress.done} of {progress.total}"),
+        ("Failed", str(progress.counts.get("failed", 0))),
+        ("Duration", seconds(progress.duration_seconds)),
+        ("Symbols a second", "–" if rate is None else f"{rate:.1f}"),
+    ]
+    for column, (label, value) in zip(st.columns(len(shown)), shown, strict=True):
+        column.metric(label, value)
+    timeline(items)
+    errors(job_id, groups, finished=progress.finished)
+    listed(items)
+
+
+def timeline(items: list[JobItem]) -> None:
+    now = pd.Timestamp.now(tz="UTC")
+    ran = [item for item in items if item.started_at is not None]
+    if not ran:
+        nothing("No symbol of this job has begun.")
+        return
+    rows = pd.DataFrame(
+        {
+            "symbol": [item.symbol for item in ran],
+            "worker": [(item.worker_id or "–").split(":")[0] for item in ran],
+            "status": [item.status for item in ran],
+            "started_at": [item.started_at or now for item in ran],
+            "completed_at": [item.completed_at or now for item in ran],
+        }
+    )
+    st.plotly_chart(timelines.gantt(rows), key="gantt")
+
+
+def errors(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
+    for group in groups:
+        with st.container(border=True):
+            more = " …" if group.count > len(group.symbols) else ""
+            st.markdown(
+                f"**{group.error_class}** · {group.count} symbols: {', '.join(group.symbols)}{more}"
+            )
+            st.code(group.example, language=None, wrap_lines=True)
+            st.button(
+                f"Run these {group.count} again",
+                icon=":material/replay:",
+                key=f"again-{group.error_class}",
+                disabled=not finished,
+                on_click=run_again,
+                args=(job_id, group.error_class),
+            )
+
+
+def listed(items: list[JobItem]) -> None:
+    st.subheader("Symbols")
+    rows = [
+        {
+            "symbol": item.symbol,
+            "status": item.status.replace("_", " "),
+            "step": item.step,
+            "retries": item.retry_count,
+            "inserted": item.inserted,
+            "updated": item.updated,
+            "started": item.started_at,
+            "ended": item.completed_at,
+            "last error": item.last_error,
+        }
+        for item in items
+    ]
+    table(rows, key="items")
+    if len(items) == GANTT_ITEMS:
+        st.caption(f"the first {GANTT_ITEMS} by name; the API has all, page by page")
+
+
+def run_again(job_id: UUID, error_class: str | None) -> None:
+    act(
+        lambda: services().commands.resume_failed(job_id, actor=ACTOR, error_class=error_class),
+        "Failed symbols are queued again",
+    )
+
+
+def cancel(job_id: UUID, reason: str) -> None:
+    act(
+        lambda: services().commands.cancel(job_id, actor=ACTOR, reason=reason),
+        "Being cancelled: symbols at work end at their next step",
+    )
+
+
+def chosen() -> UUID | None:
+    """The job that is looked at."""
+    found = st.session_state.get("job")
+    return UUID(found) if found else None
+
+
+def chooser() -> None:
+    """Which job to look at, and what can be done to it."""
+    jobs = history()
+    names = {
+        str(
+            job.job_id
+        ): f"{details.created_at:%Y-%m-%d %H:%M:%S} · {details.kind} · {details.state}"
+        for job, details in zip(jobs.jobs, jobs.details, strict=True)
+    }
+    if not names:
+        return
+    st.subheader("One job")
+    st.selectbox("Job", list(names), format_func=lambda key: names[key], key="job")
+    job_id = chosen()
+    states = {str(j.job_id): d.state for j, d in zip(jobs.jobs, jobs.details, strict=True)}
+    if job_id is None:
+        return
+    failed = {str(job.job_id): job.failed for job in jobs.jobs}.get(str(job_id), 0)
+    with st.container(horizontal=True):
+        st.button(
+            f"Run {failed} failed again",
+            icon=":material/replay:",
+            key="again",
+            disabled=not failed or states.get(str(job_id)) in OPEN,
+            on_click=run_again,
+            args=(job_id, None),
+        )
+        with_reason(
+            "Cancel",
+            "Waiting symbols are cancelled now, those at work at their next step. What is stored "
+            "stays.",
+            lambda reason: cancel(job_id, reason),
+            key="cancel",
+            disabled=states.get(str(job_id)) not in OPEN,
+        )
+
+
+st.title("Jobs")
+with st.container(horizontal=True):
+    st.multiselect(
+        "Kinds", KINDS, key="kinds", placeholder="all kinds", bind="query-params", width=420
+    )
+    st.toggle("Only with failures", key="failed-only", bind="query-params")
+live(overview)
+calmly(chooser)
+live(detail)

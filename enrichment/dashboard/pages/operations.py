@@ -1,0 +1,209 @@
+"""Operations: is the engine sound, what is wrong, and who changed what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import streamlit as st
+
+from enrichment.dashboard.page import act, ago, as_of, calmly, live, nothing, table, with_reason
+from enrichment.dashboard.services import ACTOR, services
+from enrichment.storage.alert_figures import Alert, AlertEvent, AlertReport
+from enrichment.storage.figures import SlotStatus, WorkerStatus
+from enrichment.storage.journal import Action
+
+ACTIONS = 200
+EVENTS = 50
+HOURS = 2
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def report() -> AlertReport:
+    return services().reader.alerts.report()
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def engine() -> tuple[list[WorkerStatus], list[SlotStatus], list[AlertEvent], list[Action]]:
+    reader = services().reader
+    return (
+        reader.workers(),
+        reader.slots(),
+        reader.alerts.history(EVENTS),
+        reader.journal.actions(ACTIONS),
+    )
+
+
+def page() -> None:
+    """Alerts, workers, slots, audit."""
+    found, (working, taken, events, actions) = report(), engine()
+    alerts(found)
+    changes(events)
+    workers(working, found.timestamp)
+    slots(taken)
+    audit(actions)
+    as_of(found.timestamp)
+
+
+def alerts(found: AlertReport) -> None:
+    st.subheader("Alerts")
+    if found.evaluated_at is None:
+        nothing("The rules have not been evaluated yet: a worker does so every minute.")
+        return
+    firing = [alert for alert in found.alerts if alert.state == "firing"]
+    for alert in firing:
+        show = st.error if alert.severity == "critical" else st.warning
+        show(
+            f"**{alert.rule}** fires since {alert.since:%Y-%m-%d %H:%M} UTC: {alert.condition}"
+            f"{_silenced(alert)}",
+            icon=":material/notifications_active:",
+        )
+    if not firing:
+        st.success("Nothing fires.", icon=":material/check_circle:")
+    rows = [
+        {
+            "rule": alert.rule,
+            "state": alert.state,
+            "severity": alert.severity,
+            "condition": alert.condition,
+            "value": alert.value,
+            "since": alert.since,
+            "silenced until": alert.silenced_until,
+        }
+        for alert in found.alerts
+    ]
+    table(rows, key="alerts")
+    st.caption(f"evaluated {ago(found.evaluated_at, found.timestamp)} by {found.evaluator}")
+
+
+def changes(events: Sequence[AlertEvent]) -> None:
+    if not events:
+        return
+    with st.expander(f"What fired and was resolved: the newest {len(events)}"):
+        rows = [
+            {
+                "at": event.at,
+                "rule": event.rule,
+                "change": event.state,
+                "detail": event.detail,
+                "told": ", ".join(_told(event)) or ("silenced" if event.silenced else "nobody"),
+            }
+            for event in events
+        ]
+        table(rows, key="events")
+
+
+def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
+    st.subheader("Workers")
+    if not found:
+        nothing("No worker has run within the last day. Start one with `enrichment worker`.")
+        return
+    rows = [
+        {
+            "worker": worker.worker_id,
+            "state": worker.state if worker.alive or worker.state == "stopped" else "lost",
+            "host": worker.host,
+            "pid": worker.pid,
+            "busy": f"{worker.busy} of {worker.threads} threads",
+            "started": worker.started_at,
+            "heartbeat": ago(worker.heartbeat_at, now),
+        }
+        for worker in found
+    ]
+    table(rows, key="workers")
+
+
+def slots(found: Sequence[SlotStatus]) -> None:
+    st.subheader("Nightly slots")
+    if not found:
+        nothing("No nightly run has begun yet.")
+        return
+    rows = [
+        {
+            "slot": slot.slot,
+            "kind": slot.kind,
+            "state": slot.state,
+            "late": str(timedelta(seconds=round(slot.late_seconds))),
+            "seconds": slot.duration_seconds,
+            "successful": slot.successful,
+            "failed": slot.failed,
+        }
+        for slot in found
+    ]
+    table(rows, key="slots")
+
+
+def audit(actions: Sequence[Action]) -> None:
+    st.subheader("Who changed what")
+    if not actions:
+        nothing("Nobody has changed anything yet.")
+        return
+    rows = [
+        {
+            "at": action.at,
+            "actor": action.actor,
+            "action": action.action.replace("_", " "),
+            "target": action.target,
+            "reason": action.reason,
+        }
+        for action in actions
+    ]
+    table(rows, key="audit")
+    if len(actions) == ACTIONS:
+        st.caption(f"the newest {ACTIONS}; the API has all, page by page")
+
+
+def silence(reason: str) -> None:
+    rule = st.session_state["rule"]
+    length = timedelta(hours=st.session_state["hours"])
+    act(
+        lambda: services().commands.silence(rule, length=length, actor=ACTOR, reason=reason),
+        f"{rule} is silent for {length}",
+    )
+
+
+def unsilence(rule: str) -> None:
+    act(lambda: services().commands.unsilence(rule, actor=ACTOR), f"{rule} is heard again")
+
+
+def silences() -> None:
+    """Telling nobody of a rule's alerts for a while."""
+    found = report().alerts
+    if not found:
+        return
+    st.subheader("Silence a rule")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.selectbox("Rule", [alert.rule for alert in found], key="rule", width=320)
+        st.number_input("Hours", 1, 720, HOURS, key="hours", width=160)
+        with_reason(
+            "Silence",
+            "Nobody is told of it meanwhile; what still fires afterwards is told then.",
+            silence,
+            key="silence",
+        )
+    for alert in found:
+        if alert.silenced_until is not None:
+            st.button(
+                f"{alert.rule}: end the silence",
+                icon=":material/notifications:",
+                key=f"unsilence-{alert.rule}",
+                on_click=unsilence,
+                args=(alert.rule,),
+            )
+
+
+def _silenced(alert: Alert) -> str:
+    until = alert.silenced_until
+    return "" if until is None else f" (silenced until {until:%Y-%m-%d %H:%M} UTC)"
+
+
+def _told(event: AlertEvent) -> list[str]:
+    return [
+        f"{d.channel} {'took it' if d.delivered_at else f'waits, {d.attempts} attempts'}"
+        for d in event.deliveries
+    ]
+
+
+st.title("Operations")
+live(page)
+calmly(silences)

@@ -1,0 +1,149 @@
+"""The dashboard's pages without a browser: with data, without any, and without a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from integration.api_client import run_everything, tracking
+from sqlalchemy import text
+from streamlit.testing.v1 import AppTest
+
+from enrichment import alerting
+from enrichment.alerts.rules import DEFAULT_RULES
+from enrichment.alerts.service import AlertService
+from enrichment.commands import Commands
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.resilience_state import ResilienceStore
+from enrichment.storage.workers import WorkerRegistry
+from resilience import init_resilience_manager
+
+PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
+NAMES = ("overview", "jobs", "resilience", "operations")
+
+
+def opened(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The page on this database, with nothing remembered of others."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    page = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=30).run()
+    assert not page.exception, page.exception
+    return page
+
+
+def fill(db: Database) -> Commands:
+    """A job with a failure, a breaker that opened, a worker, alerts."""
+    commands = tracking(db)
+    commands.trigger(actor="cli:ada", reason="month end")
+    run_everything(db, failing="MSFT")
+    manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
+    breaker = manager.register_circuit_breaker("polygon_api")
+    manager.register_rate_limiter("polygon_api", 5, 60, 5)
+    manager.register_bulkhead("polygon_api")
+    breaker.force_open()
+    breaker.reset()
+    manager.close()
+    registry = WorkerRegistry(db, "w1")
+    registry.register(host="here", pid=1, version="test", threads=5)
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    readings = alerting.readings_of(db, reader)
+    AlertService(
+        reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
+    ).evaluate()
+    return commands
+
+
+def words(page: AppTest) -> str:
+    parts = (page.markdown, page.caption, page.info, page.warning, page.error, page.success)
+    return "\n".join(str(element.value) for kind in parts for element in kind)
+
+
+def charts(page: AppTest) -> int:
+    return len(page.get("plotly_chart"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_data_a_page_says_what_to_do(
+    name: str, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened(name, db_url, monkeypatch)
+    assert page.info
+    assert charts(page) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_database_a_page_stays_calm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = opened(name, "postgresql://nobody@127.0.0.1:1/none", monkeypatch)
+    assert "does not answer" in page.error[0].value
+    assert "Traceback" not in words(page)
+
+
+def test_jobs_shows_a_job_with_its_errors_and_runs_them_again(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db)
+    page = opened("jobs", db_url, monkeypatch)
+    assert charts(page) == 3
+    assert "requested by cli:ada · month end" in words(page)
+    assert "**ProviderUnavailable** · 1 symbols: MSFT" in words(page)
+    metrics = {metric.label: metric.value for metric in page.metric}
+    assert (metrics["State"], metrics["Symbols done"], metrics["Failed"]) == (
+        "partial",
+        "3 of 3",
+        "1",
+    )
+    page.button(key="again-ProviderUnavailable").click().run()
+    metrics = {metric.label: metric.value for metric in page.metric}
+    assert (metrics["State"], metrics["Symbols done"]) == ("running", "2 of 3")
+
+
+def test_a_job_is_cancelled_with_a_reason_only(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking(db).trigger(actor="test")
+    page = opened("jobs", db_url, monkeypatch)
+    assert page.button(key="cancel-yes").disabled
+    page.text_input(key="cancel-reason").set_value("wrong list").run()
+    page.button(key="cancel-yes").click().run()
+    with db.begin() as conn:
+        rows = conn.execute(
+            text("SELECT actor, reason FROM operator_actions WHERE action='cancel'")
+        )
+        assert [tuple(row) for row in rows] == [("dashboard", "wrong list")]
+    assert {metric.label: metric.value for metric in page.metric}["State"] == "cancelled"
+
+
+def test_resilience_forces_a_breaker(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db)
+    page = opened("resilience", db_url, monkeypatch)
+    assert charts(page) == 1
+    assert "**polygon_api** · :green[● closed]" in words(page)
+    page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
+    page.button(key="force_open-yes").click().run()
+    (action,) = ReadModels(db, hour=1, minute=30, enabled=True).journal.actions(
+        10, action="breaker_force_open"
+    )
+    assert (action.target, action.reason, action.actor) == (
+        "polygon_api",
+        "vendor maintenance",
+        "dashboard",
+    )
+
+
+def test_operations_shows_alerts_and_silences_them(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db)
+    page = opened("operations", db_url, monkeypatch)
+    assert "SchedulerNotRunning" in page.error[0].value
+    page.selectbox(key="rule").set_value("SchedulerNotRunning")
+    page.text_input(key="silence-reason").set_value("moving").run()
+    page.button(key="silence-yes").click().run()
+    assert "silenced until" in page.error[0].value
+    page.button(key="unsilence-SchedulerNotRunning").click().run()
+    assert "silenced until" not in page.error[0].value
