@@ -18,6 +18,8 @@ st.navigation(
     [
         st.Page(pages / "overview.py", title="Overview", icon=":material/home:", default=True),
         st.Page(pages / "jobs.py", title="Jobs", icon=":material/list_alt:"),
+        st.Page(pages / "symbols.py", title="Symbols", icon=":material/candlestick_chart:"),
+        st.Page(pages / "quality.py", title="Data quality", icon=":material/verified:"),
         st.Page(pages / "resilience.py", title="Resilience", icon=":material/shield:"),
         st.Page(pages / "operations.py", title="Operations", icon=":material/engineering:"),
     ],

@@ -319,11 +319,11 @@ class Commands:
                 params={"count": len(tracked)},
             )
 
-    def untrack(self, symbol: str, *, actor: str) -> None:
+    def untrack(self, symbol: str, *, actor: str, reason: str | None = None) -> None:
         """Stop enriching a symbol; what is stored of it stays."""
         name = parse_symbol(symbol)
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
                 raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
             job_control.forget_symbol(conn, name)
-            operations.audit(conn, actor=actor, action="untrack", target=name)
+            operations.audit(conn, actor=actor, action="untrack", target=name, reason=reason)

@@ -38,7 +38,10 @@ from enrichment.storage.figures import (
 from enrichment.storage.job_report import JobReports
 from enrichment.storage.journal import Journal
 from enrichment.storage.monitoring import Monitoring
+from enrichment.storage.price_chart import PriceCharts
 from enrichment.storage.quality_history import QualityHistory
+from enrichment.storage.quality_overview import QualityOverview
+from enrichment.storage.quality_report import QualityReports
 from enrichment.storage.resilience_state import STALE_SECONDS
 from enrichment.storage.slots import due_slot
 from enrichment.storage.workers import ALIVE_SECONDS, TICK_ALIVE_SECONDS
@@ -58,6 +61,9 @@ class ReadModels:
         self.bars = BarDownloads(db)
         self.alerts = AlertStore(db)
         self.monitoring = Monitoring(db)
+        self.quality_overview = QualityOverview(db)
+        self.reports = QualityReports(db)
+        self.prices = PriceCharts(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:

@@ -236,15 +236,15 @@ SELECT symbol, '1d', 'healthy', 365, 0.97, now() FROM tracked_symbols
 _FETCHES = """
 INSERT INTO enrichment_fetch_log (at, symbol, timeframe, source, success, requests, bars,
     duration_ms, quota_remaining)
-SELECT now() - n * (:days * interval '1 day') / :rows, 'SIM' || 1 + n % :symbols, '1d', 'polygon',
-    n % 50 > 0, 1, 1, 20 + n % 400, 5
+SELECT now() - n * (:days * 86400.0 / :rows) * interval '1 second', 'SIM' || 1 + n % :symbols,
+    '1d', 'polygon', n % 50 > 0, 1, 1, 20 + n % 400, 5
 FROM generate_series(:rows, 1, -1) n
 """
 
 _COMPUTATIONS = """
 INSERT INTO enrichment_compute_log (at, symbol, timeframe, success, bars, features, duration_ms)
-SELECT now() - n * (:days * interval '1 day') / :rows, 'SIM' || 1 + n % :symbols, '1d', true, 1, 26,
-    1 + n % 4
+SELECT now() - n * (:days * 86400.0 / :rows) * interval '1 second', 'SIM' || 1 + n % :symbols,
+    '1d', true, 1, 26, 1 + n % 4
 FROM generate_series(:rows, 1, -1) n
 """
 

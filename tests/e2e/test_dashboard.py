@@ -128,3 +128,27 @@ def test_operations_shows_workers_and_who_changed_what(demo: Running, page: Page
     for heading in ("Alerts", "Workers", "Nightly slots", "Who changed what"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
+
+
+def test_symbols_draws_candles_with_features(demo: Running, page: Page, demo_db: Database) -> None:
+    assert opened(page, demo, "Symbols") == []
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    expect(page.get_by_text("bars stored")).to_be_visible()
+    page.get_by_role("textbox", name="Search").fill("SIM")
+    page.get_by_role("textbox", name="Search").press("Enter")
+    expect(page).to_have_url(re.compile("search=SIM"))
+    expect(page.get_by_text("simulated by the sandbox vendor")).to_be_visible()
+    tracked = (
+        "SELECT count(*) FROM operator_actions WHERE action = 'trigger' AND actor = 'dashboard'"
+    )
+    before = count(demo_db, tracked)
+    page.get_by_role("button", name="Trigger SIM1").click()
+    expect(page.get_by_text("Triggered SIM1")).to_be_visible()
+    assert count(demo_db, tracked) == before + 1
+
+
+def test_data_quality_shows_scores_and_their_parts(demo: Running, page: Page) -> None:
+    assert opened(page, demo, "Data quality") == []
+    for heading in ("Score by day", "Series by score", "Bars that are missing"):
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import streamlit as st
 from integration.api_client import run_everything, tracking
+from integration.nightly import Nightly, quiet
 from sqlalchemy import text
 from streamlit.testing.v1 import AppTest
 
@@ -14,6 +16,7 @@ from enrichment import alerting
 from enrichment.alerts.rules import DEFAULT_RULES
 from enrichment.alerts.service import AlertService
 from enrichment.commands import Commands
+from enrichment.domain import Timeframe
 from enrichment.storage.database import Database
 from enrichment.storage.read_models import ReadModels
 from enrichment.storage.resilience_state import ResilienceStore
@@ -21,7 +24,7 @@ from enrichment.storage.workers import WorkerRegistry
 from resilience import init_resilience_manager
 
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
-NAMES = ("overview", "jobs", "resilience", "operations")
+NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
 
 
 def opened(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
@@ -54,6 +57,12 @@ def fill(db: Database) -> Commands:
         reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()
     return commands
+
+
+def scored_today(db: Database) -> None:
+    """The recorded bars are old, their scores too: make these of today."""
+    with db.begin() as conn:
+        conn.execute(text("UPDATE data_quality_metrics SET date = current_date"))
 
 
 def words(page: AppTest) -> str:
@@ -147,3 +156,75 @@ def test_operations_shows_alerts_and_silences_them(
     assert "silenced until" in page.error[0].value
     page.button(key="unsilence-SchedulerNotRunning").click().run()
     assert "silenced until" not in page.error[0].value
+
+
+def test_symbols_shows_prices_and_steers_one(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Nightly(db, quiet(300), "SIM1").run_at(300)
+    scored_today(db)
+    page = opened("symbols", db_url, monkeypatch)
+    assert charts(page) == 2
+    assert "**simulated**" in words(page)
+    assert "300 bars stored" in words(page)
+    page.button(key="trigger-one").click().run()
+    page.text_input(key="deactivate-reason").set_value("delisted").run()
+    page.button(key="deactivate-yes").click().run()
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    (action,) = reader.journal.actions(10, action="untrack")
+    assert (action.target, action.reason) == ("SIM1", "delisted")
+    found = reader.symbols.find("SIM1")
+    assert found is not None
+    assert not found.active
+
+
+def test_a_symbol_is_tracked_from_the_page(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened("symbols", db_url, monkeypatch)
+    page.text_input(key="new-symbol").set_value("brk.b")
+    page.button[-1].click().run()
+    found = ReadModels(db, hour=1, minute=30, enabled=True).symbols.find("BRK.B")
+    assert found is not None
+    assert [state.timeframe for state in found.timeframes] == ["1d"]
+
+
+def test_quality_shows_scores_gaps_and_corrections(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Nightly(db, quiet(300)).run_at(300)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO bar_gaps (symbol, timeframe, ts)"
+                " VALUES ('AAPL', '1d', '2024-03-01T00:00Z') ON CONFLICT DO NOTHING"
+            )
+        )
+    scored_today(db)
+    page = opened("quality", db_url, monkeypatch)
+    assert charts(page) == 4
+    assert "No vendor has restated a stored bar yet." in words(page)
+
+
+@pytest.mark.parametrize(("count", "each"), [(600, 1), (601, 2), (3001, 6)])
+def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -> None:
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume, rsi_14)"
+                " SELECT 'SIM1', '5m', timestamptz '2024-01-01T00:00Z' + n * interval '5 min',"
+                " n, n + 2, n - 2, n + 1, 10, n FROM generate_series(0, :count - 1) n"
+            ),
+            {"count": count},
+        )
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    found = reader.prices.candles(
+        "SIM1", Timeframe.M5, start, start + timedelta(days=30), ["rsi_14"]
+    )
+    assert found.bars_each == each
+    assert found.frame["volume"].sum() == 10 * count
+    first = found.frame.iloc[0]
+    assert (first["open"], first["low"]) == (0, -2)
+    assert (first["close"], first["high"], first["rsi_14"]) == (each, each + 1, each - 1)
+    assert found.frame["close"].iloc[-1] == count

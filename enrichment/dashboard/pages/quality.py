@@ -1,0 +1,119 @@
+"""Data quality: which data can be trusted, and why the rest can't."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+import streamlit as st
+
+from enrichment.dashboard import quality_charts
+from enrichment.dashboard.page import as_of, live, nothing, table
+from enrichment.dashboard.services import services
+from enrichment.storage.journal import CorrectedValue
+from enrichment.storage.quality_overview import DayOfQuality, GapsOfMonth, SeriesQuality
+
+CORRECTIONS = 200
+SCORED = 2000
+WORST = 20
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def read() -> tuple[
+    list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], list[CorrectedValue], pd.Timestamp
+]:
+    reader = services().reader
+    overview = reader.quality_overview
+    return (
+        overview.days(),
+        overview.worst(SCORED),
+        overview.gaps(),
+        reader.journal.corrections(CORRECTIONS),
+        pd.Timestamp.now(tz="UTC"),
+    )
+
+
+def page() -> None:
+    """Scores over time and now, the worst series, gaps, corrections."""
+    days, scored, gaps, corrections, now = read()
+    if not scored:
+        nothing("No series has been scored within the last week.")
+    else:
+        scores(days, scored)
+        worst(scored[:WORST])
+    missing(gaps)
+    restated(corrections)
+    as_of(now.to_pydatetime())
+
+
+def scores(days: list[DayOfQuality], scored: list[SeriesQuality]) -> None:
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Score by day")
+        frame = pd.DataFrame([asdict(day) for day in days])
+        st.plotly_chart(quality_charts.trend(frame), key="trend")
+    with right:
+        st.subheader("Series by score")
+        found = pd.Series([series.score for series in scored])
+        st.plotly_chart(quality_charts.distribution(found), key="distribution")
+        if len(scored) == SCORED:
+            st.caption(f"the {SCORED} lowest")
+
+
+def worst(found: list[SeriesQuality]) -> None:
+    st.subheader(f"What the lowest {len(found)} scores are made of")
+    frame = pd.DataFrame([asdict(series) for series in found])
+    frame["name"] = frame["symbol"] + " " + frame["timeframe"]
+    left, right = st.columns(2)
+    with left:
+        st.plotly_chart(quality_charts.components(frame), key="components")
+    with right:
+        rows = [
+            {
+                "series": f"{series.symbol} {series.timeframe}",
+                "score": series.score,
+                "status": series.status.replace("_", " "),
+                "why": "; ".join(series.reasons),
+            }
+            for series in found
+        ]
+        score = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
+        why = st.column_config.TextColumn(width="large")
+        table(rows, {"score": score, "why": why}, key="worst")
+
+
+def missing(gaps: list[GapsOfMonth]) -> None:
+    st.subheader("Bars that are missing")
+    if not gaps:
+        st.success("No open gaps.", icon=":material/check_circle:")
+        return
+    frame = pd.DataFrame([asdict(gap) for gap in gaps])
+    frame["name"] = frame["symbol"] + " " + frame["timeframe"]
+    st.plotly_chart(quality_charts.gap_map(frame), key="gaps")
+
+
+def restated(corrections: list[CorrectedValue]) -> None:
+    st.subheader("What vendors restated")
+    if not corrections:
+        nothing("No vendor has restated a stored bar yet.")
+        return
+    rows = [
+        {
+            "found": value.corrected_at,
+            "series": f"{value.symbol} {value.timeframe}",
+            "bar": value.ts,
+            "field": value.field,
+            "old": value.old_value,
+            "new": value.new_value,
+            "reason": value.reason.replace("_", " "),
+            "source": value.source,
+        }
+        for value in corrections
+    ]
+    table(rows, key="corrections")
+    if len(corrections) == CORRECTIONS:
+        st.caption(f"the newest {CORRECTIONS}; the API has all, page by page")
+
+
+st.title("Data quality")
+live(page)

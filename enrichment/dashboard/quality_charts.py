@@ -1,0 +1,209 @@
+"""Figures of the data and its quality."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+TARGET = 0.90
+COMPONENTS = ("completeness", "validation", "features", "freshness")
+COLOURS = {
+    "completeness": "#4c7fe0",
+    "validation": "#2f9e6e",
+    "features": "#e0a82e",
+    "freshness": "#8b6fd6",
+}
+UP, DOWN = "#2f9e6e", "#d64550"
+FLAG_SYMBOLS = {"error": "x", "warning": "triangle-down", "info": "circle-open"}
+SCORES = [[0.0, "#d64550"], [0.8, "#e0a82e"], [0.9, "#9fc9a5"], [1.0, "#2f9e6e"]]
+ROW_PIXELS = 18
+FEW_DAYS = 13  # room for two weeks, so that one day is not a wall
+
+
+def trend(days: pd.DataFrame) -> go.Figure:
+    """The mean score by day with its worst series. days: columns date, score, lowest, series."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=days["date"],
+        y=days["score"],
+        name="mean",
+        mode="lines+markers",
+        line={"color": "#4c7fe0"},
+        customdata=days["series"],
+        hovertemplate="%{x|%Y-%m-%d}<br>mean %{y:.3f} of %{customdata} series<extra></extra>",
+    )
+    figure.add_scatter(
+        x=days["date"],
+        y=days["lowest"],
+        name="worst series",
+        mode="lines+markers",
+        line={"color": "#e07b39", "dash": "dot"},
+        hovertemplate="%{x|%Y-%m-%d}<br>worst %{y:.3f}<extra></extra>",
+    )
+    figure.add_hline(y=TARGET, line_dash="dot", line_color="#8a94a6")
+    last = pd.Timestamp(days["date"].max())
+    first = min(pd.Timestamp(days["date"].min()), last - pd.Timedelta(days=FEW_DAYS))
+    half = pd.Timedelta(hours=12)
+    figure.update_layout(
+        yaxis={"title": "score (0–1)", "range": [0, 1.03]},
+        xaxis={"type": "date", "range": [first - half, last + half]},
+    )
+    return _framed(figure, 320)
+
+
+def distribution(scores: pd.Series) -> go.Figure:
+    """How many series have which score."""
+    figure = go.Figure()
+    figure.add_histogram(
+        x=scores,
+        xbins={"start": 0.0, "end": 1.0001, "size": 0.02},
+        marker_color="#4c7fe0",
+        name="series",
+        hovertemplate="score %{x}<br>%{y} series<extra></extra>",
+    )
+    figure.add_vline(x=TARGET, line_dash="dot", line_color="#8a94a6")
+    figure.update_layout(
+        xaxis={"title": "score (0–1)", "range": [0, 1.01]}, yaxis_title="series", showlegend=False
+    )
+    return _framed(figure, 320)
+
+
+def components(series: pd.DataFrame) -> go.Figure:
+    """What each series' score is made of: a point per component, worst series on top.
+
+    series: columns name and the four components, worst first.
+    """
+    figure = go.Figure()
+    for size, component in zip((17, 13, 9, 5), COMPONENTS, strict=True):  # equal ones stay visible
+        figure.add_scatter(
+            x=series[component],
+            y=series["name"],
+            mode="markers",
+            name=component,
+            marker={"color": COLOURS[component], "size": size},
+            hovertemplate="%{y}<br>" + component + " %{x:.3f}<extra></extra>",
+        )
+    figure.update_yaxes(categoryorder="array", categoryarray=list(series["name"])[::-1])
+    figure.update_layout(xaxis={"title": "component (0–1)", "range": [-0.02, 1.04]})
+    return _framed(figure, ROW_PIXELS * len(series) + 130)
+
+
+def gap_map(gaps: pd.DataFrame) -> go.Figure:
+    """Missing bars by series and month. gaps: columns name, month, missing."""
+    grid = gaps.pivot_table(index="name", columns="month", values="missing", fill_value=0)
+    figure = go.Figure(
+        go.Heatmap(
+            z=grid.to_numpy(),
+            x=[f"{month:%Y-%m}" for month in grid.columns],
+            y=list(grid.index),
+            colorscale=[[0.0, "rgba(138,148,166,.15)"], [1.0, "#d64550"]],
+            colorbar={"title": "bars"},
+            hovertemplate="%{y}<br>%{x}<br>%{z} bars missing<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    return _framed(figure, ROW_PIXELS * len(grid) + 130)
+
+
+def symbol_days(scores: pd.DataFrame) -> go.Figure:
+    """Scores by symbol and day, lowest symbols first. scores: columns symbol, date, score."""
+    days = pd.to_datetime(scores["date"])
+    first = min(days.min(), days.max() - pd.Timedelta(days=FEW_DAYS))
+    grid = scores.assign(date=days).pivot_table(index="symbol", columns="date", values="score")
+    grid = grid.reindex(columns=pd.date_range(first, days.max()))
+    order = grid.mean(axis=1).sort_values(ascending=False).index
+    figure = go.Figure(
+        go.Heatmap(
+            z=grid.loc[order].to_numpy(),
+            x=[f"{day:%m-%d}" for day in grid.columns],
+            y=list(order),
+            zmin=0,
+            zmax=1,
+            colorscale=SCORES,
+            colorbar={"title": "score"},
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y}<br>%{x}<br>score %{z:.3f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    return _framed(figure, ROW_PIXELS * len(grid) + 130)
+
+
+def candlestick(
+    candles: pd.DataFrame, flags: pd.DataFrame, overlays: tuple[str, ...], below: str | None
+) -> go.Figure:
+    """Candles with features over them, volume below, and flagged bars marked.
+
+    candles: ts, open, high, low, close, volume and the features. flags: ts, severity, text.
+    overlays: features in the unit of prices; below: a feature with a panel of its own, if any.
+    """
+    heights = [0.66, 0.17, 0.17] if below else [0.78, 0.22]
+    figure = make_subplots(
+        rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03
+    )
+    figure.add_candlestick(
+        x=candles["ts"],
+        open=candles["open"],
+        high=candles["high"],
+        low=candles["low"],
+        close=candles["close"],
+        name="price",
+        increasing_line_color=UP,
+        decreasing_line_color=DOWN,
+        row=1,
+        col=1,
+    )
+    for feature in overlays:
+        figure.add_scatter(
+            x=candles["ts"], y=candles[feature], name=feature, mode="lines", row=1, col=1
+        )
+    rising = candles["close"] >= candles["open"]
+    figure.add_bar(
+        x=candles["ts"],
+        y=candles["volume"],
+        name="volume",
+        marker_color=rising.map({True: UP, False: DOWN}),
+        hovertemplate="%{x}<br>%{y:,.0f} traded<extra></extra>",
+        row=2,
+        col=1,
+    )
+    if below:
+        figure.add_scatter(x=candles["ts"], y=candles[below], name=below, row=3, col=1)
+        figure.update_yaxes(title_text=below, row=3, col=1)
+    _mark(figure, candles, flags)
+    figure.update_yaxes(title_text="price", row=1, col=1)
+    figure.update_yaxes(title_text="volume", row=2, col=1)
+    figure.update_xaxes(rangeslider_visible=False)
+    return _framed(figure, 560)
+
+
+def _mark(figure: go.Figure, candles: pd.DataFrame, flags: pd.DataFrame) -> None:
+    high = candles["high"].max()
+    for severity, symbol in FLAG_SYMBOLS.items():
+        part = flags[flags["severity"] == severity]
+        if part.empty:
+            continue
+        figure.add_scatter(
+            x=part["ts"],
+            y=[high] * len(part),
+            mode="markers",
+            name=f"flag: {severity}",
+            marker={"symbol": symbol, "size": 9, "color": "#e07b39"},
+            text=part["text"],
+            hovertemplate="%{x}<br>%{text}<extra></extra>",
+            row=1,
+            col=1,
+        )
+
+
+def _framed(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+    )
+    figure.update_yaxes(automargin=True)
+    return figure

@@ -1,0 +1,135 @@
+"""The quality of all series together: over time, by component, the worst, and the gaps.
+
+Scores and components 0–1. Inactive symbols are left out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class DayOfQuality:
+    """One UTC day's mean over the series enriched on it, and its worst."""
+
+    date: dt.date
+    series: int
+    score: float
+    lowest: float
+    completeness: float
+    validation: float
+    features: float
+    freshness: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesQuality:
+    """A series' newest score with its components."""
+
+    symbol: str
+    timeframe: str
+    date: dt.date
+    score: float
+    completeness: float
+    validation: float
+    features: float
+    freshness: float
+    status: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GapsOfMonth:
+    """Bars of a series that are missing from one month."""
+
+    symbol: str
+    timeframe: str
+    month: dt.date
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOfDay:
+    """A symbol's lowest score of a day, over its timeframes."""
+
+    symbol: str
+    date: dt.date
+    score: float
+
+
+class QualityOverview:
+    """Reads what the scores of all series say together."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def days(self, days: int = 90) -> list[DayOfQuality]:
+        """The last `days` days on which something was enriched, oldest first."""
+        with self._db.begin() as conn:
+            return [DayOfQuality(*row) for row in conn.execute(text(_DAYS), {"days": days})]
+
+    def worst(self, limit: int = 20) -> list[SeriesQuality]:
+        """The series with the lowest newest score of the last week, worst first."""
+        with self._db.begin() as conn:
+            return [SeriesQuality(*row) for row in conn.execute(text(_WORST), {"limit": limit})]
+
+    def gaps(self, series: int = 20) -> list[GapsOfMonth]:
+        """The open gaps by month of the `series` that miss most."""
+        with self._db.begin() as conn:
+            return [GapsOfMonth(*row) for row in conn.execute(text(_GAPS), {"series": series})]
+
+    def symbol_days(self, symbols: int = 40, days: int = 30) -> list[ScoreOfDay]:
+        """The last days of the `symbols` whose mean score over them is lowest."""
+        values = {"symbols": symbols, "days": days}
+        with self._db.begin() as conn:
+            return [ScoreOfDay(*row) for row in conn.execute(text(_SYMBOL_DAYS), values)]
+
+
+_DAYS = """
+SELECT m.date, count(*), avg(m.avg_quality_score), min(m.avg_quality_score),
+    avg(m.data_completeness), avg(m.validation), avg(m.features), avg(m.freshness)
+FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+WHERE m.date > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
+GROUP BY m.date ORDER BY m.date
+"""
+
+_WORST = """
+SELECT symbol, timeframe, date, avg_quality_score, data_completeness, validation, features,
+    freshness, status, reasons
+FROM (
+    SELECT DISTINCT ON (m.symbol, m.timeframe) m.*
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date > (now() AT TIME ZONE 'UTC')::date - 7
+    ORDER BY m.symbol, m.timeframe, m.date DESC) newest
+ORDER BY avg_quality_score, symbol, timeframe LIMIT :limit
+"""
+
+_GAPS = """
+WITH open AS (
+    SELECT g.symbol, g.timeframe, date_trunc('month', g.ts AT TIME ZONE 'UTC')::date AS month,
+        count(*) AS missing
+    FROM bar_gaps g JOIN tracked_symbols t ON t.symbol = g.symbol AND t.active
+    WHERE g.resolved_at IS NULL GROUP BY 1, 2, 3
+), most AS (
+    SELECT symbol, timeframe FROM open GROUP BY symbol, timeframe
+    ORDER BY sum(missing) DESC, symbol, timeframe LIMIT :series
+)
+SELECT symbol, timeframe, month, missing FROM open JOIN most USING (symbol, timeframe)
+ORDER BY symbol, timeframe, month
+"""
+
+_SYMBOL_DAYS = """
+WITH recent AS (
+    SELECT m.symbol, m.date, min(m.avg_quality_score) AS score
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer) GROUP BY 1, 2
+), lowest AS (
+    SELECT symbol FROM recent GROUP BY symbol ORDER BY avg(score), symbol LIMIT :symbols
+)
+SELECT symbol, date, score FROM recent JOIN lowest USING (symbol) ORDER BY symbol, date
+"""
