@@ -5,6 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 import enrichment.dashboard
+from enrichment.dashboard import access
 
 st.set_page_config(
     page_title="market-enrichment",
@@ -13,6 +14,7 @@ st.set_page_config(
     menu_items={"About": "market-enrichment fills a market-data warehouse every night."},
 )
 
+access.gate()
 pages = Path(enrichment.dashboard.__file__).parent / "pages"
 st.navigation(
     [

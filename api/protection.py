@@ -5,7 +5,6 @@ change at all.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from flask import Flask, Request, Response, current_app, request
 
 from api.envelope import problem
 from api.operation import described
+from enrichment.supervisor import is_loopback
 from resilience import RateLimiter
 
 MOST_CLIENTS = 4096
@@ -112,14 +112,6 @@ def protect(app: Flask, protection: Protection) -> None:
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the name or address means this very machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _host(received: Request) -> str:

@@ -12,7 +12,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
 from api.enrichment import Schedule
-from api.protection import Clients, is_loopback
+from api.protection import Clients
 from api.recent import Recent
 from enrichment import alerting, bootstrap
 from enrichment.alerts.rules import Rule
@@ -22,7 +22,7 @@ from enrichment.config import Settings
 from enrichment.errors import ConfigurationError
 from enrichment.storage.database import Database
 from enrichment.storage.revision import require_current
-from enrichment.supervisor import require_free
+from enrichment.supervisor import is_loopback, require_free
 from resilience import init_resilience_manager
 
 THREADS = 16

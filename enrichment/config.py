@@ -93,7 +93,16 @@ class Settings(BaseSettings):
     enrichment_api_rate: int = Field(
         3000, ge=0, description="requests a minute that the API answers to one client; 0: any"
     )
+    enrichment_dashboard_host: str = Field(
+        "127.0.0.1", description="address the dashboard listens on"
+    )
     enrichment_dashboard_port: Port = Field(8501, description="port of the dashboard")
+    enrichment_dashboard_password: Secret = Field(
+        None, description="password of operators; required beyond loopback"
+    )
+    enrichment_dashboard_viewer_password: Secret = Field(
+        None, description="password of those who may only look"
+    )
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
     enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(
         "threads", description="where symbols are enriched"

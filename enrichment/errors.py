@@ -8,6 +8,7 @@ EnrichmentError
 │   ├── UnknownJob              there is no job of this id
 │   ├── UnknownBreaker          there is no breaker of this name
 │   ├── UnknownRule             there is no alert rule of this name
+│   ├── NotAllowed              whoever asks may look, but not change anything
 │   ├── Conflict                well put, but not possible as things stand, or together
 │   └── NotTracked              the symbol is not (or no longer) tracked
 ├── ProviderError               a vendor's answer could not be used
@@ -67,6 +68,10 @@ class UnknownBreaker(InvalidRequest):
 
 class UnknownRule(InvalidRequest):
     """There is no alert rule of this name."""
+
+
+class NotAllowed(InvalidRequest):
+    """Whoever asks may look, but not change anything."""
 
 
 class Conflict(InvalidRequest):

@@ -6,6 +6,7 @@ from here, and stops when that closes: so nothing is left running even if this p
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -153,6 +154,14 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address means this very machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def require_free(name: str, host: str, port: int) -> None:

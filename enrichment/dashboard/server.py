@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from enrichment.config import Settings
+from enrichment.errors import ConfigurationError
 from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.supervisor import require_free
+from enrichment.supervisor import is_loopback, require_free
 
 _OPTIONS = {
     "server.headless": "true",
@@ -34,10 +35,16 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
     from streamlit.web import cli
 
-    require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
+    host = settings.enrichment_dashboard_host
+    if settings.enrichment_dashboard_password is None and not is_loopback(host):
+        raise ConfigurationError(
+            f"the dashboard does not listen on {host} without ENRICHMENT_DASHBOARD_PASSWORD: "
+            "set the password, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
+        )
+    require_free("dashboard", host, settings.enrichment_dashboard_port)
     options = {
         **_OPTIONS,
-        "server.address": "127.0.0.1",
+        "server.address": host,
         "server.port": str(settings.enrichment_dashboard_port),
     }
     flags = [f"--{name}={value}" for name, value in options.items()]

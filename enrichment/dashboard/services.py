@@ -10,6 +10,7 @@ import streamlit as st
 
 from enrichment.commands import Commands
 from enrichment.config import Settings
+from enrichment.dashboard.access import require_operator
 from enrichment.storage import reading
 from enrichment.storage.database import Database
 from enrichment.storage.figures import (
@@ -28,8 +29,10 @@ ACTOR = "dashboard"
 
 @dataclass(frozen=True)
 class Services:
+    """The read models; `writing` is for `commands` alone."""
+
     reader: ReadModels
-    commands: Commands
+    writing: Commands
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ def services() -> Services:
         enabled=settings.enable_daily_enrichment,
     )
     return Services(reader, Commands(writing))
+
+
+def commands() -> Commands:
+    """What changes anything; NotAllowed unless this session is an operator's."""
+    require_operator()
+    return services().writing
 
 
 @st.cache_data(ttl=2, show_spinner=False)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from enrichment.dashboard import timelines
 from enrichment.dashboard.page import act, as_of, calmly, live, nothing, seconds, table, with_reason
-from enrichment.dashboard.services import ACTOR, services
+from enrichment.dashboard.services import ACTOR, commands, services
 from enrichment.storage.figures import HistoryPage, Progress
 from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
 
@@ -175,14 +175,14 @@ def listed(items: list[JobItem]) -> None:
 
 def run_again(job_id: UUID, error_class: str | None) -> None:
     act(
-        lambda: services().commands.resume_failed(job_id, actor=ACTOR, error_class=error_class),
+        lambda: commands().resume_failed(job_id, actor=ACTOR, error_class=error_class),
         "Failed symbols are queued again",
     )
 
 
 def cancel(job_id: UUID, reason: str) -> None:
     act(
-        lambda: services().commands.cancel(job_id, actor=ACTOR, reason=reason),
+        lambda: commands().cancel(job_id, actor=ACTOR, reason=reason),
         "Being cancelled: symbols at work end at their next step",
     )
 

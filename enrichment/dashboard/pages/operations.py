@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import streamlit as st
 
 from enrichment.dashboard.page import act, ago, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, services
+from enrichment.dashboard.services import ACTOR, commands, services
 from enrichment.storage.alert_figures import Alert, AlertEvent, AlertReport
 from enrichment.storage.figures import SlotStatus, WorkerStatus
 from enrichment.storage.journal import Action
@@ -157,13 +157,13 @@ def silence(reason: str) -> None:
     rule = st.session_state["rule"]
     length = timedelta(hours=st.session_state["hours"])
     act(
-        lambda: services().commands.silence(rule, length=length, actor=ACTOR, reason=reason),
+        lambda: commands().silence(rule, length=length, actor=ACTOR, reason=reason),
         f"{rule} is silent for {length}",
     )
 
 
 def unsilence(rule: str) -> None:
-    act(lambda: services().commands.unsilence(rule, actor=ACTOR), f"{rule} is heard again")
+    act(lambda: commands().unsilence(rule, actor=ACTOR), f"{rule} is heard again")
 
 
 def silences() -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 from enrichment import health
 from enrichment.dashboard import charts
 from enrichment.dashboard.page import act, ago, as_of, live, number, percent, seconds
-from enrichment.dashboard.services import ACTOR, Figures, figures, services
+from enrichment.dashboard.services import ACTOR, Figures, commands, figures
 from enrichment.domain import is_simulated
 from enrichment.storage.figures import WorkerStatus
 
@@ -24,18 +24,15 @@ ICONS = {
 
 
 def trigger() -> None:
-    commands = services().commands
-    act(lambda: commands.trigger(actor=ACTOR), "Triggered: every active symbol is queued")
+    act(lambda: commands().trigger(actor=ACTOR), "Triggered: every active symbol is queued")
 
 
 def pause() -> None:
-    commands = services().commands
-    act(lambda: commands.pause(actor=ACTOR), "Paused: nothing new starts")
+    act(lambda: commands().pause(actor=ACTOR), "Paused: nothing new starts")
 
 
 def resume() -> None:
-    commands = services().commands
-    act(lambda: commands.resume(actor=ACTOR), "Resumed")
+    act(lambda: commands().resume(actor=ACTOR), "Resumed")
 
 
 def until(then: datetime, now: datetime) -> str:

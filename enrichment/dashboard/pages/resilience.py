@@ -10,7 +10,7 @@ import streamlit as st
 
 from enrichment.dashboard import timelines
 from enrichment.dashboard.page import act, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, services
+from enrichment.dashboard.services import ACTOR, commands, services
 from enrichment.storage.figures import PatternStatus, Transition
 
 TRANSITIONS = 500
@@ -120,7 +120,7 @@ def kept(patterns: Sequence[PatternStatus], kind: str, title: str, fields: tuple
 def override(action: str, reason: str) -> None:
     name = st.session_state["breaker"]
     act(
-        lambda: services().commands.override_breaker(name, action, actor=ACTOR, reason=reason),
+        lambda: commands().override_breaker(name, action, actor=ACTOR, reason=reason),
         f"{name}: {action.replace('_', ' ')}; workers follow within two seconds",
     )
 

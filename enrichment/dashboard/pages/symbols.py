@@ -11,7 +11,7 @@ import streamlit as st
 from enrichment.commands import parse_tracked
 from enrichment.dashboard import quality_charts
 from enrichment.dashboard.page import act, ago, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, services
+from enrichment.dashboard.services import ACTOR, commands, services
 from enrichment.domain import AssetClass, Timeframe
 from enrichment.storage.catalogue import CataloguedSymbol, TimeframeState
 from enrichment.storage.price_chart import Candles
@@ -108,7 +108,6 @@ def one() -> None:
 
 def steer(chosen: CataloguedSymbol) -> None:
     name = chosen.symbol
-    commands = services().commands
     with st.container(horizontal=True):
         st.button(
             f"Trigger {name}",
@@ -116,14 +115,14 @@ def steer(chosen: CataloguedSymbol) -> None:
             key="trigger-one",
             disabled=not chosen.active,
             on_click=lambda: act(
-                lambda: commands.trigger(actor=ACTOR, symbols=[name]), f"Triggered {name}"
+                lambda: commands().trigger(actor=ACTOR, symbols=[name]), f"Triggered {name}"
             ),
         )
         with_reason(
             "Pause",
             f"No run of {name} starts until it is resumed.",
             lambda reason: act(
-                lambda: commands.pause(actor=ACTOR, scope="symbol", key=name, reason=reason),
+                lambda: commands().pause(actor=ACTOR, scope="symbol", key=name, reason=reason),
                 f"{name} is paused",
             ),
             key="pause-one",
@@ -134,14 +133,14 @@ def steer(chosen: CataloguedSymbol) -> None:
             icon=":material/resume:",
             key="resume-one",
             on_click=lambda: act(
-                lambda: commands.resume(actor=ACTOR, scope="symbol", key=name), f"{name} goes on"
+                lambda: commands().resume(actor=ACTOR, scope="symbol", key=name), f"{name} goes on"
             ),
         )
         with_reason(
             "Deactivate",
             f"{name} is no longer enriched; what is stored of it stays.",
             lambda reason: act(
-                lambda: commands.untrack(name, actor=ACTOR, reason=reason),
+                lambda: commands().untrack(name, actor=ACTOR, reason=reason),
                 f"{name} is no longer enriched",
             ),
             key="deactivate",
@@ -176,7 +175,7 @@ def picture(chosen: CataloguedSymbol, state: TimeframeState, days: int, panel: s
 def add() -> None:
     chosen = st.session_state
     act(
-        lambda: services().commands.track(
+        lambda: commands().track(
             [
                 parse_tracked(
                     chosen["new-symbol"], chosen["new-class"], ",".join(chosen["new-timeframes"])
@@ -221,7 +220,7 @@ def imported(content: str) -> None:
         type="primary",
         key="import",
         on_click=lambda: act(
-            lambda: services().commands.track(found.symbols, actor=ACTOR),
+            lambda: commands().track(found.symbols, actor=ACTOR),
             f"{len(rows)} symbols are tracked",
         ),
     )

@@ -1,0 +1,94 @@
+"""Signing in to the dashboard: viewers look, operators act, nobody guesses for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from integration.api_client import tracking
+from streamlit.testing.v1 import AppTest
+
+from enrichment.config import Settings
+from enrichment.dashboard import server
+from enrichment.dashboard.access import TRIES_A_MINUTE, role_of
+from enrichment.errors import ConfigurationError
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+
+APP = Path(__file__).parents[2] / "app.py"
+
+
+@pytest.fixture
+def app(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The dashboard with a password for each role."""
+    tracking(db)
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    monkeypatch.setenv("ENRICHMENT_DASHBOARD_PASSWORD", "helm")
+    monkeypatch.setenv("ENRICHMENT_DASHBOARD_VIEWER_PASSWORD", "glass")
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    return AppTest.from_file(str(APP), default_timeout=30).run()
+
+
+def sign_in(app: AppTest, password: str) -> AppTest:
+    app.text_input(key="password").set_value(password)
+    app.button[0].click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def labels(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
+def paused(db: Database) -> bool:
+    return bool(ReadModels(db, hour=1, minute=30, enabled=True).pauses())
+
+
+def test_nothing_is_shown_before_signing_in(app: AppTest) -> None:
+    assert labels(app) == ["Sign in"]
+    assert not app.metric
+    sign_in(app, "guess")
+    assert "not the password" in app.error[0].value
+    assert not app.metric
+
+
+def test_a_viewer_sees_all_and_changes_nothing(app: AppTest, db: Database) -> None:
+    sign_in(app, "glass")
+    assert app.metric
+    next(button for button in app.button if button.label == "Pause").click().run()
+    assert not app.exception
+    assert not paused(db)
+    assert "look, not change" in app.toast[0].value
+
+
+def test_an_operator_acts_until_signing_out(app: AppTest, db: Database) -> None:
+    sign_in(app, "helm")
+    next(button for button in app.button if button.label == "Pause").click().run()
+    assert paused(db)
+    next(button for button in app.button if button.label == "Sign out").click().run()
+    assert labels(app) == ["Sign in"]
+
+
+def test_guessing_is_limited(app: AppTest) -> None:
+    for _ in range(TRIES_A_MINUTE):
+        sign_in(app, "guess")
+    sign_in(app, "helm")
+    assert "Too many tries" in app.error[0].value
+    assert not app.metric
+
+
+@pytest.mark.parametrize(
+    ("given", "role"),
+    [("helm", "operator"), ("glass", "viewer"), ("", None), ("Helm", None), ("helm ", None)],
+)
+def test_each_password_has_its_role(given: str, role: str | None) -> None:
+    assert role_of(given, {"operator": "helm", "viewer": "glass"}) == role
+    assert role_of(given, {}) is None
+
+
+def test_without_a_password_it_is_not_served_to_others() -> None:
+    settings = Settings(enrichment_dashboard_host="0.0.0.0")
+    with pytest.raises(ConfigurationError, match="ENRICHMENT_DASHBOARD_PASSWORD"):
+        server.serve(settings)
