@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from e2e.running import Running
 from playwright.sync_api import Page, expect, sync_playwright
 from sqlalchemy import text
@@ -49,6 +50,11 @@ def test_the_overview_shows_real_figures(demo: Running, page: Page) -> None:
     expect(page.get_by_text("data as of")).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_test_id("stMetric").filter(has_text="Workers alive")).to_contain_text("1")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.goto(demo.dashboard)
+        assert barriers(page) == []
+    page.emulate_media(color_scheme="light")
     assert complaints == []
 
 
@@ -90,7 +96,19 @@ def opened(page: Page, demo: Running, name: str) -> list[str]:
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("data as of").first).to_be_visible()
     expect(page.get_by_text("encountered an error")).to_have_count(0)
+    assert barriers(page) == []
     return complaints
+
+
+def barriers(page: Page) -> list[str]:
+    """What would keep people from using the page: axe-core's serious and critical findings."""
+    page.locator(".js-plotly-plot, [data-testid=stDataFrame]").first.wait_for()
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']}: {violation['nodes'][0]['html'][:200]}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+    ]
 
 
 def with_reason(page: Page, label: str, reason: str) -> None:

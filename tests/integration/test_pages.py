@@ -228,3 +228,25 @@ def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -
     assert (first["open"], first["low"]) == (0, -2)
     assert (first["close"], first["high"], first["rsi_14"]) == (each, each + 1, each - 1)
     assert found.frame["close"].iloc[-1] == count
+
+
+def test_less_than_everything_is_triggered_paused_and_resumed(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking(db)
+    page = opened("overview", db_url, monkeypatch)
+    assert page.button(key="trigger-some").label == "Trigger these 3"
+    page.selectbox(key="trigger-class").set_value("stock").run()
+    assert page.button(key="trigger-some").label == "Trigger these 2"
+    page.button(key="trigger-some").click().run()
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    assert [details.total for details in reader.history(10).details] == [2]
+    assert page.button(key="pause-some").disabled
+    page.selectbox(key="pause-scope").set_value("provider yahoo").run()
+    page.text_input(key="pause-reason").set_value("maintenance").run()
+    page.button(key="pause-some").click().run()
+    (pause,) = reader.pauses()
+    assert (pause.scope, pause.key, pause.reason) == ("provider", "yahoo", "maintenance")
+    assert pause.until is not None
+    page.button(key="resume-provider-yahoo").click().run()
+    assert reader.pauses() == []

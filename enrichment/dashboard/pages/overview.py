@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pandas as pd
 import streamlit as st
 
 from enrichment import health
+from enrichment.clock import utc_now
 from enrichment.dashboard import charts
-from enrichment.dashboard.page import act, ago, as_of, live, number, percent, seconds
+from enrichment.dashboard.page import act, ago, as_of, calmly, live, number, percent, seconds
 from enrichment.dashboard.services import ACTOR, Figures, commands, figures
-from enrichment.domain import is_simulated
+from enrichment.domain import PROVIDER_NAMES, is_simulated
 from enrichment.storage.figures import WorkerStatus
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
@@ -208,5 +209,76 @@ def overview() -> None:
     as_of(data.overview.timestamp)
 
 
+def some() -> None:
+    """Triggering and pausing less than everything."""
+    series = [s for s in figures().series if s.active]
+    if not series:
+        return
+    with st.container(horizontal=True):
+        trigger_some({s.symbol: s.asset_class for s in series})
+        pause_some(sorted({s.asset_class for s in series}))
+
+
+def trigger_some(classes: Mapping[str, str]) -> None:
+    """classes: active symbol → asset class."""
+    with st.popover("Trigger some", icon=":material/play_arrow:"):
+        kinds = sorted(set(classes.values()))
+        kind = st.selectbox("Asset class", ["all", *kinds], key="trigger-class")
+        offered = [name for name, own in classes.items() if kind in ("all", own)]
+        names = st.multiselect(
+            "Symbols", offered, key="trigger-symbols", placeholder="all of these"
+        )
+        wanted = names or offered
+        st.button(
+            f"Trigger these {len(wanted)}",
+            key="trigger-some",
+            type="primary",
+            on_click=lambda: act(
+                lambda: commands().trigger(actor=ACTOR, symbols=wanted),
+                f"Triggered: {len(wanted)} symbols are queued",
+            ),
+        )
+
+
+def pause_some(kinds: Sequence[str]) -> None:
+    scopes = {f"asset class {kind}": ("asset_class", kind) for kind in kinds}
+    scopes |= {f"provider {name}": ("provider", name) for name in PROVIDER_NAMES}
+    with st.popover("Pause some", icon=":material/pause:"):
+        chosen = st.selectbox("What", list(scopes), key="pause-scope") or next(iter(scopes))
+        minutes = st.number_input("Minutes", 1, 525_600, 120, key="pause-minutes")
+        reason = st.text_input("Reason, kept in the audit", key="pause-reason", max_chars=500)
+        scope, key = scopes[chosen]
+        st.button(
+            f"Pause {chosen}",
+            key="pause-some",
+            type="primary",
+            disabled=not reason.strip(),
+            on_click=lambda: act(
+                lambda: commands().pause(
+                    actor=ACTOR,
+                    scope=scope,
+                    key=key,
+                    reason=reason.strip(),
+                    until=utc_now() + timedelta(minutes=minutes),
+                ),
+                f"Paused: {chosen}, for {minutes} minutes",
+            ),
+        )
+    for pause in figures().pauses:
+        if pause.scope != "global":
+            st.button(
+                f"Resume {pause.scope.replace('_', ' ')} {pause.key}",
+                icon=":material/resume:",
+                key=f"resume-{pause.scope}-{pause.key}",
+                on_click=resume_one,
+                args=(pause.scope, pause.key),
+            )
+
+
+def resume_one(scope: str, key: str) -> None:
+    act(lambda: commands().resume(actor=ACTOR, scope=scope, key=key), f"Resumed {key}")
+
+
 st.title("Market enrichment")
 live(overview)
+calmly(some)
