@@ -14,6 +14,12 @@ COLOURS = {
     "features": "#e0a82e",
     "freshness": "#8b6fd6",
 }
+LINES = {
+    "sma_20": {"color": "#4c7fe0", "width": 1.5},
+    "sma_50": {"color": "#e0a82e", "width": 1.5},
+    "bollinger_upper": {"color": "#8a94a6", "width": 1, "dash": "dot"},
+    "bollinger_lower": {"color": "#8a94a6", "width": 1, "dash": "dot"},
+}
 UP, DOWN = "#2f9e6e", "#d64550"
 FLAG_SYMBOLS = {"error": "x", "warning": "triangle-down", "info": "circle-open"}
 SCORES = [[0.0, "#d64550"], [0.8, "#e0a82e"], [0.9, "#9fc9a5"], [1.0, "#2f9e6e"]]
@@ -157,7 +163,13 @@ def candlestick(
     )
     for feature in overlays:
         figure.add_scatter(
-            x=candles["ts"], y=candles[feature], name=feature, mode="lines", row=1, col=1
+            x=candles["ts"],
+            y=candles[feature],
+            name=feature,
+            mode="lines",
+            line=LINES.get(feature, {}),
+            row=1,
+            col=1,
         )
     rising = candles["close"] >= candles["open"]
     figure.add_bar(
@@ -170,7 +182,8 @@ def candlestick(
         col=1,
     )
     if below:
-        figure.add_scatter(x=candles["ts"], y=candles[below], name=below, row=3, col=1)
+        line = {"color": "#8b6fd6", "width": 1.5}
+        figure.add_scatter(x=candles["ts"], y=candles[below], name=below, line=line, row=3, col=1)
         figure.update_yaxes(title_text=below, row=3, col=1)
     _mark(figure, candles, flags)
     figure.update_yaxes(title_text="price", row=1, col=1)

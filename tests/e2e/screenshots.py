@@ -22,16 +22,37 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-def shoot(browser: Browser, demo: Running, folder: Path, theme: str) -> None:
+# Page → its picture's name, height in pixels, what to bring into view, in which theme.
+PAGES = (
+    ("Overview", "overview-light", 1330, None, "light"),
+    ("Overview", "overview-dark", 1330, None, "dark"),
+    ("Symbols", "symbols-light", 900, "One symbol", "light"),
+    ("Jobs", "jobs-dark", 1330, None, "dark"),
+)
+
+
+def shoot(
+    browser: Browser,
+    demo: Running,
+    file: Path,
+    name: str,
+    height: int,
+    seen: str | None,
+    theme: str,
+) -> None:
     page = browser.new_page(
-        viewport={"width": 1440, "height": 1330},
+        viewport={"width": 1440, "height": height},
         color_scheme="dark" if theme == "dark" else "light",
     )
     page.goto(demo.dashboard)
-    expect(page.get_by_text("data as of")).to_be_attached(timeout=30_000)
-    expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    page.wait_for_timeout(1500)  # the charts' entrance
-    page.screenshot(path=folder / f"overview-{theme}.png")
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_text("data as of").first).to_be_attached(timeout=30_000)
+    expect(page.locator(".js-plotly-plot").first).to_be_attached()
+    page.wait_for_timeout(3000)  # the charts' entrance
+    if seen is not None:
+        page.get_by_role("heading", name=seen).evaluate("found => found.scrollIntoView()")
+        page.wait_for_timeout(500)
+    page.screenshot(path=file)
     page.close()
 
 
@@ -46,8 +67,8 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for theme in ("light", "dark"):
-            shoot(browser, demo, folder, theme)
+        for name, file, height, seen, theme in PAGES:
+            shoot(browser, demo, folder / f"{file}.png", name, height, seen, theme)
         browser.close()
 
 
