@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
@@ -135,9 +135,7 @@ def _part(name: str, kind: Any, value: Any) -> Any:
 
 def _query(model: type[Query]) -> Query:
     several = {
-        info.alias or name
-        for name, info in model.model_fields.items()
-        if "list" in str(info.annotation)
+        info.alias or name for name, info in model.model_fields.items() if _is_list(info.annotation)
     }
     values: dict[str, Any] = {}
     for name, given in request.args.lists():
@@ -148,6 +146,11 @@ def _query(model: type[Query]) -> Query:
         return model.model_validate(values)
     except ValidationError as exc:
         raise Refused(_complaints(exc, known=_names(model))) from None
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a field takes several values, or None."""
+    return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
 
 
 def _body(model: type[BaseModel]) -> BaseModel:

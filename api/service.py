@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app
+from flask import Blueprint, Response, current_app
 
 from api import docs, openapi
 from api.envelope import adapter, answer, problem
@@ -68,9 +67,9 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
 
 
 def _document() -> dict[str, Any]:
-    return _of(current_app._get_current_object())  # type: ignore[attr-defined]  # the app itself
-
-
-@cache
-def _of(app: Flask) -> dict[str, Any]:
-    return openapi.document(app)
+    """The application's description, made once."""
+    made: dict[str, Any] = current_app.extensions
+    if "openapi" not in made:
+        made["openapi"] = openapi.document(current_app)
+    found: dict[str, Any] = made["openapi"]
+    return found
