@@ -37,6 +37,8 @@ def _executed(notebook: Path, environment: Mapping[str, str]) -> NotebookNode:
     client = NotebookClient(
         node,
         timeout=60,
+        iopub_timeout=60,  # what a busy machine shows late is waited for, not left out
+        raise_on_iopub_timeout=True,
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(notebook.parent)}},
