@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,16 @@ def shared_db(server: Database) -> Iterator[Database]:
     """A database that the tests of a module share, where what one leaves can't change another."""
     with own_database(server) as database:
         yield database
+
+
+@pytest.fixture
+def own_main() -> Iterator[None]:
+    """Streamlit's tester puts the page in the place of `__main__`, which processes that other
+    tests spawn would then run.
+    """
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_every_operation_does_what_its_description_says(
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"),
-                *("--checks", "all", "--max-examples", "30", "--generation-deterministic"),
+                *("--checks", "all", "--max-examples", "15", "--generation-deterministic"),
                 *("-H", f"Authorization: Bearer {BEARER}", "--no-color", "--no-shrink"),
             ],
             cwd=tmp_path,

@@ -16,7 +16,7 @@ def test_reading_two_hundred_thousand_rows(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(TESTS / "benchmarks" / "api_reads.py")),
-            *("--rows", "200000", "--symbols", "100", "--seconds", "0.3", "--json", str(found)),
+            *("--rows", "200000", "--symbols", "100", "--seconds", "0.1", "--json", str(found)),
         ],
         env={"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True,

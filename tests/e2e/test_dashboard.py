@@ -62,10 +62,10 @@ def test_pause_and_resume_take_effect_in_page_and_database(
     demo: Running, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
-    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_text("Everything is paused by dashboard")).to_be_visible()
     assert count(demo_db, "SELECT count(*) FROM pauses") == 1
-    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Resume", exact=True).click()
     expect(page.get_by_text("Everything is paused by dashboard")).to_have_count(0)
     assert count(demo_db, "SELECT count(*) FROM pauses") == 0
     audited = "SELECT count(*) FROM operator_actions WHERE actor = 'dashboard'"

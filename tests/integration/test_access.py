@@ -16,6 +16,7 @@ from enrichment.errors import ConfigurationError
 from enrichment.storage.database import Database
 from enrichment.storage.read_models import ReadModels
 
+pytestmark = pytest.mark.usefixtures("own_main")
 APP = Path(__file__).parents[2] / "app.py"
 
 

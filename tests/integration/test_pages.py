@@ -23,6 +23,7 @@ from enrichment.storage.resilience_state import ResilienceStore
 from enrichment.storage.workers import WorkerRegistry
 from resilience import init_resilience_manager
 
+pytestmark = pytest.mark.usefixtures("own_main")
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
 NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
 
