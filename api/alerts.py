@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, unless_known, with_next
+from api.envelope import answer, paged, unless_known
 from api.operation import operation
 from api.parameters import Limit, NumberCursor, Query, Reason, Text, Whole
 from enrichment.clock import utc_now
@@ -64,9 +64,12 @@ def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
     def history(query: AlertHistoryQuery) -> Response:
         """What fired and was resolved, newest first, and who took the news of it."""
         found = store.history(query.limit + 1, query.cursor)
-        page = found[: query.limit]
-        response = unless_known(AlertHistoryAnswer(utc_now(), len(page), page))
-        return with_next(response, page[-1].id if len(found) > len(page) else None)
+        return paged(
+            found,
+            query.limit,
+            lambda page: AlertHistoryAnswer(utc_now(), len(page), page),
+            lambda last: last.id,
+        )
 
     @bp.post("/<rule>/silence")
     @operation("alerts", SilenceAnswer, changes=True)

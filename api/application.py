@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from api import alerts, data, enrichment, jobs, metrics, operations, service, symbols
 from api.enrichment import Schedule
 from api.envelope import from_error, problem
-from api.operation import Refused, described
+from api.operation import Refused, asked_for
 from api.protection import Clients, Protection, protect
 from api.recent import Recent
 from enrichment.commands import Commands
@@ -47,7 +47,7 @@ def create_app(
 
     @app.after_request
     def forget_what_changed(response: Response) -> Response:
-        operation = described(app.view_functions.get(request.endpoint or ""))
+        operation = asked_for()
         if operation is not None and operation.changes:
             recent.forget()
         return response

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, stream_with_context
 from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
-from api.envelope import unless_known, with_next
+from api.envelope import paged, unless_known
 from api.operation import operation
 from api.parameters import Limit, Moment, NumberCursor, Query, Symbol, Whole
 from enrichment.clock import utc_now
@@ -75,7 +75,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         """
         found = reader.quality.of(symbol, query.days)
         if found is None:
-            raise _unknown(symbol)
+            raise NotTracked.of(symbol)
         return unless_known(found)
 
     @bp.get("/corrections")
@@ -89,9 +89,12 @@ def blueprint(reader: ReadModels) -> Blueprint:
             since=query.since,
             before=query.cursor,
         )
-        page = found[: query.limit]
-        response = unless_known(CorrectionsAnswer(utc_now(), len(page), page))
-        return with_next(response, page[-1].id if len(found) > len(page) else None)
+        return paged(
+            found,
+            query.limit,
+            lambda page: CorrectionsAnswer(utc_now(), len(page), page),
+            lambda last: last.id,
+        )
 
     @bp.get("/bars/<symbol>")
     @operation("data", content=_contents())
@@ -101,7 +104,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         Simulated series, of the sandbox vendor, are named by the header `X-Simulated: true`.
         """
         if not reader.bars.known(symbol):
-            raise _unknown(symbol)
+            raise NotTracked.of(symbol)
         columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
         batches = reader.bars.chunks(
             symbol, query.timeframe, columns, query.start, query.end, query.limit
@@ -149,7 +152,3 @@ def _file(pieces: Any, symbol: str, query: BarsQuery) -> Response:
     if is_simulated(symbol):
         response.headers["X-Simulated"] = "true"
     return response
-
-
-def _unknown(symbol: str) -> NotTracked:
-    return NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")

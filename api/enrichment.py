@@ -209,7 +209,7 @@ def blueprint(
         """A tracked symbol's newest run."""
         found = reader.job_status(symbol)
         if found is None:
-            raise NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")
+            raise NotTracked.of(symbol)
         return unless_known(found)
 
     @bp.post("/trigger")
@@ -264,7 +264,7 @@ def blueprint(
         """Jobs, newest first."""
         found = reader.history(query.limit, _history_key(query.cursor))
         response = unless_known(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
-        return with_next(response, None if found.next is None else _history_cursor(found.next))
+        return with_next(response, _history_cursor(found.next)) if found.next else response
 
     @bp.get("/resilience")
     @operation("resilience", ResilienceAnswer)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Response, request, url_for
 from pydantic import TypeAdapter
@@ -23,7 +23,16 @@ from enrichment.errors import (
     UnknownRule,
 )
 
+T = TypeVar("T")
 _adapters: dict[type, TypeAdapter[Any]] = {}
+_TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # the general one last
+    NotTracked: (404, "Not tracked"),
+    UnknownJob: (404, "Unknown job"),
+    UnknownBreaker: (404, "Unknown breaker"),
+    UnknownRule: (404, "Unknown rule"),
+    Conflict: (409, "Conflict"),
+    InvalidRequest: (400, "Invalid request"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +79,24 @@ def unless_known(value: Any) -> Response:
     return response
 
 
-def with_next(response: Response, key: object | None) -> Response:
-    """The response with a link to the page that begins after `key`; None: there is none."""
-    if key is not None and request.endpoint is not None:
-        values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
-        following = url_for(request.endpoint, **{**values, "cursor": str(key)})
-        response.headers["Link"] = f'<{following}>; rel="next"'
+def paged(
+    found: Sequence[T], limit: int, made: Callable[[Sequence[T]], Any], key: Callable[[T], object]
+) -> Response:
+    """A page of up to `limit`, with a link to the next one if more was found.
+
+    found: what was asked for with one more than `limit`. made: a page's answer. key: what the
+    page after an entry begins behind.
+    """
+    page = found[:limit]
+    response = unless_known(made(page))
+    return with_next(response, key(page[-1])) if len(found) > limit else response
+
+
+def with_next(response: Response, key: object) -> Response:
+    """The response with a link to the page that begins after `key`."""
+    values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
+    following = url_for(str(request.endpoint), **{**values, "cursor": str(key)})
+    response.headers["Link"] = f'<{following}>; rel="next"'
     return response
 
 
@@ -88,18 +109,9 @@ def problem(status: int, title: str, detail: str, complaints: Sequence[Complaint
 
 def from_error(error: EnrichmentError) -> Response:
     """The problem that an error of ours stands for."""
-    if isinstance(error, NotTracked):
-        return problem(404, "Not tracked", str(error))
-    if isinstance(error, UnknownJob):
-        return problem(404, "Unknown job", str(error))
-    if isinstance(error, UnknownBreaker):
-        return problem(404, "Unknown breaker", str(error))
-    if isinstance(error, UnknownRule):
-        return problem(404, "Unknown rule", str(error))
-    if isinstance(error, Conflict):
-        return problem(409, "Conflict", str(error))
-    if isinstance(error, InvalidRequest):
-        return problem(400, "Invalid request", str(error))
+    for kind, (status, title) in _TITLES.items():
+        if isinstance(error, kind):
+            return problem(status, title, str(error))
     if isinstance(error, DatabaseUnavailable):
         response = problem(503, "Database unavailable", "the database does not answer: try again")
         response.headers["Retry-After"] = "5"

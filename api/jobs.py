@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -11,14 +11,13 @@ from uuid import UUID
 from flask import Blueprint, Response, request
 
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, unless_known, with_next
+from api.envelope import answer, paged, unless_known
 from api.operation import operation
 from api.parameters import Limit, Query, Reason, SymbolCursor, Text
 from enrichment.clock import utc_now
 from enrichment.commands import Commands
 from enrichment.errors import UnknownJob
-from enrichment.storage.figures import Progress
-from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
+from enrichment.storage.job_report import ErrorGroup, JobItem
 from enrichment.storage.read_models import ReadModels
 
 
@@ -93,11 +92,14 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     def items(job_id: UUID, query: ItemsQuery) -> Response:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
-            raise _unknown(job_id)
+            raise UnknownJob.of(job_id)
         found = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
-        page = found[: query.limit]
-        response = unless_known(ItemsAnswer(utc_now(), job_id, len(page), page))
-        return with_next(response, page[-1].symbol if len(found) > len(page) else None)
+        return paged(
+            found,
+            query.limit,
+            lambda page: ItemsAnswer(utc_now(), job_id, len(page), page),
+            lambda last: last.symbol,
+        )
 
     @bp.post("/<uuid:job_id>/cancel")
     @operation("jobs", JobAnswer, changes=True, problems=(409,))
@@ -121,34 +123,7 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
 def _job(reader: ReadModels, job_id: UUID) -> JobAnswer:
     asked, progress = reader.jobs.request(job_id), reader.progress(job_id)
     if asked is None or progress is None:
-        raise _unknown(job_id)
+        raise UnknownJob.of(job_id)
     groups = reader.jobs.error_groups(job_id) if progress.counts.get("failed") else []
-    return _together(asked, progress, groups)
-
-
-def _together(asked: JobRequest, progress: Progress, groups: Sequence[ErrorGroup]) -> JobAnswer:
-    return JobAnswer(
-        timestamp=utc_now(),
-        job_id=progress.job_id,
-        state=progress.state,
-        kind=asked.kind,
-        requested_by=asked.requested_by,
-        reason=asked.reason,
-        created_at=asked.created_at,
-        started_at=asked.started_at,
-        completed_at=asked.completed_at,
-        cancel_requested_at=asked.cancel_requested_at,
-        total=progress.total,
-        counts=dict(progress.counts),
-        at_work=dict(progress.at_work),
-        inserted=progress.inserted,
-        updated=progress.updated,
-        duration_seconds=progress.duration_seconds,
-        symbols_per_second=progress.symbols_per_second,
-        eta_seconds=progress.eta_seconds,
-        error_groups=groups,
-    )
-
-
-def _unknown(job_id: UUID) -> UnknownJob:
-    return UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
+    fields = {**asdict(asked), **asdict(progress)}
+    return JobAnswer(timestamp=utc_now(), error_groups=groups, **fields)

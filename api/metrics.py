@@ -25,13 +25,13 @@ from prometheus_client.registry import Collector
 from api.operation import operation
 from api.recent import Recent
 from enrichment import __version__
+from enrichment.arguments import PAUSE_SCOPES
 from enrichment.storage.logs import LATENCY_BUCKETS_MS
 from enrichment.storage.monitoring import Monitoring, PatternSample, Sample
 
 BREAKER_STATES = ("closed", "half_open", "open")
 QUEUE_STATUSES = ("pending", "retry", "in_progress")
 SERIES_STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
-PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 
 
 def blueprint(monitoring: Monitoring, recent: Recent) -> Blueprint:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from flask import Response, request
+from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
 from api.envelope import Complaint, adapter, problem
@@ -124,6 +124,11 @@ def operation(
 def described(view: Any) -> Operation | None:
     """A view's description, if it has one."""
     return getattr(view, "operation", None)
+
+
+def asked_for() -> Operation | None:
+    """The operation that the present request is for, if it is for one."""
+    return described(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _part(name: str, kind: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from api.enrichment import PREFIX, ResilienceAnswer, actor
-from api.envelope import answer, unless_known, with_next
+from api.envelope import answer, paged, unless_known
 from api.operation import operation
 from api.parameters import Limit, NumberCursor, Query, Reason, Text
 from enrichment.clock import utc_now
@@ -84,9 +84,12 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
             action=query.action,
             before=query.cursor,
         )
-        page = found[: query.limit]
-        response = unless_known(AuditAnswer(utc_now(), len(page), page))
-        return with_next(response, page[-1].id if len(found) > len(page) else None)
+        return paged(
+            found,
+            query.limit,
+            lambda page: AuditAnswer(utc_now(), len(page), page),
+            lambda last: last.id,
+        )
 
     @bp.get("/workers")
     @operation("operations", WorkersAnswer)

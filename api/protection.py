@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, Response, current_app, request
+from flask import Flask, Request, Response, request
 
 from api.envelope import problem
-from api.operation import described
+from api.operation import asked_for
 from enrichment.supervisor import is_loopback
 from resilience import RateLimiter
 
@@ -81,7 +81,7 @@ class Protection:
             return problem(
                 400, "Unknown host", "without ENRICHMENT_API_TOKEN ask by 127.0.0.1 or localhost"
             )
-        operation = described(current_app.view_functions.get(request.endpoint or ""))
+        operation = asked_for()
         if operation is None or not operation.changes:
             return None
         if self.token is None:

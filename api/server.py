@@ -102,7 +102,6 @@ def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
     """Evaluate the alert rules where no worker does; in gunicorn's worker, threads do not fork."""
     alerting.service(
         settings,
-        db,
         bootstrap.read_models(db, settings),
         init_resilience_manager(),
         evaluator=f"api:{socket.gethostname()}:{os.getpid()}",

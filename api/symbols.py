@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request, url_for
 from pydantic import Field
 
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, unless_known, with_next
+from api.envelope import answer, paged, unless_known
 from api.operation import operation
 from api.parameters import Body, Flag, Limit, Query, Symbol, SymbolCursor, Text
 from enrichment.clock import utc_now
@@ -95,9 +95,12 @@ def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
             search=query.search,
             after=query.cursor,
         )
-        page = found[: query.limit]
-        response = unless_known(SymbolsAnswer(utc_now(), len(page), page))
-        return with_next(response, page[-1].symbol if len(found) > len(page) else None)
+        return paged(
+            found,
+            query.limit,
+            lambda page: SymbolsAnswer(utc_now(), len(page), page),
+            lambda last: last.symbol,
+        )
 
     @bp.post("/symbols")
     @operation("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
@@ -178,7 +181,7 @@ def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
 def _known(catalogue: Catalogue, symbol: str) -> CataloguedSymbol:
     found = catalogue.find(symbol)
     if found is None:
-        raise NotTracked(f"{symbol} is not tracked: see 'enrichment symbols list'")
+        raise NotTracked.of(symbol)
     return found
 
 

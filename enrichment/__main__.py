@@ -16,7 +16,7 @@ from enrichment import (
     symbol_commands,
 )
 from enrichment.console import Json, actor, err, log_to_stderr, out, services, settings
-from enrichment.errors import EnrichmentError, InvalidRequest
+from enrichment.errors import EnrichmentError, NotTracked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -218,7 +218,7 @@ def status(
             name = parse_symbol(symbol)
             found = reader.job_status(name)
             if found is None:
-                raise InvalidRequest(f"{name} is not tracked: see 'enrichment symbols list'")
+                raise NotTracked.of(name)
             if as_json:
                 out.print(terminal.as_json(found), highlight=False)
             else:

@@ -30,15 +30,13 @@ def alerts_list(
     as_json: Json = False,
 ) -> None:
     """List the rules in force, what fires, what is silenced, and the newest changes."""
-    from enrichment import alerting, bootstrap, terminal
-    from enrichment.storage.alerts import AlertStore
+    from enrichment import alerting, terminal
 
     chosen = settings()
     rules = alerting.rules_in_force(chosen)
-    with bootstrap.database(chosen, application="enrichment-cli") as db:
-        store = AlertStore(db)
-        report = store.report()
-        events = store.history(history) if history else []
+    with services(chosen) as (reader, _):
+        report = reader.alerts.report()
+        events = reader.alerts.history(history) if history else []
     if as_json:
         out.print(terminal.as_json({"report": report, "events": events}), highlight=False)
         return

@@ -16,9 +16,6 @@ from enrichment.alerts.service import AlertService
 from enrichment.config import Settings
 from enrichment.providers.guard import Protection, VendorGuard
 from enrichment.providers.http import HttpClient
-from enrichment.storage.alerts import AlertStore
-from enrichment.storage.database import Database
-from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
@@ -71,20 +68,20 @@ def channels_of(
     return found
 
 
-def readings_of(db: Database, reader: ReadModels) -> Callable[[], Readings]:
+def readings_of(reader: ReadModels) -> Callable[[], Readings]:
     """What reads the figures that rules speak of."""
-    monitoring = Monitoring(db)
 
     def read() -> Readings:
         overview = reader.overview()
-        return Readings(overview, health.judge(overview, reader.pauses()), monitoring.sample())
+        return Readings(
+            overview, health.judge(overview, reader.pauses()), reader.monitoring.sample()
+        )
 
     return read
 
 
 def service(
     settings: Settings,
-    db: Database,
     reader: ReadModels,
     manager: ResilienceManager,
     *,
@@ -96,8 +93,8 @@ def service(
     """What evaluates and delivers; rules: those in force, if they have been read already."""
     chosen: Mapping[str, Channel] = channels_of(settings, manager, protection=protection)
     return AlertService(
-        AlertStore(db),
-        readings_of(db, reader),
+        reader.alerts,
+        readings_of(reader),
         rules_in_force(settings) if rules is None else rules,
         chosen,
         evaluator=evaluator,

@@ -31,7 +31,7 @@ def texts(window: Window) -> dict[str, str]:
 
 def known_state(state: str | None, job_id: UUID) -> str:
     if state is None:
-        raise UnknownJob(f"there is no job {job_id}: see 'enrichment history'")
+        raise UnknownJob.of(job_id)
     return state
 
 

@@ -317,7 +317,6 @@ def worker_process(
                 manager,
                 alerting.service(
                     settings,
-                    watch,
                     read_models(watch, settings),
                     manager,
                     evaluator=worker_id,

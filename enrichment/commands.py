@@ -196,7 +196,7 @@ class Commands:
         key = pause_key(scope, key)
         with self._db.begin() as conn:
             if scope == "symbol" and symbols.not_active(conn, [key]):
-                raise NotTracked(f"{key} is not tracked: see 'enrichment symbols list'")
+                raise NotTracked.of(key)
             operations.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
             operations.audit(
                 conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
@@ -324,6 +324,6 @@ class Commands:
         name = parse_symbol(symbol)
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
-                raise NotTracked(f"{name} is not tracked: see 'enrichment symbols list'")
+                raise NotTracked.of(name)
             job_control.forget_symbol(conn, name)
             operations.audit(conn, actor=actor, action="untrack", target=name, reason=reason)

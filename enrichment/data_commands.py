@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from enrichment.console import Json, actor, err, out, services, settings
-from enrichment.errors import InvalidRequest
+from enrichment.errors import InvalidRequest, NotTracked
 
 Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
 
@@ -50,20 +50,18 @@ def quality(
     as_json: Json = False,
 ) -> None:
     """Explain how far a symbol's data can be relied on: score, gaps, flags, corrections."""
-    from enrichment import bootstrap, explanation, terminal
+    from enrichment import explanation, terminal
     from enrichment.domain import parse_symbol
-    from enrichment.storage.quality_report import QualityReports
 
     name = parse_symbol(symbol)
-    with bootstrap.database(settings(), application="enrichment-cli") as db:
-        reports = QualityReports(db)
-        found = reports.of(name)
+    with services(settings()) as (reader, _):
+        found = reader.reports.of(name)
         if found is None:
-            raise InvalidRequest(f"{name} is not tracked: see 'enrichment symbols list'")
+            raise NotTracked.of(name)
         if as_json:
             out.print(terminal.as_json({"symbol": name, "series": found}), highlight=False)
             return
-        explanation.show(out, name, found, reports)
+        explanation.show(out, name, found, reader.reports)
 
 
 def confirm(

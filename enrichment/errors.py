@@ -29,6 +29,9 @@ EnrichmentError
 
 from __future__ import annotations
 
+from typing import Self
+from uuid import UUID
+
 
 class EnrichmentError(Exception):
     """Base of the tree. The message is one line and names the mend."""
@@ -61,6 +64,10 @@ class InvalidSymbol(InvalidRequest):
 class UnknownJob(InvalidRequest):
     """There is no job of this id."""
 
+    @classmethod
+    def of(cls, job_id: UUID) -> Self:
+        return cls(f"there is no job {job_id}: see 'enrichment history'")
+
 
 class UnknownBreaker(InvalidRequest):
     """There is no breaker of this name."""
@@ -80,6 +87,10 @@ class Conflict(InvalidRequest):
 
 class NotTracked(InvalidRequest):
     """The symbol is not tracked."""
+
+    @classmethod
+    def of(cls, symbol: str) -> Self:
+        return cls(f"{symbol} is not tracked: see 'enrichment symbols list'")
 
 
 class ProviderError(EnrichmentError):

@@ -24,7 +24,6 @@ from enrichment.errors import ConfigurationError, ProviderError, Snooze
 from enrichment.providers.guard import Protection
 from enrichment.storage.analysis import Analysis
 from enrichment.storage.database import Database
-from enrichment.storage.quality_report import QualityReports
 from enrichment.storage.read_models import ReadModels
 from resilience import init_resilience_manager
 
@@ -46,7 +45,7 @@ class Warehouse:
     def __init__(self, settings: Settings, db: Database, close: ExitStack) -> None:
         self.settings = settings
         self.reader: ReadModels = bootstrap.read_models(db, settings)
-        self.reports = QualityReports(db)
+        self.reports = self.reader.reports
         self._analysis = Analysis(db)
         self._close = close
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.running import free_ports
 from live import until
 
 
@@ -31,9 +31,7 @@ class Served:
 @contextmanager
 def serving(database: str, folder: Path, **environment: str) -> Iterator[Served]:
     """`enrichment api` on this database, answering; its output goes to `folder`/api.log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_ports()["api"]
     log = folder / "api.log"
     own = {
         "DATABASE_URL": database,

@@ -6,6 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from enrichment.dashboard.frame import day_axis, first_day, framed
+
 TARGET = 0.90
 COMPONENTS = ("completeness", "validation", "features", "freshness")
 COLOURS = {
@@ -24,7 +26,6 @@ UP, DOWN = "#2f9e6e", "#d64550"
 FLAG_SYMBOLS = {"error": "x", "warning": "triangle-down", "info": "circle-open"}
 SCORES = [[0.0, "#d64550"], [0.8, "#e0a82e"], [0.9, "#9fc9a5"], [1.0, "#2f9e6e"]]
 ROW_PIXELS = 18
-FEW_DAYS = 13  # room for two weeks, so that one day is not a wall
 
 
 def trend(days: pd.DataFrame) -> go.Figure:
@@ -48,14 +49,10 @@ def trend(days: pd.DataFrame) -> go.Figure:
         hovertemplate="%{x|%Y-%m-%d}<br>worst %{y:.3f}<extra></extra>",
     )
     figure.add_hline(y=TARGET, line_dash="dot", line_color="#8a94a6")
-    last = pd.Timestamp(days["date"].max())
-    first = min(pd.Timestamp(days["date"].min()), last - pd.Timedelta(days=FEW_DAYS))
-    half = pd.Timedelta(hours=12)
     figure.update_layout(
-        yaxis={"title": "score (0–1)", "range": [0, 1.03]},
-        xaxis={"type": "date", "range": [first - half, last + half]},
+        yaxis={"title": "score (0–1)", "range": [0, 1.03]}, xaxis=day_axis(days["date"])
     )
-    return _framed(figure, 320)
+    return framed(figure, 320)
 
 
 def distribution(scores: pd.Series) -> go.Figure:
@@ -72,7 +69,7 @@ def distribution(scores: pd.Series) -> go.Figure:
     figure.update_layout(
         xaxis={"title": "score (0–1)", "range": [0, 1.01]}, yaxis_title="series", showlegend=False
     )
-    return _framed(figure, 320)
+    return framed(figure, 320)
 
 
 def components(series: pd.DataFrame) -> go.Figure:
@@ -92,7 +89,7 @@ def components(series: pd.DataFrame) -> go.Figure:
         )
     figure.update_yaxes(categoryorder="array", categoryarray=list(series["name"])[::-1])
     figure.update_layout(xaxis={"title": "component (0–1)", "range": [-0.02, 1.04]})
-    return _framed(figure, ROW_PIXELS * len(series) + 130)
+    return framed(figure, ROW_PIXELS * len(series) + 130)
 
 
 def gap_map(gaps: pd.DataFrame) -> go.Figure:
@@ -109,15 +106,14 @@ def gap_map(gaps: pd.DataFrame) -> go.Figure:
         )
     )
     figure.update_xaxes(type="category")
-    return _framed(figure, ROW_PIXELS * len(grid) + 130)
+    return framed(figure, ROW_PIXELS * len(grid) + 130)
 
 
 def symbol_days(scores: pd.DataFrame) -> go.Figure:
     """Scores by symbol and day, lowest symbols first. scores: columns symbol, date, score."""
     days = pd.to_datetime(scores["date"])
-    first = min(days.min(), days.max() - pd.Timedelta(days=FEW_DAYS))
     grid = scores.assign(date=days).pivot_table(index="symbol", columns="date", values="score")
-    grid = grid.reindex(columns=pd.date_range(first, days.max()))
+    grid = grid.reindex(columns=pd.date_range(first_day(days), days.max()))
     order = grid.mean(axis=1).sort_values(ascending=False).index
     figure = go.Figure(
         go.Heatmap(
@@ -134,7 +130,7 @@ def symbol_days(scores: pd.DataFrame) -> go.Figure:
         )
     )
     figure.update_xaxes(type="category")
-    return _framed(figure, ROW_PIXELS * len(grid) + 130)
+    return framed(figure, ROW_PIXELS * len(grid) + 130)
 
 
 def candlestick(
@@ -189,7 +185,7 @@ def candlestick(
     figure.update_yaxes(title_text="price", row=1, col=1)
     figure.update_yaxes(title_text="volume", row=2, col=1)
     figure.update_xaxes(rangeslider_visible=False)
-    return _framed(figure, 560)
+    return framed(figure, 560)
 
 
 def _mark(figure: go.Figure, candles: pd.DataFrame, flags: pd.DataFrame) -> None:
@@ -209,14 +205,3 @@ def _mark(figure: go.Figure, candles: pd.DataFrame, flags: pd.DataFrame) -> None
             row=1,
             col=1,
         )
-
-
-def _framed(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
-    )
-    figure.update_yaxes(automargin=True)
-    return figure

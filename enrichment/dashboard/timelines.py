@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from enrichment.dashboard.frame import day_axis, framed
+
 OUTCOME_COLOURS = {
     "completed": "#2f9e6e",
     "failed": "#d64550",
@@ -21,7 +23,6 @@ BREAKER_COLOURS = {
     "disabled": "#8a94a6",
 }
 LANE_PIXELS = 26
-FEW_DAYS = 13  # room for two weeks, so that one day is not a wall
 DAY_MILLISECONDS = 86_400_000
 
 
@@ -70,7 +71,7 @@ def gantt(items: pd.DataFrame) -> go.Figure:
         )
     figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": "UTC"})
     figure.update_yaxes(categoryorder="array", categoryarray=names)
-    return _framed(figure, LANE_PIXELS * len(names) + 120)
+    return framed(figure, LANE_PIXELS * len(names) + 120)
 
 
 def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
@@ -108,7 +109,7 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
         yaxis={"title": "seconds", "rangemode": "tozero"},
         xaxis={"range": [first - edge, last + edge]},
     )
-    return _framed(figure, 320)
+    return framed(figure, 320)
 
 
 def outcomes_by_day(days: pd.DataFrame) -> go.Figure:
@@ -122,17 +123,11 @@ def outcomes_by_day(days: pd.DataFrame) -> go.Figure:
             marker_color=OUTCOME_COLOURS[status],
             hovertemplate="%{x|%Y-%m-%d}<br>%{y} symbols " + outcome + "<extra></extra>",
         )
-    last = days["date"].max()
-    first = min(days["date"].min(), last - pd.Timedelta(days=FEW_DAYS))
-    half = pd.Timedelta(hours=12)
     figure.update_layout(
-        barmode="stack",
-        yaxis_title="symbols",
-        xaxis={"type": "date", "range": [first - half, last + half]},
-        bargap=0.2,
+        barmode="stack", yaxis_title="symbols", xaxis=day_axis(days["date"]), bargap=0.2
     )
     figure.update_traces(width=0.8 * DAY_MILLISECONDS)
-    return _framed(figure, 320)
+    return framed(figure, 320)
 
 
 def breaker_states(transitions: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
@@ -173,15 +168,4 @@ def breaker_timeline(spells: pd.DataFrame) -> go.Figure:
         )
     figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": "UTC"})
     figure.update_yaxes(categoryorder="array", categoryarray=names)
-    return _framed(figure, LANE_PIXELS * len(names) + 120)
-
-
-def _framed(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
-    )
-    figure.update_yaxes(automargin=True)
-    return figure
+    return framed(figure, LANE_PIXELS * len(names) + 120)

@@ -108,7 +108,7 @@ class HttpClient:
         """
         address, content = self._resolved(url), orjson.dumps(body)
         sent = {**self._headers, **headers, "Content-Type": "application/json"}
-        self._call(lambda: self._post(address, content, sent, shown))
+        self._call(lambda: self._sent("POST", address, shown, data=content, headers=sent))
 
     def _resolved(self, path_or_url: str) -> str:
         try:
@@ -125,33 +125,20 @@ class HttpClient:
 
     def _get(self, url: str, params: Mapping[str, str | int] | None) -> Answer:
         path = urlsplit(url).path
-        try:
-            response = self._session.get(
-                url,
-                params=params,
-                headers=self._headers,
-                timeout=self._timeouts(),
-                allow_redirects=False,
-            )
-        except (OSError, UnicodeError) as exc:
-            raise translated(exc, path) from exc
-        if response.status_code // 100 != 2:
-            raise self._refusal(response, path)
+        response = self._sent("GET", url, path, headers=self._headers, params=params)
         return Answer(_decoded(response, path), response.headers)
 
-    def _post(self, url: str, content: bytes, headers: Mapping[str, str], shown: str) -> None:
+    def _sent(self, method: str, url: str, shown: str, **content: Any) -> requests.Response:
+        """The answer to one request, if it is a 2xx; shown: what messages call the address."""
         try:
-            response = self._session.post(
-                url,
-                data=content,
-                headers=headers,
-                timeout=self._timeouts(),
-                allow_redirects=False,
+            response = self._session.request(
+                method, url, timeout=self._timeouts(), allow_redirects=False, **content
             )
         except (OSError, UnicodeError) as exc:
             raise translated(exc, shown) from exc
         if response.status_code // 100 != 2:
             raise self._refusal(response, shown)
+        return response
 
     def _refusal(self, response: requests.Response, path: str) -> ProviderError:
         status, body = response.status_code, _body(response)

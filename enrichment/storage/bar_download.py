@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Timeframe
 from enrichment.features import FEATURES
 from enrichment.storage.bars import PRICES
+from enrichment.storage.catalogue import is_known
 from enrichment.storage.database import Database
 
 ROWS = 20_000
@@ -35,7 +36,7 @@ class BarDownloads:
     def known(self, symbol: str) -> bool:
         """Whether the symbol is tracked, or was."""
         with self._db.begin() as conn:
-            return conn.execute(text(_KNOWN), {"symbol": symbol}).first() is not None
+            return is_known(conn, symbol)
 
     def chunks(
         self,
@@ -100,11 +101,6 @@ def _copied(
     )
     return table.combine_chunks().to_batches()[0]
 
-
-_KNOWN = """
-SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
-UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
-"""
 
 _BARS = """
 SELECT to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'){columns} FROM bars

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Connection, Row, text
 
 from enrichment.domain import is_simulated
 from enrichment.storage.database import Database
@@ -81,6 +81,11 @@ class Catalogue:
         return [_symbol(list(series)) for _, series in groupby(rows, key=lambda row: row.symbol)]
 
 
+def is_known(conn: Connection, symbol: str) -> bool:
+    """Whether the symbol is tracked, or was, or something is stored of it."""
+    return conn.execute(text(_KNOWN), {"symbol": symbol}).first() is not None
+
+
 def _symbol(rows: Sequence[Row[Any]]) -> CataloguedSymbol:
     first = rows[0]
     return CataloguedSymbol(
@@ -93,6 +98,11 @@ def _symbol(rows: Sequence[Row[Any]]) -> CataloguedSymbol:
         [TimeframeState(*tuple(row)[5:]) for row in rows],
     )
 
+
+_KNOWN = """
+SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
+UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
+"""
 
 _PAGE = """
 SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe,

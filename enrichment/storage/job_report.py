@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from enrichment.storage.database import Database
+from enrichment.storage.figures import LastJob
 
 EXAMPLES = 5
 
@@ -81,6 +82,19 @@ class JobReports:
         with self._db.begin() as conn:
             return [JobItem(*row) for row in conn.execute(text(_ITEMS), values)]
 
+
+def last_job(conn: Connection) -> LastJob | None:
+    """The job that finished last; cancelled ones do not count."""
+    row = conn.execute(text(_LAST_JOB)).one_or_none()
+    return None if row is None else LastJob(*row)
+
+
+_LAST_JOB = """
+SELECT started_at, completed_at,
+    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
+FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
+ORDER BY completed_at DESC LIMIT 1
+"""
 
 _REQUEST = """
 SELECT kind, requested_by, reason, created_at, started_at, completed_at, cancel_requested_at

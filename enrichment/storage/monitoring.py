@@ -14,11 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from enrichment.storage import last_day
 from enrichment.storage.database import Database
 from enrichment.storage.figures import LastJob
+from enrichment.storage.job_report import last_job
 from enrichment.storage.logs import LATENCY_BUCKETS_MS
 from enrichment.storage.resilience_state import STALE_SECONDS
-from enrichment.storage.workers import TICK_ALIVE_SECONDS
+from enrichment.storage.workers import scheduler_running
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -139,19 +141,18 @@ class Monitoring:
                 ),
                 {"ms": str(STATEMENT_TIMEOUT_MS)},
             )
-            overall: Any = conn.execute(text(_OVERALL), {"alive": TICK_ALIVE_SECONDS}).one()
-            last = conn.execute(text(_LAST_JOB)).one_or_none()
+            overall: Any = conn.execute(text(_OVERALL)).one()
             patterns = conn.execute(text(_PATTERNS), {"stale": STALE_SECONDS})
             return Sample(
                 now=overall.now,
-                scheduler_running=overall.running,
-                last_job=None if last is None else LastJob(*last),
+                scheduler_running=scheduler_running(conn),
+                last_job=last_job(conn),
                 jobs=[JobTotals(*row) for row in conn.execute(text(_JOBS))],
                 queue=_counts(conn, _QUEUE),
                 queue_oldest_age=overall.queue_oldest_age,
                 fetches=_fetches(conn),
                 computations=CallTotals("compute", *conn.execute(text(_COMPUTATIONS)).one()),
-                quota_remaining=overall.quota,
+                quota_remaining=last_day.quota(conn),
                 tracked=_counts(conn, _TRACKED),
                 series=_series(conn),
                 workers=[WorkerSample(*row) for row in conn.execute(text(_WORKERS))],
@@ -211,20 +212,8 @@ def _series(conn: Connection) -> list[SeriesGroup]:
 
 _OVERALL = """
 SELECT now() AS now,
-    EXISTS (SELECT 1 FROM workers WHERE state = 'running'
-        AND ticked_at > now() - make_interval(secs => :alive)) AS running,
     (SELECT extract(epoch FROM now() - min(created_at))::float8 FROM enrichment_job_items
-        WHERE status IN ('pending', 'retry')) AS queue_oldest_age,
-    (SELECT quota_remaining FROM enrichment_fetch_log
-        WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
-        ORDER BY at DESC LIMIT 1) AS quota
-"""
-
-_LAST_JOB = """
-SELECT started_at, completed_at,
-    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
-FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
-ORDER BY completed_at DESC LIMIT 1
+        WHERE status IN ('pending', 'retry')) AS queue_oldest_age
 """
 
 _JOBS = """

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import text
 
+from enrichment.storage.catalogue import is_known
 from enrichment.storage.database import Database
 
 FETCHES_SHOWN = 20
@@ -73,7 +74,7 @@ class QualityHistory:
         """The last `days` UTC days, today among them, newest first; None for an unknown symbol."""
         values = {"symbol": symbol, "days": days, "limit": FETCHES_SHOWN}
         with self._db.begin() as conn:
-            if conn.execute(text(_KNOWN), values).first() is None:
+            if not is_known(conn, symbol):
                 return None
             daily = [DailyQuality(*row) for row in conn.execute(text(_DAILY), values)]
             fetches = [FetchLogEntry(*row) for row in conn.execute(text(_FETCHES), values)]
@@ -91,11 +92,6 @@ def _summary(daily: Sequence[DailyQuality]) -> QualitySummary:
         total_anomalies=sum(day.anomalies_detected for day in daily),
     )
 
-
-_KNOWN = """
-SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
-UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
-"""
 
 _DAILY = """
 SELECT date, sum(total_records), sum(validated_records),

@@ -22,7 +22,6 @@ from enrichment.storage.figures import (
     HistoryPage,
     JobDetails,
     JobStatus,
-    LastJob,
     Metrics,
     Overview,
     PatternStatus,
@@ -35,7 +34,7 @@ from enrichment.storage.figures import (
     Transition,
     WorkerStatus,
 )
-from enrichment.storage.job_report import JobReports
+from enrichment.storage.job_report import JobReports, last_job
 from enrichment.storage.journal import Journal
 from enrichment.storage.monitoring import Monitoring
 from enrichment.storage.price_chart import PriceCharts
@@ -44,7 +43,7 @@ from enrichment.storage.quality_overview import QualityOverview
 from enrichment.storage.quality_report import QualityReports
 from enrichment.storage.resilience_state import STALE_SECONDS
 from enrichment.storage.slots import due_slot
-from enrichment.storage.workers import ALIVE_SECONDS, TICK_ALIVE_SECONDS
+from enrichment.storage.workers import ALIVE_SECONDS, scheduler_running
 
 QUEUE_SHOWN = 100
 
@@ -71,7 +70,7 @@ class ReadModels:
             return Overview(
                 timestamp=_now(conn),
                 scheduler=self._scheduler(conn),
-                last_job=_last_job(conn),
+                last_job=last_job(conn),
                 metrics=last_day.read(conn),
                 job_queue=[
                     QueuedItem(*row) for row in conn.execute(text(_QUEUE), {"limit": QUEUE_SHOWN})
@@ -170,21 +169,16 @@ class ReadModels:
             )
 
     def _scheduler(self, conn: Connection) -> SchedulerStatus:
-        row = conn.execute(text(_SCHEDULER), {"alive": TICK_ALIVE_SECONDS}).one()
+        row = conn.execute(text(_SCHEDULER)).one()
         following = None
         if self._enabled:
             following = due_slot(row.now, self._hour, self._minute) + timedelta(days=1)
-        return SchedulerStatus(row.running, row.last_enrichment_time, following)
+        return SchedulerStatus(scheduler_running(conn), row.last_enrichment_time, following)
 
 
 def _now(conn: Connection) -> datetime:
     now: datetime = conn.execute(text("SELECT now()")).scalar_one()
     return now
-
-
-def _last_job(conn: Connection) -> LastJob | None:
-    row = conn.execute(text(_LAST_JOB)).one_or_none()
-    return None if row is None else LastJob(*row)
 
 
 def _progress(conn: Connection, job_id: UUID) -> Progress | None:
@@ -212,17 +206,8 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
 
 _SCHEDULER = """
 SELECT now() AS now,
-    EXISTS (SELECT 1 FROM workers WHERE state = 'running'
-        AND ticked_at > now() - make_interval(secs => :alive)) AS running,
     (SELECT max(completed_at) FROM enrichment_jobs
         WHERE state IN ('completed', 'partial', 'failed')) AS last_enrichment_time
-"""
-
-_LAST_JOB = """
-SELECT started_at, completed_at,
-    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
-FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
-ORDER BY completed_at DESC LIMIT 1
 """
 
 _QUEUE = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from enrichment.storage.database import Database
 
@@ -50,3 +50,14 @@ class WorkerRegistry:
                 text("UPDATE workers SET ticked_at = now() WHERE worker_id = :id"),
                 {"id": self.worker_id},
             )
+
+
+def scheduler_running(conn: Connection) -> bool:
+    """Whether a live worker's clock has ticked within the last 90 s."""
+    return bool(conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).scalar_one())
+
+
+_RUNNING = """
+SELECT EXISTS (SELECT 1 FROM workers WHERE state = 'running'
+    AND ticked_at > now() - make_interval(secs => :alive))
+"""

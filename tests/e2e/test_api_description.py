@@ -38,7 +38,7 @@ def fill(db: Database) -> None:
     manager.register_circuit_breaker("polygon_api")
     manager.close()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    readings = alerting.readings_of(db, reader)
+    readings = alerting.readings_of(reader)
     AlertService(
         reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()

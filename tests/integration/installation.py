@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
+from integration.api_client import run_everything
 from sqlalchemy import text
 
 from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Written
-from enrichment.storage import jobs, logs
+from enrichment.storage import logs
 from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
 from enrichment.storage.resilience_state import ResilienceStore
 from enrichment.storage.workers import WorkerRegistry
 from resilience import init_resilience_manager
-
-
-def run(db: Database, *, failing: str | None = None) -> None:
-    queue = JobQueue(db)
-    for task in queue.claim("w", 50):
-        if task.symbol == failing:
-            queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
-            continue
-        with db.begin() as conn:
-            jobs.complete(conn, task, Written(inserted=250))
-    queue.close_finished()
 
 
 def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ago: int = 0) -> None:
@@ -52,7 +40,7 @@ def fill(db: Database) -> Commands:
     manager.register_bulkhead("polygon_api", 10)
     manager.close()
     commands.trigger(actor="test")
-    run(db, failing="MSFT")
+    run_everything(db, failing="MSFT")
     commands.pause(actor="test", scope="symbol", key="AAPL")
     commands.trigger(actor="test", symbols=["MSFT"])
     log_fetches(db, "polygon", 5, 20, 300, 20_000)

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from live import until
 from receiving import Receiver, receiving
 from sqlalchemy import text
 
@@ -53,7 +54,6 @@ def service_of(
     try:
         yield alerting.service(
             settings,
-            db,
             reader,
             manager,
             evaluator="test",
@@ -175,7 +175,7 @@ class Breaking:
 
 
 def readings_of(db: Database) -> Callable[[], Readings]:
-    return alerting.readings_of(db, ReadModels(db, hour=1, minute=30, enabled=True))
+    return alerting.readings_of(ReadModels(db, hour=1, minute=30, enabled=True))
 
 
 def bare(db: Database, channels: dict[str, Any], evaluator: str = "test") -> AlertService:
@@ -402,10 +402,7 @@ def test_the_thread_evaluates_and_delivers_by_itself(db: Database) -> None:
     with receiving() as receiver, service_of(db, receiver) as service:
         service.start()
         try:
-            for _ in range(500):
-                if receiver.taken:
-                    break
-                threading.Event().wait(0.02)
+            until(lambda: receiver.taken, "the receiver has taken it")
         finally:
             service.stop()
         assert receiver.states()[0] == ("SchedulerNotRunning", "firing")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from integration.api_client import client_of
-from integration.installation import fill, log_fetches, run
+from integration.api_client import client_of, run_everything
+from integration.installation import fill, log_fetches
 from prometheus_client.parser import text_string_to_metric_families
 from promtool import needs_promtool, promtool
 from sqlalchemy import text
@@ -141,7 +141,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
         conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
         logs.roll_up(conn)
         settling.settle(conn)
-    run(db)
+    run_everything(db)
     after = totals(scrape(db))
     assert all(after[name] >= value for name, value in before.items())
     assert after["jobs_total{kind=manual,state=completed}"] == 1
@@ -156,7 +156,7 @@ def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
     commands.resume_failed(job.job_id, actor="test")
     between = totals(scrape(db))
     assert between == before
-    run(db)
+    run_everything(db)
     after = totals(scrape(db))
     assert after["jobs_total{kind=manual,state=partial}"] == 1
     assert after["jobs_total{kind=manual,state=completed}"] >= 1
