@@ -43,8 +43,10 @@ def _executed(notebook: Path, environment: Mapping[str, str]) -> NotebookNode:
         record_timing=False,
         resources={"metadata": {"path": str(notebook.parent)}},
     )
+    # Importing streamlit sets a backend for this whole process; the kernel draws by its own.
+    own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    asyncio.run(client.async_execute(env={**os.environ, **environment, "PYTHONPATH": path}))
+    asyncio.run(client.async_execute(env={**own, **environment, "PYTHONPATH": path}))
     return node
 
 
