@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Container, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -261,6 +261,7 @@ def worker_process(
     from enrichment.alerts.service import WORKER_SECONDS
     from enrichment.pipeline import Pipeline
     from enrichment.storage.bars import Warehouse
+    from enrichment.storage.group_commit import GroupCommit
     from enrichment.storage.jobs import JobQueue
     from enrichment.storage.listening import Listener
     from enrichment.storage.operations import ProviderPauses
@@ -272,59 +273,63 @@ def worker_process(
     rules = alerting.rules_in_force(settings)
     threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
     worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-    with database(settings, pool_size=threads + 2, application="enrichment-worker") as db:
+    with (
+        database(settings, pool_size=threads + 3, application="enrichment-worker") as db,
+        ExitStack() as ending,
+    ):
         url = db.url.render_as_string(hide_password=False)
-        heart = Database(url, pool_size=1, application="enrichment-heartbeat")
-        shared = Database(
-            url, pool_size=2, application="enrichment-resilience", statement_timeout_ms=2000
+
+        def pool(name: str, size: int, timeout_ms: int = 0) -> Database:
+            application = f"enrichment-{name}"
+            opened = Database(
+                url, pool_size=size, application=application, statement_timeout_ms=timeout_ms
+            )
+            return ending.enter_context(closing(opened))
+
+        heart, shared = pool("heartbeat", 1), pool("resilience", 2, 2000)
+        watch = pool("alerts", 2, 10_000)
+        registry = WorkerRegistry(heart, worker_id)
+        registry.register(
+            host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
         )
-        watch = Database(
-            url, pool_size=2, application="enrichment-alerts", statement_timeout_ms=10_000
-        )
-        try:
-            registry = WorkerRegistry(heart, worker_id)
-            registry.register(
-                host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
-            )
-            store = ResilienceStore(shared, worker_id)
-            manager = init_resilience_manager(publisher=store, commands=store)
-            limits = SharedLimits(shared)
-            pipeline = Pipeline(
-                providers(
-                    settings,
-                    manager,
-                    shared=limits,
-                    protection=protection,
-                    paused=ProviderPauses(db),
-                ),
-                Warehouse(db),
-                history_days=settings.history_days,
-                now=DatabaseClock(db),
-            )
-            worker = Worker(
-                pipeline.enrich,
-                JobQueue(db, lease_seconds=lease),
-                registry,
-                heartbeat_queue=JobQueue(heart, lease_seconds=lease),
-                threads=threads,
-                max_retries=settings.max_retries,
-                pace=pace,
-            )
-            yield WorkerProcess(
-                worker,
-                scheduler(settings, db, worker_id=worker_id),
-                Listener(db, worker.wake),
+        store = ResilienceStore(shared, worker_id)
+        manager = init_resilience_manager(publisher=store, commands=store)
+        limits = SharedLimits(shared)
+        warehouse = ending.enter_context(GroupCommit(Warehouse(db)))
+        pipeline = Pipeline(
+            providers(
+                settings,
                 manager,
-                alerting.service(
-                    settings,
-                    read_models(watch, settings),
-                    manager,
-                    evaluator=worker_id,
-                    interval=WORKER_SECONDS,
-                    rules=rules,
-                ),
-            )
-        finally:
-            heart.close()
-            shared.close()
-            watch.close()
+                shared=limits,
+                protection=protection,
+                paused=ProviderPauses(db),
+            ),
+            warehouse,
+            history_days=settings.history_days,
+            now=DatabaseClock(db),
+            side_by_side=settings.parallel_timeframes,
+        )
+        worker = Worker(
+            pipeline.enrich,
+            JobQueue(db, lease_seconds=lease),
+            registry,
+            heartbeat_queue=JobQueue(heart, lease_seconds=lease),
+            threads=threads,
+            max_retries=settings.max_retries,
+            pace=pace,
+            ready=pipeline.ready,
+        )
+        yield WorkerProcess(
+            worker,
+            scheduler(settings, db, worker_id=worker_id),
+            Listener(db, worker.wake),
+            manager,
+            alerting.service(
+                settings,
+                read_models(watch, settings),
+                manager,
+                evaluator=worker_id,
+                interval=WORKER_SECONDS,
+                rules=rules,
+            ),
+        )

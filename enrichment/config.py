@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     enrichment_hour: int = Field(1, ge=0, le=23, description="hour of the nightly run, UTC")
     enrichment_minute: int = Field(30, ge=0, le=59, description="minute of the nightly run")
     max_concurrent_symbols: int = Field(5, ge=1, le=500, description="symbols at work at once")
+    parallel_timeframes: int = Field(
+        1, ge=1, le=7, description="timeframes of a symbol at work at once"
+    )
     max_retries: int = Field(3, ge=0, le=20, description="retries of a symbol, after 2, 4, 8 … s")
     enable_daily_enrichment: bool = Field(True, description="whether the nightly run takes place")
     history_days: int = Field(

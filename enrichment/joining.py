@@ -45,11 +45,12 @@ def join(
     gaps = _gaps(seen)
     evidence = _evidence(seen, max(0, known.bars - len(tail.bars)), computed, flags, gaps)
     changed = slice(first_changed if known.complete else 0, None)
+    new = merged.take(changed)
     asked = [download.window.start for download in downloads]
     return Enriched(
         timeframe=timeframe,
         downloads=downloads,
-        bars=merged.take(changed),
+        bars=new,
         features={name: column[changed] for name, column in computed.items()},
         compute_ms=(time.perf_counter() - began) * 1000.0,
         flags=flags,
@@ -58,6 +59,7 @@ def join(
         evidence=evidence,
         history_from=min(asked if known.history_from is None else [*asked, known.history_from]),
         rebase=rebase,
+        appends=len(tail.bars) == 0 or bool(np.all(new.ts > tail.bars.ts[-1])),
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from enrichment import planning, seam
-from enrichment.domain import AssetClass, Fetched, Task, Timeframe, Window, Written
+from enrichment.domain import AssetClass, Fetched, Task, Timeframe, Window
 from enrichment.domain import to_datetime64 as _ts
 from enrichment.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.features import LOOKBACK
@@ -21,6 +23,7 @@ from enrichment.series import Download, Enriched, Known, Tail
 from enrichment.validation import validate
 
 Report = Callable[[str], None]
+Outcome = TypeVar("Outcome", covariant=True)
 
 
 class Source(Protocol):
@@ -42,8 +45,11 @@ class Source(Protocol):
         """The same from another source than `but`; None where no other can be asked now."""
 
 
-class Warehouse(Protocol):
-    """Where bars go to."""
+class Warehouse(Protocol[Outcome]):
+    """Where bars go to. Outcome: what it answers to a commit, `Written` or a promise of it."""
+
+    def read(self, tasks: Sequence[Task]) -> Mapping[Task, Mapping[Timeframe, Known]]:
+        """What is known of every series of the tasks, where it can be read together."""
 
     def describe(self, symbol: str, timeframe: Timeframe) -> Known: ...
 
@@ -55,55 +61,77 @@ class Warehouse(Protocol):
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill; what is left to do ends at `left`."""
 
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
+    def commit(self, task: Task, series: Sequence[Enriched]) -> Outcome:
         """Write everything that is left of a task, and its completion."""
 
 
-class Pipeline:
+class Pipeline(Generic[Outcome]):
     """Enriches tasks, any number of them at once.
 
     history_days: how far back the first run of a series reaches, in days.
     piece: bars of a backfill that are fetched and stored at a time.
     now: the wall clock, timezone-aware UTC.
+    side_by_side: for how many timeframes of a symbol at once.
     """
 
     def __init__(
         self,
         source: Source,
-        warehouse: Warehouse,
+        warehouse: Warehouse[Outcome],
         *,
         history_days: int,
         now: Callable[[], datetime],
         piece: int = planning.BARS_PER_PIECE,
+        side_by_side: int = 1,
     ) -> None:
         self._source = source
         self._warehouse = warehouse
         self._history = timedelta(days=history_days)
         self._now = now
         self._piece = piece
+        self._side_by_side = side_by_side
 
-    def enrich(self, task: Task, report: Report = lambda step: None) -> Written:
-        """Bring every timeframe of the task up to date; returns the rows written.
+    def ready(self, tasks: Sequence[Task]) -> list[Callable[[Task, Report], Outcome]]:
+        """`enrich` for each of the tasks, with what is stored of their series read together."""
+        known = self._warehouse.read([task for task in tasks if task.backfill is None])
+        return [partial(self.enrich, known=known.get(task)) for task in tasks]
+
+    def enrich(
+        self,
+        task: Task,
+        report: Report = lambda step: None,
+        known: Mapping[Timeframe, Known] | None = None,
+    ) -> Outcome:
+        """Bring every timeframe of the task up to date; answers with the rows written.
 
         A backfill is stored piece by piece, so that it goes on where it was interrupted; everything
-        else in one transaction. report: told the name of each step as it begins. Raises StepFailed
-        from the cause; what is not yet stored is not written then.
+        else in one transaction. report: told the name of each step as it begins. known: what was
+        read of its series since the task was claimed. Raises StepFailed from the cause; what is not
+        yet stored is not written then.
         """
+        now = self._now()
+        series = [
+            _Series(task, timeframe, now, report, known or {}) for timeframe in task.timeframes
+        ]
         if task.backfill is not None:
-            for timeframe in task.timeframes:
-                self._backfill(_Series(task, timeframe, self._now(), report), task.backfill)
-            series = []
+            for one in series:
+                self._backfill(one, task.backfill)
+            enriched = []
         else:
-            series = [
-                self._update(_Series(task, timeframe, self._now(), report))
-                for timeframe in task.timeframes
-            ]
+            enriched = self._updated(series)
         with _step("store", None, report):
-            return self._warehouse.commit(task, series)
+            return self._warehouse.commit(task, enriched)
+
+    def _updated(self, series: Sequence[_Series]) -> list[Enriched]:
+        """Each series up to date, one after another or some side by side."""
+        if self._side_by_side == 1 or len(series) == 1:
+            return [self._update(one) for one in series]
+        with ThreadPoolExecutor(self._side_by_side, thread_name_prefix="timeframe") as threads:
+            return list(threads.map(self._update, series))
 
     def _update(self, series: _Series) -> Enriched:
         """The newest bars, and what is missing and due."""
-        known = self._describe(series)
+        known = series.known.get(series.timeframe) or self._describe(series)
         main = planning.main_window(known, series.now, self._history)
         holes = planning.heals(series.timeframe, known.due, main.start)
         return self._bring(series, known, main, holes)
@@ -128,13 +156,13 @@ class Pipeline:
     ) -> Enriched:
         """Fetch the windows, compare the seam, and join the answers to what is stored."""
         since = min(window.start for window in (main, *holes))
-        tail = self._tail(series, since if known.complete else None)
+        tail = self._tail(series, since if known.complete else None, known)
         downloads = [self._fetch(series, main, tail)]
         _refuse_nothing(series, known, downloads[0])
         rebase = None
         if _is_deep(known, tail, downloads[0]):
             whole = Window(min(known.history_from or main.start, main.start), series.now)
-            tail = self._tail(series, None)
+            tail = self._tail(series, None, known)
             downloads = [self._fetch(series, whole, Tail())]
             rebase = seam.rebase(tail.bars, downloads[0].checked.bars)
         else:
@@ -148,7 +176,9 @@ class Pipeline:
         with series.step("read"):
             return self._warehouse.describe(series.task.symbol, series.timeframe)
 
-    def _tail(self, series: _Series, since: datetime | None) -> Tail:
+    def _tail(self, series: _Series, since: datetime | None, known: Known) -> Tail:
+        if known.tail is not None and since == known.overlap_from:
+            return known.tail
         with series.step("read"):
             return self._warehouse.tail(series.task.symbol, series.timeframe, since, LOOKBACK)
 
@@ -203,6 +233,7 @@ class _Series:
     timeframe: Timeframe
     now: datetime
     report: Report
+    known: Mapping[Timeframe, Known] = field(default_factory=dict)
 
     def step(self, name: str) -> AbstractContextManager[_Timer]:
         return _step(name, self.timeframe, self.report)

@@ -28,6 +28,18 @@ def no_timestamps() -> Timestamps:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """The stored bars from some moment on, ascending, after some that lend their past to them.
+
+    carried: the values of the cumulative features at the first bar; empty where the tail begins
+    with the series itself.
+    """
+
+    bars: Bars = field(default_factory=Bars.empty)
+    carried: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Known:
     """What the warehouse knows of a series before a run, without its bars.
 
@@ -36,7 +48,8 @@ class Known:
     run. gaps: open gaps; due: those of them whose next attempt is due. flagged: (start, check) of
     the flags that count against the score. confirmed: (start, check) that an analyst called real.
     untraded: missing bars of which another source says that nobody traded.
-    complete: whether every stored bar has a value of every present feature.
+    complete: whether every stored bar has a value of every present feature. tail: the bars from
+    overlap_from on, where they were read along with it.
     """
 
     bars: int = 0
@@ -51,18 +64,7 @@ class Known:
     confirmed: frozenset[tuple[datetime, str]] = frozenset()
     untraded: frozenset[datetime] = frozenset()
     complete: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tail:
-    """The stored bars from some moment on, ascending, after some that lend their past to them.
-
-    carried: the values of the cumulative features at the first bar; empty where the tail begins
-    with the series itself.
-    """
-
-    bars: Bars = field(default_factory=Bars.empty)
-    carried: Mapping[str, float] = field(default_factory=dict)
+    tail: Tail | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +114,7 @@ class Enriched:
     bars, features: the rows from the first new or changed one on, aligned; empty if nothing
     changed. flags: everything found in the windows. gaps: bars missing there after this run.
     history_from: the earliest moment asked for so far. evidence: what the quality rests on.
+    appends: whether all of its bars lie behind those stored.
     """
 
     timeframe: Timeframe
@@ -125,6 +128,7 @@ class Enriched:
     evidence: Evidence
     history_from: datetime
     rebase: Rebase | None = None
+    appends: bool = False
 
     @property
     def as_of(self) -> datetime:

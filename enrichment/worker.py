@@ -1,6 +1,8 @@
 """A worker: claims items, runs each through the pipeline on a thread, records what became of it.
 
-It claims only as many items as it has free threads. A heartbeat on a connection of its own renews
+It claims as many items as it has free threads, and ahead of them what its threads will begin within
+a quarter of a second: nothing where a symbol takes long, dozens where many small ones are read and
+stored together. A heartbeat on a connection of its own renews
 the leases, publishes each item's step, and gives back what other workers lost. If the heartbeat
 fails for a whole lease, the worker no longer owns anything and stops itself.
 """
@@ -10,14 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from enrichment.domain import Failure, Task, Written
 from enrichment.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
+from enrichment.hand import Hand
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
@@ -50,7 +53,9 @@ class Registry(Protocol):
     def beat(self, *, busy: int, state: str) -> None: ...
 
 
-Enrich = Callable[[Task, Callable[[str], None]], Written]
+# What is promised is stored by somebody else: the item stays at hand, its thread does not.
+Enrich = Callable[[Task, Callable[[str], None]], Written | Future[Written]]
+Ready = Callable[[Sequence[Task]], Sequence[Enrich]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,10 @@ class Pace:
 
 
 class Worker:
-    """Runs until `stop()`; `max_retries` counted failures per item, after 2, 4, 8 … seconds."""
+    """Runs until `stop()`; `max_retries` counted failures per item, after 2, 4, 8 … seconds.
+
+    ready: what to run for each of the items that were claimed together; default: `enrich` for all.
+    """
 
     def __init__(
         self,
@@ -77,21 +85,20 @@ class Worker:
         threads: int,
         max_retries: int,
         pace: Pace | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._enrich = enrich
+        self._ready = ready
         self._queue = queue
         self._registry = registry
         self._heartbeat_queue = heartbeat_queue
-        self._threads = threads
         self._max_retries = max_retries
         self._pace = pace or Pace()
-        self._lock = threading.Lock()
-        self._steps: dict[Task, str] = {}
-        self._began: dict[Task, float] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="enrich")
+        self._hand = Hand(threads)
         self._cancelled: set[Task] = set()
-        self._ended: set[UUID] = set()
-        self._futures: set[Future[None]] = set()
         self._unrecorded: list[tuple[Task, Exception]] = []
+        self._lock = threading.Lock()
         self._trouble = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -110,29 +117,27 @@ class Worker:
         """Work until stopped. False if items were still hanging when they were given back."""
         heart = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         heart.start()
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="enrich")
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                self._round(pool)
+                self._round()
                 self._wake.wait(self._pace.poll)
-                if self._at_hand():
+                if self._hand.steps():
                     self._stopping.wait(TOGETHER_SECONDS)
             return self._drain()
         finally:
             self._stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
             heart.join(timeout=self._pace.drain)
 
-    def _round(self, pool: ThreadPoolExecutor) -> None:
-        """Claim as many items as there are free threads, and close jobs that have ended."""
+    def _round(self) -> None:
+        """Claim what the threads will take next, and close jobs that have ended."""
         try:
-            free = self._threads - len(self._at_hand())
-            for task in self._queue.claim(self._registry.worker_id, free) if free else ():
-                self._begin(pool, task)
+            room = self._hand.room()
+            if room:
+                self._begin(self._queue.claim(self._registry.worker_id, room))
             self._record_the_unrecorded()
-            self._futures = {future for future in self._futures if not future.done()}
-            if self._ended_a_job():
+            if self._hand.ended_a_job():
                 self._queue.close_finished()
             if self._trouble:
                 _log.info("claiming again")
@@ -142,47 +147,66 @@ class Worker:
                 _log.error("no new work for now: %s", exc)
             self._trouble = str(exc)
 
-    def _begin(self, pool: ThreadPoolExecutor, task: Task) -> None:
-        with self._lock:
-            self._steps[task] = "claimed"
-            self._began[task] = time.monotonic()
-        self._futures.add(pool.submit(self._run_item, task))
+    def _begin(self, tasks: Sequence[Task]) -> None:
+        self._hand.take(tasks)
+        for task, enrich in zip(tasks, self._readied(tasks), strict=True):
+            self._hand.await_thread(task, self._pool.submit(self._run_item, task, enrich))
 
-    def _ended_a_job(self) -> bool:
-        """Whether the last item at hand of some job has ended here since the last round."""
-        with self._lock:
-            ended = self._ended - {task.job_id for task in self._steps}
-            self._ended.clear()
-        return bool(ended)
+    def _readied(self, tasks: Sequence[Task]) -> Sequence[Enrich]:
+        if self._ready is not None and tasks:
+            try:
+                return self._ready(tasks)
+            except EnrichmentError as exc:
+                _log.warning("%d symbols are read one by one: %s", len(tasks), exc)
+        return [self._enrich] * len(tasks)
 
-    def _at_hand(self) -> dict[Task, str]:
-        with self._lock:
-            return dict(self._steps)
-
-    def _run_item(self, task: Task) -> None:
+    def _run_item(self, task: Task, enrich: Enrich) -> None:
+        self._hand.begin(task)
         try:
-            written = self._enrich(task, lambda step: self._note(task, step))
-            _log.info(
-                "%s completed: %d inserted, %d updated",
-                task.symbol,
-                written.inserted,
-                written.updated,
-            )
+            outcome = enrich(task, lambda step: self._note(task, step))
         except Exception as exc:  # the one broad catch: whatever an item does, it is recorded
+            self._fail_item(task, exc)
+            return
+        if isinstance(outcome, Future):
+            self._hand.leave(task)
+            self._wake.set()
+            outcome.add_done_callback(lambda kept: self._kept(task, kept))
+        else:
+            self._complete_item(task, outcome)
+
+    def _kept(self, task: Task, promise: Future[Written]) -> None:
+        failure = promise.exception()
+        if failure is None:
+            self._complete_item(task, promise.result())
+        elif isinstance(failure, Exception):
+            # Whoever keeps promises does not wait for what became of them to be recorded.
+            self._pool.submit(self._fail_item, task, failure)
+
+    def _complete_item(self, task: Task, written: Written) -> None:
+        _log.info(
+            "%s completed: %d inserted, %d updated",
+            task.symbol,
+            written.inserted,
+            written.updated,
+        )
+        self._end(task)
+
+    def _fail_item(self, task: Task, exc: Exception) -> None:
+        try:
             self._record(task, exc)
         finally:
-            with self._lock:
-                self._steps.pop(task, None)
-                self._began.pop(task, None)
-                self._cancelled.discard(task)
-                self._ended.add(task.job_id)
-            self._wake.set()
+            self._end(task)
+
+    def _end(self, task: Task) -> None:
+        self._hand.drop(task)
+        with self._lock:
+            self._cancelled.discard(task)
+        self._wake.set()
 
     def _note(self, task: Task, step: str) -> None:
         """Remember the step an item has reached; Cancelled if its job should end here."""
+        self._hand.note(task, step)
         with self._lock:
-            if task in self._steps:
-                self._steps[task] = step
             cancelled = task in self._cancelled
         if cancelled:
             raise Cancelled(f"{task.symbol}: the job was cancelled")
@@ -242,27 +266,27 @@ class Worker:
             self._stopped.wait(self._pace.heartbeat)
 
     def _beat(self) -> None:
-        at_hand = self._at_hand()
-        now = time.monotonic()
+        for task in self._hand.unbegun(self._pace.heartbeat):
+            self._heartbeat_queue.give_back(task)
+        steps = self._hand.steps(at_most=self._pace.longest_item)
+        cancelled = self._heartbeat_queue.renew(steps)
         with self._lock:
-            hung = {t for t, began in self._began.items() if now - began > self._pace.longest_item}
-        cancelled = self._heartbeat_queue.renew(
-            {task: step for task, step in at_hand.items() if task not in hung}
-        )
-        with self._lock:
-            self._cancelled = cancelled & self._steps.keys()
+            self._cancelled = cancelled & self._hand.steps().keys()
         self._registry.beat(
-            busy=len(at_hand), state="draining" if self._stopping.is_set() else "running"
+            busy=self._hand.busy, state="draining" if self._stopping.is_set() else "running"
         )
         if self._heartbeat_queue.reap(self._max_retries):
             self._wake.set()
         self._heartbeat_queue.close_finished()
 
     def _drain(self) -> bool:
-        """Let the items at hand finish for a while, then give the rest back, attempts unchanged."""
-        wait(self._futures, timeout=self._pace.drain)
-        hanging = self._at_hand()
+        """Give back what has not begun, let the rest finish for a while, then give that back too,
+        attempts unchanged.
+        """
         try:
+            for task in self._hand.unbegun(0.0):
+                self._queue.give_back(task)
+            hanging = self._hand.left_after(self._pace.drain)
             for task in hanging:
                 self._queue.give_back(task)
                 _log.warning("%s given back unfinished", task.symbol)
@@ -270,7 +294,7 @@ class Worker:
             self._registry.beat(busy=0, state="stopped")
         except EnrichmentError as exc:
             _log.error("stopped without saying so, the leases at hand will run out: %s", exc)
-        return not hanging
+        return not self._hand.steps()
 
 
 def _failure(exc: Exception, cause: BaseException) -> Failure:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain import Timeframe
 from enrichment.features import FEATURES
-from enrichment.storage.bars import PRICES
+from enrichment.storage.bar_rows import PRICES
 from enrichment.storage.catalogue import is_known
 from enrichment.storage.database import Database
 

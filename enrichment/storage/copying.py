@@ -5,7 +5,8 @@ numpy → Arrow → COPY (encoded by pgpq, in Rust), and COPY → numpy as one v
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -16,17 +17,38 @@ from pgpq import ArrowToPostgresBinaryEncoder
 from sqlalchemy import Connection
 
 _ROWS_PER_BATCH = 50_000
-_HEADER_BYTES = 19  # signature, flags, length of an empty extension
-_TRAILER_BYTES = 2
+_READ_BYTES = 1 << 18
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of an empty extension
+_TRAILER = b"\xff\xff"
 _EPOCH = np.datetime64("2000-01-01", "us")
 
 
-def record_batch(columns: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:
-    """An Arrow batch of the columns: NaN and None become NULL, datetime64 becomes timestamptz."""
-    return pa.RecordBatch.from_pydict({name: _arrow(column) for name, column in columns.items()})
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows in COPY's binary form, without header and trailer; names: their columns."""
+
+    names: tuple[str, ...]
+    count: int
+    body: bytes
 
 
-def _arrow(column: NDArray[Any]) -> pa.Array:
+def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
+    """The columns as rows: NaN and None become NULL, datetime64 becomes timestamptz."""
+    batch = pa.RecordBatch.from_pydict({name: _arrow(c) for name, c in columns.items()})
+    encoder = ArrowToPostgresBinaryEncoder(batch.schema)
+    parts = [encoder.write_header()]
+    parts += [
+        encoder.write_batch(batch.slice(start, _ROWS_PER_BATCH))
+        for start in range(0, batch.num_rows, _ROWS_PER_BATCH)
+    ]
+    parts.append(encoder.finish())
+    body = b"".join(parts)[len(_HEADER) : -len(_TRAILER)]
+    return Rows(tuple(batch.schema.names), batch.num_rows, body)
+
+
+def _arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
     if column.dtype.kind == "M":
         return pa.array(column.astype("datetime64[us]")).cast(pa.timestamp("us", tz="UTC"))
     if column.dtype.kind == "f":
@@ -34,28 +56,28 @@ def _arrow(column: NDArray[Any]) -> pa.Array:
     return pa.array(column, type=pa.string())
 
 
-def constant(value: str, length: int) -> NDArray[Any]:
+def constant(value: str, length: int) -> pa.Array:
     """A text column that repeats one value."""
-    return np.full(length, value, dtype=object)
+    return pa.repeat(value, length)
 
 
-def copy(conn: Connection, table: str, batch: pa.RecordBatch) -> None:
-    """COPY the batch into the columns of its own names, inside the connection's transaction."""
-    encoder = ArrowToPostgresBinaryEncoder(batch.schema)
-    names = ", ".join(f'"{name}"' for name in batch.schema.names)
-    parts = [encoder.write_header()]
-    parts += [
-        encoder.write_batch(batch.slice(start, _ROWS_PER_BATCH))
-        for start in range(0, batch.num_rows, _ROWS_PER_BATCH)
-    ]
-    parts.append(encoder.finish())
+def copy(conn: Connection, table: str, parts: Iterable[Rows]) -> None:
+    """COPY rows of the same columns into these, inside the connection's transaction."""
+    parts = list(parts)
+    names = ", ".join(f'"{name}"' for name in parts[0].names)
+    stream = BytesIO(b"".join([_HEADER, *(rows.body for rows in parts), _TRAILER]))
     driver: Any = conn.connection.driver_connection
     with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN BINARY", BytesIO(b"".join(parts)))
+        cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN BINARY", stream, _READ_BYTES)
 
 
 def fetch(
-    conn: Connection, query: str, values: Mapping[str, object], columns: Sequence[str]
+    conn: Connection,
+    query: str,
+    values: Mapping[str, object],
+    columns: Sequence[str],
+    *,
+    order: str = "ts",
 ) -> tuple[NDArray[np.datetime64], dict[str, NDArray[np.float64]]]:
     """The rows of a query as columns: `ts` (datetime64[us], UTC), and the others by name, NULL as
     NaN.
@@ -68,13 +90,14 @@ def fetch(
     with driver.cursor() as cursor:
         bound = cursor.mogrify(query, values).decode()
         cursor.copy_expert(
-            f"COPY (SELECT ts, {listed} FROM ({bound}) AS found ORDER BY ts) TO STDOUT BINARY", out
+            f"COPY (SELECT ts, {listed} FROM ({bound}) AS found ORDER BY {order}) TO STDOUT BINARY",
+            out,
         )
     # Every field is not NULL and 8 bytes long, so every row is of one length.
     fields = [("fields", ">i2"), ("ts_length", ">i4"), ("ts", ">i8")]
     for name in columns:
         fields += [(f"{name}_length", ">i4"), (name, ">f8")]
-    body = memoryview(out.getbuffer())[_HEADER_BYTES:-_TRAILER_BYTES]
+    body = memoryview(out.getbuffer())[len(_HEADER) : -len(_TRAILER)]
     rows = np.frombuffer(body, dtype=np.dtype(fields))
     ts = _EPOCH + rows["ts"].astype("i8").astype("timedelta64[us]")
     return ts, {name: rows[name].astype("f8") for name in columns}

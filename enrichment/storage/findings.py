@@ -6,64 +6,64 @@ arrives or another source says that nobody traded. Nothing is filled with invent
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain import Task
 from enrichment.series import Enriched
+from enrichment.storage.recordsets import recordset
 
 
-def write(conn: Connection, symbol: str, enriched: Enriched) -> None:
+def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
     """Replace the flags of the windows that were judged, keep quarantined bars, and bring the
     ledger up to date.
     """
-    key = {"symbol": symbol, "timeframe": enriched.timeframe}
-    still = {
-        "at": [flag.ts for flag in enriched.flags],
-        "checks": [flag.check for flag in enriched.flags],
-        "gaps": [gap.ts for gap in enriched.gaps],
+    values = {
+        "windows": recordset(
+            {**_key(task, enriched), "start": d.window.start, "end": d.window.end}
+            for task, enriched in series
+            for d in enriched.downloads
+            if d.failure is None
+        ),
+        "flags": recordset(_flags(series)),
+        "gaps": recordset(
+            {**_key(task, enriched), "ts": gap.ts, "cause": gap.cause, "error": gap.error}
+            for task, enriched in series
+            for gap in enriched.gaps
+        ),
+        "quarantined": recordset(_quarantined(series)),
     }
-    for download in enriched.downloads:
-        if download.failure is None:
-            window = {"start": download.window.start, "end": download.window.end}
-            conn.execute(text(_CLEAR_FLAGS), {**key, **window, **still})
-            conn.execute(text(_RESOLVE_GAPS), {**key, **window, **still})
-    if enriched.flags:
-        conn.execute(
-            text(_ADD_FLAG),
-            [
-                {**key, "ts": f.ts, "check": f.check, "severity": f.severity, "detail": f.detail}
-                for f in enriched.flags
-            ],
-        )
-    _quarantine(conn, key, enriched)
-    if enriched.gaps:
-        conn.execute(
-            text(_ADD_GAPS),
-            {
-                **key,
-                "gaps": [gap.ts for gap in enriched.gaps],
-                "causes": [gap.cause for gap in enriched.gaps],
-                "errors": [gap.error for gap in enriched.gaps],
-            },
-        )
+    for statement in (_CLEAR_FLAGS, _RESOLVE_GAPS, _ADD_FLAGS, _ADD_GAPS, _QUARANTINE):
+        conn.execute(text(statement), values)
 
 
-def _quarantine(conn: Connection, key: dict[str, str], enriched: Enriched) -> None:
-    rows = [
-        {
-            **key,
-            "ts": q.ts,
-            "check": q.check,
-            "detail": q.detail,
-            "source": download.source,
-            "bar": json.dumps(dict(q.bar)),
-        }
-        for download in enriched.downloads
-        for q in download.checked.quarantined
-    ]
-    if rows:
-        conn.execute(text(_QUARANTINE), rows)
+def _key(task: Task, enriched: Enriched) -> dict[str, object]:
+    return {"symbol": task.symbol, "timeframe": enriched.timeframe}
+
+
+def _flags(series: Sequence[tuple[Task, Enriched]]) -> Iterable[dict[str, object]]:
+    """A row per bar and check: where several downloads raised it, the last one's."""
+    found: dict[tuple[object, ...], dict[str, object]] = {}
+    for task, enriched in series:
+        for f in enriched.flags:
+            row = {"ts": f.ts, "check": f.check, "severity": f.severity, "detail": f.detail}
+            found[task.symbol, enriched.timeframe, f.ts, f.check] = {**_key(task, enriched), **row}
+    return found.values()
+
+
+def _quarantined(series: Sequence[tuple[Task, Enriched]]) -> Iterator[dict[str, object]]:
+    for task, enriched in series:
+        for download in enriched.downloads:
+            for q in download.checked.quarantined:
+                yield {
+                    **_key(task, enriched),
+                    "ts": q.ts,
+                    "check": q.check,
+                    "detail": q.detail,
+                    "source": download.source,
+                    "bar": dict(q.bar),
+                }
 
 
 def name_outages(conn: Connection) -> int:
@@ -84,38 +84,45 @@ def confirm(
     return True
 
 
-_CLEAR_FLAGS = """
-DELETE FROM bar_flags WHERE symbol = :symbol AND timeframe = :timeframe
-    AND ts >= :start AND ts < :end AND (ts, check_name) NOT IN (
-        SELECT * FROM unnest(CAST(:at AS timestamptz[]), CAST(:checks AS text[])))
+_WINDOWS = """jsonb_to_recordset(CAST(:windows AS jsonb))
+    AS w (symbol text, timeframe text, start timestamptz, "end" timestamptz)"""
+_FLAGS = """jsonb_to_recordset(CAST(:flags AS jsonb))
+    AS r (symbol text, timeframe text, ts timestamptz, "check" text, severity text, detail text)"""
+_GAPS = """jsonb_to_recordset(CAST(:gaps AS jsonb))
+    AS r (symbol text, timeframe text, ts timestamptz, cause text, error text)"""
+
+_CLEAR_FLAGS = f"""
+DELETE FROM bar_flags f USING {_WINDOWS}
+WHERE (f.symbol, f.timeframe) = (w.symbol, w.timeframe) AND f.ts >= w.start AND f.ts < w."end"
+    AND (f.symbol, f.timeframe, f.ts, f.check_name) NOT IN (
+        SELECT r.symbol, r.timeframe, r.ts, r."check" FROM {_FLAGS})
 """
 
-_ADD_FLAG = """
-INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail)
-VALUES (:symbol, :timeframe, :ts, :check, :severity, :detail)
+_ADD_FLAGS = f"""
+INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail) SELECT * FROM {_FLAGS}
 ON CONFLICT (symbol, timeframe, ts, check_name)
 DO UPDATE SET severity = EXCLUDED.severity, detail = EXCLUDED.detail
 """
 
 _QUARANTINE = """
 INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
-VALUES (:symbol, :timeframe, :ts, :check, :detail, :source, CAST(:bar AS jsonb))
+SELECT * FROM jsonb_to_recordset(CAST(:quarantined AS jsonb)) AS r (symbol text, timeframe text,
+    ts timestamptz, "check" text, detail text, source text, bar jsonb)
 ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
 """
 
-_RESOLVE_GAPS = """
-UPDATE bar_gaps SET resolved_at = now(), resolution = 'filled'
-WHERE symbol = :symbol AND timeframe = :timeframe AND resolved_at IS NULL
-    AND ts >= :start AND ts < :end AND NOT ts = ANY(CAST(:gaps AS timestamptz[]))
+_RESOLVE_GAPS = f"""
+UPDATE bar_gaps g SET resolved_at = now(), resolution = 'filled' FROM {_WINDOWS}
+WHERE (g.symbol, g.timeframe) = (w.symbol, w.timeframe) AND g.resolved_at IS NULL
+    AND g.ts >= w.start AND g.ts < w."end" AND (g.symbol, g.timeframe, g.ts) NOT IN (
+        SELECT r.symbol, r.timeframe, r.ts FROM {_GAPS})
 """
 
-_ADD_GAPS = """
+_ADD_GAPS = f"""
 INSERT INTO bar_gaps AS g (symbol, timeframe, ts, cause, error, resolved_at, resolution)
-SELECT :symbol, :timeframe, ts, cause, error,
-    CASE WHEN cause = 'no_trades' THEN now() END,
+SELECT r.*, CASE WHEN cause = 'no_trades' THEN now() END,
     CASE WHEN cause = 'no_trades' THEN 'no_trades' END
-FROM unnest(CAST(:gaps AS timestamptz[]), CAST(:causes AS text[]), CAST(:errors AS text[]))
-    AS found (ts, cause, error)
+FROM {_GAPS}
 ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
     attempts = g.attempts + 1, tried_at = now(), error = EXCLUDED.error,
     cause = CASE WHEN EXCLUDED.cause = 'unexplained' AND g.cause <> 'failed_request'

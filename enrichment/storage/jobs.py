@@ -19,6 +19,7 @@ from enrichment.domain import AssetClass, Failure, Task, Timeframe, Window, Writ
 from enrichment.storage import backfills, logs, statements
 from enrichment.storage.database import Database
 from enrichment.storage.ownership import lost, owner
+from enrichment.storage.recordsets import recordset
 
 CHANNEL = "enrichment_jobs"
 
@@ -146,12 +147,22 @@ def close_finished(conn: Connection) -> list[UUID]:
 
 def complete(conn: Connection, task: Task, written: Written) -> None:
     """Make the item final, in the transaction that stores its effect."""
-    done = conn.execute(
-        text(statements.COMPLETE),
-        {**owner(task), "inserted": written.inserted, "updated": written.updated},
+    complete_all(conn, {task: written})
+
+
+def complete_all(conn: Connection, totals: Mapping[Task, Written]) -> None:
+    """Make the items final, in the transaction that stores their effect.
+
+    Raises LeaseLost for the first that belongs to another worker.
+    """
+    rows = recordset(
+        {**owner(task), "inserted": written.inserted, "updated": written.updated}
+        for task, written in totals.items()
     )
-    if done.rowcount != 1:
-        raise lost(task)
+    done = {(r.job_id, r.symbol) for r in conn.execute(text(statements.COMPLETE), {"rows": rows})}
+    for task in totals:
+        if (task.job_id, task.symbol) not in done:
+            raise lost(task)
 
 
 def insert_job(

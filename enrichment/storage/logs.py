@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from enrichment.domain import Task
 from enrichment.series import Download, Enriched
+from enrichment.storage.recordsets import recordset
 
 LOCK = 7_303_015  # of the rollups
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 
-def write_success(conn: Connection, task: Task, enriched: Enriched) -> None:
-    """A row for every fetch and one for the computation, in the transaction that stores the bars
+def write_success(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
+    """A row for every fetch and one for each computation, in the transaction that stores the bars
     they speak of.
     """
-    key = {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
-    for download in enriched.downloads:
-        conn.execute(text(_FETCHED), {**key, **_fetched(download)})
-    conn.execute(
-        text(_COMPUTED),
+    fetched = recordset(
+        {**_key(task, enriched), **_fetched(download)}
+        for task, enriched in series
+        for download in enriched.downloads
+    )
+    computed = recordset(
         {
-            **key,
+            **_key(task, enriched),
             "bars": len(enriched.bars),
             "features": len(enriched.features),
             "ms": enriched.compute_ms,
             "score": enriched.quality.score,
-        },
+        }
+        for task, enriched in series
     )
+    conn.execute(text(_FETCHED), {"rows": fetched})
+    conn.execute(text(_COMPUTED), {"rows": computed})
+
+
+def _key(task: Task, enriched: Enriched) -> dict[str, Any]:
+    return {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
 
 
 def _fetched(download: Download) -> dict[str, Any]:
@@ -88,14 +98,16 @@ def roll_up(conn: Connection) -> None:
 _FETCHED = """
 INSERT INTO enrichment_fetch_log (job_id, symbol, timeframe, source, success, requests, bars,
     duration_ms, window_start, window_end, adjusted, quota_remaining, error)
-VALUES (:job_id, :symbol, :timeframe, :source, :success, :requests, :bars, :ms, :start, :end,
-    :adjusted, :quota, :error)
+SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (job_id uuid, symbol text,
+    timeframe text, source text, success boolean, requests integer, bars integer, ms float8,
+    start timestamptz, "end" timestamptz, adjusted boolean, quota integer, error text)
 """
 
 _COMPUTED = """
 INSERT INTO enrichment_compute_log
-    (job_id, symbol, timeframe, success, bars, features, duration_ms, quality_score)
-VALUES (:job_id, :symbol, :timeframe, true, :bars, :features, :ms, :score)
+    (job_id, symbol, timeframe, bars, features, duration_ms, quality_score, success)
+SELECT *, true FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (job_id uuid, symbol text,
+    timeframe text, bars integer, features integer, ms float8, score float8)
 """
 
 _FETCH_FAILED = """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, text
 
 from enrichment.domain import Task
 from enrichment.errors import LeaseLost
+from enrichment.storage.recordsets import recordset
 
 OWNED = (
     "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
@@ -34,3 +37,20 @@ def assert_owned(conn: Connection, task: Task) -> None:
     ).first()
     if found is None:
         raise lost(task)
+
+
+def owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
+    """Lock the items for this transaction; those whose worker and fence still match."""
+    by_key = {(task.job_id, task.symbol): task for task in tasks}
+    rows = recordset(owner(task) for task in tasks)
+    return {by_key[row.job_id, row.symbol] for row in conn.execute(text(_OWNED), {"rows": rows})}
+
+
+_OWNED = """
+SELECT i.job_id, i.symbol
+FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+    AS r (job_id uuid, symbol text, worker text, fence bigint)
+JOIN enrichment_job_items i
+    ON (i.job_id, i.symbol, i.worker_id, i.fence) = (r.job_id, r.symbol, r.worker, r.fence)
+WHERE i.status = 'in_progress' ORDER BY i.job_id, i.symbol FOR UPDATE OF i
+"""

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Bars, Timeframe
 from enrichment.quality import Deduction, deductions
 from enrichment.storage import standing
-from enrichment.storage.bars import PRICES, bars_of
+from enrichment.storage.bar_rows import PRICES, bars_of
 from enrichment.storage.copying import fetch
 from enrichment.storage.database import Database
 

@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Quality, Written, to_datetime
+from enrichment.domain import Quality, Task, Written, to_datetime
 from enrichment.quality import Evidence, Objection
 from enrichment.series import Enriched
+from enrichment.storage.recordsets import recordset
 
 
 def write(
-    conn: Connection, symbol: str, enriched: Enriched, written: Written, feature_set: str
+    conn: Connection,
+    series: Sequence[tuple[Task, Enriched]],
+    written: Sequence[Written],
+    feature_set: str,
 ) -> None:
-    """The series' quality of the day and its standing after this run.
+    """Each series' quality of the day and its standing after this run.
 
     Gaps and anomalies of a day are those first seen on it, so that days add up.
     """
-    quality, bars = enriched.quality, enriched.bars
+    rows = recordset(
+        {**_row(task.symbol, enriched), "inserted": new.inserted, "feature_set": feature_set}
+        for (task, enriched), new in zip(series, written, strict=True)
+    )
+    conn.execute(text(_DAILY_QUALITY), {"rows": rows})
+    conn.execute(text(_UPDATE_STATUS), {"rows": rows})
+
+
+def _row(symbol: str, enriched: Enriched) -> dict[str, Any]:
+    bars = enriched.bars
     valid = sum(len(d.checked.bars) for d in enriched.downloads)
     checked = valid + sum(len(d.checked.quarantined) for d in enriched.downloads)
-    values = {
+    return {
         "symbol": symbol,
         "timeframe": enriched.timeframe,
         "date": enriched.as_of.date(),
         "total": checked,
         "valid": valid,
         "rate": 100.0 * valid / checked if checked else 100.0,
-        **_scores(quality),
-        "evidence": json.dumps(as_json(enriched.evidence)),
-        "inserted": written.inserted,
+        **_scores(enriched.quality),
+        "evidence": as_json(enriched.evidence),
         "history_from": enriched.history_from,
         "source": enriched.fetched.source,
         "adjusted": enriched.fetched.adjusted,
         "first": to_datetime(bars.ts[0]) if len(bars) else None,
         "last": to_datetime(bars.ts[-1]) if len(bars) else None,
-        "feature_set": feature_set,
     }
-    conn.execute(text(_DAILY_QUALITY), values)
-    conn.execute(text(_UPDATE_STATUS), values)
 
 
 def reassess(conn: Connection, symbol: str, timeframe: str, quality: Quality, on: Evidence) -> None:
@@ -110,16 +119,23 @@ def _scores(quality: Quality) -> dict[str, Any]:
     }
 
 
-_DAILY_QUALITY = """
+_ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (symbol text, timeframe text, date date,
+    total integer, valid integer, rate float8, score float8, completeness float8, validation float8,
+    features float8, freshness float8, status text, reasons text[], evidence jsonb,
+    history_from timestamptz, source text, adjusted boolean, first timestamptz, last timestamptz,
+    inserted bigint, feature_set text)"""
+
+_DAILY_QUALITY = f"""
 INSERT INTO data_quality_metrics AS m (symbol, timeframe, date, total_records, validated_records,
     validation_rate, gaps_detected, anomalies_detected, avg_quality_score, data_completeness,
     validation, features, freshness, status, reasons)
-VALUES (:symbol, :timeframe, :date, :total, :valid, :rate,
-    (SELECT count(*) FROM bar_gaps WHERE symbol = :symbol AND timeframe = :timeframe
-        AND found_at >= date_trunc('day', now())),
-    (SELECT count(*) FROM bar_flags WHERE symbol = :symbol AND timeframe = :timeframe
-        AND severity <> 'info' AND found_at >= date_trunc('day', now())),
-    :score, :completeness, :validation, :features, :freshness, :status, :reasons)
+SELECT symbol, timeframe, date, total, valid, rate,
+    (SELECT count(*) FROM bar_gaps g WHERE (g.symbol, g.timeframe) = (r.symbol, r.timeframe)
+        AND g.found_at >= date_trunc('day', now())),
+    (SELECT count(*) FROM bar_flags f WHERE (f.symbol, f.timeframe) = (r.symbol, r.timeframe)
+        AND f.severity <> 'info' AND f.found_at >= date_trunc('day', now())),
+    score, completeness, validation, features, freshness, status, reasons
+FROM {_ROWS}
 ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
     total_records = EXCLUDED.total_records, validated_records = EXCLUDED.validated_records,
     validation_rate = EXCLUDED.validation_rate, gaps_detected = EXCLUDED.gaps_detected,
@@ -134,11 +150,12 @@ WHERE (m.total_records, m.validated_records, m.gaps_detected, m.anomalies_detect
        EXCLUDED.anomalies_detected, EXCLUDED.avg_quality_score, EXCLUDED.reasons)
 """
 
-_UPDATE_STATUS = """
+_UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
     history_from, source, adjusted, quality_score, reasons, evidence, feature_set, last_success_at)
-VALUES (:symbol, :timeframe, :status, :inserted, :first, :last, :history_from,
-    :source, :adjusted, :score, :reasons, CAST(:evidence AS jsonb), :feature_set, now())
+SELECT symbol, timeframe, status, inserted, first, last, history_from,
+    source, adjusted, score, reasons, evidence, feature_set, now()
+FROM {_ROWS}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
     first_ts = least(e.first_ts, EXCLUDED.first_ts),

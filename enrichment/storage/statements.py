@@ -85,12 +85,16 @@ SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_cl
 WHERE {OWNED}
 """
 
-COMPLETE = f"""
-UPDATE enrichment_job_items
+COMPLETE = """
+UPDATE enrichment_job_items i
 SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
-    inserted = inserted + :inserted, updated = updated + :updated,
+    inserted = i.inserted + r.inserted, updated = i.updated + r.updated,
     completed_at = clock_timestamp()
-WHERE {OWNED}
+FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+    AS r (job_id uuid, symbol text, worker text, fence bigint, inserted bigint, updated bigint)
+WHERE (i.job_id, i.symbol, i.worker_id, i.fence) = (r.job_id, r.symbol, r.worker, r.fence)
+    AND i.status = 'in_progress'
+RETURNING i.job_id, i.symbol
 """
 
 REAP = """

@@ -39,7 +39,7 @@ from enrichment.features import compute
 from enrichment.quality import Evidence
 from enrichment.series import Download, Enriched
 from enrichment.storage.bars import Warehouse
-from enrichment.storage.copying import constant, copy, record_batch
+from enrichment.storage.copying import constant, copy, encoded
 from enrichment.storage.database import Database
 from enrichment.storage.embedded import EmbeddedPostgres
 from enrichment.storage.jobs import JobQueue
@@ -58,7 +58,7 @@ def walk(count: int, seed: int) -> Bars:
     )
 
 
-def enriched(bars: Bars, features: dict[str, Any]) -> Enriched:
+def enriched(bars: Bars, features: dict[str, Any], *, appends: bool) -> Enriched:
     end = to_datetime(bars.ts[-1]) + timedelta(minutes=5)
     return Enriched(
         timeframe=Timeframe.M5,
@@ -78,6 +78,7 @@ def enriched(bars: Bars, features: dict[str, Any]) -> Enriched:
         quality=SCORE,
         evidence=Evidence(len(bars), 0, len(bars), 0, 0, 0),
         history_from=datetime(2020, 1, 1, tzinfo=UTC),
+        appends=appends,
     )
 
 
@@ -104,13 +105,13 @@ class Contest:
         work()
         return self.count * len(self.symbols) / (time.perf_counter() - began)
 
-    def ours(self) -> float:
+    def ours(self, *, appends: bool = True) -> float:
         """One transaction per series: lease, bars, logs, quality, status, completion."""
         tasks, warehouse = self.claim(), Warehouse(self.db)
 
         def work() -> None:
             for task, (bars, features) in zip(tasks, self.series, strict=True):
-                warehouse.commit(task, [enriched(bars, features)])
+                warehouse.commit(task, [enriched(bars, features, appends=appends)])
 
         return self.timed(work)
 
@@ -119,13 +120,13 @@ class Contest:
         warehouse = Warehouse(self.db)
         for task, (bars, features) in zip(self.claim(), self.series, strict=True):
             newest = {name: column[-1:] for name, column in features.items()}
-            warehouse.commit(task, [enriched(bars.take(slice(-1, None)), newest)])
-        return self.ours()
+            warehouse.commit(task, [enriched(bars.take(slice(-1, None)), newest, appends=True)])
+        return self.ours(appends=False)
 
     def bare_copy(self) -> float:
         """Binary COPY of the finished rows, a transaction per series, and nothing else."""
         batches = [
-            record_batch(
+            encoded(
                 {
                     "symbol": constant(symbol, self.count),
                     "timeframe": constant("5m", self.count),
@@ -139,7 +140,7 @@ class Contest:
         def work() -> None:
             for batch in batches:
                 with self.db.begin() as conn:
-                    copy(conn, "bars", batch)
+                    copy(conn, "bars", [batch])
 
         return self.timed(work)
 

@@ -15,6 +15,7 @@ from enrichment.config import Settings
 from enrichment.pipeline import Pipeline
 from enrichment.storage.bars import Warehouse
 from enrichment.storage.database import Database
+from enrichment.storage.group_commit import GroupCommit
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.workers import WorkerRegistry
 from enrichment.worker import Pace, Worker
@@ -56,14 +57,17 @@ def bare_worker(
     source = bootstrap.providers(settings_for(url, vendor), init_resilience_manager())
     registry = WorkerRegistry(heart, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
+    warehouse = GroupCommit(Warehouse(work))
+    pipeline = Pipeline(source, warehouse, history_days=120, now=lambda: now)
     worker = Worker(
-        Pipeline(source, Warehouse(work), history_days=120, now=lambda: now).enrich,
+        pipeline.enrich,
         JobQueue(work, lease_seconds=lease),
         registry,
         heartbeat_queue=JobQueue(heart, lease_seconds=lease),
         threads=threads,
         max_retries=max_retries,
         pace=Pace(poll=0.05, heartbeat=0.2, lease=lease, drain=5.0),
+        ready=pipeline.ready,
     )
-    with in_thread(worker):
+    with warehouse, in_thread(worker):
         yield worker

@@ -44,7 +44,7 @@ _processes.set_forkserver_preload(
         "enrichment.providers.guard",
         "enrichment.providers.http",
         "enrichment.providers.polygon",
-        "enrichment.storage.bars",
+        "enrichment.storage.group_commit",
         "enrichment.storage.listening",
         "enrichment.storage.resilience_state",
         "enrichment.storage.slots",

@@ -10,7 +10,8 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection as Pipe
@@ -33,10 +34,11 @@ from enrichment.domain import (
     Window,
     Written,
 )
+from enrichment.errors import LeaseLost
 from enrichment.pipeline import Pipeline, Source
-from enrichment.series import Enriched, Known, Tail
-from enrichment.storage.bars import Warehouse
+from enrichment.storage.bars import Finished, Warehouse
 from enrichment.storage.database import Database
+from enrichment.storage.group_commit import GroupCommit
 from enrichment.storage.jobs import JobQueue
 from enrichment.storage.listening import Listener
 from enrichment.storage.workers import WorkerRegistry
@@ -77,12 +79,13 @@ class Stop:
         self._reached = 0
         self._here = threading.local()
 
-    def at(self, step: str, what: str) -> None:
+    def at(self, step: str, what: str, items: int = 1) -> None:
+        """items: how many of them get there together."""
         if step != self._orders.step:
             return
         with self._lock:
-            self._reached += 1
-            due = self._reached == self._orders.item
+            self._reached += items
+            due = self._reached - items < self._orders.item <= self._reached
         if due:
             self._pipe.send(what)
             self._pipe.recv()  # for ever, unless the test lets it go on
@@ -93,7 +96,7 @@ class Stop:
         @event.listens_for(engine, "before_cursor_execute")
         def before(*arguments: Any) -> None:
             if self._storing and "SET status = 'completed'" in arguments[2]:
-                self.at("written", self._storing)
+                self.at("written", *self._storing)
 
         @event.listens_for(engine, "after_cursor_execute")
         def after(*arguments: Any) -> None:
@@ -102,25 +105,24 @@ class Stop:
         @event.listens_for(engine, "commit")
         def commit(_: object) -> None:
             if self._storing:
-                self.at("before_commit", self._storing)
+                self.at("before_commit", *self._storing)
             elif getattr(self._here, "closed", False):
                 self._here.closed = False
                 self.at("closing", "job")
 
     @property
-    def _storing(self) -> str:
-        return getattr(self._here, "storing", "")
+    def _storing(self) -> tuple[str, int] | None:
+        """The first symbol of the batch that this thread stores, and how many they are."""
+        return getattr(self._here, "storing", None)
 
-    @_storing.setter
-    def _storing(self, symbol: str) -> None:
-        self._here.storing = symbol
-
-    def store(self, symbol: str, write: Callable[[], Written]) -> Written:
-        self._storing = symbol
+    @contextmanager
+    def storing(self, symbol: str, items: int) -> Iterator[None]:
+        self._here.storing = (symbol, items)
         try:
-            return write()
+            yield
         finally:
-            self._storing = ""
+            self._here.storing = None
+        self.at("after_commit", symbol, items)
 
 
 class StoppingSource:
@@ -150,25 +152,14 @@ class StoppingSource:
         return self._inner.fetch_elsewhere(symbol, asset_class, timeframe, window, but=but)
 
 
-class StoppingWarehouse:
-    def __init__(self, inner: Warehouse, stop: Stop) -> None:
-        self._inner, self._stop = inner, stop
+class StoppingWarehouse(Warehouse):
+    def __init__(self, db: Database, stop: Stop) -> None:
+        super().__init__(db)
+        self._stop = stop
 
-    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
-        return self._inner.describe(symbol, timeframe)
-
-    def tail(
-        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
-    ) -> Tail:
-        return self._inner.tail(symbol, timeframe, since, lookback)
-
-    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
-        self._inner.keep(task, enriched, left)
-
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
-        written = self._stop.store(task.symbol, lambda: self._inner.commit(task, series))
-        self._stop.at("after_commit", task.symbol)
-        return written
+    def store(self, batch: Sequence[Finished]) -> list[Written | LeaseLost]:
+        with self._stop.storing(batch[0].task.symbol, len(batch)):
+            return super().store(batch)
 
 
 class StoppingQueue:
@@ -217,9 +208,8 @@ def run(orders: Orders, pipe: Pipe) -> None:
         enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
     )
     source = StoppingSource(bootstrap.providers(settings, init_resilience_manager()), stop)
-    pipeline = Pipeline(
-        source, StoppingWarehouse(Warehouse(db), stop), history_days=120, now=lambda: orders.now
-    )
+    warehouse = GroupCommit(StoppingWarehouse(db, stop))
+    pipeline = Pipeline(source, warehouse, history_days=120, now=lambda: orders.now)
     registry = WorkerRegistry(heart, f"{orders.name}-{secrets.token_hex(3)}")
     registry.register(host="test", pid=0, version="test", threads=orders.threads)
     worker = Worker(
@@ -230,9 +220,11 @@ def run(orders: Orders, pipe: Pipe) -> None:
         threads=orders.threads,
         max_retries=5,
         pace=Pace(poll=0.05, heartbeat=orders.heartbeat, lease=orders.lease, drain=5.0),
+        ready=pipeline.ready,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     listener = Listener(db, worker.wake)
     listener.start()
     worker.run()
+    warehouse.close()
     listener.stop()

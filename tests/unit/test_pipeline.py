@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 from unit.bench import TASK, Bench, Memory, Vendor, assert_equal_to_one_full_run, recorded
 
 from enrichment.domain import (
+    AssetClass,
     Bars,
     Fetched,
+    Timeframe,
+    Window,
     Written,
     to_datetime,
 )
@@ -45,6 +50,39 @@ def test_the_next_night_adds_one_bar() -> None:
     bench.run_at(3000)
     assert bench.run_at(3001) == Written(inserted=1)
     assert_equal_to_one_full_run(bench)
+
+
+def test_what_was_read_for_many_tasks_at_once_is_not_read_again() -> None:
+    bench = Bench(recorded())
+    bench.run_at(3000)
+    looked_up = bench.memory.looked_up
+    bench.now = to_datetime(recorded().ts[3000]) + timedelta(days=1)
+    (run,) = bench.pipeline.ready([TASK])
+    assert run(TASK, lambda step: None) == Written(inserted=1)
+    assert bench.memory.looked_up == looked_up
+    assert_equal_to_one_full_run(bench)
+
+
+class Meeting(Vendor):
+    """Answers once two requests are under way at the same time."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(bars)
+        self.both = threading.Barrier(2, timeout=20)
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> Fetched:
+        self.both.wait()
+        return super().fetch(symbol, asset_class, timeframe, window)
+
+
+def test_timeframes_may_be_at_work_side_by_side() -> None:
+    vendor, memory = Meeting(recorded()), Memory()
+    now = to_datetime(recorded().ts[-1]) + timedelta(days=1)
+    pipeline = Pipeline(vendor, memory, history_days=300, now=lambda: now, side_by_side=2)
+    pipeline.enrich(replace(TASK, timeframes=(Timeframe.D1, Timeframe.W1)))
+    assert len(vendor.windows) == 2
 
 
 def test_a_series_keeps_its_score_from_run_to_run() -> None:

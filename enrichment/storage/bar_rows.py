@@ -1,0 +1,166 @@
+"""The bars' rows: new ones are copied into the table, others are merged with what is stored.
+
+What a vendor restated goes to `data_corrections`, and the rows as they were to `bar_versions`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Bars, Floats, Task, Timestamps, Written, to_datetime
+from enrichment.seam import RATIO_TOLERANCE
+from enrichment.series import Enriched
+from enrichment.storage.copying import Rows, constant, copy, encoded
+
+PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One series of a task, with its rows encoded: ready for a transaction."""
+
+    task: Task
+    enriched: Enriched
+    rows: Rows
+
+    @classmethod
+    def of(cls, task: Task, enriched: Enriched) -> Result:
+        return cls(task, enriched, _encoded(task.symbol, enriched))
+
+
+def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
+    """The columns of PRICES, as `copying.fetch` reads them, with their starts."""
+    return Bars(ts, *(columns[name] for name in PRICES))
+
+
+def write(conn: Connection, results: Sequence[Result]) -> list[Written]:
+    """Insert the new bars and update the changed ones; the rows written, result by result.
+
+    The rows of all series that lie behind what is stored of them are copied straight into the
+    table; those of others are staged in a temporary table and merged, series by series.
+    """
+    _append(conn, (result.rows for result in results if result.enriched.appends))
+    return [
+        Written(inserted=result.rows.count) if result.enriched.appends else _merge(conn, result)
+        for result in results
+    ]
+
+
+def _encoded(symbol: str, enriched: Enriched) -> Rows:
+    count = len(enriched.bars)
+    columns: dict[str, Any] = {
+        "symbol": constant(symbol, count),
+        "timeframe": constant(enriched.timeframe, count),
+        **enriched.bars.columns(),
+        **enriched.features,
+    }
+    return encoded(columns)
+
+
+def _append(conn: Connection, found: Iterable[Rows]) -> None:
+    alike: defaultdict[tuple[str, ...], list[Rows]] = defaultdict(list)
+    for rows in found:
+        if rows.count:
+            alike[rows.names].append(rows)
+    for parts in alike.values():
+        copy(conn, "bars", parts)
+
+
+def _merge(conn: Connection, result: Result) -> Written:
+    """`enriched.bars` holds only rows from the first new or changed one on."""
+    enriched, names = result.enriched, result.rows.names
+    if result.rows.count == 0:
+        return Written()
+    values = {
+        "symbol": result.task.symbol,
+        "timeframe": enriched.timeframe,
+        "first": to_datetime(enriched.bars.ts[0]),
+        "last": to_datetime(enriched.bars.ts[-1]),
+    }
+    conn.execute(text(_STAGE))
+    copy(conn, "staged_bars", [result.rows])
+    conn.execute(text("ANALYZE staged_bars (ts)"))
+    if conn.execute(text(_KEEP_VERSIONS), values).rowcount:
+        _write_corrections(conn, result.task, enriched, values)
+    assignments = ", ".join(f'"{name}" = s."{name}"' for name in names[3:])
+    updated = conn.execute(
+        text(
+            f"UPDATE bars b SET {assignments}, known_from ="
+            f" CASE WHEN {_RESTATED} THEN now() ELSE b.known_from END"
+            f" FROM staged_bars s WHERE {_SAME_BAR}"
+        ),
+        values,
+    ).rowcount
+    listed = ", ".join(f'"{name}"' for name in names)
+    inserted = conn.execute(
+        text(
+            f"INSERT INTO bars ({listed}) SELECT {listed} FROM staged_bars s"
+            f" WHERE NOT EXISTS (SELECT 1 FROM bars b WHERE {_SAME_BAR})"
+        ),
+        values,
+    ).rowcount
+    conn.execute(text("DROP TABLE staged_bars"))
+    return Written(inserted, updated)
+
+
+def _write_corrections(
+    conn: Connection, task: Task, enriched: Enriched, values: dict[str, Any]
+) -> None:
+    """Old and new values field by field; a rebased history is one correction with its factor."""
+    rebase = enriched.rebase
+    values = {**values, "source": enriched.fetched.source, "job_id": task.job_id}
+    values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
+    if rebase is not None:
+        values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
+        conn.execute(text(_REBASED), values)
+    conn.execute(text(_CORRECTIONS), values)
+
+
+_COLUMNS = ", ".join(PRICES)
+
+# The constants bound the search to the series' newest stretch of the primary key, whatever the
+# planner believes of a temporary table without statistics.
+_SAME_BAR = (
+    "b.symbol = :symbol AND b.timeframe = :timeframe AND b.ts BETWEEN :first AND :last"
+    " AND b.ts = s.ts"
+)
+
+_RESTATED = (
+    f"({', '.join(f'b.{p}' for p in PRICES)}) IS DISTINCT FROM"
+    f" ({', '.join(f's.{p}' for p in PRICES)})"
+)
+
+_STAGE = "CREATE TEMP TABLE staged_bars (LIKE bars INCLUDING DEFAULTS) ON COMMIT DROP"
+
+_KEEP_VERSIONS = f"""
+INSERT INTO bar_versions (symbol, timeframe, ts, {_COLUMNS}, known_from, known_until)
+SELECT b.symbol, b.timeframe, b.ts, {", ".join(f"b.{p}" for p in PRICES)}, b.known_from, now()
+FROM staged_bars s JOIN bars b ON {_SAME_BAR} WHERE {_RESTATED}
+"""
+
+_REBASED = """
+INSERT INTO data_corrections
+    (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
+VALUES (:symbol, :timeframe, :from, 'factor', 1, :factor, 'rebased', :source, :job_id)
+"""
+
+# A row that the change of basis explains is no correction of its own.
+_CORRECTIONS = f"""
+INSERT INTO data_corrections
+    (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
+SELECT b.symbol, b.timeframe, b.ts, c.field, c.old_value, c.new_value, 'source_updated',
+    :source, :job_id
+FROM staged_bars s JOIN bars b ON {_SAME_BAR}
+CROSS JOIN LATERAL (VALUES {", ".join(f"('{p}', b.{p}, s.{p})" for p in PRICES)})
+    AS c (field, old_value, new_value)
+WHERE c.old_value IS DISTINCT FROM c.new_value
+    AND NOT coalesce(b.ts <= CAST(:until AS timestamptz)
+        AND abs(s.close / (b.close * CAST(:factor AS float8)) - 1) <= :tolerance
+        AND abs(s.open / (b.open * CAST(:factor AS float8)) - 1) <= :tolerance, false)
+ORDER BY b.ts, c.field
+"""

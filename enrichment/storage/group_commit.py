@@ -1,0 +1,149 @@
+"""Group commit: what is finished while one transaction runs is stored together by the next.
+
+One thread writes for all others, so that the database's work on one symbol never holds up the
+fetching of another. Where little is finished at a time, a symbol is stored at once and by itself;
+where much is, small ones wait for each other a little and share the statements and the commit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Self
+
+from enrichment.domain import Task, Timeframe, Written
+from enrichment.errors import DatabaseUnavailable, LeaseLost, StepFailed
+from enrichment.series import Enriched, Known, Tail
+from enrichment.storage.bars import Finished, Warehouse
+
+MOST_ITEMS = 100
+MOST_ROWS = 50_000
+LINGER_SECONDS = 0.05
+
+
+class _Promise:
+    """What a task produced, and the future of its being stored."""
+
+    def __init__(self, finished: Finished) -> None:
+        self.finished = finished
+        self.outcome: Future[Written] = Future()
+
+    def keep(self, written: Written | LeaseLost) -> None:
+        if isinstance(written, LeaseLost):
+            self.outcome.set_exception(written)
+        else:
+            self.outcome.set_result(written)
+
+    def fail(self, cause: Exception, milliseconds: float) -> None:
+        failure = StepFailed("store", None, milliseconds)
+        failure.__cause__ = cause
+        self.outcome.set_exception(failure)
+
+
+class GroupCommit:
+    """A warehouse that many threads share, until `close()`.
+
+    A batch ends with `most_items` items or with the one that takes it to `most_rows` rows. As much
+    may wait for the batch at work to end; then `commit` blocks. After a batch of several items the
+    next one waits `linger` seconds for its own to come together.
+    """
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        *,
+        most_items: int = MOST_ITEMS,
+        most_rows: int = MOST_ROWS,
+        linger: float = LINGER_SECONDS,
+    ) -> None:
+        self._warehouse = warehouse
+        self._most_items, self._most_rows, self._linger = most_items, most_rows, linger
+        self._waiting: deque[_Promise] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
+        self._writer.start()
+
+    def read(self, tasks: Sequence[Task]) -> Mapping[Task, Mapping[Timeframe, Known]]:
+        return self._warehouse.read(tasks)
+
+    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+        return self._warehouse.describe(symbol, timeframe)
+
+    def tail(
+        self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
+    ) -> Tail:
+        return self._warehouse.tail(symbol, timeframe, since, lookback)
+
+    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+        self._warehouse.keep(task, enriched, left)
+
+    def commit(self, task: Task, series: Sequence[Enriched]) -> Future[Written]:
+        """A promise of the rows written, kept once they and the item's completion are committed.
+
+        It fails with StepFailed from the cause; with LeaseLost if the item no longer belongs to the
+        task's worker.
+        """
+        promise = _Promise(Finished.of(task, series))
+        with self._changed:
+            self._changed.wait_for(self._has_room)
+            self._waiting.append(promise)
+            self._changed.notify_all()
+        return promise.outcome
+
+    def close(self) -> None:
+        """Store what waits, then end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._writer.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _has_room(self) -> bool:
+        rows = sum(promise.finished.rows for promise in self._waiting)
+        return len(self._waiting) < self._most_items and rows < self._most_rows
+
+    def _write_until_closed(self) -> None:
+        size = 0
+        while batch := self._next(self._linger if size > 1 else 0.0):
+            size = len(batch)
+            self._write(batch)
+
+    def _next(self, linger: float) -> list[_Promise]:
+        """All that waits, up to a batch; nothing once the end has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
+            batch: list[_Promise] = []
+            rows = 0
+            while self._waiting and len(batch) < self._most_items and rows < self._most_rows:
+                batch.append(self._waiting.popleft())
+                rows += batch[-1].finished.rows
+            self._changed.notify_all()
+        return batch
+
+    def _write(self, batch: Sequence[_Promise]) -> None:
+        """A batch that fails is tried item by item: only what can't be stored fails."""
+        began = time.perf_counter()
+        try:
+            outcomes = self._warehouse.store([promise.finished for promise in batch])
+        except Exception as exc:
+            if len(batch) == 1 or isinstance(exc, DatabaseUnavailable):
+                milliseconds = (time.perf_counter() - began) * 1000.0
+                for promise in batch:
+                    promise.fail(exc, milliseconds)
+                return
+            for promise in batch:
+                self._write([promise])
+        else:
+            for promise, outcome in zip(batch, outcomes, strict=True):
+                promise.keep(outcome)

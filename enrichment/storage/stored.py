@@ -1,0 +1,147 @@
+"""What is stored of series, read for many of them in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from enrichment.domain import Floats, Severity, Timeframe, Timestamps, to_datetime64
+from enrichment.features import CARRIED
+from enrichment.planning import OVERLAP
+from enrichment.quality import counts
+from enrichment.series import Known, Tail
+from enrichment.storage.bar_rows import PRICES, bars_of
+from enrichment.storage.copying import fetch
+
+Key = tuple[str, Timeframe]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A series' bars from `since` on, after some before it that lend their past to them."""
+
+    symbol: str
+    timeframe: Timeframe
+    since: datetime
+
+
+def known(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[Known]:
+    """What is known of each series without its bars.
+
+    feature_set: of this version; a series whose values are another one's is not complete.
+    """
+    values = {
+        "symbols": [symbol for symbol, _ in keys],
+        "timeframes": [timeframe.value for _, timeframe in keys],
+        "overlap": OVERLAP - 1,
+    }
+    found = {row.n: row for row in conn.execute(text(_KNOWN), values)}
+    rows = (found.get(n) for n in range(1, len(keys) + 1))
+    return [Known() if row is None else _known(row, feature_set) for row in rows]
+
+
+def tails(conn: Connection, wanted: Sequence[Wanted], lookback: int) -> list[Tail]:
+    """The bars of each series from its `since` on, after `lookback` bars before it."""
+    values = {
+        "symbols": [one.symbol for one in wanted],
+        "timeframes": [one.timeframe.value for one in wanted],
+        "sinces": [one.since for one in wanted],
+        "lookback": lookback,
+    }
+    ts, columns = fetch(conn, _TAILS, values, ("n", *PRICES, *CARRIED), order="n, ts")
+    edges = np.searchsorted(columns["n"], np.arange(1, len(wanted) + 2))
+    return [
+        _tail(ts[first:last], {n: c[first:last] for n, c in columns.items()}, one.since, lookback)
+        for one, first, last in zip(wanted, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def whole(conn: Connection, symbol: str, timeframe: Timeframe) -> Tail:
+    """All bars of a series."""
+    values = {"symbol": symbol, "timeframe": timeframe.value}
+    ts, columns = fetch(conn, _WHOLE, values, (*PRICES, *CARRIED))
+    return Tail(bars_of(ts, columns))
+
+
+def _tail(ts: Timestamps, columns: Mapping[str, Floats], since: datetime, lookback: int) -> Tail:
+    bars = bars_of(ts, columns)
+    before = int(np.searchsorted(ts, to_datetime64(since)))
+    if before < lookback:  # nothing was left out: the tail begins with the series
+        return Tail(bars)
+    return Tail(bars, {name: float(columns[name][0]) for name in CARRIED})
+
+
+def _known(row: Any, feature_set: str) -> Known:
+    return Known(
+        bars=row.bars,
+        first_ts=row.first_ts,
+        overlap_from=row.overlap_from,
+        history_from=row.history_from,
+        source=row.source,
+        adjusted=row.adjusted,
+        gaps=_timestamps(row.gaps),
+        due=_timestamps(row.due),
+        flagged=frozenset(_objections(row)),
+        confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
+        untraded=frozenset(row.untraded),
+        complete=row.bars == 0 or row.feature_set == feature_set,
+    )
+
+
+def _objections(row: Any) -> Iterator[tuple[datetime, str]]:
+    flags = zip(row.flag_ts, row.flag_checks, row.flag_severities, strict=True)
+    return ((ts, check) for ts, check, severity in flags if counts(check, Severity(severity)))
+
+
+def _timestamps(moments: Sequence[datetime]) -> Timestamps:
+    return np.array([to_datetime64(moment) for moment in moments], dtype="datetime64[us]")
+
+
+_OF_W = "symbol = w.symbol AND timeframe = w.timeframe"
+
+_KNOWN = f"""
+SELECT w.n, s.bars, s.first_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+    coalesce((SELECT ts FROM bars WHERE {_OF_W} ORDER BY ts DESC OFFSET :overlap LIMIT 1),
+        s.first_ts) AS overlap_from,
+    gaps.gaps, gaps.due, gaps.untraded,
+    flags.ts AS flag_ts, flags.checks AS flag_checks, flags.severities AS flag_severities,
+    confirmed.ts AS confirmed_ts, confirmed.checks AS confirmed_checks
+FROM unnest(CAST(:symbols AS text[]), CAST(:timeframes AS text[]))
+    WITH ORDINALITY AS w (symbol, timeframe, n)
+JOIN enrichment_status s ON s.symbol = w.symbol AND s.timeframe = w.timeframe,
+LATERAL (
+    SELECT coalesce(array_agg(ts ORDER BY ts) FILTER (WHERE resolved_at IS NULL), '{{}}') AS gaps,
+        coalesce(array_agg(ts ORDER BY ts)
+            FILTER (WHERE resolved_at IS NULL AND next_try_at <= now()), '{{}}') AS due,
+        coalesce(array_agg(ts) FILTER (WHERE resolution = 'no_trades'), '{{}}') AS untraded
+    FROM bar_gaps WHERE {_OF_W} AND (resolved_at IS NULL OR resolution = 'no_trades')
+) gaps, LATERAL (
+    SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks,
+        coalesce(array_agg(severity), '{{}}') AS severities
+    FROM bar_flags WHERE {_OF_W} AND severity <> 'info'
+) flags, LATERAL (
+    SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks
+    FROM bar_confirmations WHERE {_OF_W}
+) confirmed
+WHERE s.last_success_at IS NOT NULL
+"""
+
+_COLUMNS = ", ".join(("ts", *PRICES, *CARRIED))
+
+_WHOLE = f"SELECT {_COLUMNS} FROM bars WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s"
+
+_TAILS = f"""
+SELECT w.n::float8 AS n, b.*
+FROM unnest(%(symbols)s::text[], %(timeframes)s::text[], %(sinces)s::timestamptz[])
+    WITH ORDINALITY AS w (symbol, timeframe, since, n),
+LATERAL (
+    SELECT {_COLUMNS} FROM bars WHERE {_OF_W} AND ts >= coalesce((
+        SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
+            ORDER BY ts DESC LIMIT %(lookback)s) before), w.since)
+) b
+"""
