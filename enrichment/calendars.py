@@ -11,6 +11,7 @@ All functions are pure: moments are arguments, results are `datetime64[us]` arra
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,8 +38,17 @@ class _Sessions:
     close: Timestamps
 
 
+_building = threading.Lock()
+
+
 @lru_cache(maxsize=4)
 def _xnys(first_year: int, last_year: int) -> _Sessions:
+    with _building:  # by one thread, the others wait for it
+        return _built(first_year, last_year)
+
+
+@lru_cache(maxsize=4)
+def _built(first_year: int, last_year: int) -> _Sessions:
     import exchange_calendars
     import pandas as pd
 
@@ -160,10 +170,23 @@ def _local(ts: Timestamps) -> Timestamps:
 
 def midnights(asset_class: AssetClass, labels: Timestamps) -> Timestamps:
     """Local midnight, in UTC, of the given days: how vendors stamp daily and weekly bars."""
-    import pandas as pd
-
     if asset_class is AssetClass.CRYPTO:
         return labels
+    known = _known_midnights()
+    days = (labels - known[0].astype("datetime64[D]")) // _DAY
+    if np.all((days >= 0) & (days < len(known))):
+        return np.asarray(known[days])
+    return _midnights(labels)
+
+
+@lru_cache(maxsize=1)
+def _known_midnights() -> Timestamps:
+    return _midnights(np.arange("1980-01-01", "2060-01-01", dtype="datetime64[D]"))
+
+
+def _midnights(labels: NDArray[np.datetime64]) -> Timestamps:
+    import pandas as pd
+
     utc = pd.DatetimeIndex(labels).tz_localize(_ZONE).tz_convert("UTC").tz_localize(None)
     return np.asarray(utc.to_numpy(dtype="datetime64[us]"))
 
@@ -175,7 +198,8 @@ def _grid(
     if asset_class is AssetClass.CRYPTO:
         return _clock_grid(timeframe, lower, upper)
     sessions = _sessions(lower, upper)
-    near = (sessions.label >= lower - _WEEK) & (sessions.label <= upper + _WEEK)
+    first, last = sessions.label.searchsorted([lower - _WEEK, upper + _WEEK])
+    near = slice(int(first), int(last) + 1)
     build: Callable[..., tuple[Timestamps, Timestamps]] = {
         Timeframe.D1: _daily_grid,
         Timeframe.W1: _weekly_grid,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
@@ -165,7 +165,7 @@ class Bars:
     taker_buy_volume: Floats
 
     def __post_init__(self) -> None:
-        if len({len(getattr(self, f.name)) for f in fields(self)}) != 1:
+        if len({len(column) for column in self.columns().values()}) != 1:
             raise ValueError("the columns of Bars must be of equal length")
 
     def __len__(self) -> int:
@@ -202,7 +202,7 @@ class Bars:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Name → column, `ts` first."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Self:
         """The chosen rows, by mask, index or slice."""

@@ -34,6 +34,7 @@ _REACH = np.log(3.0)  # a price stays between a third and three times its base
 _SLOTS = 288  # five-minute bars in the longest day
 _STEP = timedelta(minutes=5)
 _MICROSECOND = timedelta(microseconds=1)
+_SHORT = timedelta(days=60)  # a window that is made by itself, not cut from whole years
 _DAILY, _ACTIVITY, _OVERNIGHT, _PATH, _BAR, _CHARACTER = range(6)
 
 Days = NDArray[np.int64]
@@ -71,7 +72,7 @@ class SimulatedSeries:
         return bar_starts(self.asset_class, timeframe, start, end)
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
-        if timeframe.intraday:
+        if timeframe.intraday or window.end - window.start < _SHORT:
             return self._made(timeframe, window, now)
         newest = to_datetime(last_complete(self.asset_class, timeframe, now))
         start, forming = max(window.start, EPOCH), newest + _MICROSECOND

@@ -172,12 +172,14 @@ def _run(stage: Stage, bars: Bars, request: Request) -> tuple[Bars, list[Flag], 
         if isinstance(check, SeriesCheck) or check.stage is not stage:
             continue
         found = check.find(bars, request)
+        if not found.any():
+            continue
         flags += _flags(bars, found, name, check)
         if check.severity is Severity.ERROR:
             quarantined += _set_apart(bars, found & ~bad, name, check)
         if check.drops:
             bad |= found
-    return bars.take(~bad), flags, quarantined
+    return bars.take(~bad) if bad.any() else bars, flags, quarantined
 
 
 def _series(context: Bars, good: Bars, window: Window) -> Series:

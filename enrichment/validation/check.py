@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from enrichment.domain import AssetClass, Bars, Floats, Severity, Timeframe, Window
 
 Mask = NDArray[np.bool_]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,23 @@ class Check:
         return self.severity is Severity.ERROR or self.stage is Stage.REPEATS
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Series:
-    """Good bars, ascending and unique, of which those before row `first` are context."""
+    """Good bars, ascending and unique, of which those before row `first` are context.
+
+    found: what several checks ask for, once it was computed.
+    """
 
     bars: Bars
     first: int
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What `compute` answers, computed for the first check that asks."""
+        if name not in self.found:
+            self.found[name] = compute()
+        answer: T = self.found[name]
+        return answer
 
     @property
     def rows(self) -> NDArray[np.intp]:

@@ -111,6 +111,10 @@ def _bars_apart(series: Series, request: Request) -> Floats:
 
 def _volume(series: Series) -> tuple[Floats, Floats]:
     """Volume as a multiple of the usual, and its robust z-score, at the rows to be judged."""
+    return series.once("volume", lambda: _judged_volume(series))
+
+
+def _judged_volume(series: Series) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     logarithm = np.log(np.where(volume > 0, volume, np.nan))
     middle, spread = robust.usual(logarithm, series.rows)

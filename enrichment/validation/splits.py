@@ -41,6 +41,10 @@ def split(series: Series, request: Request) -> Floats:
 
     A weekly bar that opens before a split and closes after it is an outlier only.
     """
+    return series.once("split", lambda: _split(series, request))
+
+
+def _split(series: Series, request: Request) -> Floats:
     bars, rows = series.bars, series.rows
     found = np.full(len(rows), np.nan)
     if len(bars) < 2:
@@ -55,6 +59,8 @@ def split(series: Series, request: Request) -> Floats:
     size = np.log(ratio)
     likely = (rows > 0) & (np.abs(opened + size) <= _WIDE) & (np.abs(held + size) < abs(size) / 2)
     likely &= _between_sessions(bars.ts, rows, request)
+    if not likely.any():
+        return found
     likely &= ~_returns(bars.close, rows)
     if not request.timeframe.intraday:
         chosen = np.flatnonzero(likely)
