@@ -47,7 +47,7 @@ def job_outcomes(jobs: pd.DataFrame) -> go.Figure:
 def quality_by_series(series: pd.DataFrame, worst: int = 20) -> go.Figure:
     """The lowest quality scores, worst at the top.
 
-    series: columns name, quality_score (0–1), status, bars.
+    series: columns name, quality_score (0–1), status, why.
     """
     shown = series.nsmallest(worst, "quality_score").iloc[::-1]
     figure = go.Figure()
@@ -61,8 +61,8 @@ def quality_by_series(series: pd.DataFrame, worst: int = 20) -> go.Figure:
             orientation="h",
             name=status.replace("_", " "),
             marker_color=STATE_COLOURS[status],
-            customdata=part[["bars"]],
-            hovertemplate="%{y}<br>quality %{x:.3f}<br>%{customdata[0]:,} bars<extra></extra>",
+            customdata=part[["why"]],
+            hovertemplate="%{y}<br>quality %{x:.3f}<br>%{customdata[0]}<extra></extra>",
         )
     figure.add_vline(x=0.9, line_dash="dot", line_color="#8a94a6")
     figure.add_annotation(

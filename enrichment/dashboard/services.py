@@ -13,14 +13,6 @@ from enrichment.config import Settings
 from enrichment.dashboard.access import require_operator
 from enrichment.storage import reading
 from enrichment.storage.database import Database
-from enrichment.storage.figures import (
-    HistoryPage,
-    Overview,
-    Pause,
-    Progress,
-    SeriesStatus,
-    WorkerStatus,
-)
 from enrichment.storage.read_models import ReadModels
 
 STATEMENT_TIMEOUT_MS = 2000
@@ -33,18 +25,6 @@ class Services:
 
     reader: ReadModels
     writing: Commands
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Everything the overview shows, read together."""
-
-    overview: Overview
-    history: HistoryPage
-    series: list[SeriesStatus]
-    workers: list[WorkerStatus]
-    pauses: list[Pause]
-    running: Progress | None
 
 
 @st.cache_resource(show_spinner=False)
@@ -74,22 +54,3 @@ def commands() -> Commands:
     """What changes anything; NotAllowed unless this session is an operator's."""
     require_operator()
     return services().writing
-
-
-@st.cache_data(ttl=2, show_spinner=False)
-def figures() -> Figures:
-    reader = services().reader
-    history = reader.history(30)
-    running = [
-        job.job_id
-        for job, details in zip(history.jobs, history.details, strict=True)
-        if details.state == "running"
-    ]
-    return Figures(
-        overview=reader.overview(),
-        history=history,
-        series=reader.series(),
-        workers=reader.workers(),
-        pauses=reader.pauses(),
-        running=reader.progress(running[0]) if running else None,
-    )

@@ -82,6 +82,12 @@ class JobReports:
         with self._db.begin() as conn:
             return [JobItem(*row) for row in conn.execute(text(_ITEMS), values)]
 
+    def longest(self, job_id: UUID, limit: int) -> list[JobItem]:
+        """The symbols of a job that have begun, those that took longest first."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_LONGEST), {"job_id": job_id, "limit": limit})
+            return [JobItem(*row) for row in rows]
+
 
 def last_job(conn: Connection) -> LastJob | None:
     """The job that finished last; cancelled ones do not count."""
@@ -109,10 +115,17 @@ FROM enrichment_job_items WHERE job_id = :job_id AND status = 'failed'
 GROUP BY 1 ORDER BY count(*) DESC, 1
 """
 
-_ITEMS = """
+_ITEM = """
 SELECT symbol, status, step, retry_count, run_after, worker_id, error_class, last_error,
     inserted, updated, started_at, completed_at
-FROM enrichment_job_items
+FROM enrichment_job_items"""
+
+_LONGEST = f"""{_ITEM}
+WHERE job_id = :job_id AND started_at IS NOT NULL
+ORDER BY coalesce(completed_at, now()) - started_at DESC, symbol LIMIT :limit
+"""
+
+_ITEMS = f"""{_ITEM}
 WHERE job_id = :job_id AND (CAST(:status AS text) IS NULL OR status = :status)
     AND (CAST(:after AS text) IS NULL OR symbol > :after)
 ORDER BY symbol LIMIT :limit

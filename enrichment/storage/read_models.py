@@ -37,6 +37,7 @@ from enrichment.storage.figures import (
 from enrichment.storage.job_report import JobReports, last_job
 from enrichment.storage.journal import Journal
 from enrichment.storage.monitoring import Monitoring
+from enrichment.storage.morning import Morning
 from enrichment.storage.price_chart import PriceCharts
 from enrichment.storage.quality_history import QualityHistory
 from enrichment.storage.quality_overview import QualityOverview
@@ -63,6 +64,7 @@ class ReadModels:
         self.quality_overview = QualityOverview(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
+        self.morning = Morning(db, hour=hour, minute=minute)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:

@@ -231,6 +231,25 @@ def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -
     assert found.frame["close"].iloc[-1] == count
 
 
+def test_the_overview_answers_the_mornings_questions(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db)
+    page = opened("overview", db_url, monkeypatch)
+    shown = {metric.label: metric.value for metric in page.metric}
+    assert shown["Last run"] == "just now"
+    assert shown["Symbols successful"] == "66.7 %"
+    assert shown["Up to date"] == "0.0 %"
+    assert shown["Workers alive"] == "1"
+    assert "Trigger 3 symbols" in [button.label for button in page.button]
+    told = words(page)
+    assert "1 of 3 symbols failed in the last job" in told
+    assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in told
+    assert "2 not enriched · 1 error" in told
+    assert page.code[0].value == "answered 500"
+    assert charts(page) == 2  # the nights and the jobs; nothing has a score yet
+
+
 def test_less_than_everything_is_triggered_paused_and_resumed(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def series(scores: list[float]) -> pd.DataFrame:
             "name": [f"S{n} 1d" for n in range(len(scores))],
             "quality_score": scores,
             "status": ["healthy" if score > 0.9 else "stale" for score in scores],
-            "bars": [250] * len(scores),
+            "why": ["something is missing"] * len(scores),
         }
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 
 import pandas as pd
 import streamlit as st
@@ -11,10 +12,20 @@ import streamlit as st
 from enrichment import health
 from enrichment.clock import utc_now
 from enrichment.dashboard import charts
-from enrichment.dashboard.page import act, ago, as_of, calmly, live, number, percent, seconds
-from enrichment.dashboard.services import ACTOR, Figures, commands, figures
+from enrichment.dashboard.briefing import Briefing, active_symbols, briefing
+from enrichment.dashboard.cards import now_cards, trend_cards
+from enrichment.dashboard.nights import calendar, state_of
+from enrichment.dashboard.page import (
+    act,
+    ago,
+    as_of,
+    calmly,
+    live,
+    nothing,
+    table,
+)
+from enrichment.dashboard.services import ACTOR, commands
 from enrichment.domain import PROVIDER_NAMES, is_simulated
-from enrichment.storage.figures import WorkerStatus
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
 ICONS = {
@@ -36,12 +47,7 @@ def resume() -> None:
     act(lambda: commands().resume(actor=ACTOR), "Resumed")
 
 
-def until(then: datetime, now: datetime) -> str:
-    minutes = max(0, int((then - now) / timedelta(minutes=1)))
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def banner(data: Figures) -> None:
+def banner(data: Briefing) -> None:
     judged = health.judge(data.overview, data.pauses)
     headline = {
         "healthy": "Healthy: the last run worked and nothing needs you.",
@@ -52,12 +58,12 @@ def banner(data: Figures) -> None:
     BANNERS[judged.status](text, icon=ICONS[judged.status])
 
 
-def buttons(data: Figures) -> None:
-    tracked = len({s.symbol for s in data.series if s.active})
+def buttons(data: Briefing) -> None:
+    tracked = data.standing.symbols
     paused = any(pause.scope == "global" for pause in data.pauses)
     with st.container(horizontal=True):
         st.button(
-            f"Trigger {tracked} symbols" if tracked else "Trigger",
+            f"Trigger {tracked:,} symbols" if tracked else "Trigger",
             icon=":material/play_arrow:",
             type="primary",
             on_click=trigger,
@@ -68,31 +74,7 @@ def buttons(data: Figures) -> None:
         st.button("Resume", icon=":material/resume:", on_click=resume, disabled=not paused)
 
 
-def cards(data: Figures) -> None:
-    overview, quality = data.overview, data.overview.metrics.data_quality
-    now, job = overview.timestamp, overview.last_job
-    rate = health.success_rate(overview)
-    alive = [worker for worker in data.workers if worker.alive]
-    following = overview.scheduler.next_enrichment_time
-    last = ago(job.completed_at, now) if job and job.completed_at else "never"
-    shown = [
-        ("Last run", last, "target: within 24 h"),
-        ("Symbols successful", percent(rate), "target: above 95 %"),
-        ("Duration", seconds(job.duration_seconds if job else None), "target: below 30 min"),
-        ("Mean quality", number(quality.avg_quality_score, 3), "target: above 0.90"),
-        ("Bars valid", percent(quality.avg_validation_rate), "target: above 95 %"),
-        ("Next run in", *_next_run(following, now)),
-        ("Queue", str(len(overview.job_queue)), "symbols waiting or at work"),
-        ("Workers alive", str(len(alive)), _busy(alive)),
-    ]
-    for row in (shown[:4], shown[4:]):
-        for column, (label, value, note) in zip(st.columns(4), row, strict=True):
-            with column.container(border=True, height="stretch"):
-                st.metric(label, value)
-                st.caption(note)
-
-
-def progress(data: Figures) -> None:
+def progress(data: Briefing) -> None:
     if data.running is None:
         return
     job = data.running
@@ -100,14 +82,78 @@ def progress(data: Figures) -> None:
     eta = f" · about {job.eta_seconds:.0f} s left" if job.eta_seconds else ""
     st.progress(
         job.done / job.total if job.total else 0.0,
-        text=f"{job.done} of {job.total} symbols done{eta}{' · ' + work if work else ''}",
+        text=f"{job.done:,} of {job.total:,} symbols done{eta}{' · ' + work if work else ''}",
     )
 
 
-def recent_jobs(data: Figures) -> None:
+def cards(data: Briefing) -> None:
+    for row in (now_cards(data), trend_cards(data)):
+        for column, card in zip(st.columns(4), row, strict=True):
+            with column.container(border=True, height="stretch"):
+                trend = list(card.trend) if len(card.trend) > 1 else None
+                st.metric(card.label, card.value, chart_data=trend, chart_type="line")
+                st.caption(card.note)
+
+
+def nights(data: Briefing) -> None:
+    st.subheader("Did the nights work?")
+    frame = pd.DataFrame([asdict(night) for night in data.nights])
+    frame["state"] = frame["state"].map(state_of)
+    if (frame["state"] == "before").all():
+        nothing("No night yet: the first run comes at the time above, or trigger one.")
+        return
+    st.plotly_chart(calendar(frame), key="nights")
+
+
+def troubles(data: Briefing) -> None:
+    """Breakers that are not closed, and what symbols failed with lately."""
+    st.subheader("What stands in the way")
+    open_breakers = [
+        p for p in data.patterns if p.kind == "circuit_breaker" and p.state != "closed"
+    ]
+    for breaker in open_breakers[:5]:
+        known = (
+            "stale, the worker is silent"
+            if breaker.stale
+            else f"as of {breaker.age_seconds:.0f} s ago"
+        )
+        st.warning(
+            f"Breaker **{breaker.name}** is {(breaker.state or '').replace('_', ' ')} "
+            f"in {breaker.worker_id.split(':')[0]} ({known})",
+            icon=":material/electric_bolt:",
+        )
+    for error in data.errors:
+        st.markdown(
+            f"**{error.error_class}** · {error.symbols:,} symbols in {error.jobs} "
+            f"job{'s' * (error.jobs != 1)}, last {ago(error.at, data.overview.timestamp)}"
+        )
+        st.code(error.example, language=None, wrap_lines=True)
+    if not open_breakers and not data.errors:
+        st.success(
+            "Every breaker is closed, and no symbol failed within a week.", icon=":material/check:"
+        )
+
+
+def quality(data: Briefing) -> None:
+    st.subheader("Lowest quality")
+    if not data.worst:
+        nothing("No series has been scored within a week.")
+        return
+    frame = pd.DataFrame(
+        {
+            "name": [f"{s.symbol} {s.timeframe}" for s in data.worst],
+            "quality_score": [s.score for s in data.worst],
+            "status": [s.status for s in data.worst],
+            "why": ["; ".join(s.reasons) or "nothing taken off" for s in data.worst],
+        }
+    )
+    st.plotly_chart(charts.quality_by_series(frame, worst=12), key="quality")
+
+
+def recent_jobs(data: Briefing) -> None:
     st.subheader("Recent jobs")
     if not data.history.jobs:
-        st.info("No job yet. Trigger one, or wait for the nightly run.", icon=":material/info:")
+        nothing("No job yet. Trigger one, or wait for the nightly run.")
         return
     frame = pd.DataFrame(
         {
@@ -124,56 +170,36 @@ def recent_jobs(data: Figures) -> None:
     st.plotly_chart(charts.job_outcomes(frame.iloc[::-1]), key="jobs")
 
 
-def quality(data: Figures) -> None:
-    st.subheader("Lowest quality")
-    scored = [s for s in data.series if s.quality_score is not None]
-    if not scored:
-        st.info("No series has been scored yet.", icon=":material/info:")
-        return
-    frame = pd.DataFrame(
-        {
-            "name": [f"{s.symbol} {s.timeframe}" for s in scored],
-            "quality_score": [s.quality_score for s in scored],
-            "status": [s.status for s in scored],
-            "bars": [s.bars for s in scored],
-        }
-    )
-    st.plotly_chart(charts.quality_by_series(frame, worst=12), key="quality")
-
-
-def series_table(data: Figures) -> None:
-    st.subheader("Series")
-    if not data.series:
-        st.info(
-            "No symbols are tracked. Add one: `enrichment symbols add AAPL --asset-class stock`",
-            icon=":material/add_circle:",
+def attention(data: Briefing) -> None:
+    """The series that are not healthy."""
+    st.subheader("Series that need a look")
+    if not data.standing.series:
+        nothing(
+            "No symbols are tracked. Add one on the page Symbols, or: "
+            "`enrichment symbols add AAPL --asset-class stock`"
         )
         return
-    frame = pd.DataFrame(
+    counts = sorted(data.standing.statuses.items(), key=lambda item: -item[1])
+    st.caption(" · ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in counts))
+    if not data.attention:
+        st.success("All series are healthy.", icon=":material/check:")
+        return
+    rows = pd.DataFrame(
         {
-            "Symbol": [s.symbol for s in data.series],
-            "Class": [s.asset_class for s in data.series],
-            "Timeframe": [s.timeframe for s in data.series],
-            "Status": [s.status.replace("_", " ") for s in data.series],
-            "Quality": [s.quality_score for s in data.series],
-            "Bars": [s.bars for s in data.series],
-            "Last bar": [s.last_ts for s in data.series],
-            "Source": [_source(s.symbol, s.source) for s in data.series],
-            "Why": ["; ".join(s.reasons) or s.last_error or "" for s in data.series],
+            "symbol": [s.symbol for s in data.attention],
+            "timeframe": [s.timeframe for s in data.attention],
+            "status": [s.status.replace("_", " ") for s in data.attention],
+            "quality": [s.quality_score for s in data.attention],
+            "last bar": pd.Series([s.last_ts for s in data.attention], dtype="datetime64[us, UTC]"),
+            "source": [_source(s.symbol, s.source) for s in data.attention],
+            "why": ["; ".join(s.reasons) or s.last_error or "" for s in data.attention],
         }
     )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=min(38 * (len(frame) + 1), 560),
-        column_config={
-            "Quality": st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0),
-            "Bars": st.column_config.NumberColumn(format="localized"),
-            "Last bar": st.column_config.DatetimeColumn(
-                "Last bar (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"
-            ),
-            "Why": st.column_config.TextColumn(width="large"),
-        },
+    score = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
+    table(
+        rows,
+        {"quality": score, "why": st.column_config.TextColumn(width="large")},
+        key="attention",
     )
 
 
@@ -183,40 +209,40 @@ def _source(symbol: str, source: str | None) -> str:
     return f"{source} (simulated)" if is_simulated(symbol) else source
 
 
-def _next_run(following: datetime | None, now: datetime) -> tuple[str, str]:
-    if following is None:
-        return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
-    return until(following, now), f"{following:%Y-%m-%d %H:%M} UTC"
-
-
-def _busy(alive: Sequence[WorkerStatus]) -> str:
-    return f"{sum(w.busy for w in alive)} of {sum(w.threads for w in alive)} threads busy"
-
-
-def overview() -> None:
-    """The part that moves: health, buttons, figures and progress."""
-    data = figures()
+def now() -> None:
+    """Healthy? The buttons, and what is at work."""
+    data = briefing()
     banner(data)
     buttons(data)
     progress(data)
+
+
+def lately() -> None:
+    """How it came to be, and what needs a look."""
+    data = briefing()
     cards(data)
+    wide, narrow = st.columns([3, 2])
+    with wide:
+        nights(data)
+    with narrow:
+        troubles(data)
     left, right = st.columns(2)
     with left:
         recent_jobs(data)
     with right:
         quality(data)
-    series_table(data)
+    attention(data)
     as_of(data.overview.timestamp)
 
 
 def some() -> None:
     """Triggering and pausing less than everything."""
-    series = [s for s in figures().series if s.active]
-    if not series:
+    classes = active_symbols()
+    if not classes:
         return
     with st.container(horizontal=True):
-        trigger_some({s.symbol: s.asset_class for s in series})
-        pause_some(sorted({s.asset_class for s in series}))
+        trigger_some(classes)
+        pause_some(sorted(set(classes.values())))
 
 
 def trigger_some(classes: Mapping[str, str]) -> None:
@@ -264,7 +290,7 @@ def pause_some(kinds: Sequence[str]) -> None:
                 f"Paused: {chosen}, for {minutes} minutes",
             ),
         )
-    for pause in figures().pauses:
+    for pause in briefing().pauses:
         if pause.scope != "global":
             st.button(
                 f"Resume {pause.scope.replace('_', ' ')} {pause.key}",
@@ -280,5 +306,6 @@ def resume_one(scope: str, key: str) -> None:
 
 
 st.title("Market enrichment")
-live(overview)
+live(now)
 calmly(some)
+live(lately)

@@ -1,0 +1,69 @@
+"""Everything that the overview shows, read together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from enrichment.dashboard.services import services
+from enrichment.storage.figures import (
+    HistoryPage,
+    Overview,
+    PatternStatus,
+    Pause,
+    Progress,
+    SeriesStatus,
+    WorkerStatus,
+)
+from enrichment.storage.morning import Night, RecentError, Standing
+from enrichment.storage.quality_overview import DayOfQuality, SeriesQuality
+
+JOBS = 30
+QUALITY_DAYS = 30
+WORST = 12
+
+
+@dataclass(frozen=True)
+class Briefing:
+    """The figures of one moment; `running` is the oldest job at work."""
+
+    overview: Overview
+    history: HistoryPage
+    standing: Standing
+    attention: list[SeriesStatus]
+    nights: list[Night]
+    errors: list[RecentError]
+    worst: list[SeriesQuality]
+    quality_days: list[DayOfQuality]
+    workers: list[WorkerStatus]
+    patterns: list[PatternStatus]
+    pauses: list[Pause]
+    running: Progress | None
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def briefing() -> Briefing:
+    reader = services().reader
+    running = reader.progress_of_open_jobs()
+    return Briefing(
+        overview=reader.overview(),
+        history=reader.history(JOBS),
+        standing=reader.morning.standing(),
+        attention=reader.morning.attention(),
+        nights=reader.morning.nights(),
+        errors=reader.morning.errors(),
+        worst=reader.quality_overview.worst(WORST),
+        quality_days=reader.quality_overview.days(QUALITY_DAYS),
+        workers=reader.workers(),
+        patterns=reader.resilience(),
+        pauses=reader.pauses(),
+        running=running[0] if running else None,
+    )
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def active_symbols() -> Mapping[str, str]:
+    """Active symbol → asset class."""
+    return services().reader.morning.symbols()

@@ -1,0 +1,163 @@
+"""What is asked in the morning: did each night work, what fails lately, which series need a look.
+
+Times are timezone-aware UTC, durations seconds, scores 0–1. Inactive symbols are left out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+from enrichment.storage.figures import SeriesStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """A UTC date and the job that took its nightly slot.
+
+    state: the job's; else 'manual' where something else was enriched on the date, 'missed' where
+    nothing was, 'before' for dates before the first job of all. late_seconds: from the slot's time
+    to the job's opening. The figures are None where there is no job, or it has not ended.
+    """
+
+    date: dt.date
+    state: str
+    successful: int | None
+    failed: int | None
+    duration_seconds: float | None
+    late_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecentError:
+    """Failed symbols of one error class in the jobs of the last days. example: the newest message,
+    of `job_id`, at `at`.
+    """
+
+    error_class: str
+    symbols: int
+    jobs: int
+    example: str
+    job_id: UUID
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the series of all active symbols stand. statuses: how many there are in each status.
+    fresh: how many were enriched within the last 26 hours, up to the newest session.
+    """
+
+    symbols: int
+    statuses: Mapping[str, int]
+    fresh: int
+
+    @property
+    def series(self) -> int:
+        return sum(self.statuses.values())
+
+
+class Morning:
+    """Reads the morning's answers. hour, minute: the nightly slot, UTC."""
+
+    def __init__(self, db: Database, *, hour: int, minute: int) -> None:
+        self._db = db
+        self._slot = {"hour": hour, "minute": minute}
+
+    def nights(self, days: int = 90) -> list[Night]:
+        """The last `days` dates whose slot has come, oldest first."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_NIGHTS), {**self._slot, "days": days})
+            return [Night(*row) for row in rows]
+
+    def errors(self, days: int = 7, limit: int = 5) -> list[RecentError]:
+        """The error classes that most symbols failed with in the jobs of the last days."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_ERRORS), {"days": days, "limit": limit})
+            return [RecentError(*row) for row in rows]
+
+    def symbols(self) -> dict[str, str]:
+        """Active symbol → asset class, by name."""
+        with self._db.begin() as conn:
+            return {row.symbol: row.asset_class for row in conn.execute(text(_SYMBOLS))}
+
+    def standing(self) -> Standing:
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_STANDING)).all()
+            tracked: int = conn.execute(text(_TRACKED)).scalar_one()
+        return Standing(
+            symbols=tracked,
+            statuses={row.status: row.n for row in rows},
+            fresh=sum(row.fresh for row in rows),
+        )
+
+    def attention(self, limit: int = 50) -> list[SeriesStatus]:
+        """The series that are not healthy, the gravest first."""
+        with self._db.begin() as conn:
+            return [SeriesStatus(*row) for row in conn.execute(text(_ATTENTION), {"limit": limit})]
+
+
+_NIGHTS = """
+WITH dates AS (
+    SELECT (date_trunc('day', (now() AT TIME ZONE 'UTC') - make_interval(hours => :hour,
+        mins => :minute))::date - n) AS date
+    FROM generate_series(0, CAST(:days AS integer) - 1) n
+), begun AS (
+    SELECT min(created_at AT TIME ZONE 'UTC')::date AS date FROM enrichment_jobs
+)
+SELECT d.date,
+    coalesce(j.state, CASE
+        WHEN begun.date IS NULL OR d.date < begun.date THEN 'before'
+        WHEN EXISTS (SELECT 1 FROM enrichment_jobs m WHERE m.state IN ('completed', 'partial')
+            AND m.created_at >= d.date AT TIME ZONE 'UTC'
+            AND m.created_at < (d.date + 1) AT TIME ZONE 'UTC') THEN 'manual'
+        ELSE 'missed' END),
+    j.successful, j.failed, extract(epoch FROM j.completed_at - j.started_at)::float8,
+    extract(epoch FROM j.created_at
+        - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
+FROM dates d CROSS JOIN begun
+LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN ('scheduled', 'catchup')
+ORDER BY d.date
+"""
+
+_ERRORS = """
+SELECT coalesce(i.error_class, 'unknown'), count(DISTINCT i.symbol), count(DISTINCT i.job_id),
+    (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1],
+    (array_agg(i.job_id ORDER BY i.completed_at DESC, i.symbol))[1], max(i.completed_at)
+FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
+WHERE j.created_at > now() - make_interval(days => :days) AND i.status = 'failed'
+GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
+"""
+
+_SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER BY symbol"
+
+_TRACKED = "SELECT count(*) FROM tracked_symbols WHERE active"
+
+_SERIES = """
+tracked_symbols t
+CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+WHERE t.active
+"""
+
+_STANDING = f"""
+SELECT coalesce(e.status, 'not_enriched') AS status, count(*) AS n,
+    count(*) FILTER (WHERE e.last_success_at > now() - interval '26 hours'
+        AND (e.evidence ->> 'sessions_behind')::integer <= 0) AS fresh
+FROM {_SERIES} GROUP BY 1
+"""
+
+_ATTENTION = f"""
+SELECT t.symbol, t.asset_class, tf.timeframe, t.active, coalesce(e.status, 'not_enriched'),
+    coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source, e.quality_score,
+    coalesce(e.reasons, '{{}}'), e.last_success_at, e.last_error
+FROM {_SERIES} AND coalesce(e.status, 'not_enriched') <> 'healthy'
+ORDER BY array_position(ARRAY['error', 'stale', 'warning', 'not_enriched'],
+    coalesce(e.status, 'not_enriched')), e.quality_score NULLS LAST, t.symbol, tf.position
+LIMIT :limit
+"""
