@@ -23,6 +23,7 @@ from enrichment.storage.embedded import EmbeddedPostgres
 
 settings.register_profile("thorough", max_examples=2000)  # pytest --hypothesis-profile=thorough
 _numbers = itertools.count()
+os.environ.pop("COLUMNS", None)  # pytest-xdist says 80; a console keeps what it reads when made
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ them. What does not fit is a MalformedResponse that names the field.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ _PER_SECOND = {"s": 1, "ms": 1000}
 _EARLIEST, _LATEST = -2_208_988_800, 4_102_444_800  # the years 1900 to 2099, in seconds
 
 
-def numbers(values: list[Any], field: str) -> Floats:
+def numbers(values: Sequence[Any], field: str) -> Floats:
     """JSON numbers; null becomes NaN."""
     if not set(map(type, values)) <= _NUMBER:
         raise MalformedResponse(f"'{field}' is not a number")
@@ -28,7 +29,7 @@ def numbers(values: list[Any], field: str) -> Floats:
         raise MalformedResponse(f"'{field}' is beyond all numbers") from None
 
 
-def decimals(values: list[Any], field: str) -> Floats:
+def decimals(values: Sequence[Any], field: str) -> Floats:
     """Numbers sent as text."""
     if not set(map(type, values)) <= {str}:
         raise MalformedResponse(f"'{field}' is not a number in quotes")
@@ -38,7 +39,7 @@ def decimals(values: list[Any], field: str) -> Floats:
         raise MalformedResponse(f"'{field}' is not a number") from None
 
 
-def moments(values: list[Any], field: str, unit: Literal["s", "ms"]) -> Timestamps:
+def moments(values: Sequence[Any], field: str, unit: Literal["s", "ms"]) -> Timestamps:
     """Whole seconds or milliseconds since 1970, UTC."""
     if not set(map(type, values)) <= {int}:
         raise MalformedResponse(f"'{field}' is not a whole number of {unit}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from enrichment.calendars import canonical, midnights
-from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Timestamps, Window
+from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Window
 from enrichment.domain import to_datetime64 as utc
 from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.providers.columns import moments, numbers
@@ -89,9 +90,10 @@ def parse(rows: list[Any]) -> Bars:
         return Bars.empty()
     if set(map(type, rows)) != {dict}:
         raise MalformedResponse("'results' holds something that is not an object")
+    ts, *prices = _required(rows, "t", "o", "h", "l", "c", "v")
     return Bars.of(
-        _timestamps(rows),
-        *(_required(rows, field) for field in ("o", "h", "l", "c", "v")),
+        moments(ts, "t", "ms"),
+        *(numbers(column, name) for name, column in zip("ohlcv", prices, strict=True)),
         vwap=_optional(rows, "vw"),
         trades=_optional(rows, "n"),
     )
@@ -159,19 +161,12 @@ def _next_url(body: Any) -> str | None:
     return url or None
 
 
-def _timestamps(rows: list[dict[str, Any]]) -> Timestamps:
-    return moments(_values(rows, "t"), "t", "ms")
-
-
-def _required(rows: list[dict[str, Any]], field: str) -> Floats:
-    return numbers(_values(rows, field), field)
-
-
-def _values(rows: list[dict[str, Any]], field: str) -> list[Any]:
+def _required(rows: list[dict[str, Any]], *fields: str) -> list[tuple[Any, ...]]:
+    """The columns of these fields, in one pass over the rows."""
     try:
-        return [row[field] for row in rows]
+        return list(zip(*map(itemgetter(*fields), rows), strict=True))
     except KeyError as exc:
-        raise MalformedResponse(f"'{field}' is missing in a bar") from exc
+        raise MalformedResponse(f"'{exc.args[0]}' is missing in a bar") from exc
 
 
 def _optional(rows: list[dict[str, Any]], field: str) -> Floats:

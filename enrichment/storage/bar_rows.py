@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -20,34 +19,21 @@ from enrichment.storage.copying import Rows, constant, copy, encoded
 PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """One series of a task, with its rows encoded: ready for a transaction."""
-
-    task: Task
-    enriched: Enriched
-    rows: Rows
-
-    @classmethod
-    def of(cls, task: Task, enriched: Enriched) -> Result:
-        return cls(task, enriched, _encoded(task.symbol, enriched))
-
-
 def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
     """The columns of PRICES, as `copying.fetch` reads them, with their starts."""
     return Bars(ts, *(columns[name] for name in PRICES))
 
 
-def write(conn: Connection, results: Sequence[Result]) -> list[Written]:
-    """Insert the new bars and update the changed ones; the rows written, result by result.
+def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Written]:
+    """Insert the new bars and update the changed ones; the rows written, series by series.
 
     The rows of all series that lie behind what is stored of them are copied straight into the
-    table; those of others are staged in a temporary table and merged, series by series.
+    table; those of others are staged in a temporary table and merged, one by one.
     """
-    _append(conn, (result.rows for result in results if result.enriched.appends))
+    _append(conn, [one for one in series if one[1].appends])
     return [
-        Written(inserted=result.rows.count) if result.enriched.appends else _merge(conn, result)
-        for result in results
+        Written(inserted=len(enriched.bars)) if enriched.appends else _merge(conn, task, enriched)
+        for task, enriched in series
     ]
 
 
@@ -62,31 +48,33 @@ def _encoded(symbol: str, enriched: Enriched) -> Rows:
     return encoded(columns)
 
 
-def _append(conn: Connection, found: Iterable[Rows]) -> None:
+def _append(conn: Connection, series: Iterable[tuple[Task, Enriched]]) -> None:
     alike: defaultdict[tuple[str, ...], list[Rows]] = defaultdict(list)
-    for rows in found:
-        if rows.count:
+    for task, enriched in series:
+        if len(enriched.bars):
+            rows = _encoded(task.symbol, enriched)
             alike[rows.names].append(rows)
     for parts in alike.values():
         copy(conn, "bars", parts)
 
 
-def _merge(conn: Connection, result: Result) -> Written:
+def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
     """`enriched.bars` holds only rows from the first new or changed one on."""
-    enriched, names = result.enriched, result.rows.names
-    if result.rows.count == 0:
+    if len(enriched.bars) == 0:
         return Written()
+    rows = _encoded(task.symbol, enriched)
+    names = rows.names
     values = {
-        "symbol": result.task.symbol,
+        "symbol": task.symbol,
         "timeframe": enriched.timeframe,
         "first": to_datetime(enriched.bars.ts[0]),
         "last": to_datetime(enriched.bars.ts[-1]),
     }
     conn.execute(text(_STAGE))
-    copy(conn, "staged_bars", [result.rows])
+    copy(conn, "staged_bars", [rows])
     conn.execute(text("ANALYZE staged_bars (ts)"))
     if conn.execute(text(_KEEP_VERSIONS), values).rowcount:
-        _write_corrections(conn, result.task, enriched, values)
+        _write_corrections(conn, task, enriched, values)
     assignments = ", ".join(f'"{name}" = s."{name}"' for name in names[3:])
     updated = conn.execute(
         text(

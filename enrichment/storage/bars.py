@@ -23,7 +23,6 @@ from enrichment.storage import (
     standing,
     stored,
 )
-from enrichment.storage.bar_rows import Result
 from enrichment.storage.database import Database
 from enrichment.storage.stored import Wanted
 
@@ -35,18 +34,14 @@ def feature_set(names: Iterable[str] = FEATURES) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """All that a task produced, with its rows encoded."""
+    """All that a task produced."""
 
     task: Task
-    results: Sequence[Result]
-
-    @classmethod
-    def of(cls, task: Task, series: Sequence[Enriched]) -> Finished:
-        return cls(task, [Result.of(task, enriched) for enriched in series])
+    series: Sequence[Enriched]
 
     @property
     def rows(self) -> int:
-        return sum(result.rows.count for result in self.results)
+        return sum(len(enriched.bars) for enriched in self.series)
 
 
 class Warehouse:
@@ -88,10 +83,9 @@ class Warehouse:
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
-        result = Result.of(task, enriched)
         with self._db.begin() as conn:
             ownership.assert_owned(conn, task)
-            (written,) = self._write(conn, [result])
+            (written,) = self._write(conn, [(task, enriched)])
             backfills.note(conn, task, enriched.timeframe, left, written)
 
     def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
@@ -99,7 +93,7 @@ class Warehouse:
 
         Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
         """
-        (outcome,) = self.store([Finished.of(task, series)])
+        (outcome,) = self.store([Finished(task, series)])
         if isinstance(outcome, LeaseLost):
             raise outcome
         return outcome
@@ -112,10 +106,11 @@ class Warehouse:
         with self._db.begin() as conn:
             owned = ownership.owned(conn, [finished.task for finished in batch])
             mine = [finished for finished in batch if finished.task in owned]
-            written = iter(self._write(conn, [r for finished in mine for r in finished.results]))
+            written = iter(
+                self._write(conn, [(done.task, one) for done in mine for one in done.series])
+            )
             totals = {
-                finished.task: sum((next(written) for _ in finished.results), Written())
-                for finished in mine
+                done.task: sum((next(written) for _ in done.series), Written()) for done in mine
             }
             jobs.complete_all(conn, totals)
         return [
@@ -123,9 +118,8 @@ class Warehouse:
             for finished in batch
         ]
 
-    def _write(self, conn: Connection, results: Sequence[Result]) -> list[Written]:
-        written = bar_rows.write(conn, results)
-        series = [(result.task, result.enriched) for result in results]
+    def _write(self, conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Written]:
+        written = bar_rows.write(conn, series)
         findings.write(conn, series)
         logs.write_success(conn, series)
         standing.write(conn, series, written, self._feature_set)

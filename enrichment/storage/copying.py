@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Rows:
 
     names: tuple[str, ...]
     count: int
-    body: bytes
+    parts: Sequence[memoryview]
 
 
 def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
@@ -42,8 +43,10 @@ def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
         for start in range(0, batch.num_rows, _ROWS_PER_BATCH)
     ]
     parts.append(encoder.finish())
-    body = b"".join(parts)[len(_HEADER) : -len(_TRAILER)]
-    return Rows(tuple(batch.schema.names), batch.num_rows, body)
+    views = [memoryview(part) for part in parts if part]
+    views[0] = views[0][len(_HEADER) :]
+    views[-1] = views[-1][: -len(_TRAILER)]
+    return Rows(tuple(batch.schema.names), batch.num_rows, views)
 
 
 def _arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
@@ -65,10 +68,28 @@ def copy(conn: Connection, table: str, parts: Iterable[Rows]) -> None:
     """COPY rows of the same columns into these, inside the connection's transaction."""
     parts = list(parts)
     names = ", ".join(f'"{name}"' for name in parts[0].names)
-    stream = BytesIO(b"".join([_HEADER, *(rows.body for rows in parts), _TRAILER]))
+    stream = _Stream(part for rows in parts for part in rows.parts)
     driver: Any = conn.connection.driver_connection
     with driver.cursor() as cursor:
         cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN BINARY", stream, _READ_BYTES)
+
+
+class _Stream:
+    """Parts between header and trailer as one file to read, without putting them together."""
+
+    def __init__(self, parts: Iterable[memoryview]) -> None:
+        self._parts = chain([memoryview(_HEADER)], parts, [memoryview(_TRAILER)])
+        self._left = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, none at the end."""
+        while not len(self._left):
+            part = next(self._parts, None)
+            if part is None:
+                return b""
+            self._left = part
+        taken, self._left = self._left[:size], self._left[size:]
+        return bytes(taken)
 
 
 def fetch(

@@ -21,7 +21,7 @@ from enrichment.series import Enriched, Known, Tail
 from enrichment.storage.bars import Finished, Warehouse
 
 MOST_ITEMS = 100
-MOST_ROWS = 50_000
+MOST_ROWS = 20_000
 LINGER_SECONDS = 0.05
 
 
@@ -88,7 +88,7 @@ class GroupCommit:
         It fails with StepFailed from the cause; with LeaseLost if the item no longer belongs to the
         task's worker.
         """
-        promise = _Promise(Finished.of(task, series))
+        promise = _Promise(Finished(task, series))
         with self._changed:
             self._changed.wait_for(self._has_room)
             self._waiting.append(promise)
