@@ -85,9 +85,6 @@ def demo(
 @app.command()
 def worker() -> None:
     """Run a worker: the nightly clock and the threads that enrich symbols. Stops on Ctrl-C."""
-    from enrichment.allocation import use_few_arenas
-
-    use_few_arenas()
     from enrichment import bootstrap
     from enrichment.supervisor import stop_with_parent
 

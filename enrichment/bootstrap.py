@@ -259,6 +259,7 @@ def worker_process(
     """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
     from enrichment import alerting
     from enrichment.alerts.service import WORKER_SECONDS
+    from enrichment.allocation import use_few_arenas
     from enrichment.pipeline import Pipeline
     from enrichment.storage.bars import Warehouse
     from enrichment.storage.group_commit import GroupCommit
@@ -270,6 +271,7 @@ def worker_process(
     from enrichment.worker import Pace, Worker
     from resilience import init_resilience_manager
 
+    use_few_arenas()
     rules = alerting.rules_in_force(settings)
     threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
     worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"

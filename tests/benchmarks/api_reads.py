@@ -10,9 +10,7 @@ which is what the machine gives. Seeding ten million rows takes some minutes and
 
 from __future__ import annotations
 
-import argparse
 import http.client
-import json
 import platform
 import statistics
 import threading
@@ -23,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from report import Figure, write
+from report import parser as parser_of
 from served import serving
 from sqlalchemy import text
 
@@ -46,6 +46,7 @@ ENDPOINTS = {
     "alerts": f"{ROOT}/alerts",
     "/metrics": "/metrics",
 }
+POLLED = ("overview", "metrics", "health", "job-status", "history")
 DAYS = 395
 PACE_SECONDS = 0.1
 
@@ -162,13 +163,12 @@ def measure(rows: int, symbols: int, clients: int, seconds: float) -> list[Timin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--floor", type=int, default=10_000, help="rows to compare with")
     parser.add_argument("--symbols", type=int, default=1_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     found = [
         timing
@@ -185,8 +185,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{timing.endpoint:12}{timing.clients:>9}{timing.rows:>12,}{timing.p50_ms:9.1f}"
             f"{timing.p99_ms:9.1f}{timing.per_second:8.0f}{ratio:8.2f}"
         )
-    if chosen.json:
-        chosen.json.write_text(json.dumps([asdict(timing) for timing in found], indent=1))
+    timings = [asdict(timing) for timing in found]
+    write("API reads", figures(found, chosen.floor), chosen, timings=timings)
+
+
+def figures(found: Sequence[Timing], floor: int) -> Iterator[Figure]:
+    """The aims are for what alerting tools poll."""
+    floors = {timing.endpoint: timing.p50_ms for timing in found if timing.rows == floor}
+    for timing in found:
+        if timing.clients != "paced" or timing.rows == floor:
+            continue
+        name = f"{timing.endpoint} with {timing.rows:,} log rows"
+        polled = timing.endpoint in POLLED
+        yield Figure(f"{name}, p50", timing.p50_ms, "ms", *(("≤", 10) if polled else ()))
+        yield Figure(f"{name}, p99", timing.p99_ms, "ms", *(("≤", 50) if polled else ()))
+        ratio = timing.p50_ms / floors[timing.endpoint]
+        yield Figure(f"{name}, p50 against few rows", ratio, "×", *(("≤", 1.5) if polled else ()))
 
 
 _PARTITION = """

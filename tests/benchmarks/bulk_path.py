@@ -8,10 +8,9 @@ server; ratios are taken within a round and reported as medians.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
+from report import Figure, parser, tell
 from sqlalchemy import text
 
 from enrichment import bootstrap
@@ -182,20 +180,21 @@ def run(series: int, count: int, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--series", type=int, default=20)
-    parser.add_argument("--bars", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    speeds = run(options.series, options.bars, options.rounds)
-    table = Table("way", "rows/s", "× bare COPY", "× to_sql", title="storing bars with features")
+    parsing = parser(__doc__)
+    parsing.add_argument("--series", type=int, default=20)
+    parsing.add_argument("--bars", type=int, default=5000)
+    parsing.add_argument("--rounds", type=int, default=5)
+    options = parsing.parse_args()
+    tell("storing bars", figures(run(options.series, options.bars, options.rounds)), options)
+
+
+def figures(speeds: Mapping[str, Sequence[float]]) -> Iterator[Figure]:
     for name, values in speeds.items():
-        ratios = [
-            statistics.median(a / b for a, b in zip(values, speeds[other], strict=True))
-            for other in ("bare COPY", "to_sql")
-        ]
-        table.add_row(name, f"{statistics.median(values):,.0f}", *(f"{r:.2f}" for r in ratios))
-    Console().print(table)
+        yield Figure(name, statistics.median(values), "rows/s")
+    for name in ("new rows", "staged rows"):
+        for peer in ("bare COPY", "to_sql"):
+            pairs = zip(speeds[name], speeds[peer], strict=True)
+            yield Figure(f"{name} against {peer}", statistics.median(a / b for a, b in pairs), "×")
 
 
 if __name__ == "__main__":

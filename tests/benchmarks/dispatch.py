@@ -20,8 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-from rich.table import Table
+from report import Figure, parser, tell
 from sqlalchemy import text
 
 from api.application import create_app
@@ -125,8 +124,7 @@ def dispatch_ms(db: Database, url: str, count: int, threads: int) -> float:
     return found.duration_seconds * 1000 / count
 
 
-def dispatch_table(db: Database, url: str, options: argparse.Namespace) -> Table:
-    table = Table("symbols", "ms per item", "floor, ms", "ratio", title="dispatch")
+def dispatch(db: Database, url: str, options: argparse.Namespace) -> Iterator[Figure]:
     costs: dict[int, float] = {}
     for count in options.symbols:
         floors, found = [], []
@@ -135,10 +133,10 @@ def dispatch_table(db: Database, url: str, options: argparse.Namespace) -> Table
             found.append(dispatch_ms(db, url, count, options.threads))
         cost, floor = statistics.median(found), statistics.median(floors)
         costs[count] = cost
-        table.add_row(f"{count:,}", f"{cost:.2f}", f"{floor:.2f}", f"{cost / floor:.1f}")
+        yield Figure(f"an item of {count:,}", cost, "ms")
+        yield Figure(f"an item of {count:,}, against a bare UPDATE", cost / floor, "×")
     least, most = min(costs), max(costs)
-    table.caption = f"{most:,} against {least:,}: {costs[most] / costs[least]:.2f} per item"
-    return table
+    yield Figure(f"an item of {most:,} against one of {least:,}", costs[most] / costs[least], "×")
 
 
 def latencies(
@@ -168,12 +166,11 @@ def latencies(
     return found
 
 
-def latency_table(db: Database, url: str, count: int) -> Table:
+def wake_ups(db: Database, url: str, count: int) -> Iterator[Figure]:
     track(db, 1)
     commands = Commands(db)
     reader = bootstrap.read_models(db, Settings())
     client = create_app(reader, commands, ready=db.ping).test_client()
-    table = Table("from", "wake-up", "median, ms", "longest, ms", title="trigger to claim")
     ways: list[tuple[str, Callable[[], object]]] = [
         ("Commands.trigger", lambda: commands.trigger(actor="benchmark")),
         ("POST /trigger", lambda: client.post("/api/v1/enrichment/trigger")),
@@ -181,27 +178,23 @@ def latency_table(db: Database, url: str, count: int) -> Table:
     for name, trigger in ways:
         for listen in (True, False):
             found = latencies(db, url, trigger, count, listen=listen)
-            table.add_row(
-                name,
-                "notification" if listen else f"poll, every {Pace().poll:.0f} s",
-                f"{statistics.median(found):.0f}",
-                f"{max(found):.0f}",
-            )
-    return table
+            how = "by notification" if listen else f"by a poll every {Pace().poll:.0f} s"
+            yield Figure(f"{name} to claim, {how}", statistics.median(found), "ms")
+            yield Figure(f"{name} to claim, {how}, longest", max(found), "ms")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--symbols", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--threads", type=int, default=5)
-    parser.add_argument("--triggers", type=int, default=30)
-    options = parser.parse_args()
+    parsing = parser(__doc__)
+    parsing.add_argument("--symbols", type=int, nargs="+", default=[1000, 10_000])
+    parsing.add_argument("--threads", type=int, default=5)
+    parsing.add_argument("--triggers", type=int, default=30)
+    options = parsing.parse_args()
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
         db = Database(server.url)
         bootstrap.upgrade(db)
-        Console().print(dispatch_table(db, server.url, options))
-        Console().print(latency_table(db, server.url, options.triggers))
+        found = [*dispatch(db, server.url, options), *wake_ups(db, server.url, options.triggers)]
         db.close()
+    tell("dispatch", found, options)
 
 
 if __name__ == "__main__":

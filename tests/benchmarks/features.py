@@ -9,15 +9,15 @@ as many as a nightly run holds. Ratios are taken within a round and reported as 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import talib
+from report import Figure, parser, tell
 from rich.console import Console
 from rich.table import Table
 
@@ -182,7 +182,7 @@ def measure(bars: Bars, peers: Peers, rounds: int) -> dict[str, list[tuple[float
     return times
 
 
-def report(title: str, times: Mapping[str, list[tuple[float, float]]], peer: str) -> Table:
+def comparison(title: str, times: Mapping[str, list[tuple[float, float]]], peer: str) -> Table:
     table = Table("feature", "ms", f"{peer}, ms", f"{peer} / own", title=title)
     for name, pairs in times.items():
         own, theirs = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
@@ -196,8 +196,8 @@ def report(title: str, times: Mapping[str, list[tuple[float, float]]], peer: str
     return table
 
 
-def at_once(bars: Bars, rounds: int) -> str:
-    """One line: all features in one call, against all of pandas'."""
+def at_once(bars: Bars, rounds: int) -> Iterator[Figure]:
+    """All features in one call, against all of pandas'."""
     peers = with_pandas(bars)
     compute(bars)
     pairs = [
@@ -209,24 +209,25 @@ def at_once(bars: Bars, rounds: int) -> str:
     ]
     own = statistics.median(own for own, _ in pairs) * 1e3
     ratio = statistics.median(theirs / own for own, theirs in pairs)
-    return f"all features of {len(bars):,} bars: {own:,.1f} ms; pandas takes {ratio:.2g} × as long"
+    what = f"all features of {len(bars):,} bars"
+    yield Figure(what, own, "ms")
+    yield Figure(f"{what}, pandas / own", ratio, "×", "≥", 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bars", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    parsing = parser(__doc__)
+    parsing.add_argument("--bars", type=int, default=1_000_000)
+    parsing.add_argument("--rounds", type=int, default=5)
+    arguments = parsing.parse_args()
     sample = walk(20_000, seed=2)
     require_same(sample, with_pandas(sample))
     bars, rounds = walk(arguments.bars, seed=1), arguments.rounds
-    console = Console(width=100)
-    console.print(
-        report(f"{len(bars):,} bars", measure(bars, with_pandas(bars), rounds), "pandas"),
-        report("TA-Lib alone", measure(bars, with_talib(bars), rounds), "TA-Lib"),
+    Console(width=100).print(
+        comparison(f"{len(bars):,} bars", measure(bars, with_pandas(bars), rounds), "pandas"),
+        comparison("TA-Lib alone", measure(bars, with_talib(bars), rounds), "TA-Lib"),
     )
-    console.print(at_once(bars, rounds))
-    console.print(at_once(walk(LOOKBACK + 10, seed=3), 20 * rounds))
+    night = walk(LOOKBACK + 10, seed=3)
+    tell("features", [*at_once(bars, rounds), *at_once(night, 20 * rounds)], arguments)
 
 
 if __name__ == "__main__":

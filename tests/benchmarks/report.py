@@ -57,8 +57,15 @@ def tell(name: str, figures: Iterable[Figure], options: argparse.Namespace) -> N
     """Print the figures and, where asked for, write them as JSON."""
     found = list(figures)
     Console().print(table(found, name))
+    write(name, found, options)
+
+
+def write(
+    name: str, figures: Iterable[Figure], options: argparse.Namespace, **more: object
+) -> None:
+    """Write the figures as JSON where asked for; more: what else belongs to them."""
     if options.json is not None:
-        document = {"name": name, "figures": [asdict(figure) for figure in found]}
+        document = {"name": name, "figures": [asdict(figure) for figure in figures], **more}
         options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from timeit import Timer
+
+from report import Figure, parser, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -187,15 +189,25 @@ def line(name: str, measured: dict[str, float]) -> str:
     return f"{row}   aim ≤ {aim:,.0f}" if aim else row
 
 
+def figures(measured: dict[str, float], together: float) -> Iterator[Figure]:
+    for name, (ours, aim, _) in ROWS.items():
+        if not ours and name in measured:
+            yield Figure(f"a call through: {name}", measured[name], "ns", "≤" if aim else None, aim)
+    yield Figure("8 threads × 5 × 20 ms through one breaker", together, "s", "≤", 0.2)
+
+
 def main() -> None:
+    options = parser(__doc__).parse_args()
     calls = {}
     for name, (_, _, make) in ROWS.items():
         with suppress(ImportError):
             calls[name] = make()
     measured = nanoseconds(calls)
+    together = overlap()
+    write("resilience", figures(measured, together), options)
     print(f"Python {sys.version.split()[0]}\n{'':24}  ns/call")
     print(*(line(name, measured) for name in ROWS), sep="\n")
-    print(f"\n8 threads × 5 × 20 ms through one breaker: {overlap():.3f} s (0.8 s if serialised)")
+    print(f"\n8 threads × 5 × 20 ms through one breaker: {together:.3f} s (0.8 s if serialised)")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from enrichment.dashboard.page import (
     table,
 )
 from enrichment.dashboard.services import ACTOR, commands
+from enrichment.dashboard.sparkline import sparkline
 from enrichment.domain import PROVIDER_NAMES, is_simulated
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
@@ -90,8 +91,9 @@ def cards(data: Briefing) -> None:
     for row in (now_cards(data), trend_cards(data)):
         for column, card in zip(st.columns(4), row, strict=True):
             with column.container(border=True, height="stretch"):
-                trend = list(card.trend) if len(card.trend) > 1 else None
-                st.metric(card.label, card.value, chart_data=trend, chart_type="line")
+                st.metric(card.label, card.value)
+                if len(card.trend) > 1:
+                    st.html(sparkline(card.trend, card.label))
                 st.caption(card.note)
 
 
