@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 # name → its arguments for --quick
 BENCHMARKS: Mapping[str, Sequence[str]] = {
     "throughput": ("--symbols", "4", "--rounds", "1", "--timeframe", "1h"),
+    "stages": ("--symbols", "2", "--rounds", "1"),
     "nightly": ("--symbols", "100", "--nights", "1"),
     "growth": ("--rows", "40000", "80000", "--symbols", "10", "--rounds", "2"),
     "bulk_path": ("--series", "2", "--rounds", "1"),
