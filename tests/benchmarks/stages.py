@@ -3,8 +3,8 @@
     python tests/benchmarks/stages.py [--symbols 12] [--rounds 3]
 
 One thread, a year of bars a symbol, the real vendor's format over HTTP, the real database. The
-floors, in the same run: for fetching, the same bytes over a bare socket, decoded; for computing, the
-features alone (`features.py` holds these against TA-Lib); for storing, binary COPY of the same
+floors, in the same run: for fetching, the same bytes over a bare socket and decoded; for computing,
+the features alone (`features.py` holds these against TA-Lib); for storing, binary COPY of the same
 finished rows. Reading and validating have no floor but nothing: their shares are told.
 """
 
