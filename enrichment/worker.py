@@ -156,7 +156,7 @@ class Worker:
         if self._ready is not None and tasks:
             try:
                 return self._ready(tasks)
-            except EnrichmentError as exc:
+            except Exception as exc:  # what fails for one of them fails again with it, recorded
                 _log.warning("%d symbols are read one by one: %s", len(tasks), exc)
         return [self._enrich] * len(tasks)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
-from live import in_thread
+from live import in_thread, until
 from sqlalchemy import text
 
 from enrichment.commands import Commands, parse_tracked
@@ -21,7 +23,7 @@ from enrichment.storage.jobs import JobQueue
 from enrichment.storage.listening import Listener
 from enrichment.storage.read_models import ReadModels
 from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Enrich, Pace, Worker
+from enrichment.worker import Enrich, Pace, Ready, Worker
 
 QUICK = Pace(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
 
@@ -58,13 +60,26 @@ class Bench:
 
 @contextmanager
 def working(
-    db: Database, enrich: Enrich, *, threads: int = 3, pace: Pace = QUICK, name: str = "w"
+    db: Database,
+    enrich: Enrich,
+    *,
+    threads: int = 3,
+    pace: Pace = QUICK,
+    name: str = "w",
+    ready: Ready | None = None,
 ) -> Iterator[Worker]:
     registry = WorkerRegistry(db, name)
     registry.register(host="here", pid=1, version="test", threads=threads)
     queue = JobQueue(db)
     worker = Worker(
-        enrich, queue, registry, heartbeat_queue=queue, threads=threads, max_retries=2, pace=pace
+        enrich,
+        queue,
+        registry,
+        heartbeat_queue=queue,
+        threads=threads,
+        max_retries=2,
+        pace=pace,
+        ready=ready,
     )
     listener = Listener(db, worker.wake)
     listener.start()
@@ -100,6 +115,11 @@ def until_finished(db: Database, commands: Commands) -> Progress:
             )
         waiting.wait(0.05)
     raise AssertionError(f"the job did not finish: {progress}")
+
+
+def scalar(db: Database, query: str) -> int:
+    with db.begin() as conn:
+        return int(conn.execute(text(query)).scalar_one())
 
 
 def logged_failures(db: Database) -> list[tuple[str, str, float]]:
@@ -228,3 +248,62 @@ def test_items_of_a_lost_worker_come_back(db: Database, lost: int) -> None:
                 break
             waiting.wait(0.05)
     assert (status.status, status.retry_count) == ("completed", 1)
+
+
+def test_what_cannot_be_read_together_is_enriched_one_by_one(db: Database) -> None:
+    bench = Bench(db)
+
+    def ready(tasks: Sequence[Task]) -> Sequence[Enrich]:
+        raise ValueError("one of them is unreadable")
+
+    with working(db, bench.enrich, ready=ready):
+        progress = until_finished(db, trigger(db, "AAPL", "MSFT"))
+    assert progress.counts == {"completed": 2}
+
+
+def test_an_item_is_at_hand_until_its_promise_is_kept(db: Database) -> None:
+    bench = Bench(db)
+    promised: dict[str, tuple[Task, Future[Written]]] = {}
+    both = threading.Event()
+
+    def enrich(task: Task, report: Callable[[str], None]) -> Future[Written]:
+        promised[task.symbol] = (task, Future())
+        if len(promised) == 2:
+            both.set()
+        return promised[task.symbol][1]
+
+    with working(db, enrich, threads=1):
+        job = trigger(db, "AAPL", "MSFT").trigger(actor="test")
+        assert both.wait(20)  # one thread took both: a promise holds none
+        bench.enrich(promised["AAPL"][0], lambda step: None)
+        promised["AAPL"][1].set_result(Written(inserted=1))
+        failure = StepFailed("store", None, 3.0)
+        failure.__cause__ = AccessDenied("the disk refuses")
+        promised["MSFT"][1].set_exception(failure)
+        reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        until(lambda: (found := reader.progress(job.job_id)) and found.finished, "the job ends")
+    items = {item.symbol: item.status for item in reader.jobs.items(job.job_id, 9)}
+    assert items == {"AAPL": "completed", "MSFT": "failed"}
+
+
+def test_what_was_claimed_ahead_is_given_back_at_once_by_a_stop(db: Database) -> None:
+    bench, reached, release = Bench(db), threading.Event(), threading.Event()
+    quick = 60
+
+    def enrich(task: Task, report: Callable[[str], None]) -> Written:
+        if sum(bench.attempts.values()) >= quick:
+            reached.set()
+            release.wait(20)
+        return bench.enrich(task, report)
+
+    commands = trigger(db, *[f"S{n}" for n in range(200)])
+    commands.trigger(actor="test")
+    ahead = "SELECT count(*) FROM enrichment_job_items WHERE status = 'in_progress'"
+    with working(db, enrich, threads=1, pace=replace(QUICK, drain=5.0)) as worker:
+        assert reached.wait(20)
+        until(lambda: scalar(db, ahead) > 1, "more than the thread's own item is claimed")
+        worker.stop()
+        until(lambda: scalar(db, ahead) == 1, "the rest is given back")
+        release.set()
+    assert scalar(db, ahead) == 0
+    assert scalar(db, "SELECT max(retry_count) FROM enrichment_job_items") == 0
