@@ -31,6 +31,7 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         command.upgrade(config, "head")
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
+        cover_key(conn)
         ensure_partitions(conn)
         reading.grant(conn)
 
@@ -46,6 +47,25 @@ def _add_feature(conn: Connection, name: str, kind: str) -> None:
     if not name.isidentifier():
         raise ValueError(f"feature {name!r} can't be a column: use letters, digits and '_'")
     conn.execute(text(f'ALTER TABLE bars ADD COLUMN IF NOT EXISTS "{name}" {_SQL_TYPES[kind]}'))
+
+
+def cover_key(conn: Connection) -> None:
+    """Let the key of `bars` carry what every run reads of a series' last bars.
+
+    A series that grew night by night has a row on each of as many pages; its key keeps them side
+    by side. For that the pages must be known to be visible, so they are vacuumed by what was
+    inserted, however large the table is.
+    """
+    from enrichment.storage.stored import COLUMNS
+
+    carried = [name for name in COLUMNS if name != "ts"]
+    if conn.execute(text(_CARRIED_BY_KEY)).scalars().all() != carried:
+        listed = ", ".join(f'"{name}"' for name in carried)
+        conn.execute(text("ALTER TABLE bars DROP CONSTRAINT IF EXISTS bars_pkey"))
+        conn.execute(
+            text(f"ALTER TABLE bars ADD PRIMARY KEY (symbol, timeframe, ts) INCLUDE ({listed})")
+        )
+    conn.execute(text(_VACUUM_BY_INSERTS))
 
 
 def ensure_partitions(conn: Connection, months_ahead: int = 2) -> None:
@@ -68,3 +88,16 @@ def ensure_partitions(conn: Connection, months_ahead: int = 2) -> None:
                     f" FOR VALUES FROM ('{lower.isoformat()}') TO ('{upper.isoformat()}')"
                 )
             )
+
+
+_CARRIED_BY_KEY = """
+SELECT a.attname FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indexrelid = to_regclass('bars_pkey') AND k.position > i.indnkeyatts ORDER BY k.position
+"""
+
+_VACUUM_BY_INSERTS = """
+ALTER TABLE bars SET (autovacuum_vacuum_insert_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = 100000)
+"""

@@ -19,6 +19,7 @@ from enrichment.storage.bar_rows import PRICES, bars_of
 from enrichment.storage.copying import fetch
 
 Key = tuple[str, Timeframe]
+COLUMNS = ("ts", *PRICES, *CARRIED)  # what a run reads of a bar; the table's key carries them
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +132,16 @@ LATERAL (
 WHERE s.last_success_at IS NOT NULL
 """
 
-_COLUMNS = ", ".join(("ts", *PRICES, *CARRIED))
+_LISTED = ", ".join(COLUMNS)
 
-_WHOLE = f"SELECT {_COLUMNS} FROM bars WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s"
+_WHOLE = f"SELECT {_LISTED} FROM bars WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s"
 
 _TAILS = f"""
 SELECT w.n::float8 AS n, b.*
 FROM unnest(%(symbols)s::text[], %(timeframes)s::text[], %(sinces)s::timestamptz[])
     WITH ORDINALITY AS w (symbol, timeframe, since, n),
 LATERAL (
-    SELECT {_COLUMNS} FROM bars WHERE {_OF_W} AND ts >= coalesce((
+    SELECT {_LISTED} FROM bars WHERE {_OF_W} AND ts >= coalesce((
         SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
             ORDER BY ts DESC LIMIT %(lookback)s) before), w.since)
 ) b

@@ -29,6 +29,7 @@ from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_datetime64
 from enrichment.features import FEATURES
 from enrichment.pipeline import Pipeline
+from enrichment.storage import schema
 from enrichment.storage.bars import Warehouse, feature_set
 from enrichment.storage.database import Database
 from enrichment.storage.embedded import EmbeddedPostgres
@@ -117,7 +118,7 @@ def seeded(url: str, name: str, rows: int, order: str) -> Database:
         statement = _BARS.format(listed=listed, values=values, order=order)
         last = {"series": rows // BARS - 1, "last": BARS - 1, "first": FIRST}
         conn.execute(text(statement), last)
-        conn.execute(text("ALTER TABLE bars ADD PRIMARY KEY (symbol, timeframe, ts)"))
+        schema.cover_key(conn)
         standing = {"first": FIRST, "last": LAST, "bars": BARS, "features": feature_set()}
         conn.execute(text(_STATUS), {**standing, "series": rows // BARS - 1})
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:

@@ -12,9 +12,11 @@ from sqlalchemy import text
 from enrichment import bootstrap
 from enrichment.errors import ConfigurationError
 from enrichment.features import FEATURES
+from enrichment.storage import schema
 from enrichment.storage.database import Database
 from enrichment.storage.revision import REVISION, is_current, require_current
 from enrichment.storage.schema import configuration, migrate
+from enrichment.storage.stored import COLUMNS
 
 
 @pytest.fixture
@@ -77,3 +79,39 @@ def test_migrations_go_back_and_forth(db: Database) -> None:
         assert list(left) == ["alembic_version"]
     bootstrap.upgrade(db)
     assert is_current(db, FEATURES)
+
+
+def test_the_last_bars_of_a_series_are_read_from_the_key_alone(db: Database) -> None:
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(
+            text(
+                "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
+                " SELECT 'S' || s, '1d', timestamptz '2020-01-01' + n * interval '1 day',"
+                " 1, 1, 1, 1, 1 FROM generate_series(1, 300) n, generate_series(1, 40) s"
+            )
+        )
+        conn.execute(text("VACUUM ANALYZE bars"))
+        plan = conn.execute(
+            text(
+                f"EXPLAIN (ANALYZE, TIMING off) SELECT {', '.join(COLUMNS)} FROM bars"
+                " WHERE symbol = 'S7' AND timeframe = '1d' AND ts >= '2020-03-01'"
+            )
+        ).scalars()
+        told = "\n".join(plan)
+    assert "Index Only Scan using bars_pkey" in told
+    assert "Heap Fetches: 0" in told
+
+
+def test_a_key_that_carries_too_little_is_built_anew(db: Database) -> None:
+    carried = (
+        "SELECT pg_get_indexdef('bars_pkey'::regclass)",
+        "ALTER TABLE bars DROP CONSTRAINT bars_pkey",
+        "ALTER TABLE bars ADD PRIMARY KEY (symbol, timeframe, ts)",
+    )
+    with db.begin() as conn:
+        before = conn.execute(text(carried[0])).scalar_one()
+        for statement in carried[1:]:
+            conn.execute(text(statement))
+        assert conn.execute(text(carried[0])).scalar_one() != before
+        schema.cover_key(conn)
+        assert conn.execute(text(carried[0])).scalar_one() == before
