@@ -1,4 +1,4 @@
-"""The benchmark of the API runs from end to end. What it measures is for people to judge."""
+"""The benchmarks run from end to end. What they measure is for people to judge."""
 
 from __future__ import annotations
 
@@ -28,3 +28,29 @@ def test_reading_two_hundred_thousand_rows(tmp_path: Path) -> None:
     for name in ENDPOINTS:
         assert name in done.stdout
         assert all(t["per_second"] > 0 for t in timings if t["endpoint"] == name)
+
+
+def test_one_command_runs_them_all_and_tells_the_machine(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    some = ("stages", "nightly", "growth")
+    done = subprocess.run(
+        [
+            *(sys.executable, str(TESTS / "benchmarks" / "run.py")),
+            *("--quick", "--json", str(found), *some),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(found.read_text())
+    assert "cores" in document["machine"]
+    assert len(document["benchmarks"]) == len(some)
+    for figures in document["benchmarks"].values():
+        assert all(figure["value"] is not None for figure in figures)
+    refused = subprocess.run(
+        [sys.executable, str(TESTS / "benchmarks" / "run.py"), "nonsense"],
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 2
+    assert "choose from throughput" in refused.stderr
