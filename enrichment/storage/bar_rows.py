@@ -9,14 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from enrichment.domain import Bars, Floats, Task, Timestamps, Written, to_datetime
 from enrichment.seam import RATIO_TOLERANCE
 from enrichment.series import Enriched
-from enrichment.storage.copying import Rows, constant, copy, encoded
+from enrichment.storage.copying import Rows, copy, encoded, repeated
 
-PRICES = ("open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume")
+_SHORT = 1_000  # bars of a series
+FULL = ("open", "high", "low", "close", "volume")  # never NULL
+PRICES = (*FULL, "vwap", "trades", "taker_buy_volume")
 
 
 def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
@@ -37,32 +41,40 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Wri
     ]
 
 
-def _encoded(symbol: str, enriched: Enriched) -> Rows:
-    count = len(enriched.bars)
-    columns: dict[str, Any] = {
-        "symbol": constant(symbol, count),
-        "timeframe": constant(enriched.timeframe, count),
-        **enriched.bars.columns(),
-        **enriched.features,
-    }
-    return encoded(columns)
-
-
 def _append(conn: Connection, series: Iterable[tuple[Task, Enriched]]) -> None:
-    alike: defaultdict[tuple[str, ...], list[Rows]] = defaultdict(list)
+    """Long series are encoded one by one, short ones of the same features together."""
+    short: defaultdict[tuple[str, ...], list[tuple[Task, Enriched]]] = defaultdict(list)
     for task, enriched in series:
-        if len(enriched.bars):
-            rows = _encoded(task.symbol, enriched)
-            alike[rows.names].append(rows)
-    for parts in alike.values():
-        copy(conn, "bars", parts)
+        if len(enriched.bars) > _SHORT:
+            copy(conn, "bars", _encoded([(task, enriched)]))
+        elif len(enriched.bars):
+            short[tuple(enriched.features)].append((task, enriched))
+    for alike in short.values():
+        copy(conn, "bars", _encoded(alike))
+
+
+def _encoded(series: Sequence[tuple[Task, Enriched]]) -> Rows:
+    """The rows of series with the same features."""
+    counts = [len(enriched.bars) for _, enriched in series]
+    columns = [{**enriched.bars.columns(), **enriched.features} for _, enriched in series]
+    return encoded(
+        {
+            "symbol": repeated([task.symbol for task, _ in series], counts),
+            "timeframe": repeated([enriched.timeframe for _, enriched in series], counts),
+            **{name: _stacked([found[name] for found in columns]) for name in columns[0]},
+        }
+    )
+
+
+def _stacked(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
 def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
     """`enriched.bars` holds only rows from the first new or changed one on."""
     if len(enriched.bars) == 0:
         return Written()
-    rows = _encoded(task.symbol, enriched)
+    rows = _encoded([(task, enriched)])
     names = rows.names
     values = {
         "symbol": task.symbol,
@@ -71,7 +83,7 @@ def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
         "last": to_datetime(enriched.bars.ts[-1]),
     }
     conn.execute(text(_STAGE))
-    copy(conn, "staged_bars", [rows])
+    copy(conn, "staged_bars", rows)
     conn.execute(text("ANALYZE staged_bars (ts)"))
     if conn.execute(text(_KEEP_VERSIONS), values).rowcount:
         _write_corrections(conn, task, enriched, values)

@@ -5,7 +5,7 @@ numpy → Arrow → COPY (encoded by pgpq, in Rust), and COPY → numpy as one v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
@@ -59,16 +59,16 @@ def _arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
     return pa.array(column, type=pa.string())
 
 
-def constant(value: str, length: int) -> pa.Array:
-    """A text column that repeats one value."""
-    return pa.repeat(value, length)
+def repeated(values: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    """A text column of runs: each value so many times."""
+    runs = [pa.repeat(value, count) for value, count in zip(values, counts, strict=True)]
+    return runs[0] if len(runs) == 1 else pa.concat_arrays(runs)
 
 
-def copy(conn: Connection, table: str, parts: Iterable[Rows]) -> None:
-    """COPY rows of the same columns into these, inside the connection's transaction."""
-    parts = list(parts)
-    names = ", ".join(f'"{name}"' for name in parts[0].names)
-    stream = _Stream(part for rows in parts for part in rows.parts)
+def copy(conn: Connection, table: str, rows: Rows) -> None:
+    """COPY the rows into the columns of their names, inside the connection's transaction."""
+    names = ", ".join(f'"{name}"' for name in rows.names)
+    stream = _Stream(rows.parts)
     driver: Any = conn.connection.driver_connection
     with driver.cursor() as cursor:
         cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN BINARY", stream, _READ_BYTES)
@@ -98,20 +98,25 @@ def fetch(
     values: Mapping[str, object],
     columns: Sequence[str],
     *,
-    order: str = "ts",
+    full: Container[str] = (),
+    order: str | None = "ts",
 ) -> tuple[NDArray[np.datetime64], dict[str, NDArray[np.float64]]]:
     """The rows of a query as columns: `ts` (datetime64[us], UTC), and the others by name, NULL as
     NaN.
 
     query: selects `ts` (timestamptz) and then the columns (float8), with %(name)s for values.
+    full: columns that are never NULL. order: what to sort by; None leaves the rows as they come.
     """
-    listed = ", ".join(f"coalesce({name}, 'NaN') AS {name}" for name in columns)
+    listed = ", ".join(
+        name if name in full else f"coalesce({name}, 'NaN') AS {name}" for name in columns
+    )
+    sorting = "" if order is None else f" ORDER BY {order}"
     driver: Any = conn.connection.driver_connection
     out = BytesIO()
     with driver.cursor() as cursor:
         bound = cursor.mogrify(query, values).decode()
         cursor.copy_expert(
-            f"COPY (SELECT ts, {listed} FROM ({bound}) AS found ORDER BY {order}) TO STDOUT BINARY",
+            f"COPY (SELECT ts, {listed} FROM ({bound}) AS found{sorting}) TO STDOUT BINARY",
             out,
         )
     # Every field is not NULL and 8 bytes long, so every row is of one length.

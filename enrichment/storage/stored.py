@@ -15,7 +15,7 @@ from enrichment.features import CARRIED
 from enrichment.planning import OVERLAP
 from enrichment.quality import counts
 from enrichment.series import Known, Tail
-from enrichment.storage.bar_rows import PRICES, bars_of
+from enrichment.storage.bar_rows import FULL, PRICES, bars_of
 from enrichment.storage.copying import fetch
 
 Key = tuple[str, Timeframe]
@@ -54,12 +54,24 @@ def tails(conn: Connection, wanted: Sequence[Wanted], lookback: int) -> list[Tai
         "sinces": [one.since for one in wanted],
         "lookback": lookback,
     }
-    ts, columns = fetch(conn, _TAILS, values, ("n", *PRICES, *CARRIED), order="n, ts")
+    ts, columns = _in_order(
+        *fetch(conn, _TAILS, values, ("n", *PRICES, *CARRIED), full=("n", *FULL), order=None)
+    )
     edges = np.searchsorted(columns["n"], np.arange(1, len(wanted) + 2))
     return [
         _tail(ts[first:last], {n: c[first:last] for n, c in columns.items()}, one.since, lookback)
         for one, first, last in zip(wanted, edges[:-1], edges[1:], strict=True)
     ]
+
+
+def _in_order(ts: Timestamps, columns: dict[str, Floats]) -> tuple[Timestamps, dict[str, Floats]]:
+    """The rows by series and time, as the server's plan mostly brings them without a sort."""
+    n = columns["n"]
+    later = (n[1:] > n[:-1]) | ((n[1:] == n[:-1]) & (ts[1:] > ts[:-1]))
+    if later.all():
+        return ts, columns
+    order = np.lexsort((ts, n))
+    return ts[order], {name: column[order] for name, column in columns.items()}
 
 
 def whole(conn: Connection, symbol: str, timeframe: Timeframe) -> Tail:
@@ -142,7 +154,7 @@ FROM unnest(%(symbols)s::text[], %(timeframes)s::text[], %(sinces)s::timestamptz
     WITH ORDINALITY AS w (symbol, timeframe, since, n),
 LATERAL (
     SELECT {_LISTED} FROM bars WHERE {_OF_W} AND ts >= coalesce((
-        SELECT min(ts) FROM (SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
-            ORDER BY ts DESC LIMIT %(lookback)s) before), w.since)
+        SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
+        ORDER BY ts DESC OFFSET %(lookback)s - 1 LIMIT 1), '-infinity')
 ) b
 """

@@ -37,7 +37,7 @@ from enrichment.features import compute
 from enrichment.quality import Evidence
 from enrichment.series import Download, Enriched
 from enrichment.storage.bars import Warehouse
-from enrichment.storage.copying import constant, copy, encoded
+from enrichment.storage.copying import copy, encoded, repeated
 from enrichment.storage.database import Database
 from enrichment.storage.embedded import EmbeddedPostgres
 from enrichment.storage.jobs import JobQueue
@@ -126,8 +126,8 @@ class Contest:
         batches = [
             encoded(
                 {
-                    "symbol": constant(symbol, self.count),
-                    "timeframe": constant("5m", self.count),
+                    "symbol": repeated([symbol], [self.count]),
+                    "timeframe": repeated(["5m"], [self.count]),
                     **bars.columns(),
                     **features,
                 }
@@ -138,7 +138,7 @@ class Contest:
         def work() -> None:
             for batch in batches:
                 with self.db.begin() as conn:
-                    copy(conn, "bars", [batch])
+                    copy(conn, "bars", batch)
 
         return self.timed(work)
 
