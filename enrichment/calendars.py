@@ -12,10 +12,11 @@ All functions are pure: moments are arguments, results are `datetime64[us]` arra
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from enrichment.domain import AssetClass, Timeframe, Timestamps, to_datetime64
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _WEEK = 7 * _DAY
 _MONDAY = np.datetime64("1970-01-05", "us")
-_ZONE = "America/New_York"
+_ZONE = ZoneInfo("America/New_York")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,14 @@ class _Sessions:
     close: Timestamps
 
 
+_columns = attrgetter("label", "midnight", "open", "close")
 _building = threading.Lock()
+
+
+def _shared(column: Timestamps) -> Timestamps:
+    """The column, which nobody may change any more."""
+    column.setflags(write=False)
+    return column
 
 
 @lru_cache(maxsize=4)
@@ -60,7 +68,7 @@ def _built(first_year: int, last_year: int) -> _Sessions:
 
     def utc(index: pd.DatetimeIndex) -> Timestamps:
         naive = index.tz_localize(None) if index.tz is not None else index
-        return np.asarray(naive.to_numpy(dtype="datetime64[us]"))
+        return _shared(np.asarray(naive.to_numpy(dtype="datetime64[us]")))
 
     return _Sessions(
         utc(labels),
@@ -88,12 +96,18 @@ def bar_starts(
     """Starts of the bars that should exist with start ≤ ts < end, ascending."""
     lower, upper = to_datetime64(start), to_datetime64(end)
     ts = _grid(asset_class, timeframe, lower, upper)[0]
-    return ts[(ts >= lower) & (ts < upper)]
+    return ts[slice(*ts.searchsorted([lower, upper]))]
 
 
 def last_complete(asset_class: AssetClass, timeframe: Timeframe, now: datetime) -> np.datetime64:
     """Start of the newest bar that has ended by `now`."""
-    at = to_datetime64(now)
+    return _newest(asset_class, timeframe, now.replace(second=0, microsecond=0))
+
+
+@lru_cache(maxsize=64)
+def _newest(asset_class: AssetClass, timeframe: Timeframe, minute: datetime) -> np.datetime64:
+    """Bars end on whole minutes, so that all series of one minute share the answer."""
+    at = to_datetime64(minute)
     ts, ends = _grid(asset_class, timeframe, at - 3 * _WEEK, at + _DAY)
     newest: np.datetime64 = ts[ends <= at][-1]
     return newest
@@ -162,33 +176,39 @@ def clock_floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -
 
 def _local(ts: Timestamps) -> Timestamps:
     """UTC moments on the exchange's wall clock."""
-    import pandas as pd
-
-    local = pd.DatetimeIndex(ts).tz_localize("UTC").tz_convert(_ZONE).tz_localize(None)
-    return np.asarray(local.to_numpy(dtype="datetime64[us]"))
+    switches, ahead = _clock()
+    return np.asarray(ts + ahead[switches.searchsorted(ts, side="right")])
 
 
 def midnights(asset_class: AssetClass, labels: Timestamps) -> Timestamps:
     """Local midnight, in UTC, of the given days: how vendors stamp daily and weekly bars."""
     if asset_class is AssetClass.CRYPTO:
         return labels
-    known = _known_midnights()
-    days = (labels - known[0].astype("datetime64[D]")) // _DAY
-    if np.all((days >= 0) & (days < len(known))):
-        return np.asarray(known[days])
-    return _midnights(labels)
+    switches, ahead = _clock()
+    # The clock is never set in the hours between midnight in UTC and the local one.
+    return np.asarray(labels - ahead[switches.searchsorted(labels, side="right")])
 
 
 @lru_cache(maxsize=1)
-def _known_midnights() -> Timestamps:
-    return _midnights(np.arange("1980-01-01", "2060-01-01", dtype="datetime64[D]"))
+def _clock() -> tuple[Timestamps, NDArray[np.timedelta64]]:
+    """The moments from 1900 to 2099 at which the exchange's clock is set, and how far ahead of UTC
+    it is before the first and after each of them.
+    """
+    days = np.arange("1900-01-01", "2100-01-01", dtype="datetime64[D]")
+    that_day = days[np.flatnonzero(np.diff(_ahead(days)))]
+    hours = that_day[:, None] + np.arange(25).astype("timedelta64[h]")
+    ahead = _ahead(hours.ravel()).reshape(hours.shape)
+    day, hour = np.nonzero(ahead[:, 1:] != ahead[:, :-1])
+    switches = hours[day, hour + 1].astype("datetime64[us]")
+    return switches, np.append(ahead[0, 0], ahead[day, hour + 1])
 
 
-def _midnights(labels: NDArray[np.datetime64]) -> Timestamps:
+def _ahead(moments: NDArray[np.datetime64]) -> NDArray[np.timedelta64]:
     import pandas as pd
 
-    utc = pd.DatetimeIndex(labels).tz_localize(_ZONE).tz_convert("UTC").tz_localize(None)
-    return np.asarray(utc.to_numpy(dtype="datetime64[us]"))
+    utc = pd.DatetimeIndex(moments).tz_localize("UTC")
+    local = utc.tz_convert(_ZONE).tz_localize(None)
+    return np.asarray((local - utc.tz_localize(None)).to_numpy(dtype="timedelta64[us]"))
 
 
 def _grid(
@@ -200,14 +220,12 @@ def _grid(
     sessions = _sessions(lower, upper)
     first, last = sessions.label.searchsorted([lower - _WEEK, upper + _WEEK])
     near = slice(int(first), int(last) + 1)
-    build: Callable[..., tuple[Timestamps, Timestamps]] = {
-        Timeframe.D1: _daily_grid,
-        Timeframe.W1: _weekly_grid,
-    }.get(timeframe, _intraday_grid)
-    chosen = _Sessions(
-        *(getattr(sessions, c)[near] for c in ("label", "midnight", "open", "close"))
-    )
-    return build(chosen, np.timedelta64(timeframe.duration))
+    chosen = _Sessions(*(column[near] for column in _columns(sessions)))
+    if timeframe is Timeframe.D1:
+        return chosen.label, chosen.close
+    if timeframe is Timeframe.W1:
+        return _weekly_grid(chosen)
+    return _intraday_grid(chosen, np.timedelta64(timeframe.duration))
 
 
 def _clock_grid(
@@ -220,11 +238,7 @@ def _clock_grid(
     return ts, np.asarray(ts + step, dtype="datetime64[us]")
 
 
-def _daily_grid(sessions: _Sessions, step: np.timedelta64) -> tuple[Timestamps, Timestamps]:
-    return sessions.label, sessions.close
-
-
-def _weekly_grid(sessions: _Sessions, step: np.timedelta64) -> tuple[Timestamps, Timestamps]:
+def _weekly_grid(sessions: _Sessions) -> tuple[Timestamps, Timestamps]:
     mondays = monday_of(sessions.label)
     last_of_week = np.flatnonzero(np.append(mondays[1:] != mondays[:-1], True))
     # The last week at hand may be cut: it counts only if a later session proves it whole.

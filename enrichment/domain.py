@@ -9,10 +9,11 @@ series of different vendors meet on the same keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID
 
@@ -132,6 +133,11 @@ def to_datetime64(moment: datetime) -> np.datetime64:
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
+def among(ts: Timestamps, ascending: Timestamps) -> NDArray[np.bool_]:
+    """Whether each moment is one of the ascending ones."""
+    return ascending.searchsorted(ts, side="right") > ascending.searchsorted(ts)
+
+
 def divided(above: Floats, below: Floats) -> Floats:
     """above / below where below > 0, else NaN."""
     out = np.full(len(above), np.nan)
@@ -165,7 +171,7 @@ class Bars:
     taker_buy_volume: Floats
 
     def __post_init__(self) -> None:
-        if len({len(column) for column in self.columns().values()}) != 1:
+        if len(set(map(len, _columns(self)))) != 1:
             raise ValueError("the columns of Bars must be of equal length")
 
     def __len__(self) -> int:
@@ -202,37 +208,41 @@ class Bars:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Name → column, `ts` first."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return dict(zip(self.__slots__, _columns(self), strict=True))
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Self:
         """The chosen rows, by mask, index or slice."""
-        return type(self)(*(column[rows] for column in self.columns().values()))
+        return type(self)(*[column[rows] for column in _columns(self)])
 
     def followed_by(self, other: Bars) -> Self:
         """These rows, then the other's."""
-        theirs = other.columns()
-        return type(self)(
-            *(np.concatenate([c, theirs[name]]) for name, c in self.columns().items())
-        )
+        return type(self)(*map(np.concatenate, zip(_columns(self), _columns(other), strict=True)))
 
     def ascending(self) -> Self:
         """The rows in the order of their starts; rows of one start keep theirs."""
         return self.take(np.argsort(self.ts, kind="stable"))
 
     def not_in(self, other: Bars) -> NDArray[np.bool_]:
-        """Whether each row's start is none of the other's."""
-        return ~np.isin(self.ts, other.ts)
+        """Whether each row's start is none of the other's, which are ascending."""
+        return ~among(self.ts, other.ts)
 
     def under(self, other: Bars) -> Self:
-        """These rows with the other's laid over them, ascending: where both have a start, the
-        other's row stays.
+        """These rows with the other's laid over them: where both have a start, the other's row
+        stays. Both are ascending, and so is the answer.
         """
-        return self.take(self.not_in(other)).followed_by(other).ascending()
+        first = int(np.searchsorted(self.ts, other.ts[0])) if len(other) else len(self)
+        rest = self.take(slice(first, None))
+        alone = rest.not_in(other)
+        over = rest.take(alone).followed_by(other).ascending() if alone.any() else other
+        return self.take(slice(first)).followed_by(over)
 
     def shared_with(self, other: Bars) -> tuple[Self, Bars]:
         """The rows of both with the same starts, ascending; neither may repeat a start."""
         _, mine, theirs = np.intersect1d(self.ts, other.ts, assume_unique=True, return_indices=True)
         return self.take(mine), other.take(theirs)
+
+
+_columns: Callable[[Bars], tuple[NDArray[Any], ...]] = attrgetter(*Bars.__slots__)
 
 
 class Severity(StrEnum):

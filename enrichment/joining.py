@@ -16,10 +16,12 @@ from enrichment.domain import (
     Flag,
     Timeframe,
     Timestamps,
+    Window,
+    among,
     to_datetime,
     to_datetime64,
 )
-from enrichment.series import Download, Enriched, Gap, Known, Rebase, Tail
+from enrichment.series import Download, Enriched, Gap, Known, Rebase, Tail, no_timestamps
 from enrichment.validation import classify_missing, missing_bars
 
 
@@ -41,7 +43,9 @@ def join(
     merged, first_changed = merge(tail.bars, good)
     computed = features.compute(merged, tail.carried)
     starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
-    seen = _Seen(asset_class, timeframe, known, merged, downloads, min(starts, default=now), now)
+    begins = min(starts, default=now)
+    expected = missing_bars(asset_class, timeframe, no_timestamps(), begins, now)
+    seen = _Seen(asset_class, timeframe, known, merged, downloads, expected, now)
     gaps = _gaps(seen)
     evidence = _evidence(seen, max(0, known.bars - len(tail.bars)), computed, flags, gaps)
     changed = slice(first_changed if known.complete else 0, None)
@@ -68,23 +72,26 @@ def merge(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
 
     Both are ascending without repetition. The row is len(merged) where nothing changed.
     """
+    if len(fetched) == 0:
+        return tail, len(tail)
     merged = tail.under(fetched)
-    known = np.searchsorted(tail.ts, merged.ts)
-    same = np.zeros(len(merged), dtype=bool)
-    found = known < len(tail)
-    found[found] = tail.ts[known[found]] == merged.ts[found]
-    before = tail.take(known[found])
-    same[found] = _equal_rows(merged.take(found), before)
+    first = int(np.searchsorted(tail.ts, fetched.ts[0]))
+    laid, before = merged.take(slice(first, None)), tail.take(slice(first, None))
+    same = among(laid.ts, before.ts)
+    known = np.searchsorted(before.ts, laid.ts[same])
+    same[same] = _equal_rows(laid.take(same), before.take(known))
     changed = np.flatnonzero(~same)
-    return merged, int(changed[0]) if len(changed) else len(merged)
+    return merged, first + int(changed[0]) if len(changed) else len(merged)
 
 
 def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     theirs = b.columns()
     equal = np.ones(len(a), dtype=bool)
     for name, column in a.columns().items():
-        other = theirs[name]
-        equal &= (column == other) | (np.isnan(column) & np.isnan(other) if name != "ts" else False)
+        same = column == theirs[name]
+        if not same.all():
+            same |= (column != column) & (theirs[name] != theirs[name])  # NaN both times
+        equal &= same
     return equal
 
 
@@ -96,12 +103,12 @@ def _usable(
     Another source than the last one adds bars, but does not restate those of its predecessor. What
     an analyst has confirmed is not raised again.
     """
-    good = Bars.empty()
-    flags: list[Flag] = []
-    for download in downloads:
-        good = good.followed_by(download.checked.bars)
-        flags += download.checked.flags
-    good = good.ascending()
+    good, *others = (download.checked.bars for download in downloads)
+    for other in others:
+        good = good.followed_by(other)
+    if others:
+        good = good.ascending()
+    flags = [flag for download in downloads for flag in download.checked.flags]
     main = downloads[0].fetched
     if rebase is not None and len(good):
         older = stored.take(stored.ts < good.ts[0])
@@ -114,19 +121,21 @@ def _usable(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """A series as this run sees it; first: its first bar's start (`now` where it has none)."""
+    """A series as this run sees it; expected: the bars that it should have, from its first on."""
 
     asset_class: AssetClass
     timeframe: Timeframe
     known: Known
     merged: Bars
     downloads: Sequence[Download]
-    first: datetime
+    expected: Timestamps
     now: datetime
 
-    def missing(self, stored: Timestamps, start: datetime) -> Timestamps:
-        """Bars that should exist from `start` on and are not among the stored ones."""
-        return missing_bars(self.asset_class, self.timeframe, stored, start, self.now)
+    def missing(self, window: Window) -> Timestamps:
+        """Bars of the window that should exist and will not be stored."""
+        start, end = to_datetime64(window.start), to_datetime64(window.end)
+        expected = self.expected[slice(*self.expected.searchsorted([start, end]))]
+        return expected[~among(expected, self.merged.ts)]
 
     def judged(self, ts: datetime) -> bool:
         """Whether this run looked at the bar: its window was asked for and answered."""
@@ -143,9 +152,8 @@ def _gaps(seen: _Seen) -> list[Gap]:
         return []
     gaps: dict[datetime, Gap] = {}
     for download in seen.downloads:
-        missing = seen.missing(merged.ts, max(download.window.start, seen.first))
         lost, _ = classify_missing(
-            missing[missing < to_datetime64(download.window.end)],
+            seen.missing(download.window),
             merged.ts,
             merged.volume,
             seen.asset_class,
@@ -170,7 +178,7 @@ def _evidence(
     them. before: stored bars that precede those at hand.
     """
     merged, known = seen.merged, seen.known
-    expected = len(seen.missing(merged.ts[:0], seen.first))
+    expected = len(seen.expected)
     present = before + len(merged)
     old = (ts for ts in map(to_datetime, known.gaps) if not seen.judged(ts))
     missing = sorted({*old, *(gap.ts for gap in gaps)})

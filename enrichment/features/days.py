@@ -12,16 +12,14 @@ from enrichment.domain import Floats, Timestamps
 
 MOST_BARS_A_DAY = 288  # bars of five minutes
 
+_DAY = 86_400_000_000  # microseconds
 _BLOCK = 16_384  # rows that are summed up at once
 
 
 def first_rows(ts: Timestamps) -> NDArray[np.intp]:
     """Rows at which a UTC day begins, the first row among them."""
-    if len(ts) == 0:
-        return np.empty(0, np.intp)
-    first, last = ts[[0, -1]].astype("datetime64[D]")
-    rows = np.searchsorted(ts, np.arange(first, last + 1).astype(ts.dtype))
-    return rows[np.diff(rows, prepend=-1) > 0]
+    day = ts.astype(np.int64) // _DAY
+    return np.flatnonzero(np.diff(day, prepend=day[:1] - 1))
 
 
 def sums_of_the_day(ts: Timestamps, *columns: Floats) -> tuple[Floats, ...]:

@@ -24,7 +24,6 @@ from enrichment.domain import (
     Quarantined,
     Severity,
     Timeframe,
-    Timestamps,
     Window,
     to_datetime,
     to_datetime64,
@@ -147,14 +146,16 @@ def validate(
     nobody knows.
     """
     request = Request(asset_class, timeframe, window, now, splits)
-    left = bars.take(~_forming(bars.ts, request))
+    left = _ended(bars, request)
     flags: list[Flag] = []
     quarantined: list[Quarantined] = []
-    for stage in Stage:
-        left, found, apart = _run(stage, left, request)
-        flags += found
-        quarantined += apart
-    good = left.ascending()
+    if not bars_.sound(left, request):
+        for stage in Stage:
+            left, found, apart = _run(stage, left, request)
+            flags += found
+            quarantined += apart
+        left = left.ascending()
+    good = left
     flags += _judge(_series(Bars.empty() if context is None else context, good, window), request)
     return Checked(
         good,
@@ -184,14 +185,16 @@ def _run(stage: Stage, bars: Bars, request: Request) -> tuple[Bars, list[Flag], 
 
 def _series(context: Bars, good: Bars, window: Window) -> Series:
     """The good bars over the sound part of the context."""
-    sound = np.isfinite(context.volume) & (context.volume >= 0)
+    sound = (context.volume >= 0) & (context.volume < np.inf)
     for price in (context.open, context.high, context.low, context.close):
-        sound &= np.isfinite(price) & (price > 0)
-    merged = context.take(sound).under(good)
+        sound &= (price > 0) & (price < np.inf)
+    merged = (context if sound.all() else context.take(sound)).under(good)
     return Series(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
 
 
 def _judge(judged: Series, request: Request) -> Iterator[Flag]:
+    if judged.first == len(judged.bars):
+        return
     for name, check in CHECKS.items():
         if isinstance(check, SeriesCheck):
             found = check.find(judged, request)
@@ -201,9 +204,12 @@ def _judge(judged: Series, request: Request) -> Iterator[Flag]:
                 yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
 
 
-def _forming(ts: Timestamps, request: Request) -> Mask:
-    ended = calendars.is_complete(request.asset_class, request.timeframe, ts, request.now)
-    return np.asarray(~ended & (ts <= to_datetime64(request.now)))
+def _ended(bars: Bars, request: Request) -> Bars:
+    """The bars without the one that is still forming."""
+    ended = calendars.is_complete(request.asset_class, request.timeframe, bars.ts, request.now)
+    if ended.all():
+        return bars
+    return bars.take(ended | (bars.ts > to_datetime64(request.now)))
 
 
 def _flags(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Flag]:

@@ -5,11 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from enrichment import calendars
-from enrichment.domain import Bars, Timestamps, to_datetime, to_datetime64
+from enrichment.domain import Bars, Timestamps, among, to_datetime, to_datetime64
 from enrichment.validation.check import Mask, Request
 
 _EPOCH = np.datetime64("1970-01-01", "us")
 _LEAST, _MOST, _MOST_VOLUME = 1e-15, 1e15, 1e30
+
+
+def sound(bars: Bars, request: Request) -> bool:
+    """Whether none of the checks below objects to any bar: so it is as a rule, and soon seen."""
+    return len(bars) == 0 or (_plausible(bars) and _timely(bars, request))
+
+
+def _plausible(bars: Bars) -> bool:
+    enclosed = (bars.low <= bars.open) & (bars.open <= bars.high)
+    enclosed &= (bars.low <= bars.close) & (bars.close <= bars.high)
+    prices = enclosed.all() and bars.low.min() >= _LEAST and bars.high.max() <= _MOST
+    return bool(prices and bars.volume.min() >= 0 and bars.volume.max() <= _MOST_VOLUME)
+
+
+def _timely(bars: Bars, request: Request) -> bool:
+    ts = bars.ts
+    start, end, now = map(to_datetime64, (request.window.start, request.window.end, request.now))
+    ascending = bool((ts[1:] > ts[:-1]).all())
+    if not (ascending and ts[0] >= start and ts[-1] < end and ts[-1] <= now):
+        return False
+    return not (misaligned(bars, request).any() or no_session(bars, request).any())
 
 
 def duplicate(bars: Bars, request: Request) -> Mask:
@@ -100,7 +121,7 @@ def no_session(bars: Bars, request: Request) -> Mask:
         return np.zeros(len(bars), dtype=bool)
     start, end = to_datetime(bars.ts.min()), to_datetime(bars.ts.max() + np.timedelta64(1, "D"))
     known = calendars.bar_starts(request.asset_class, request.timeframe, start, end)
-    return ~np.isin(bars.ts, known)
+    return ~among(bars.ts, known)
 
 
 def _shares_ts(ts: Timestamps) -> Mask:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment import calendars
-from enrichment.domain import AssetClass, Floats, Timeframe, Timestamps, to_datetime
+from enrichment.domain import AssetClass, Floats, Timeframe, Timestamps, among, to_datetime
 from enrichment.validation import robust
 
 _NEARBY = 100  # expected bars on either side that tell how thinly a stretch is traded
@@ -30,7 +30,7 @@ def missing_bars(
     """
     expected = calendars.bar_starts(asset_class, timeframe, start, now)
     expected = expected[calendars.is_complete(asset_class, timeframe, expected, now)]
-    return expected[~np.isin(expected, stored)]
+    return expected[~among(expected, stored)]
 
 
 def classify_missing(
@@ -62,7 +62,7 @@ def classify_missing(
         return missing, nothing
     last = to_datetime(stored[-1] + np.timedelta64(1, "us"))
     expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), last)
-    present = np.isin(expected, stored)
+    present = among(expected, stored)
     traded = np.full(len(expected), np.nan)
     traded[present] = volume[np.searchsorted(stored, expected[present])]
     runs = _runs(~present)
@@ -71,7 +71,7 @@ def classify_missing(
     edges[chosen[:, 0]] = 1
     edges[chosen[:, 1]] = -1
     quiet = np.cumsum(edges[:-1]) > 0
-    untraded = np.isin(missing, expected[quiet])
+    untraded = among(missing, expected[quiet])
     return missing[~untraded], missing[untraded]
 
 

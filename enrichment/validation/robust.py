@@ -11,7 +11,7 @@ WINDOW = 60
 LEAST = 20  # values that a window must hold to say what is usual
 NORMAL = 1.4826  # median absolute deviation → standard deviation of a normal distribution
 
-_CHUNK = 8_192
+_CHUNK = 2_048
 
 
 def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -25,20 +25,34 @@ def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
     for first in range(0, len(rows), _CHUNK):
         part = slice(first, first + _CHUNK)
         values = windows[rows[part]]
-        enough = np.count_nonzero(~np.isnan(values), axis=1) >= LEAST
-        middle[part] = np.where(enough, median(values), np.nan)
-        away = np.abs(values - middle[part, None])
-        spread[part] = NORMAL * median(away)
+        values.sort(axis=1)
+        count = _count(values)
+        middle[part] = np.where(count >= LEAST, _middle(values, count), np.nan)
+        values -= middle[part, None]
+        np.abs(values, out=values).sort(axis=1)
+        spread[part] = np.where(count >= LEAST, NORMAL * _middle(values, count), np.nan)
     return middle, spread
 
 
 def median(values: Floats) -> Floats:
     """Median of each line without its NaN; NaN where it has nothing else."""
-    ordered = np.sort(values, axis=1)  # NaN last
-    count = np.count_nonzero(~np.isnan(values), axis=1)
-    line = np.arange(len(values))
+    ordered = np.sort(values, axis=1)
+    return _middle(ordered, _count(ordered))
+
+
+def _count(ordered: Floats) -> NDArray[np.intp]:
+    """How many values of each ordered line are numbers; NaN stand last."""
+    lines, length = ordered.shape
+    if not np.isnan(ordered[:, -1]).any():
+        return np.full(lines, length)
+    return np.asarray(np.count_nonzero(~np.isnan(ordered), axis=1))
+
+
+def _middle(ordered: Floats, count: NDArray[np.intp]) -> Floats:
+    """Median of the first `count` values of each ordered line; NaN where it has none."""
+    line = np.arange(len(ordered))
     lower = ordered[line, np.maximum(count - 1, 0) // 2]
-    upper = ordered[line, np.minimum(count // 2, values.shape[1] - 1)]
+    upper = ordered[line, np.minimum(count // 2, ordered.shape[1] - 1)]
     return np.asarray(np.where(count % 2 == 1, lower, (lower + upper) / 2))
 
 

@@ -38,7 +38,8 @@ def outlier(series: Series, request: Request) -> Floats:
     """
     returns = _steps(series.bars.close)
     middle, spread = robust.usual(returns, series.rows)
-    freed = returns[series.rows] + np.log(np.nan_to_num(split(series, request), nan=1.0))
+    ratio = split(series, request)
+    freed = returns[series.rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
     z = (freed - middle) / np.maximum(spread, _BASIS_POINT)
     if request.timeframe.intraday:
         z /= np.sqrt(_bars_apart(series, request))
@@ -69,6 +70,8 @@ def zero_volume(series: Series, request: Request) -> Floats:
     is never remarked on, nor one that is traded now and then.
     """
     empty = series.bars.volume == 0
+    if not empty[series.first :].any():
+        return _nowhere(series)
     length = robust.run_lengths(empty)
     begins = np.arange(len(empty)) - length + 1
     count = np.append(0, np.cumsum(empty))
@@ -87,9 +90,11 @@ def stale_run(series: Series, request: Request) -> Floats:
     only where none of the 100 bars before had any: elsewhere nobody traded, which is not stale.
     """
     bars = series.bars
-    equal = np.ones(len(bars), dtype=bool)
-    for price in (bars.open, bars.high, bars.low, bars.close):
-        equal &= np.append(False, price[1:] == price[:-1])
+    equal = np.append(False, bars.close[1:] == bars.close[:-1])
+    if not equal[series.first :].any():
+        return _nowhere(series)
+    for price in (bars.open, bars.high, bars.low):
+        equal[1:] &= price[1:] == price[:-1]
     equal &= (bars.volume > 0) | ~_traded_lately(bars.volume)
     length = robust.run_lengths(equal) + 1
     least = _STALE_INTRADAY if request.timeframe.intraday else _STALE
@@ -127,6 +132,10 @@ def _traded_lately(volume: Floats) -> Mask:
     count = np.append(0, np.cumsum(volume > 0))
     rows = np.arange(len(volume))
     return np.asarray(count[rows] > count[np.maximum(rows - _LATELY, 0)])
+
+
+def _nowhere(series: Series) -> Floats:
+    return np.full(len(series.bars) - series.first, np.nan)
 
 
 def _at(series: Series, due: Mask, found: NDArray[np.intp]) -> Floats:

@@ -14,6 +14,7 @@ from enrichment.validation.check import Mask, Request, Series
 # New shares for an old one, as companies choose them; reverse splits are the whole ones' inverses.
 _WHOLE = np.array([2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 100], dtype=float)
 RATIOS = np.sort(np.concatenate([1 / _WHOLE, [1.5], _WHOLE]))
+_HALFWAY = (np.log(RATIOS)[1:] + np.log(RATIOS)[:-1]) / 2  # between neighbours' logarithms
 
 _NARROW = 0.01
 _WIDE = 0.05  # half of what lies between the closest neighbours, 9 and 10
@@ -84,9 +85,7 @@ def splits_of(ts: Timestamps, close: Floats, adjusted: Floats) -> dict[datetime,
 
 def _nearest(steps: Floats) -> Floats:
     """The ratio whose logarithm is nearest to each step."""
-    logarithms = np.log(RATIOS)
-    halfway = (logarithms[1:] + logarithms[:-1]) / 2
-    return np.asarray(RATIOS[np.searchsorted(halfway, steps)])
+    return np.asarray(RATIOS[np.searchsorted(_HALFWAY, steps)])
 
 
 def _known(ts: Timestamps, request: Request) -> Floats:

@@ -6,6 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from enrichment.domain import (
     AssetClass,
@@ -107,6 +110,19 @@ def test_one_series_after_the_other() -> None:
     joined = bars.take(slice(2)).followed_by(bars.take(slice(2, None)))
     for name, column in joined.columns().items():
         np.testing.assert_array_equal(column, bars.columns()[name])
+
+
+rows = st.sets(st.integers(0, 11)).map(lambda chosen: np.array(sorted(chosen), dtype=np.intp))
+
+
+@given(stored=rows, sent=rows)
+def test_one_series_laid_over_another(stored: NDArray[np.intp], sent: NDArray[np.intp]) -> None:
+    below, above = _bars(12).take(stored), _bars(12).take(sent)
+    above.close[:] += 100
+    merged = below.under(above)
+    expected = {int(row): row for row in stored} | {int(row): row + 100 for row in sent}
+    assert merged.close.tolist() == [expected[row] for row in sorted(expected)]
+    assert below.not_in(above).tolist() == [row not in sent for row in stored]
 
 
 def test_written_rows_add_up() -> None:

@@ -23,6 +23,8 @@ from enrichment.domain import (
     to_datetime,
 )
 from enrichment.validation import CHECKS, missing_bars, validate
+from enrichment.validation.bars import sound
+from enrichment.validation.check import Check, Request
 
 NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday
 MONTH = Window(datetime(2024, 1, 1, tzinfo=UTC), NOW)
@@ -231,6 +233,31 @@ def test_nothing_sent_is_nothing_found() -> None:
     for timeframe in Timeframe:
         checked = _validate(Bars.empty(), timeframe=timeframe)
         assert len(checked.bars) == len(checked.flags) == len(checked.quarantined) == 0
+
+
+@settings(deadline=None)
+@given(
+    days=st.lists(st.integers(0, 20), max_size=6),
+    moved=st.sampled_from(["0h", "1h", "12h", "-400D", "400D"]),
+    column=st.sampled_from(["open", "high", "low", "close", "volume"]),
+    value=st.sampled_from([np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-300, 5.0, 9.5, 11.0, 1e16, 1e31]),
+    asset_class=st.sampled_from([AssetClass.STOCK, AssetClass.CRYPTO]),
+    timeframe=st.sampled_from([Timeframe.H1, Timeframe.D1, Timeframe.W1]),
+)
+def test_bars_are_sound_if_no_check_objects_to_them(
+    days: list[int],
+    moved: str,
+    column: str,
+    value: float,
+    asset_class: AssetClass,
+    timeframe: Timeframe,
+) -> None:
+    ts = _stamps("2024-01-01") + np.array(days, dtype="timedelta64[D]")
+    ts[-1:] += np.timedelta64(int(moved[:-1]), moved[-1])
+    bars = _bars(ts, **({column: value} if days else {}))
+    request = Request(asset_class, timeframe, MONTH, NOW)
+    checks = [check for check in CHECKS.values() if isinstance(check, Check)]
+    assert sound(bars, request) == (not any(c.find(bars, request).any() for c in checks))
 
 
 def test_every_check_is_named_after_its_function_and_states_its_formula() -> None:
