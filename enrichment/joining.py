@@ -41,13 +41,18 @@ def join(
     began = time.perf_counter()
     good, flags = _usable(known, tail.bars, downloads, rebase)
     merged, first_changed = merge(tail.bars, good)
-    computed = features.compute(merged, tail.carried)
+    before = max(0, known.bars - len(tail.bars))
+    if first_changed == len(merged) and known.complete and known.coverage is not None:
+        computed, coverage = {}, known.coverage  # what has not changed is not computed again
+    else:
+        computed = features.compute(merged, tail.carried)
+        coverage = _coverage(before, computed)
     starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
     begins = min(starts, default=now)
     expected = missing_bars(asset_class, timeframe, no_timestamps(), begins, now)
     seen = _Seen(asset_class, timeframe, known, merged, downloads, expected, now)
     gaps = _gaps(seen)
-    evidence = _evidence(seen, max(0, known.bars - len(tail.bars)), computed, flags, gaps)
+    evidence = _evidence(seen, before, coverage, flags, gaps)
     changed = slice(first_changed if known.complete else 0, None)
     new = merged.take(changed)
     asked = [download.window.start for download in downloads]
@@ -167,15 +172,23 @@ def _gaps(seen: _Seen) -> list[Gap]:
     return [gaps[moment] for moment in sorted(gaps)]
 
 
+def _coverage(before: int, computed: Mapping[str, features.Column]) -> tuple[int, int]:
+    """Of the rows that do not only lend their past to later ones."""
+    context = features.LOOKBACK if before else 0
+    own = {name: column[context:] for name, column in computed.items()}
+    return quality.feature_coverage(before + context, own)
+
+
 def _evidence(
     seen: _Seen,
     before: int,
-    computed: Mapping[str, features.Column],
+    coverage: tuple[int, int],
     flags: Sequence[Flag],
     gaps: Sequence[Gap],
 ) -> quality.Evidence:
     """What the whole series rests on: what was known outside the windows, and what is new in
-    them. before: stored bars that precede those at hand.
+    them. before: stored bars that precede those at hand. coverage: feature values past their
+    warm-up, and those of them that are NULL.
     """
     merged, known = seen.merged, seen.known
     expected = len(seen.expected)
@@ -184,10 +197,6 @@ def _evidence(
     missing = sorted({*old, *(gap.ts for gap in gaps)})
     objections = {(f.ts, f.check) for f in flags if quality.counts(f.check, f.severity)}
     objections |= {(ts, check) for ts, check in known.flagged if not seen.judged(ts)}
-    context = features.LOOKBACK if before else 0  # rows that only lend their past to later ones
-    cells, nulls = quality.feature_coverage(
-        before + context, {name: column[context:] for name, column in computed.items()}
-    )
     newest = to_datetime(merged.ts[-1]) if len(merged) else None
     return quality.Evidence(
         expected=expected,
@@ -195,8 +204,8 @@ def _evidence(
         untraded=max(0, expected - present - len(missing)),
         checked=present + len({ts for ts, check in objections if quality.sets_apart(check)}),
         objections=quality.by_check(objections),
-        feature_cells=cells,
-        feature_nulls=nulls,
+        feature_cells=coverage[0],
+        feature_nulls=coverage[1],
         sessions_behind=calendars.sessions_behind(
             seen.asset_class, seen.timeframe, newest, seen.now
         ),

@@ -48,8 +48,9 @@ class Known:
     run. gaps: open gaps; due: those of them whose next attempt is due. flagged: (start, check) of
     the flags that count against the score. confirmed: (start, check) that an analyst called real.
     untraded: missing bars of which another source says that nobody traded.
-    complete: whether every stored bar has a value of every present feature. tail: the bars from
-    overlap_from on, where they were read along with it.
+    complete: whether every stored bar has a value of every present feature. coverage: feature
+    values past their warm-up that the last run has seen, and how many were NULL. tail: the bars
+    from overlap_from on, where they were read along with it.
     """
 
     bars: int = 0
@@ -64,6 +65,7 @@ class Known:
     confirmed: frozenset[tuple[datetime, str]] = frozenset()
     untraded: frozenset[datetime] = frozenset()
     complete: bool = True
+    coverage: tuple[int, int] | None = None
     tail: Tail | None = None
 
 

@@ -103,6 +103,7 @@ def _known(row: Any, feature_set: str) -> Known:
         confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
         untraded=frozenset(row.untraded),
         complete=row.bars == 0 or row.feature_set == feature_set,
+        coverage=None if row.cells is None else (row.cells, row.nulls),
     )
 
 
@@ -119,6 +120,8 @@ _OF_W = "symbol = w.symbol AND timeframe = w.timeframe"
 
 _KNOWN = f"""
 SELECT w.n, s.bars, s.first_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+    (s.evidence ->> 'feature_cells')::bigint AS cells,
+    (s.evidence ->> 'feature_nulls')::bigint AS nulls,
     coalesce((SELECT ts FROM bars WHERE {_OF_W} ORDER BY ts DESC OFFSET :overlap LIMIT 1),
         s.first_ts) AS overlap_from,
     gaps.gaps, gaps.due, gaps.untraded,

@@ -103,10 +103,9 @@ class Memory:
         first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
         rows, updated = slice(0, int(first)), len(self.bars) - int(first)
         self.bars = self.bars.take(rows).followed_by(new)
-        self.features = {
-            name: np.concatenate([self.features[name][rows], column]) if self.features else column
-            for name, column in enriched.features.items()
-        }
+        for name, column in enriched.features.items():
+            kept = self.features[name][rows] if self.features.get(name) is not None else column[:0]
+            self.features[name] = np.concatenate([kept, column])
         if enriched.rebase is not None:
             self.corrections.append(enriched.rebase)
         judged = enriched.downloads[0].window
@@ -124,6 +123,7 @@ class Memory:
             gaps=gaps,
             due=gaps,
             confirmed=self.known.confirmed,
+            coverage=(enriched.evidence.feature_cells, enriched.evidence.feature_nulls),
         )
         return Written(len(new) - updated, updated)
 

@@ -45,6 +45,17 @@ def test_a_run_with_nothing_new_writes_nothing_and_asks_for_the_overlap_only() -
     assert bench.vendor.windows[1].start == to_datetime(recorded().ts[-OVERLAP])
 
 
+def test_features_of_unchanged_bars_are_not_computed_again() -> None:
+    bench = Bench(recorded())
+    bench.run_at(3270)
+    assert bench.memory.last is not None
+    before = bench.memory.last
+    bench.run_at(3270)
+    assert bench.memory.last.features == {}
+    assert bench.memory.last.quality == before.quality
+    assert_equal_to_one_full_run(bench)
+
+
 def test_the_next_night_adds_one_bar() -> None:
     bench = Bench(recorded())
     bench.run_at(3000)
