@@ -214,9 +214,10 @@ class Bars:
         """The chosen rows, by mask, index or slice."""
         return type(self)(*[column[rows] for column in _columns(self)])
 
-    def followed_by(self, other: Bars) -> Self:
-        """These rows, then the other's."""
-        return type(self)(*map(np.concatenate, zip(_columns(self), _columns(other), strict=True)))
+    def followed_by(self, *others: Bars) -> Self:
+        """These rows, then the others'."""
+        rows = zip(_columns(self), *map(_columns, others), strict=True)
+        return type(self)(*map(np.concatenate, rows))
 
     def ascending(self) -> Self:
         """The rows in the order of their starts; rows of one start keep theirs."""
@@ -227,9 +228,7 @@ class Bars:
         return ~among(self.ts, other.ts)
 
     def under(self, other: Bars) -> Self:
-        """These rows with the other's laid over them: where both have a start, the other's row
-        stays. Both are ascending, and so is the answer.
-        """
+        """These ascending rows with the other's laid over them, whose row stays on equal starts."""
         first = int(np.searchsorted(self.ts, other.ts[0])) if len(other) else len(self)
         rest = self.take(slice(first, None))
         alone = rest.not_in(other)

@@ -109,10 +109,8 @@ def _usable(
     an analyst has confirmed is not raised again.
     """
     good, *others = (download.checked.bars for download in downloads)
-    for other in others:
-        good = good.followed_by(other)
     if others:
-        good = good.ascending()
+        good = good.followed_by(*others).ascending()
     flags = [flag for download in downloads for flag in download.checked.flags]
     main = downloads[0].fetched
     if rebase is not None and len(good):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
@@ -108,7 +109,8 @@ class HttpClient:
         """
         address, content = self._resolved(url), orjson.dumps(body)
         sent = {**self._headers, **headers, "Content-Type": "application/json"}
-        self._call(lambda: self._sent("POST", address, shown, data=content, headers=sent))
+        request = requests.Request("POST", address, data=content, headers=sent)
+        self._call(lambda: self._sent(lambda: self._session.prepare_request(request), shown))
 
     def _resolved(self, path_or_url: str) -> str:
         try:
@@ -125,14 +127,34 @@ class HttpClient:
 
     def _get(self, url: str, params: Mapping[str, str | int] | None) -> Answer:
         path = urlsplit(url).path
-        response = self._sent("GET", url, path, headers=self._headers, params=params)
+        response = self._sent(lambda: self._asking(url, params), path)
         return Answer(_decoded(response, path), response.headers)
 
-    def _sent(self, method: str, url: str, shown: str, **content: Any) -> requests.Response:
+    def _asking(self, url: str, params: Mapping[str, str | int] | None) -> requests.PreparedRequest:
+        request = self._blank.copy()
+        request.prepare_url(url, params)
+        if self._session.cookies:
+            request.prepare_cookies(self._session.cookies)
+        return request
+
+    @cached_property
+    def _blank(self) -> requests.PreparedRequest:
+        """What all questions have in common, which `requests` would merge anew for each."""
+        asking = requests.Request("GET", self._base, headers=self._headers)
+        return self._session.prepare_request(asking)
+
+    @cached_property
+    def _environment(self) -> Mapping[str, Any]:
+        """Proxies and certificates, as the environment has them at the first request."""
+        return self._session.merge_environment_settings(self._base, {}, None, None, None)
+
+    def _sent(
+        self, prepared: Callable[[], requests.PreparedRequest], shown: str
+    ) -> requests.Response:
         """The answer to one request, if it is a 2xx; shown: what messages call the address."""
         try:
-            response = self._session.request(
-                method, url, timeout=self._timeouts(), allow_redirects=False, **content
+            response = self._session.send(
+                prepared(), timeout=self._timeouts(), allow_redirects=False, **self._environment
             )
         except (OSError, UnicodeError) as exc:
             raise translated(exc, shown) from exc

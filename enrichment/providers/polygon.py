@@ -7,15 +7,15 @@ window of canonical bar starts is asked for by those stamps, in milliseconds, bo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from enrichment.calendars import canonical, midnights
-from enrichment.domain import AssetClass, Bars, Fetched, Floats, Timeframe, Window
+from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
 from enrichment.domain import to_datetime64 as utc
 from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.providers.columns import moments, numbers
@@ -59,29 +59,44 @@ class PolygonProvider:
         """The bars that start in the window, as the vendor orders them; ProviderError if it
         fails.
         """
-        answers = self._pages(_path(symbol, asset_class, timeframe, window))
-        adjusted = {_adjusted(answer.body, symbol) for answer in answers}
-        if len(adjusted) != 1:
+        first, *others = self._pages(symbol, _path(symbol, asset_class, timeframe, window))
+        if any(page.adjusted is not first.adjusted for page in others):
             raise MalformedResponse("'adjusted' differs between the pages of one answer")
-        bars = parse([row for answer in answers for row in _rows(answer.body)])
+        bars = first.bars.followed_by(*(page.bars for page in others)) if others else first.bars
         return Fetched(
-            _canonical(bars, asset_class, timeframe),
+            replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
-            adjusted.pop(),
-            requests=len(answers),
-            quota_remaining=_quota_remaining(answers[-1].headers),
+            first.adjusted,
+            requests=1 + len(others),
+            quota_remaining=[first, *others][-1].quota_remaining,
         )
 
-    def _pages(self, path: str) -> list[Answer]:
+    def _pages(self, symbol: str, path: str) -> list[_Page]:
         params: dict[str, str | int] = {"adjusted": "true", "sort": "asc", "limit": self._limit}
-        answers = [self._client.get_json(path, params)]
+        pages = [_page(self._client.get_json(path, params), symbol)]
         seen: set[str] = set()
-        while (url := _next_url(answers[-1].body)) is not None:
-            if url in seen or len(answers) >= _MAX_PAGES:
-                raise MalformedResponse(f"'next_url' does not end after {len(answers)} pages")
+        while (url := pages[-1].next_url) is not None:
+            if url in seen or len(pages) >= _MAX_PAGES:
+                raise MalformedResponse(f"'next_url' does not end after {len(pages)} pages")
             seen.add(url)
-            answers.append(self._client.get_json(url))
-        return answers
+            pages.append(_page(self._client.get_json(url), symbol))
+        return pages
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is left of one answer once its rows are columns, which take a tenth of their room."""
+
+    bars: Bars
+    adjusted: bool
+    next_url: str | None
+    quota_remaining: int | None
+
+
+def _page(answer: Answer, symbol: str) -> _Page:
+    body = answer.body
+    adjusted = _adjusted(body, symbol)
+    return _Page(parse(_rows(body)), adjusted, _next_url(body), _quota_remaining(answer.headers))
 
 
 def parse(rows: list[Any]) -> Bars:
@@ -90,12 +105,11 @@ def parse(rows: list[Any]) -> Bars:
         return Bars.empty()
     if set(map(type, rows)) != {dict}:
         raise MalformedResponse("'results' holds something that is not an object")
-    ts, *prices = _required(rows, "t", "o", "h", "l", "c", "v")
     return Bars.of(
-        moments(ts, "t", "ms"),
-        *(numbers(column, name) for name, column in zip("ohlcv", prices, strict=True)),
-        vwap=_optional(rows, "vw"),
-        trades=_optional(rows, "n"),
+        moments(_required(rows, "t"), "t", "ms"),
+        *(numbers(_required(rows, name), name) for name in "ohlcv"),
+        vwap=numbers([row.get("vw") for row in rows], "vw"),
+        trades=numbers([row.get("n") for row in rows], "n"),
     )
 
 
@@ -116,11 +130,6 @@ def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> i
     label = day - _DAY if timeframe is Timeframe.W1 else day
     midnight = midnights(asset_class, label.astype("datetime64[us]").reshape(1))
     return int(midnight.astype("datetime64[ms]").astype(np.int64)[0])
-
-
-def _canonical(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> Bars:
-    columns = bars.columns()
-    return Bars(**{**columns, "ts": canonical(asset_class, timeframe, bars.ts)})
 
 
 def _adjusted(body: Any, symbol: str) -> bool:
@@ -161,16 +170,12 @@ def _next_url(body: Any) -> str | None:
     return url or None
 
 
-def _required(rows: list[dict[str, Any]], *fields: str) -> list[tuple[Any, ...]]:
-    """The columns of these fields, in one pass over the rows."""
+def _required(rows: list[dict[str, Any]], field: str) -> list[Any]:
+    # A column at a time: a tuple for each row would keep the garbage collector busy.
     try:
-        return list(zip(*map(itemgetter(*fields), rows), strict=True))
+        return [row[field] for row in rows]
     except KeyError as exc:
-        raise MalformedResponse(f"'{exc.args[0]}' is missing in a bar") from exc
-
-
-def _optional(rows: list[dict[str, Any]], field: str) -> Floats:
-    return numbers([row.get(field) for row in rows], field)
+        raise MalformedResponse(f"'{field}' is missing in a bar") from exc
 
 
 def _quota_remaining(headers: Mapping[str, str]) -> int | None:
