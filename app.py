@@ -5,7 +5,16 @@ from pathlib import Path
 import streamlit as st
 
 import enrichment.dashboard
-from enrichment.dashboard import access
+from enrichment.dashboard import access, times
+
+# The row of the account and the time stands beside the pages' titles, not above them.
+LAYOUT = """<style>
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 4rem; }
+.st-key-head { position: relative; z-index: 1; }
+@media (min-width: 640px) {
+    .st-key-head { margin: 0 0 -4.25rem auto; width: fit-content; }
+}
+</style>"""
 
 st.set_page_config(
     page_title="market-enrichment",
@@ -16,7 +25,7 @@ st.set_page_config(
 
 access.gate()
 pages = Path(enrichment.dashboard.__file__).parent / "pages"
-st.navigation(
+page = st.navigation(
     [
         st.Page(pages / "overview.py", title="Overview", icon=":material/home:", default=True),
         st.Page(pages / "jobs.py", title="Jobs", icon=":material/list_alt:"),
@@ -26,4 +35,9 @@ st.navigation(
         st.Page(pages / "operations.py", title="Operations", icon=":material/engineering:"),
     ],
     position="top",
-).run()
+)
+with st.container(key="head", horizontal=True, horizontal_alignment="right"):
+    access.account()
+    times.choice()
+    st.html(LAYOUT)
+page.run()

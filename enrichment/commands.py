@@ -307,7 +307,9 @@ class Commands:
                 raise Conflict(f"{rule} is not silenced: nothing to end")
             operations.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
 
-    def track(self, tracked: Sequence[TrackedSymbol], *, actor: str) -> None:
+    def track(
+        self, tracked: Sequence[TrackedSymbol], *, actor: str, reason: str | None = None
+    ) -> None:
         """Add symbols, or change the asset class and timeframes of existing ones."""
         with self._db.begin() as conn:
             symbols.put(conn, tracked)
@@ -316,6 +318,7 @@ class Commands:
                 actor=actor,
                 action="track",
                 target=", ".join(t.symbol for t in tracked[:20]),
+                reason=reason,
                 params={"count": len(tracked)},
             )
 

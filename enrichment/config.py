@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -34,12 +35,23 @@ def _executor(value: Any) -> Any:
     return value
 
 
+def _addresses(value: Any) -> Any:
+    """E-mail addresses in lower case from text separated by commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    found = tuple(address.strip().lower() for address in given if address.strip())
+    wrong = [address for address in found if not re.fullmatch(r"[^@\s]+@[^@\s]+", address)]
+    if wrong:
+        raise ValueError(f"write e-mail addresses separated by commas, not {wrong[0]!r}")
+    return found
+
+
 def _blank_is_absent(value: Any) -> Any:
     return None if value == "" else value
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_providers)]
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)]
 
 
@@ -105,6 +117,9 @@ class Settings(BaseSettings):
     )
     enrichment_dashboard_viewer_password: Secret = Field(
         None, description="password of those who may only look"
+    )
+    enrichment_dashboard_operators: Addresses = Field(
+        (), description="addresses of those who may act, where people sign in by OpenID Connect"
     )
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
     enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(

@@ -34,7 +34,9 @@ from resilience.shared_limit import SharedLimit, SharedLimiter, SharedState
 
 @dataclass(frozen=True, slots=True)
 class RateLimiterStatus(Status):
-    """tokens: permits free now, a pause aside; waiting: reservations whose time has not come."""
+    """tokens: permits free now, a pause aside; waiting: reservations whose time has not come;
+    paused_count: how often it was told to pause.
+    """
 
     kind: ClassVar[str] = "rate_limiter"
     rate: int
@@ -47,6 +49,7 @@ class RateLimiterStatus(Status):
     waiting: int
     granted_count: int
     rejected_count: int
+    paused_count: int
 
 
 class RateLimiter(Pattern):
@@ -150,6 +153,7 @@ class RateLimiter(Pattern):
         length = to_ns(seconds)
         with self._lock:
             now = self._clock()
+            self._paused += 1
             begun = self._schedule.pause(now, now + length)
         if begun:
             at = self._wall()
@@ -179,6 +183,7 @@ class RateLimiter(Pattern):
                 waiting=len(schedule.pending),
                 granted_count=self._granted,
                 rejected_count=self._rejected,
+                paused_count=self._paused,
             )
 
     def _after_fork(self) -> None:
@@ -188,7 +193,7 @@ class RateLimiter(Pattern):
     def _clear(self) -> None:
         interval, keep = span("interval", self.interval), self._shared is not None
         self._schedule = Schedule(self.rate, interval, self._most, self.strict, keep, self._clock())
-        self._granted = self._rejected = 0
+        self._granted = self._rejected = self._paused = 0
 
     def _reserve(self, n: int, patience: int | None) -> Ticket | None:
         if not 1 <= n <= self._most:

@@ -1,4 +1,4 @@
-"""The API as it is served: a process of its own, asked over HTTP."""
+"""API and dashboard as they are served: a process of its own, asked over HTTP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pathlib import Path
 from e2e.running import free_ports
 from live import until
 
+HEALTH = {"api": "/livez", "dashboard": "/_stcore/health"}
+
 
 @dataclass(frozen=True)
 class Served:
-    """A running API: its address and its process."""
+    """A running part: its address and its process."""
 
     url: str
     process: subprocess.Popen[str]
@@ -29,19 +31,21 @@ class Served:
 
 
 @contextmanager
-def serving(database: str, folder: Path, **environment: str) -> Iterator[Served]:
-    """`enrichment api` on this database, answering; its output goes to `folder`/api.log."""
-    port = free_ports()["api"]
-    log = folder / "api.log"
+def serving(
+    database: str, folder: Path, *, part: str = "api", **environment: str
+) -> Iterator[Served]:
+    """`enrichment PART` on this database, answering; its output goes to `folder`/PART.log."""
+    port = free_ports()[part]
+    log = folder / f"{part}.log"
     own = {
         "DATABASE_URL": database,
-        "ENRICHMENT_API_PORT": str(port),
+        f"ENRICHMENT_{part.upper()}_PORT": str(port),
         "ENRICHMENT_API_RATE": "0",
         "ENRICHMENT_HOME": str(folder),
     }
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "enrichment", "api"],
+            [sys.executable, "-m", "enrichment", part],
             env={**os.environ, **own, **environment},
             cwd=folder,
             stdout=out,
@@ -50,17 +54,19 @@ def serving(database: str, folder: Path, **environment: str) -> Iterator[Served]
         )
         try:
             served = Served(f"http://127.0.0.1:{port}", process)
-            until(lambda: _answers(served), lambda: f"it answers: {log.read_text()}", 30)
+            until(
+                lambda: _answers(served, HEALTH[part]), lambda: f"it answers: {log.read_text()}", 30
+            )
             yield served
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _answers(served: Served) -> bool:
-    assert served.process.poll() is None, "the API has ended"
+def _answers(served: Served, path: str) -> bool:
+    assert served.process.poll() is None, "it has ended"
     try:
-        with urllib.request.urlopen(f"{served.url}/livez", timeout=5):
+        with urllib.request.urlopen(f"{served.url}{path}", timeout=5):
             return True
     except (urllib.error.URLError, ConnectionError):
         return False

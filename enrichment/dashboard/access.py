@@ -1,22 +1,38 @@
-"""Who is looking: viewers read, operators also act. Without a password whoever reaches the page is
-an operator, which is why it is served on loopback only.
+"""Who is looking: viewers read, operators also act.
+
+A person signs in with a password, which stands for a role, or at an OpenID provider, where the
+setting of operators' addresses says who is one. Without either whoever reaches the page is an
+operator, which is why it is served on loopback only.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
-from typing import Literal
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import streamlit as st
 
 from enrichment.config import Settings
 from enrichment.errors import NotAllowed
+from enrichment.supervisor import is_loopback
 from resilience import RateLimiter
 
 Role = Literal["operator", "viewer"]
 ROLE = "role"
 TRIES_A_MINUTE = 10
+SIGNED_IN_SECONDS = 12 * 3600
+ANYBODY = "dashboard"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who acts, by the name that the audit keeps."""
+
+    name: str
+    role: Role
 
 
 @st.cache_resource(show_spinner=False)
@@ -29,6 +45,24 @@ def passwords() -> Mapping[Role, str]:
     if settings.enrichment_dashboard_viewer_password is not None:
         found["viewer"] = settings.enrichment_dashboard_viewer_password.get_secret_value()
     return found
+
+
+@st.cache_resource(show_spinner=False)
+def operators() -> Collection[str]:
+    """The addresses of those who may act, in lower case."""
+    return Settings.load().enrichment_dashboard_operators
+
+
+def openid() -> bool:
+    """Whether people sign in at an OpenID provider: Streamlit's secrets have an [auth] section."""
+    return st.secrets.load_if_toml_exists() and "auth" in st.secrets
+
+
+@st.cache_resource(show_spinner=False)
+def _open_to_anybody() -> bool:
+    """Decided once, so that secrets which can't be read any more do not open what was closed."""
+    closed = bool(passwords()) or openid()
+    return not closed and is_loopback(Settings.load().enrichment_dashboard_host)
 
 
 @st.cache_resource(show_spinner=False)
@@ -47,30 +81,74 @@ def role_of(given: str, known: Mapping[Role, str]) -> Role | None:
     return fits[0] if fits else None
 
 
-def role() -> Role | None:
-    """This session's role; None before it has signed in."""
-    return st.session_state.get(ROLE) if passwords() else "operator"
+def identified(claims: Mapping[str, Any], allowed: Collection[str], now: float) -> Person | None:
+    """The person that a provider vouches for; None once the sign-in is 12 hours old.
+
+    claims: of the identity token. An address that the provider has not verified makes no operator.
+    now: seconds since 1970.
+    """
+    if not claims.get("is_logged_in") or now - float(claims.get("iat", 0)) > SIGNED_IN_SECONDS:
+        return None
+    address = str(claims.get("email") or "")
+    operator = address.lower() in allowed and claims.get("email_verified", True) is True
+    return Person(address or f"oidc:{claims.get('sub')}", "operator" if operator else "viewer")
+
+
+def person() -> Person | None:
+    """Who this session is; None before signing in."""
+    if openid() and (found := identified(st.user.to_dict(), operators(), time.time())):
+        return found
+    role: Role | None = st.session_state.get(ROLE)
+    if passwords() and role is not None:
+        return Person(f"{ANYBODY}:{role}", role)
+    return Person(ANYBODY, "operator") if _open_to_anybody() else None
+
+
+def actor() -> str:
+    """The name that this session's actions are recorded by."""
+    found = person()
+    return ANYBODY if found is None else found.name
 
 
 def require_operator() -> None:
     """NotAllowed unless this session may act."""
-    if role() != "operator":
+    found = person()
+    if found is None or found.role != "operator":
         raise NotAllowed("this session may look, not change anything: sign in as an operator")
 
 
+def account() -> None:
+    """Who is signed in, and the way out; nothing where nobody has to."""
+    found = person()
+    if found is None or found.name == ANYBODY:
+        return
+    name = found.name.removeprefix(f"{ANYBODY}:")
+    with st.popover(name, icon=":material/account_circle:"):
+        st.markdown("May look and act" if found.role == "operator" else "May look, not act")
+        st.button("Sign out", icon=":material/logout:", on_click=_sign_out)
+
+
 def gate() -> None:
-    """Ask for a password, where there is one, before anything is shown."""
-    if role() is not None:
-        if passwords():
-            st.sidebar.caption(f"signed in as {role()}")
-            st.sidebar.button("Sign out", on_click=lambda: st.session_state.pop(ROLE, None))
+    """Ask who it is, where that matters, before anything is shown."""
+    if person() is not None:
         return
     st.title("Market enrichment")
-    with st.form("sign-in"):
-        given = st.text_input("Password", type="password", key="password")
-        if st.form_submit_button("Sign in", type="primary"):
-            _sign_in(given)
+    if openid():
+        _offer_providers()
+    if passwords():
+        with st.form("sign-in"):
+            given = st.text_input("Password", type="password", key="password")
+            if st.form_submit_button("Sign in", type="primary"):
+                _sign_in(given)
     st.stop()
+
+
+def _offer_providers() -> None:
+    """A button for each provider: named ones have a section of their own within [auth]."""
+    named = [name for name, value in st.secrets["auth"].items() if isinstance(value, Mapping)]
+    for name in [n for n in named if n != "client_kwargs"] or [None]:
+        label = f"Sign in with {name}" if name else "Sign in"
+        st.button(label, type="primary", icon=":material/login:", on_click=st.login, args=(name,))
 
 
 def _sign_in(given: str) -> None:
@@ -83,3 +161,9 @@ def _sign_in(given: str) -> None:
         return
     st.session_state[ROLE] = found
     st.rerun()
+
+
+def _sign_out() -> None:
+    st.session_state.pop(ROLE, None)
+    if openid() and st.user.is_logged_in:
+        st.logout()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import streamlit as st
-
+from enrichment.dashboard.reading import shared
 from enrichment.dashboard.services import services
 from enrichment.storage.figures import (
     HistoryPage,
@@ -43,7 +42,7 @@ class Briefing:
     running: Progress | None
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def briefing() -> Briefing:
     reader = services().reader
     running = reader.progress_of_open_jobs()
@@ -63,7 +62,7 @@ def briefing() -> Briefing:
     )
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def active_symbols() -> Mapping[str, str]:
     """Active symbol → asset class."""
     return services().reader.morning.symbols()

@@ -10,7 +10,7 @@ import numpy as np
 
 from enrichment import health
 from enrichment.dashboard.briefing import Briefing
-from enrichment.dashboard.page import ago, number, percent, seconds
+from enrichment.dashboard.page import ago, moment, number, percent, seconds
 from enrichment.storage.figures import HistoricJob, WorkerStatus
 
 
@@ -76,7 +76,7 @@ def _rate(job: HistoricJob) -> float:
 def _next_run(following: datetime | None, now: datetime) -> tuple[str, str]:
     if following is None:
         return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
-    return until(following, now), f"{following:%Y-%m-%d %H:%M} UTC"
+    return until(following, now), moment(following)
 
 
 def _busy(alive: Sequence[WorkerStatus]) -> str:

@@ -5,17 +5,30 @@ figures are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from enrichment.dashboard import reading, times
+from enrichment.dashboard.services import silent_since
+from enrichment.dashboard.times import ago as ago
+from enrichment.dashboard.times import local as local
+from enrichment.dashboard.times import moment as moment
 from enrichment.errors import EnrichmentError
 
 REFRESH_SECONDS = 2
 ROW_PIXELS = 35
 MOST_PIXELS = 560
+GOOD, DOUBTFUL, BAD, NEUTRAL = "#2f9e6e", "#c9851b", "#d64550", "#7c8799"
+COLOURS = {
+    **dict.fromkeys(("healthy", "running", "completed", "ok", "closed"), GOOD),
+    **dict.fromkeys(("warning", "stale", "pending", "half open", "partial", "retry"), DOUBTFUL),
+    **dict.fromkeys(("error", "failed", "firing", "lost", "open", "forced open"), BAD),
+}
+MOST_COLOURED = 150  # rows: styling more takes longer than reading them
+COLOURED = ["status", "state", "breaker"]
 
 
 def act(what: Callable[[], object], done: str) -> None:
@@ -45,8 +58,24 @@ def live(part: Callable[[], object]) -> None:
     st.fragment(lambda: calmly(part), run_every=REFRESH_SECONDS)()
 
 
-def as_of(moment: datetime) -> None:
-    st.caption(f"data as of {moment:%Y-%m-%d %H:%M:%S} UTC")
+def as_of(at: datetime) -> None:
+    """Of when the figures are, and whether they stand still: the database is away, or nobody is
+    at work.
+    """
+    if reading.kept():
+        _stale(at, "the database does not answer, these are the last figures it gave")
+    elif (silent := silent_since()) is not None:
+        _stale(at, f"no worker has reported since {moment(silent)}")
+    else:
+        st.badge(_of(at), icon=":material/schedule:", color="gray")
+
+
+def _of(at: datetime) -> str:
+    return f"data as of {moment(at, '%Y-%m-%d %H:%M:%S')}"
+
+
+def _stale(at: datetime, why: str) -> None:
+    st.badge(f"stale · {_of(at)} · {why}", icon=":material/history_toggle_off:", color="orange")
 
 
 def nothing(what: str) -> None:
@@ -59,20 +88,65 @@ def table(
 ) -> None:
     """Rows as a table that can be sorted, searched and downloaded as CSV."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
-    times = {
+    zone = times.zone().key
+    moments = {
         name: st.column_config.DatetimeColumn(
-            f"{name} (UTC)", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"
+            f"{name} ({zone})", format="YYYY-MM-DD HH:mm:ss", timezone=zone
         )
         for name in frame.columns
         if isinstance(frame[name].dtype, pd.DatetimeTZDtype)
     }
+    fractions = {
+        name: st.column_config.NumberColumn(format="%.5g")
+        for name in frame.select_dtypes("float").columns
+    }
     st.dataframe(
-        frame,
+        _coloured(frame),
         hide_index=True,
         height=min(ROW_PIXELS * (len(frame) + 1) + 3, MOST_PIXELS),
-        column_config={**times, **(columns or {})},
+        column_config={**moments, **fractions, **(columns or {})},
+        placeholder="–",
         key=key,
     )
+
+
+def _coloured(frame: pd.DataFrame) -> Any:
+    """The frame with the words of its states in their colour."""
+    columns = frame.columns.intersection(COLOURED)
+    if columns.empty or not 0 < len(frame) <= MOST_COLOURED:
+        return frame
+    return frame.style.map(lambda word: f"color: {COLOURS.get(word, NEUTRAL)}", subset=columns)
+
+
+def pages(names: int, size: int, what: str, *, key: str) -> int:
+    """The number of the page to show, the first being 0; says which of how many `what` it has."""
+    count = max(1, -(-names // size))
+    if count == 1:
+        return 0
+    if (st.session_state.get(key) or 1) > count:
+        del st.session_state[key]  # a narrower search has no such page
+    with st.container(horizontal=True, vertical_alignment="center"):
+        chosen = st.pagination(count, key=key) - 1
+        st.caption(f"{what} {chosen * size + 1}–{min(names, (chosen + 1) * size)} of {names:,}")
+    return chosen
+
+
+def shown(key: str, step: int) -> int:
+    """How many rows of a list are wanted so far, newest first."""
+    return int(st.session_state.get(key, step))
+
+
+def older(key: str, step: int, rows: int) -> None:
+    """The way to the rows before these, if there may be any."""
+    wanted = shown(key, step)
+
+    def ask() -> None:
+        st.session_state[key] = wanted + step
+
+    if rows >= wanted:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f"the newest {rows:,}")
+            st.button("Show older", icon=":material/history:", key=f"{key}-more", on_click=ask)
 
 
 def reason_of(key: str) -> str:
@@ -89,7 +163,15 @@ def with_reason(
     disabled: bool = False,
 ) -> None:
     """A button behind a question, which acts only once a reason is given; the audit keeps it."""
-    with st.popover(label, icon=":material/gavel:", disabled=disabled):
+
+    def answered() -> None:
+        do(reason_of(f"{key}-reason"))
+        st.session_state[f"{key}-asked"] = False
+        st.session_state[f"{key}-reason"] = ""
+
+    with st.popover(
+        label, icon=":material/gavel:", disabled=disabled, key=f"{key}-asked", on_change="rerun"
+    ):
         st.markdown(question)
         st.text_input("Reason, kept in the audit", key=f"{key}-reason", max_chars=500)
         given = reason_of(f"{key}-reason")
@@ -98,18 +180,9 @@ def with_reason(
             key=f"{key}-yes",
             type="primary",
             disabled=disabled or not given,
-            on_click=lambda: do(reason_of(f"{key}-reason")),
+            on_click=answered,
             help=None if given else "Give a reason and press Enter first",
         )
-
-
-def ago(then: datetime, now: datetime) -> str:
-    minutes = int((now - then) / timedelta(minutes=1))
-    if minutes < 1:
-        return "just now"
-    if minutes < 120:
-        return f"{minutes} min ago"
-    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
 
 
 def percent(value: float | None) -> str:

@@ -36,11 +36,15 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
     from streamlit.web import cli
 
+    from enrichment.dashboard import access
+
     host = settings.enrichment_dashboard_host
-    if settings.enrichment_dashboard_password is None and not is_loopback(host):
+    closed = settings.enrichment_dashboard_password is not None or access.openid()
+    if not closed and not is_loopback(host):
         raise ConfigurationError(
-            f"the dashboard does not listen on {host} without ENRICHMENT_DASHBOARD_PASSWORD: "
-            "set the password, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
+            f"the dashboard does not listen on {host} for everybody: set "
+            "ENRICHMENT_DASHBOARD_PASSWORD, or [auth] in .streamlit/secrets.toml for OpenID "
+            "Connect, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
         )
     require_free("dashboard", host, settings.enrichment_dashboard_port)
     options = {

@@ -4,27 +4,32 @@ seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import streamlit as st
 
 from enrichment.commands import Commands
 from enrichment.config import Settings
+from enrichment.dashboard.access import actor as actor
 from enrichment.dashboard.access import require_operator
+from enrichment.dashboard.reading import shared
+from enrichment.domain import AssetClass
 from enrichment.storage import reading
 from enrichment.storage.database import Database
 from enrichment.storage.read_models import ReadModels
 
 STATEMENT_TIMEOUT_MS = 2000
-ACTOR = "dashboard"
 
 
 @dataclass(frozen=True)
 class Services:
-    """The read models; `writing` is for `commands` alone."""
+    """The read models; `writing` is for `commands` alone. orders: providers by asset class."""
 
     reader: ReadModels
     writing: Commands
+    orders: Mapping[str, Sequence[str]]
 
 
 @st.cache_resource(show_spinner=False)
@@ -47,10 +52,17 @@ def services() -> Services:
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
     )
-    return Services(reader, Commands(writing))
+    orders = {kind.value: settings.providers(kind) for kind in AssetClass}
+    return Services(reader, Commands(writing), orders)
 
 
 def commands() -> Commands:
     """What changes anything; NotAllowed unless this session is an operator's."""
     require_operator()
     return services().writing
+
+
+@shared
+def silent_since() -> datetime | None:
+    """The newest sign of life where no worker is alive; None where one is, or none ever was."""
+    return services().reader.silent_since()

@@ -46,7 +46,8 @@ def lanes(items: pd.DataFrame) -> pd.Series:
 def gantt(items: pd.DataFrame) -> go.Figure:
     """A job's symbols as bars on the threads that they ran on.
 
-    items: columns symbol, worker, status, started_at, completed_at (UTC), one row per symbol.
+    items: columns symbol, worker, status, started_at, completed_at (in the zone to show), one row
+    per symbol.
     """
     placed = items.assign(lane=lanes(items))
     names = sorted(placed["lane"].unique(), reverse=True)
@@ -69,15 +70,21 @@ def gantt(items: pd.DataFrame) -> go.Figure:
             customdata=took.dt.total_seconds(),
             hovertemplate="%{text}<br>%{y}<br>%{customdata:.2f} s<extra></extra>",
         )
-    figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": "UTC"})
+    figure.update_layout(
+        barmode="overlay", xaxis={"type": "date", "title": _zone(items["started_at"])}
+    )
     figure.update_yaxes(categoryorder="array", categoryarray=names)
     return framed(figure, LANE_PIXELS * len(names) + 120)
+
+
+def _zone(moments: pd.Series) -> str:
+    return str(moments.dt.tz)
 
 
 def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     """How long jobs took, with the median and the 95th percentile of the `window` jobs before.
 
-    jobs: columns at (UTC), duration_seconds, kind; oldest first.
+    jobs: columns at (in the zone to show), duration_seconds, kind; oldest first.
     """
     rolling = jobs["duration_seconds"].rolling(window, min_periods=1)
     figure = go.Figure()
@@ -166,6 +173,6 @@ def breaker_timeline(spells: pd.DataFrame) -> go.Figure:
                 "<br>for %{customdata[0]:.0f} s<br>%{customdata[1]}<extra></extra>"
             ),
         )
-    figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": "UTC"})
+    figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": _zone(spells["start"])})
     figure.update_yaxes(categoryorder="array", categoryarray=names)
     return framed(figure, LANE_PIXELS * len(names) + 120)

@@ -116,5 +116,5 @@ def _passing(exc: Exception) -> bool:
 
 
 def _pause(exc: Exception) -> float | None:
-    """Seconds for which all threads leave the vendor alone."""
-    return exc.retry_after if isinstance(exc, QuotaExceeded) else None
+    """Seconds for which all threads leave the vendor alone; 0 where it refused without saying."""
+    return (exc.retry_after or 0.0) if isinstance(exc, QuotaExceeded) else None

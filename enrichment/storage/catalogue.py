@@ -56,22 +56,44 @@ class Catalogue:
         asset_class: str | None = None,
         active: bool | None = None,
         search: str | None = None,
+        status: str | None = None,
         after: str | None = None,
     ) -> list[CataloguedSymbol]:
-        """Up to `limit` symbols by name, after this one. search: a part of the name."""
+        """Up to `limit` symbols by name, after this one. search: a part of the name; status: of
+        one of their series at least.
+        """
         values = {
             "symbol": None,
             "asset_class": asset_class,
             "active": active,
             "search": None if search is None else search.upper(),
+            "status": status,
             "after": after,
             "limit": limit,
         }
         return self._read(values)
 
+    def names(
+        self, limit: int, *, search: str | None = None, status: str | None = None
+    ) -> list[str]:
+        """Up to `limit` of the names that pages of these symbols hold, in their order."""
+        values = {
+            **dict.fromkeys(("symbol", "asset_class", "active", "after")),
+            "search": None if search is None else search.upper(),
+            "status": status,
+            "limit": limit,
+        }
+        with self._db.begin() as conn:
+            return list(conn.execute(text(_NAMES), values).scalars())
+
+    def statuses(self) -> dict[str, int]:
+        """How many series of active symbols are in which status."""
+        with self._db.begin() as conn:
+            return {row.status: row.n for row in conn.execute(text(_STATUSES))}
+
     def find(self, symbol: str) -> CataloguedSymbol | None:
         """One symbol; None if it was never tracked."""
-        values = dict.fromkeys(("asset_class", "active", "search", "after"))
+        values = dict.fromkeys(("asset_class", "active", "search", "status", "after"))
         found = self._read({**values, "symbol": symbol, "limit": 1})
         return found[0] if found else None
 
@@ -104,18 +126,34 @@ SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
 UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
 """
 
-_PAGE = """
-SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe,
-    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
-    e.quality_score, coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
-FROM (
-    SELECT * FROM tracked_symbols
+_CHOSEN = """
+    FROM tracked_symbols t
     WHERE (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
         AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
         AND (CAST(:active AS boolean) IS NULL OR active = :active)
         AND (CAST(:search AS text) IS NULL OR position(:search IN symbol) > 0)
+        AND (CAST(:status AS text) IS NULL OR EXISTS (
+            SELECT FROM unnest(t.timeframes) AS tf (timeframe)
+            LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+            WHERE coalesce(e.status, 'not_enriched') = :status))
         AND (CAST(:after AS text) IS NULL OR symbol > :after)
-    ORDER BY symbol LIMIT :limit) t
+    ORDER BY symbol LIMIT :limit
+"""
+
+_NAMES = f"SELECT symbol {_CHOSEN}"
+
+_STATUSES = """
+SELECT coalesce(e.status, 'not_enriched') AS status, count(*) AS n
+FROM tracked_symbols t CROSS JOIN LATERAL unnest(t.timeframes) AS tf (timeframe)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+WHERE t.active GROUP BY 1
+"""
+
+_PAGE = f"""
+SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe,
+    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
+    e.quality_score, coalesce(e.reasons, '{{}}'), e.last_success_at, e.last_error
+FROM (SELECT * {_CHOSEN}) t
 CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
 LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
 ORDER BY t.symbol, tf.position

@@ -92,6 +92,7 @@ def roll_up(conn: Connection) -> None:
         fetches, computations = conn.execute(text(_ROLL_UP_FROM)).one()
         bounds = list(LATENCY_BUCKETS_MS)
         conn.execute(text(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})
+        conn.execute(text(_ROLL_UP_ANSWERS), {"since": fetches})
         conn.execute(text(_ROLL_UP_COMPUTATIONS), {"since": computations})
 
 
@@ -151,6 +152,14 @@ GROUP BY hour, source
 ON CONFLICT (hour, source) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
     duration_ms = EXCLUDED.duration_ms, successful_ms = EXCLUDED.successful_ms,
     latency_buckets = EXCLUDED.latency_buckets
+"""
+
+_ROLL_UP_ANSWERS = """
+INSERT INTO enrichment_fetch_answers (hour, asset_class, source, answered)
+SELECT date_trunc('hour', l.at), t.asset_class, l.source, count(*)
+FROM enrichment_fetch_log l JOIN tracked_symbols t USING (symbol)
+WHERE l.at >= :since AND l.success AND l.source IS NOT NULL GROUP BY 1, 2, 3
+ON CONFLICT (hour, asset_class, source) DO UPDATE SET answered = EXCLUDED.answered
 """
 
 _ROLL_UP_COMPUTATIONS = """

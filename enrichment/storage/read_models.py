@@ -44,6 +44,7 @@ from enrichment.storage.quality_overview import QualityOverview
 from enrichment.storage.quality_report import QualityReports
 from enrichment.storage.resilience_state import STALE_SECONDS
 from enrichment.storage.slots import due_slot
+from enrichment.storage.vendors import VendorHistory
 from enrichment.storage.workers import ALIVE_SECONDS, scheduler_running
 
 QUEUE_SHOWN = 100
@@ -65,6 +66,7 @@ class ReadModels:
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
         self.morning = Morning(db, hour=hour, minute=minute)
+        self.vendors = VendorHistory(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def overview(self) -> Overview:
@@ -134,6 +136,12 @@ class ReadModels:
         with self._db.begin() as conn:
             rows = conn.execute(text(_WORKERS), {"alive": ALIVE_SECONDS})
             return [WorkerStatus(*row) for row in rows]
+
+    def silent_since(self) -> datetime | None:
+        """The newest sign of life where no worker is alive; None where one is, or none ever was."""
+        with self._db.begin() as conn:
+            found: datetime | None = conn.execute(text(_SILENT), {"alive": ALIVE_SECONDS}).scalar()
+            return found
 
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
@@ -290,6 +298,11 @@ _WORKERS = """
 SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
     state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive)
 FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
+"""
+
+_SILENT = """
+SELECT max(heartbeat_at) FROM workers
+HAVING NOT bool_or(state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive))
 """
 
 _RESILIENCE = """

@@ -34,6 +34,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "dispatch": ("--symbols", "50", "100", "--triggers", "3"),
     "resilience_overhead": (),
     "api_reads": ("--rows", "20000", "--symbols", "50", "--seconds", "0.2"),
+    "dashboard_pages": ("--rows", "20000", "--symbols", "50"),
     "start_up": ("--rounds", "2"),
 }
 

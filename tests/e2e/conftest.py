@@ -4,6 +4,7 @@ script.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,10 +14,19 @@ from pathlib import Path
 
 import pytest
 from e2e.running import Running, started
+from playwright.sync_api import Browser, sync_playwright
 
 from enrichment.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +77,17 @@ def demo(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     cwd = tmp_path_factory.mktemp("elsewhere")
     with started(script, "demo", cwd, HISTORY_DAYS="5000") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium, for the tests of a module."""
+    chromium = shutil.which("chromium")
+    assert chromium, "the browser tests need chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

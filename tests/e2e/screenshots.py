@@ -1,74 +1,185 @@
-"""Pictures of the running demo for the README.
+"""Pictures of the dashboard, on a demo with a past of ninety invented nights.
 
-    python tests/e2e/screenshots.py [FOLDER]
+    python tests/e2e/screenshots.py [FOLDER]         # those of the README, into .github
+    python tests/e2e/screenshots.py --all FOLDER     # every page, light and dark, wide and narrow
+    … --state empty outage --page Resilience --theme dark --width 800   # some of these
 
-Needs the development set-up and chromium; writes PNG files into FOLDER (default: .github).
+Needs the development set-up and chromium. `data` is a demo that went well, `outage` the same one
+while its vendor fails, `empty` a fresh installation.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from e2e.ninety_nights import remember
 from e2e.running import Running, started
-from playwright.sync_api import Browser, expect, sync_playwright
+from live import until
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import text
+
+from enrichment.commands import Commands, parse_tracked
+from enrichment.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PAGES = ("Overview", "Jobs", "Symbols", "Data quality", "Resilience", "Operations")
+STATES = ("data", "outage", "empty")
+FLAWED = ("SIM4", "SIM5", "SIM6")
+TALLEST = 4000
 
 
-# Page → its picture's name, height in pixels, what to bring into view, in which theme.
-PAGES = (
-    ("Overview", "overview-light", 1330, None, "light"),
-    ("Overview", "overview-dark", 1330, None, "dark"),
-    ("Symbols", "symbols-light", 900, "One symbol", "light"),
-    ("Jobs", "jobs-dark", 1330, None, "dark"),
+class Shot(NamedTuple):
+    """A picture to take. top: the heading that it begins with; height: in pixels, None: all."""
+
+    page: str
+    file: str
+    theme: str
+    width: int = 1440
+    height: int | None = None
+    top: str | None = None
+
+
+README = (
+    Shot("Overview", "overview-light", "light", height=1330),
+    Shot("Overview", "overview-dark", "dark", height=1330),
+    Shot("Symbols", "symbols-light", "light", height=900, top="One symbol"),
+    Shot("Jobs", "jobs-dark", "dark", height=1330),
 )
 
 
-def shoot(
-    browser: Browser,
-    demo: Running,
-    file: Path,
-    name: str,
-    height: int,
-    seen: str | None,
-    theme: str,
-) -> None:
-    page = browser.new_page(
-        viewport={"width": 1440, "height": height},
-        color_scheme="dark" if theme == "dark" else "light",
-    )
-    page.goto(demo.dashboard)
-    page.get_by_role("link", name=name).click()
+def shoot(browser: Browser, demo: Running, folder: Path, shots: list[Shot]) -> None:
+    """Take them one by one, in a browser window for each theme and width."""
+    for theme, width in dict.fromkeys((shot.theme, shot.width) for shot in shots):
+        page = browser.new_page(
+            viewport={"width": width, "height": 1000},
+            color_scheme="dark" if theme == "dark" else "light",
+        )
+        for shot in (s for s in shots if (s.theme, s.width) == (theme, width)):
+            page.set_viewport_size({"width": width, "height": shot.height or 1000})
+            page.goto(demo.dashboard)
+            _open(page, shot.page)
+            _frame(page, shot)
+            page.screenshot(path=folder / f"{shot.file}.png")
+        page.close()
+
+
+def _open(page: Page, name: str) -> None:
+    """Through the menu, which narrow windows keep in part behind "1 more"."""
+    expect(page.get_by_test_id("stTopNavLink").first).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(500)  # until it knows what fits
+    link = page.get_by_role("link", name=name)
+    if not link.count():
+        page.get_by_text(re.compile(r"^\d more$")).click()
+        link = page.get_by_test_id("stTopNavDropdownLink").filter(has_text=name)
+    link.click()
     expect(page.get_by_text("data as of").first).to_be_attached(timeout=30_000)
-    expect(page.locator(".js-plotly-plot").first).to_be_attached()
-    page.wait_for_timeout(3000)  # the charts' entrance
-    if seen is not None:
-        page.get_by_role("heading", name=seen).evaluate("found => found.scrollIntoView()")
-        page.wait_for_timeout(500)
-    page.screenshot(path=file)
-    page.close()
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1500)  # the charts' entrance
+
+
+def _frame(page: Page, shot: Shot) -> None:
+    if shot.height is None:
+        tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+        page.set_viewport_size({"width": shot.width, "height": min(tall + 20, TALLEST)})
+        page.wait_for_timeout(700)
+    if shot.top is not None:
+        page.get_by_role("heading", name=shot.top).evaluate("found => found.scrollIntoView()")
+        page.wait_for_timeout(700)
+
+
+@contextmanager
+def demonstrating(folder: Path) -> Iterator[tuple[Running, Database]]:
+    """A demo with a past, and symbols whose data is not all well."""
+    script = Path(sys.executable).with_name("enrichment")
+    with started(script, "demo", folder, HISTORY_DAYS="1500") as demo:
+        db = Database(f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}")
+        _strike(
+            demo,
+            {"ticker": "SIM4", "kind": "missing", "n": 120},
+            {"ticker": "SIM5", "kind": "corrupt", "n": 170, "mode": "inverted"},
+            {"ticker": "SIM6", "kind": "missing", "n": 40},
+            {"ticker": "AAPL", "kind": "restated", "n": 2, "factor": 1.012},
+        )
+        operator = Commands(db)
+        operator.track([parse_tracked(name, "stock", "1d") for name in FLAWED], actor="demo")
+        operator.trigger(actor="cli:ada", reason="three new symbols")
+        _wait(db, "SELECT NOT EXISTS (SELECT FROM enrichment_jobs WHERE completed_at IS NULL)")
+        remember(db)
+        yield demo, db
+        db.close()
+
+
+def break_down(demo: Running, db: Database) -> None:
+    """From now on the vendor answers nothing but errors, while a job is at work."""
+    _strike(demo, {"ticker": "*", "kind": "server_error", "status": 503})
+    Commands(db).trigger(actor="cli:ada", reason="are they back?")
+    _wait(db, "SELECT count(*) >= 2 FROM resilience_state WHERE state = 'open'")
+
+
+def _strike(demo: Running, *faults: dict[str, object]) -> None:
+    address = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
+    body = json.dumps(list(faults)).encode()
+    urllib.request.urlopen(urllib.request.Request(address, data=body, method="POST")).close()
+
+
+def _wait(db: Database, condition: str) -> None:
+    def holds() -> bool:
+        with db.begin() as conn:
+            return bool(conn.execute(text(condition)).scalar_one())
+
+    until(holds, condition, seconds=120)
+
+
+def wanted(arguments: argparse.Namespace, state: str) -> list[Shot]:
+    """The shots of a state by the command line's choice."""
+    if not arguments.all:
+        return list(README) if state == "data" else []
+    return [
+        Shot(page, f"{page.lower().replace(' ', '-')}-{state}-{theme}-{width}", theme, width)
+        for theme in arguments.theme
+        for width in arguments.width
+        for page in arguments.page
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / ".github")
-    folder: Path = parser.parse_args().folder
-    script = Path(sys.executable).with_name("enrichment")
-    with (
-        TemporaryDirectory() as elsewhere,
-        started(script, "demo", Path(elsewhere)) as demo,
-        sync_playwright() as playwright,
-    ):
+    parser.add_argument("--all", action="store_true", help="not those of the README")
+    parser.add_argument("--state", nargs="+", choices=STATES, default=STATES)
+    parser.add_argument("--page", nargs="+", choices=PAGES, default=PAGES)
+    parser.add_argument("--theme", nargs="+", choices=("light", "dark"), default=("light", "dark"))
+    parser.add_argument("--width", nargs="+", type=int, default=(1440, 800))
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    states = chosen.state if chosen.all else ("data",)
+    with TemporaryDirectory() as elsewhere, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for name, file, height, seen, theme in PAGES:
-            shoot(browser, demo, folder / f"{file}.png", name, height, seen, theme)
+        if {"data", "outage"} & set(states):
+            with demonstrating(Path(elsewhere)) as (demo, db):
+                if "data" in states:
+                    shoot(browser, demo, chosen.folder, wanted(chosen, "data"))
+                if "outage" in states:
+                    break_down(demo, db)
+                    shoot(browser, demo, chosen.folder, wanted(chosen, "outage"))
+        if "empty" in states:
+            script, home = Path(sys.executable).with_name("enrichment"), Path(elsewhere) / "home"
+            with started(script, "up", Path(elsewhere), ENRICHMENT_HOME=str(home)) as fresh:
+                shoot(browser, fresh, chosen.folder, wanted(chosen, "empty"))
         browser.close()
 
 

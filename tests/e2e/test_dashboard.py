@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from e2e.running import Running
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
+from enrichment.commands import Commands
 from enrichment.storage.database import Database
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 @pytest.fixture(scope="module")
-def page(demo: Running) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    assert chromium, "the browser tests need chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1440, "height": 1200})
-        opened.set_default_timeout(30_000)
-        yield opened
-        browser.close()
+def page(demo: Running, browser: Browser) -> Page:
+    opened = browser.new_page(
+        viewport={"width": 1440, "height": 1200}, timezone_id="Asia/Kathmandu"
+    )
+    opened.set_default_timeout(30_000)
+    return opened
 
 
 def count(db: Database, query: str) -> int:
@@ -96,7 +83,9 @@ def opened(page: Page, demo: Running, name: str) -> list[str]:
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
     expect(page.get_by_text("data as of").first).to_be_visible()
     expect(page.get_by_text("encountered an error")).to_have_count(0)
-    assert barriers(page) == []
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        assert barriers(page) == []
     return complaints
 
 
@@ -118,8 +107,7 @@ def with_reason(page: Page, label: str, reason: str) -> None:
     field.fill(reason)
     field.press("Enter")
     page.get_by_role("button", name=f"{label}: yes").click()
-    expect(page.get_by_text("workers follow within two seconds").first).to_be_visible()
-    page.keyboard.press("Escape")
+    expect(field).to_have_count(0)
 
 
 def test_jobs_shows_the_last_job_on_its_threads(
@@ -141,8 +129,10 @@ def test_a_breaker_is_forced_open_and_reset(demo: Running, page: Page, demo_db: 
     expect(page.get_by_text("● open").first).to_be_visible()
     forced = "SELECT count(*) FROM operator_actions WHERE action = 'breaker_force_open'"
     assert count(demo_db, f"{forced} AND reason = 'rehearsal'") == 1
+    expect(page.get_by_text("Kept out until they recover")).to_be_visible()
     with_reason(page, "Reset", "rehearsal over")
-    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    expect(page.get_by_text("Every vendor is let through.")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
 def test_operations_shows_workers_and_who_changed_what(demo: Running, page: Page) -> None:
@@ -167,6 +157,52 @@ def test_symbols_draws_candles_with_features(demo: Running, page: Page, demo_db:
     page.get_by_role("button", name="Trigger SIM1").click()
     expect(page.get_by_text("Triggered SIM1")).to_be_visible()
     assert count(demo_db, tracked) == before + 1
+
+
+def test_a_list_is_imported_and_its_bad_lines_shown_before(
+    demo: Running, page: Page, demo_db: Database
+) -> None:
+    assert opened(page, demo, "Symbols") == []
+    lines = ["symbol,asset_class,timeframes", "SIM77,stock,1d", "SIM78,etf,1h|1d"]
+    upload(page, [*lines, "SIM79,bond,1d"])
+    expect(page.get_by_text("1 bad lines: nothing is imported")).to_be_visible()
+    upload(page, lines)
+    with_reason(page, "Track these 2 symbols", "the new list")
+    tracked = "SELECT count(*) FROM tracked_symbols WHERE symbol LIKE 'SIM7_' AND active"
+    assert count(demo_db, tracked) == 2
+    page.get_by_role("textbox", name="Search").fill("SIM7")
+    page.get_by_role("textbox", name="Search").press("Enter")
+    expect(page.get_by_text("Nothing is stored of SIM77 1d yet.")).to_be_visible()
+    with_reason(page, "Deactivate", "only a rehearsal")
+    expect(page.get_by_text("SIM77 is no longer enriched.")).to_be_visible()
+    assert count(demo_db, tracked) == 1
+    operator = Commands(demo_db)
+    operator.untrack("SIM78", actor="test")
+
+
+def upload(page: Page, lines: list[str]) -> None:
+    content = "\n".join(lines).encode()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "list.csv", "mimeType": "text/csv", "buffer": content}
+    )
+
+
+def test_times_stay_local_from_page_to_page_and_tables_are_saved_as_csv(
+    demo: Running, page: Page
+) -> None:
+    assert opened(page, demo, "Operations") == []
+    page.get_by_text("Local time").click()
+    expect(page).to_have_url(re.compile("local-time=true"))
+    expect(page.get_by_text("+0545").first).to_be_visible()
+    page.get_by_role("link", name="Data quality").click()
+    expect(page.get_by_role("heading", name="Data quality", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("local-time=true"))
+    expect(page.get_by_text(re.compile(r"data as of .* \+0545"))).to_be_visible()
+    page.evaluate("delete window.showSaveFilePicker")  # its dialog is not the page's
+    page.get_by_test_id("stDataFrame").first.hover()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download as CSV").first.click()
+    assert saved.value.path().read_text("utf-8-sig").splitlines()[0] == "series,score,status,why"
 
 
 def test_data_quality_shows_scores_and_their_parts(demo: Running, page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
@@ -11,7 +12,13 @@ from streamlit.testing.v1 import AppTest
 
 from enrichment.config import Settings
 from enrichment.dashboard import server
-from enrichment.dashboard.access import TRIES_A_MINUTE, role_of
+from enrichment.dashboard.access import (
+    SIGNED_IN_SECONDS,
+    TRIES_A_MINUTE,
+    Person,
+    identified,
+    role_of,
+)
 from enrichment.errors import ConfigurationError
 from enrichment.storage.database import Database
 from enrichment.storage.read_models import ReadModels
@@ -43,8 +50,8 @@ def labels(app: AppTest) -> list[str]:
     return [button.label for button in app.button]
 
 
-def paused(db: Database) -> bool:
-    return bool(ReadModels(db, hour=1, minute=30, enabled=True).pauses())
+def paused_by(db: Database) -> list[str]:
+    return [pause.paused_by for pause in ReadModels(db, hour=1, minute=30, enabled=True).pauses()]
 
 
 def test_nothing_is_shown_before_signing_in(app: AppTest) -> None:
@@ -60,14 +67,14 @@ def test_a_viewer_sees_all_and_changes_nothing(app: AppTest, db: Database) -> No
     assert app.metric
     next(button for button in app.button if button.label == "Pause").click().run()
     assert not app.exception
-    assert not paused(db)
+    assert paused_by(db) == []
     assert "look, not change" in app.toast[0].value
 
 
 def test_an_operator_acts_until_signing_out(app: AppTest, db: Database) -> None:
     sign_in(app, "helm")
     next(button for button in app.button if button.label == "Pause").click().run()
-    assert paused(db)
+    assert paused_by(db) == ["dashboard:operator"]
     next(button for button in app.button if button.label == "Sign out").click().run()
     assert labels(app) == ["Sign in"]
 
@@ -87,6 +94,52 @@ def test_guessing_is_limited(app: AppTest) -> None:
 def test_each_password_has_its_role(given: str, role: str | None) -> None:
     assert role_of(given, {"operator": "helm", "viewer": "glass"}) == role
     assert role_of(given, {}) is None
+
+
+NOW = 1_800_000_000.0
+ADA: dict[str, Any] = {
+    "is_logged_in": True,
+    "iat": NOW - 60,
+    "sub": "1",
+    "email": "Ada@example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({}, Person("Ada@example.com", "operator")),
+        ({"email_verified": True}, Person("Ada@example.com", "operator")),
+        ({"email_verified": False}, Person("Ada@example.com", "viewer")),
+        ({"email": "bob@example.com"}, Person("bob@example.com", "viewer")),
+        ({"email": None}, Person("oidc:1", "viewer")),
+        ({"is_logged_in": False}, None),
+        ({"iat": NOW - SIGNED_IN_SECONDS - 1}, None),
+    ],
+)
+def test_a_provider_vouches_for_a_person(claims: dict[str, Any], expected: Person | None) -> None:
+    assert identified(ADA | claims, {"ada@example.com"}, NOW) == expected
+
+
+def test_operators_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENRICHMENT_DASHBOARD_OPERATORS", " Ada@example.com ,grace@example.com,")
+    operators = Settings.load().enrichment_dashboard_operators
+    assert operators == ("ada@example.com", "grace@example.com")
+    monkeypatch.setenv("ENRICHMENT_DASHBOARD_OPERATORS", "ada")
+    with pytest.raises(ConfigurationError, match="e-mail addresses separated by commas"):
+        Settings.load()
+
+
+def test_beyond_loopback_nobody_acts_without_signing_in(
+    db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    monkeypatch.setenv("ENRICHMENT_DASHBOARD_HOST", "0.0.0.0")
+    st.cache_resource.clear()
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    assert labels(app) == []
+    assert not app.metric
+    st.cache_resource.clear()
 
 
 def test_without_a_password_it_is_not_served_to_others() -> None:

@@ -132,7 +132,8 @@ def test_resilience_forces_a_breaker(
     fill(db)
     page = opened("resilience", db_url, monkeypatch)
     assert charts(page) == 1
-    assert "**polygon_api** · :green[● closed]" in words(page)
+    assert "**polygon** · :green[● closed]" in words(page)
+    assert "Every vendor is let through." in words(page)
     page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
     page.button(key="force_open-yes").click().run()
     (action,) = ReadModels(db, hour=1, minute=30, enabled=True).journal.actions(
@@ -169,6 +170,13 @@ def test_symbols_shows_prices_and_steers_one(
     assert "**simulated**" in words(page)
     assert "300 bars stored" in words(page)
     page.button(key="trigger-one").click().run()
+    assert page.button(key="resume-one").disabled
+    page.text_input(key="pause-one-reason").set_value("merger").run()
+    page.button(key="pause-one-yes").click().run()
+    assert "Paused by dashboard" in page.warning[0].value
+    assert page.warning[0].value.endswith(": merger")
+    page.button(key="resume-one").click().run()
+    assert not page.warning
     page.text_input(key="deactivate-reason").set_value("delisted").run()
     page.button(key="deactivate-yes").click().run()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
@@ -177,6 +185,7 @@ def test_symbols_shows_prices_and_steers_one(
     found = reader.symbols.find("SIM1")
     assert found is not None
     assert not found.active
+    assert page.warning[0].value == "SIM1 is no longer enriched."
 
 
 def test_a_symbol_is_tracked_from_the_page(
@@ -188,6 +197,36 @@ def test_a_symbol_is_tracked_from_the_page(
     found = ReadModels(db, hour=1, minute=30, enabled=True).symbols.find("BRK.B")
     assert found is not None
     assert [state.timeframe for state in found.timeframes] == ["1d"]
+
+
+def test_a_thousand_symbols_are_shown_page_by_page(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO tracked_symbols (symbol, asset_class, timeframes)"
+                " SELECT 'SIM' || 1000 + n, 'stock', '{1d}' FROM generate_series(0, 999) n"
+            )
+        )
+        conn.execute(
+            text(
+                "INSERT INTO enrichment_status (symbol, timeframe, status, reasons)"
+                " VALUES ('SIM1100', '1d', 'stale', '{4 sessions behind}')"
+            )
+        )
+    page = opened("symbols", db_url, monkeypatch)
+    assert list(page.dataframe[0].value["symbol"].iloc[[0, -1]]) == ["SIM1000", "SIM1099"]
+    assert "symbols 1–100 of 1,000" in words(page)
+    assert ":orange[●] 1 stale · :gray[●] 999 not enriched" in words(page)
+    page.session_state["page"] = 2
+    page.run()
+    rows = page.dataframe[0].value
+    assert list(rows["symbol"].iloc[[0, -1]]) == ["SIM1100", "SIM1199"]
+    assert rows["why"].iloc[0] == "4 sessions behind"
+    page.selectbox(key="status").set_value("stale").run()
+    assert list(page.dataframe[0].value["symbol"]) == ["SIM1100"]
+    assert ":orange[●] **1d** 4 sessions behind" in words(page)
 
 
 def test_quality_shows_scores_gaps_and_corrections(

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from enrichment.dashboard import quality_charts
 
@@ -73,8 +74,9 @@ def test_gaps_stand_in_their_series_and_month() -> None:
         }
     )
     heat = quality_charts.gap_map(gaps).data[0]
-    assert (list(heat.y), list(heat.x)) == (["AAPL 1d", "IBM 1h"], ["2024-01", "2024-03"])
-    assert heat.z.tolist() == [[2, 1], [0, 7]]
+    assert list(heat.y) == ["AAPL 1d", "IBM 1h"]
+    assert list(heat.x) == ["2024-01", "2024-02", "2024-03"]
+    assert heat.z.tolist() == [[2, 0, 1], [0, 0, 7]]
 
 
 def test_the_lowest_symbols_stand_on_top_and_one_day_is_no_wall() -> None:
@@ -92,8 +94,30 @@ def test_the_trend_has_its_target_and_room_for_two_weeks() -> None:
     assert figure["layout"]["shapes"][0]["y0"] == quality_charts.TARGET
 
 
-def test_each_component_has_a_point_for_each_series() -> None:
-    series = pd.DataFrame({"name": ["A", "B"], **dict.fromkeys(quality_charts.COMPONENTS, 1.0)})
+def test_a_score_is_the_sum_of_its_components_and_what_it_lost_completes_it() -> None:
+    parts = {"completeness": 0.5, "validation": 0.9, "features": 1.0, "freshness": 0.25}
+    series = pd.DataFrame([{"name": name, "score": 0.695, **parts} for name in ("A", "B")])
     figure = drawn(quality_charts.components(series))
-    assert [trace["name"] for trace in figure["data"]] == list(quality_charts.COMPONENTS)
+    assert [trace["name"] for trace in figure["data"]] == [*quality_charts.COMPONENTS, "lost"]
+    assert sum(trace.x[0] for trace in quality_charts.components(series).data) == pytest.approx(1.0)
     assert figure["layout"]["yaxis"]["categoryarray"] == ["B", "A"]
+
+
+def test_scores_are_counted_in_steps_of_a_hundredth() -> None:
+    bars = quality_charts.distribution(pd.Series([1.0, 0.999, 0.99, 0.851, 0.859])).data[0]
+    assert dict(zip(bars.customdata, bars.y, strict=True)) == {0.85: 2, 0.99: 3}
+    orange, blue = bars.marker.color
+    assert orange != blue  # below the target and above it
+
+
+def test_a_market_that_closes_has_no_nights_on_its_axis() -> None:
+    times = pd.to_datetime(["2024-03-01T20:00Z", "2024-03-04T14:30Z", "2024-03-04T14:45Z"])
+    flags = pd.DataFrame({"ts": [times[1] + pd.Timedelta("5min")], "severity": "info", "text": "x"})
+    rows = candles(3).assign(ts=times)
+    closing = quality_charts.candlestick(rows, flags, (), None)
+    assert list(closing.data[0].x) == ["2024-03-01 20:00", "2024-03-04 14:30", "2024-03-04 14:45"]
+    assert closing.layout.xaxis.type == "category"
+    assert list(closing.data[-1].x) == ["2024-03-04 14:30"]  # the candle that the flag is in
+    open_always = quality_charts.candlestick(rows, flags, (), None, continuous=True)
+    assert open_always.layout.xaxis.type is None
+    assert list(pd.to_datetime(open_always.data[-1].x)) == [times[1].tz_localize(None)]

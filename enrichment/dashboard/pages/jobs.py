@@ -8,8 +8,20 @@ import pandas as pd
 import streamlit as st
 
 from enrichment.dashboard import timelines
-from enrichment.dashboard.page import act, as_of, calmly, live, nothing, seconds, table, with_reason
-from enrichment.dashboard.services import ACTOR, commands, services
+from enrichment.dashboard.page import (
+    act,
+    as_of,
+    calmly,
+    live,
+    local,
+    moment,
+    nothing,
+    seconds,
+    table,
+    with_reason,
+)
+from enrichment.dashboard.reading import shared
+from enrichment.dashboard.services import actor, commands, services
 from enrichment.storage.figures import HistoryPage, Progress
 from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
 
@@ -20,12 +32,12 @@ OPEN = ("queued", "running")
 KINDS = ("scheduled", "catchup", "manual", "backfill")
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def history() -> HistoryPage:
     return services().reader.history(SHOWN)
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def details(
     job_id: UUID,
 ) -> tuple[JobRequest | None, Progress | None, list[ErrorGroup], list[JobItem], list[JobItem]]:
@@ -86,7 +98,7 @@ def overview() -> None:
         st.subheader("Duration, with p50 and p95")
         done = found[found["seconds"].notna()].iloc[::-1]
         st.plotly_chart(
-            timelines.durations(done.rename(columns={"seconds": "duration_seconds"})),
+            timelines.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
             key="durations",
         )
     table(found, key="history")
@@ -134,7 +146,7 @@ def timeline(ran: list[JobItem]) -> None:
             "completed_at": [item.completed_at or now for item in ran],
         }
     )
-    st.plotly_chart(timelines.gantt(rows), key="gantt")
+    st.plotly_chart(timelines.gantt(local(rows)), key="gantt")
     if len(ran) == GANTT_ITEMS:
         st.caption(f"the {GANTT_ITEMS} symbols that took longest")
 
@@ -180,14 +192,14 @@ def listed(items: list[JobItem]) -> None:
 
 def run_again(job_id: UUID, error_class: str | None) -> None:
     act(
-        lambda: commands().resume_failed(job_id, actor=ACTOR, error_class=error_class),
+        lambda: commands().resume_failed(job_id, actor=actor(), error_class=error_class),
         "Failed symbols are queued again",
     )
 
 
 def cancel(job_id: UUID, reason: str) -> None:
     act(
-        lambda: commands().cancel(job_id, actor=ACTOR, reason=reason),
+        lambda: commands().cancel(job_id, actor=actor(), reason=reason),
         "Being cancelled: symbols at work end at their next step",
     )
 
@@ -204,7 +216,7 @@ def chooser() -> None:
     names = {
         str(
             job.job_id
-        ): f"{details.created_at:%Y-%m-%d %H:%M:%S} · {details.kind} · {details.state}"
+        ): f"{moment(details.created_at, '%Y-%m-%d %H:%M:%S')} · {details.kind} · {details.state}"
         for job, details in zip(jobs.jobs, jobs.details, strict=True)
     }
     if not names:

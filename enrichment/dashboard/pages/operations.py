@@ -7,8 +7,21 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
-from enrichment.dashboard.page import act, ago, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, commands, services
+from enrichment.dashboard.page import (
+    act,
+    ago,
+    as_of,
+    calmly,
+    live,
+    moment,
+    nothing,
+    older,
+    shown,
+    table,
+    with_reason,
+)
+from enrichment.dashboard.reading import shared
+from enrichment.dashboard.services import actor, commands, services
 from enrichment.storage.alert_figures import Alert, AlertEvent, AlertReport
 from enrichment.storage.figures import SlotStatus, WorkerStatus
 from enrichment.storage.journal import Action
@@ -18,31 +31,41 @@ EVENTS = 50
 HOURS = 2
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def report() -> AlertReport:
     return services().reader.alerts.report()
 
 
-@st.cache_data(ttl=2, show_spinner=False)
-def engine() -> tuple[list[WorkerStatus], list[SlotStatus], list[AlertEvent], list[Action]]:
+@shared
+def engine() -> tuple[list[WorkerStatus], list[SlotStatus]]:
     reader = services().reader
-    return (
-        reader.workers(),
-        reader.slots(),
-        reader.alerts.history(EVENTS),
-        reader.journal.actions(ACTIONS),
-    )
+    return reader.workers(), reader.slots()
+
+
+@shared
+def fired(limit: int) -> list[AlertEvent]:
+    return services().reader.alerts.history(limit)
+
+
+@shared
+def done(limit: int) -> list[Action]:
+    return services().reader.journal.actions(limit)
+
+
+def warnings() -> None:
+    """What fires, and what did."""
+    found = report()
+    as_of(found.timestamp)
+    alerts(found)
+    changes(fired(shown("fired", EVENTS)))
 
 
 def page() -> None:
-    """Alerts, workers, slots, audit."""
-    found, (working, taken, events, actions) = report(), engine()
-    alerts(found)
-    changes(events)
-    workers(working, found.timestamp)
+    """Workers, slots, audit."""
+    working, taken = engine()
+    workers(working, report().timestamp)
     slots(taken)
-    audit(actions)
-    as_of(found.timestamp)
+    audit(done(shown("done", ACTIONS)))
 
 
 def alerts(found: AlertReport) -> None:
@@ -54,7 +77,7 @@ def alerts(found: AlertReport) -> None:
     for alert in firing:
         show = st.error if alert.severity == "critical" else st.warning
         show(
-            f"**{alert.rule}** fires since {alert.since:%Y-%m-%d %H:%M} UTC: {alert.condition}"
+            f"**{alert.rule}** fires since {moment(alert.since)}: {alert.condition}"
             f"{_silenced(alert)}",
             icon=":material/notifications_active:",
         )
@@ -79,7 +102,7 @@ def alerts(found: AlertReport) -> None:
 def changes(events: Sequence[AlertEvent]) -> None:
     if not events:
         return
-    with st.expander(f"What fired and was resolved: the newest {len(events)}"):
+    with st.expander(f"What fired and was resolved ({len(events)})"):
         rows = [
             {
                 "at": event.at,
@@ -91,6 +114,7 @@ def changes(events: Sequence[AlertEvent]) -> None:
             for event in events
         ]
         table(rows, key="events")
+        older("fired", EVENTS, len(rows))
 
 
 def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
@@ -106,7 +130,8 @@ def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
             "pid": worker.pid,
             "busy": f"{worker.busy} of {worker.threads} threads",
             "started": worker.started_at,
-            "heartbeat": ago(worker.heartbeat_at, now),
+            "heartbeat": worker.heartbeat_at,
+            "silent for": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
         }
         for worker in found
     ]
@@ -149,21 +174,20 @@ def audit(actions: Sequence[Action]) -> None:
         for action in actions
     ]
     table(rows, key="audit")
-    if len(actions) == ACTIONS:
-        st.caption(f"the newest {ACTIONS}; the API has all, page by page")
+    older("done", ACTIONS, len(rows))
 
 
 def silence(reason: str) -> None:
     rule = st.session_state["rule"]
     length = timedelta(hours=st.session_state["hours"])
     act(
-        lambda: commands().silence(rule, length=length, actor=ACTOR, reason=reason),
+        lambda: commands().silence(rule, length=length, actor=actor(), reason=reason),
         f"{rule} is silent for {length}",
     )
 
 
 def unsilence(rule: str) -> None:
-    act(lambda: commands().unsilence(rule, actor=ACTOR), f"{rule} is heard again")
+    act(lambda: commands().unsilence(rule, actor=actor()), f"{rule} is heard again")
 
 
 def silences() -> None:
@@ -171,9 +195,8 @@ def silences() -> None:
     found = report().alerts
     if not found:
         return
-    st.subheader("Silence a rule")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.selectbox("Rule", [alert.rule for alert in found], key="rule", width=320)
+        st.selectbox("Silence a rule", [alert.rule for alert in found], key="rule", width=320)
         st.number_input("Hours", 1, 720, HOURS, key="hours", width=160)
         with_reason(
             "Silence",
@@ -194,7 +217,7 @@ def silences() -> None:
 
 def _silenced(alert: Alert) -> str:
     until = alert.silenced_until
-    return "" if until is None else f" (silenced until {until:%Y-%m-%d %H:%M} UTC)"
+    return "" if until is None else f" (silenced until {moment(until)})"
 
 
 def _told(event: AlertEvent) -> list[str]:
@@ -205,5 +228,6 @@ def _told(event: AlertEvent) -> list[str]:
 
 
 st.title("Operations")
-live(page)
+live(warnings)
 calmly(silences)
+live(page)

@@ -21,10 +21,11 @@ from enrichment.dashboard.page import (
     as_of,
     calmly,
     live,
+    moment,
     nothing,
     table,
 )
-from enrichment.dashboard.services import ACTOR, commands
+from enrichment.dashboard.services import actor, commands
 from enrichment.dashboard.sparkline import sparkline
 from enrichment.domain import PROVIDER_NAMES, is_simulated
 
@@ -37,15 +38,15 @@ ICONS = {
 
 
 def trigger() -> None:
-    act(lambda: commands().trigger(actor=ACTOR), "Triggered: every active symbol is queued")
+    act(lambda: commands().trigger(actor=actor()), "Triggered: every active symbol is queued")
 
 
 def pause() -> None:
-    act(lambda: commands().pause(actor=ACTOR), "Paused: nothing new starts")
+    act(lambda: commands().pause(actor=actor()), "Paused: nothing new starts")
 
 
 def resume() -> None:
-    act(lambda: commands().resume(actor=ACTOR), "Resumed")
+    act(lambda: commands().resume(actor=actor()), "Resumed")
 
 
 def banner(data: Briefing) -> None:
@@ -160,7 +161,7 @@ def recent_jobs(data: Briefing) -> None:
     frame = pd.DataFrame(
         {
             "label": [
-                f"{(job.started_at or details.created_at):%m-%d %H:%M:%S}"
+                moment(job.started_at or details.created_at, "%m-%d %H:%M:%S", named=False)
                 for job, details in zip(data.history.jobs, data.history.details, strict=True)
             ],
             "successful": [job.successful for job in data.history.jobs],
@@ -262,7 +263,7 @@ def trigger_some(classes: Mapping[str, str]) -> None:
             key="trigger-some",
             type="primary",
             on_click=lambda: act(
-                lambda: commands().trigger(actor=ACTOR, symbols=wanted),
+                lambda: commands().trigger(actor=actor(), symbols=wanted),
                 f"Triggered: {len(wanted)} symbols are queued",
             ),
         )
@@ -283,7 +284,7 @@ def pause_some(kinds: Sequence[str]) -> None:
             disabled=not reason.strip(),
             on_click=lambda: act(
                 lambda: commands().pause(
-                    actor=ACTOR,
+                    actor=actor(),
                     scope=scope,
                     key=key,
                     reason=reason.strip(),
@@ -304,7 +305,7 @@ def pause_some(kinds: Sequence[str]) -> None:
 
 
 def resume_one(scope: str, key: str) -> None:
-    act(lambda: commands().resume(actor=ACTOR, scope=scope, key=key), f"Resumed {key}")
+    act(lambda: commands().resume(actor=actor(), scope=scope, key=key), f"Resumed {key}")
 
 
 st.title("Market enrichment")

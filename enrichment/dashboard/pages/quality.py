@@ -8,7 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from enrichment.dashboard import quality_charts
-from enrichment.dashboard.page import as_of, live, nothing, table
+from enrichment.dashboard.page import as_of, live, nothing, older, shown, table
+from enrichment.dashboard.reading import shared
 from enrichment.dashboard.services import services
 from enrichment.storage.journal import CorrectedValue
 from enrichment.storage.quality_overview import DayOfQuality, GapsOfMonth, SeriesQuality
@@ -18,24 +19,22 @@ SCORED = 2000
 WORST = 20
 
 
-@st.cache_data(ttl=2, show_spinner=False)
-def read() -> tuple[
-    list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], list[CorrectedValue], pd.Timestamp
-]:
-    reader = services().reader
-    overview = reader.quality_overview
-    return (
-        overview.days(),
-        overview.worst(SCORED),
-        overview.gaps(),
-        reader.journal.corrections(CORRECTIONS),
-        pd.Timestamp.now(tz="UTC"),
-    )
+@shared
+def read() -> tuple[list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], pd.Timestamp]:
+    overview = services().reader.quality_overview
+    return overview.days(), overview.worst(SCORED), overview.gaps(), pd.Timestamp.now(tz="UTC")
+
+
+@shared
+def corrected(limit: int) -> list[CorrectedValue]:
+    return services().reader.journal.corrections(limit)
 
 
 def page() -> None:
     """Scores over time and now, the worst series, gaps, corrections."""
-    days, scored, gaps, corrections, now = read()
+    days, scored, gaps, now = read()
+    corrections = corrected(shown("corrected", CORRECTIONS))
+    as_of(now.to_pydatetime())
     if not scored:
         nothing("No series has been scored within the last week.")
     else:
@@ -43,7 +42,6 @@ def page() -> None:
         worst(scored[:WORST])
     missing(gaps)
     restated(corrections)
-    as_of(now.to_pydatetime())
 
 
 def scores(days: list[DayOfQuality], scored: list[SeriesQuality]) -> None:
@@ -90,6 +88,8 @@ def missing(gaps: list[GapsOfMonth]) -> None:
     frame = pd.DataFrame([asdict(gap) for gap in gaps])
     frame["name"] = frame["symbol"] + " " + frame["timeframe"]
     st.plotly_chart(quality_charts.gap_map(frame), key="gaps")
+    with st.expander("As a table"):
+        table(frame[["name", "month", "missing"]], key="missing")
 
 
 def restated(corrections: list[CorrectedValue]) -> None:
@@ -111,8 +111,7 @@ def restated(corrections: list[CorrectedValue]) -> None:
         for value in corrections
     ]
     table(rows, key="corrections")
-    if len(corrections) == CORRECTIONS:
-        st.caption(f"the newest {CORRECTIONS}; the API has all, page by page")
+    older("corrected", CORRECTIONS, len(rows))
 
 
 st.title("Data quality")

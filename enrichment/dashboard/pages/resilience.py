@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.dashboard import timelines
-from enrichment.dashboard.page import act, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, commands, services
+from enrichment.dashboard import latency, timelines, vendor_charts
+from enrichment.dashboard.page import (
+    act,
+    as_of,
+    calmly,
+    live,
+    local,
+    nothing,
+    percent,
+    table,
+    with_reason,
+)
+from enrichment.dashboard.reading import drawn, shared
+from enrichment.dashboard.services import actor, commands, services
+from enrichment.dashboard.times import zone
+from enrichment.dashboard.vendors import Vendor, of_kind, vendors
 from enrichment.storage.figures import PatternStatus, Transition
+from enrichment.storage.vendors import Answers, Fetches
 
 TRANSITIONS = 500
+CARDS = 4
+SPANS = {"24 hours": 24, "3 days": 72, "30 days": 720}
 ACTIONS = {
     "reset": "Reset: let it decide again",
     "force_open": "Force open: let nothing through",
@@ -26,60 +43,97 @@ SIGNS = {
     "forced_open": ":red[● forced open]",
     "disabled": ":gray[● disabled]",
 }
+PER_WORKER = {
+    "Rate limits": (
+        "rate_limiter",
+        ("tokens", "rate", "interval", "waiting", "granted_count", "paused_count"),
+    ),
+    "Bulkheads": (
+        "bulkhead",
+        ("active_count", "max_concurrent", "waiting_count", "rejected_count", "overrun_count"),
+    ),
+    "Retries": ("retry", ("max_retries", "retry_count", "stopped_count", "budget", "last_error")),
+    "Breakers": (
+        "circuit_breaker",
+        ("state", "failure_rate", "rejected_count", "retry_after", "last_error"),
+    ),
+}
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def read() -> tuple[list[PatternStatus], list[Transition], pd.Timestamp]:
     reader = services().reader
     patterns = reader.resilience()
     return patterns, reader.transitions(TRANSITIONS), pd.Timestamp.now(tz="UTC")
 
 
-def of_kind(patterns: Sequence[PatternStatus], kind: str) -> list[PatternStatus]:
-    return [pattern for pattern in patterns if pattern.kind == kind]
+@shared
+def history(hours: int) -> tuple[list[Fetches], list[Answers]]:
+    vendor_history = services().reader.vendors
+    return vendor_history.fetches(hours), vendor_history.answers(hours)
 
 
 def state() -> None:
-    """Breakers now and over time, limiters, bulkheads, retries."""
+    """The verdict, each vendor, their latencies and who stepped in, breakers over time."""
     patterns, transitions, now = read()
-    breakers(of_kind(patterns, "circuit_breaker"))
-    history(transitions, now)
-    left, right = st.columns(2)
-    with left:
-        kept(patterns, "rate_limiter", "Rate limits", ("tokens", "rate", "interval", "burst"))
-        kept(
-            patterns, "retry", "Retries", ("max_retries", "retry_count", "stopped_count", "budget")
-        )
-    with right:
-        kept(
-            patterns,
-            "bulkhead",
-            "Bulkheads",
-            ("active_count", "max_concurrent", "available_slots", "rejected_count"),
-        )
+    span = str(st.session_state.get("vendor-span") or next(iter(SPANS)))
+    fetches, answered = history(SPANS[span])
     as_of(now.to_pydatetime())
-
-
-def breakers(found: list[PatternStatus]) -> None:
-    st.subheader("Breakers")
+    found, percentiles = vendors(patterns), latency.overall(fetches)
     if not found:
         nothing("No worker has published a breaker within the last day.")
-        return
-    for start in range(0, min(len(found), 12), 4):
-        for column, pattern in zip(st.columns(4), found[start : start + 4], strict=False):
+    else:
+        verdict(found)
+        cards(found, percentiles)
+    changes(transitions, now)
+    stepped_in = latency.answers(answered, services().orders)
+    quickness(fetches, stepped_in, span, now)
+    summary(found, percentiles, stepped_in)
+    if patterns:
+        per_worker(patterns)
+
+
+def verdict(found: Sequence[Vendor]) -> None:
+    """Whose fault, in a sentence each."""
+    out = [vendor for vendor in found if vendor.breaker in ("open", "forced_open", "half_open")]
+    if not any(vendor.working for vendor in found):
+        st.warning("No worker says how the vendors are.", icon=":material/help:")
+    elif not out:
+        st.success("Every vendor is let through.", icon=":material/check_circle:")
+    else:
+        lines = [
+            f"- **{vendor.name}**: its breaker is {(vendor.breaker or '').replace('_', ' ')}"
+            f"{'; last error: ' + vendor.last_error if vendor.last_error else ''}"
+            for vendor in out
+        ]
+        st.error("\n".join(["**Kept out until they recover**", *lines]), icon=":material/block:")
+
+
+def cards(found: Sequence[Vendor], percentiles: Mapping[str, Mapping[str, float | None]]) -> None:
+    for start in range(0, len(found), CARDS):
+        row = found[start : start + CARDS]
+        for column, vendor in zip(st.columns(min(CARDS, len(found))), row, strict=False):
             with column.container(border=True, height="stretch"):
-                st.markdown(f"**{pattern.name}** · {SIGNS.get(pattern.state or '', pattern.state)}")
-                rate = pattern.status.get("failure_rate")
-                shown = "–" if rate is None else f"{100 * rate:.0f} %"
-                age = f"{pattern.age_seconds:.0f} s ago"
-                stale = f":orange[stale, {age}]" if pattern.stale else age
-                st.caption(f"{shown} failures · worker {pattern.worker_id} · {stale}")
-    if len(found) > 12:
-        st.caption(f"12 of {len(found)}; the API has all")
+                sign = SIGNS.get(vendor.breaker or "", ":orange[● unknown]")
+                st.markdown(f"**{vendor.name}** · {sign}")
+                p95 = percentiles.get(vendor.name, {}).get("p95")
+                failing = None if vendor.failing is None else 100.0 * vendor.failing
+                tokens = "no quota" if vendor.quota is None else f"{vendor.tokens}/{vendor.quota}"
+                figures = {
+                    "failures": percent(failing),
+                    "429 answers": percent(vendor.refused),
+                    "p95": "–" if p95 is None else f"{p95:,.0f} ms",
+                    "tokens left": tokens,
+                    "slots in use": f"{vendor.active}/{vendor.slots}",
+                    "workers": str(vendor.working),
+                }
+                with st.container(horizontal=True, gap="medium"):
+                    for label, value in figures.items():
+                        st.markdown(f":small[:gray[{label}]]  \n**{value}**", width="content")
 
 
-def history(transitions: list[Transition], now: pd.Timestamp) -> None:
-    st.subheader("Their changes of state")
+def changes(transitions: list[Transition], now: pd.Timestamp) -> None:
+    st.subheader("Breakers over time")
     if not transitions:
         nothing("No breaker has changed its state yet.")
         return
@@ -93,34 +147,115 @@ def history(transitions: list[Transition], now: pd.Timestamp) -> None:
             "reason": [t.reason for t in transitions],
         }
     )
-    spells = timelines.breaker_states(frame, now)
-    st.plotly_chart(timelines.breaker_timeline(spells), key="breakers")
+    st.plotly_chart(timeline(now, zone().key, frame), key="breakers")
     with st.expander("As a table"):
         table(frame, key="transitions")
 
 
-def kept(patterns: Sequence[PatternStatus], kind: str, title: str, fields: tuple[str, ...]) -> None:
-    st.subheader(title)
-    rows: list[dict[str, Any]] = [
+@drawn
+def timeline(now: pd.Timestamp, zone_name: str, _transitions: pd.DataFrame) -> go.Figure:
+    return timelines.breaker_timeline(local(timelines.breaker_states(_transitions, now)))
+
+
+@drawn
+def pictures(
+    now: pd.Timestamp,
+    zone_name: str,
+    span: str,
+    _fetches: Sequence[Fetches],
+    _answers: pd.DataFrame,
+) -> tuple[go.Figure | None, go.Figure | None]:
+    """Latencies and answers over the span, where there are any."""
+    until = now.tz_convert(zone_name)
+    axis = (until - pd.Timedelta(hours=SPANS[span]), until)
+    rows = latency.latencies(_fetches)
+    return (
+        None if rows.empty else vendor_charts.latency(local(rows), zone_name, axis),
+        None if _answers.empty else vendor_charts.answers(local(_answers), zone_name, axis),
+    )
+
+
+def quickness(
+    fetches: Sequence[Fetches], stepped_in: pd.DataFrame, span: str, now: pd.Timestamp
+) -> None:
+    latencies, answered = pictures(now, zone().key, span, fetches, stepped_in)
+    st.subheader(f"Latency of fetches, {span}")
+    if latencies is None:
+        nothing("No fetch has been summed up in this time.")
+    else:
+        st.plotly_chart(latencies, key="latency")
+        st.caption("percentiles of the hourly histograms, interpolated within a bucket")
+    st.subheader("Who answered")
+    if answered is None:
+        nothing("No fetch has been answered in this time.")
+        return
+    st.plotly_chart(answered, key="answers")
+    shares = latency.fallback_shares(stepped_in)
+    st.caption(
+        "answered by a fallback: "
+        + " · ".join(f"{kind} {percent(share)}" for kind, share in shares.items())
+    )
+
+
+def summary(
+    found: Sequence[Vendor],
+    percentiles: Mapping[str, Mapping[str, float | None]],
+    stepped_in: pd.DataFrame,
+) -> None:
+    """Every vendor's figures side by side."""
+    if not found:
+        return
+    st.subheader("Vendors")
+    rows = []
+    for vendor in found:
+        own = stepped_in[stepped_in["provider"] == vendor.name]
+        rows.append(
+            {
+                "vendor": vendor.name,
+                "breaker": (vendor.breaker or "unknown").replace("_", " "),
+                **{f"{p}, ms": v for p, v in percentiles.get(vendor.name, {}).items()},
+                "answers": int(own["answered"].sum()),
+                "as fallback": int(own.loc[own["fallback"], "answered"].sum()),
+                "requests": vendor.requests,
+                "429": vendor.refusals,
+                "429, %": vendor.refused,
+                "tokens left": vendor.tokens,
+                "slots in use": vendor.active / vendor.slots if vendor.slots else None,
+            }
+        )
+    whole = st.column_config.NumberColumn(format="%.0f")
+    configured: dict[str, Any] = {f"{p}, ms": whole for p in latency.PERCENTILES}
+    configured["429, %"] = st.column_config.NumberColumn(format="%.1f")
+    configured["slots in use"] = st.column_config.ProgressColumn(
+        format="percent", min_value=0.0, max_value=1.0
+    )
+    table(rows, configured, key="vendors")
+
+
+def per_worker(patterns: Sequence[PatternStatus]) -> None:
+    with st.expander("Every worker's patterns"):
+        for tab, (kind, fields) in zip(st.tabs(list(PER_WORKER)), PER_WORKER.values(), strict=True):
+            with tab:
+                table(rows_of(of_kind(patterns, kind), fields), key=kind)
+
+
+def rows_of(patterns: Sequence[PatternStatus], fields: Sequence[str]) -> list[dict[str, Any]]:
+    return [
         {
             "name": pattern.name,
             "worker": pattern.worker_id,
             **{field.replace("_", " "): pattern.status.get(field) for field in fields},
             "age, s": round(pattern.age_seconds, 1),
-            "stale": pattern.stale,
+            "known": "stale" if pattern.stale else "now",
         }
-        for pattern in of_kind(patterns, kind)
+        for pattern in patterns
     ]
-    if rows:
-        table(rows, key=kind)
-    else:
-        nothing("None has been published within the last day.")
 
 
 def override(action: str, reason: str) -> None:
     name = st.session_state["breaker"]
     act(
-        lambda: commands().override_breaker(name, action, actor=ACTOR, reason=reason),
+        lambda: commands().override_breaker(name, action, actor=actor(), reason=reason),
         f"{name}: {action.replace('_', ' ')}; workers follow within two seconds",
     )
 
@@ -143,5 +278,6 @@ def by_hand() -> None:
 
 
 st.title("Resilience")
+st.selectbox("Time span", list(SPANS), key="vendor-span", bind="query-params", width=160)
 live(state)
 calmly(by_hand)

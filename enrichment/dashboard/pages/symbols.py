@@ -2,36 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from enrichment.commands import parse_tracked
 from enrichment.dashboard import quality_charts
-from enrichment.dashboard.page import act, ago, as_of, calmly, live, nothing, table, with_reason
-from enrichment.dashboard.services import ACTOR, commands, services
+from enrichment.dashboard.page import (
+    act,
+    ago,
+    as_of,
+    calmly,
+    live,
+    local,
+    moment,
+    nothing,
+    pages,
+    table,
+    with_reason,
+)
+from enrichment.dashboard.reading import drawn, shared
+from enrichment.dashboard.services import actor, commands, services
+from enrichment.dashboard.times import zone
 from enrichment.domain import AssetClass, Timeframe
 from enrichment.storage.catalogue import CataloguedSymbol, TimeframeState
+from enrichment.storage.figures import Pause
 from enrichment.storage.price_chart import Candles
 from enrichment.storage.quality_overview import ScoreOfDay
 from enrichment.storage.quality_report import SeriesReport
 from enrichment.symbol_lists import read_csv
 
-SHOWN = 500
+ON_PAGE = 100
+MOST = 20_000
+STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
+SIGNS = dict(zip(STATUSES, ("green", "yellow", "orange", "red", "gray"), strict=True))
 SPANS = {"3 months": 92, "1 year": 366, "5 years": 1827, "everything": 36_500}
 OVERLAYS = ("sma_20", "sma_50", "bollinger_upper", "bollinger_lower")
 PANELS = ("rsi_14", "volatility_20", "atr_14", "macd", "obv")
+COLUMNS = {
+    "quality": st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0),
+    "bars": st.column_config.NumberColumn(format="localized"),
+    "why": st.column_config.TextColumn(width="large"),
+}
 
 
-@st.cache_data(ttl=2, show_spinner=False)
-def listed(search: str) -> tuple[list[CataloguedSymbol], pd.Timestamp]:
-    found = services().reader.symbols.page(SHOWN, search=search or None)
-    return found, pd.Timestamp.now(tz="UTC")
+@shared
+def listed(search: str, status: str, after: str | None) -> list[CataloguedSymbol]:
+    return services().reader.symbols.page(
+        ON_PAGE, search=search or None, status=status or None, after=after
+    )
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
+def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
+    symbols = services().reader.symbols
+    found = symbols.names(MOST, search=search or None, status=status or None)
+    return found, symbols.statuses(), pd.Timestamp.now(tz="UTC")
+
+
+@shared
+def one_symbol(name: str) -> tuple[CataloguedSymbol | None, Pause | None]:
+    reader = services().reader
+    pauses = (p for p in reader.pauses() if (p.scope, p.key) == ("symbol", name))
+    return reader.symbols.find(name), next(pauses, None)
+
+
+@shared
 def score_days() -> list[ScoreOfDay]:
     return services().reader.quality_overview.symbol_days()
 
@@ -44,7 +85,7 @@ def candles(symbol: str, timeframe: str, days: int, last: pd.Timestamp, panel: s
     )
 
 
-@st.cache_data(ttl=2, show_spinner=False)
+@shared
 def reports(symbol: str) -> list[SeriesReport]:
     return services().reader.reports.of(symbol) or []
 
@@ -53,17 +94,46 @@ def search() -> str:
     return str(st.session_state.get("search") or "").strip()
 
 
+def status() -> str:
+    return str(st.session_state.get("status") or "")
+
+
+def sign(status: str) -> str:
+    return f":{SIGNS.get(status, 'gray')}[●]"
+
+
 def overview() -> None:
-    """The list with its freshness, and the lowest scores by day."""
-    found, now = listed(search())
+    """The list with its freshness, page by page, and the lowest scores by day."""
+    found, statuses, now = names(search(), status())
+    as_of(now.to_pydatetime())
     if not found:
-        nothing("No symbol fits." if search() else "No symbols are tracked. Add one below.")
+        asked = search() or status()
+        nothing("No symbol fits." if asked else "No symbols are tracked. Add one below.")
         return
-    rows = [
+    st.markdown(
+        " · ".join(
+            f"{sign(kind)} {statuses[kind]:,} {kind.replace('_', ' ')}"
+            for kind in STATUSES
+            if kind in statuses
+        )
+    )
+    page = pages(len(found), ON_PAGE, "symbols", key="page")
+    after = found[page * ON_PAGE - 1] if page else None
+    table(rows_of(listed(search(), status(), after), now), COLUMNS, key="symbols")
+    if len(found) == MOST:
+        st.caption(f"the first {MOST:,} by name: search for others")
+    scores = score_days()
+    if scores:
+        st.subheader("Lowest scores by day")
+        frame = pd.DataFrame([asdict(score) for score in scores])
+        st.plotly_chart(quality_charts.symbol_days(frame), key="score-days")
+
+
+def rows_of(found: Sequence[CataloguedSymbol], now: pd.Timestamp) -> list[dict[str, Any]]:
+    return [
         {
             "symbol": symbol.symbol,
-            "class": symbol.asset_class,
-            "active": "yes" if symbol.active else "no",
+            "class": symbol.asset_class if symbol.active else f"{symbol.asset_class}, inactive",
             "timeframe": state.timeframe,
             "status": state.status.replace("_", " "),
             "quality": state.quality_score,
@@ -71,42 +141,51 @@ def overview() -> None:
             "last bar": state.last_ts,
             "enriched": ago(state.last_success_at, now) if state.last_success_at else "never",
             "source": f"{state.source or '–'}{' (simulated)' if symbol.simulated else ''}",
+            "why": "; ".join(state.reasons) or state.last_error or "",
         }
         for symbol in found
         for state in symbol.timeframes
     ]
-    quality = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
-    table(rows, {"quality": quality}, key="symbols")
-    if len(found) == SHOWN:
-        st.caption(f"the first {SHOWN} by name: search for others")
-    scores = score_days()
-    if scores:
-        st.subheader("Lowest scores by day")
-        frame = pd.DataFrame([asdict(score) for score in scores])
-        st.plotly_chart(quality_charts.symbol_days(frame), key="score-days")
-    as_of(now.to_pydatetime())
 
 
 def one() -> None:
     """One symbol: its prices with features and flags, and what can be done to it."""
-    found, _ = listed(search())
+    found, _, _ = names(search(), status())
     if not found:
         return
     st.subheader("One symbol")
-    by_name = {symbol.symbol: symbol for symbol in found}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Symbol", list(by_name), key="symbol", width=260)
-        chosen = by_name[name or found[0].symbol]
+        name = st.selectbox("Symbol", found, key="symbol", width=260) or found[0]
+        chosen, pause = one_symbol(name)
+        if chosen is None:
+            return
         frames = [state.timeframe for state in chosen.timeframes]
         timeframe = st.selectbox("Timeframe", frames, key="timeframe", width=140)
         span = st.selectbox("Span", list(SPANS), index=1, key="span", width=160)
         panel = st.selectbox("Below", PANELS, key="panel", width=180)
-    steer(chosen)
+    condition(chosen, pause)
+    steer(chosen, paused=pause is not None)
     state = next((s for s in chosen.timeframes if s.timeframe == timeframe), chosen.timeframes[0])
     picture(chosen, state, SPANS[span or "1 year"], panel or PANELS[0])
 
 
-def steer(chosen: CataloguedSymbol) -> None:
+def condition(chosen: CataloguedSymbol, pause: Pause | None) -> None:
+    """What keeps the symbol from being enriched, and why it is not as it should be."""
+    if not chosen.active:
+        st.warning(f"{chosen.symbol} is no longer enriched.", icon=":material/block:")
+    if pause is not None:
+        until = f" until {moment(pause.until)}" if pause.until else ""
+        why = f": {pause.reason}" if pause.reason else ""
+        st.warning(
+            f"Paused by {pause.paused_by} since {moment(pause.at)}{until}{why}",
+            icon=":material/pause_circle:",
+        )
+    for state in chosen.timeframes:
+        if reasons := "; ".join(state.reasons) or state.last_error:
+            st.caption(f"{sign(state.status)} **{state.timeframe}** {reasons}")
+
+
+def steer(chosen: CataloguedSymbol, *, paused: bool) -> None:
     name = chosen.symbol
     with st.container(horizontal=True):
         st.button(
@@ -115,32 +194,34 @@ def steer(chosen: CataloguedSymbol) -> None:
             key="trigger-one",
             disabled=not chosen.active,
             on_click=lambda: act(
-                lambda: commands().trigger(actor=ACTOR, symbols=[name]), f"Triggered {name}"
+                lambda: commands().trigger(actor=actor(), symbols=[name]), f"Triggered {name}"
             ),
         )
         with_reason(
             "Pause",
             f"No run of {name} starts until it is resumed.",
             lambda reason: act(
-                lambda: commands().pause(actor=ACTOR, scope="symbol", key=name, reason=reason),
+                lambda: commands().pause(actor=actor(), scope="symbol", key=name, reason=reason),
                 f"{name} is paused",
             ),
             key="pause-one",
-            disabled=not chosen.active,
+            disabled=paused or not chosen.active,
         )
         st.button(
             "Resume",
             icon=":material/resume:",
             key="resume-one",
+            disabled=not paused,
             on_click=lambda: act(
-                lambda: commands().resume(actor=ACTOR, scope="symbol", key=name), f"{name} goes on"
+                lambda: commands().resume(actor=actor(), scope="symbol", key=name),
+                f"{name} goes on",
             ),
         )
         with_reason(
             "Deactivate",
             f"{name} is no longer enriched; what is stored of it stays.",
             lambda reason: act(
-                lambda: commands().untrack(name, actor=ACTOR, reason=reason),
+                lambda: commands().untrack(name, actor=actor(), reason=reason),
                 f"{name} is no longer enriched",
             ),
             key="deactivate",
@@ -153,23 +234,45 @@ def picture(chosen: CataloguedSymbol, state: TimeframeState, days: int, panel: s
         nothing(f"Nothing is stored of {chosen.symbol} {state.timeframe} yet.")
         return
     last = pd.Timestamp(state.last_ts)
-    drawn = candles(chosen.symbol, state.timeframe, days, last, panel)
+    found = candles(chosen.symbol, state.timeframe, days, last, panel)
     report = next((r for r in reports(chosen.symbol) if r.timeframe == state.timeframe), None)
     flags = pd.DataFrame(
         [
-            {"ts": f.timestamp, "severity": f.severity, "text": f"{f.check}: {f.detail}"}
+            {
+                "ts": pd.Timestamp(f.timestamp),
+                "severity": f.severity,
+                "text": f"{f.check}: {f.detail}",
+            }
             for f in (report.flags if report else ())
-            if f.timestamp >= drawn.frame["ts"].min()
+            if f.timestamp >= found.frame["ts"].min()
         ],
         columns=["ts", "severity", "text"],
     )
-    each = f" · one candle stands for {drawn.bars_each} bars" if drawn.bars_each > 1 else ""
+    series = (chosen.symbol, state.timeframe, last, days, len(flags))
+    continuous = chosen.asset_class == AssetClass.CRYPTO
+    figure = chart(series, zone().key, panel, continuous, found.frame, flags)
+    each = f" · one candle stands for {found.bars_each} bars" if found.bars_each > 1 else ""
     simulated = " · **simulated** by the sandbox vendor" if chosen.simulated else ""
     st.caption(f"{state.bars:,} bars stored{each}{simulated} · {len(flags)} flags in view")
-    st.plotly_chart(quality_charts.candlestick(drawn.frame, flags, OVERLAYS, panel), key="candles")
+    st.plotly_chart(figure, key="candles")
     if len(flags):
         with st.expander("The flags as a table"):
             table(flags, key="flags")
+
+
+@drawn
+def chart(
+    series: tuple[str, str, pd.Timestamp, int, int],
+    zone_name: str,
+    panel: str,
+    continuous: bool,
+    _frame: pd.DataFrame,
+    _flags: pd.DataFrame,
+) -> go.Figure:
+    """series: symbol, timeframe, its last bar, how many days and how many flags are shown."""
+    if Timeframe.parse(series[1]).duration < timedelta(days=1):
+        _frame, _flags = local(_frame), local(_flags)  # a day's bar is of the day wherever one is
+    return quality_charts.candlestick(_frame, _flags, OVERLAYS, panel, continuous=continuous)
 
 
 def add() -> None:
@@ -181,7 +284,7 @@ def add() -> None:
                     chosen["new-symbol"], chosen["new-class"], ",".join(chosen["new-timeframes"])
                 )
             ],
-            actor=ACTOR,
+            actor=actor(),
         ),
         f"{chosen['new-symbol'].upper()} is tracked: trigger it, or wait for the night",
     )
@@ -215,19 +318,30 @@ def imported(content: str) -> None:
         for t in found.symbols
     ]
     table(rows, key="preview")
-    st.button(
+    with_reason(
         f"Track these {len(rows)} symbols",
-        type="primary",
-        key="import",
-        on_click=lambda: act(
-            lambda: commands().track(found.symbols, actor=ACTOR),
+        "Those tracked already get the asset class and the timeframes of the file.",
+        lambda reason: act(
+            lambda: commands().track(found.symbols, actor=actor(), reason=reason),
             f"{len(rows)} symbols are tracked",
         ),
+        key="import",
     )
 
 
 st.title("Symbols")
-st.text_input("Search", key="search", placeholder="a part of the name", bind="query-params")
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    st.text_input("Search", key="search", placeholder="a part of the name", bind="query-params")
+    st.selectbox(
+        "Status",
+        STATUSES,
+        index=None,
+        key="status",
+        placeholder="any",
+        format_func=lambda kind: kind.replace("_", " "),
+        bind="query-params",
+        width=220,
+    )
 live(overview)
 calmly(one)
 calmly(management)

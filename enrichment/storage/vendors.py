@@ -1,0 +1,79 @@
+"""What the hourly rollups say of the vendors: how quickly they answered, and who had to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+
+from enrichment.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Fetches:
+    """Fetches of a source that began within the hour or day from `start` on.
+
+    buckets: how many took how long, by `logs.LATENCY_BUCKETS_MS`, the last one unbounded.
+    """
+
+    start: datetime
+    source: str
+    total: int
+    successful: int
+    buckets: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Successful fetches of an asset class that a source answered in the hour or day."""
+
+    start: datetime
+    asset_class: str
+    source: str
+    answered: int
+
+
+class VendorHistory:
+    """Reads the last hours of the rollups, hour by hour, beyond three days day by day (UTC)."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def fetches(self, hours: int) -> list[Fetches]:
+        """By source, oldest first; failed fetches have the source 'none'."""
+        with self._db.begin() as conn:
+            return [Fetches(*row) for row in conn.execute(text(_FETCHES), _span(hours))]
+
+    def answers(self, hours: int) -> list[Answers]:
+        """By asset class and source, oldest first."""
+        with self._db.begin() as conn:
+            return [Answers(*row) for row in conn.execute(text(_ANSWERS), _span(hours))]
+
+
+def _span(hours: int) -> dict[str, object]:
+    return {"hours": hours, "step": "hour" if hours <= 72 else "day"}
+
+
+_RECENT = "WHERE hour > now() - make_interval(hours => :hours)"
+
+_FETCHES = f"""
+SELECT start, source, total, successful, buckets FROM (
+    SELECT date_trunc(:step, hour) AS start, source, sum(total)::bigint AS total,
+        sum(successful)::bigint AS successful
+    FROM enrichment_fetch_hourly {_RECENT} GROUP BY 1, 2) sums
+JOIN (
+    SELECT start, source, array_agg(n ORDER BY position) AS buckets FROM (
+        SELECT date_trunc(:step, hour) AS start, source, b.position, sum(b.n)::bigint AS n
+        FROM enrichment_fetch_hourly
+        CROSS JOIN LATERAL unnest(latency_buckets) WITH ORDINALITY AS b (n, position)
+        {_RECENT} GROUP BY 1, 2, 3) counts
+    GROUP BY 1, 2) latencies USING (start, source)
+ORDER BY source, start
+"""
+
+_ANSWERS = f"""
+SELECT date_trunc(:step, hour) AS start, asset_class, source, sum(answered)::bigint
+FROM enrichment_fetch_answers {_RECENT} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1
+"""

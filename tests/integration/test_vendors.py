@@ -1,0 +1,67 @@
+"""The vendors' hours: the rollups against the log that they sum up, and their protection by
+provider.
+"""
+
+from __future__ import annotations
+
+import pytest
+from integration.api_client import tracking
+from integration.installation import log_fetches
+from sqlalchemy import text
+
+from enrichment.dashboard.vendors import vendors
+from enrichment.errors import QuotaExceeded, Snooze
+from enrichment.providers.guard import VendorGuard
+from enrichment.storage import logs
+from enrichment.storage.database import Database
+from enrichment.storage.read_models import ReadModels
+from enrichment.storage.resilience_state import ResilienceStore
+from resilience import init_resilience_manager
+
+YESTERDAY = """
+UPDATE enrichment_fetch_hourly SET hour = date_trunc('day', now()) - interval '1 day'
+    + total * interval '1 hour' WHERE source = 'polygon'
+"""
+
+
+def test_the_rollups_say_what_the_log_says(db: Database) -> None:
+    tracking(db)
+    log_fetches(db, "polygon", 5, 20, 300, 20_000, hours_ago=2)
+    log_fetches(db, "yahoo", 40, hours_ago=2)
+    log_fetches(db, "polygon", 30, hours_ago=1)
+    log_fetches(db, None, 40, hours_ago=1)
+    with db.begin() as conn:
+        logs.roll_up(conn)
+    reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
+    hours = {(f.source, f.total): list(f.buckets) for f in reader.fetches(24)}
+    assert hours == {
+        ("none", 1): [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        ("polygon", 4): [1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+        ("polygon", 1): [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        ("yahoo", 1): [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    }
+    answered = [(a.asset_class, a.source, a.answered) for a in reader.answers(24)]
+    assert answered == [("stock", "polygon", 4), ("stock", "polygon", 1), ("stock", "yahoo", 1)]
+    with db.begin() as conn:
+        conn.execute(text(YESTERDAY))
+    (day,) = (f for f in reader.fetches(240) if f.source == "polygon")
+    assert (day.total, list(day.buckets)) == (5, [1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1])
+
+
+def test_answers_of_429_are_counted_also_without_a_retry_after(db: Database) -> None:
+    manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
+    guard = VendorGuard(manager, "polygon", per_minute=600)
+
+    def refuse() -> None:
+        raise QuotaExceeded("answered 429")
+
+    for _ in range(3):
+        guard(lambda: None)
+    with pytest.raises(Snooze):
+        guard(refuse)
+    manager.close()
+    (vendor,) = vendors(ReadModels(db, hour=1, minute=30, enabled=True).resilience())
+    assert (vendor.requests, vendor.refusals, vendor.refused) == (4, 1, 25.0)
+    assert (vendor.name, vendor.breaker) == ("polygon", "closed")
+    assert (vendor.tokens, vendor.quota) == (596, 600)
+    assert (vendor.active, vendor.slots) == (0, 10)
