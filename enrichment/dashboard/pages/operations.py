@@ -107,6 +107,7 @@ def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
             "busy": f"{worker.busy} of {worker.threads} threads",
             "started": worker.started_at,
             "heartbeat": ago(worker.heartbeat_at, now),
+            "waits for": worker.note or "",
         }
         for worker in found
     ]
