@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from enrichment import __version__
 from enrichment.commands import Commands
 from enrichment.config import SANDBOX_KEY, Settings
-from enrichment.storage.database import Database, DatabaseClock
+from enrichment.storage.database import Database
 from enrichment.storage.read_models import ReadModels
 
 if TYPE_CHECKING:
@@ -257,24 +256,18 @@ def worker_process(
     settings: Settings, *, protection: Protection | None = None, pace: Pace | None = None
 ) -> Iterator[WorkerProcess]:
     """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
-    from enrichment import alerting
+    from enrichment import alerting, executing
     from enrichment.alerts.service import WORKER_SECONDS
     from enrichment.allocation import use_few_arenas
-    from enrichment.pipeline import Pipeline
-    from enrichment.storage.bars import Warehouse
-    from enrichment.storage.group_commit import GroupCommit
     from enrichment.storage.jobs import JobQueue
     from enrichment.storage.listening import Listener
-    from enrichment.storage.operations import ProviderPauses
-    from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
     from enrichment.storage.workers import WorkerRegistry
     from enrichment.worker import Pace, Worker
-    from resilience import init_resilience_manager
 
     use_few_arenas()
     rules = alerting.rules_in_force(settings)
     threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
-    worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    worker_id = executing.process_name()
     with (
         database(settings, pool_size=threads + 3, application="enrichment-worker") as db,
         ExitStack() as ending,
@@ -288,48 +281,33 @@ def worker_process(
             )
             return ending.enter_context(closing(opened))
 
-        heart, shared = pool("heartbeat", 1), pool("resilience", 2, 2000)
-        watch = pool("alerts", 2, 10_000)
+        heart, watch = pool("heartbeat", 1), pool("alerts", 2, 10_000)
         registry = WorkerRegistry(heart, worker_id)
         registry.register(
             host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
         )
-        store = ResilienceStore(shared, worker_id)
-        manager = init_resilience_manager(publisher=store, commands=store)
-        limits = SharedLimits(shared)
-        warehouse = ending.enter_context(GroupCommit(Warehouse(db)))
-        pipeline = Pipeline(
-            providers(
-                settings,
-                manager,
-                shared=limits,
-                protection=protection,
-                paused=ProviderPauses(db),
-            ),
-            warehouse,
-            history_days=settings.history_days,
-            now=DatabaseClock(db),
-            side_by_side=settings.parallel_timeframes,
-        )
+        patterns = ending.enter_context(executing.patterns(db, worker_id))
+        executor = ending.enter_context(executing.executor(settings, db, patterns, protection))
         worker = Worker(
-            pipeline.enrich,
+            executor.enrich,
             JobQueue(db, lease_seconds=lease),
             registry,
             heartbeat_queue=JobQueue(heart, lease_seconds=lease),
             threads=threads,
             max_retries=settings.max_retries,
             pace=pace,
-            ready=pipeline.ready,
+            ready=executor.ready,
+            waits=executor.waits,
         )
         yield WorkerProcess(
             worker,
             scheduler(settings, db, worker_id=worker_id),
             Listener(db, worker.wake),
-            manager,
+            patterns.manager,
             alerting.service(
                 settings,
                 read_models(watch, settings),
-                manager,
+                patterns.manager,
                 evaluator=worker_id,
                 interval=WORKER_SECONDS,
                 rules=rules,

@@ -14,6 +14,7 @@ from enrichment.domain import PROVIDER_NAMES, AssetClass
 from enrichment.errors import ConfigurationError
 
 SANDBOX_KEY = "sandbox"
+_DASK_SCHEDULER = re.compile(r"(tcp|tls)://([\w.\-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
 
 
 def _providers(value: Any) -> Any:
@@ -30,8 +31,11 @@ def _providers(value: Any) -> Any:
 
 
 def _executor(value: Any) -> Any:
-    if value != "threads":
-        raise ValueError(f"'threads' is the only executor of this version, not {value!r}")
+    if value != "threads" and not _DASK_SCHEDULER.fullmatch(str(value)):
+        raise ValueError(
+            "choose 'threads' or the address of a Dask scheduler, such as tcp://127.0.0.1:8786, "
+            f"not {value!r}"
+        )
     return value
 
 
@@ -123,7 +127,7 @@ class Settings(BaseSettings):
     )
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
     enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(
-        "threads", description="where symbols are enriched"
+        "threads", description="where symbols are enriched: 'threads' or a Dask scheduler's address"
     )
 
     alert_rules_file: Annotated[Path | None, BeforeValidator(_blank_is_absent)] = Field(
@@ -152,6 +156,11 @@ class Settings(BaseSettings):
     def uses_sandbox(self) -> bool:
         """Whether bars come from the sandbox vendor, for want of a key."""
         return self.polygon_api_key is None
+
+    @property
+    def dask_scheduler(self) -> str | None:
+        """The address of the Dask scheduler; None where symbols are enriched on threads."""
+        return None if self.enrichment_executor == "threads" else self.enrichment_executor
 
     @property
     def sandbox_url(self) -> str:

@@ -37,6 +37,7 @@ def examine(load: Callable[[], Settings]) -> list[Finding]:
         Finding("configuration", True, _configuration(settings)),
         *_checked("database", lambda: _database(settings)),
         *_checked("calendar", _calendar),
+        *_cluster(settings),
         *(
             finding
             for name in settings.providers_in_use
@@ -74,8 +75,19 @@ def _database(settings: Settings) -> str:
     with bootstrap.database(settings, application="enrichment-doctor") as db:
         reader = bootstrap.read_models(db, settings)
         tracked = reader.metrics().data_quality.symbols_tracked
-        workers = sum(worker.alive for worker in reader.workers())
-        return f"{db.address}: schema current, {tracked} symbols tracked, {workers} workers alive"
+        alive = [worker for worker in reader.workers() if worker.alive]
+        found = (
+            f"{db.address}: schema current, {tracked} symbols tracked, {len(alive)} workers alive"
+        )
+        return "; ".join([found, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
+
+
+def _cluster(settings: Settings) -> Iterator[Finding]:
+    address = settings.dask_scheduler
+    if address is not None:
+        from enrichment import executing
+
+        yield from _checked("dask", lambda: executing.examine_cluster(settings, address))
 
 
 def _calendar() -> str:

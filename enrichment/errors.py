@@ -22,6 +22,7 @@ EnrichmentError
 ├── Snooze                      try this item again at a later time, without counting a retry
 ├── Cancelled                   an operator cancelled the job; the item ends without an effect
 ├── StepFailed                  a step of an item failed; the cause is chained
+├── WorkerLost                  every process that ran the item died while it did
 └── LeaseLost                   another worker owns the item now; nothing was written
 
 `permanent` errors are not retried: repeating the same request cannot help.
@@ -29,14 +30,32 @@ EnrichmentError
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 
 class EnrichmentError(Exception):
-    """Base of the tree. The message is one line and names the mend."""
+    """Base of the tree. The message is one line and names the mend.
+
+    Errors travel between processes whole, each with its fields and its cause.
+    """
 
     permanent: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), self.args, self.__dict__, self.__cause__)
+
+
+def _revived(
+    kind: type[EnrichmentError],
+    arguments: tuple[Any, ...],
+    fields: dict[str, Any],
+    cause: BaseException | None,
+) -> EnrichmentError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    error.__cause__ = cause
+    return error
 
 
 class ConfigurationError(EnrichmentError):
@@ -170,6 +189,10 @@ class StepFailed(EnrichmentError):
         self.step = step
         self.timeframe = timeframe
         self.duration_ms = duration_ms
+
+
+class WorkerLost(EnrichmentError):
+    """Every process that ran the item died while it did."""
 
 
 class LeaseLost(EnrichmentError):

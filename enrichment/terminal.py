@@ -233,6 +233,10 @@ def print_status(
     console.print(
         f"workers    {len(alive)} alive, {busy} of {sum(w.threads for w in alive)} threads busy"
     )
+    for worker in alive:
+        if worker.note:
+            console.print("[yellow]waiting[/]    ", end="")
+            console.print(f"{worker.worker_id}: {worker.note}", markup=False, highlight=False)
     if job is not None:
         console.print(
             f"last job   {moment(job.completed_at)}: {job.successful} ok, {job.failed} failed, "

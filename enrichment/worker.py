@@ -50,12 +50,13 @@ class Registry(Protocol):
 
     worker_id: str
 
-    def beat(self, *, busy: int, state: str) -> None: ...
+    def beat(self, *, busy: int, state: str, note: str | None = None) -> None: ...
 
 
 # What is promised is stored by somebody else: the item stays at hand, its thread does not.
 Enrich = Callable[[Task, Callable[[str], None]], Written | Future[Written]]
 Ready = Callable[[Sequence[Task]], Sequence[Enrich]]
+Waits = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Worker:
     """Runs until `stop()`; `max_retries` counted failures per item, after 2, 4, 8 … seconds.
 
     ready: what to run for each of the items that were claimed together; default: `enrich` for all.
+    waits: for what; nothing is claimed meanwhile. None: for nothing.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class Worker:
         max_retries: int,
         pace: Pace | None = None,
         ready: Ready | None = None,
+        waits: Waits = lambda: None,
     ) -> None:
         self._enrich = enrich
+        self._waits = waits
         self._ready = ready
         self._queue = queue
         self._registry = registry
@@ -133,7 +137,7 @@ class Worker:
     def _round(self) -> None:
         """Claim what the threads will take next, and close jobs that have ended."""
         try:
-            room = self._hand.room()
+            room = 0 if self._waits() else self._hand.room()
             if room:
                 self._begin(self._queue.claim(self._registry.worker_id, room))
             self._record_the_unrecorded()
@@ -272,12 +276,15 @@ class Worker:
         cancelled = self._heartbeat_queue.renew(steps)
         with self._lock:
             self._cancelled = cancelled & self._hand.steps().keys()
-        self._registry.beat(
-            busy=self._hand.busy, state="draining" if self._stopping.is_set() else "running"
-        )
+        self._say_alive()
         if self._heartbeat_queue.reap(self._max_retries):
             self._wake.set()
         self._heartbeat_queue.close_finished()
+
+    def _say_alive(self) -> None:
+        note = self._waits()
+        state = "draining" if self._stopping.is_set() else "waiting" if note else "running"
+        self._registry.beat(busy=self._hand.busy, state=state, note=note)
 
     def _drain(self) -> bool:
         """Give back what has not begun, let the rest finish for a while, then give that back too,

@@ -182,6 +182,8 @@ class SeriesStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
+    """A worker as of its last heartbeat. note: what it waits for while its state is `waiting`."""
+
     worker_id: str
     host: str
     pid: int
@@ -191,6 +193,7 @@ class WorkerStatus:
     started_at: datetime
     heartbeat_at: datetime
     alive: bool
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,7 +296,7 @@ ORDER BY t.symbol, tf.position
 
 _WORKERS = """
 SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
-    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive)
+    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive), note
 FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
 """
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from enrichment.errors import ConfigurationError
 from enrichment.storage.database import Database
 
-REVISION = "0006"
+REVISION = "0007"
 
 
 def is_current(db: Database, feature_columns: Iterable[str]) -> bool:

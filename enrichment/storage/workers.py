@@ -33,14 +33,15 @@ class WorkerRegistry:
                 },
             )
 
-    def beat(self, *, busy: int, state: str) -> None:
+    def beat(self, *, busy: int, state: str, note: str | None = None) -> None:
+        """Say that this worker lives. note: what it waits for."""
         with self._db.begin() as conn:
             conn.execute(
                 text(
-                    "UPDATE workers SET heartbeat_at = now(), busy = :busy, state = :state"
-                    " WHERE worker_id = :id"
+                    "UPDATE workers SET heartbeat_at = now(), busy = :busy, state = :state,"
+                    " note = :note WHERE worker_id = :id"
                 ),
-                {"id": self.worker_id, "busy": busy, "state": state},
+                {"id": self.worker_id, "busy": busy, "state": state, "note": note},
             )
 
     def ticked(self) -> None:
@@ -58,6 +59,6 @@ def scheduler_running(conn: Connection) -> bool:
 
 
 _RUNNING = """
-SELECT EXISTS (SELECT 1 FROM workers WHERE state = 'running'
+SELECT EXISTS (SELECT 1 FROM workers WHERE state IN ('running', 'waiting')
     AND ticked_at > now() - make_interval(secs => :alive))
 """

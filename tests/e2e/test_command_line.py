@@ -64,7 +64,11 @@ def test_bad_arguments(script: Path, home: Path, arguments: list[str], mend: str
         ("DATABASE_URL", "nonsense", "postgresql://USER:PASSWORD@HOST"),
         ("ENRICHMENT_HOUR", "25", "ENRICHMENT_HOUR='25'"),
         ("PROVIDERS_STOCK", "bloomberg", "polygon"),
-        ("ENRICHMENT_EXECUTOR", "tcp://127.0.0.1:8786", "'threads' is the only executor"),
+        (
+            "ENRICHMENT_EXECUTOR",
+            "tcp://127.0.0.1",
+            "the address of a dask scheduler, such as tcp://",
+        ),
     ],
 )
 def test_bad_settings(script: Path, home: Path, name: str, value: str, mend: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 HEAVY = {
     "alembic",
+    "distributed",
     "exchange_calendars",
     "flask",
     "numpy",

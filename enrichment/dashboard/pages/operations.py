@@ -132,6 +132,7 @@ def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
             "started": worker.started_at,
             "heartbeat": worker.heartbeat_at,
             "silent for": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
+            "waits for": worker.note or "",
         }
         for worker in found
     ]

@@ -1,0 +1,166 @@
+"""The far side of a Dask cluster: what runs in the processes of its workers.
+
+Each enrichment worker has a `Line` of its own in every one of them, with its own pool and its own
+breakers, opened for the first item and closed once that worker has left the scheduler, in whatever
+way. Dask runs an item again whose process died, and may run it twice: its writes are fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
+
+from enrichment.domain import Task, Written
+from enrichment.errors import Cancelled, EnrichmentError, Snooze, StepFailed
+from enrichment.worker import Enrich
+
+UNFIT_SECONDS = 30.0
+CLOSING_SECONDS = 10.0
+
+# Opens all that enriches, for so many threads.
+OpenLine = Callable[[int], AbstractContextManager[Enrich]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why an item failed. As a value: an exception would be Dask's to log, arguments and all."""
+
+    error: Exception
+
+
+def enrich(task: Task, owner: str) -> Written | Failed:
+    """Run a task on its owner's line in this process."""
+    line = get_worker().plugins.get(owner)
+    if not isinstance(line, Line):
+        return Failed(Snooze("its worker has left the Dask cluster", 0.0))
+    return line.enrich(task)
+
+
+def key_of(task: Task) -> str:
+    """The name of a claim's run among all of a cluster; Dask groups keys by what precedes `-`."""
+    return f"enrich-{task.fence}:{task.symbol}:{task.job_id}"
+
+
+class Line(WorkerPlugin):
+    """What one enrichment worker runs in a Dask worker's process.
+
+    owner: its client's id, which is the topic of the steps reported, too.
+    """
+
+    def __init__(self, owner: str, open_line: OpenLine) -> None:
+        self._owner = owner
+        self._open_line = open_line
+
+    def setup(self, worker: Worker) -> None:
+        self._worker = worker
+        self._opening = threading.Lock()
+        self._opened: Enrich | None = None
+        self._ending = ExitStack()
+        self._changed = threading.Condition()
+        self._running: set[str] = set()
+        self._unwanted: set[str] = set()
+        self._closing = False
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Note that nobody waits for a running task any more."""
+        if finish == "released" and key in self._running:
+            self._unwanted.add(key)
+
+    async def teardown(self, worker: Worker) -> None:
+        await asyncio.to_thread(self._close)
+
+    def enrich(self, task: Task) -> Written | Failed:
+        """Run the task; the remote end of `cluster.Cluster.enrich`."""
+        key = key_of(task)
+        try:
+            with self._at_work(key):
+                outcome = self._enricher()(task, partial(self._report, key))
+                return outcome.result() if isinstance(outcome, Future) else outcome
+        except Exception as exc:  # whatever an item does, its worker records it
+            return Failed(portable(exc))
+
+    def _enricher(self) -> Enrich:
+        with self._opening:
+            if self._opened is None:
+                try:
+                    threads = self._worker.state.nthreads
+                    self._opened = self._ending.enter_context(self._open_line(threads))
+                except (EnrichmentError, ImportError) as exc:
+                    where = f"the Dask worker {self._worker.address}"
+                    raise Snooze(f"{where} can't work: {exc}", UNFIT_SECONDS) from exc
+            return self._opened
+
+    def _report(self, key: str, step: str) -> None:
+        if key in self._unwanted:
+            raise Cancelled("nobody waits for it any more")
+        self._worker.log_event(self._owner, {"run": key, "step": step})
+
+    @contextmanager
+    def _at_work(self, key: str) -> Iterator[None]:
+        with self._changed:
+            if self._closing:
+                raise Snooze("its worker has left the Dask cluster", 0.0)
+            self._running.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.discard(key)
+                self._unwanted.discard(key)
+                self._end_if_left()
+                self._changed.notify_all()
+
+    def _close(self) -> None:
+        """Close once no run is left; one that hangs closes behind itself."""
+        with self._changed:
+            self._closing = True
+            self._changed.wait_for(lambda: not self._running, timeout=CLOSING_SECONDS)
+            self._end_if_left()
+
+    def _end_if_left(self) -> None:
+        if self._closing and not self._running:
+            self._ending.close()
+
+
+class Departures(SchedulerPlugin):
+    """Closes the lines of an enrichment worker that has left, or died."""
+
+    name = "enrichment-departures"
+    idempotent = True
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self._removals: set[asyncio.Task[Any]] = set()
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        if client in scheduler.worker_plugins:
+            removal = asyncio.ensure_future(self._remove(scheduler, client))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+
+    async def _remove(self, scheduler: Scheduler, client: str) -> None:
+        with suppress(OSError):  # a Dask worker that is leaving, too
+            await scheduler.unregister_worker_plugin(None, name=client)
+
+
+def portable(exc: Exception) -> Exception:
+    """The error as it can travel, with the cause of a step's failure and no more: deeper causes
+    hold requests with their keys.
+    """
+    cause = exc.__cause__ if isinstance(exc, StepFailed) else None
+    exc.__cause__ = portable(cause) if isinstance(cause, Exception) else None
+    if isinstance(exc, EnrichmentError):
+        return exc
+    try:
+        pickle.loads(pickle.dumps(exc))  # noqa: S301 — our own
+    except Exception:
+        return EnrichmentError(f"{type(exc).__name__}: {exc}")
+    return exc

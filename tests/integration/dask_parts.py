@@ -1,0 +1,135 @@
+"""What the tests of a Dask cluster share: a vendor that holds answers back, workers, schedulers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from distributed import Client
+from flask import request
+from live import in_thread
+from pydantic import SecretStr
+
+from enrichment import bootstrap
+from enrichment.config import Settings
+from enrichment.providers.guard import Protection
+from enrichment.storage.database import Database
+from enrichment.worker import Pace
+
+LEASE = 1.0
+PACE = Pace(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
+
+
+@dataclass
+class Gate:
+    """Stands before a vendor, counts who is asked for, and holds back answers."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    _held: defaultdict[str, list[threading.Event]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def hold(self, *symbols: str) -> None:
+        """The next answer of each stays away until `release`."""
+        for symbol in symbols:
+            self._held[symbol].append(threading.Event())
+
+    def release(self, *symbols: str) -> None:
+        """What is held of these goes out; of all where none is named."""
+        for symbol in symbols or tuple(self._held):
+            for event in self._held[symbol]:
+                event.set()
+
+    def __call__(self) -> None:
+        """As Flask's before_request."""
+        _, ticker, rest = request.path.partition("/ticker/")
+        if ticker:
+            symbol = rest.partition("/")[0]
+            self.asked[symbol] += 1
+            number = self.asked[symbol] - 1
+            if number < len(self._held[symbol]):
+                self._held[symbol][number].wait(60)
+
+
+@dataclass(frozen=True)
+class Vendor:
+    address: str
+    gate: Gate
+
+
+def settings_of(db: Database, vendor: Vendor, executor: str, **others: Any) -> Settings:
+    chosen = {
+        "enrichment_sandbox_port": urlsplit(vendor.address).port,
+        "enable_daily_enrichment": False,
+        "history_days": 30,
+        "providers_crypto": ("polygon",),
+        "max_concurrent_symbols": 6,
+        **others,
+    }
+    return Settings(
+        _env_file=None,
+        database_url=SecretStr(db.url.render_as_string(hide_password=False)),
+        enrichment_executor=executor,
+        **chosen,
+    )
+
+
+@contextmanager
+def working(
+    settings: Settings, *, pace: Pace = PACE, protection: Protection | None = None
+) -> Iterator[bootstrap.WorkerProcess]:
+    with (
+        bootstrap.worker_process(settings, pace=pace, protection=protection) as process,
+        in_thread(process),
+    ):
+        yield process
+
+
+def work_until_killed(settings: Settings) -> None:
+    """A worker as a process of its own."""
+    with bootstrap.worker_process(settings, pace=PACE) as process:
+        process.run()
+
+
+def running_on(client: Client) -> dict[str, list[str]]:
+    """Dask worker → keys of what its threads run."""
+    found: dict[str, list[str]] = client.run(_active)
+    return found
+
+
+def _active(dask_worker: Any) -> list[str]:
+    return list(dask_worker.active_threads.values())
+
+
+@contextmanager
+def cluster_on(port: int, **environment: str) -> Iterator[None]:
+    """A scheduler on this port and one Dask worker with two threads, killed together in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER, str(port)],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+_CLUSTER = """
+import sys
+from distributed import LocalCluster
+
+options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "protocol": "tcp"}
+with LocalCluster(scheduler_port=int(sys.argv[1]), dashboard_address=None, **options):
+    sys.stdin.read()
+"""

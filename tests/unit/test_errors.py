@@ -1,0 +1,70 @@
+"""Errors that travel between processes, and what stays behind."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from enrichment.errors import (
+    EnrichmentError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    RequestRefused,
+    Snooze,
+    StepFailed,
+)
+from enrichment.remote import portable
+
+ARGUMENTS: dict[type[EnrichmentError], tuple[object, ...]] = {
+    QuotaExceeded: ("wait", 7.0),
+    RequestRefused: ("no", 404),
+    Snooze: ("later", 2.5),
+    StepFailed: ("fetch", "1d", 12.5),
+}
+
+
+def tree(kind: type[EnrichmentError] = EnrichmentError) -> Iterator[type[EnrichmentError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from tree(child)
+
+
+def travelled(exc: Exception) -> Exception:
+    arrived: Exception = pickle.loads(pickle.dumps(portable(exc)))  # noqa: S301 — made here
+    return arrived
+
+
+@pytest.mark.parametrize("kind", sorted(set(tree()), key=lambda kind: kind.__name__))
+def test_every_error_arrives_typed_whole_and_with_its_cause(kind: type[EnrichmentError]) -> None:
+    error = kind(*ARGUMENTS.get(kind, ("what went wrong",)))
+    failed = StepFailed("store", None, 3.0)
+    failed.__cause__ = error
+    arrived = travelled(failed)
+    assert isinstance(arrived, StepFailed)
+    assert (arrived.step, arrived.timeframe, arrived.duration_ms) == ("store", None, 3.0)
+    cause = arrived.__cause__
+    assert type(cause) is kind
+    assert (str(cause), vars(cause), cause.permanent) == (str(error), vars(error), error.permanent)
+
+
+def test_a_cause_of_a_cause_stays_behind_with_the_key_it_may_hold() -> None:
+    request = requests.Request("GET", "http://vendor", headers={"Authorization": "Bearer secret"})
+    failed, unavailable = StepFailed("fetch", "1d", 1.0), ProviderUnavailable("reset")
+    unavailable.__cause__ = requests.ConnectionError("reset", request=request.prepare())
+    failed.__cause__ = unavailable
+    assert b"secret" not in pickle.dumps(portable(failed))
+    assert travelled(failed).__cause__.__cause__ is None  # type: ignore[union-attr]  # just seen
+
+
+def test_what_is_not_ours_keeps_its_type_or_at_least_its_name() -> None:
+    class Unheard(Exception):
+        """Of a class that no other process can import."""
+
+    failed = StepFailed("compute", "1d", 1.0)
+    failed.__cause__ = KeyError("close")
+    assert isinstance(travelled(failed).__cause__, KeyError)
+    failed.__cause__ = Unheard("never")
+    assert str(travelled(failed).__cause__) == "Unheard: never"
