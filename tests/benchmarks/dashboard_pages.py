@@ -1,6 +1,6 @@
 """How quickly the dashboard's pages are there, with many rows in the logs and many symbols.
 
-    PYTHONPATH=tests python tests/benchmarks/dashboard_pages.py [--rows 200000] [--symbols 1000]
+    python tests/benchmarks/dashboard_pages.py [--rows 200000] [--symbols 1000]
     … --rows 10000000     # 13 months of 1,000 symbols: some minutes of seeding, 3 GB of disk
 
 For each page, medians of five: reading its data with nothing cached (the time that connections are
