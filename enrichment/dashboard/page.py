@@ -161,6 +161,7 @@ def with_reason(
     *,
     key: str,
     disabled: bool = False,
+    icon: str = ":material/gavel:",
 ) -> None:
     """A button behind a question, which acts only once a reason is given; the audit keeps it."""
 
@@ -169,9 +170,7 @@ def with_reason(
         st.session_state[f"{key}-asked"] = False
         st.session_state[f"{key}-reason"] = ""
 
-    with st.popover(
-        label, icon=":material/gavel:", disabled=disabled, key=f"{key}-asked", on_change="rerun"
-    ):
+    with st.popover(label, icon=icon, disabled=disabled, key=f"{key}-asked", on_change="rerun"):
         st.markdown(question)
         st.text_input("Reason, kept in the audit", key=f"{key}-reason", max_chars=500)
         given = reason_of(f"{key}-reason")

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from e2e.acting import with_reason
 from e2e.running import Running
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
@@ -49,7 +50,7 @@ def test_pause_and_resume_take_effect_in_page_and_database(
     demo: Running, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
-    page.get_by_role("button", name="Pause", exact=True).click()
+    with_reason(page, "Pause", "maintenance of the vendor")
     expect(page.get_by_text("Everything is paused by dashboard")).to_be_visible()
     assert count(demo_db, "SELECT count(*) FROM pauses") == 1
     page.get_by_role("button", name="Resume", exact=True).click()
@@ -63,7 +64,7 @@ def test_trigger_starts_a_job_that_ends(demo: Running, page: Page, demo_db: Data
     jobs = "SELECT count(*) FROM enrichment_jobs WHERE requested_by = 'dashboard'"
     before = count(demo_db, jobs)
     page.goto(demo.dashboard)
-    page.get_by_role("button", name="Trigger 10 symbols").click()
+    with_reason(page, "Trigger 10 symbols", "a test of everything")
     expect(page.get_by_text("every active symbol is queued")).to_be_visible()
     assert count(demo_db, jobs) == before + 1
     finished = f"{jobs} AND state = 'completed'"
@@ -98,16 +99,6 @@ def barriers(page: Page) -> list[str]:
         for violation in found
         if violation["impact"] in ("serious", "critical")
     ]
-
-
-def with_reason(page: Page, label: str, reason: str) -> None:
-    """Act behind a question, by the keyboard where a person would use it."""
-    page.get_by_role("button", name=label, exact=True).click()
-    field = page.get_by_label("Reason, kept in the audit").locator("visible=true")
-    field.fill(reason)
-    field.press("Enter")
-    page.get_by_role("button", name=f"{label}: yes").click()
-    expect(field).to_have_count(0)
 
 
 def test_jobs_shows_the_last_job_on_its_threads(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.acting import with_reason
 from e2e.openid import CLIENT, SECRET, openid
 from integration.api_client import tracking
 from playwright.sync_api import Browser, Page, expect
@@ -54,13 +55,13 @@ def test_the_address_decides_who_may_act(browser: Browser, dashboard: str, db: D
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     expect(page.get_by_role("button", name="Pause", exact=True)).to_have_count(0)
     sign_in(page, "Bob")
-    page.get_by_role("button", name="Pause", exact=True).click()
+    with_reason(page, "Pause", "just trying")
     expect(page.get_by_text("look, not change")).to_be_visible()
     assert acted(db) == []
     page.get_by_role("button", name="bob@example.com").click()
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, "Ada")
-    page.get_by_role("button", name="Pause", exact=True).click()
+    with_reason(page, "Pause", "month end")
     expect(page.get_by_text("Everything is paused by Ada@example.com")).to_be_visible()
     assert acted(db) == [("Ada@example.com", "pause")]
 

@@ -130,6 +130,6 @@ import sys
 from distributed import LocalCluster
 
 options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "protocol": "tcp"}
-with LocalCluster(scheduler_port=int(sys.argv[1]), dashboard_address=None, **options):
+with LocalCluster(scheduler_port=int(sys.argv[1]), dashboard_address="127.0.0.1:0", **options):
     sys.stdin.read()
 """

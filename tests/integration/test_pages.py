@@ -280,7 +280,7 @@ def test_the_overview_answers_the_mornings_questions(
     assert shown["Symbols successful"] == "66.7 %"
     assert shown["Up to date"] == "0.0 %"
     assert shown["Workers alive"] == "1"
-    assert "Trigger 3 symbols" in [button.label for button in page.button]
+    assert page.button(key="trigger-all-yes").label == "Trigger 3 symbols: yes"
     told = words(page)
     assert "1 of 3 symbols failed in the last job" in told
     assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in told

@@ -24,6 +24,7 @@ from enrichment.dashboard.page import (
     moment,
     nothing,
     table,
+    with_reason,
 )
 from enrichment.dashboard.services import actor, commands
 from enrichment.dashboard.sparkline import sparkline
@@ -37,12 +38,15 @@ ICONS = {
 }
 
 
-def trigger() -> None:
-    act(lambda: commands().trigger(actor=actor()), "Triggered: every active symbol is queued")
+def trigger(reason: str) -> None:
+    act(
+        lambda: commands().trigger(actor=actor(), reason=reason),
+        "Triggered: every active symbol is queued",
+    )
 
 
-def pause() -> None:
-    act(lambda: commands().pause(actor=actor()), "Paused: nothing new starts")
+def pause(reason: str) -> None:
+    act(lambda: commands().pause(actor=actor(), reason=reason), "Paused: nothing new starts")
 
 
 def resume() -> None:
@@ -58,22 +62,6 @@ def banner(data: Briefing) -> None:
     }[judged.status]
     text = "\n".join([f"**{headline}**", *(f"- {issue}" for issue in judged.issues)])
     BANNERS[judged.status](text, icon=ICONS[judged.status])
-
-
-def buttons(data: Briefing) -> None:
-    tracked = data.standing.symbols
-    paused = any(pause.scope == "global" for pause in data.pauses)
-    with st.container(horizontal=True):
-        st.button(
-            f"Trigger {tracked:,} symbols" if tracked else "Trigger",
-            icon=":material/play_arrow:",
-            type="primary",
-            on_click=trigger,
-            disabled=tracked == 0,
-            help="Enrich every active symbol now",
-        )
-        st.button("Pause", icon=":material/pause:", on_click=pause, disabled=paused)
-        st.button("Resume", icon=":material/resume:", on_click=resume, disabled=not paused)
 
 
 def progress(data: Briefing) -> None:
@@ -213,10 +201,9 @@ def _source(symbol: str, source: str | None) -> str:
 
 
 def now() -> None:
-    """Healthy? The buttons, and what is at work."""
+    """Healthy? And what is at work."""
     data = briefing()
     banner(data)
-    buttons(data)
     progress(data)
 
 
@@ -238,14 +225,32 @@ def lately() -> None:
     as_of(data.overview.timestamp)
 
 
-def some() -> None:
-    """Triggering and pausing less than everything."""
-    classes = active_symbols()
-    if not classes:
-        return
+def steering() -> None:
+    """Triggering and pausing, everything or less."""
+    data, classes = briefing(), active_symbols()
+    paused = any(pause.scope == "global" for pause in data.pauses)
     with st.container(horizontal=True):
-        trigger_some(classes)
-        pause_some(sorted(set(classes.values())))
+        with_reason(
+            f"Trigger {len(classes):,} symbols" if classes else "Trigger",
+            f"Every active symbol is queued now: {len(classes):,} of them.",
+            trigger,
+            key="trigger-all",
+            disabled=not classes,
+            icon=":material/play_arrow:",
+        )
+        with_reason(
+            "Pause",
+            "Nothing new starts until somebody resumes, also after restarts and at night; symbols "
+            "at work are finished.",
+            pause,
+            key="pause-all",
+            disabled=paused,
+            icon=":material/pause:",
+        )
+        st.button("Resume", icon=":material/resume:", on_click=resume, disabled=not paused)
+        if classes:
+            trigger_some(classes)
+            pause_some(sorted(set(classes.values())))
 
 
 def trigger_some(classes: Mapping[str, str]) -> None:
@@ -310,5 +315,5 @@ def resume_one(scope: str, key: str) -> None:
 
 st.title("Market enrichment")
 live(now)
-calmly(some)
+calmly(steering)
 live(lately)

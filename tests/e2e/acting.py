@@ -1,0 +1,15 @@
+"""Acting in a page as a person does."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+
+def with_reason(page: Page, label: str, reason: str) -> None:
+    """Act behind a question, by the keyboard where a person would use it."""
+    page.get_by_role("button", name=label, exact=True).click()
+    field = page.get_by_label("Reason, kept in the audit").locator("visible=true")
+    field.fill(reason)
+    field.press("Enter")
+    page.get_by_role("button", name=f"{label}: yes").click()
+    expect(field).to_have_count(0)
