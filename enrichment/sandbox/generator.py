@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -24,17 +24,18 @@ from enrichment.domain import (
     Window,
     to_datetime,
 )
-from enrichment.sandbox.hashing import draw, fraction, normal, seed_of, uniform
+from enrichment.sandbox.hashing import draw, normal, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
 
 EPOCH = datetime(2000, 1, 3, tzinfo=UTC)
 _FIRST_DAY = 10_950  # days since 1970, before the epoch
-_DAYS = 18_000  # to 2049
+_SATURDAY = 2  # 3 January 1970
+_AHEAD = 400  # days that a walk goes on beyond the one asked for
 _REACH = np.log(3.0)  # a price stays between a third and three times its base
 _SLOTS = 288  # five-minute bars in the longest day
 _STEP = timedelta(minutes=5)
 _MICROSECOND = timedelta(microseconds=1)
-_SHORT = timedelta(days=60)  # a window that is made by itself, not cut from whole years
+_SHORT = timedelta(days=400)  # a window that is made by itself, not cut from whole years
 _DAILY, _ACTIVITY, _OVERNIGHT, _PATH, _BAR, _CHARACTER = range(6)
 
 Days = NDArray[np.int64]
@@ -57,12 +58,13 @@ class SimulatedSeries:
         crypto = ticker.startswith("X:")
         self.asset_class = AssetClass.CRYPTO if crypto else AssetClass.STOCK
         low, high = (5.0, 40_000.0) if crypto else (20.0, 400.0)
-        self._base = np.log(low) + np.log(high / low) * fraction(key, _CHARACTER, 0)
-        self._sigma = (0.04 if crypto else 0.015) * (0.7 + 0.6 * fraction(key, _CHARACTER, 1))
+        level, nerves, turnover, lot = map(float, uniform(draw(key, _CHARACTER, np.arange(4)), 0))
+        self._base = np.log(low) + np.log(high / low) * level
+        self._sigma = (0.04 if crypto else 0.015) * (0.7 + 0.6 * nerves)
         self._gap = 0.0 if crypto else 0.4 * self._sigma
-        turnover = 5e7 * 100.0 ** fraction(key, _CHARACTER, 2)
-        self._daily_volume = turnover / np.exp(self._base)
-        self._lot = 20 + int(180 * fraction(key, _CHARACTER, 3))
+        self._daily_volume = 5e7 * 100.0**turnover / np.exp(self._base)
+        self._lot = 20 + int(180 * lot)
+        self._walk = np.empty(0)
         self._year: Callable[[Timeframe, int], Bars] = lru_cache(maxsize=16)(self._make_year)
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
@@ -149,7 +151,11 @@ class SimulatedSeries:
         return np.asarray(np.rint(np.exp(walk) * TICKS))
 
     def _level(self, days: Days) -> Floats:
-        return np.asarray(self._levels[days - _FIRST_DAY])
+        """Log price at the days' closes."""
+        steps, walk = days - _FIRST_DAY, self._walk
+        if (last := int(steps.max())) >= len(walk):
+            walk = self._walk = self._walked(last + _AHEAD)
+        return np.asarray(self._base + reflected(walk[steps]))
 
     def _openings(self, days: Days) -> Floats:
         gap = self._gap * normal(draw(self._key, _OVERNIGHT, days))
@@ -169,14 +175,14 @@ class SimulatedSeries:
             1 + np.rint(mean * (0.6 + 1.2 * edge**2) * (0.4 + 1.2 * uniform(bits, 2)))
         )
 
-    @cached_property
-    def _levels(self) -> Floats:
-        """Log price at every day's close."""
-        days = np.arange(_FIRST_DAY, _FIRST_DAY + _DAYS)
+    def _walked(self, count: int) -> Floats:
+        """The walk, before it is folded, at the close of so many days."""
+        days = np.arange(_FIRST_DAY, _FIRST_DAY + count)
         steps = self._day_sigma(days) * normal(draw(self._key, _DAILY, days))
         if self.asset_class is not AssetClass.CRYPTO:
-            steps[(days + 3) % 7 >= 5] = 0.0  # Saturday, Sunday
-        return np.asarray(self._base + reflected(np.cumsum(steps)))
+            for rest in (_SATURDAY, _SATURDAY + 1):
+                steps[(rest - _FIRST_DAY) % 7 :: 7] = 0.0
+        return np.asarray(np.cumsum(steps))
 
 
 def continuation(

@@ -13,6 +13,7 @@ from enrichment.domain import Floats
 Bits = NDArray[np.uint64]
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_EVEN_PARTS = np.uint64(0x0000FFFF0000FFFF)
 
 
 def seed_of(*parts: object) -> int:
@@ -24,10 +25,16 @@ def seed_of(*parts: object) -> int:
 def draw(seed: int, stream: int, counter: NDArray[Any]) -> Bits:
     """64 random bits per counter (splitmix64)."""
     start = np.uint64((seed + stream * 0xD1342543DE82EF95) & _MASK)
-    x: Bits = (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + start
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x: Bits = counter.astype(np.uint64)
+    x += np.uint64(1)
+    x *= np.uint64(_GOLDEN)
+    x += start
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def uniform(bits: Bits, part: int) -> Floats:
@@ -38,7 +45,9 @@ def uniform(bits: Bits, part: int) -> Floats:
 
 def normal(bits: Bits) -> Floats:
     """Nearly standard normal: the scaled sum of four uniforms."""
-    total = uniform(bits, 0) + uniform(bits, 1) + uniform(bits, 2) + uniform(bits, 3)
+    pairs = (bits & _EVEN_PARTS) + ((bits >> np.uint64(16)) & _EVEN_PARTS)
+    fields = (pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))
+    total = (fields.astype(np.float64) + 2.0) / 65536.0
     return np.asarray((total - 2.0) * np.sqrt(3.0))
 
 

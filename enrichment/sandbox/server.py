@@ -60,6 +60,7 @@ class _Handler(WSGIRequestHandler):
     """Keeps connections alive, which werkzeug's own handler closes after each answer."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body leave together
     disable_nagle_algorithm = True
 
     def run_wsgi(self) -> None:
