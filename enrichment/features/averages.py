@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from enrichment.domain import Bars, Floats
 from enrichment.features import windows
@@ -18,4 +17,6 @@ def exponential(bars: Bars, *, length: int) -> Floats:
     """previous + 2 / (length + 1) · (close - previous), from the mean of the first `length`
     closes (TA-Lib EMA).
     """
+    import talib
+
     return np.asarray(talib.EMA(bars.close, length))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from enrichment.domain import Bars, Floats
 from enrichment.features import windows
@@ -20,6 +19,8 @@ def relative_strength(bars: Bars, *, length: int) -> Floats:
     NULL where the close did not move for 100 bars, or since the first one: there is neither gain
     nor loss to compare.
     """
+    import talib
+
     value = np.asarray(talib.RSI(bars.close, length))
     value[windows.unmoved(bars.close, bars.close)] = np.nan
     return value
@@ -33,5 +34,7 @@ def macd(bars: Bars) -> tuple[Floats, Floats, Floats]:
     three begin with the signal. TA-Lib starts both averages on bar 26, so that the line of a young
     series is not quite ema_12 - ema_26.
     """
+    import talib
+
     line, signal, histogram = talib.MACD(bars.close, _FAST, _SLOW, _SIGNAL)
     return line, signal, histogram

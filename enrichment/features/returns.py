@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from enrichment.domain import Bars, Floats
 from enrichment.features.days import first_rows
@@ -11,6 +10,8 @@ from enrichment.features.days import first_rows
 
 def over_bar(bars: Bars) -> Floats:
     """close / previous close - 1 (TA-Lib ROCP over one bar)."""
+    import talib
+
     return np.asarray(talib.ROCP(bars.close, 1))
 
 

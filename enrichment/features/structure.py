@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import talib
 from numpy.typing import NDArray
 
 from enrichment.domain import Bars, Floats
@@ -50,6 +49,8 @@ def _rising(extreme: Floats) -> NDArray[np.int8]:
 
 def _confirmations(extreme: Floats) -> NDArray[np.intp]:
     """The bars at which swing highs become known, ascending."""
+    import talib
+
     if len(extreme) <= 2 * _SIDE:
         return np.empty(0, np.intp)
     highest = talib.MAX(extreme, _SIDE)

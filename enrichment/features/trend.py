@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import talib
 from numpy.typing import NDArray
 
 from enrichment.domain import Bars
@@ -28,6 +27,8 @@ def direction(bars: Bars) -> NDArray[Any]:
     plain mean of true ranges stands in for atr_14 because it forgets entirely, so no label depends
     on where a history was cut.
     """
+    import talib
+
     if len(bars) <= WARMUP:
         return np.full(len(bars), None, dtype=object)
     slow = windows.rolling(windows.mean, bars.close, _SLOW)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from enrichment.domain import Bars, Floats
 from enrichment.features import windows
@@ -28,6 +27,8 @@ def average_true_range(bars: Bars, *, length: int) -> Floats:
     In the currency of the price. 0 where no price moved for 100 bars: what is left of older
     movements by then would never be forgotten entirely.
     """
+    import talib
+
     value = talib.ATR(bars.high, bars.low, bars.close, length)
     return np.asarray(value * ~windows.unmoved(bars.high, bars.low))
 

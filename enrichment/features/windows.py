@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import talib
 from numpy.typing import NDArray
 
 from enrichment.domain import Floats
@@ -93,6 +92,8 @@ def rolling_moments(column: Floats, length: int) -> tuple[Floats, Floats]:
 
 def unmoved(high: Floats, low: Floats, steps: int = _STILL) -> NDArray[np.bool_]:
     """Where no price has differed from the others for `steps` bars, or since the first bar."""
+    import talib
+
     still = np.asarray(talib.MAX(high, steps + 1) == talib.MIN(low, steps + 1))
     still[:steps] = np.maximum.accumulate(high[:steps]) == np.minimum.accumulate(low[:steps])
     return still

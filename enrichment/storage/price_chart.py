@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from sqlalchemy import text
 
 from enrichment.domain import Timeframe
 from enrichment.storage.bar_download import COLUMNS
 from enrichment.storage.database import Database
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_CANDLES = 600
 
@@ -44,6 +47,8 @@ class PriceCharts:
         A candle of several bars opens with its first, closes with its last, and has the last value
         of each feature. Only numbers among the features; others are a ValueError.
         """
+        import pandas as pd
+
         if unknown := [name for name in features if COLUMNS.get(name) != "number"]:
             raise ValueError(f"not a number's column: {', '.join(unknown)}")
         values = {"symbol": symbol, "timeframe": timeframe.value, "start": start, "end": end}

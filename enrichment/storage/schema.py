@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from enrichment.storage import reading
+from enrichment.storage import partitions, reading
 from enrichment.storage.database import Database
 
 _LOCK = 7_303_014  # any number, as long as all versions agree on it
@@ -32,7 +32,7 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
         cover_key(conn)
-        ensure_partitions(conn)
+        partitions.ensure(conn)
         reading.grant(conn)
 
 
@@ -66,28 +66,6 @@ def cover_key(conn: Connection) -> None:
             text(f"ALTER TABLE bars ADD PRIMARY KEY (symbol, timeframe, ts) INCLUDE ({listed})")
         )
     conn.execute(text(_VACUUM_BY_INSERTS))
-
-
-def ensure_partitions(conn: Connection, months_ahead: int = 2) -> None:
-    """Create the logs' monthly partitions from the current month on, by the database's clock."""
-    for table in ("enrichment_fetch_log", "enrichment_compute_log"):
-        rows = conn.execute(
-            text(
-                "SELECT date_trunc('month', now()) + make_interval(months => n) AS lower,"
-                " date_trunc('month', now()) + make_interval(months => n + 1) AS upper"
-                " FROM generate_series(0, :ahead) AS n"
-                " WHERE to_regclass(:prefix || to_char(date_trunc('month', now())"
-                " + make_interval(months => n), 'YYYY_MM')) IS NULL"
-            ),
-            {"ahead": months_ahead, "prefix": f"{table}_"},
-        ).all()
-        for lower, upper in rows:
-            conn.execute(
-                text(
-                    f"CREATE TABLE IF NOT EXISTS {table}_{lower:%Y_%m} PARTITION OF {table}"
-                    f" FOR VALUES FROM ('{lower.isoformat()}') TO ('{upper.isoformat()}')"
-                )
-            )
 
 
 _CARRIED_BY_KEY = """

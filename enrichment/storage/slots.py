@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain import JobKind
-from enrichment.storage import findings, job_control, jobs, logs, operations, schema, settling
+from enrichment.storage import findings, job_control, jobs, logs, operations, partitions, settling
 from enrichment.storage.database import Database
 
 CATCH_UP_WINDOW = timedelta(hours=20)
@@ -60,7 +60,7 @@ class Slots:
         vendor's outage from a hole of one symbol.
         """
         with self._db.begin() as conn:
-            schema.ensure_partitions(conn)
+            partitions.ensure(conn)
         with self._db.begin() as conn:
             logs.roll_up(conn)
         with self._db.begin() as conn:

@@ -1,0 +1,50 @@
+"""What is heavy is imported where it is used: not by a worker that waits, not to tell the state."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPUTING = {"exchange_calendars", "pandas", "talib"}
+SERVING = {"distributed", "flask", "plotly", "streamlit"}
+
+READY_WORKER = """
+import json, sys
+from enrichment import bootstrap
+from enrichment.config import Settings
+with bootstrap.worker_process(Settings.load()):
+    print(json.dumps([name.partition(".")[0] for name in sys.modules]))
+"""
+
+STATUS = """
+import contextlib, io, json, sys
+from enrichment.__main__ import main
+sys.argv = ["enrichment", "status"]
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    main()
+assert "orker" in out.getvalue(), out.getvalue()
+print(json.dumps([name.partition(".")[0] for name in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize("program", [READY_WORKER, STATUS], ids=["worker", "status"])
+def test_on_a_current_schema_neither_migrations_nor_what_computes_is_loaded(
+    db_url: str, tmp_path: Path, program: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DATABASE_URL": db_url, "ENRICHMENT_HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert {"sqlalchemy", "numpy"} <= loaded
+    assert loaded & (COMPUTING | SERVING | {"alembic"}) == set()
