@@ -163,7 +163,7 @@ def blueprint(
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
     read_overview, read_metrics = recent.of(reader.overview), recent.of(reader.metrics)
     read_alive = recent.of(lambda: any(worker.alive for worker in reader.workers()))
-    read_pauses = recent.of(reader.pauses)
+    read_pauses, read_patterns = recent.of(reader.pauses), recent.of(reader.resilience)
 
     @bp.get("/dashboard/overview")
     @operation("dashboard", Overview, responses={304: None})
@@ -190,7 +190,7 @@ def blueprint(
     def health_() -> Response:
         """healthy, warning or critical, and why."""
         found = read_overview()
-        judged = health.judge(found, read_pauses())
+        judged = health.judge(found, read_pauses(), read_patterns())
         return unless_known(
             HealthAnswer(
                 found.timestamp,

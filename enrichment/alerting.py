@@ -73,9 +73,8 @@ def readings_of(reader: ReadModels) -> Callable[[], Readings]:
 
     def read() -> Readings:
         overview = reader.overview()
-        return Readings(
-            overview, health.judge(overview, reader.pauses()), reader.monitoring.sample()
-        )
+        judged = health.judge(overview, reader.pauses(), reader.resilience())
+        return Readings(overview, judged, reader.monitoring.sample())
 
     return read
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.storage.figures import Overview, Pause
+from enrichment.storage.figures import Overview, PatternStatus, Pause
 
 FRESH = timedelta(hours=24)
+OPEN = ("open", "forced_open")
 SUCCESS_TARGET = 95.0
 VALIDATION_TARGET = 95.0
 QUALITY_TARGET = 0.90
@@ -23,8 +25,13 @@ class Health:
     issues: tuple[str, ...]
 
 
-def judge(overview: Overview, pauses: Sequence[Pause]) -> Health:
-    """critical: nothing is enriched. warning: something is, but not as well as it should be."""
+def judge(
+    overview: Overview, pauses: Sequence[Pause], patterns: Sequence[PatternStatus] = ()
+) -> Health:
+    """critical: nothing is enriched. warning: something is, but not as well as it should be.
+
+    patterns: every worker's, of which the open breakers count.
+    """
     critical = []
     if not overview.scheduler.running:
         critical.append(
@@ -32,6 +39,7 @@ def judge(overview: Overview, pauses: Sequence[Pause]) -> Health:
             "Start one with 'enrichment worker'."
         )
     warnings = [_pause_sentence(pause) for pause in pauses]
+    warnings += _breaker_issues(patterns)
     warnings += _job_issues(overview)
     warnings += _quality_issues(overview)
     status = "critical" if critical else "warning" if warnings else "healthy"
@@ -50,6 +58,20 @@ def _pause_sentence(pause: Pause) -> str:
     what = "Everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
     reason = f": {pause.reason}" if pause.reason else ""
     return f"{what} is paused by {pause.paused_by} since {pause.at:%Y-%m-%d %H:%M} UTC{reason}."
+
+
+def _breaker_issues(patterns: Sequence[PatternStatus]) -> list[str]:
+    """Of workers that still report; what a silent one last said is not known to hold."""
+    workers = Counter(
+        pattern.name
+        for pattern in patterns
+        if pattern.kind == "circuit_breaker" and pattern.state in OPEN and not pattern.stale
+    )
+    return [
+        f"The breaker {name} is open in {count} worker{'s' * (count != 1)}: "
+        "what is behind it is not asked for now."
+        for name, count in sorted(workers.items())
+    ]
 
 
 def _job_issues(overview: Overview) -> list[str]:

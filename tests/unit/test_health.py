@@ -14,6 +14,7 @@ from enrichment.storage.figures import (
     LastJob,
     Metrics,
     Overview,
+    PatternStatus,
     Pause,
     QualityMetrics,
     SchedulerStatus,
@@ -41,6 +42,27 @@ def quality(rate: float, score: float) -> Overview:
 def test_all_is_well() -> None:
     assert judge(GOOD, []).status == "healthy"
     assert judge(GOOD, []).issues == ()
+
+
+def breaker(worker: str, state: str, *, stale: bool = False, name: str = "yahoo") -> PatternStatus:
+    return PatternStatus(worker, "circuit_breaker", name, state, {}, NOW, 1.0, stale)
+
+
+def test_an_open_breaker_of_a_worker_that_reports_is_an_issue() -> None:
+    found = judge(
+        GOOD,
+        [],
+        [
+            breaker("w1", "open"),
+            breaker("w2", "forced_open"),
+            breaker("w3", "open", stale=True),
+            breaker("w1", "closed", name="polygon"),
+            breaker("w1", "half_open", name="binance"),
+        ],
+    )
+    assert found.status == "warning"
+    (issue,) = found.issues
+    assert issue.startswith("The breaker yahoo is open in 2 workers")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def resume() -> None:
 
 
 def banner(data: Briefing) -> None:
-    judged = health.judge(data.overview, data.pauses)
+    judged = health.judge(data.overview, data.pauses, data.patterns)
     headline = {
         "healthy": "Healthy: the last run worked and nothing needs you.",
         "warning": "Needs a look",
