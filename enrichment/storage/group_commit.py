@@ -132,18 +132,29 @@ class GroupCommit:
         return batch
 
     def _write(self, batch: Sequence[_Promise]) -> None:
-        """A batch that fails is tried item by item: only what can't be stored fails."""
+        """A batch that fails is tried item by item, until the database itself refuses one: only
+        what can't be stored fails.
+        """
+        failure = self._stored(batch)
+        if failure is None:
+            return
+        if len(batch) == 1:
+            batch[0].fail(*failure)
+            return
+        down: tuple[Exception, float] | None = None
+        for promise in batch:
+            failed = down or self._stored([promise])
+            if failed is not None:
+                promise.fail(*failed)
+                down = failed if isinstance(failed[0], DatabaseUnavailable) else None
+
+    def _stored(self, batch: Sequence[_Promise]) -> tuple[Exception, float] | None:
+        """Store the batch; what kept it from that, and after how many milliseconds."""
         began = time.perf_counter()
         try:
             outcomes = self._warehouse.store([promise.finished for promise in batch])
         except Exception as exc:
-            if len(batch) == 1 or isinstance(exc, DatabaseUnavailable):
-                milliseconds = (time.perf_counter() - began) * 1000.0
-                for promise in batch:
-                    promise.fail(exc, milliseconds)
-                return
-            for promise in batch:
-                self._write([promise])
-        else:
-            for promise, outcome in zip(batch, outcomes, strict=True):
-                promise.keep(outcome)
+            return exc, (time.perf_counter() - began) * 1000.0
+        for promise, outcome in zip(batch, outcomes, strict=True):
+            promise.keep(outcome)
+        return None

@@ -65,7 +65,8 @@ def test_nothing_is_shown_before_signing_in(app: AppTest) -> None:
 def test_a_viewer_sees_all_and_changes_nothing(app: AppTest, db: Database) -> None:
     sign_in(app, "glass")
     assert app.metric
-    next(button for button in app.button if button.label == "Pause").click().run()
+    app.text_input(key="pause-all-reason").set_value("a rehearsal").run()
+    app.button(key="pause-all-yes").click().run()
     assert not app.exception
     assert paused_by(db) == []
     assert "look, not change" in app.toast[0].value
@@ -73,7 +74,8 @@ def test_a_viewer_sees_all_and_changes_nothing(app: AppTest, db: Database) -> No
 
 def test_an_operator_acts_until_signing_out(app: AppTest, db: Database) -> None:
     sign_in(app, "helm")
-    next(button for button in app.button if button.label == "Pause").click().run()
+    app.text_input(key="pause-all-reason").set_value("a rehearsal").run()
+    app.button(key="pause-all-yes").click().run()
     assert paused_by(db) == ["dashboard:operator"]
     next(button for button in app.button if button.label == "Sign out").click().run()
     assert labels(app) == ["Sign in"]
