@@ -50,15 +50,11 @@ class OwnServer:
         pid = self._pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
-        until(lambda: not self.lives(), "the server ends")
+        until(lambda: not _runs(pid), "the server ends")  # its file is gone a moment before it is
 
     def lives(self) -> bool:
         """Whether it runs; an ended process may wait for ever to be noticed by its parent."""
-        pid = self._pid()
-        try:
-            return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return _runs(self._pid())
 
     def _pid(self) -> int | None:
         try:
@@ -111,3 +107,10 @@ def disk(folder: Path, kilobytes: int) -> Iterator[Disk]:
         yield made
     finally:
         made.remove()
+
+
+def _runs(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

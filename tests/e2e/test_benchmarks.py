@@ -54,20 +54,3 @@ def test_one_command_runs_them_all_and_tells_the_machine(tmp_path: Path) -> None
     )
     assert refused.returncode == 2
     assert "choose from throughput" in refused.stderr
-
-
-def test_two_soaked_nights_with_a_killed_worker_leave_nothing_open(tmp_path: Path) -> None:
-    found = tmp_path / "found.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(TESTS / "benchmarks" / "soak.py")),
-            *("--slots", "2", "--symbols", "4", "--kill-every", "2", "--json", str(found)),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = {f["name"]: f["value"] for f in json.loads(found.read_text())["figures"]}
-    assert figures["jobs"] == 2
-    assert figures["items completed"] + figures["items failed"] == 2 * 4
-    assert figures["workers killed"] == 1
