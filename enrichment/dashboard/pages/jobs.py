@@ -79,6 +79,7 @@ def overview() -> None:
     page = history()
     if not page.jobs:
         nothing("No job yet. Trigger one on the overview, or wait for the nightly run.")
+        as_of(page.timestamp)
         return
     found = frame(page)
     kinds = st.session_state.get("kinds") or list(KINDS)
