@@ -8,10 +8,11 @@ or Dask workers are away the worker waits, and says for what.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -46,6 +47,7 @@ class Cluster:
         self._address = address
         self._open_line = open_line
         self._client: Client | None = None
+        self._forgotten: Client | None = None
         self._waits: str | None = f"the Dask scheduler at {address} has not been asked yet"
         self._runs: dict[str, Messages] = {}
         self._look_now = threading.Event()
@@ -104,16 +106,20 @@ class Cluster:
         if future.status not in ("finished", "error"):
             raise self._lost(client)
         try:
-            outcome: Written | Failed = future.result()
+            outcome: Written | Failed | None = future.result()
         except KilledWorker as exc:
-            deaths = f"{exc.allowed_failures + 1} Dask workers died while they ran it"
-            raise StepFailed(step, None, 0.0) from WorkerLost(
-                f"{deaths}: look for the memory limit in the log of {exc.last_worker.address}"
+            name, _, timeframe = step.partition(" ")
+            raise StepFailed(name, timeframe or None, 0.0) from WorkerLost(
+                f"{exc.allowed_failures + 1} Dask workers died while they ran it: look for the "
+                f"memory limit in the log of {exc.last_worker.address}"
             )
         except (CancelledError, OSError) as exc:
             raise self._lost(client) from exc
         except Exception as exc:  # not the pipeline's, whose failures are values
             raise Snooze(f"the Dask cluster can't run it: {exc}", remote.UNFIT_SECONDS) from exc
+        if outcome is None:
+            self._forgotten = client
+            raise self._lost(client)
         if isinstance(outcome, Failed):
             raise outcome.error
         return outcome
@@ -121,7 +127,7 @@ class Cluster:
     def _lost(self, client: Client) -> Snooze:
         """The item goes back; at once where nothing is claimed until the watcher has looked."""
         why = f"the Dask scheduler at {self._address} was lost"
-        if client.status == "running":
+        if client.status == "running" and client is not self._forgotten:
             return Snooze(f"the Dask cluster at {self._address} dropped it", DROPPED_SECONDS)
         if self._client is client:
             self._say(why)
@@ -136,7 +142,7 @@ class Cluster:
                 self._let_go(_no_scheduler(self._address, exc))
             except Exception as exc:  # whatever keeps the cluster away is told and tried again
                 self._let_go(
-                    f"the Dask cluster at {self._address} can't be used ({_line(exc)}): "
+                    f"the Dask cluster at {self._address} can't be used ({_told(exc)}): "
                     "'enrichment doctor' looks closer"
                 )
             self._look_now.wait(LOOK_SECONDS)
@@ -146,7 +152,7 @@ class Cluster:
         """Connect, or see whether the connection stands and somebody works behind it."""
         if self._client is None:
             self._client = self._connect()
-        if self._client.status != "running":
+        if self._client.status != "running" or self._client is self._forgotten:
             raise ConnectionResetError("the connection was lost")
         self._say(None if _threads(self._client) else _no_workers(self._address))
 
@@ -192,9 +198,9 @@ def connected(address: str) -> Client:
     return Client(address, timeout=CONNECT_SECONDS, name="enrichment", set_as_default=False)
 
 
-def examine(address: str, open_line: OpenLine) -> str:
+def examine(address: str, reach: Callable[[], None]) -> str:
     """What the cluster is made of; ConfigurationError says what to mend: no scheduler, no workers,
-    another version than here, a worker in which no line can be opened.
+    another version than here, a Dask worker in which `reach` fails.
     """
     try:
         with connected(address) as client:
@@ -202,7 +208,7 @@ def examine(address: str, open_line: OpenLine) -> str:
             if not threads:
                 raise ConfigurationError(_no_workers(address))
             _require_one_version(client)
-            for worker, failure in client.run(_try, open_line).items():
+            for worker, failure in client.run(_hindrance, reach).items():
                 if failure is not None:
                     raise ConfigurationError(f"the Dask worker {worker} can't work: {failure}")
     except OSError as exc:
@@ -210,14 +216,14 @@ def examine(address: str, open_line: OpenLine) -> str:
     return f"{address}: {len(threads)} workers with {sum(threads.values())} threads"
 
 
-def _try(open_line: OpenLine) -> EnrichmentError | None:
-    """In a Dask worker: what hinders it, database and all."""
+async def _hindrance(reach: Callable[[], None]) -> EnrichmentError | None:
+    """In a Dask worker, beside its event loop: how `reach` fails there."""
     try:
-        with open_line(1):
-            return None
+        await asyncio.to_thread(reach)
     except EnrichmentError as exc:
         exc.__cause__ = None
         return exc
+    return None
 
 
 def _require_one_version(client: Client) -> None:
@@ -259,12 +265,12 @@ def _follow(client: Client, messages: Messages, report: Report) -> str:
 
 def _no_scheduler(address: str, exc: OSError) -> str:
     return (
-        f"the Dask scheduler at {address} does not answer ({_line(exc)}): start it with 'dask "
+        f"the Dask scheduler at {address} does not answer ({_told(exc)}): start it with 'dask "
         "scheduler', or mend ENRICHMENT_EXECUTOR"
     )
 
 
-def _line(exc: Exception) -> str:
+def _told(exc: Exception) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -27,9 +26,6 @@ from enrichment.storage.operations import ProviderPauses
 from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
 from enrichment.worker import Enrich, Ready, Waits
 from resilience import ResilienceManager, init_resilience_manager
-
-if TYPE_CHECKING:
-    from enrichment.remote import OpenLine
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,8 @@ def executor(
     if settings.dask_scheduler is not None:
         with _needing_dask():
             from enrichment.cluster import Cluster
-        with Cluster(settings.dask_scheduler, _sent(settings, db, protection)) as cluster:
+        opened = partial(line, _sent(settings, db), protection)
+        with Cluster(settings.dask_scheduler, opened) as cluster:
             yield Executor(cluster.enrich, None, cluster.waits)
         return
     with _pipeline(settings, db, found, protection) as pipeline:
@@ -87,7 +84,7 @@ def examine_cluster(settings: Settings, address: str) -> str:
     with _needing_dask():
         from enrichment import cluster
     with bootstrap.database(settings, application="enrichment-doctor") as db:
-        return cluster.examine(address, _sent(settings, db, None))
+        return cluster.examine(address, partial(_reach, _sent(settings, db)))
 
 
 @contextmanager
@@ -113,10 +110,16 @@ def _needing_dask() -> Iterator[None]:
         ) from exc
 
 
-def _sent(settings: Settings, db: Database, protection: Protection | None) -> OpenLine:
+def _sent(settings: Settings, db: Database) -> Settings:
     """What travels: the settings with the address of the database in use."""
     url = SecretStr(db.url.render_as_string(hide_password=False))
-    return partial(line, settings.model_copy(update={"database_url": url}), protection)
+    return settings.model_copy(update={"database_url": url})
+
+
+def _reach(settings: Settings) -> None:
+    """In a Dask worker's process: DatabaseUnavailable unless the database answers there."""
+    with bootstrap.database(settings, pool_size=1, application="enrichment-doctor"):
+        pass
 
 
 @contextmanager

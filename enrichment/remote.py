@@ -37,12 +37,10 @@ class Failed:
     error: Exception
 
 
-def enrich(task: Task, owner: str) -> Written | Failed:
-    """Run a task on its owner's line in this process."""
+def enrich(task: Task, owner: str) -> Written | Failed | None:
+    """Run a task on its owner's line in this process; None: the cluster knows no such owner."""
     line = get_worker().plugins.get(owner)
-    if not isinstance(line, Line):
-        return Failed(Snooze("its worker has left the Dask cluster", 0.0))
-    return line.enrich(task)
+    return line.enrich(task) if isinstance(line, Line) else None
 
 
 def key_of(task: Task) -> str:

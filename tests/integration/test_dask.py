@@ -21,7 +21,7 @@ import dask
 import live
 import pytest
 from crash.stage import SYMBOLS, Stage, assert_exactly_once, fingerprints, rows
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler
 from e2e.running import free_ports
 from integration.dask_parts import (
     PACE,
@@ -164,6 +164,18 @@ def test_steps_are_seen_and_each_process_publishes_its_breakers(
         until(lambda: len(job.far_processes("polygon_api")) == 2, "both have published")
     assert job.items() == [(symbol, "completed", 0) for symbol in symbols]
     until(lambda: rows(db, POOLS) == [(0,)], "what was opened there is closed")
+
+
+def test_a_scheduler_that_forgot_the_worker_is_told_again(
+    db: Database, address: str, client: Client, vendor: Vendor
+) -> None:
+    with working(settings_of(db, vendor, address)):
+        until(lambda: client.run_on_scheduler(lines), "the worker has connected")
+        for name in client.run_on_scheduler(lines):
+            client.unregister_worker_plugin(name)
+        job = Job(db, "SIM1")
+        job.until_ended()
+    assert job.items() == [("SIM1", "completed", 0)]
 
 
 def test_a_cancel_ends_the_run_at_its_next_step(
@@ -342,6 +354,11 @@ def test_without_dask_the_mend_is_named(db: Database, vendor: Vendor) -> None:
 def doctor_on_dask(settings: Settings) -> doctor.Finding:
     (found,) = (f for f in doctor.examine(lambda: settings) if f.check == "dask")
     return found
+
+
+def lines(dask_scheduler: Scheduler) -> list[str]:
+    """What enrichment workers have registered."""
+    return [name for name in dask_scheduler.worker_plugins if "enrichment" in name]
 
 
 def another_version(folder: Path) -> str:
