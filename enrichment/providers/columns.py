@@ -46,4 +46,4 @@ def moments(values: Sequence[Any], field: str, unit: Literal["s", "ms"]) -> Time
     scale = _PER_SECOND[unit]
     if values and (min(values) < _EARLIEST * scale or max(values) > _LATEST * scale):
         raise MalformedResponse(f"'{field}' lies outside the years 1900 to 2099")
-    return np.array(values, dtype=f"datetime64[{unit}]").astype("datetime64[us]")
+    return np.array(values, np.int64).astype(f"datetime64[{unit}]").astype("datetime64[us]")

@@ -36,6 +36,7 @@ from enrichment.errors import (
 from enrichment.providers.base import ResilientCall
 
 TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two bytes of the answer
+Decode = Callable[[bytes], Any]
 _PORTS = {"http": 80, "https": 443}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
 _QUOTA = (418, 429)  # Binance bans an address with 418 that does not heed its 429
@@ -95,10 +96,19 @@ class HttpClient:
         """Close the pooled connections."""
         self._session.close()
 
-    def get_json(self, path_or_url: str, params: Mapping[str, str | int] | None = None) -> Answer:
-        """The JSON behind a path, or behind an absolute URL on the same scheme, host and port."""
+    def get_json(
+        self,
+        path_or_url: str,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        decode: Decode = orjson.loads,
+    ) -> Answer:
+        """The JSON behind a path, or behind an absolute URL on the same scheme, host and port.
+
+        decode: makes the body of its bytes; a ValueError says that they are not JSON.
+        """
         url = self._resolved(path_or_url)
-        return self._call(lambda: self._get(url, params))
+        return self._call(lambda: self._get(url, params, decode))
 
     def post_json(
         self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], shown: str
@@ -125,10 +135,10 @@ class HttpClient:
         base = urlsplit(self._base)
         return parts._replace(scheme=base.scheme, netloc=base.netloc, fragment="").geturl()
 
-    def _get(self, url: str, params: Mapping[str, str | int] | None) -> Answer:
+    def _get(self, url: str, params: Mapping[str, str | int] | None, decode: Decode) -> Answer:
         path = urlsplit(url).path
         response = self._sent(lambda: self._asking(url, params), path)
-        return Answer(_decoded(response, path), response.headers)
+        return Answer(_decoded(response, path, decode), response.headers)
 
     def _asking(self, url: str, params: Mapping[str, str | int] | None) -> requests.PreparedRequest:
         request = self._blank.copy()
@@ -239,10 +249,10 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
-def _decoded(response: requests.Response, path: str) -> Any:
+def _decoded(response: requests.Response, path: str, decode: Decode) -> Any:
     try:
-        return orjson.loads(response.content)
-    except orjson.JSONDecodeError as exc:
+        return decode(response.content)
+    except ValueError as exc:
         kind = response.headers.get("Content-Type", "unknown type").partition(";")[0]
         size = len(response.content)
         raise MalformedResponse(

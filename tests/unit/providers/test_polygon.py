@@ -1,10 +1,12 @@
 """Polygon's wire format made into bars: pages, stamps, and nothing but our own errors."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from unit.providers.wire import JSON, Wire, vendor
 
 from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
 from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
-from enrichment.providers.polygon import PolygonProvider, parse
+from enrichment.providers.polygon import PolygonProvider, Row, decoded, parse
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 26, tzinfo=UTC))
@@ -180,6 +182,22 @@ def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
     assert isinstance(bars, Bars)
     assert len(bars) == len(rows)
     assert not np.isnat(bars.ts).any()
+
+
+@settings(max_examples=300)
+@given(st.lists(st.just(ROW) | NEARLY_ROW | JSON, max_size=4))
+def test_rows_say_the_same_typed_or_not(rows: list[Any]) -> None:
+    content = orjson.dumps(page(*rows))
+    try:
+        plain = parse(orjson.loads(content)["results"])
+    except MalformedResponse as exc:
+        with pytest.raises(MalformedResponse, match=re.escape(str(exc))):
+            parse(decoded(content)["results"])
+        return
+    body = decoded(content)
+    assert all(type(row) is Row for row in body["results"])
+    for name, column in parse(body["results"]).columns().items():
+        np.testing.assert_array_equal(column, plain.columns()[name])
 
 
 @settings(max_examples=300, deadline=None)
