@@ -43,6 +43,17 @@ class CataloguedSymbol:
     timeframes: Sequence[TimeframeState]
 
 
+# Each timeframe `tf` of the symbols `t`, with what is stored of it, `e`; and its state.
+SERIES_OF_T = """
+CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
+LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+""".strip()
+STATE = """
+    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
+    e.quality_score, coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
+""".strip()
+
+
 class Catalogue:
     """Reads tracked symbols, also those that are no longer active."""
 
@@ -85,11 +96,6 @@ class Catalogue:
         }
         with self._db.begin() as conn:
             return list(conn.execute(text(_NAMES), values).scalars())
-
-    def statuses(self) -> dict[str, int]:
-        """How many series of active symbols are in which status."""
-        with self._db.begin() as conn:
-            return {row.status: row.n for row in conn.execute(text(_STATUSES))}
 
     def find(self, symbol: str) -> CataloguedSymbol | None:
         """One symbol; None if it was never tracked."""
@@ -142,19 +148,9 @@ _CHOSEN = """
 
 _NAMES = f"SELECT symbol {_CHOSEN}"
 
-_STATUSES = """
-SELECT coalesce(e.status, 'not_enriched') AS status, count(*) AS n
-FROM tracked_symbols t CROSS JOIN LATERAL unnest(t.timeframes) AS tf (timeframe)
-LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
-WHERE t.active GROUP BY 1
-"""
-
 _PAGE = f"""
-SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe,
-    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
-    e.quality_score, coalesce(e.reasons, '{{}}'), e.last_success_at, e.last_error
+SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe, {STATE}
 FROM (SELECT * {_CHOSEN}) t
-CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
-LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+{SERIES_OF_T}
 ORDER BY t.symbol, tf.position
 """

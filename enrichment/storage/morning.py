@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from enrichment.storage.catalogue import SERIES_OF_T, STATE
 from enrichment.storage.database import Database
 from enrichment.storage.figures import SeriesStatus
 
@@ -53,7 +54,6 @@ class Standing:
     fresh: how many were enriched within the last 26 hours, up to the newest session.
     """
 
-    symbols: int
     statuses: Mapping[str, int]
     fresh: int
 
@@ -89,9 +89,7 @@ class Morning:
     def standing(self) -> Standing:
         with self._db.begin() as conn:
             rows = conn.execute(text(_STANDING)).all()
-            tracked: int = conn.execute(text(_TRACKED)).scalar_one()
         return Standing(
-            symbols=tracked,
             statuses={row.status: row.n for row in rows},
             fresh=sum(row.fresh for row in rows),
         )
@@ -136,27 +134,17 @@ GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 
 _SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER BY symbol"
 
-_TRACKED = "SELECT count(*) FROM tracked_symbols WHERE active"
-
-_SERIES = """
-tracked_symbols t
-CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
-LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
-WHERE t.active
-"""
-
 _STANDING = f"""
 SELECT coalesce(e.status, 'not_enriched') AS status, count(*) AS n,
     count(*) FILTER (WHERE e.last_success_at > now() - interval '26 hours'
         AND (e.evidence ->> 'sessions_behind')::integer <= 0) AS fresh
-FROM {_SERIES} GROUP BY 1
+FROM tracked_symbols t {SERIES_OF_T} WHERE t.active GROUP BY 1
 """
 
 _ATTENTION = f"""
-SELECT t.symbol, t.asset_class, tf.timeframe, t.active, coalesce(e.status, 'not_enriched'),
-    coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source, e.quality_score,
-    coalesce(e.reasons, '{{}}'), e.last_success_at, e.last_error
-FROM {_SERIES} AND coalesce(e.status, 'not_enriched') <> 'healthy'
+SELECT t.symbol, t.asset_class, tf.timeframe, t.active, {STATE}
+FROM tracked_symbols t {SERIES_OF_T}
+WHERE t.active AND coalesce(e.status, 'not_enriched') <> 'healthy'
 ORDER BY array_position(ARRAY['error', 'stale', 'warning', 'not_enriched'],
     coalesce(e.status, 'not_enriched')), e.quality_score NULLS LAST, t.symbol, tf.position
 LIMIT :limit

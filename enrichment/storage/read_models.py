@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from enrichment.storage import last_day
 from enrichment.storage.alerts import AlertStore
 from enrichment.storage.bar_download import BarDownloads
-from enrichment.storage.catalogue import Catalogue
+from enrichment.storage.catalogue import SERIES_OF_T, STATE, Catalogue
 from enrichment.storage.database import Database
 from enrichment.storage.figures import (
     FailedItem,
@@ -284,13 +284,9 @@ SELECT symbol, coalesce(error_class, ''), coalesce(last_error, '') FROM enrichme
 WHERE job_id = :job_id AND status = 'failed' ORDER BY symbol
 """
 
-_SERIES = """
-SELECT t.symbol, t.asset_class, tf.timeframe, t.active, coalesce(e.status, 'not_enriched'),
-    coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source, e.quality_score,
-    coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
-FROM tracked_symbols t
-CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
-LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
+_SERIES = f"""
+SELECT t.symbol, t.asset_class, tf.timeframe, t.active, {STATE}
+FROM tracked_symbols t {SERIES_OF_T}
 ORDER BY t.symbol, tf.position
 """
 

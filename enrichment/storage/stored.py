@@ -55,7 +55,7 @@ def tails(conn: Connection, wanted: Sequence[Wanted], lookback: int) -> list[Tai
         "lookback": lookback,
     }
     ts, columns = _in_order(
-        *fetch(conn, _TAILS, values, ("n", *PRICES, *CARRIED), full=("n", *FULL), order=None)
+        *fetch(conn, _TAILS, values, ("n", *COLUMNS[1:]), full=("n", *FULL), order=None)
     )
     edges = np.searchsorted(columns["n"], np.arange(1, len(wanted) + 2))
     return [
@@ -77,7 +77,7 @@ def _in_order(ts: Timestamps, columns: dict[str, Floats]) -> tuple[Timestamps, d
 def whole(conn: Connection, symbol: str, timeframe: Timeframe) -> Tail:
     """All bars of a series."""
     values = {"symbol": symbol, "timeframe": timeframe.value}
-    ts, columns = fetch(conn, _WHOLE, values, (*PRICES, *CARRIED))
+    ts, columns = fetch(conn, _WHOLE, values, COLUMNS[1:])
     return Tail(bars_of(ts, columns))
 
 

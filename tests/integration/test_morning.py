@@ -125,7 +125,6 @@ def test_series_are_counted_by_status_and_the_gravest_named_first(
             )
         )
     found = morning.standing()
-    assert found.symbols == 2
     assert morning.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
     assert found.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
     assert (found.series, found.fresh) == (3, 1)

@@ -1,4 +1,4 @@
-"""Overview: did last night work, is anything wrong now, and the three buttons."""
+"""Overview: did last night work, what stands in the way, and steering it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from enrichment.dashboard.page import (
 )
 from enrichment.dashboard.services import actor, commands
 from enrichment.dashboard.sparkline import sparkline
+from enrichment.dashboard.vendors import of_kind
 from enrichment.domain import PROVIDER_NAMES, is_simulated
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
@@ -99,9 +100,8 @@ def nights(data: Briefing) -> None:
 def troubles(data: Briefing) -> None:
     """Breakers that are not closed, and what symbols failed with lately."""
     st.subheader("What stands in the way")
-    open_breakers = [
-        p for p in data.patterns if p.kind == "circuit_breaker" and p.state != "closed"
-    ]
+    breakers = of_kind(data.patterns, "circuit_breaker")
+    open_breakers = [breaker for breaker in breakers if breaker.state != "closed"]
     for breaker in open_breakers[:5]:
         known = (
             "stale, the worker is silent"

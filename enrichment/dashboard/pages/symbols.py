@@ -60,9 +60,9 @@ def listed(search: str, status: str, after: str | None) -> list[CataloguedSymbol
 
 @shared
 def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
-    symbols = services().reader.symbols
-    found = symbols.names(MOST, search=search or None, status=status or None)
-    return found, symbols.statuses(), pd.Timestamp.now(tz="UTC")
+    reader = services().reader
+    found = reader.symbols.names(MOST, search=search or None, status=status or None)
+    return found, dict(reader.morning.standing().statuses), pd.Timestamp.now(tz="UTC")
 
 
 @shared
