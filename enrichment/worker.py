@@ -4,7 +4,8 @@ It claims as many items as it has free threads, and ahead of them what its threa
 a quarter of a second: nothing where a symbol takes long, dozens where many small ones are read and
 stored together. A heartbeat on a connection of its own renews
 the leases, publishes each item's step, and gives back what other workers lost. If the heartbeat
-fails for a whole lease, the worker no longer owns anything and stops itself.
+fails for a whole lease, and again when asked anew, the worker stops itself. Once does not count: a
+machine that was asleep finds its connection ended, has lost its items, and may go on with others.
 """
 
 from __future__ import annotations
@@ -257,14 +258,15 @@ class Worker:
         self._queue.fail(task, failure, delay)
 
     def _beat_until_stopped(self) -> None:
-        alive = time.monotonic()
+        alive, failed = time.monotonic(), 0
         while not self._stopped.is_set():
             try:
                 self._beat()
-                alive = time.monotonic()
+                alive, failed = time.monotonic(), 0
             except EnrichmentError as exc:
                 _log.error("heartbeat failed: %s", exc)
-                if time.monotonic() - alive > self._pace.lease:
+                failed += 1
+                if failed > 1 and time.monotonic() - alive > self._pace.lease:
                     _log.critical("no heartbeat for a whole lease: this worker stops itself")
                     self.stop()
             self._stopped.wait(self._pace.heartbeat)

@@ -15,7 +15,13 @@ from sqlalchemy import text
 
 from enrichment.commands import Commands, parse_tracked
 from enrichment.domain import Task, Timeframe, Written
-from enrichment.errors import AccessDenied, ProviderUnavailable, Snooze, StepFailed
+from enrichment.errors import (
+    AccessDenied,
+    DatabaseUnavailable,
+    ProviderUnavailable,
+    Snooze,
+    StepFailed,
+)
 from enrichment.storage import jobs, ownership
 from enrichment.storage.database import Database
 from enrichment.storage.figures import Progress
@@ -58,6 +64,20 @@ class Bench:
                 self.at_once -= 1
 
 
+class Faltering(WorkerRegistry):
+    """A worker's entry that can't be written the first few times."""
+
+    def __init__(self, db: Database, worker_id: str, lost_beats: int) -> None:
+        super().__init__(db, worker_id)
+        self.lost_beats = lost_beats
+
+    def beat(self, *, busy: int, state: str, note: str | None = None) -> None:
+        if self.lost_beats:
+            self.lost_beats -= 1
+            raise DatabaseUnavailable("the connection was ended")
+        super().beat(busy=busy, state=state, note=note)
+
+
 @contextmanager
 def working(
     db: Database,
@@ -67,8 +87,9 @@ def working(
     pace: Pace = QUICK,
     name: str = "w",
     ready: Ready | None = None,
+    lost_beats: int = 0,
 ) -> Iterator[Worker]:
-    registry = WorkerRegistry(db, name)
+    registry = Faltering(db, name, lost_beats)
     registry.register(host="here", pid=1, version="test", threads=threads)
     queue = JobQueue(db)
     worker = Worker(
@@ -248,6 +269,23 @@ def test_items_of_a_lost_worker_come_back(db: Database, lost: int) -> None:
                 break
             waiting.wait(0.05)
     assert (status.status, status.retry_count) == ("completed", 1)
+
+
+def test_one_lost_heartbeat_after_a_lease_is_survived(db: Database) -> None:
+    """As on a machine that has slept: its connection is gone, and the next one is good."""
+    bench = Bench(db)
+    commands = trigger(db, "A")
+    with working(db, bench.enrich, pace=replace(QUICK, lease=0.0), lost_beats=1):
+        until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE heartbeat_at > started_at"))
+        assert until_finished(db, commands).state == "completed"
+
+
+def test_a_worker_whose_heartbeat_stays_away_for_a_lease_stops_itself(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with working(db, Bench(db).enrich, pace=replace(QUICK, lease=0.0), lost_beats=2):
+        until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE state = 'stopped'"))
+    assert "this worker stops itself" in caplog.text
 
 
 def test_what_cannot_be_read_together_is_enriched_one_by_one(db: Database) -> None:
