@@ -131,11 +131,13 @@ class JobQueue:
     def reap(self, max_retries: int) -> int:
         """Give expired items that nobody stores back to the queue, or fail them at the limit.
 
-        Items that came back to a job which was cancelled meanwhile end here. Returns the number of
-        leases that had run out.
+        A session that stores one for another lease, and waits for its client for as long, is
+        ended: its process is frozen, and a later call gets the item. Items that came back to a job
+        which was cancelled meanwhile end here. Returns the number of leases that had run out.
         """
         with self._db.begin() as conn:
             reaped = conn.execute(text(statements.REAP), {"max_retries": max_retries}).rowcount
+            conn.execute(text(statements.END_FORGOTTEN), {"lease": self._lease})
             conn.execute(text(statements.END_CANCELLED))
             return reaped
 

@@ -108,6 +108,18 @@ WHERE (job_id, symbol) IN (
     WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 """
 
+# A process that froze while it copied rows keeps its items locked, and no timeout of the server's
+# ends a COPY whose client is silent. The locked row names its transaction.
+END_FORGOTTEN = """
+SELECT pg_terminate_backend(session.pid)
+FROM pg_stat_activity session
+WHERE session.usename = current_user AND session.wait_event = 'ClientRead'
+    AND session.state_change < now() - make_interval(secs => :lease)
+    AND session.backend_xid IN (
+        SELECT xmax FROM enrichment_job_items
+        WHERE status = 'in_progress' AND lease_until < now() - make_interval(secs => :lease))
+"""
+
 # A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
 END_CANCELLED = """
 UPDATE enrichment_job_items i SET status = 'cancelled', completed_at = now()

@@ -4,11 +4,16 @@ refused.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from crash.stage import HEARTBEAT, Series, Stage, assert_exactly_once, until
 
 from enrichment.commands import Commands
 from enrichment.domain import Task
+from enrichment.errors import DatabaseUnavailable
 from enrichment.storage import ownership
 from enrichment.storage.jobs import JobQueue
 
@@ -53,8 +58,9 @@ def test_an_item_that_is_being_stored_holds_up_nobody(stage: Stage) -> None:
     )
     with stage.db.begin() as conn:
         ownership.assert_owned(conn, stored)
-        assert JobQueue(stage.db).renew({stored: "store", kept: "fetch 1d"}) == set()
-        assert queue.reap(3) == 1
+        others = JobQueue(stage.db)
+        assert others.renew({stored: "store", kept: "fetch 1d"}) == set()
+        assert others.reap(3) == 1
         assert _statuses(stage, stored, lost, kept) == ["in_progress", "retry", "in_progress"]
     assert queue.reap(3) == 1
     assert _statuses(stage, stored, lost, kept) == ["retry", "retry", "in_progress"]
@@ -77,6 +83,36 @@ def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: Stage) -> N
         "the server ends the transaction",
     )
     assert stage.rows("SELECT count(*) FROM bars") == [(0,)]
+
+
+def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: Stage) -> None:
+    """No timeout of the server's reaches a COPY whose client says nothing more."""
+    stage.trigger(SYMBOLS[:1], "1d")
+    queue = JobQueue(stage.db, lease_seconds=0.01)
+    (task,) = queue.claim("frozen", 1)
+    asleep, awake = threading.Event(), threading.Event()
+
+    class Frozen:
+        def read(self, size: int) -> bytes:
+            asleep.set()
+            awake.wait()
+            return b""
+
+    def copy() -> None:
+        with stage.db.begin() as conn:
+            ownership.assert_owned(conn, task)
+            driver: Any = conn.connection.driver_connection
+            with driver.cursor() as cursor:
+                cursor.copy_expert("COPY bars FROM STDIN", Frozen())
+
+    with ThreadPoolExecutor(1) as thread:
+        copying = thread.submit(copy)
+        assert asleep.wait(10.0)
+        until(lambda: queue.reap(3), "the item comes back")
+        awake.set()
+        with pytest.raises(DatabaseUnavailable):
+            copying.result()
+    assert _statuses(stage, task) == ["retry"]
 
 
 def _statuses(stage: Stage, *tasks: Task) -> list[str]:
