@@ -25,8 +25,8 @@ from distributed import Future as DaskFuture
 from enrichment import remote
 from enrichment.domain import Task, Written
 from enrichment.errors import ConfigurationError, EnrichmentError, Snooze, StepFailed, WorkerLost
-from enrichment.pipeline import Report
 from enrichment.remote import Failed, OpenLine
+from enrichment.steps import Report
 
 _log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0

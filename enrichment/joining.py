@@ -108,6 +108,8 @@ def _usable(
     Another source than the last one adds bars, but does not restate those of its predecessor. What
     an analyst has confirmed is not raised again.
     """
+    if downloads[0].same:
+        return Bars.empty(), []
     good, *others = (download.checked.bars for download in downloads)
     if others:
         good = good.followed_by(*others).ascending()
@@ -141,8 +143,8 @@ class _Seen:
         return expected[~among(expected, self.merged.ts)]
 
     def judged(self, ts: datetime) -> bool:
-        """Whether this run looked at the bar: its window was asked for and answered."""
-        windows = (d.window for d in self.downloads if d.failure is None)
+        """Whether this run looked at the bar: its window was asked for and answered anew."""
+        windows = (d.window for d in self.downloads if d.judges)
         return any(window.start <= ts < window.end for window in windows)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -14,15 +12,15 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from enrichment import planning, seam
-from enrichment.domain import AssetClass, Fetched, Task, Timeframe, Window
+from enrichment.domain import AssetClass, Checked, Fetched, Task, Timeframe, Window
 from enrichment.domain import to_datetime64 as _ts
 from enrichment.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.features import LOOKBACK
 from enrichment.joining import join
-from enrichment.series import Download, Enriched, Known, Tail
-from enrichment.validation import validate
+from enrichment.series import Download, Enriched, Known, Rebase, Tail
+from enrichment.steps import Report, Series, step
+from enrichment.validation import Request, validate
 
-Report = Callable[[str], None]
 Outcome = TypeVar("Outcome", covariant=True)
 
 
@@ -48,7 +46,9 @@ class Source(Protocol):
 class Warehouse(Protocol[Outcome]):
     """Where bars go to. Outcome: what it answers to a commit, `Written` or a promise of it."""
 
-    def read(self, tasks: Sequence[Task]) -> Mapping[Task, Mapping[Timeframe, Known]]:
+    def read(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
         """What is known of every series of the tasks, where it can be read together."""
 
     def describe(self, symbol: str, timeframe: Timeframe) -> Known: ...
@@ -93,7 +93,7 @@ class Pipeline(Generic[Outcome]):
 
     def ready(self, tasks: Sequence[Task]) -> list[Callable[[Task, Report], Outcome]]:
         """`enrich` for each of the tasks, with what is stored of their series read together."""
-        known = self._warehouse.read([task for task in tasks if task.backfill is None])
+        known = self._warehouse.read([t for t in tasks if t.backfill is None], self._now())
         return [partial(self.enrich, known=known.get(task)) for task in tasks]
 
     def enrich(
@@ -111,7 +111,7 @@ class Pipeline(Generic[Outcome]):
         """
         now = self._now()
         series = [
-            _Series(task, timeframe, now, report, known or {}) for timeframe in task.timeframes
+            Series(task, timeframe, now, report, known or {}) for timeframe in task.timeframes
         ]
         if task.backfill is not None:
             for one in series:
@@ -119,24 +119,24 @@ class Pipeline(Generic[Outcome]):
             enriched = []
         else:
             enriched = self._updated(series)
-        with _step("store", None, report):
+        with step("store", None, report):
             return self._warehouse.commit(task, enriched)
 
-    def _updated(self, series: Sequence[_Series]) -> list[Enriched]:
+    def _updated(self, series: Sequence[Series]) -> list[Enriched]:
         """Each series up to date, one after another or some side by side."""
         if self._side_by_side == 1 or len(series) == 1:
             return [self._update(one) for one in series]
         with ThreadPoolExecutor(self._side_by_side, thread_name_prefix="timeframe") as threads:
             return list(threads.map(self._update, series))
 
-    def _update(self, series: _Series) -> Enriched:
+    def _update(self, series: Series) -> Enriched:
         """The newest bars, and what is missing and due."""
         known = series.known.get(series.timeframe) or self._describe(series)
         main = planning.main_window(known, series.now, self._history)
         holes = planning.heals(series.timeframe, known.due, main.start)
         return self._bring(series, known, main, holes)
 
-    def _backfill(self, series: _Series, wanted: Window) -> None:
+    def _backfill(self, series: Series, wanted: Window) -> None:
         """The wanted stretch of history, newest piece first, each stored as it arrives."""
         known = self._describe(series)
         window = planning.joined(wanted, known, series.now)
@@ -152,13 +152,16 @@ class Pipeline(Generic[Outcome]):
                 raise UnknownSymbol(_never_seen("no vendor", series))
 
     def _bring(
-        self, series: _Series, known: Known, main: Window, holes: Sequence[Window]
+        self, series: Series, known: Known, main: Window, holes: Sequence[Window]
     ) -> Enriched:
         """Fetch the windows, compare the seam, and join the answers to what is stored."""
+        answer = self._ask(series, main)
+        _refuse_nothing(series, known, answer)
+        if not holes and (same := _same(series, known, answer)) is not None:
+            return _joined(series, known, known.tail or Tail(), [same])
         since = min(window.start for window in (main, *holes))
         tail = self._tail(series, since if known.complete else None, known)
-        downloads = [self._fetch(series, main, tail)]
-        _refuse_nothing(series, known, downloads[0])
+        downloads = [_checked(series, answer, tail)]
         rebase = None
         if _is_deep(known, tail, downloads[0]):
             whole = Window(min(known.history_from or main.start, main.start), series.now)
@@ -168,27 +171,28 @@ class Pipeline(Generic[Outcome]):
         else:
             for hole in holes:
                 downloads += self._heal(series, hole, tail, known)
-        with series.step("compute"):
-            kind = series.task.asset_class
-            return join(kind, series.timeframe, known, tail, downloads, rebase, series.now)
+        return _joined(series, known, tail, downloads, rebase)
 
-    def _describe(self, series: _Series) -> Known:
+    def _describe(self, series: Series) -> Known:
         with series.step("read"):
             return self._warehouse.describe(series.task.symbol, series.timeframe)
 
-    def _tail(self, series: _Series, since: datetime | None, known: Known) -> Tail:
-        if known.tail is not None and since == known.overlap_from:
+    def _tail(self, series: Series, since: datetime | None, known: Known) -> Tail:
+        if known.tail is not None and not known.tail.bare and since == known.overlap_from:
             return known.tail
         with series.step("read"):
             return self._warehouse.tail(series.task.symbol, series.timeframe, since, LOOKBACK)
 
-    def _fetch(self, series: _Series, window: Window, tail: Tail) -> Download:
+    def _fetch(self, series: Series, window: Window, tail: Tail) -> Download:
+        return _checked(series, self._ask(series, window), tail)
+
+    def _ask(self, series: Series, window: Window) -> Download:
         task = series.task
         with series.step("fetch") as fetching:
             fetched = self._source.fetch(task.symbol, task.asset_class, series.timeframe, window)
-        return _checked(series, window, tail, fetched, fetching.milliseconds)
+        return Download(window, fetched, fetching.milliseconds)
 
-    def _heal(self, series: _Series, hole: Window, tail: Tail, known: Known) -> list[Download]:
+    def _heal(self, series: Series, hole: Window, tail: Tail, known: Known) -> list[Download]:
         """Ask once more for missing bars, then another vendor for what this one does not have.
 
         A failure is noted with the gaps and does not fail the item.
@@ -205,7 +209,7 @@ class Pipeline(Generic[Outcome]):
             return [again]
         return self._second_opinion(series, tail, again)
 
-    def _second_opinion(self, series: _Series, tail: Tail, first: Download) -> list[Download]:
+    def _second_opinion(self, series: Series, tail: Tail, first: Download) -> list[Download]:
         """The answer, and what another vendor adds to it; where both miss a bar, nobody traded."""
         task, window = series.task, first.window
         with series.step("fetch") as fetching:
@@ -214,7 +218,7 @@ class Pipeline(Generic[Outcome]):
             )
         if other is None:
             return [first]
-        second = _checked(series, window, tail, other, fetching.milliseconds)
+        second = _checked(series, Download(window, other, fetching.milliseconds), tail)
         added = second.checked.bars.take(second.checked.bars.not_in(first.checked.bars))
         told = tuple(seam.from_elsewhere(added, other))
         return [
@@ -225,33 +229,41 @@ class Pipeline(Generic[Outcome]):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """One timeframe of a task at work, as of one moment."""
-
-    task: Task
-    timeframe: Timeframe
-    now: datetime
-    report: Report
-    known: Mapping[Timeframe, Known] = field(default_factory=dict)
-
-    def step(self, name: str) -> AbstractContextManager[_Timer]:
-        return _step(name, self.timeframe, self.report)
+def _same(series: Series, known: Known, answer: Download) -> Download | None:
+    """The answer, if it only says what is stored."""
+    if known.tail is None or answer.fetched is None:
+        return None
+    with series.step("validate"):
+        request = Request(series.task.asset_class, series.timeframe, answer.window, series.now)
+        stored = seam.unchanged(known, known.tail, answer.fetched, request)
+    return None if stored is None else replace(answer, checked=Checked(stored), same=True)
 
 
-def _checked(
-    series: _Series, window: Window, tail: Tail, fetched: Fetched, milliseconds: float
-) -> Download:
+def _checked(series: Series, answer: Download, tail: Tail) -> Download:
+    if answer.fetched is None:
+        raise ValueError("there is no answer to be checked")
     with series.step("validate"):
         checked = validate(
-            fetched.bars,
+            answer.fetched.bars,
             asset_class=series.task.asset_class,
             timeframe=series.timeframe,
-            window=window,
+            window=answer.window,
             now=series.now,
             context=tail.bars,
         )
-    return Download(window, fetched, milliseconds, checked)
+    return replace(answer, checked=checked)
+
+
+def _joined(
+    series: Series,
+    known: Known,
+    tail: Tail,
+    downloads: Sequence[Download],
+    rebase: Rebase | None = None,
+) -> Enriched:
+    with series.step("compute"):
+        kind = series.task.asset_class
+        return join(kind, series.timeframe, known, tail, downloads, rebase, series.now)
 
 
 def _is_deep(known: Known, tail: Tail, main: Download) -> bool:
@@ -261,7 +273,7 @@ def _is_deep(known: Known, tail: Tail, main: Download) -> bool:
     return seam.reaches_back(known, tail.bars, main.checked.bars)
 
 
-def _refuse_nothing(series: _Series, known: Known, main: Download) -> None:
+def _refuse_nothing(series: Series, known: Known, main: Download) -> None:
     """UnknownSymbol where a vendor has no bar at all; a piece of a backfill may be empty."""
     if main.fetched is None or len(main.fetched.bars) > 0 or series.task.backfill is not None:
         return
@@ -275,32 +287,8 @@ def _refuse_nothing(series: _Series, known: Known, main: Download) -> None:
         )
 
 
-def _never_seen(source: str, series: _Series) -> str:
+def _never_seen(source: str, series: Series) -> str:
     return (
         f"{source} has no {series.timeframe} bars of {series.task.symbol}: check the ticker and "
         "its asset class, or remove it with 'enrichment symbols remove'"
     )
-
-
-class _Timer:
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self.milliseconds = 0.0
-
-    def stop(self) -> None:
-        self.milliseconds = (time.perf_counter() - self._began) * 1000.0
-
-
-@contextmanager
-def _step(name: str, timeframe: Timeframe | None, report: Report) -> Iterator[_Timer]:
-    """Reports and times a step; whatever fails in it surfaces as StepFailed, caused by the
-    failure.
-    """
-    report(f"{name} {timeframe}" if timeframe else name)
-    timer = _Timer()
-    try:
-        yield timer
-    except Exception as exc:
-        timer.stop()
-        raise StepFailed(name, timeframe, timer.milliseconds) from exc
-    timer.stop()

@@ -7,7 +7,15 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment.domain import Timeframe, Timestamps, Window, to_datetime, to_datetime64
+from enrichment import calendars
+from enrichment.domain import (
+    AssetClass,
+    Timeframe,
+    Timestamps,
+    Window,
+    to_datetime,
+    to_datetime64,
+)
 from enrichment.series import Known
 
 OVERLAP = 10
@@ -23,6 +31,18 @@ def main_window(known: Known, now: datetime, history: timedelta) -> Window:
     if known.overlap_from is None or asked is None or wanted < asked - timedelta(days=1):
         return Window(wanted, now)
     return Window(known.overlap_from, now)
+
+
+def expects_nothing(
+    known: Known, asset_class: AssetClass, timeframe: Timeframe, now: datetime
+) -> bool:
+    """Whether no bar has ended since the newest one, and nothing is in doubt in the overlap."""
+    if known.last_ts is None or known.overlap_from is None or known.coverage is None:
+        return False
+    if known.doubted is not None and known.doubted >= known.overlap_from:
+        return False
+    newest = calendars.last_complete(asset_class, timeframe, now)
+    return bool(to_datetime64(known.last_ts) >= newest)
 
 
 def heals(timeframe: Timeframe, due: Timestamps, before: datetime) -> list[Window]:

@@ -11,13 +11,40 @@ from dataclasses import replace
 
 import numpy as np
 
-from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime
-from enrichment.series import Known, Rebase
-from enrichment.validation import source_disagreement
+from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime, to_datetime64
+from enrichment.series import Known, Rebase, Tail
+from enrichment.validation import Request, ended, missing_bars, source_disagreement
 
 PRICES = ("open", "high", "low", "close")
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _UNEXPLAINED_SHARE = 0.01
+
+
+def unchanged(known: Known, tail: Tail, fetched: Fetched, request: Request) -> Bars | None:
+    """The bars of the overlap where the answer to it only says what is stored: the same source sent
+    the same bars, none of them is missing, and none was doubted. None otherwise.
+
+    Then nothing that was found in them can have changed.
+    """
+    window = request.window
+    if (window.start, fetched.source) != (known.overlap_from, known.source):
+        return None
+    if fetched.adjusted != known.adjusted or known.coverage is None:
+        return None
+    if known.doubted is not None and known.doubted >= window.start:
+        return None
+    stored = tail.bars.take(tail.bars.ts >= to_datetime64(window.start))
+    if not _equal(ended(fetched.bars, request), stored):
+        return None
+    kind, timeframe = request.asset_class, request.timeframe
+    missing = missing_bars(kind, timeframe, stored.ts, window.start, request.now)
+    return None if len(missing) else stored
+
+
+def _equal(a: Bars, b: Bars) -> bool:
+    """Whether both have the same rows in the same order; NaN equals NaN."""
+    pairs = zip(a.columns().values(), b.columns().values(), strict=True)
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 
 
 def reaches_back(known: Known, stored: Bars, fetched: Bars) -> bool:

@@ -32,29 +32,32 @@ class Tail:
     """The stored bars from some moment on, ascending, after some that lend their past to them.
 
     carried: the values of the cumulative features at the first bar; empty where the tail begins
-    with the series itself.
+    with the series itself. bare: whether those that lend their past were left out.
     """
 
     bars: Bars = field(default_factory=Bars.empty)
     carried: Mapping[str, float] = field(default_factory=dict)
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
     """What the warehouse knows of a series before a run, without its bars.
 
-    bars: how many are stored. overlap_from: start of the newest few bars, which are asked for
-    again. history_from: the earliest moment that was ever asked for. source, adjusted: of the last
-    run. gaps: open gaps; due: those of them whose next attempt is due. flagged: (start, check) of
-    the flags that count against the score. confirmed: (start, check) that an analyst called real.
-    untraded: missing bars of which another source says that nobody traded.
-    complete: whether every stored bar has a value of every present feature. coverage: feature
-    values past their warm-up that the last run has seen, and how many were NULL. tail: the bars
-    from overlap_from on, where they were read along with it.
+    bars: how many are stored, from first_ts to last_ts. overlap_from: start of the newest few,
+    which are asked for again. history_from: the earliest moment that was ever asked for. source,
+    adjusted: of the last run. gaps: open gaps; due: those of them whose next attempt is due.
+    flagged: (start, check) of the flags that count against the score; doubted: start of the newest
+    bar with a flag that is more than a remark. confirmed: (start, check) that an analyst called
+    real. untraded: missing bars of which another source says that nobody traded. complete: whether
+    every stored bar has a value of every present feature. coverage: feature values past their
+    warm-up that the last run has seen, and how many were NULL. tail: the bars from overlap_from on,
+    where they were read along with it.
     """
 
     bars: int = 0
     first_ts: datetime | None = None
+    last_ts: datetime | None = None
     overlap_from: datetime | None = None
     history_from: datetime | None = None
     source: str | None = None
@@ -62,6 +65,7 @@ class Known:
     gaps: Timestamps = field(default_factory=no_timestamps)
     due: Timestamps = field(default_factory=no_timestamps)
     flagged: frozenset[tuple[datetime, str]] = frozenset()
+    doubted: datetime | None = None
     confirmed: frozenset[tuple[datetime, str]] = frozenset()
     untraded: frozenset[datetime] = frozenset()
     complete: bool = True
@@ -73,7 +77,8 @@ class Known:
 class Download:
     """One fetch with what validation made of it; `failure` says why there is nothing.
 
-    cause: why bars that are still missing in the window are missing.
+    cause: why bars that are still missing in the window are missing. same: whether it only says
+    what is stored, so that nothing is to be judged again.
     """
 
     window: Window
@@ -82,6 +87,12 @@ class Download:
     checked: Checked = field(default_factory=lambda: Checked(Bars.empty()))
     failure: str | None = None
     cause: str = "unexplained"
+    same: bool = False
+
+    @property
+    def judges(self) -> bool:
+        """Whether what was found in its window takes the place of what was known of it."""
+        return self.failure is None and not self.same
 
     @property
     def source(self) -> str:

@@ -10,9 +10,10 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from enrichment.domain import Task, Timeframe, Window, Written
+from enrichment.storage.database import sql
 from enrichment.storage.ownership import OWNED, lost, owner
 
 
@@ -38,7 +39,7 @@ def note(
 ) -> None:
     """Record how far a backfill has come, in the transaction that stores that much of it."""
     done = conn.execute(
-        text(_NOTE),
+        sql(_NOTE),
         {
             **owner(task),
             "timeframe": timeframe,

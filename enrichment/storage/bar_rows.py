@@ -17,6 +17,7 @@ from enrichment.domain import Bars, Floats, Task, Timestamps, Written, to_dateti
 from enrichment.seam import RATIO_TOLERANCE
 from enrichment.series import Enriched
 from enrichment.storage.copying import Rows, copy, encoded, repeated
+from enrichment.storage.database import sql
 
 _SHORT = 1_000  # bars of a series
 FULL = ("open", "high", "low", "close", "volume")  # never NULL
@@ -82,10 +83,10 @@ def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
         "first": to_datetime(enriched.bars.ts[0]),
         "last": to_datetime(enriched.bars.ts[-1]),
     }
-    conn.execute(text(_STAGE))
+    conn.execute(sql(_STAGE))
     copy(conn, "staged_bars", rows)
     conn.execute(text("ANALYZE staged_bars (ts)"))
-    if conn.execute(text(_KEEP_VERSIONS), values).rowcount:
+    if conn.execute(sql(_KEEP_VERSIONS), values).rowcount:
         _write_corrections(conn, task, enriched, values)
     assignments = ", ".join(f'"{name}" = s."{name}"' for name in names[3:])
     updated = conn.execute(
@@ -117,8 +118,8 @@ def _write_corrections(
     values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
     if rebase is not None:
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
-        conn.execute(text(_REBASED), values)
-    conn.execute(text(_CORRECTIONS), values)
+        conn.execute(sql(_REBASED), values)
+    conn.execute(sql(_CORRECTIONS), values)
 
 
 _COLUMNS = ", ".join(PRICES)

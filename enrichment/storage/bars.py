@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from enrichment import planning
 from enrichment.domain import Task, Timeframe, Written
 from enrichment.errors import LeaseLost
 from enrichment.features import FEATURES, LOOKBACK
@@ -51,17 +52,22 @@ class Warehouse:
         self._db = db
         self._feature_set = feature_set()
 
-    def read(self, tasks: Sequence[Task]) -> Mapping[Task, Mapping[Timeframe, Known]]:
-        """What is known of every series of the tasks, each with its tail from the overlap on."""
-        keys = [(task.symbol, timeframe) for task in tasks for timeframe in task.timeframes]
+    def read(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
+        """What is known of every series of the tasks, each with its tail from the overlap on; a
+        bare one where nothing is expected to have come since.
+        """
+        series = [(task, timeframe) for task in tasks for timeframe in task.timeframes]
+        keys = [(task.symbol, timeframe) for task, timeframe in series]
         with self._db.begin() as conn:
             found = stored.known(conn, keys, self._feature_set)
             wanted = [
-                (n, Wanted(*key, known.overlap_from))
-                for n, (key, known) in enumerate(zip(keys, found, strict=True))
+                (n, _wanted(task, timeframe, known, known.overlap_from, now))
+                for n, ((task, timeframe), known) in enumerate(zip(series, found, strict=True))
                 if known.overlap_from is not None and known.complete
             ]
-            tails = stored.tails(conn, [one for _, one in wanted], LOOKBACK) if wanted else []
+            tails = stored.tails(conn, [one for _, one in wanted]) if wanted else []
         for (n, _), tail in zip(wanted, tails, strict=True):
             found[n] = replace(found[n], tail=tail)
         rest = iter(found)
@@ -79,7 +85,7 @@ class Warehouse:
         with self._db.begin() as conn:
             if since is None:
                 return stored.whole(conn, symbol, timeframe)
-            return stored.tails(conn, [Wanted(symbol, timeframe, since)], lookback)[0]
+            return stored.tails(conn, [Wanted(symbol, timeframe, since, lookback)])[0]
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
@@ -124,3 +130,11 @@ class Warehouse:
         logs.write_success(conn, series)
         standing.write(conn, series, written, self._feature_set)
         return written
+
+
+def _wanted(
+    task: Task, timeframe: Timeframe, known: Known, overlap_from: datetime, now: datetime
+) -> Wanted:
+    """What a run will most likely need of what is stored of a series."""
+    nothing = planning.expects_nothing(known, task.asset_class, timeframe, now)
+    return Wanted(task.symbol, timeframe, overlap_from, 0 if nothing else LOOKBACK)

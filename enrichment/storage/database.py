@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import psycopg2
@@ -22,6 +23,9 @@ _OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as
 _DISK_FULL = "53100"
 _TOO_SLOW = "57014"
 _NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
+
+
+sql = cache(text)  # a statement that runs often, parsed once
 
 
 class Database:

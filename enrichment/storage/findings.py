@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from enrichment.domain import Task
 from enrichment.series import Enriched
+from enrichment.storage.database import sql
 from enrichment.storage.recordsets import recordset
 
 
@@ -24,7 +25,7 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
             {**_key(task, enriched), "start": d.window.start, "end": d.window.end}
             for task, enriched in series
             for d in enriched.downloads
-            if d.failure is None
+            if d.judges
         ),
         "flags": recordset(_flags(series)),
         "gaps": recordset(
@@ -34,8 +35,9 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
         ),
         "quarantined": recordset(_quarantined(series)),
     }
-    for statement in (_CLEAR_FLAGS, _RESOLVE_GAPS, _ADD_FLAGS, _ADD_GAPS, _QUARANTINE):
-        conn.execute(text(statement), values)
+    for rows, statement in _STATEMENTS:
+        if values[rows] != recordset([]):
+            conn.execute(sql(statement), values)
 
 
 def _key(task: Task, enriched: Enriched) -> dict[str, object]:
@@ -70,7 +72,7 @@ def name_outages(conn: Connection) -> int:
     """Call a gap an outage of the vendor where at least 3 symbols, and half of those of its asset
     class and timeframe, miss the same bar; returns how many gaps were so explained.
     """
-    return conn.execute(text(_OUTAGES)).rowcount
+    return conn.execute(sql(_OUTAGES)).rowcount
 
 
 def confirm(
@@ -78,9 +80,9 @@ def confirm(
 ) -> bool:
     """Mark a flagged bar as real: it is not raised again. False if there is no such flag."""
     values = {"symbol": symbol, "timeframe": timeframe, "ts": ts, "check": check}
-    if conn.execute(text(_DROP_FLAG), values).rowcount == 0:
+    if conn.execute(sql(_DROP_FLAG), values).rowcount == 0:
         return False
-    conn.execute(text(_CONFIRM), {**values, "by": by, "reason": reason})
+    conn.execute(sql(_CONFIRM), {**values, "by": by, "reason": reason})
     return True
 
 
@@ -131,6 +133,14 @@ ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
     next_try_at = now() + least(interval '30 days', power(2, least(g.attempts, 10) - 1)
         * interval '1 day')
 """
+
+_STATEMENTS = (
+    ("windows", _CLEAR_FLAGS),
+    ("windows", _RESOLVE_GAPS),
+    ("flags", _ADD_FLAGS),
+    ("gaps", _ADD_GAPS),
+    ("quarantined", _QUARANTINE),
+)
 
 _OUTAGES = """
 WITH open AS (

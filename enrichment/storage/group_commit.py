@@ -68,8 +68,10 @@ class GroupCommit:
         self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
         self._writer.start()
 
-    def read(self, tasks: Sequence[Task]) -> Mapping[Task, Mapping[Timeframe, Known]]:
-        return self._warehouse.read(tasks)
+    def read(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
+        return self._warehouse.read(tasks, now)
 
     def describe(self, symbol: str, timeframe: Timeframe) -> Known:
         return self._warehouse.describe(symbol, timeframe)

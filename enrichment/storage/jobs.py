@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from enrichment.domain import AssetClass, Failure, Task, Timeframe, Window, Written
 from enrichment.storage import backfills, logs, statements
-from enrichment.storage.database import Database
+from enrichment.storage.database import Database, sql
 from enrichment.storage.ownership import lost, owner
 from enrichment.storage.recordsets import recordset
 
@@ -41,7 +41,7 @@ class JobQueue:
         try:
             with self._db.begin() as conn:
                 rows = conn.execute(
-                    text(statements.CLAIM),
+                    sql(statements.CLAIM),
                     {"worker": worker_id, "limit": limit, "lease": self._lease},
                 ).all()
         except IntegrityError:
@@ -70,7 +70,7 @@ class JobQueue:
             return set()
         with self._db.begin() as conn:
             conn.execute(
-                text(statements.RENEW),
+                sql(statements.RENEW),
                 {
                     "jobs": [task.job_id for task in tasks],
                     "symbols": [task.symbol for task in tasks],
@@ -81,22 +81,18 @@ class JobQueue:
                 },
             )
             jobs = {task.job_id for task in tasks}
-            cancelled = set(
-                conn.execute(text(statements.CANCELLED), {"jobs": list(jobs)}).scalars()
-            )
+            cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": list(jobs)}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
 
     def drop(self, task: Task) -> None:
         """End an item of a cancelled job without an effect."""
         with self._db.begin() as conn:
-            conn.execute(text(statements.DROP), owner(task))
+            conn.execute(sql(statements.DROP), owner(task))
 
     def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
         """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
         with self._db.begin() as conn:
-            conn.execute(
-                text(statements.GIVE_BACK), {**owner(task), "seconds": seconds, "why": why}
-            )
+            conn.execute(sql(statements.GIVE_BACK), {**owner(task), "seconds": seconds, "why": why})
 
     def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
         """Record a failed attempt; `retry_after` seconds until the next one, None for the last."""
@@ -109,7 +105,7 @@ class JobQueue:
                 "seconds": retry_after,
             }
             statement = statements.FAIL if retry_after is None else statements.RETRY
-            if conn.execute(text(statement), values).rowcount != 1:
+            if conn.execute(sql(statement), values).rowcount != 1:
                 raise lost(task)
             logs.write_failure(
                 conn,
@@ -136,15 +132,15 @@ class JobQueue:
         which was cancelled meanwhile end here. Returns the number of leases that had run out.
         """
         with self._db.begin() as conn:
-            reaped = conn.execute(text(statements.REAP), {"max_retries": max_retries}).rowcount
-            conn.execute(text(statements.END_FORGOTTEN), {"lease": self._lease})
-            conn.execute(text(statements.END_CANCELLED))
+            reaped = conn.execute(sql(statements.REAP), {"max_retries": max_retries}).rowcount
+            conn.execute(sql(statements.END_FORGOTTEN), {"lease": self._lease})
+            conn.execute(sql(statements.END_CANCELLED))
             return reaped
 
 
 def close_finished(conn: Connection) -> list[UUID]:
     """Freeze the totals of every job whose items are all final; returns their ids."""
-    return list(conn.execute(text(statements.CLOSE)).scalars())
+    return list(conn.execute(sql(statements.CLOSE)).scalars())
 
 
 def complete(conn: Connection, task: Task, written: Written) -> None:
@@ -161,7 +157,7 @@ def complete_all(conn: Connection, totals: Mapping[Task, Written]) -> None:
         {**owner(task), "inserted": written.inserted, "updated": written.updated}
         for task, written in totals.items()
     )
-    done = {(r.job_id, r.symbol) for r in conn.execute(text(statements.COMPLETE), {"rows": rows})}
+    done = {(r.job_id, r.symbol) for r in conn.execute(sql(statements.COMPLETE), {"rows": rows})}
     for task in totals:
         if (task.job_id, task.symbol) not in done:
             raise lost(task)
@@ -179,7 +175,7 @@ def insert_job(
 ) -> UUID | None:
     """A new queued job, or None where its slot or its idempotency key exists already."""
     job_id: UUID | None = conn.execute(
-        text(statements.INSERT_JOB),
+        sql(statements.INSERT_JOB),
         {
             "kind": kind,
             "by": requested_by,
@@ -205,7 +201,7 @@ def snapshot_items(
     workers.
     """
     count = conn.execute(
-        text(statements.SNAPSHOT),
+        sql(statements.SNAPSHOT),
         {
             "job_id": job_id,
             "symbols": list(symbols) if symbols is not None else None,
@@ -229,6 +225,6 @@ def notify(conn: Connection) -> None:
 def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:
     for timeframe in task.timeframes:
         conn.execute(
-            text(statements.SERIES_FAILED),
+            sql(statements.SERIES_FAILED),
             {"symbol": task.symbol, "timeframe": timeframe, "error": error},
         )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain import Task
 from enrichment.series import Download, Enriched
+from enrichment.storage.database import sql
 from enrichment.storage.recordsets import recordset
 
 LOCK = 7_303_015  # of the rollups
@@ -34,8 +35,8 @@ def write_success(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> 
         }
         for task, enriched in series
     )
-    conn.execute(text(_FETCHED), {"rows": fetched})
-    conn.execute(text(_COMPUTED), {"rows": computed})
+    conn.execute(sql(_FETCHED), {"rows": fetched})
+    conn.execute(sql(_COMPUTED), {"rows": computed})
 
 
 def _key(task: Task, enriched: Enriched) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def write_failure(
 ) -> None:
     """One row in the log of the step that failed."""
     conn.execute(
-        text(_FETCH_FAILED if fetching else _COMPUTE_FAILED),
+        sql(_FETCH_FAILED if fetching else _COMPUTE_FAILED),
         {
             "job_id": task.job_id,
             "symbol": task.symbol,
@@ -89,11 +90,11 @@ def roll_up(conn: Connection) -> None:
     longer ago: what was logged just before all workers stopped is not left out.
     """
     if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar():
-        fetches, computations = conn.execute(text(_ROLL_UP_FROM)).one()
+        fetches, computations = conn.execute(sql(_ROLL_UP_FROM)).one()
         bounds = list(LATENCY_BUCKETS_MS)
-        conn.execute(text(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})
-        conn.execute(text(_ROLL_UP_ANSWERS), {"since": fetches})
-        conn.execute(text(_ROLL_UP_COMPUTATIONS), {"since": computations})
+        conn.execute(sql(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})
+        conn.execute(sql(_ROLL_UP_ANSWERS), {"since": fetches})
+        conn.execute(sql(_ROLL_UP_COMPUTATIONS), {"since": computations})
 
 
 _FETCHED = """

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain import Task
 from enrichment.errors import LeaseLost
+from enrichment.storage.database import sql
 from enrichment.storage.recordsets import recordset
 
 OWNED = (
@@ -43,7 +44,7 @@ def owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
     """Lock the items for this transaction; those whose worker and fence still match."""
     by_key = {(task.job_id, task.symbol): task for task in tasks}
     rows = recordset(owner(task) for task in tasks)
-    return {by_key[row.job_id, row.symbol] for row in conn.execute(text(_OWNED), {"rows": rows})}
+    return {by_key[row.job_id, row.symbol] for row in conn.execute(sql(_OWNED), {"rows": rows})}
 
 
 _OWNED = """

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain import Quality, Task, Written, to_datetime
 from enrichment.quality import Evidence, Objection
 from enrichment.series import Enriched
+from enrichment.storage.database import sql
 from enrichment.storage.recordsets import recordset
 
 
@@ -29,8 +30,8 @@ def write(
         {**_row(task.symbol, enriched), "inserted": new.inserted, "feature_set": feature_set}
         for (task, enriched), new in zip(series, written, strict=True)
     )
-    conn.execute(text(_DAILY_QUALITY), {"rows": rows})
-    conn.execute(text(_UPDATE_STATUS), {"rows": rows})
+    conn.execute(sql(_DAILY_QUALITY), {"rows": rows})
+    conn.execute(sql(_UPDATE_STATUS), {"rows": rows})
 
 
 def _row(symbol: str, enriched: Enriched) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def reassess(conn: Connection, symbol: str, timeframe: str, quality: Quality, on
         **_scores(quality),
         "evidence": json.dumps(as_json(on)),
     }
-    conn.execute(text(_REASSESS), values)
-    conn.execute(text(_REASSESS_DAY), values)
+    conn.execute(sql(_REASSESS), values)
+    conn.execute(sql(_REASSESS_DAY), values)
 
 
 def evidence(conn: Connection, symbol: str, timeframe: str) -> Evidence | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from enrichment.domain import Floats, Severity, Timeframe, Timestamps, to_datetime64
 from enrichment.features import CARRIED
@@ -17,6 +17,7 @@ from enrichment.quality import counts
 from enrichment.series import Known, Tail
 from enrichment.storage.bar_rows import FULL, PRICES, bars_of
 from enrichment.storage.copying import fetch
+from enrichment.storage.database import sql
 
 Key = tuple[str, Timeframe]
 COLUMNS = ("ts", *PRICES, *CARRIED)  # what a run reads of a bar; the table's key carries them
@@ -24,11 +25,12 @@ COLUMNS = ("ts", *PRICES, *CARRIED)  # what a run reads of a bar; the table's ke
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A series' bars from `since` on, after some before it that lend their past to them."""
+    """A series' bars from `since` on, after so many before it that lend their past to them."""
 
     symbol: str
     timeframe: Timeframe
     since: datetime
+    lookback: int
 
 
 def known(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[Known]:
@@ -41,25 +43,25 @@ def known(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[Known
         "timeframes": [timeframe.value for _, timeframe in keys],
         "overlap": OVERLAP - 1,
     }
-    found = {row.n: row for row in conn.execute(text(_KNOWN), values)}
+    found = {row.n: row for row in conn.execute(sql(_KNOWN), values)}
     rows = (found.get(n) for n in range(1, len(keys) + 1))
     return [Known() if row is None else _known(row, feature_set) for row in rows]
 
 
-def tails(conn: Connection, wanted: Sequence[Wanted], lookback: int) -> list[Tail]:
-    """The bars of each series from its `since` on, after `lookback` bars before it."""
+def tails(conn: Connection, wanted: Sequence[Wanted]) -> list[Tail]:
+    """What is wanted of each series."""
     values = {
         "symbols": [one.symbol for one in wanted],
         "timeframes": [one.timeframe.value for one in wanted],
         "sinces": [one.since for one in wanted],
-        "lookback": lookback,
+        "lookbacks": [one.lookback for one in wanted],
     }
     ts, columns = _in_order(
         *fetch(conn, _TAILS, values, ("n", *COLUMNS[1:]), full=("n", *FULL), order=None)
     )
     edges = np.searchsorted(columns["n"], np.arange(1, len(wanted) + 2))
     return [
-        _tail(ts[first:last], {n: c[first:last] for n, c in columns.items()}, one.since, lookback)
+        _tail(ts[first:last], {n: c[first:last] for n, c in columns.items()}, one)
         for one, first, last in zip(wanted, edges[:-1], edges[1:], strict=True)
     ]
 
@@ -81,10 +83,12 @@ def whole(conn: Connection, symbol: str, timeframe: Timeframe) -> Tail:
     return Tail(bars_of(ts, columns))
 
 
-def _tail(ts: Timestamps, columns: Mapping[str, Floats], since: datetime, lookback: int) -> Tail:
+def _tail(ts: Timestamps, columns: Mapping[str, Floats], wanted: Wanted) -> Tail:
     bars = bars_of(ts, columns)
-    before = int(np.searchsorted(ts, to_datetime64(since)))
-    if before < lookback:  # nothing was left out: the tail begins with the series
+    if wanted.lookback == 0:
+        return Tail(bars, bare=True)
+    before = int(np.searchsorted(ts, to_datetime64(wanted.since)))
+    if before < wanted.lookback:  # nothing was left out: the tail begins with the series
         return Tail(bars)
     return Tail(bars, {name: float(columns[name][0]) for name in CARRIED})
 
@@ -93,6 +97,7 @@ def _known(row: Any, feature_set: str) -> Known:
     return Known(
         bars=row.bars,
         first_ts=row.first_ts,
+        last_ts=row.last_ts,
         overlap_from=row.overlap_from,
         history_from=row.history_from,
         source=row.source,
@@ -100,6 +105,7 @@ def _known(row: Any, feature_set: str) -> Known:
         gaps=_timestamps(row.gaps),
         due=_timestamps(row.due),
         flagged=frozenset(_objections(row)),
+        doubted=max(row.flag_ts, default=None),
         confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
         untraded=frozenset(row.untraded),
         complete=row.bars == 0 or row.feature_set == feature_set,
@@ -119,7 +125,7 @@ def _timestamps(moments: Sequence[datetime]) -> Timestamps:
 _OF_W = "symbol = w.symbol AND timeframe = w.timeframe"
 
 _KNOWN = f"""
-SELECT w.n, s.bars, s.first_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+SELECT w.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.adjusted, s.feature_set,
     (s.evidence ->> 'feature_cells')::bigint AS cells,
     (s.evidence ->> 'feature_nulls')::bigint AS nulls,
     coalesce((SELECT ts FROM bars WHERE {_OF_W} ORDER BY ts DESC OFFSET :overlap LIMIT 1),
@@ -153,11 +159,12 @@ _WHOLE = f"SELECT {_LISTED} FROM bars WHERE symbol = %(symbol)s AND timeframe = 
 
 _TAILS = f"""
 SELECT w.n::float8 AS n, b.*
-FROM unnest(%(symbols)s::text[], %(timeframes)s::text[], %(sinces)s::timestamptz[])
-    WITH ORDINALITY AS w (symbol, timeframe, since, n),
+FROM unnest(%(symbols)s::text[], %(timeframes)s::text[], %(sinces)s::timestamptz[],
+    %(lookbacks)s::int[]) WITH ORDINALITY AS w (symbol, timeframe, since, lookback, n),
 LATERAL (
-    SELECT {_LISTED} FROM bars WHERE {_OF_W} AND ts >= coalesce((
-        SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
-        ORDER BY ts DESC OFFSET %(lookback)s - 1 LIMIT 1), '-infinity')
+    SELECT {_LISTED} FROM bars WHERE {_OF_W} AND ts >= CASE WHEN lookback = 0 THEN since
+        ELSE coalesce((
+            SELECT ts FROM bars WHERE {_OF_W} AND ts < w.since
+            ORDER BY ts DESC OFFSET w.lookback - 1 LIMIT 1), '-infinity') END
 ) b
 """

@@ -40,7 +40,9 @@ from enrichment.validation.splits import splits_of
 __all__ = [
     "CHECKS",
     "MEMORY",
+    "Request",
     "classify_missing",
+    "ended",
     "missing_bars",
     "source_disagreement",
     "splits_of",
@@ -146,7 +148,7 @@ def validate(
     nobody knows.
     """
     request = Request(asset_class, timeframe, window, now, splits)
-    left = _ended(bars, request)
+    left = ended(bars, request)
     flags: list[Flag] = []
     quarantined: list[Quarantined] = []
     if not bars_.sound(left, request):
@@ -204,12 +206,12 @@ def _judge(judged: Series, request: Request) -> Iterator[Flag]:
                 yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
 
 
-def _ended(bars: Bars, request: Request) -> Bars:
+def ended(bars: Bars, request: Request) -> Bars:
     """The bars without the one that is still forming."""
-    ended = calendars.is_complete(request.asset_class, request.timeframe, bars.ts, request.now)
-    if ended.all():
+    over = calendars.is_complete(request.asset_class, request.timeframe, bars.ts, request.now)
+    if over.all():
         return bars
-    return bars.take(ended | (bars.ts > to_datetime64(request.now)))
+    return bars.take(over | (bars.ts > to_datetime64(request.now)))
 
 
 def _flags(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Flag]:

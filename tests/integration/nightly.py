@@ -45,8 +45,9 @@ class Nightly:
         at = self.vendor.bars if at is None else at
         self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
         self.commands.trigger(actor="test")
-        for task in self.claimed():
-            self.pipeline.enrich(task)
+        tasks = self.claimed()
+        for task, enrich in zip(tasks, self.pipeline.ready(tasks), strict=True):
+            enrich(task, lambda step: None)
         self.queue.close_finished()
 
     def claimed(self) -> list[Task]:

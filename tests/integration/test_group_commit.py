@@ -6,14 +6,17 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from integration.test_warehouse import bars, enriched, table
 from unit.bench import TASK
 
 from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Task, Timeframe, Written
+from enrichment.domain import Task, Timeframe, Written, to_datetime
 from enrichment.errors import DatabaseUnavailable, LeaseLost, StepFailed
+from enrichment.features import LOOKBACK
+from enrichment.planning import OVERLAP
 from enrichment.storage.bars import Finished, Warehouse
 from enrichment.storage.database import Database
 from enrichment.storage.group_commit import GroupCommit
@@ -125,7 +128,7 @@ def test_series_are_read_together_as_they_are_read_alone(db: Database) -> None:
     warehouse.commit(a, [enriched(bars(30), appends=True)])
     warehouse.commit(b, [enriched(bars(900), appends=True)])
     tasks = claimed(db, "A", "B", "C")
-    found = warehouse.read(tasks)
+    found = warehouse.read(tasks, datetime(2030, 1, 1, tzinfo=UTC))
     assert [known[Timeframe.D1].bars for known in found.values()] == [30, 900, 0]
     for task in tasks[:2]:
         together = found[task][Timeframe.D1]
@@ -136,6 +139,20 @@ def test_series_are_read_together_as_they_are_read_alone(db: Database) -> None:
         for name, column in tail.bars.columns().items():
             np.testing.assert_array_equal(together.tail.bars.columns()[name], column)
     assert found[tasks[2]][Timeframe.D1].tail is None
+
+
+def test_where_nothing_is_expected_only_the_overlap_is_read(db: Database) -> None:
+    warehouse = Warehouse(db)
+    (task,) = claimed(db, "A")
+    stored = bars(900)
+    warehouse.commit(task, [enriched(stored, appends=True)])
+    (task,) = claimed(db, "A")
+    evening = to_datetime(stored.ts[-1]) + timedelta(days=1)
+    for now, count in ((evening, OVERLAP), (evening + timedelta(days=7), OVERLAP + LOOKBACK)):
+        tail = warehouse.read([task], now)[task][Timeframe.D1].tail
+        assert tail is not None
+        assert tail.bare == (count == OVERLAP)
+        np.testing.assert_array_equal(tail.bars.close, stored.close[-count:])
 
 
 def test_commit_waits_where_too_much_is_waiting(db: Database) -> None:

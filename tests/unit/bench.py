@@ -25,7 +25,7 @@ from enrichment.domain import (
     to_datetime64,
 )
 from enrichment.pipeline import Pipeline
-from enrichment.planning import OVERLAP
+from enrichment.planning import OVERLAP, expects_nothing
 from enrichment.quality import counts
 from enrichment.series import Enriched, Known, Rebase, Tail
 
@@ -74,9 +74,11 @@ class Memory:
         self.left: list[datetime] = []
         self.looked_up = 0
 
-    def read(self, tasks: Sequence[Task]) -> dict[Task, dict[Timeframe, Known]]:
+    def read(self, tasks: Sequence[Task], now: datetime) -> dict[Task, dict[Timeframe, Known]]:
         since = self.known.overlap_from
         tail = None if since is None else self.tail("", Timeframe.D1, since, features.LOOKBACK)
+        if since is not None and expects_nothing(self.known, TASK.asset_class, Timeframe.D1, now):
+            tail = Tail(self.tail("", Timeframe.D1, since, 0).bars, bare=True)
         return {task: {Timeframe.D1: replace(self.known, tail=tail)} for task in tasks}
 
     def describe(self, symbol: str, timeframe: Timeframe) -> Known:
@@ -115,11 +117,13 @@ class Memory:
         self.known = Known(
             bars=len(self.bars),
             first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
+            last_ts=to_datetime(self.bars.ts[-1]) if len(self.bars) else None,
             overlap_from=to_datetime(self.bars.ts[-OVERLAP:][0]) if len(self.bars) else None,
             history_from=enriched.history_from,
             source=enriched.fetched.source,
             adjusted=enriched.fetched.adjusted,
             flagged=frozenset(counted | kept),
+            doubted=max((ts for ts, _ in counted | kept), default=None),
             gaps=gaps,
             due=gaps,
             confirmed=self.known.confirmed,

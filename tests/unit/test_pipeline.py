@@ -177,7 +177,7 @@ def test_the_step_that_failed_is_named() -> None:
     )
     with pytest.raises(StepFailed):
         pipeline.enrich(TASK, steps.append)
-    assert steps == ["read 1d", "read 1d", "fetch 1d"]
+    assert steps == ["read 1d", "fetch 1d"]
 
 
 def test_merge_tells_the_first_change() -> None:
