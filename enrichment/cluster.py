@@ -34,7 +34,7 @@ LOOK_SECONDS = 1.0
 CANCEL_SECONDS = 1.0
 DROPPED_SECONDS = 2.0
 
-Messages = SimpleQueue[str | None]  # the steps of a run, then None
+Messages = SimpleQueue[str | Written | None]  # a run's steps, then what it wrote, or None
 
 
 class Cluster:
@@ -79,8 +79,8 @@ class Cluster:
             raise Snooze(self._waits or "the Dask cluster is away", 0.0)
         with self._listening(key) as messages, self._submitted(client, task, key) as future:
             future.add_done_callback(lambda _: messages.put(None))
-            step = _follow(client, messages, report)
-            return self._outcome(client, future, step)
+            step, written = _follow(client, messages, report)
+            return self._outcome(client, future, step) if written is None else written
 
     @contextmanager
     def _listening(self, key: str) -> Iterator[Messages]:
@@ -168,10 +168,10 @@ class Cluster:
         return client
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        message = event[1]
-        messages = self._runs.get(message.get("run", ""))
-        if messages is not None:
-            messages.put(message["step"])
+        for key, told in remote.read(event[1]):
+            messages = self._runs.get(key)
+            if messages is not None:
+                messages.put(told)
 
     def _let_go(self, why: str) -> None:
         """Give up the connection; who waits behind it sees that within a second."""
@@ -247,20 +247,24 @@ def _threads(client: Client) -> dict[str, int]:
     return found
 
 
-def _follow(client: Client, messages: Messages, report: Report) -> str:
-    """Report each step as it comes, until the end; the last one. Raises Cancelled as `report` does.
+def _follow(client: Client, messages: Messages, report: Report) -> tuple[str, Written | None]:
+    """Report each step as it comes, until the end; the last one, and what was written if that was
+    told. Raises Cancelled as `report` does.
 
     The step is reported again each second, since a cancel may come between two of them.
     """
-    step: str | None = "queued"
-    while step is not None:
-        last = step
-        report(last)
+    step = "queued"
+    while True:
+        report(step)
         try:
-            step = messages.get(timeout=CANCEL_SECONDS)
+            told = messages.get(timeout=CANCEL_SECONDS)
         except Empty:
-            step = last if client.status == "running" else None
-    return last
+            if client.status != "running":
+                return step, None
+            continue
+        if not isinstance(told, str):
+            return step, told
+        step = told
 
 
 def _no_scheduler(address: str, exc: OSError) -> str:

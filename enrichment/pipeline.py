@@ -106,32 +106,35 @@ class Pipeline(Generic[Outcome]):
 
         A backfill is stored piece by piece, so that it goes on where it was interrupted; everything
         else in one transaction. report: told the name of each step as it begins. known: what was
-        read of its series since the task was claimed. Raises StepFailed from the cause; what is not
-        yet stored is not written then.
+        read of its series since the task was claimed; None: it is read now. Raises StepFailed from
+        the cause; what is not yet stored is not written then.
         """
         now = self._now()
-        series = [
-            Series(task, timeframe, now, report, known or {}) for timeframe in task.timeframes
-        ]
+        series = [Series(task, timeframe, now, report) for timeframe in task.timeframes]
         if task.backfill is not None:
             for one in series:
                 self._backfill(one, task.backfill)
             enriched = []
         else:
-            enriched = self._updated(series)
+            if known is None:
+                with step("read", None, report):
+                    known = self._warehouse.read([task], now)[task]
+            enriched = self._updated(series, known)
         with step("store", None, report):
             return self._warehouse.commit(task, enriched)
 
-    def _updated(self, series: Sequence[Series]) -> list[Enriched]:
+    def _updated(
+        self, series: Sequence[Series], known: Mapping[Timeframe, Known]
+    ) -> list[Enriched]:
         """Each series up to date, one after another or some side by side."""
+        each = [known[one.timeframe] for one in series]
         if self._side_by_side == 1 or len(series) == 1:
-            return [self._update(one) for one in series]
+            return list(map(self._update, series, each))
         with ThreadPoolExecutor(self._side_by_side, thread_name_prefix="timeframe") as threads:
-            return list(threads.map(self._update, series))
+            return list(threads.map(self._update, series, each))
 
-    def _update(self, series: Series) -> Enriched:
+    def _update(self, series: Series, known: Known) -> Enriched:
         """The newest bars, and what is missing and due."""
-        known = series.known.get(series.timeframe) or self._describe(series)
         main = planning.main_window(known, series.now, self._history)
         holes = planning.heals(series.timeframe, known.due, main.start)
         return self._bring(series, known, main, holes)

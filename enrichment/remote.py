@@ -13,17 +13,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
+from tornado.ioloop import PeriodicCallback
 
 from enrichment.domain import Task, Written
 from enrichment.errors import Cancelled, EnrichmentError, Snooze, StepFailed
 from enrichment.worker import Enrich
 
 UNFIT_SECONDS = 30.0
+STEPS_SECONDS = 0.25  # between two messages with the steps that the runs of a process have reached
 CLOSING_SECONDS = 10.0
 
 # Opens all that enriches, for so many threads.
@@ -51,7 +53,9 @@ def key_of(task: Task) -> str:
 class Line(WorkerPlugin):
     """What one enrichment worker runs in a Dask worker's process.
 
-    owner: its client's id, which is the topic of the steps reported, too.
+    owner: its client's id, which is the topic of what is told of the runs, too. Most runs are over
+    before their steps are told; what they wrote is told at once, since to gather the results of
+    many small tasks costs Dask more than the tasks.
     """
 
     def __init__(self, owner: str, open_line: OpenLine) -> None:
@@ -67,6 +71,9 @@ class Line(WorkerPlugin):
         self._running: set[str] = set()
         self._unwanted: set[str] = set()
         self._closing = False
+        self._untold: dict[str, str] = {}
+        self._telling = PeriodicCallback(self._tell, 1000.0 * STEPS_SECONDS)
+        self._telling.start()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Note that nobody waits for a running task any more."""
@@ -74,6 +81,7 @@ class Line(WorkerPlugin):
             self._unwanted.add(key)
 
     async def teardown(self, worker: Worker) -> None:
+        self._telling.stop()
         await asyncio.to_thread(self._close)
 
     def enrich(self, task: Task) -> Written | Failed:
@@ -82,9 +90,11 @@ class Line(WorkerPlugin):
         try:
             with self._at_work(key):
                 outcome = self._enricher()(task, partial(self._report, key))
-                return outcome.result() if isinstance(outcome, Future) else outcome
+                written = outcome.result() if isinstance(outcome, Future) else outcome
         except Exception as exc:  # whatever an item does, its worker records it
             return Failed(portable(exc))
+        self._worker.log_event(self._owner, {"run": key, "written": asdict(written)})
+        return written
 
     def _enricher(self) -> Enrich:
         with self._opening:
@@ -100,7 +110,14 @@ class Line(WorkerPlugin):
     def _report(self, key: str, step: str) -> None:
         if key in self._unwanted:
             raise Cancelled("nobody waits for it any more")
-        self._worker.log_event(self._owner, {"run": key, "step": step})
+        with self._changed:
+            self._untold[key] = step
+
+    def _tell(self) -> None:
+        with self._changed:
+            steps, self._untold = self._untold, {}
+        if steps:
+            self._worker.log_event(self._owner, {"steps": steps})
 
     @contextmanager
     def _at_work(self, key: str) -> Iterator[None]:
@@ -113,6 +130,7 @@ class Line(WorkerPlugin):
         finally:
             with self._changed:
                 self._running.discard(key)
+                self._untold.pop(key, None)
                 self._unwanted.discard(key)
                 self._end_if_left()
                 self._changed.notify_all()
@@ -127,6 +145,13 @@ class Line(WorkerPlugin):
     def _end_if_left(self) -> None:
         if self._closing and not self._running:
             self._ending.close()
+
+
+def read(message: dict[str, Any]) -> Iterator[tuple[str, str | Written]]:
+    """What a line has told: run → the step that it has reached, or what it has written."""
+    yield from message.get("steps", {}).items()
+    if "run" in message:
+        yield message["run"], Written(**message["written"])
 
 
 class Departures(SchedulerPlugin):

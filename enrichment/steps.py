@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from enrichment.domain import Task, Timeframe
 from enrichment.errors import StepFailed
-from enrichment.series import Known
 
 Report = Callable[[str], None]
 
@@ -23,7 +22,6 @@ class Series:
     timeframe: Timeframe
     now: datetime
     report: Report
-    known: Mapping[Timeframe, Known] = field(default_factory=dict)
 
     def step(self, name: str) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report)

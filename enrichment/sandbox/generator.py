@@ -39,6 +39,9 @@ _SHORT = timedelta(days=400)  # a window that is made by itself, not cut from wh
 _DAILY, _ACTIVITY, _OVERNIGHT, _PATH, _BAR, _CHARACTER = range(6)
 
 Days = NDArray[np.int64]
+Make = Callable[[], Bars]
+# Bars that will not change, for the key of what was asked: as made, or as they are remembered.
+Recall = Callable[[tuple[object, ...], Make], Bars]
 
 
 def reflected(level: Floats) -> Floats:
@@ -48,12 +51,16 @@ def reflected(level: Floats) -> Floats:
 
 
 class SimulatedSeries:
-    """A ticker's simulated bars from 2000 on."""
+    """A ticker's simulated bars from 2000 on.
+
+    recall: where short answers may be remembered; default: nowhere.
+    """
 
     simulated = True
     splits: Mapping[np.datetime64, float] = MappingProxyType({})
 
-    def __init__(self, ticker: str, seed: int) -> None:
+    def __init__(self, ticker: str, seed: int, recall: Recall = lambda asked, make: make()) -> None:
+        self._ticker, self._recall = ticker, recall
         self._key = key = seed_of(seed, ticker)
         crypto = ticker.startswith("X:")
         self.asset_class = AssetClass.CRYPTO if crypto else AssetClass.STOCK
@@ -74,9 +81,12 @@ class SimulatedSeries:
         return bar_starts(self.asset_class, timeframe, start, end)
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
-        if timeframe.intraday or window.end - window.start < _SHORT:
-            return self._made(timeframe, window, now)
         newest = to_datetime(last_complete(self.asset_class, timeframe, now))
+        if timeframe.intraday or window.end - window.start < _SHORT:
+            if timeframe.intraday or window.end > newest + _MICROSECOND:
+                return self._made(timeframe, window, now)
+            asked = (self._ticker, timeframe, window)
+            return self._recall(asked, lambda: self._made(timeframe, window, now))
         start, forming = max(window.start, EPOCH), newest + _MICROSECOND
         years = range(start.year, min(window.end, forming).year + 1)
         whole = Bars.empty()

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import dask
 import psutil
 from distributed import LocalCluster
 from installation import Installation, installation
@@ -79,17 +80,23 @@ def replaying() -> Iterator[Replay]:
             thread.join()
 
 
-def cluster(processes: int, threads: int) -> LocalCluster:
-    return LocalCluster(
-        n_workers=processes, threads_per_worker=threads, dashboard_address="127.0.0.1:0"
-    )
+@contextmanager
+def cluster(processes: int, threads: int) -> Iterator[LocalCluster]:
+    """Without Dask's profiler, as the README says."""
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(
+            n_workers=processes, threads_per_worker=threads, dashboard_address="127.0.0.1:0"
+        ) as built,
+    ):
+        yield built
 
 
 def computing(symbols: int, timeframe: str, rounds: int) -> Iterator[Figure]:
     """Bars a second of both, in turns on installations of their own."""
     with ExitStack() as ending:
         replay = ending.enter_context(replaying())
-        dask = ending.enter_context(cluster(2, 2))
+        scheduler = ending.enter_context(cluster(2, 2)).scheduler_address
         vendor = {
             "POLYGON_API_KEY": "replay",
             "POLYGON_BASE_URL": replay.address,
@@ -98,31 +105,37 @@ def computing(symbols: int, timeframe: str, rounds: int) -> Iterator[Figure]:
         }
         built = {
             name: ending.enter_context(installation(threads, ENRICHMENT_EXECUTOR=name, **vendor))
-            for name, threads in (("threads", 5), (dask.scheduler_address, 6))
+            for name, threads in (("threads", 5), (scheduler, 6))
         }
         speed: dict[str, list[float]] = {name: [] for name in built}
+        busy: dict[str, list[float]] = {name: [] for name in built}
         for number in range(rounds + 1):
             for name, each in built.items():
                 if number == 0:
                     replay.vendor = each.vendor
                     each.track([f"SIM{n}" for n in range(symbols)], timeframe)
+                psutil.cpu_percent()
                 found = each.run().bars_per_second
+                if number:  # the first turn warms up
+                    busy[name].append(psutil.cpu_percent())
+                    speed[name].append(found)
                 forget(each)
-                speed[name] += [found] if number else []
     threads, processes = speed.values()
     ratio = statistics.median(p / t for p, t in zip(processes, threads, strict=True))
-    yield Figure("computing, on threads", statistics.median(threads), "bars/s")
-    yield Figure("computing, on two Dask processes", statistics.median(processes), "bars/s")
+    places = ("on threads", "on two Dask processes")
+    for place, found, share in zip(places, (threads, processes), busy.values(), strict=True):
+        yield Figure(f"computing, {place}", statistics.median(found), "bars/s")
+        yield Figure(f"computing, {place}: processors busy", statistics.median(share), "%")
     yield Figure("two Dask processes against threads", ratio, "×", "≥", 1.6)
 
 
 def waiting(symbols: int, latency: float, concurrency: Sequence[int]) -> Iterator[Figure]:
     """Symbols a second with so many in flight, each against the first."""
     first = 0.0
-    with cluster(4, 10) as dask:
+    with cluster(4, 10) as far:
         for number in concurrency:
             with installation(
-                number, ENRICHMENT_EXECUTOR=dask.scheduler_address, HISTORY_DAYS="30"
+                number, ENRICHMENT_EXECUTOR=far.scheduler_address, HISTORY_DAYS="30"
             ) as built:
                 slow_down(built, latency)
                 built.track([f"SIM{n}" for n in range(symbols)], "1w")

@@ -4,7 +4,7 @@ anything that is new, missing or in doubt is looked at in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -22,11 +22,11 @@ from enrichment.domain import (
     Window,
 )
 from enrichment.pipeline import Pipeline
-from enrichment.series import Enriched, Tail
+from enrichment.series import Enriched, Known, Tail
 from enrichment.storage.bars import Finished, Warehouse
 from enrichment.storage.database import Database
 
-TOGETHER, ALONE = "AAPL", "MSFT"  # one is read ahead of its run and may be passed over, one not
+WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
 NIGHT = 700
 
 _STATE = {
@@ -63,6 +63,18 @@ class Watched(Warehouse):
         return super().tail(symbol, timeframe, since, lookback)
 
 
+class Thorough(Warehouse):
+    """Reads no bars ahead, so that every answer is judged."""
+
+    def read(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
+        return {
+            task: {timeframe: replace(found, tail=None) for timeframe, found in known.items()}
+            for task, known in super().read(tasks, now).items()
+        }
+
+
 class Renamed(Vendor):
     """The same bars under another name, or adjusted otherwise."""
 
@@ -81,11 +93,15 @@ class Pair(Nightly):
     """Two symbols with one vendor's same answers."""
 
     def __init__(self, db: Database, bars: Bars) -> None:
-        super().__init__(db, bars, TOGETHER, ALONE)
+        super().__init__(db, bars, WATCHED, JUDGED)
         self.vendor = self.renamed = Renamed(bars)
         self.warehouse = Watched(db)
-        self.pipeline = Pipeline(
-            self.vendor, self.warehouse, history_days=9000, now=lambda: self.now
+        self.asking(9000)
+
+    def asking(self, history_days: int) -> None:
+        self.pipeline, self.thorough = (
+            Pipeline(self.vendor, warehouse, history_days=history_days, now=lambda: self.now)
+            for warehouse in (self.warehouse, Thorough(self.db))
         )
 
     def run_at(self, sessions: int, at: Bars | None = None) -> None:
@@ -94,9 +110,9 @@ class Pair(Nightly):
     def claimed(self) -> list[Task]:
         tasks = super().claimed()
         for task in tasks:
-            if task.symbol == ALONE:
-                self.pipeline.enrich(task)
-        return [task for task in tasks if task.symbol == TOGETHER]
+            if task.symbol == JUDGED:
+                self.thorough.enrich(task)
+        return [task for task in tasks if task.symbol == WATCHED]
 
     def state(self, symbol: str) -> dict[str, list[tuple[object, ...]]]:
         return {
@@ -108,8 +124,8 @@ class Pair(Nightly):
 
     @property
     def passed_over(self) -> bool:
-        """Whether the last run of the one that was read ahead judged nothing again."""
-        last = [series for symbol, series in self.warehouse.written if symbol == TOGETHER][-1]
+        """Whether the last run of the one that may be passed over judged nothing again."""
+        last = [series for symbol, series in self.warehouse.written if symbol == WATCHED][-1]
         return last.downloads[0].same
 
 
@@ -129,16 +145,16 @@ def changed(bars: Bars, row: int, **values: float) -> Bars:
 
 
 def assert_same_state(pair: Pair) -> None:
-    alone = pair.state(ALONE)
-    for table, rows in pair.state(TOGETHER).items():
-        assert rows == alone[table], table
+    judged = pair.state(JUDGED)
+    for table, rows in pair.state(WATCHED).items():
+        assert rows == judged[table], table
 
 
 def test_what_is_stored_is_not_judged_again(pair: Pair) -> None:
     pair.warehouse.tails.clear()
     pair.run_at(NIGHT)
     assert pair.passed_over
-    assert TOGETHER not in pair.warehouse.tails
+    assert WATCHED not in pair.warehouse.tails
     assert_same_state(pair)
 
 
@@ -146,7 +162,7 @@ def test_a_new_bar_is_judged_with_its_overlap(pair: Pair) -> None:
     pair.warehouse.tails.clear()
     pair.run_at(NIGHT + 1)
     assert not pair.passed_over
-    assert TOGETHER not in pair.warehouse.tails  # what was read ahead was enough
+    assert WATCHED not in pair.warehouse.tails  # what was read ahead was enough
     assert_same_state(pair)
 
 
@@ -207,7 +223,7 @@ def test_a_missing_session_of_the_overlap_is_looked_for_each_night(db: Database)
 
 
 def test_a_longer_history_is_asked_for(pair: Pair) -> None:
-    pair.pipeline = Pipeline(pair.vendor, pair.warehouse, history_days=9500, now=lambda: pair.now)
+    pair.asking(9500)
     pair.run_at(NIGHT)
     assert not pair.passed_over
     assert_same_state(pair)

@@ -72,17 +72,18 @@ class Memory:
         self.last: Enriched | None = None
         self.corrections: list[Rebase] = []
         self.left: list[datetime] = []
-        self.looked_up = 0
+        self.reads = 0
 
     def read(self, tasks: Sequence[Task], now: datetime) -> dict[Task, dict[Timeframe, Known]]:
+        self.reads += 1
         since = self.known.overlap_from
         tail = None if since is None else self.tail("", Timeframe.D1, since, features.LOOKBACK)
         if since is not None and expects_nothing(self.known, TASK.asset_class, Timeframe.D1, now):
             tail = Tail(self.tail("", Timeframe.D1, since, 0).bars, bare=True)
-        return {task: {Timeframe.D1: replace(self.known, tail=tail)} for task in tasks}
+        known = replace(self.known, tail=tail)
+        return {task: dict.fromkeys(task.timeframes, known) for task in tasks}
 
     def describe(self, symbol: str, timeframe: Timeframe) -> Known:
-        self.looked_up += 1
         return self.known
 
     def tail(

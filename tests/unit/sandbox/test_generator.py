@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain import Bars, Timeframe, Window
+from enrichment.domain import Bars, Timeframe, Window, to_datetime
 from enrichment.sandbox.generator import SimulatedSeries
+from enrichment.sandbox.market import Market
 
 NOW = datetime(2024, 7, 3, 15, 2, tzinfo=UTC)  # a half-day, while its session is on
 TICKERS = st.sampled_from(["SIM1", "SIM42", "X:SIM7USD"])
@@ -180,6 +181,20 @@ def test_a_forming_bar_ends_as_the_complete_one() -> None:
     late = series.bars(Timeframe.H1, day, NOW + timedelta(hours=3))
     assert late.take(slice(0, 2)).close.tolist() == early.take(slice(0, 2)).close.tolist()
     assert len(late) == 4  # 9:00 to 12:00 on the New York clock: the session ends at 13:00
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
+def test_a_market_remembers_short_answers_as_they_were(timeframe: Timeframe) -> None:
+    market, newest = Market(NOW), Window(NOW - timedelta(days=30), NOW)
+    starts = SimulatedSeries("SIM1", seed=0).starts(timeframe, newest, NOW)
+    for part in (starts, starts[1:], starts[:-1], starts[-1:]):
+        window = Window(to_datetime(part[0]), to_datetime(part[-1]) + timedelta(microseconds=1))
+        for now in (NOW, NOW + timedelta(hours=2), NOW + timedelta(days=8)):
+            series = market.series("SIM1")
+            assert series is not None
+            found = frame(series.bars(timeframe, window, now))
+            alone = frame(SimulatedSeries("SIM1", seed=0).bars(timeframe, window, now))
+            pd.testing.assert_frame_equal(found, alone)
 
 
 def test_seeds_and_tickers_make_different_series() -> None:
