@@ -162,8 +162,8 @@ def blueprint(
     """The endpoints on these services; what monitors ask for again and again is shared."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
     read_overview, read_metrics = recent.of(reader.overview), recent.of(reader.metrics)
-    read_alive = recent.of(lambda: any(worker.alive for worker in reader.workers()))
     read_pauses, read_patterns = recent.of(reader.pauses), recent.of(reader.resilience)
+    read_workers = recent.of(reader.workers)
 
     @bp.get("/dashboard/overview")
     @operation("dashboard", Overview, responses={304: None})
@@ -190,12 +190,12 @@ def blueprint(
     def health_() -> Response:
         """healthy, warning or critical, and why."""
         found = read_overview()
-        judged = health.judge(found, read_pauses(), read_patterns())
+        judged = health.judge(found, read_pauses(), read_patterns(), read_workers())
         return unless_known(
             HealthAnswer(
                 found.timestamp,
                 judged.status,
-                read_alive(),
+                any(worker.alive for worker in read_workers()),
                 found.scheduler.running,
                 found.scheduler.last_enrichment_time,
                 list(judged.issues),

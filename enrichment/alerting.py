@@ -73,7 +73,7 @@ def readings_of(reader: ReadModels) -> Callable[[], Readings]:
 
     def read() -> Readings:
         overview = reader.overview()
-        judged = health.judge(overview, reader.pauses(), reader.resilience())
+        judged = health.judge(overview, reader.pauses(), reader.resilience(), reader.workers())
         return Readings(overview, judged, reader.monitoring.sample())
 
     return read

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.storage.figures import Overview, PatternStatus, Pause
+from enrichment.storage.figures import Overview, PatternStatus, Pause, WorkerStatus
 
 FRESH = timedelta(hours=24)
 OPEN = ("open", "forced_open")
@@ -26,11 +26,15 @@ class Health:
 
 
 def judge(
-    overview: Overview, pauses: Sequence[Pause], patterns: Sequence[PatternStatus] = ()
+    overview: Overview,
+    pauses: Sequence[Pause],
+    patterns: Sequence[PatternStatus] = (),
+    workers: Sequence[WorkerStatus] = (),
 ) -> Health:
     """critical: nothing is enriched. warning: something is, but not as well as it should be.
 
-    patterns: every worker's, of which the open breakers count.
+    patterns: every worker's, of which the open breakers count. workers: of which those count that
+    live and wait.
     """
     critical = []
     if not overview.scheduler.running:
@@ -39,6 +43,11 @@ def judge(
             "Start one with 'enrichment worker'."
         )
     warnings = [_pause_sentence(pause) for pause in pauses]
+    warnings += [
+        f"Worker {worker.worker_id} takes no symbols: {worker.note}."
+        for worker in workers
+        if worker.alive and worker.state == "waiting"
+    ]
     warnings += _breaker_issues(patterns)
     warnings += _job_issues(overview)
     warnings += _quality_issues(overview)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -84,9 +85,16 @@ def nothing(what: str) -> None:
 
 
 def table(
-    rows: list[dict[str, Any]] | pd.DataFrame, columns: dict[str, Any] | None = None, *, key: str
+    rows: list[dict[str, Any]] | pd.DataFrame,
+    columns: dict[str, Any] | None = None,
+    *,
+    key: str,
+    picked: Callable[[int], object] | None = None,
 ) -> None:
-    """Rows as a table that can be sorted, searched and downloaded as CSV."""
+    """Rows as a table that can be sorted, searched and downloaded as CSV.
+
+    picked: told the number of the row that a reader has chosen.
+    """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
     zone = times.zone().key
     moments = {
@@ -107,7 +115,14 @@ def table(
         column_config={**moments, **fractions, **(columns or {})},
         placeholder="–",
         key=key,
+        on_select="ignore" if picked is None else partial(_pick, key, picked),
+        selection_mode="single-row",
     )
+
+
+def _pick(key: str, picked: Callable[[int], object]) -> None:
+    for row in st.session_state[key]["selection"]["rows"]:
+        picked(row)
 
 
 def _coloured(frame: pd.DataFrame) -> Any:

@@ -50,7 +50,7 @@ def gantt(items: pd.DataFrame) -> go.Figure:
     per symbol.
     """
     placed = items.assign(lane=lanes(items))
-    names = sorted(placed["lane"].unique(), reverse=True)
+    names = sorted(placed["lane"].unique(), key=_by_number, reverse=True)
     figure = go.Figure()
     for status, colour in OUTCOME_COLOURS.items():
         part = placed[placed["status"] == status]
@@ -77,6 +77,11 @@ def gantt(items: pd.DataFrame) -> go.Figure:
     return framed(figure, LANE_PIXELS * len(names) + 120)
 
 
+def _by_number(lane: str) -> tuple[str, int]:
+    worker, _, number = lane.rpartition(" · ")
+    return worker, int(number)
+
+
 def _zone(moments: pd.Series) -> str:
     return str(moments.dt.tz)
 
@@ -89,7 +94,11 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     rolling = jobs["duration_seconds"].rolling(window, min_periods=1)
     figure = go.Figure()
     figure.add_scatter(
-        x=jobs["at"], y=rolling.quantile(0.95), name="p95", line={"width": 0}, hoverinfo="skip"
+        x=jobs["at"],
+        y=rolling.quantile(0.95),
+        name="p95",
+        line={"width": 1, "dash": "dot", "color": "#4c7fe0"},
+        hovertemplate="p95 %{y:.1f} s<extra></extra>",
     )
     figure.add_scatter(
         x=jobs["at"],

@@ -124,7 +124,8 @@ WHERE job_id = ANY(:jobs) AND status IN ('pending', 'retry')
 
 _REOPEN_ITEMS = """
 UPDATE enrichment_job_items
-SET status = 'pending', retry_count = 0, run_after = now(), completed_at = NULL, step = NULL
+SET status = 'pending', retry_count = 0, run_after = now(), started_at = NULL,
+    completed_at = NULL, step = NULL
 WHERE job_id = :job_id AND status = 'failed'
     AND (CAST(:error_class AS text) IS NULL OR error_class = :error_class)
 """

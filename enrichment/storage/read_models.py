@@ -6,6 +6,7 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -95,14 +96,21 @@ class ReadModels:
             row = conn.execute(text(_JOB_STATUS), {"symbol": symbol}).one_or_none()
             return None if row is None else JobStatus(*row)
 
-    def history(self, limit: int, before: tuple[datetime, UUID] | None = None) -> HistoryPage:
-        """Up to `limit` jobs, newest first, older than `before`."""
+    def history(
+        self,
+        limit: int,
+        before: tuple[datetime, UUID] | None = None,
+        *,
+        kinds: Sequence[str] = (),
+        with_failures: bool = False,
+    ) -> HistoryPage:
+        """Up to `limit` jobs, newest first, older than `before`; of `kinds`, if any are named."""
         at, job_id = before or (None, None)
+        found: dict[str, object] = {"limit": limit + 1, "at": at, "job_id": job_id}
+        found |= {"kinds": list(kinds), "with_failures": with_failures}
         with self._db.begin() as conn:
             now = _now(conn)
-            rows = conn.execute(
-                text(_HISTORY), {"limit": limit + 1, "at": at, "job_id": job_id}
-            ).all()
+            rows = conn.execute(text(_HISTORY), found).all()
         page, more = rows[:limit], len(rows) > limit
         return HistoryPage(
             timestamp=now,
@@ -250,8 +258,10 @@ LEFT JOIN LATERAL (
         count(*) FILTER (WHERE retry_count > 0) AS retried,
         coalesce(sum(inserted), 0) AS inserted, coalesce(sum(updated), 0) AS updated
     FROM enrichment_job_items WHERE job_id = j.job_id AND j.completed_at IS NULL) i ON true
-WHERE CAST(:at AS timestamptz) IS NULL
-    OR (j.created_at, j.job_id) < (CAST(:at AS timestamptz), CAST(:job_id AS uuid))
+WHERE (CAST(:at AS timestamptz) IS NULL
+        OR (j.created_at, j.job_id) < (CAST(:at AS timestamptz), CAST(:job_id AS uuid)))
+    AND (CAST(:kinds AS text[]) = '{}' OR j.kind = ANY(CAST(:kinds AS text[])))
+    AND (NOT :with_failures OR coalesce(j.failed, i.failed) > 0)
 ORDER BY j.created_at DESC, j.job_id DESC LIMIT :limit
 """
 

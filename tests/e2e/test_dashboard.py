@@ -114,6 +114,17 @@ def test_jobs_shows_the_last_job_on_its_threads(
     expect(nothing).to_have_count(0 if failing else 1)
 
 
+def test_a_click_on_a_row_shows_that_job(demo: Running, page: Page, demo_db: Database) -> None:
+    Commands(demo_db).trigger(actor="test", symbols=["SIM1"])
+    assert opened(page, demo, "Jobs") == []
+    newest = page.get_by_text("manual · requested by test")
+    expect(newest).to_be_visible()
+    rows = page.get_by_test_id("stDataFrame").first.locator(".dvn-scroller")
+    rows.click(position={"x": 15, "y": 88})  # the box of the second row
+    expect(newest).to_have_count(0)
+    expect(page.get_by_text("· requested by")).to_be_visible()
+
+
 def test_a_breaker_is_forced_open_and_reset(demo: Running, page: Page, demo_db: Database) -> None:
     assert opened(page, demo, "Resilience") == []
     with_reason(page, "Force open", "rehearsal")

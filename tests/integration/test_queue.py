@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -192,6 +193,30 @@ def test_a_job_closes_when_its_last_item_is_final(db: Database) -> None:
     assert (historic.total_records_inserted, historic.total_records_updated) == (250, 3)
     assert details.state == "partial"
     assert [f.symbol for f in reader(db).failed_items(job.job_id)] == [bad.symbol]
+
+
+def test_the_history_can_be_of_some_kinds_or_of_jobs_with_failures(db: Database) -> None:
+    commands = track(db, "AAPL", "MSFT")
+    manual = commands.trigger(actor="test").job_id
+    queue = JobQueue(db)
+    good, bad = queue.claim("w", 2)
+    finish(db, good, Written(inserted=1))
+    history = reader(db).history
+    assert history(10, with_failures=True).jobs == []
+    queue.fail(bad, BROKEN, None)
+    failing = [j.job_id for j in history(10, with_failures=True).jobs]
+    assert failing == [manual]  # although the job has not been closed yet
+    queue.close_finished()
+    since = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+    backfill = commands.backfill(["AAPL"], *since, actor="test").job_id
+    assert [j.job_id for j in history(10).jobs] == [backfill, manual]
+    assert [j.job_id for j in history(10, kinds=("backfill",)).jobs] == [backfill]
+    assert [j.job_id for j in history(10, kinds=("manual", "backfill")).jobs] == [backfill, manual]
+    assert history(10, kinds=("scheduled",)).jobs == []
+    assert [j.job_id for j in history(10, kinds=("backfill",), with_failures=True).jobs] == []
+    page = history(1, kinds=("manual", "backfill"))
+    assert page.next is not None
+    assert [j.job_id for j in history(1, page.next, kinds=("manual", "backfill")).jobs] == [manual]
 
 
 def test_idempotency_key_gives_one_job_and_one_audit_row(db: Database) -> None:

@@ -157,6 +157,9 @@ def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None
     assert progress(db, job.job_id).state == "partial"
     assert commands.resume_failed(job.job_id, actor="me", error_class="Timeout") == 1
     assert progress(db, job.job_id).counts == {"completed": 1, "failed": 1, "pending": 1}
+    begun = "SELECT count(*) FROM enrichment_job_items WHERE started_at IS NOT NULL"
+    with db.begin() as conn:  # what is run again begins anew
+        assert conn.execute(text(begun)).scalar_one() == 2
     (again,) = queue.claim("w", 5)
     assert again.retry_count == 0
     finish(db, again)

@@ -18,6 +18,7 @@ from enrichment.storage.figures import (
     Pause,
     QualityMetrics,
     SchedulerStatus,
+    WorkerStatus,
 )
 
 NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
@@ -63,6 +64,17 @@ def test_an_open_breaker_of_a_worker_that_reports_is_an_issue() -> None:
     assert found.status == "warning"
     (issue,) = found.issues
     assert issue.startswith("The breaker yahoo is open in 2 workers")
+
+
+def worker(state: str, *, alive: bool = True) -> WorkerStatus:
+    return WorkerStatus("w1", "here", 1, 5, 0, state, NOW, NOW, alive, "tcp://s does not answer")
+
+
+def test_a_living_worker_that_waits_is_an_issue() -> None:
+    workers = [worker("waiting"), worker("running"), worker("waiting", alive=False)]
+    found = judge(GOOD, [], workers=workers)
+    assert found.status == "warning"
+    assert found.issues == ("Worker w1 takes no symbols: tcp://s does not answer.",)
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,9 @@ def test_one_day_is_no_wall() -> None:
     days = pd.DataFrame({"date": [NIGHT.floor("D")], "successful": [9], "failed": [1]})
     first, last = drawn(timelines.outcomes_by_day(days))["layout"]["xaxis"]["range"]
     assert pd.Timestamp(last) - pd.Timestamp(first) == pd.Timedelta(days=14)
+
+
+def test_threads_stand_in_the_order_of_their_numbers() -> None:
+    figure = drawn(timelines.gantt(items(*[(0, 1)] * 12)))
+    shown = figure["layout"]["yaxis"]["categoryarray"][::-1]
+    assert shown == [f"w · {number}" for number in range(1, 13)]

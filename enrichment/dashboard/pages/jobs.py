@@ -33,8 +33,14 @@ KINDS = ("scheduled", "catchup", "manual", "backfill")
 
 
 @shared
+def fitting(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
+    return services().reader.history(SHOWN, kinds=kinds, with_failures=with_failures)
+
+
 def history() -> HistoryPage:
-    return services().reader.history(SHOWN)
+    """The newest jobs that the filters let through."""
+    state = st.session_state
+    return fitting(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
 
 
 @shared
@@ -76,19 +82,16 @@ def frame(page: HistoryPage) -> pd.DataFrame:
 
 def overview() -> None:
     """The history: outcomes and durations of the jobs that the filters let through."""
+    if st.session_state.pop("picked", False):
+        st.rerun()  # the job that was picked is shown beside this part
     page = history()
     if not page.jobs:
-        nothing("No job yet. Trigger one on the overview, or wait for the nightly run.")
+        filtered = st.session_state.get("kinds") or st.session_state.get("failed-only")
+        none = "No job yet. Trigger one on the overview, or wait for the nightly run."
+        nothing("No job fits these filters." if filtered else none)
         as_of(page.timestamp)
         return
     found = frame(page)
-    kinds = st.session_state.get("kinds") or list(KINDS)
-    found = found[found["kind"].isin(kinds)]
-    if st.session_state.get("failed-only"):
-        found = found[found["failed"] > 0]
-    if found.empty:
-        nothing("No job fits these filters.")
-        return
     left, right = st.columns(2)
     with left:
         st.subheader("Symbols by day")
@@ -102,8 +105,16 @@ def overview() -> None:
             timelines.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
             key="durations",
         )
-    table(found, key="history")
+    table(found, key="history", picked=lambda row: pick(found["job_id"].iloc[row]))
+    if page.next is not None:
+        st.caption(f"the newest {SHOWN}; the API has all, page by page")
     as_of(page.timestamp)
+
+
+def pick(job_id: str) -> None:
+    """Show the job of the row that was clicked."""
+    st.session_state["job"] = job_id
+    st.session_state["picked"] = True
 
 
 def detail() -> None:
@@ -125,7 +136,8 @@ def detail() -> None:
         ("Duration", seconds(progress.duration_seconds)),
         ("Symbols a second", "–" if rate is None else f"{rate:.1f}"),
     ]
-    for column, (label, value) in zip(st.columns(len(shown)), shown, strict=True):
+    widths = (4, 3, 2, 3, 3)  # a state is a long word
+    for column, (label, value) in zip(st.columns(widths), shown, strict=True):
         column.metric(label, value)
     timeline(longest)
     errors(job_id, groups, finished=progress.finished)
