@@ -37,9 +37,7 @@ def expects_nothing(
     known: Known, asset_class: AssetClass, timeframe: Timeframe, now: datetime
 ) -> bool:
     """Whether no bar has ended since the newest one, and nothing is in doubt in the overlap."""
-    if known.last_ts is None or known.overlap_from is None or known.coverage is None:
-        return False
-    if known.doubted is not None and known.doubted >= known.overlap_from:
+    if known.last_ts is None or not known.settled:
         return False
     newest = calendars.last_complete(asset_class, timeframe, now)
     return bool(to_datetime64(known.last_ts) >= newest)

@@ -29,9 +29,7 @@ def unchanged(known: Known, tail: Tail, fetched: Fetched, request: Request) -> B
     window = request.window
     if (window.start, fetched.source) != (known.overlap_from, known.source):
         return None
-    if fetched.adjusted != known.adjusted or known.coverage is None:
-        return None
-    if known.doubted is not None and known.doubted >= window.start:
+    if fetched.adjusted != known.adjusted or not known.settled:
         return None
     stored = tail.bars.take(tail.bars.ts >= to_datetime64(window.start))
     if not _equal(ended(fetched.bars, request), stored):

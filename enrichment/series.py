@@ -72,6 +72,13 @@ class Known:
     coverage: tuple[int, int] | None = None
     tail: Tail | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is an overlap that nothing doubts, and a coverage to go on from."""
+        if self.overlap_from is None or self.coverage is None:
+            return False
+        return self.doubted is None or self.doubted < self.overlap_from
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Download:

@@ -81,13 +81,15 @@ class SimulatedSeries:
         return bar_starts(self.asset_class, timeframe, start, end)
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
-        newest = to_datetime(last_complete(self.asset_class, timeframe, now))
-        if timeframe.intraday or window.end - window.start < _SHORT:
-            if timeframe.intraday or window.end > newest + _MICROSECOND:
+        if timeframe.intraday:
+            return self._made(timeframe, window, now)
+        forming = to_datetime(last_complete(self.asset_class, timeframe, now)) + _MICROSECOND
+        if window.end - window.start < _SHORT:
+            if window.end > forming:
                 return self._made(timeframe, window, now)
             asked = (self._ticker, timeframe, window)
             return self._recall(asked, lambda: self._made(timeframe, window, now))
-        start, forming = max(window.start, EPOCH), newest + _MICROSECOND
+        start = max(window.start, EPOCH)
         years = range(start.year, min(window.end, forming).year + 1)
         whole = Bars.empty()
         for year in years:
