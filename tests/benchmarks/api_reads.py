@@ -173,9 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def figures(found: Sequence[Timing], floor: int) -> Iterator[Figure]:
     """The aims are for what alerting tools poll."""
-    floors = {timing.endpoint: timing.p50_ms for timing in found if timing.rows == floor}
-    for timing in found:
-        if timing.clients != "paced" or timing.rows == floor:
+    paced = [timing for timing in found if timing.clients == "paced"]
+    floors = {timing.endpoint: timing.p50_ms for timing in paced if timing.rows == floor}
+    for timing in paced:
+        if timing.rows == floor:
             continue
         name = f"{timing.endpoint} with {timing.rows:,} log rows"
         polled = timing.endpoint in POLLED

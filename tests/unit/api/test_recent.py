@@ -34,8 +34,53 @@ def test_a_reading_is_shared_until_it_is_too_old() -> None:
     assert [read(), read()] == [1, 1]
     now[0] = 100.999
     assert read() == 1
-    now[0] = 101.0
+    now[0] = 102.0
     assert read() == 2
+
+
+def test_an_ageing_reading_is_given_while_it_is_renewed() -> None:
+    now = [100.0]
+    source = Source()
+    read = Recent(1.0, lambda: now[0]).of(source)
+    assert read() == 1
+    source.gate.clear()
+    now[0] = 101.0
+    assert [read() for _ in range(8)] == [1] * 8
+    source.gate.set()
+    now[0] = 102.0  # the first is too old now: its successor is awaited, not read once more
+    assert read() == 2
+
+
+def test_a_change_is_seen_though_a_renewal_began_before_it() -> None:
+    now = [100.0]
+    source = Source()
+    recent = Recent(1.0, lambda: now[0])
+    read = recent.of(source)
+    assert read() == 1
+    source.gate.clear()
+    now[0] = 101.0
+    assert read() == 1
+    with ThreadPoolExecutor(1) as pool:
+        forgotten = pool.submit(recent.forget)
+        source.gate.set()
+        forgotten.result(10)
+    assert read() == 3
+
+
+def test_a_renewal_that_failed_is_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    source = Source()
+    read = Recent(1.0, lambda: now[0]).of(source)
+    assert read() == 1
+    source.fails = True
+    now[0] = 101.0
+    assert read() == 1
+    now[0] = 102.0
+    with pytest.raises(RuntimeError):
+        read()
+    assert "not renewed" in caplog.text
+    source.fails = False
+    assert read() == 4
 
 
 def test_what_was_changed_here_is_read_again() -> None:
