@@ -59,6 +59,28 @@ def live(part: Callable[[], object]) -> None:
     st.fragment(lambda: calmly(part), run_every=REFRESH_SECONDS)()
 
 
+def steady(part: Callable[[], object], of: Callable[[], object]) -> None:
+    """Show a part that people type into: it stands still until what it is made of changes.
+
+    of: what the part is made of, to be compared; its reading is shared.
+    """
+    drawn = _reading(of)
+    calmly(part)
+
+    def watch() -> None:
+        if _reading(of) != drawn:
+            st.rerun()
+
+    st.fragment(watch, run_every=REFRESH_SECONDS)()
+
+
+def _reading(of: Callable[[], object]) -> object:
+    try:
+        return of()
+    except EnrichmentError:
+        return None
+
+
 def as_of(at: datetime) -> None:
     """Of when the figures are, and whether they stand still: the database is away, or nobody is
     at work.

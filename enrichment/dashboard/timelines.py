@@ -140,7 +140,10 @@ def outcomes_by_day(days: pd.DataFrame) -> go.Figure:
             hovertemplate="%{x|%Y-%m-%d}<br>%{y} symbols " + outcome + "<extra></extra>",
         )
     figure.update_layout(
-        barmode="stack", yaxis_title="symbols", xaxis=day_axis(days["date"]), bargap=0.2
+        barmode="stack",
+        xaxis=day_axis(days["date"]),
+        yaxis={"title": "symbols", "rangemode": "nonnegative"},
+        bargap=0.2,
     )
     figure.update_traces(width=0.8 * DAY_MILLISECONDS)
     return framed(figure, 320)

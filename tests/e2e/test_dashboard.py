@@ -6,7 +6,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from e2e.acting import with_reason
+from e2e.acting import choose, with_reason
 from e2e.running import Running
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
@@ -58,6 +58,18 @@ def test_pause_and_resume_take_effect_in_page_and_database(
     assert count(demo_db, "SELECT count(*) FROM pauses") == 0
     audited = "SELECT count(*) FROM operator_actions WHERE actor = 'dashboard'"
     assert count(demo_db, audited) >= 2
+
+
+def test_what_others_change_is_seen_without_a_reload(
+    demo: Running, page: Page, demo_db: Database
+) -> None:
+    page.goto(demo.dashboard)
+    resume = page.get_by_role("button", name="Resume", exact=True)
+    expect(resume).to_be_disabled()
+    Commands(demo_db).pause(actor="cli:ada", reason="her maintenance")
+    expect(resume).to_be_enabled()
+    Commands(demo_db).resume(actor="cli:ada")
+    expect(resume).to_be_disabled()
 
 
 def test_trigger_starts_a_job_that_ends(demo: Running, page: Page, demo_db: Database) -> None:
@@ -116,7 +128,11 @@ def test_jobs_shows_the_last_job_on_its_threads(
 
 def test_a_click_on_a_row_shows_that_job(demo: Running, page: Page, demo_db: Database) -> None:
     Commands(demo_db).trigger(actor="test", symbols=["SIM1"])
+    begun = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+    with demo_db.begin() as conn:
+        name = str(conn.execute(text(f"{begun} FROM enrichment_jobs")).scalar_one())
     assert opened(page, demo, "Jobs") == []
+    choose(page, "Job", name)
     newest = page.get_by_text("manual · requested by test")
     expect(newest).to_be_visible()
     rows = page.get_by_test_id("stDataFrame").first.locator(".dvn-scroller")

@@ -11,12 +11,12 @@ from enrichment.dashboard import timelines
 from enrichment.dashboard.page import (
     act,
     as_of,
-    calmly,
     live,
     local,
     moment,
     nothing,
     seconds,
+    steady,
     table,
     with_reason,
 )
@@ -92,6 +92,15 @@ def overview() -> None:
         as_of(page.timestamp)
         return
     found = frame(page)
+    outcomes(found)
+    table(found, key="history", picked=lambda row: pick(found["job_id"].iloc[row]))
+    if page.next is not None:
+        st.caption(f"the newest {SHOWN}; the API has all, page by page")
+    as_of(page.timestamp)
+
+
+def outcomes(found: pd.DataFrame) -> None:
+    """found: as `frame` makes it."""
     left, right = st.columns(2)
     with left:
         st.subheader("Symbols by day")
@@ -101,14 +110,13 @@ def overview() -> None:
     with right:
         st.subheader("Duration, with p50 and p95")
         done = found[found["seconds"].notna()].iloc[::-1]
+        if done.empty:
+            nothing("None of these jobs has ended yet.")
+            return
         st.plotly_chart(
             timelines.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
             key="durations",
         )
-    table(found, key="history", picked=lambda row: pick(found["job_id"].iloc[row]))
-    if page.next is not None:
-        st.caption(f"the newest {SHOWN}; the API has all, page by page")
-    as_of(page.timestamp)
 
 
 def pick(job_id: str) -> None:
@@ -223,6 +231,15 @@ def chosen() -> UUID | None:
     return UUID(found) if found else None
 
 
+def offered() -> list[tuple[UUID, str, int]]:
+    """What the choice of a job is made of: it stays as it is while an open job's symbols fail."""
+    page = history()
+    return [
+        (job.job_id, details.state, 0 if details.state in OPEN else job.failed)
+        for job, details in zip(page.jobs, page.details, strict=True)
+    ]
+
+
 def chooser() -> None:
     """Which job to look at, and what can be done to it."""
     jobs = history()
@@ -240,13 +257,14 @@ def chooser() -> None:
     states = {str(j.job_id): d.state for j, d in zip(jobs.jobs, jobs.details, strict=True)}
     if job_id is None:
         return
+    running = states.get(str(job_id)) in OPEN
     failed = {str(job.job_id): job.failed for job in jobs.jobs}.get(str(job_id), 0)
     with st.container(horizontal=True):
         st.button(
-            f"Run {failed} failed again",
+            "Run failed again" if running else f"Run {failed} failed again",
             icon=":material/replay:",
             key="again",
-            disabled=not failed or states.get(str(job_id)) in OPEN,
+            disabled=running or not failed,
             on_click=run_again,
             args=(job_id, None),
         )
@@ -256,7 +274,7 @@ def chooser() -> None:
             "stays.",
             lambda reason: cancel(job_id, reason),
             key="cancel",
-            disabled=states.get(str(job_id)) not in OPEN,
+            disabled=not running,
         )
 
 
@@ -267,5 +285,5 @@ with st.container(horizontal=True):
     )
     st.toggle("Only with failures", key="failed-only", bind="query-params")
 live(overview)
-calmly(chooser)
+steady(chooser, of=offered)
 live(detail)

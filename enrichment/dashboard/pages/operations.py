@@ -11,12 +11,12 @@ from enrichment.dashboard.page import (
     act,
     ago,
     as_of,
-    calmly,
     live,
     moment,
     nothing,
     older,
     shown,
+    steady,
     table,
     with_reason,
 )
@@ -191,6 +191,10 @@ def unsilence(rule: str) -> None:
     act(lambda: commands().unsilence(rule, actor=actor()), f"{rule} is heard again")
 
 
+def silenced() -> list[tuple[str, datetime | None]]:
+    return [(alert.rule, alert.silenced_until) for alert in report().alerts]
+
+
 def silences() -> None:
     """Telling nobody of a rule's alerts for a while."""
     found = report().alerts
@@ -230,5 +234,5 @@ def _told(event: AlertEvent) -> list[str]:
 
 st.title("Operations")
 live(warnings)
-calmly(silences)
+steady(silences, of=silenced)
 live(page)

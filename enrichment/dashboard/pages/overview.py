@@ -19,10 +19,10 @@ from enrichment.dashboard.page import (
     act,
     ago,
     as_of,
-    calmly,
     live,
     moment,
     nothing,
+    steady,
     table,
     with_reason,
 )
@@ -231,7 +231,9 @@ def steering() -> None:
     paused = any(pause.scope == "global" for pause in data.pauses)
     with st.container(horizontal=True):
         with_reason(
-            f"Trigger {len(classes):,} symbols" if classes else "Trigger",
+            f"Trigger {len(classes):,} symbol{'s' if len(classes) > 1 else ''}"
+            if classes
+            else "Trigger",
             f"Every active symbol is queued now: {len(classes):,} of them.",
             trigger,
             key="trigger-all",
@@ -315,5 +317,5 @@ def resume_one(scope: str, key: str) -> None:
 
 st.title("Market enrichment")
 live(now)
-calmly(steering)
+steady(steering, of=lambda: (briefing().pauses, active_symbols()))
 live(lately)

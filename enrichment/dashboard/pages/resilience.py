@@ -13,11 +13,11 @@ from enrichment.dashboard import latency, timelines, vendor_charts
 from enrichment.dashboard.page import (
     act,
     as_of,
-    calmly,
     live,
     local,
     nothing,
     percent,
+    steady,
     table,
     with_reason,
 )
@@ -260,9 +260,13 @@ def override(action: str, reason: str) -> None:
     )
 
 
+def breakers() -> list[str]:
+    return sorted({pattern.name for pattern in of_kind(read()[0], "circuit_breaker")})
+
+
 def by_hand() -> None:
     """Forcing a breaker's state in every worker."""
-    names = sorted({pattern.name for pattern in of_kind(read()[0], "circuit_breaker")})
+    names = breakers()
     if not names:
         return
     st.subheader("By hand")
@@ -280,4 +284,4 @@ def by_hand() -> None:
 st.title("Resilience")
 st.selectbox("Time span", list(SPANS), key="vendor-span", bind="query-params", width=160)
 live(state)
-calmly(by_hand)
+steady(by_hand, of=breakers)

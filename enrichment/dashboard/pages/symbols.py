@@ -23,6 +23,7 @@ from enrichment.dashboard.page import (
     moment,
     nothing,
     pages,
+    steady,
     table,
     with_reason,
 )
@@ -146,6 +147,13 @@ def rows_of(found: Sequence[CataloguedSymbol], now: pd.Timestamp) -> list[dict[s
         for symbol in found
         for state in symbol.timeframes
     ]
+
+
+def looked_at() -> object:
+    """What is told of the chosen symbol."""
+    found, _, _ = names(search(), status())
+    name = st.session_state.get("symbol") or next(iter(found), None)
+    return found, one_symbol(name) if name else None
 
 
 def one() -> None:
@@ -343,5 +351,5 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         width=220,
     )
 live(overview)
-calmly(one)
+steady(one, of=looked_at)
 calmly(management)
