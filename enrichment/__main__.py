@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -86,14 +87,17 @@ def demo(
 def worker() -> None:
     """Run a worker: the nightly clock and the threads that enrich symbols. Stops on Ctrl-C."""
     from enrichment import bootstrap
+    from enrichment.processor import kept_to_one
     from enrichment.supervisor import stop_with_parent
 
     log_to_stderr()
-    with bootstrap.worker_process(settings()) as process:
+    chosen = settings()
+    with bootstrap.worker_process(chosen) as process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.stop())
         stop_with_parent()
-        clean = process.run()
+        with kept_to_one() if chosen.one_processor else nullcontext():
+            clean = process.run()
     if not clean:
         import os
 

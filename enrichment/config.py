@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     parallel_timeframes: int = Field(
         1, ge=1, le=7, description="timeframes of a symbol at work at once"
     )
+    one_processor: bool = Field(True, description="whether a worker keeps to one processor")
     max_retries: int = Field(3, ge=0, le=20, description="retries of a symbol, after 2, 4, 8 … s")
     enable_daily_enrichment: bool = Field(True, description="whether the nightly run takes place")
     history_days: int = Field(

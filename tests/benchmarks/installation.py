@@ -1,4 +1,4 @@
-"""A whole installation to be measured: embedded server, sandbox vendor and worker, each a process
+"""A whole installation to be measured: embedded server, sandbox vendor and workers, each a process
 of its own, and the processor time that each of them takes.
 """
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from enrichment.storage.read_models import ReadModels
 
 @dataclass(frozen=True)
 class Run:
-    """A job to its end. peak_mb: the worker's resident memory at its highest; cpu_seconds: by part
+    """A job to its end. peak_mb: one worker's resident memory at its highest; cpu_seconds: by part
     of the installation.
     """
 
@@ -53,7 +53,9 @@ class Run:
 class Installation:
     """What runs, and jobs on it."""
 
-    def __init__(self, db: Database, vendor: str, parts: dict[str, psutil.Process]) -> None:
+    def __init__(
+        self, db: Database, vendor: str, parts: Mapping[str, Sequence[psutil.Process]]
+    ) -> None:
         self.db, self.vendor = db, vendor
         self.commands = Commands(db)
         self.reader: ReadModels = bootstrap.read_models(db, Settings())
@@ -65,11 +67,11 @@ class Installation:
 
     def run(self) -> Run:
         """One job over everything; SystemExit unless every symbol is completed."""
-        worker, before = self._parts["worker"], self._cpu()
+        before = self._cpu()
         job = self.commands.trigger(actor="benchmark")
         peak = 0.0
         while True:
-            peak = max(peak, worker.memory_info().rss / 1e6)
+            peak = max(peak, *(p.memory_info().rss / 1e6 for p in self._parts["worker"]))
             progress = self.reader.progress(job.job_id)
             if progress is not None and progress.finished:
                 break
@@ -80,12 +82,12 @@ class Installation:
         return Run(progress, peak, {name: after[name] - before[name] for name in before})
 
     def _cpu(self) -> dict[str, float]:
-        return {name: _cpu_seconds(process) for name, process in self._parts.items()}
+        return {name: sum(map(_cpu_seconds, found)) for name, found in self._parts.items()}
 
 
 @contextmanager
-def installation(threads: int, **settings: str) -> Iterator[Installation]:
-    """Everything on a new embedded server, stopped at the end of the block."""
+def installation(threads: int, workers: int = 1, **settings: str) -> Iterator[Installation]:
+    """Everything on a new embedded server, stopped at the end of the block. threads: a worker's."""
     port = _free_port()
     with ExitStack() as ending:
         folder = ending.enter_context(TemporaryDirectory())
@@ -100,13 +102,15 @@ def installation(threads: int, **settings: str) -> Iterator[Installation]:
         db = Database(server.url)
         ending.callback(db.close)
         bootstrap.upgrade(db)
-        parts = {"postgres": _postgres(db)}
+        parts = {"postgres": [_postgres(db)]}
         vendor = f"http://127.0.0.1:{port}"
-        for command in ("sandbox", "worker"):
-            parts[command] = ending.enter_context(_started(command, environment))
+        for command, count in (("sandbox", 1), ("worker", workers)):
+            parts[command] = [
+                ending.enter_context(_started(command, environment)) for _ in range(count)
+            ]
         _until_answers(f"{vendor}/_sandbox/health")
         built = Installation(db, vendor, parts)
-        while not any(worker.alive for worker in built.reader.workers()):
+        while sum(worker.alive for worker in built.reader.workers()) < workers:
             time.sleep(0.05)
         yield built
 

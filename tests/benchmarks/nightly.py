@@ -1,6 +1,6 @@
 """The nightly run: many symbols with one new daily bar each, then the same with nothing new.
 
-    python tests/benchmarks/nightly.py [--symbols 10000] [--threads 5] [--nights 3]
+    python tests/benchmarks/nightly.py [--symbols 10000] [--workers 1] [--threads 5] [--nights 3]
 
 The first job fills the warehouse with a year of bars. Then, for every night, the newest bar of each
 series is taken away again, as if it were the day before, and the job runs; the last run finds
@@ -53,10 +53,11 @@ def figures(first: Run, with_a_bar: Sequence[Run], nothing_new: Sequence[Run]) -
 def main() -> None:
     parsing = parser(__doc__)
     parsing.add_argument("--symbols", type=int, default=10_000)
-    parsing.add_argument("--threads", type=int, default=5)
+    parsing.add_argument("--workers", type=int, default=1, help="processes, side by side")
+    parsing.add_argument("--threads", type=int, default=5, help="of each worker")
     parsing.add_argument("--nights", type=int, default=3)
     options = parsing.parse_args()
-    with installation(options.threads) as built:
+    with installation(options.threads, options.workers) as built:
         built.track([f"SIM{n}" for n in range(options.symbols)], "1d")
         first = built.run()
         found = nights(built, options.nights)
