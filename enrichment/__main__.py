@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -92,12 +91,11 @@ def worker() -> None:
 
     log_to_stderr()
     chosen = settings()
-    with bootstrap.worker_process(chosen) as process:
+    with bootstrap.worker_process(chosen) as process, kept_to_one(chosen.one_processor):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.stop())
         stop_with_parent()
-        with kept_to_one() if chosen.one_processor else nullcontext():
-            clean = process.run()
+        clean = process.run()
     if not clean:
         import os
 

@@ -24,14 +24,14 @@ CROWDED = 0.25  # of a processor's time, taken by others, more than on the quiet
 
 
 @contextmanager
-def kept_to_one(*, look_seconds: float = LOOK_SECONDS) -> Iterator[None]:
+def kept_to_one(wanted: bool = True, *, look_seconds: float = LOOK_SECONDS) -> Iterator[None]:
     """All threads of this process on one processor for as long as the block, of those it may use.
 
     Not on one that another such process of this machine keeps to, while there are others; and it
-    moves to a quieter one when it is crowded. Does nothing where there is but one, and outside
-    Linux.
+    moves to a quieter one when it is crowded. Does nothing unless wanted, where there is but one,
+    and outside Linux.
     """
-    if sys.platform != "linux" or len(allowed := os.sched_getaffinity(0)) < 2:
+    if not wanted or sys.platform != "linux" or len(allowed := os.sched_getaffinity(0)) < 2:
         yield
         return
     ended = threading.Event()

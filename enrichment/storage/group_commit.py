@@ -63,7 +63,9 @@ class GroupCommit:
         self._warehouse = warehouse
         self._most_items, self._most_rows, self._linger = most_items, most_rows, linger
         self._waiting: deque[_Promise] = deque()
-        self._changed = threading.Condition()
+        self._rows = 0  # of those that wait
+        lock = threading.Lock()
+        self._filled, self._emptied = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
         self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
         self._writer.start()
@@ -91,17 +93,19 @@ class GroupCommit:
         task's worker.
         """
         promise = _Promise(Finished(task, series))
-        with self._changed:
-            self._changed.wait_for(self._has_room)
+        with self._emptied:
+            self._emptied.wait_for(self._has_room)
             self._waiting.append(promise)
-            self._changed.notify_all()
+            self._rows += promise.finished.rows
+            if len(self._waiting) == 1 or not self._has_room():  # a lingering writer sleeps on
+                self._filled.notify()
         return promise.outcome
 
     def close(self) -> None:
         """Store what waits, then end."""
-        with self._changed:
+        with self._filled:
             self._closed = True
-            self._changed.notify_all()
+            self._filled.notify()
         self._writer.join()
 
     def __enter__(self) -> Self:
@@ -111,8 +115,7 @@ class GroupCommit:
         self.close()
 
     def _has_room(self) -> bool:
-        rows = sum(promise.finished.rows for promise in self._waiting)
-        return len(self._waiting) < self._most_items and rows < self._most_rows
+        return len(self._waiting) < self._most_items and self._rows < self._most_rows
 
     def _write_until_closed(self) -> None:
         size = 0
@@ -122,15 +125,16 @@ class GroupCommit:
 
     def _next(self, linger: float) -> list[_Promise]:
         """All that waits, up to a batch; nothing once the end has come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._changed.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
+        with self._filled:
+            self._filled.wait_for(lambda: self._waiting or self._closed)
+            self._filled.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
             batch: list[_Promise] = []
             rows = 0
             while self._waiting and len(batch) < self._most_items and rows < self._most_rows:
                 batch.append(self._waiting.popleft())
                 rows += batch[-1].finished.rows
-            self._changed.notify_all()
+            self._rows -= rows
+            self._emptied.notify_all()
         return batch
 
     def _write(self, batch: Sequence[_Promise]) -> None:

@@ -121,6 +121,16 @@ def test_the_overview_shows_the_run(demo: Running) -> None:
     assert (status, aapl["status"]) == (200, "completed")
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor")
+def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
+    demo: Running, demo_db: Database
+) -> None:
+    with demo_db.begin() as conn:
+        newest = text("SELECT pid, pg_backend_pid() FROM workers ORDER BY heartbeat_at DESC")
+        worker, server = conn.execute(newest).one()
+    assert len(os.sched_getaffinity(worker)) == 1 < len(os.sched_getaffinity(server))
+
+
 def test_running_again_changes_no_row(demo: Running, demo_db: Database) -> None:
     before = stored(demo_db, "AAPL", "bars::text")
     status, answer = ask(
