@@ -57,7 +57,7 @@ def bind(processors: Set[int]) -> None:
     """Let all threads of this process, and those they will start, run on these alone."""
     if sys.platform == "linux":
         for thread in os.listdir("/proc/self/task"):
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(OSError):  # it has ended, or may not choose
                 os.sched_setaffinity(int(thread), processors)
 
 
