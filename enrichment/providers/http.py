@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import orjson
 import requests
@@ -142,7 +142,11 @@ class HttpClient:
 
     def _asking(self, url: str, params: Mapping[str, str | int] | None) -> requests.PreparedRequest:
         request = self._blank.copy()
-        request.prepare_url(url, params)
+        if params is None:  # an address of the vendor's own making
+            request.prepare_url(url, None)
+        else:  # what `requests` would find out anew of an address whose parts are quoted already
+            prepared = str(self._blank.url).rstrip("/")
+            request.url = f"{prepared}{url.removeprefix(self._base)}?{urlencode(params)}"
         if self._session.cookies:
             request.prepare_cookies(self._session.cookies)
         return request
