@@ -142,11 +142,12 @@ class HttpClient:
 
     def _asking(self, url: str, params: Mapping[str, str | int] | None) -> requests.PreparedRequest:
         request = self._blank.copy()
-        if params is None:  # an address of the vendor's own making
-            request.prepare_url(url, None)
+        path = url.removeprefix(self._base)
+        if params is None or path == url or "?" in path:  # an address of the vendor's own making
+            request.prepare_url(url, params)
         else:  # what `requests` would find out anew of an address whose parts are quoted already
             prepared = str(self._blank.url).rstrip("/")
-            request.url = f"{prepared}{url.removeprefix(self._base)}?{urlencode(params)}"
+            request.url = f"{prepared}{path}?{urlencode(params)}"
         if self._session.cookies:
             request.prepare_cookies(self._session.cookies)
         return request

@@ -252,3 +252,22 @@ def test_a_base_address_may_have_a_path() -> None:
     with HttpClient(f"{BASE}/market/", call=direct, session=session) as http:
         http.get_json("/bars")
     assert wire.sent[0].url == "https://vendor.test/market/bars"
+
+
+@pytest.mark.parametrize("base", [BASE, f"{BASE}/proxy/", "https://VENDOR.test"])
+@pytest.mark.parametrize(
+    ("path", "full"),
+    [
+        ("/v2/bars/X:BTCUSD", "/v2/bars/X:BTCUSD"),
+        ("v8/chart/BRK%2FB", "/v8/chart/BRK%2FB"),
+        ("/v2/bars?adjusted=true", "/v2/bars?adjusted=true"),
+    ],
+)
+def test_an_address_is_written_as_requests_writes_it(base: str, path: str, full: str) -> None:
+    wire = Wire()
+    parameters: dict[str, str | int] = {"limit": 50_000, "events": "div,splits", "note": "a b&c"}
+    session = requests.Session()
+    session.mount("https://", wire)
+    HttpClient(base, call=direct, session=session).get_json(path, parameters)
+    plain = requests.Request("GET", base.rstrip("/") + full, params=parameters).prepare()
+    assert wire.sent[0].url == plain.url
