@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Recent:
@@ -47,10 +47,10 @@ class _Shared(Generic[T]):
         """The newest reading, renewed behind it if it ages; one reader reads and the others wait
         where there is none, or none that may still be given.
         """
-        found = self._found
-        if found is None or self._age(found) >= 2 * self._seconds:
+        found = self._younger_than(2 * self._seconds)
+        if found is None:
             return self._awaited()
-        if self._age(found) >= self._seconds and self._reading.acquire(blocking=False):
+        if self._younger_than(self._seconds) is None and self._reading.acquire(blocking=False):
             threading.Thread(target=self._renew, name="renewing", daemon=True).start()
         return found[1]
 
@@ -58,21 +58,25 @@ class _Shared(Generic[T]):
         with self._reading:
             self._found = None
 
-    def _age(self, found: tuple[float, T]) -> float:
-        return self._clock() - found[0]
+    def _younger_than(self, seconds: float) -> tuple[float, T] | None:
+        found = self._found
+        return None if found is None or self._clock() - found[0] >= seconds else found
 
     def _awaited(self) -> T:
         with self._reading:
-            found = self._found
-            if found is None or self._age(found) >= 2 * self._seconds:
-                found = self._found = (self._clock(), self._read())
+            found = self._younger_than(2 * self._seconds) or self._read_anew()
             return found[1]
 
     def _renew(self) -> None:
         """Read anew; the lock is held by whoever asked, and let go here."""
         try:
-            self._found = (self._clock(), self._read())
+            self._read_anew()
         except Exception as exc:
-            log.warning("a shared answer was not renewed, the next reader reads it: %s", exc)
+            _log.warning("a shared answer was not renewed, the next reader reads it: %s", exc)
         finally:
             self._reading.release()
+
+    def _read_anew(self) -> tuple[float, T]:
+        began = self._clock()
+        self._found = found = (began, self._read())
+        return found
