@@ -91,11 +91,10 @@ class _Place:
     def watch(self, ended: threading.Event, seconds: float) -> None:
         while not ended.wait(seconds):
             there = quieter(self._here, self._look())
-            if there == self._here or random.random() < 0.5:  # of two in one place one goes
-                continue
-            if self._take(there):
+            leaves = there != self._here and random.random() < 0.5  # of two in one place one goes
+            if leaves and self._take(there):
                 self._here = there
-                bind({there})
+            bind({self._here})  # also what was started while it moved
 
     def leave(self) -> None:
         if self._lock is not None:
