@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Page, expect
+from playwright.sync_api import TimeoutError as NotInTime
 
 
 def with_reason(page: Page, label: str, reason: str) -> None:
@@ -22,7 +23,7 @@ def choose(page: Page, label: str, name: str) -> None:
         field.click()
         try:
             page.get_by_role("option", name=name).click(timeout=1000)
-        except Error:
+        except NotInTime:
             page.keyboard.press("Escape")
         else:
             return

@@ -242,23 +242,25 @@ def offered() -> list[tuple[UUID, str, int]]:
 
 def chooser() -> None:
     """Which job to look at, and what can be done to it."""
-    jobs = history()
-    names = {
-        str(
-            job.job_id
-        ): f"{moment(details.created_at, '%Y-%m-%d %H:%M:%S')} · {details.kind} · {details.state}"
-        for job, details in zip(jobs.jobs, jobs.details, strict=True)
+    page = history()
+    jobs = {
+        str(job.job_id): (details, job.failed)
+        for job, details in zip(page.jobs, page.details, strict=True)
     }
-    if not names:
+    if not jobs:
         return
+
+    def name(key: str) -> str:
+        job, _ = jobs[key]
+        return f"{moment(job.created_at, '%Y-%m-%d %H:%M:%S')} · {job.kind} · {job.state}"
+
     st.subheader("One job")
-    st.selectbox("Job", list(names), format_func=lambda key: names[key], key="job")
+    st.selectbox("Job", list(jobs), format_func=name, key="job")
     job_id = chosen()
-    states = {str(j.job_id): d.state for j, d in zip(jobs.jobs, jobs.details, strict=True)}
     if job_id is None:
         return
-    running = states.get(str(job_id)) in OPEN
-    failed = {str(job.job_id): job.failed for job in jobs.jobs}.get(str(job_id), 0)
+    shown, failed = jobs.get(str(job_id), (None, 0))
+    running = shown is not None and shown.state in OPEN
     with st.container(horizontal=True):
         st.button(
             "Run failed again" if running else f"Run {failed} failed again",
