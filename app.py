@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 import enrichment.dashboard
-from enrichment.dashboard import access, times
+from enrichment.dashboard import auth, times
 
 # The row of the account and the time stands beside the pages' titles, not above them.
 LAYOUT = """<style>
@@ -23,7 +23,7 @@ st.set_page_config(
     menu_items={"About": "market-enrichment fills a market-data warehouse every night."},
 )
 
-access.gate()
+auth.gate()
 pages = Path(enrichment.dashboard.__file__).parent / "pages"
 page = st.navigation(
     [
@@ -37,7 +37,7 @@ page = st.navigation(
     position="top",
 )
 with st.container(key="head", horizontal=True, horizontal_alignment="right"):
-    access.account()
+    auth.account()
     times.choice()
     st.html(LAYOUT)
 page.run()

@@ -10,15 +10,15 @@ from enum import StrEnum
 from flask import Blueprint, Response, request
 from pydantic import Field
 
+from api.endpoint import operation
 from api.enrichment import PREFIX, ResilienceAnswer, actor
-from api.envelope import answer, paged, unless_known
-from api.operation import operation
 from api.parameters import Limit, NumberCursor, Query, Reason, Text
-from enrichment.clock import utc_now
-from enrichment.commands import Commands
-from enrichment.storage.figures import Pause, Transition, WorkerStatus
-from enrichment.storage.journal import Action
-from enrichment.storage.read_models import ReadModels
+from api.responses import answer, paged, unless_known
+from enrichment.domain.clock import utc_now
+from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.audit_log import Action
+from enrichment.warehouse.read_models.dto import Pause, Transition, WorkerStatus
+from enrichment.warehouse.read_models.facade import ReadModels
 
 
 class Override(StrEnum):

@@ -10,14 +10,14 @@ from typing import Annotated
 from flask import Blueprint, Response, request
 from pydantic import Field
 
+from api.endpoint import operation
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, paged, unless_known
-from api.operation import operation
 from api.parameters import Limit, NumberCursor, Query, Reason, Text, Whole
-from enrichment.clock import utc_now
-from enrichment.commands import LONGEST_SILENCE, Commands
-from enrichment.storage.alert_figures import AlertEvent, AlertReport
-from enrichment.storage.alerts import AlertStore
+from api.responses import answer, paged, unless_known
+from enrichment.domain.clock import utc_now
+from enrichment.services.commands import LONGEST_SILENCE, Commands
+from enrichment.warehouse.alert_rows import AlertEvent, AlertReport
+from enrichment.warehouse.alerts import AlertStore
 
 MOST_MINUTES = LONGEST_SILENCE // timedelta(minutes=1)
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from api import alerts, data, enrichment, jobs, metrics, operations, service, symbols
+from api import admin, alerts, data, enrichment, jobs, metrics, service, symbols
+from api.endpoint import Refused, asked_for
 from api.enrichment import Schedule
-from api.envelope import from_error, problem
-from api.operation import Refused, asked_for
 from api.protection import Clients, Protection, protect
-from api.recent import Recent
-from enrichment.commands import Commands
-from enrichment.errors import EnrichmentError
-from enrichment.storage.read_models import ReadModels
+from api.response_cache import Recent
+from api.responses import from_error, problem
+from enrichment.domain.errors import EnrichmentError
+from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.facade import ReadModels
 
 
 def create_app(
@@ -39,7 +39,7 @@ def create_app(
     app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule(), recent))
     app.register_blueprint(jobs.blueprint(reader, commands))
     app.register_blueprint(symbols.blueprint(reader.symbols, commands))
-    app.register_blueprint(operations.blueprint(reader, commands))
+    app.register_blueprint(admin.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
     app.register_blueprint(metrics.blueprint(reader.monitoring, recent))

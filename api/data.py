@@ -12,16 +12,16 @@ from flask import Blueprint, Response, stream_with_context
 from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
-from api.envelope import paged, unless_known
-from api.operation import operation
+from api.endpoint import operation
 from api.parameters import Limit, Moment, NumberCursor, Query, Symbol, Whole
-from enrichment.clock import utc_now
-from enrichment.domain import Timeframe, is_simulated
-from enrichment.errors import NotTracked
-from enrichment.storage import bar_download
-from enrichment.storage.journal import CorrectedValue
-from enrichment.storage.quality_history import SymbolQuality
-from enrichment.storage.read_models import ReadModels
+from api.responses import paged, unless_known
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import NotTracked
+from enrichment.domain.model import Timeframe, is_simulated
+from enrichment.warehouse.read_models import bars as bar_download
+from enrichment.warehouse.read_models.audit_log import CorrectedValue
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.read_models.quality_by_day import SymbolQuality
 
 MOST_DAYS = 366
 MOST_BARS = 10_000_000

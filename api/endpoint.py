@@ -13,9 +13,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
-from api.envelope import Complaint, adapter, problem
 from api.parameters import Query
-from enrichment.errors import InvalidRequest
+from api.responses import Complaint, adapter, problem
+from enrichment.domain.errors import InvalidRequest
 
 View = TypeVar("View", bound=Callable[..., Response])
 SHOWN = 40

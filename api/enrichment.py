@@ -12,16 +12,16 @@ from uuid import UUID
 from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
-from api.envelope import answer, unless_known, with_next
-from api.operation import operation
+from api.endpoint import operation
 from api.parameters import FOLLOWING, Limit, Query, Reason, Seconds, Symbol, Whole
-from api.recent import Recent
-from enrichment import health
-from enrichment.clock import utc_now
-from enrichment.commands import Commands
-from enrichment.domain import PROVIDER_NAMES, AssetClass
-from enrichment.errors import Conflict, InvalidRequest, NotTracked
-from enrichment.storage.figures import (
+from api.response_cache import Recent
+from api.responses import answer, unless_known, with_next
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
+from enrichment.domain.model import PROVIDER_NAMES, AssetClass
+from enrichment.services import health
+from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
     HistoricJob,
@@ -31,7 +31,7 @@ from enrichment.storage.figures import (
     Progress,
     QualityMetrics,
 )
-from enrichment.storage.read_models import ReadModels
+from enrichment.warehouse.read_models.facade import ReadModels
 
 PREFIX = "/api/v1/enrichment"
 MAX_WAIT_SECONDS = 300

@@ -10,15 +10,15 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
+from api.endpoint import operation
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, paged, unless_known
-from api.operation import operation
 from api.parameters import Limit, Query, Reason, SymbolCursor, Text
-from enrichment.clock import utc_now
-from enrichment.commands import Commands
-from enrichment.errors import UnknownJob
-from enrichment.storage.job_report import ErrorGroup, JobItem
-from enrichment.storage.read_models import ReadModels
+from api.responses import answer, paged, unless_known
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import UnknownJob
+from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
 
 class ItemStatus(StrEnum):

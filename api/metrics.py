@@ -22,12 +22,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from api.operation import operation
-from api.recent import Recent
+from api.endpoint import operation
+from api.response_cache import Recent
 from enrichment import __version__
-from enrichment.arguments import PAUSE_SCOPES
-from enrichment.storage.logs import LATENCY_BUCKETS_MS
-from enrichment.storage.monitoring import Monitoring, PatternSample, Sample
+from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.services.command_checks import PAUSE_SCOPES
+from enrichment.warehouse.read_models.metrics import Monitoring, PatternSample, Sample
 
 BREAKER_STATES = ("closed", "half_open", "open")
 QUEUE_STATUSES = ("pending", "retry", "in_progress")

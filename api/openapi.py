@@ -10,8 +10,8 @@ from flask import Flask
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from api.envelope import Problem, adapter
-from api.operation import Operation, described
+from api.endpoint import Operation, described
+from api.responses import Problem, adapter
 from enrichment import __version__
 
 _REF = "#/components/schemas/{model}"

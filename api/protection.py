@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, request
 
-from api.envelope import problem
-from api.operation import asked_for
-from enrichment.supervisor import is_loopback
+from api.endpoint import asked_for
+from api.responses import problem
+from enrichment.net import is_loopback
 from resilience import RateLimiter
 
 MOST_CLIENTS = 4096

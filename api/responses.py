@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from flask import Response, request, url_for
 from pydantic import TypeAdapter
 
-from enrichment.clock import utc_now
-from enrichment.errors import (
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import (
     Conflict,
     DatabaseUnavailable,
     EnrichmentError,

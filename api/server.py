@@ -13,16 +13,22 @@ from gunicorn.app.base import BaseApplication
 from api.application import create_app
 from api.enrichment import Schedule
 from api.protection import Clients
-from api.recent import Recent
-from enrichment import alerting, bootstrap
-from enrichment.alerts.rules import Rule
-from enrichment.alerts.service import WATCHER_SECONDS
-from enrichment.commands import Commands
+from api.response_cache import Recent
 from enrichment.config import Settings
-from enrichment.errors import ConfigurationError
-from enrichment.storage.database import Database
-from enrichment.storage.revision import require_current
-from enrichment.supervisor import is_loopback, require_free
+from enrichment.domain.errors import ConfigurationError
+from enrichment.net import is_loopback, require_free
+from enrichment.services.alerts.rules import Rule
+from enrichment.services.alerts.service import WATCHER_SECONDS
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.schema_version import require_current
+from enrichment.wiring import alerts as alerting
+from enrichment.wiring.database import (
+    build_read_models,
+    feature_columns,
+    open_database,
+    open_reader,
+)
 from resilience import init_resilience_manager
 
 THREADS = 16
@@ -70,10 +76,10 @@ def serve(settings: Settings) -> None:
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
     require_free("API", host, port)
-    columns, rules = bootstrap.feature_columns(), alerting.rules_in_force(settings)
+    columns, rules = feature_columns(), alerting.rules_in_force(settings)
     with (
-        bootstrap.database(settings, pool_size=4, application="enrichment-api") as db,
-        bootstrap.reader_of(
+        open_database(settings, pool_size=4, application="enrichment-api") as db,
+        open_reader(
             db,
             pool_size=THREADS,
             application="enrichment-api-reader",
@@ -81,7 +87,7 @@ def serve(settings: Settings) -> None:
         ) as reading,
     ):
         app = create_app(
-            bootstrap.read_models(reading, settings),
+            build_read_models(reading, settings),
             Commands(db),
             ready=lambda: require_current(db, columns),
             config=Schedule(
@@ -102,7 +108,7 @@ def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
     """Evaluate the alert rules where no worker does; in gunicorn's worker, threads do not fork."""
     alerting.service(
         settings,
-        bootstrap.read_models(db, settings),
+        build_read_models(db, settings),
         init_resilience_manager(),
         evaluator=f"api:{socket.gethostname()}:{os.getpid()}",
         interval=WATCHER_SECONDS,

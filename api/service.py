@@ -10,10 +10,10 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from api import docs, openapi
-from api.envelope import adapter, answer, problem
-from api.operation import operation
-from enrichment.clock import utc_now
-from enrichment.errors import EnrichmentError
+from api.endpoint import operation
+from api.responses import adapter, answer, problem
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import EnrichmentError
 
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 

@@ -10,16 +10,16 @@ from typing import Annotated
 from flask import Blueprint, Response, request, url_for
 from pydantic import Field
 
+from api.endpoint import operation
 from api.enrichment import PREFIX, actor
-from api.envelope import answer, paged, unless_known
-from api.operation import operation
 from api.parameters import Body, Flag, Limit, Query, Symbol, SymbolCursor, Text
-from enrichment.clock import utc_now
-from enrichment.commands import Commands
-from enrichment.domain import AssetClass, Timeframe, TrackedSymbol
-from enrichment.errors import Conflict, NotTracked
-from enrichment.storage.catalogue import Catalogue, CataloguedSymbol
-from enrichment.symbol_lists import HEADER, BadLine, read_csv
+from api.responses import answer, paged, unless_known
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import Conflict, NotTracked
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
+from enrichment.domain.symbol_csv import HEADER, BadLine, read_csv
+from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.symbols import Catalogue, CataloguedSymbol
 
 CSV_PATTERN = (
     rf"^{','.join(HEADER)}\r?\n(([XC]:)?[A-Z0-9][A-Z0-9.\-]{{0,23}},({'|'.join(AssetClass)}),"

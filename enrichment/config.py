@@ -10,8 +10,8 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from enrichment.domain import PROVIDER_NAMES, AssetClass
-from enrichment.errors import ConfigurationError
+from enrichment.domain.errors import ConfigurationError
+from enrichment.domain.model import PROVIDER_NAMES, AssetClass
 
 SANDBOX_KEY = "sandbox"
 _DASK_SCHEDULER = re.compile(r"(tcp|tls)://([\w.\-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")

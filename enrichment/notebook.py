@@ -17,14 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.errors import ConfigurationError, ProviderError, Snooze
-from enrichment.providers.guard import Protection
-from enrichment.storage.analysis import Analysis
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import ConfigurationError, ProviderError, Snooze
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.adhoc_sql import Analysis
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.database import build_read_models, open_reading_database
+from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 
 TIMEOUT_SECONDS = 30.0
@@ -44,7 +46,7 @@ class Warehouse:
 
     def __init__(self, settings: Settings, db: Database, close: ExitStack) -> None:
         self.settings = settings
-        self.reader: ReadModels = bootstrap.read_models(db, settings)
+        self.reader: ReadModels = build_read_models(db, settings)
         self.reports = self.reader.reports
         self._analysis = Analysis(db)
         self._close = close
@@ -70,7 +72,7 @@ class Warehouse:
         manager = init_resilience_manager()
         answers = []
         try:
-            providers = bootstrap.providers(self.settings, manager, protection=protection)
+            providers = build_providers(self.settings, manager, protection=protection)
             for name in self.settings.providers(asset_class):
                 try:
                     provider = providers.named(name)
@@ -101,7 +103,7 @@ def connect(
             "ENRICHMENT_HOME to the folder that 'enrichment demo' prints, or set DATABASE_URL"
         )
     stack = ExitStack()
-    db = stack.enter_context(bootstrap.reading_database(chosen, timeout_seconds=timeout_seconds))
+    db = stack.enter_context(open_reading_database(chosen, timeout_seconds=timeout_seconds))
     atexit.register(stack.close)
     return Warehouse(chosen, db, stack)
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.storage.database import Database, parse_url
-from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.warehouse.database import Database, parse_url
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.wiring.database import upgrade_schema
 
 settings.register_profile("thorough", max_examples=2000)  # pytest --hypothesis-profile=thorough
 _numbers = itertools.count()
@@ -54,7 +54,7 @@ def server(server_url: str) -> Iterator[Database]:
     _run(admin, "DROP DATABASE IF EXISTS template_enrichment")
     _run(admin, "CREATE DATABASE template_enrichment")
     template = Database(_address(admin, "template_enrichment"), pool_size=1)
-    bootstrap.upgrade(template)
+    upgrade_schema(template)
     template.close()
     yield admin
     admin.close()

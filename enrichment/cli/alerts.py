@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from enrichment.clock import utc_now
-from enrichment.console import Json, actor, err, out, services, settings
-from enrichment.durations import parse_duration
-from enrichment.errors import ConfigurationError, EnrichmentError
+from enrichment.cli.context import Json, actor, err, out, services, settings
+from enrichment.domain.clock import utc_now
+from enrichment.domain.durations import parse_duration
+from enrichment.domain.errors import ConfigurationError, EnrichmentError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from enrichment.alerts.rules import Rule
-    from enrichment.storage.alert_figures import Alert, AlertEvent, AlertReport, Delivery
+    from enrichment.services.alerts.rules import Rule
+    from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport, Delivery
 
 app = typer.Typer(no_args_is_help=True, help="List, test and silence alerts.")
 
@@ -30,7 +30,8 @@ def alerts_list(
     as_json: Json = False,
 ) -> None:
     """List the rules in force, what fires, what is silenced, and the newest changes."""
-    from enrichment import alerting, terminal
+    from enrichment.cli import render
+    from enrichment.wiring import alerts as alerting
 
     chosen = settings()
     rules = alerting.rules_in_force(chosen)
@@ -38,10 +39,10 @@ def alerts_list(
         report = reader.alerts.report()
         events = reader.alerts.history(history) if history else []
     if as_json:
-        out.print(terminal.as_json({"report": report, "events": events}), highlight=False)
+        out.print(render.as_json({"report": report, "events": events}), highlight=False)
         return
     out.print(_alerts_table(rules, report))
-    when = terminal.moment(report.evaluated_at)
+    when = render.moment(report.evaluated_at)
     by = f" by {report.evaluator}" if report.evaluator else ""
     out.print(f"\nevaluated {when}{by}", highlight=False)
     if events:
@@ -52,7 +53,7 @@ def alerts_list(
 @app.command("test")
 def alerts_test() -> None:
     """Send a test alert, firing and resolved, to every channel; exit code 1 if one fails."""
-    from enrichment import alerting
+    from enrichment.wiring import alerts as alerting
     from resilience import init_resilience_manager
 
     chosen = settings()
@@ -101,7 +102,7 @@ def alerts_unsilence(rule: RuleName, reason: Reason = None) -> None:
 
 
 def _trial(channel: str, state: str, episode: uuid.UUID) -> Delivery:
-    from enrichment.storage.alert_figures import Delivery
+    from enrichment.warehouse.alert_rows import Delivery
 
     return Delivery(
         event=0,
@@ -122,7 +123,7 @@ def _trial(channel: str, state: str, episode: uuid.UUID) -> Delivery:
 def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
     from rich.table import Table
 
-    from enrichment import terminal
+    from enrichment.cli import render
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("rule", "state", "since", "severity", "condition", "value", "silenced until"):
@@ -133,11 +134,11 @@ def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
         table.add_row(
             rule.name,
             alert.state if alert else "not evaluated",
-            terminal.moment(alert.since) if alert else "–",
+            render.moment(alert.since) if alert else "–",
             rule.severity,
             rule.condition,
             "–" if alert is None or alert.value is None else f"{alert.value:g}",
-            terminal.moment(alert.silenced_until) if alert and alert.silenced_until else "–",
+            render.moment(alert.silenced_until) if alert and alert.silenced_until else "–",
         )
     return table
 
@@ -145,7 +146,7 @@ def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
 def _events_table(events: list[AlertEvent]) -> Table:
     from rich.table import Table
 
-    from enrichment import terminal
+    from enrichment.cli import render
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("at", "rule", "change", "detail", "delivered"):
@@ -156,5 +157,5 @@ def _events_table(events: list[AlertEvent]) -> Table:
             for d in event.deliveries
         ]
         said = ", ".join(told) or ("silenced" if event.silenced else "–")
-        table.add_row(terminal.moment(event.at), event.rule, event.state, event.detail, said)
+        table.add_row(render.moment(event.at), event.rule, event.state, event.detail, said)
     return table

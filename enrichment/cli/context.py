@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from enrichment.commands import Commands
     from enrichment.config import Settings
-    from enrichment.storage.read_models import ReadModels
+    from enrichment.services.commands import Commands
+    from enrichment.warehouse.read_models.facade import ReadModels
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -25,11 +25,11 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 @contextmanager
 def services(chosen: Settings) -> Iterator[tuple[ReadModels, Commands]]:
-    from enrichment import bootstrap
-    from enrichment.commands import Commands
+    from enrichment.services.commands import Commands
+    from enrichment.wiring.database import build_read_models, open_database
 
-    with bootstrap.database(chosen, application="enrichment-cli") as db:
-        yield bootstrap.read_models(db, chosen), Commands(db)
+    with open_database(chosen, application="enrichment-cli") as db:
+        yield build_read_models(db, chosen), Commands(db)
 
 
 def settings(**overrides: Any) -> Settings:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from enrichment.console import Json, actor, err, out, services, settings
-from enrichment.errors import InvalidRequest, NotTracked
+from enrichment.cli.context import Json, actor, err, out, services, settings
+from enrichment.domain.errors import InvalidRequest, NotTracked
 
 Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
 
@@ -26,7 +26,7 @@ def backfill(
 
     Bars between --to and what is stored are fetched too, so that a history has no holes.
     """
-    from enrichment import terminal
+    from enrichment.cli import render
 
     first, last = day(start), None if end is None else day(end)
     with services(settings()) as (reader, commands):
@@ -34,9 +34,9 @@ def backfill(
         if not wait:
             out.print(f"job {job.job_id}: {job.symbols_to_process} symbols queued", highlight=False)
             return
-        progress = terminal.follow(err, lambda: reader.progress(job.job_id))
+        progress = render.follow(err, lambda: reader.progress(job.job_id))
         failed = reader.failed_items(job.job_id)
-    terminal.print_failures(out, failed)
+    render.print_failures(out, failed)
     if progress is not None:
         out.print(
             f"{progress.inserted:,} bars inserted, {progress.updated:,} updated", highlight=False
@@ -50,8 +50,8 @@ def quality(
     as_json: Json = False,
 ) -> None:
     """Explain how far a symbol's data can be relied on: score, gaps, flags, corrections."""
-    from enrichment import explanation, terminal
-    from enrichment.domain import parse_symbol
+    from enrichment.cli import quality_report, render
+    from enrichment.domain.model import parse_symbol
 
     name = parse_symbol(symbol)
     with services(settings()) as (reader, _):
@@ -59,9 +59,9 @@ def quality(
         if found is None:
             raise NotTracked.of(name)
         if as_json:
-            out.print(terminal.as_json({"symbol": name, "series": found}), highlight=False)
+            out.print(render.as_json({"symbol": name, "series": found}), highlight=False)
             return
-        explanation.show(out, name, found, reader.reports)
+        quality_report.show(out, name, found, reader.reports)
 
 
 def confirm(

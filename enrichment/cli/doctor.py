@@ -8,12 +8,14 @@ from functools import partial
 
 from rich.console import Console
 
-from enrichment import bootstrap, terminal
-from enrichment.clock import utc_now
+from enrichment.cli import render
 from enrichment.config import Settings
-from enrichment.domain import AssetClass, Timeframe, Window
-from enrichment.errors import ConfigurationError, EnrichmentError
-from enrichment.supervisor import require_free
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import ConfigurationError, EnrichmentError
+from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.net import require_free
+from enrichment.wiring.database import build_read_models, open_database
+from enrichment.wiring.vendors import build_providers
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def examine(load: Callable[[], Settings]) -> list[Finding]:
 
 def show(findings: Sequence[Finding], console: Console, *, as_json: bool) -> None:
     if as_json:
-        console.print(terminal.as_json(list(findings)), highlight=False)
+        console.print(render.as_json(list(findings)), highlight=False)
         return
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
@@ -72,8 +74,8 @@ def _configuration(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    with bootstrap.database(settings, application="enrichment-doctor") as db:
-        reader = bootstrap.read_models(db, settings)
+    with open_database(settings, application="enrichment-doctor") as db:
+        reader = build_read_models(db, settings)
         tracked = reader.metrics().data_quality.symbols_tracked
         alive = [worker for worker in reader.workers() if worker.alive]
         found = (
@@ -85,13 +87,13 @@ def _database(settings: Settings) -> str:
 def _cluster(settings: Settings) -> Iterator[Finding]:
     address = settings.dask_scheduler
     if address is not None:
-        from enrichment import executing
+        from enrichment.wiring import execution
 
-        yield from _checked("dask", lambda: executing.examine_cluster(settings, address))
+        yield from _checked("dask", lambda: execution.examine_cluster(settings, address))
 
 
 def _calendar() -> str:
-    from enrichment import calendars
+    from enrichment.domain import calendars
 
     newest = calendars.last_complete(AssetClass.STOCK, Timeframe.D1, utc_now())
     return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
@@ -101,7 +103,7 @@ def _vendor(settings: Settings, name: str) -> str:
     """A fortnight of days of a symbol that the vendor must know, past all failover."""
     from datetime import timedelta
 
-    from enrichment.providers.guard import Protection
+    from enrichment.vendors.guard import Protection
     from resilience import init_resilience_manager
 
     kind = AssetClass.CRYPTO if name == "binance" else AssetClass.STOCK
@@ -110,7 +112,7 @@ def _vendor(settings: Settings, name: str) -> str:
     manager = init_resilience_manager()
     try:
         now = utc_now()
-        providers = bootstrap.providers(settings, manager, protection=Protection(max_retries=0))
+        providers = build_providers(settings, manager, protection=Protection(max_retries=0))
         fortnight = Window(now - timedelta(days=14), now)
         fetched = providers.named(name).fetch(symbol, kind, Timeframe.D1, fortnight)
     except EnrichmentError as exc:

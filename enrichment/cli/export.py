@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from enrichment.console import out
-from enrichment.errors import ConfigurationError
+from enrichment.cli.context import out
+from enrichment.domain.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Templates for Grafana and Prometheus.")
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import typer
 
-from enrichment.clock import utc_now
-from enrichment.console import actor, out, services, settings
-from enrichment.durations import parse_duration
-from enrichment.errors import InvalidRequest
+from enrichment.cli.context import actor, out, services, settings
+from enrichment.domain.clock import utc_now
+from enrichment.domain.durations import parse_duration
+from enrichment.domain.errors import InvalidRequest
 
 AssetClass = Annotated[str | None, typer.Option(help="Only this asset class.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]

@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from enrichment import (
-    __version__,
-    alert_commands,
-    data_commands,
-    exporting,
-    steering,
-    symbol_commands,
-)
-from enrichment.console import Json, actor, err, log_to_stderr, out, services, settings
-from enrichment.errors import EnrichmentError, NotTracked
+from enrichment import __version__
+from enrichment.cli import alerts, data, export
+from enrichment.cli import jobs as steering
+from enrichment.cli import symbols as symbol_commands
+from enrichment.cli.context import Json, actor, err, log_to_stderr, out, services, settings
+from enrichment.domain.errors import EnrichmentError, NotTracked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,9 +23,9 @@ app = typer.Typer(
 db_app = typer.Typer(no_args_is_help=True, help="The database: its schema and its address.")
 app.add_typer(symbol_commands.app, name="symbols")
 steering.register(app)
-data_commands.register(app)
-app.add_typer(alert_commands.app, name="alerts")
-app.add_typer(exporting.app, name="export")
+data.register(app)
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(export.app, name="export")
 app.add_typer(db_app, name="db")
 
 ApiPort = Annotated[int | None, typer.Option(help="Port of the API [ENRICHMENT_API_PORT].")]
@@ -51,7 +47,7 @@ def up(
     api_port: ApiPort = None, dashboard_port: DashboardPort = None, sandbox_port: SandboxPort = None
 ) -> None:
     """Start everything: database, worker, API, dashboard and, without a key, the sandbox vendor."""
-    from enrichment import stack
+    from enrichment.cli import up as stack
 
     stack.up(
         settings(
@@ -70,7 +66,7 @@ def demo(
     sandbox_port: SandboxPort = None,
 ) -> None:
     """Start everything on a new temporary data folder, with sample symbols and a first run."""
-    from enrichment import stack
+    from enrichment.cli import up as stack
 
     stack.demo(
         settings(
@@ -85,13 +81,13 @@ def demo(
 @app.command()
 def worker() -> None:
     """Run a worker: the nightly clock and the threads that enrich symbols. Stops on Ctrl-C."""
-    from enrichment import bootstrap
-    from enrichment.processor import kept_to_one
-    from enrichment.supervisor import stop_with_parent
+    from enrichment.cli.supervisor import stop_with_parent
+    from enrichment.engine.cpu_affinity import kept_to_one
+    from enrichment.wiring.worker import open_worker_process
 
     log_to_stderr()
     chosen = settings()
-    with bootstrap.worker_process(chosen) as process, kept_to_one(chosen.one_processor):
+    with open_worker_process(chosen) as process, kept_to_one(chosen.one_processor):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.stop())
         stop_with_parent()
@@ -109,7 +105,7 @@ def api(
 ) -> None:
     """Serve the JSON API."""
     from api.server import serve
-    from enrichment.supervisor import stop_with_parent
+    from enrichment.cli.supervisor import stop_with_parent
 
     stop_with_parent()
     serve(settings(enrichment_api_host=host, enrichment_api_port=port))
@@ -118,8 +114,8 @@ def api(
 @app.command()
 def dashboard(port: OwnDashboardPort = None) -> None:
     """Serve the dashboard."""
+    from enrichment.cli.supervisor import stop_with_parent
     from enrichment.dashboard.server import serve
-    from enrichment.supervisor import stop_with_parent
 
     stop_with_parent()
     serve(settings(enrichment_dashboard_port=port))
@@ -146,18 +142,20 @@ def sandbox(
 ) -> None:
     """Serve the sandbox vendor: real recorded bars, simulated symbols, faults on request."""
     from enrichment import sandbox as vendor
-    from enrichment.stack import parse_day
-    from enrichment.supervisor import stop_with_parent
+    from enrichment.cli.supervisor import stop_with_parent
+    from enrichment.cli.up import parse_day
+    from enrichment.engine.cpu_affinity import kept_to_one
 
     stop_with_parent()
-    vendor.serve(
-        "127.0.0.1",
-        settings(enrichment_sandbox_port=port).enrichment_sandbox_port,
-        anchor=parse_day(anchor) if anchor else None,
-        shifted=not unshifted,
-        quota_per_minute=quota,
-        faults=[vendor.parse_fault(text) for text in fault or ()],
-    )
+    with kept_to_one():
+        vendor.serve(
+            "127.0.0.1",
+            settings(enrichment_sandbox_port=port).enrichment_sandbox_port,
+            anchor=parse_day(anchor) if anchor else None,
+            shifted=not unshifted,
+            quota_per_minute=quota,
+            faults=[vendor.parse_fault(text) for text in fault or ()],
+        )
 
 
 @app.command()
@@ -170,13 +168,13 @@ def trigger(
     as_json: Json = False,
 ) -> None:
     """Enrich symbols now. With --wait the exit code is 1 if a symbol failed."""
-    from enrichment import terminal
+    from enrichment.cli import render
 
     with services(settings()) as (reader, commands):
         job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
         if not wait:
             out.print(
-                terminal.as_json(job)
+                render.as_json(job)
                 if as_json
                 else f"job {job.job_id}: {job.symbols_to_process} symbols queued",
                 highlight=False,
@@ -184,15 +182,15 @@ def trigger(
             return
         if not as_json and not any(w.alive for w in reader.workers()):
             err.print("no worker is running: start one with 'enrichment worker'", style="yellow")
-        progress = terminal.follow(err, lambda: reader.progress(job.job_id))
+        progress = render.follow(err, lambda: reader.progress(job.job_id))
         failed = reader.failed_items(job.job_id)
     if as_json:
-        out.print(terminal.as_json(progress), highlight=False)
+        out.print(render.as_json(progress), highlight=False)
     elif progress is not None:
-        terminal.print_failures(out, failed)
+        render.print_failures(out, failed)
         out.print(
             f"{progress.counts.get('completed', 0)} of {progress.total} symbols completed in "
-            f"{terminal.duration(progress.duration_seconds)}: {progress.inserted:,} bars inserted, "
+            f"{render.duration(progress.duration_seconds)}: {progress.inserted:,} bars inserted, "
             f"{progress.updated:,} updated",
             highlight=False,
         )
@@ -209,12 +207,12 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the scheduler, the workers and every series, or one symbol's newest run."""
-    from enrichment import terminal
-    from enrichment.domain import parse_symbol
+    from enrichment.cli import render
+    from enrichment.domain.model import parse_symbol
 
     with services(settings()) as (reader, _):
         if watch:
-            terminal.watch(out, reader.progress_of_open_jobs)
+            render.watch(out, reader.progress_of_open_jobs)
             return
         if symbol is not None:
             name = parse_symbol(symbol)
@@ -222,18 +220,18 @@ def status(
             if found is None:
                 raise NotTracked.of(name)
             if as_json:
-                out.print(terminal.as_json(found), highlight=False)
+                out.print(render.as_json(found), highlight=False)
             else:
-                terminal.print_item(out, found)
+                render.print_item(out, found)
             return
         overview, series = reader.overview(), reader.series()
         workers, pauses = reader.workers(), reader.pauses()
     if as_json:
         everything = {"overview": overview, "workers": workers, "pauses": pauses, "series": series}
-        out.print(terminal.as_json(everything), highlight=False)
+        out.print(render.as_json(everything), highlight=False)
         return
-    terminal.print_status(out, overview, workers, pauses)
-    out.print(terminal.series_table(series))
+    render.print_status(out, overview, workers, pauses)
+    out.print(render.series_table(series))
 
 
 @app.command()
@@ -242,29 +240,29 @@ def history(
     as_json: Json = False,
 ) -> None:
     """List the newest jobs."""
-    from enrichment import terminal
+    from enrichment.cli import render
 
     with services(settings()) as (reader, _):
         page = reader.history(limit)
     if as_json:
-        out.print(terminal.as_json(page.jobs), highlight=False)
+        out.print(render.as_json(page.jobs), highlight=False)
     else:
-        out.print(terminal.history_table(page))
+        out.print(render.history_table(page))
 
 
 @app.command()
 def breakers(as_json: Json = False) -> None:
     """Show the breakers, limiters, retries and bulkheads of every worker."""
-    from enrichment import terminal
+    from enrichment.cli import render
 
     with services(settings()) as (reader, _):
         patterns = reader.resilience()
     if as_json:
-        out.print(terminal.as_json(patterns), highlight=False)
+        out.print(render.as_json(patterns), highlight=False)
     elif not patterns:
         out.print("nothing published within a day: is a worker running?")
     else:
-        out.print(terminal.resilience_table(patterns))
+        out.print(render.resilience_table(patterns))
 
 
 @app.command()
@@ -282,12 +280,12 @@ def breaker(
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Bring the database's schema to this version."""
-    from enrichment import bootstrap
-    from enrichment.storage.database import Database
+    from enrichment.warehouse.database import Database
+    from enrichment.wiring.database import database_url, upgrade_schema
 
-    with bootstrap.database_url(settings()) as url:
+    with database_url(settings()) as url:
         db = Database(url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         out.print(f"{db.address} is up to date", highlight=False)
         db.close()
 
@@ -298,10 +296,10 @@ def db_prune(
     job_days: Annotated[int, typer.Option(min=1, help="Days of finished jobs to keep.")] = 400,
 ) -> None:
     """Drop old logs and jobs; bars, corrections, quality and the audit stay."""
-    from enrichment import bootstrap
-    from enrichment.storage.retention import prune
+    from enrichment.warehouse.retention import prune
+    from enrichment.wiring.database import open_database
 
-    with bootstrap.database(settings(), application="enrichment-cli") as db:
+    with open_database(settings(), application="enrichment-cli") as db:
         pruned = prune(db, log_months=log_months, job_days=job_days)
     out.print(
         f"dropped {pruned.log_partitions} months of logs, {pruned.jobs} jobs, "
@@ -315,16 +313,16 @@ def db_url() -> None:
     """Print the address of the database in use (the embedded server runs while something uses
     it).
     """
-    from enrichment import bootstrap
+    from enrichment.wiring.database import database_url
 
-    with bootstrap.database_url(settings()) as url:
+    with database_url(settings()) as url:
         typer.echo(url)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check configuration, database, vendor, calendar and ports; say how to mend each."""
-    from enrichment import doctor as checks
+    from enrichment.cli import doctor as checks
 
     findings = checks.examine(settings)
     checks.show(findings, out, as_json=as_json)

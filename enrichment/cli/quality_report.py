@@ -8,16 +8,16 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
-from enrichment.domain import Timeframe, is_simulated
-from enrichment.influence import Influence, influence
-from enrichment.quality import DOUBTFUL, WEIGHTS
-from enrichment.storage.quality_report import (
+from enrichment.cli.render import STYLES, moment, styled
+from enrichment.domain.model import Timeframe, is_simulated
+from enrichment.pipeline.flag_impact import Influence, influence
+from enrichment.pipeline.quality import DOUBTFUL, WEIGHTS
+from enrichment.warehouse.read_models.quality_symbol import (
     FlaggedBar,
     OpenGap,
     QualityReports,
     SeriesReport,
 )
-from enrichment.terminal import STYLES, moment, styled
 
 _FLAGS_SHOWN = 12
 _STRETCHES_SHOWN = 8

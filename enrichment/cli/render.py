@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from enrichment.storage import figures
+from enrichment.warehouse.read_models import dto
 
 STYLES = {
     "healthy": "green",
@@ -70,11 +70,11 @@ def styled(status: str) -> str:
 
 def follow(
     console: Console,
-    read: Callable[[], figures.Progress | None],
+    read: Callable[[], dto.Progress | None],
     *,
     seconds: float | None = None,
     interrupted: Callable[[float], bool] | None = None,
-) -> figures.Progress | None:
+) -> dto.Progress | None:
     """Show a job's progress until it has finished, or for at most `seconds`."""
     pause = interrupted or _pause
     until = None if seconds is None else time.monotonic() + seconds
@@ -96,7 +96,7 @@ def follow(
                 return progress
 
 
-def watch(console: Console, read: Callable[[], Sequence[figures.Progress]]) -> None:
+def watch(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:
     """The jobs at work, drawn anew every second until Ctrl-C."""
     with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
@@ -104,7 +104,7 @@ def watch(console: Console, read: Callable[[], Sequence[figures.Progress]]) -> N
             time.sleep(1.0)
 
 
-def progress_table(jobs: Sequence[figures.Progress]) -> Table:
+def progress_table(jobs: Sequence[dto.Progress]) -> Table:
     """Counts per status, throughput, time left, and the step of each symbol at work."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("job", "done", "items", "symbols/s", "left", "at work"):
@@ -125,13 +125,13 @@ def _pause(seconds: float) -> bool:
     return False
 
 
-def _note(progress: figures.Progress) -> str:
+def _note(progress: dto.Progress) -> str:
     work = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
     eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
     return (work or "waiting for a worker") + eta
 
 
-def series_table(series: Sequence[figures.SeriesStatus]) -> Table:
+def series_table(series: Sequence[dto.SeriesStatus]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("symbol", "bar"):
         table.add_column(name, no_wrap=True)
@@ -155,14 +155,14 @@ def series_table(series: Sequence[figures.SeriesStatus]) -> Table:
     return table
 
 
-def _last_bar(series: figures.SeriesStatus) -> str:
+def _last_bar(series: dto.SeriesStatus) -> str:
     if series.last_ts is None:
         return "–"
     intraday = series.timeframe not in ("1d", "1w")
     return f"{series.last_ts:%Y-%m-%d %H:%M}" if intraday else f"{series.last_ts:%Y-%m-%d}"
 
 
-def history_table(page: figures.HistoryPage) -> Table:
+def history_table(page: dto.HistoryPage) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("started", "kind", "state"):
         table.add_column(name)
@@ -185,7 +185,7 @@ def history_table(page: figures.HistoryPage) -> Table:
     return table
 
 
-def resilience_table(patterns: Sequence[figures.PatternStatus]) -> Table:
+def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("name", "kind", "state", "worker"):
         table.add_column(name)
@@ -196,7 +196,7 @@ def resilience_table(patterns: Sequence[figures.PatternStatus]) -> Table:
     return table
 
 
-def print_item(console: Console, item: figures.JobStatus) -> None:
+def print_item(console: Console, item: dto.JobStatus) -> None:
     """A symbol's newest run."""
     retries = f", {item.retry_count} retries" if item.retry_count else ""
     console.print(f"{item.symbol} {styled(item.status)}{retries}", highlight=False)
@@ -207,7 +207,7 @@ def print_item(console: Console, item: figures.JobStatus) -> None:
         console.print(item.last_error, markup=False, highlight=False)
 
 
-def print_failures(console: Console, failed: Sequence[figures.FailedItem], limit: int = 10) -> None:
+def print_failures(console: Console, failed: Sequence[dto.FailedItem], limit: int = 10) -> None:
     for item in failed[:limit]:
         console.print(f"[red]✗[/] {item.symbol}: {item.last_error}", highlight=False)
     if len(failed) > limit:
@@ -216,9 +216,9 @@ def print_failures(console: Console, failed: Sequence[figures.FailedItem], limit
 
 def print_status(
     console: Console,
-    overview: figures.Overview,
-    workers: Sequence[figures.WorkerStatus],
-    pauses: Sequence[figures.Pause],
+    overview: dto.Overview,
+    workers: Sequence[dto.WorkerStatus],
+    pauses: Sequence[dto.Pause],
 ) -> None:
     """The scheduler, the newest job, workers and pauses in a few lines."""
     scheduler, job = overview.scheduler, overview.last_job

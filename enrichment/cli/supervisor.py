@@ -6,10 +6,8 @@ from here, and stops when that closes: so nothing is left running even if this p
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enrichment.errors import ConfigurationError, EnrichmentError
+from enrichment.domain.errors import ConfigurationError, EnrichmentError
 
 SUPERVISED = "ENRICHMENT_SUPERVISED"
 STOP_SECONDS = 20.0
@@ -154,35 +152,6 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the name or address means this very machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def require_free(name: str, host: str, port: int) -> None:
-    """ConfigurationError says how to choose another port, if this one of a part is taken."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise ConfigurationError(
-                f"port {port} of the {name} can't be used on {host} ({exc.strerror}): stop the "
-                "other program (another 'enrichment up' or 'demo'?) or choose another port with "
-                f"{_PORT_SETTINGS[name]}"
-            ) from None
-
-
-_PORT_SETTINGS = {
-    "API": "--api-port or ENRICHMENT_API_PORT",
-    "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",
-    "sandbox vendor": "--sandbox-port or ENRICHMENT_SANDBOX_PORT",
-}
 
 
 def stop_with_parent() -> None:

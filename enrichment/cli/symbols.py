@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from enrichment.console import Json, actor, out, services, settings
+from enrichment.cli.context import Json, actor, out, services, settings
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and import tracked symbols.")
 
@@ -15,16 +15,16 @@ app = typer.Typer(no_args_is_help=True, help="List, add, remove and import track
 @app.command("list")
 def symbols_list(as_json: Json = False) -> None:
     """List tracked symbols and the state of their series."""
-    from enrichment import terminal
+    from enrichment.cli import render
 
     with services(settings()) as (reader, _):
         series = reader.series()
     if as_json:
-        out.print(terminal.as_json(series), highlight=False)
+        out.print(render.as_json(series), highlight=False)
     elif not series:
         out.print("no symbols yet: enrichment symbols add AAPL --asset-class stock")
     else:
-        out.print(terminal.series_table(series))
+        out.print(render.series_table(series))
 
 
 @app.command("add")
@@ -34,7 +34,7 @@ def symbols_add(
     timeframes: Annotated[str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, by commas.")] = "1d",
 ) -> None:
     """Track symbols, or change how they are tracked."""
-    from enrichment.commands import parse_tracked
+    from enrichment.services.commands import parse_tracked
 
     tracked = [parse_tracked(name, asset_class, timeframes) for name in symbol]
     with services(settings()) as (_, commands):
@@ -53,7 +53,7 @@ def symbols_remove(symbol: str) -> None:
 @app.command("import")
 def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Track the symbols of a CSV file: symbol,asset_class,timeframes (timeframes by '|')."""
-    from enrichment.commands import parse_csv
+    from enrichment.services.commands import parse_csv
 
     tracked = parse_csv(file.read_text(encoding="utf-8"))
     with services(settings()) as (_, commands):

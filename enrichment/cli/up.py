@@ -15,16 +15,18 @@ from uuid import UUID
 
 from rich.console import Console
 
-from enrichment import bootstrap, terminal
-from enrichment.clock import utc_now
-from enrichment.commands import Commands, parse_tracked
+from enrichment.cli import render
+from enrichment.cli.supervisor import Child, Supervisor
 from enrichment.config import Settings
-from enrichment.domain import TrackedSymbol
-from enrichment.errors import ConfigurationError, DatabaseUnavailable
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres, temporary_home
-from enrichment.storage.read_models import ReadModels
-from enrichment.supervisor import Child, Supervisor, require_free
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
+from enrichment.domain.model import TrackedSymbol
+from enrichment.net import require_free
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.database import build_read_models, embedded_server, open_database
 
 SAMPLES = (
     *((symbol, "stock", "1d") for symbol in ("AAPL", "FB", "GOOG", "IBM", "MSFT")),
@@ -81,7 +83,7 @@ class Stack:
         self.supervisor = supervisor
         self._server = server
         self.commands = Commands(db)
-        self.reader: ReadModels = bootstrap.read_models(db, settings)
+        self.reader: ReadModels = build_read_models(db, settings)
         self.interrupted = threading.Event()
 
     def watch(self, console: Console) -> None:
@@ -107,8 +109,8 @@ def _stack(
     """Start everything, in order; stop it all at the end of the block, in reverse order."""
     _require_ports(settings)
     with (
-        bootstrap.embedded_server(settings) as server,
-        bootstrap.database(settings, pool_size=3, application="enrichment-up") as db,
+        embedded_server(settings) as server,
+        open_database(settings, pool_size=3, application="enrichment-up") as db,
         _supervisor(settings, db, show) as supervisor,
     ):
         stack = Stack(supervisor, server, db, settings)
@@ -191,7 +193,7 @@ def _first_run(stack: Stack, console: Console) -> UUID | None:
     """Track the samples and enrich them; None if interrupted before the end."""
     stack.commands.track(_samples(), actor="demo")
     job = stack.commands.trigger(actor="demo")
-    progress = terminal.follow(
+    progress = render.follow(
         console, lambda: stack.reader.progress(job.job_id), interrupted=stack.interrupted.wait
     )
     return job.job_id if progress is not None and progress.finished else None
@@ -203,11 +205,11 @@ def _samples() -> list[TrackedSymbol]:
 
 def _print_stored(console: Console, reader: ReadModels, job_id: UUID, seconds: float) -> None:
     series, progress = reader.series(), reader.progress(job_id)
-    console.print(terminal.series_table(series))
-    terminal.print_failures(console, reader.failed_items(job_id))
+    console.print(render.series_table(series))
+    render.print_failures(console, reader.failed_items(job_id))
     scores = [s.quality_score for s in series if s.quality_score is not None]
-    mean = terminal.score(sum(scores) / len(scores) if scores else None)
-    took = terminal.duration(progress.duration_seconds if progress else None)
+    mean = render.score(sum(scores) / len(scores) if scores else None)
+    took = render.duration(progress.duration_seconds if progress else None)
     console.print(
         f"\n[bold]stored[/] {len({s.symbol for s in series})} symbols, "
         f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import streamlit as st
 
 from enrichment.config import Settings
-from enrichment.errors import NotAllowed
-from enrichment.supervisor import is_loopback
+from enrichment.domain.errors import NotAllowed
+from enrichment.net import is_loopback
 from resilience import RateLimiter
 
 Role = Literal["operator", "viewer"]

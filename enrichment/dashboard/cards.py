@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment import health
-from enrichment.dashboard.briefing import Briefing
-from enrichment.dashboard.page import ago, moment, number, percent, seconds
-from enrichment.storage.figures import HistoricJob, WorkerStatus
+from enrichment.dashboard.components import ago, moment, number, percent, seconds
+from enrichment.dashboard.data.overview import Briefing
+from enrichment.services import health
+from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard import reading, times
+from enrichment.dashboard import times
+from enrichment.dashboard.data import cache
 from enrichment.dashboard.services import silent_since
 from enrichment.dashboard.times import ago as ago
 from enrichment.dashboard.times import local as local
 from enrichment.dashboard.times import moment as moment
-from enrichment.errors import EnrichmentError
+from enrichment.domain.errors import EnrichmentError
 
 REFRESH_SECONDS = 2
 ROW_PIXELS = 35
@@ -85,7 +86,7 @@ def as_of(at: datetime) -> None:
     """Of when the figures are, and whether they stand still: the database is away, or nobody is
     at work.
     """
-    if reading.kept():
+    if cache.kept():
         _stale(at, "the database does not answer, these are the last figures it gave")
     elif (silent := silent_since()) is not None:
         _stale(at, f"no worker has reported since {moment(silent)}")

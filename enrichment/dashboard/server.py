@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from enrichment.config import Settings
-from enrichment.errors import ConfigurationError
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.supervisor import is_loopback, require_free
+from enrichment.domain.errors import ConfigurationError
+from enrichment.net import is_loopback, require_free
+from enrichment.warehouse.embedded import EmbeddedPostgres
 
 _OPTIONS = {
     "server.headless": "true",
@@ -36,10 +36,10 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
     from streamlit.web import cli
 
-    from enrichment.dashboard import access
+    from enrichment.dashboard import auth
 
     host = settings.enrichment_dashboard_host
-    closed = settings.enrichment_dashboard_password is not None or access.openid()
+    closed = settings.enrichment_dashboard_password is not None or auth.openid()
     if not closed and not is_loopback(host):
         raise ConfigurationError(
             f"the dashboard does not listen on {host} for everybody: set "

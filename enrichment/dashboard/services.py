@@ -10,15 +10,15 @@ from datetime import datetime
 
 import streamlit as st
 
-from enrichment.commands import Commands
 from enrichment.config import Settings
-from enrichment.dashboard.access import actor as actor
-from enrichment.dashboard.access import require_operator
-from enrichment.dashboard.reading import shared
-from enrichment.domain import AssetClass
-from enrichment.storage import reading
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.dashboard.auth import actor as actor
+from enrichment.dashboard.auth import require_operator
+from enrichment.dashboard.data.cache import shared
+from enrichment.domain.model import AssetClass
+from enrichment.services.commands import Commands
+from enrichment.warehouse import reader_role
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -46,7 +46,7 @@ def services() -> Services:
             application="enrichment-dashboard",
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
             read_only=True,
-            role=reading.role(writing),
+            role=reader_role.role(writing),
         ),
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,

@@ -21,7 +21,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import AssetClass, Timeframe, Timestamps, to_datetime64
+from enrichment.domain.bars import Timestamps, to_datetime64
+from enrichment.domain.model import AssetClass, Timeframe
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _WEEK = 7 * _DAY

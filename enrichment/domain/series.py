@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import (
-    Bars,
-    Checked,
-    Fetched,
-    Flag,
-    Quality,
-    Timeframe,
-    Timestamps,
-    Window,
-)
-from enrichment.quality import Evidence
+from enrichment.domain.bars import Bars, Timestamps
+from enrichment.domain.model import Checked, Fetched, Flag, Quality, Timeframe, Window
 
 
 def no_timestamps() -> Timestamps:
@@ -124,6 +115,41 @@ class Gap:
     ts: datetime
     cause: str = "unexplained"
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A check that objects to bars: how many, and the newest of them as examples."""
+
+    bars: int
+    at: Sequence[datetime] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a series.
+
+    expected, missing, untraded: bars that the calendar has, those of them that are lost, and those
+    that a thinly traded series never had. checked: bars that validation saw; objections: check →
+    its bars among them, each bar under one check only. feature_cells, feature_nulls: feature values
+    past their warm-up, and those that are NULL. sessions_behind: sessions since the newest bar.
+    missing_at: the newest of the missing bars.
+    """
+
+    expected: int
+    missing: int
+    checked: int
+    feature_cells: int
+    feature_nulls: int
+    sessions_behind: int
+    untraded: int = 0
+    objections: Mapping[str, Objection] = field(default_factory=dict)
+    missing_at: Sequence[datetime] = ()
+
+    @property
+    def with_errors(self) -> int:
+        """Checked bars that some check objects to."""
+        return sum(objection.bars for objection in self.objections.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enrichment.domain import AssetClass, Timeframe, TrackedSymbol, parse_symbol
-from enrichment.errors import InvalidRequest
+from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, parse_symbol
 
 HEADER = ("symbol", "asset_class", "timeframes")
 

@@ -1,4 +1,4 @@
-"""How a process of many threads keeps to one processor.
+"""How a process of many threads uses its machine: one processor for all, few memory arenas.
 
 One interpreter runs one thread at a time. Where the kernel spreads its threads over several
 processors, each call that lets go of the interpreter (a request, a statement, a sort) wakes a
@@ -7,6 +7,7 @@ thread elsewhere, whose caches are cold: a small symbol then takes nearly twice 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ from typing import IO
 import psutil
 
 LOOK_SECONDS = 1.0
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 CROWDED = 0.25  # of a processor's time, taken by others, more than on the quietest one
 
 
@@ -115,3 +117,18 @@ class _Place:
         own = self._process.cpu_percent()
         found = {n: busy[n] / 100 if n < len(busy) else 1.0 for n in self._allowed}
         return found | {self._here: max(0.0, found[self._here] - own / 100)}
+
+
+def use_few_arenas(count: int = 2) -> bool:
+    """Let all threads take their memory from `count` arenas; call it before threads are started.
+
+    glibc gives each thread an arena of its own, and each keeps what its largest symbol once took:
+    with five threads at a year of 5-minute bars that is 80 MB. False where malloc is another's.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return bool(mallopt(_M_ARENA_MAX, count))

@@ -22,11 +22,17 @@ from urllib.parse import urlsplit
 from distributed import Client, KilledWorker
 from distributed import Future as DaskFuture
 
-from enrichment import remote
-from enrichment.domain import Task, Written
-from enrichment.errors import ConfigurationError, EnrichmentError, Snooze, StepFailed, WorkerLost
-from enrichment.remote import Failed, OpenLine
-from enrichment.steps import Report
+from enrichment.domain.errors import (
+    ConfigurationError,
+    EnrichmentError,
+    Snooze,
+    StepFailed,
+    WorkerLost,
+)
+from enrichment.domain.model import Task, Written
+from enrichment.engine import dask_worker
+from enrichment.engine.dask_worker import Failed, OpenLine
+from enrichment.pipeline.steps import Report
 
 _log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
@@ -74,7 +80,7 @@ class Cluster:
         What the cluster itself loses comes back as a Snooze, except a task with which one Dask
         worker after the other dies: that is StepFailed from WorkerLost.
         """
-        client, key = self._client, remote.key_of(task)
+        client, key = self._client, dask_worker.key_of(task)
         if client is None:
             raise Snooze(self._waits or "the Dask cluster is away", 0.0)
         with self._listening(key) as messages, self._submitted(client, task, key) as future:
@@ -94,7 +100,7 @@ class Cluster:
     def _submitted(self, client: Client, task: Task, key: str) -> Iterator[DaskFuture[Any]]:
         """The future of the task's run; whatever of it is left at the end is not wanted."""
         try:
-            future = client.submit(remote.enrich, task, client.id, key=key, pure=False)
+            future = client.submit(dask_worker.enrich, task, client.id, key=key, pure=False)
         except Exception as exc:  # Dask has no one name for a client that is closed
             raise self._lost(client) from exc
         try:
@@ -116,7 +122,9 @@ class Cluster:
         except (CancelledError, OSError) as exc:
             raise self._lost(client) from exc
         except Exception as exc:  # not the pipeline's, whose failures are values
-            raise Snooze(f"the Dask cluster can't run it: {exc}", remote.UNFIT_SECONDS) from exc
+            raise Snooze(
+                f"the Dask cluster can't run it: {exc}", dask_worker.UNFIT_SECONDS
+            ) from exc
         if outcome is None:
             self._forgotten = client
             raise self._lost(client)
@@ -160,15 +168,15 @@ class Cluster:
         client = connected(self._address)
         try:
             client.subscribe_topic(client.id, self._hear)
-            client.register_plugin(remote.Departures())
-            client.register_plugin(remote.Line(client.id, self._open_line), name=client.id)
+            client.register_plugin(dask_worker.Departures())
+            client.register_plugin(dask_worker.Line(client.id, self._open_line), name=client.id)
         except Exception:
             client.close()
             raise
         return client
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        for key, told in remote.read(event[1]):
+        for key, told in dask_worker.read(event[1]):
             messages = self._runs.get(key)
             if messages is not None:
                 messages.put(told)

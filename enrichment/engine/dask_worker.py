@@ -20,9 +20,9 @@ from typing import Any
 from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
 from tornado.ioloop import PeriodicCallback
 
-from enrichment.domain import Task, Written
-from enrichment.errors import Cancelled, EnrichmentError, Snooze, StepFailed
-from enrichment.worker import Enrich
+from enrichment.domain.errors import Cancelled, EnrichmentError, Snooze, StepFailed
+from enrichment.domain.model import Task, Written
+from enrichment.engine.worker import Enrich
 
 UNFIT_SECONDS = 30.0
 STEPS_SECONDS = 0.25  # between two messages with the steps that the runs of a process have reached

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
-from enrichment.domain import Task
+from enrichment.domain.model import Task
 
 AHEAD_SECONDS = 0.25  # how far ahead of its threads a worker claims
 MOST_AHEAD = 100

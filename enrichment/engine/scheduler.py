@@ -17,7 +17,7 @@ from uuid import UUID
 
 import schedule
 
-from enrichment.errors import EnrichmentError
+from enrichment.domain.errors import EnrichmentError
 
 _log = logging.getLogger(__name__)
 TICK_SECONDS = 30

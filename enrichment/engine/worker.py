@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from enrichment.domain import Failure, Task, Written
-from enrichment.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
-from enrichment.hand import Hand
+from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
+from enrichment.domain.model import Failure, Task, Written
+from enrichment.engine.in_flight import Hand
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0

@@ -11,15 +11,15 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from enrichment import planning, seam
-from enrichment.domain import AssetClass, Checked, Fetched, Task, Timeframe, Window
-from enrichment.domain import to_datetime64 as _ts
-from enrichment.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
-from enrichment.features import LOOKBACK
-from enrichment.joining import join
-from enrichment.series import Download, Enriched, Known, Rebase, Tail
-from enrichment.steps import Report, Series, step
-from enrichment.validation import Request, validate
+from enrichment.domain.bars import to_datetime64 as _ts
+from enrichment.domain.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
+from enrichment.domain.model import AssetClass, Checked, Fetched, Task, Timeframe, Window
+from enrichment.domain.series import Download, Enriched, Known, Rebase, Tail
+from enrichment.pipeline import fetch_plan, reconcile
+from enrichment.pipeline.features import LOOKBACK
+from enrichment.pipeline.merge import join
+from enrichment.pipeline.steps import Report, Series, step
+from enrichment.pipeline.validation import Request, validate
 
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -81,7 +81,7 @@ class Pipeline(Generic[Outcome]):
         *,
         history_days: int,
         now: Callable[[], datetime],
-        piece: int = planning.BARS_PER_PIECE,
+        piece: int = fetch_plan.BARS_PER_PIECE,
         side_by_side: int = 1,
     ) -> None:
         self._source = source
@@ -135,17 +135,17 @@ class Pipeline(Generic[Outcome]):
 
     def _update(self, series: Series, known: Known) -> Enriched:
         """The newest bars, and what is missing and due."""
-        main = planning.main_window(known, series.now, self._history)
-        holes = planning.heals(series.timeframe, known.due, main.start)
+        main = fetch_plan.main_window(known, series.now, self._history)
+        holes = fetch_plan.heals(series.timeframe, known.due, main.start)
         return self._bring(series, known, main, holes)
 
     def _backfill(self, series: Series, wanted: Window) -> None:
         """The wanted stretch of history, newest piece first, each stored as it arrives."""
         known = self._describe(series)
-        window = planning.joined(wanted, known, series.now)
+        window = fetch_plan.joined(wanted, known, series.now)
         left = series.task.left_of(series.timeframe) or window.end
         rest = Window(window.start, left)
-        for piece in planning.pieces(rest, series.timeframe, self._piece):
+        for piece in fetch_plan.pieces(rest, series.timeframe, self._piece):
             enriched = self._bring(series, known, piece, [])
             with series.step("store"):
                 self._warehouse.keep(series.task, enriched, piece.start)
@@ -170,7 +170,7 @@ class Pipeline(Generic[Outcome]):
             whole = Window(min(known.history_from or main.start, main.start), series.now)
             tail = self._tail(series, None, known)
             downloads = [self._fetch(series, whole, Tail())]
-            rebase = seam.rebase(tail.bars, downloads[0].checked.bars)
+            rebase = reconcile.rebase(tail.bars, downloads[0].checked.bars)
         else:
             for hole in holes:
                 downloads += self._heal(series, hole, tail, known)
@@ -223,7 +223,7 @@ class Pipeline(Generic[Outcome]):
             return [first]
         second = _checked(series, Download(window, other, fetching.milliseconds), tail)
         added = second.checked.bars.take(second.checked.bars.not_in(first.checked.bars))
-        told = tuple(seam.from_elsewhere(added, other))
+        told = tuple(reconcile.from_elsewhere(added, other))
         return [
             replace(first, cause="no_trades"),
             replace(
@@ -238,7 +238,7 @@ def _same(series: Series, known: Known, answer: Download) -> Download | None:
         return None
     with series.step("validate"):
         request = Request(series.task.asset_class, series.timeframe, answer.window, series.now)
-        stored = seam.unchanged(known, known.tail, answer.fetched, request)
+        stored = reconcile.unchanged(known, known.tail, answer.fetched, request)
     return None if stored is None else replace(answer, checked=Checked(stored), same=True)
 
 
@@ -272,8 +272,8 @@ def _joined(
 def _is_deep(known: Known, tail: Tail, main: Download) -> bool:
     """Whether the overlap shows a change of the history behind it."""
     if known.source not in (None, main.source):
-        return seam.rebase(tail.bars, main.checked.bars) is not None
-    return seam.reaches_back(known, tail.bars, main.checked.bars)
+        return reconcile.rebase(tail.bars, main.checked.bars) is not None
+    return reconcile.reaches_back(known, tail.bars, main.checked.bars)
 
 
 def _refuse_nothing(series: Series, known: Known, main: Download) -> None:

@@ -7,16 +7,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment import calendars
-from enrichment.domain import (
-    AssetClass,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-    to_datetime64,
-)
-from enrichment.series import Known
+from enrichment.domain import calendars
+from enrichment.domain.bars import Timestamps, to_datetime, to_datetime64
+from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.domain.series import Known
 
 OVERLAP = 10
 BARS_PER_PIECE = 10_000

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import numpy as np
 
-from enrichment import features
-from enrichment.domain import Bars, to_datetime, to_datetime64
+from enrichment.domain.bars import Bars, to_datetime, to_datetime64
+from enrichment.pipeline import features
 
 
 @dataclass(frozen=True, slots=True)

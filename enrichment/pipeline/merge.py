@@ -9,20 +9,21 @@ from datetime import datetime
 
 import numpy as np
 
-from enrichment import calendars, features, quality, seam
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Flag,
-    Timeframe,
-    Timestamps,
-    Window,
-    among,
-    to_datetime,
-    to_datetime64,
+from enrichment.domain import calendars
+from enrichment.domain.bars import Bars, Timestamps, among, to_datetime, to_datetime64
+from enrichment.domain.model import AssetClass, Flag, Timeframe, Window
+from enrichment.domain.series import (
+    Download,
+    Enriched,
+    Evidence,
+    Gap,
+    Known,
+    Rebase,
+    Tail,
+    no_timestamps,
 )
-from enrichment.series import Download, Enriched, Gap, Known, Rebase, Tail, no_timestamps
-from enrichment.validation import classify_missing, missing_bars
+from enrichment.pipeline import features, quality, reconcile
+from enrichment.pipeline.validation import classify_missing, missing_bars
 
 
 def join(
@@ -117,9 +118,9 @@ def _usable(
     main = downloads[0].fetched
     if rebase is not None and len(good):
         older = stored.take(stored.ts < good.ts[0])
-        good = seam.rescaled(older, rebase.factor).followed_by(good)
+        good = reconcile.rescaled(older, rebase.factor).followed_by(good)
     elif main is not None and known.source not in (None, main.source):
-        flags += seam.other_source(known, stored, good, main)
+        flags += reconcile.other_source(known, stored, good, main)
         good = good.take(good.not_in(stored))
     return good, [flag for flag in flags if (flag.ts, flag.check) not in known.confirmed]
 
@@ -185,7 +186,7 @@ def _evidence(
     coverage: tuple[int, int],
     flags: Sequence[Flag],
     gaps: Sequence[Gap],
-) -> quality.Evidence:
+) -> Evidence:
     """What the whole series rests on: what was known outside the windows, and what is new in
     them. before: stored bars that precede those at hand. coverage: feature values past their
     warm-up, and those of them that are NULL.
@@ -198,7 +199,7 @@ def _evidence(
     objections = {(f.ts, f.check) for f in flags if quality.counts(f.check, f.severity)}
     objections |= {(ts, check) for ts, check in known.flagged if not seen.judged(ts)}
     newest = to_datetime(merged.ts[-1]) if len(merged) else None
-    return quality.Evidence(
+    return Evidence(
         expected=expected,
         missing=len(missing),
         untraded=max(0, expected - present - len(missing)),

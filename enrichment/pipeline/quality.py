@@ -9,7 +9,7 @@ marks; the points of all reasons add up to 1 - score.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import fsum
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Quality, Severity
-from enrichment.features import FEATURES
+from enrichment.domain.model import Quality, Severity
+from enrichment.domain.series import Evidence, Objection
+from enrichment.pipeline.features import FEATURES
 
 WEIGHTS: Mapping[str, float] = {
     "completeness": 0.40,
@@ -32,41 +33,6 @@ STALE_SESSIONS = 4
 EXAMPLES = 4  # bars that a reason names
 # Checks whose bars are stored, but not to be relied on before somebody has looked at them.
 DOUBTFUL = frozenset({"outlier", "split"})
-
-
-@dataclass(frozen=True, slots=True)
-class Objection:
-    """A check that objects to bars: how many, and the newest of them as examples."""
-
-    bars: int
-    at: Sequence[datetime] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of a series.
-
-    expected, missing, untraded: bars that the calendar has, those of them that are lost, and those
-    that a thinly traded series never had. checked: bars that validation saw; objections: check →
-    its bars among them, each bar under one check only. feature_cells, feature_nulls: feature values
-    past their warm-up, and those that are NULL. sessions_behind: sessions since the newest bar.
-    missing_at: the newest of the missing bars.
-    """
-
-    expected: int
-    missing: int
-    checked: int
-    feature_cells: int
-    feature_nulls: int
-    sessions_behind: int
-    untraded: int = 0
-    objections: Mapping[str, Objection] = field(default_factory=dict)
-    missing_at: Sequence[datetime] = ()
-
-    @property
-    def with_errors(self) -> int:
-        """Checked bars that some check objects to."""
-        return sum(objection.bars for objection in self.objections.values())
 
 
 def counts(check: str, severity: Severity) -> bool:

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from enrichment.domain import Bars, Fetched, Flag, Severity, to_datetime, to_datetime64
-from enrichment.series import Known, Rebase, Tail
-from enrichment.validation import Request, ended, missing_bars, source_disagreement
+from enrichment.domain.bars import Bars, to_datetime, to_datetime64
+from enrichment.domain.model import Fetched, Flag, Severity
+from enrichment.domain.series import Known, Rebase, Tail
+from enrichment.pipeline.validation import Request, ended, missing_bars, source_disagreement
 
 PRICES = ("open", "high", "low", "close")
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices

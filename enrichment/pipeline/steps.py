@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from enrichment.domain import Task, Timeframe
-from enrichment.errors import StepFailed
+from enrichment.domain.errors import StepFailed
+from enrichment.domain.model import Task, Timeframe
 
 Report = Callable[[str], None]
 

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from flask import Blueprint, Flask, Response, request
 
-from enrichment.clock import utc_now
-from enrichment.errors import InvalidRequest
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox.binance import BinanceFormat
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import Market

@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 from flask import Blueprint, Response, request
 
-from enrichment.domain import AssetClass, Bars, Timeframe, Window, to_datetime
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import Series

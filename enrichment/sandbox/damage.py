@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars, Timestamps, to_datetime64
+from enrichment.domain.bars import Bars, Timestamps, to_datetime64
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.hashing import draw, seed_of
 

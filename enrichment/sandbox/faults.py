@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from threading import Event, Lock
 from typing import Any
 
-from enrichment.errors import InvalidRequest
+from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox.hashing import fraction, seed_of
 
 MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")

@@ -14,16 +14,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.calendars import bar_starts, last_complete
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Floats,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-)
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
+from enrichment.domain.calendars import bar_starts, last_complete
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.hashing import draw, normal, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
 

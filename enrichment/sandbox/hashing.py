@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats
+from enrichment.domain.bars import Floats
 
 Bits = NDArray[np.uint64]
 _MASK = (1 << 64) - 1

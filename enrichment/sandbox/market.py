@@ -7,7 +7,8 @@ from collections import OrderedDict
 from datetime import datetime
 from functools import lru_cache
 
-from enrichment.domain import Bars, is_simulated
+from enrichment.domain.bars import Bars
+from enrichment.domain.model import is_simulated
 from enrichment.sandbox.generator import Make, SimulatedSeries
 from enrichment.sandbox.recorded import recorded_series, recordings
 from enrichment.sandbox.series import Series

@@ -15,15 +15,9 @@ import numpy as np
 import orjson
 from flask import Blueprint, Response, request
 
-from enrichment.calendars import midnights
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-)
+from enrichment.domain.bars import Bars, Timestamps, to_datetime
+from enrichment.domain.calendars import midnights
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.polygon_query import BadQueryError, Query, cursor, parse

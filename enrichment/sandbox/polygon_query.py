@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from enrichment.calendars import midnights
-from enrichment.domain import AssetClass, Timeframe
+from enrichment.domain.calendars import midnights
+from enrichment.domain.model import AssetClass, Timeframe
 
 _TIMEFRAMES = {
     (5, "minute"): Timeframe.M5,

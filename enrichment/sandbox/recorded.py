@@ -17,21 +17,13 @@ from importlib.resources import files
 
 import numpy as np
 
-from enrichment.calendars import bar_starts, last_complete, monday_of
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Floats,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-    to_datetime64,
-)
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import bar_starts, last_complete, monday_of
+from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.domain.splits import splits_of
 from enrichment.sandbox.generator import continuation
 from enrichment.sandbox.hashing import seed_of
 from enrichment.sandbox.series import aggregate, within
-from enrichment.validation import splits_of
 
 EURUSD = "C:EURUSD"
 _HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")

@@ -9,13 +9,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import AssetClass, Bars, Floats, Timeframe, Timestamps, Window, to_datetime64
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.model import AssetClass, Timeframe, Window
 
 TICKS = 10_000.0  # simulated prices are whole multiples of 1 / TICKS
 
 
 class Series(Protocol):
-    """One instrument's bars in every timeframe; timestamps are canonical (see `enrichment.domain`).
+    """One instrument's bars in every timeframe; timestamps are as in `domain.bars`.
 
     now: nothing that lies after it is shown; the bar that is forming holds what is known by then.
     """

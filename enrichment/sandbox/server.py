@@ -14,8 +14,7 @@ from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.test import run_wsgi_app
 
-from enrichment.errors import ConfigurationError
-from enrichment.processor import kept_to_one
+from enrichment.domain.errors import ConfigurationError
 from enrichment.sandbox.app import create_app
 from enrichment.sandbox.connection import RESET
 
@@ -27,7 +26,7 @@ def serve(host: str, port: int, **options: Any) -> None:
         signal.signal(number, lambda *_: stop.set())
     app = create_app(**options)
     app.extensions["sandbox"].market.warm_up()
-    with running(app, host, port), kept_to_one():
+    with running(app, host, port):
         stop.wait()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars, Timestamps
+from enrichment.domain.bars import Bars, Timestamps
 from enrichment.sandbox.connection import client_left, reset
 from enrichment.sandbox.faults import DAMAGES, DELAYS, Fault
 from enrichment.sandbox.vendor import Vendor

@@ -15,16 +15,9 @@ import numpy as np
 import orjson
 from flask import Blueprint, Response, request
 
-from enrichment.calendars import midnights
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-    to_datetime64,
-)
+from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import midnights
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals, on_basis
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import Series

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from enrichment.alerts.rules import DEFAULT_RULES
-from enrichment.domain import PROVIDER_NAMES, AssetClass, Window, parse_symbol
-from enrichment.errors import InvalidRequest, UnknownJob, UnknownRule
-from enrichment.storage import alerts, symbols
-from enrichment.storage.database import Connection
+from enrichment.domain.errors import InvalidRequest, UnknownJob, UnknownRule
+from enrichment.domain.model import PROVIDER_NAMES, AssetClass, Window, parse_symbol
+from enrichment.services.alerts.rules import DEFAULT_RULES
+from enrichment.warehouse import alerts
+from enrichment.warehouse.database import Connection
+from enrichment.warehouse.queue import symbols
 
 PAUSE_SCOPES = ("global", "asset_class", "symbol", "provider")
 

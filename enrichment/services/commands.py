@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from enrichment.arguments import (
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownBreaker
+from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
+from enrichment.domain.symbol_csv import parse_csv, parse_tracked
+from enrichment.pipeline.quality import assess, without
+from enrichment.services.command_checks import (
     known_state,
     not_active,
     nothing_to_do,
@@ -17,33 +22,10 @@ from enrichment.arguments import (
     require_rule,
     texts,
 )
-from enrichment.clock import utc_now
-from enrichment.domain import (
-    AssetClass,
-    JobKind,
-    Timeframe,
-    TrackedSymbol,
-    parse_symbol,
-)
-from enrichment.errors import (
-    Conflict,
-    InvalidRequest,
-    NotTracked,
-    UnknownBreaker,
-)
-from enrichment.quality import assess, without
-from enrichment.storage import (
-    alerts,
-    findings,
-    job_control,
-    jobs,
-    operations,
-    resilience_state,
-    standing,
-    symbols,
-)
-from enrichment.storage.database import Database
-from enrichment.symbol_lists import parse_csv, parse_tracked
+from enrichment.warehouse import alerts, resilience_state
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import job_control, jobs, pauses, symbols
+from enrichment.warehouse.series import flags_and_gaps, status
 
 __all__ = ["Commands", "Triggered", "parse_csv", "parse_tracked"]
 
@@ -88,7 +70,7 @@ class Commands:
         wanted = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
-            if idempotency_key and (known := operations.job_with_key(conn, idempotency_key)):
+            if idempotency_key and (known := pauses.job_with_key(conn, idempotency_key)):
                 return Triggered(*known)
             if wanted and (unknown := not_active(conn, wanted)):
                 raise NotTracked(unknown)
@@ -124,7 +106,7 @@ class Commands:
         with self._db.begin() as conn:
             if not wanted or (unknown := not_active(conn, wanted)):
                 raise NotTracked(unknown if wanted else "name at least one tracked symbol")
-            window = past_window(start, end, operations.now(conn))
+            window = past_window(start, end, pauses.now(conn))
             opened = job_control.open_job(
                 conn,
                 JobKind.BACKFILL,
@@ -151,8 +133,8 @@ class Commands:
         if not reason.strip():
             raise InvalidRequest("say how you know that the bar is real: the reason is kept")
         with self._db.begin() as conn:
-            evidence = standing.evidence(conn, name, kind)
-            found = findings.confirm(
+            evidence = status.evidence(conn, name, kind)
+            found = flags_and_gaps.confirm(
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
             )
             if not found or evidence is None:
@@ -162,8 +144,8 @@ class Commands:
                 )
             changed = without(evidence, check, ts)
             quality = assess(changed)
-            standing.reassess(conn, name, kind, quality, changed)
-            operations.audit(
+            status.reassess(conn, name, kind, quality, changed)
+            pauses.audit(
                 conn,
                 actor=actor,
                 action="confirm",
@@ -175,7 +157,7 @@ class Commands:
     def _triggered_elsewhere(self, idempotency_key: str | None) -> Triggered:
         """The job that a simultaneous request with the same key has just opened."""
         with self._db.begin() as conn:
-            known = operations.job_with_key(conn, idempotency_key or "")
+            known = pauses.job_with_key(conn, idempotency_key or "")
         if known is None:
             raise InvalidRequest("the job could not be opened: try again")
         return Triggered(*known)
@@ -197,8 +179,8 @@ class Commands:
         with self._db.begin() as conn:
             if scope == "symbol" and symbols.not_active(conn, [key]):
                 raise NotTracked.of(key)
-            operations.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
-            operations.audit(
+            pauses.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
+            pauses.audit(
                 conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
             )
 
@@ -208,8 +190,8 @@ class Commands:
         """Lift a scope's pause."""
         key = pause_key(scope, key)
         with self._db.begin() as conn:
-            operations.resume(conn, scope=scope, key=key)
-            operations.audit(
+            pauses.resume(conn, scope=scope, key=key)
+            pauses.audit(
                 conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
             )
             jobs.notify(conn)
@@ -221,7 +203,7 @@ class Commands:
             if state not in OPEN_STATES:
                 raise Conflict(f"job {job_id} is {state} already: nothing to cancel")
             job_control.request_cancel(conn, job_id)
-            operations.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
+            pauses.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
 
     def resume_failed(
         self,
@@ -243,7 +225,7 @@ class Commands:
             if count == 0:
                 kind = f" with {error_class}" if error_class else ""
                 raise Conflict(f"job {job_id} has no failed symbols{kind}: nothing to resume")
-            operations.audit(
+            pauses.audit(
                 conn,
                 actor=actor,
                 action="resume_failed",
@@ -270,9 +252,7 @@ class Commands:
                 listed = ", ".join(known) or "none yet: no worker has run"
                 raise UnknownBreaker(f"unknown breaker {name!r}: known are {listed}")
             resilience_state.override(conn, name=name, action=action, actor=actor, reason=reason)
-            operations.audit(
-                conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason
-            )
+            pauses.audit(conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason)
             if action != "force_open":
                 job_control.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
 
@@ -289,7 +269,7 @@ class Commands:
         with self._db.begin() as conn:
             require_rule(conn, rule)
             alerts.silence(conn, rule=rule, by=actor, reason=reason, until=until)
-            operations.audit(
+            pauses.audit(
                 conn,
                 actor=actor,
                 action="silence",
@@ -305,7 +285,7 @@ class Commands:
             require_rule(conn, rule)
             if not alerts.unsilence(conn, rule=rule):
                 raise Conflict(f"{rule} is not silenced: nothing to end")
-            operations.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
+            pauses.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
 
     def track(
         self, tracked: Sequence[TrackedSymbol], *, actor: str, reason: str | None = None
@@ -313,7 +293,7 @@ class Commands:
         """Add symbols, or change the asset class and timeframes of existing ones."""
         with self._db.begin() as conn:
             symbols.put(conn, tracked)
-            operations.audit(
+            pauses.audit(
                 conn,
                 actor=actor,
                 action="track",
@@ -329,4 +309,4 @@ class Commands:
             if not symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
             job_control.forget_symbol(conn, name)
-            operations.audit(conn, actor=actor, action="untrack", target=name, reason=reason)
+            pauses.audit(conn, actor=actor, action="untrack", target=name, reason=reason)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.storage.figures import Overview, PatternStatus, Pause, WorkerStatus
+from enrichment.warehouse.read_models.dto import Overview, PatternStatus, Pause, WorkerStatus
 
 FRESH = timedelta(hours=24)
 OPEN = ("open", "forced_open")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from enrichment.domain import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
 
 T = TypeVar("T")
 

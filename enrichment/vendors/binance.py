@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from enrichment.calendars import canonical
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, divided
-from enrichment.domain import to_datetime64 as utc
-from enrichment.errors import MalformedResponse, RequestRefused, UnknownSymbol
-from enrichment.providers.columns import decimals, moments, numbers
-from enrichment.providers.http import Answer, HttpClient
+from enrichment.domain.bars import Bars, divided
+from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.calendars import canonical
+from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.http import Answer, HttpClient
+from enrichment.vendors.parsing import decimals, moments, numbers
 
 WEIGHT_PER_MINUTE = 6000  # Binance's limit of request weight for one address
 _MOST = 1000  # klines an answer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 
-from enrichment.domain import AssetClass, Fetched, Timeframe, Window
-from enrichment.errors import NoProvider, ProviderError, Snooze
-from enrichment.providers.base import Provider
+from enrichment.domain.errors import NoProvider, ProviderError, Snooze
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.base import Provider
 
 PAUSED_WAIT_SECONDS = 30.0
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from enrichment.errors import (
+from enrichment.domain.errors import (
     AccessDenied,
     ProviderUnavailable,
     QuotaExceeded,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -23,8 +22,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from enrichment.clock import utc_now
-from enrichment.errors import (
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import (
     AccessDenied,
     MalformedResponse,
     ProviderError,
@@ -33,7 +32,8 @@ from enrichment.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.providers.base import ResilientCall
+from enrichment.net import is_loopback
+from enrichment.vendors.base import ResilientCall
 
 TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two bytes of the answer
 Decode = Callable[[bytes], Any]
@@ -239,15 +239,8 @@ def _session(host: str | None, pool_size: int) -> requests.Session:
     session.mount("https://", adapter)
     session.auth = _HeadersOnly()
     # A proxy of the environment can't reach this machine's loopback.
-    session.trust_env = not _is_loopback(host)
+    session.trust_env = not is_loopback(host)
     return session
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

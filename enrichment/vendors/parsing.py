@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from enrichment.domain import Floats, Timestamps
-from enrichment.errors import MalformedResponse
+from enrichment.domain.bars import Floats, Timestamps
+from enrichment.domain.errors import MalformedResponse
 
 _NUMBER = {float, int, type(None)}
 _PER_SECOND = {"s": 1, "ms": 1000}

@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 import orjson
 
-from enrichment.calendars import canonical, midnights
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.domain import to_datetime64 as utc
-from enrichment.errors import AccessDenied, MalformedResponse, ProviderError
-from enrichment.providers.columns import moments, numbers
-from enrichment.providers.http import Answer, HttpClient
+from enrichment.domain.bars import Bars
+from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.calendars import canonical, midnights
+from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.http import Answer, HttpClient
+from enrichment.vendors.parsing import moments, numbers
 
 _RANGES = {
     Timeframe.M5: "5/minute",

@@ -14,13 +14,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.calendars import canonical, clock_floor
-from enrichment.clock import utc_now
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Timestamps, Window
-from enrichment.domain import to_datetime64 as utc
-from enrichment.errors import MalformedResponse, ProviderError, UnknownSymbol
-from enrichment.providers.columns import moments, numbers
-from enrichment.providers.http import HttpClient
+from enrichment.domain.bars import Bars, Timestamps
+from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.calendars import canonical, clock_floor
+from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.parsing import moments, numbers
 
 # Yahoo turns away what does not look like a browser.
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0"

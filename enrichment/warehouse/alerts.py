@@ -15,8 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage import operations
-from enrichment.storage.alert_figures import (
+from enrichment.warehouse.alert_rows import (
     Alert,
     AlertEvent,
     AlertReport,
@@ -24,7 +23,8 @@ from enrichment.storage.alert_figures import (
     Delivery,
     DeliveryStatus,
 )
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import pauses
 
 
 class Evaluation:
@@ -34,7 +34,7 @@ class Evaluation:
         self._conn = conn
         self.now = now
         self.states = {row.rule: AlertState(*row) for row in conn.execute(text(_STATES))}
-        self.all_silenced = operations.paused_globally(conn)
+        self.all_silenced = pauses.paused_globally(conn)
         self._silenced = set(conn.execute(text(_SILENCED)).scalars())
 
     def silenced(self, rule: str) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from enrichment.errors import ConfigurationError, DatabaseUnavailable
+from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
 
 CLOCK_SECONDS = 30.0
 _OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as COPY raises them

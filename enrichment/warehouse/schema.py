@@ -11,8 +11,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from enrichment.storage import partitions, reading
-from enrichment.storage.database import Database
+from enrichment.warehouse import log_partitions, reader_role
+from enrichment.warehouse.database import Database
 
 _LOCK = 7_303_014  # any number, as long as all versions agree on it
 _SQL_TYPES = {"number": "double precision", "label": "text"}
@@ -32,8 +32,8 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
         cover_key(conn)
-        partitions.ensure(conn)
-        reading.grant(conn)
+        log_partitions.ensure(conn)
+        reader_role.grant(conn)
 
 
 def configuration() -> Config:
@@ -56,7 +56,7 @@ def cover_key(conn: Connection) -> None:
     by side. For that the pages must be known to be visible, so they are vacuumed by what was
     inserted, however large the table is.
     """
-    from enrichment.storage.stored import COLUMNS
+    from enrichment.warehouse.series.snapshots import COLUMNS
 
     carried = [name for name in COLUMNS if name != "ts"]
     if conn.execute(text(_CARRIED_BY_KEY)).scalars().all() != carried:

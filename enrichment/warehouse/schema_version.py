@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import text
 
-from enrichment.errors import ConfigurationError
-from enrichment.storage.database import Database
+from enrichment.domain.errors import ConfigurationError
+from enrichment.warehouse.database import Database
 
 REVISION = "0007"
 

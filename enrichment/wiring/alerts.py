@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from enrichment import health
-from enrichment.alerts import channels, rules
-from enrichment.alerts.channels import Channel, Payload
-from enrichment.alerts.figures import Readings
-from enrichment.alerts.rules import Rule
-from enrichment.alerts.service import AlertService
 from enrichment.config import Settings
-from enrichment.providers.guard import Protection, VendorGuard
-from enrichment.providers.http import HttpClient
-from enrichment.storage.read_models import ReadModels
+from enrichment.services import health
+from enrichment.services.alerts import channels, rules
+from enrichment.services.alerts.channels import Channel, Payload
+from enrichment.services.alerts.metrics import Readings
+from enrichment.services.alerts.rules import Rule
+from enrichment.services.alerts.service import AlertService
+from enrichment.vendors.guard import Protection, VendorGuard
+from enrichment.vendors.http import HttpClient
+from enrichment.warehouse.read_models.facade import ReadModels
 
 if TYPE_CHECKING:
     from resilience import ResilienceManager

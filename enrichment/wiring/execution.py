@@ -13,18 +13,19 @@ from functools import partial
 
 from pydantic import SecretStr
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.domain import Written
-from enrichment.errors import ConfigurationError
-from enrichment.pipeline import Pipeline
-from enrichment.providers.guard import Protection
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database, DatabaseClock
-from enrichment.storage.group_commit import GroupCommit
-from enrichment.storage.operations import ProviderPauses
-from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
-from enrichment.worker import Enrich, Ready, Waits
+from enrichment.domain.errors import ConfigurationError
+from enrichment.domain.model import Written
+from enrichment.engine.worker import Enrich, Ready, Waits
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database, DatabaseClock
+from enrichment.warehouse.queue.pauses import ProviderPauses
+from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
+from enrichment.warehouse.series.batch_writer import GroupCommit
+from enrichment.warehouse.series.warehouse import Warehouse
+from enrichment.wiring.database import open_database
+from enrichment.wiring.vendors import build_providers
 from resilience import ResilienceManager, init_resilience_manager
 
 
@@ -70,10 +71,10 @@ def executor(
     """As the settings say. protection: how vendors are protected."""
     if settings.dask_scheduler is not None:
         with _needing_dask():
-            from enrichment.cluster import Cluster
+            from enrichment.engine.dask_client import Cluster
         opened = partial(line, _sent(settings, db), protection)
-        with Cluster(settings.dask_scheduler, opened) as cluster:
-            yield Executor(cluster.enrich, None, cluster.waits)
+        with Cluster(settings.dask_scheduler, opened) as dask_client:
+            yield Executor(dask_client.enrich, None, dask_client.waits)
         return
     with _pipeline(settings, db, found, protection) as pipeline:
         yield Executor(pipeline.enrich, pipeline.ready, lambda: None)
@@ -82,16 +83,16 @@ def executor(
 def examine_cluster(settings: Settings, address: str) -> str:
     """For `enrichment doctor`: what the cluster is made of; ConfigurationError: what to mend."""
     with _needing_dask():
-        from enrichment import cluster
-    with bootstrap.database(settings, application="enrichment-doctor") as db:
-        return cluster.examine(address, partial(_reach, _sent(settings, db)))
+        from enrichment.engine import dask_client
+    with open_database(settings, application="enrichment-doctor") as db:
+        return dask_client.examine(address, partial(_reach, _sent(settings, db)))
 
 
 @contextmanager
 def line(settings: Settings, protection: Protection | None, threads: int) -> Iterator[Enrich]:
     """In a Dask worker's process: all that enriches, for so many threads."""
     with (
-        bootstrap.database(settings, pool_size=threads + 2, application="enrichment-dask") as db,
+        open_database(settings, pool_size=threads + 2, application="enrichment-dask") as db,
         patterns(db, f"dask:{process_name()}") as found,
         closing(found.manager),
         _pipeline(settings, db, found, protection) as pipeline,
@@ -118,7 +119,7 @@ def _sent(settings: Settings, db: Database) -> Settings:
 
 def _reach(settings: Settings) -> None:
     """In a Dask worker's process: DatabaseUnavailable unless the database answers there."""
-    with bootstrap.database(settings, pool_size=1, application="enrichment-doctor"):
+    with open_database(settings, pool_size=1, application="enrichment-doctor"):
         pass
 
 
@@ -126,7 +127,7 @@ def _reach(settings: Settings) -> None:
 def _pipeline(
     settings: Settings, db: Database, found: Patterns, protection: Protection | None
 ) -> Iterator[Pipeline[Future[Written]]]:
-    source = bootstrap.providers(
+    source = build_providers(
         settings,
         found.manager,
         shared=found.limits,

@@ -1,7 +1,7 @@
 """How quickly the API answers readers, as its logs grow: p50 and p99 of each endpoint under 16
 clients while a job writes, with few and with many rows of the fetch log.
 
-    PYTHONPATH=tests python tests/benchmarks/api_reads.py  # 10,000 and 200,000 rows
+    python -m tests.benchmarks.api_reads  # 10,000 and 200,000 rows
     … --rows 10000000                                      # 13 months of 1,000 symbols
 
 Paced clients ask ten times a second each, as tools that poll do; hurried ones as fast as they can,
@@ -21,19 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from report import Figure, write
-from report import parser as parser_of
-from seeding import seed
-from served import serving
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands
-from enrichment.domain import Written
-from enrichment.storage import jobs
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.model import Written
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.wiring.database import upgrade_schema
+from tests.benchmarks.report import Figure, write
+from tests.benchmarks.report import parser as parser_of
+from tests.benchmarks.seeding import seed
+from tests.helpers.server_process import serving
 
 ROOT = "/api/v1/enrichment"
 ENDPOINTS = {
@@ -123,7 +123,7 @@ def measure(rows: int, symbols: int, clients: int, seconds: float) -> list[Timin
         EmbeddedPostgres(Path(folder) / "postgres") as postgres,
     ):
         db = Database(postgres.url, pool_size=4)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         seed(db, rows, symbols)
         with serving(postgres.url, Path(folder)) as api, writing(db):
             for name, path in ENDPOINTS.items():

@@ -1,6 +1,6 @@
 """Storing bars: this product's path against bare binary COPY and against pandas' to_sql.
 
-    python tests/benchmarks/bulk_path.py [--series 20] [--bars 5000] [--rounds 5]
+    python -m tests.benchmarks.bulk_path [--series 20] [--bars 5000] [--rounds 5]
 
 Every way stores the same rows, 8 prices and all features, in the same keyed table of the same
 server; ratios are taken within a round and reported as medians.
@@ -18,29 +18,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import (
-    Bars,
-    Checked,
-    Fetched,
-    Quality,
-    Task,
-    Timeframe,
-    Window,
-    to_datetime,
-)
-from enrichment.features import compute
-from enrichment.quality import Evidence
-from enrichment.series import Download, Enriched
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.copying import copy, encoded, repeated
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.model import Checked, Fetched, Quality, Task, Timeframe, Window
+from enrichment.domain.series import Download, Enriched, Evidence
+from enrichment.pipeline.features import compute
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.series.binary_copy import copy, encoded, repeated
+from enrichment.warehouse.series.warehouse import Warehouse
+from enrichment.wiring.database import upgrade_schema
+from tests.benchmarks.report import Figure, parser, tell
 
 SCORE = Quality(1.0, 1.0, 1.0, 1.0, 1.0, "healthy")
 
@@ -164,7 +155,7 @@ def run(series: int, count: int, rounds: int) -> dict[str, list[float]]:
     }
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
         db = Database(server.url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         contest = Contest(db, series, count)
         for _ in range(rounds + 1):
             contest.clear()

@@ -1,6 +1,6 @@
 """How quickly the dashboard's pages are there, with many rows in the logs and many symbols.
 
-    python tests/benchmarks/dashboard_pages.py [--rows 200000] [--symbols 1000]
+    python -m tests.benchmarks.dashboard_pages [--rows 200000] [--symbols 1000]
     … --rows 10000000     # 13 months of 1,000 symbols: some minutes of seeding, 3 GB of disk
 
 For each page, medians of five: reading its data with nothing cached (the time that connections are
@@ -18,15 +18,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import streamlit as st
-from report import Figure, parser, tell
-from seeding import seed
 from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 from streamlit.testing.v1 import AppTest
 
-from enrichment import bootstrap
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.wiring.database import upgrade_schema
+from tests.benchmarks.report import Figure, parser, tell
+from tests.benchmarks.seeding import seed
 
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
 NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
@@ -103,7 +103,7 @@ def main() -> None:
     logging.getLogger("streamlit").setLevel(logging.ERROR)
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as postgres:
         db = Database(postgres.url, pool_size=2)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         seed(db, options.rows, options.symbols)
         furnish(db, options.symbols)
         os.environ["DATABASE_URL"] = postgres.url

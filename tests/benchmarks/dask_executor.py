@@ -1,6 +1,6 @@
 """A Dask cluster against the worker's own threads: work that computes, and work that waits.
 
-    python tests/benchmarks/dask_executor.py [--symbols 24] [--timeframe 5m] [--rounds 3]
+    python -m tests.benchmarks.dask_executor [--symbols 24] [--timeframe 5m] [--rounds 3]
         [--waiting 400] [--latency 0.05 0.5] [--concurrency 5 10 20 40]
 
 Computing: a year of bars a symbol, the vendor's answers from memory, on two Dask processes and on
@@ -23,9 +23,10 @@ from typing import Any
 import dask
 import psutil
 from distributed import LocalCluster
-from installation import Installation, installation
-from report import Figure, parser, tell
 from sqlalchemy import text
+
+from tests.benchmarks.installation import Installation, installation
+from tests.benchmarks.report import Figure, parser, tell
 
 LINEAR = 0.8
 

@@ -1,6 +1,6 @@
 """What the engine itself costs: handing out symbols whose enrichment does nothing.
 
-    python tests/benchmarks/dispatch.py [--symbols 1000 10000] [--threads 5] [--triggers 30]
+    python -m tests.benchmarks.dispatch [--symbols 1000 10000] [--threads 5] [--triggers 30]
 
 A real Worker on a real JobQueue and a new embedded server; "nothing" is the one transaction that
 proves ownership and completes the item, without bars. The floor, measured in the same run with as
@@ -20,21 +20,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from report import Figure, parser, tell
 from sqlalchemy import text
 
 from api.application import create_app
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.domain import Task, Written
-from enrichment.storage import jobs, ownership
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.listening import Listener
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Enrich, Pace, Worker
+from enrichment.domain.model import Task, Written
+from enrichment.engine.worker import Enrich, Pace, Worker
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.wiring.database import build_read_models, upgrade_schema
+from tests.benchmarks.report import Figure, parser, tell
 
 ROUNDS = 3
 
@@ -106,12 +106,12 @@ def dispatch_ms(db: Database, url: str, count: int, threads: int) -> float:
 
     def nothing(task: Task, report: Callable[[str], None]) -> Written:
         with own.begin() as conn:
-            ownership.assert_owned(conn, task)
+            leases.assert_owned(conn, task)
             jobs.complete(conn, task, Written())
         return Written()
 
     job = Commands(db).trigger(actor="benchmark")
-    reader = bootstrap.read_models(db, Settings())
+    reader = build_read_models(db, Settings())
     with working(url, f"w{time.monotonic_ns()}", threads, nothing, listen=True):
         while True:
             found = reader.progress(job.job_id)
@@ -169,7 +169,7 @@ def latencies(
 def wake_ups(db: Database, url: str, count: int) -> Iterator[Figure]:
     track(db, 1)
     commands = Commands(db)
-    reader = bootstrap.read_models(db, Settings())
+    reader = build_read_models(db, Settings())
     client = create_app(reader, commands, ready=db.ping).test_client()
     ways: list[tuple[str, Callable[[], object]]] = [
         ("Commands.trigger", lambda: commands.trigger(actor="benchmark")),
@@ -191,7 +191,7 @@ def main() -> None:
     options = parsing.parse_args()
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
         db = Database(server.url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         found = [*dispatch(db, server.url, options), *wake_ups(db, server.url, options.triggers)]
         db.close()
     tell("dispatch", found, options)

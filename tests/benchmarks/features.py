@@ -1,6 +1,6 @@
 """Computing every feature: against plain pandas, and against bare TA-Lib where it has the function.
 
-    python tests/benchmarks/features.py [--bars 1000000] [--rounds 5]
+    python -m tests.benchmarks.features [--bars 1000000] [--rounds 5]
 
 All three compute the same columns of the same bars of five minutes; pandas' results are compared
 with the product's before anything is timed. All features in one call are timed on these bars and on
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import talib
-from report import Figure, parser, tell
 from rich.console import Console
 from rich.table import Table
 
-from enrichment.domain import Bars
-from enrichment.features import FEATURES, LOOKBACK, compute
+from enrichment.domain.bars import Bars
+from enrichment.pipeline.features import FEATURES, LOOKBACK, compute
+from tests.benchmarks.report import Figure, parser, tell
 
 Peers = Mapping[str, Callable[[], Any]]
 

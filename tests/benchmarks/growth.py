@@ -1,6 +1,6 @@
 """Enriching one symbol's new day as the table of bars grows.
 
-    python tests/benchmarks/growth.py [--rows 1000000 10000000 50000000] [--symbols 300]
+    python -m tests.benchmarks.growth [--rows 1000000 10000000 50000000] [--symbols 300]
 
 Each table holds series of 1,000 daily bars with all features, in one of two layouts: loaded series
 by series, as by a backfill, or grown night by night, so that the rows of a series lie far apart, as
@@ -23,19 +23,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_datetime64
-from enrichment.features import FEATURES
-from enrichment.pipeline import Pipeline
-from enrichment.storage import schema
-from enrichment.storage.bars import Warehouse, feature_set
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.features import FEATURES
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse import schema
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.series.warehouse import Warehouse, feature_set
+from enrichment.wiring.database import upgrade_schema
+from tests.benchmarks.report import Figure, parser, tell
 
 BARS = 1_000
 FIRST = datetime(2023, 1, 1, tzinfo=UTC)
@@ -110,7 +111,7 @@ def seeded(url: str, name: str, rows: int, order: str, *, grown_key: bool = Fals
     address = admin.url.set(database=name).render_as_string(hide_password=False)
     admin.close()
     db = Database(address, pool_size=2, idle_seconds=3600)
-    bootstrap.upgrade(db)
+    upgrade_schema(db)
     numbers = [name for name, feature in FEATURES.items() if feature.kind == "number"]
     labels = [name for name, feature in FEATURES.items() if feature.kind == "label"]
     values = ", ".join(["100.5 + n % 11"] * len(numbers) + ["'neutral'"] * len(labels))

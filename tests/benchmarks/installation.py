@@ -18,13 +18,13 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.figures import Progress
-from enrichment.storage.read_models import ReadModels
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.database import build_read_models, upgrade_schema
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Installation:
     ) -> None:
         self.db, self.vendor = db, vendor
         self.commands = Commands(db)
-        self.reader: ReadModels = bootstrap.read_models(db, Settings())
+        self.reader: ReadModels = build_read_models(db, Settings())
         self._parts = parts
 
     def track(self, symbols: Sequence[str], timeframes: str, asset_class: str = "stock") -> None:
@@ -101,7 +101,7 @@ def installation(threads: int, workers: int = 1, **settings: str) -> Iterator[In
         }
         db = Database(server.url)
         ending.callback(db.close)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         parts = {"postgres": [_postgres(db)]}
         vendor = f"http://127.0.0.1:{port}"
         for command, count in (("sandbox", 1), ("worker", workers)):

@@ -1,6 +1,6 @@
 """The nightly run: many symbols with one new daily bar each, then the same with nothing new.
 
-    python tests/benchmarks/nightly.py [--symbols 10000] [--workers 1] [--threads 5] [--nights 3]
+    python -m tests.benchmarks.nightly [--symbols 10000] [--workers 1] [--threads 5] [--nights 3]
 
 The first job fills the warehouse with a year of bars. Then, for every night, the newest bar of each
 series is taken away again, as if it were the day before, and the job runs; the last run finds
@@ -12,9 +12,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from installation import Installation, Run, installation
-from report import Figure, parser, tell
 from sqlalchemy import text
+
+from tests.benchmarks.installation import Installation, Run, installation
+from tests.benchmarks.report import Figure, parser, tell
 
 
 def a_day_earlier(built: Installation) -> None:

@@ -1,6 +1,6 @@
 """What a call costs in each pattern, beside other libraries, measured in one run.
 
-    python tests/benchmarks/resilience_overhead.py
+    python -m tests.benchmarks.resilience_overhead
 
 Peers that are not installed get a row that says so:
     pip install -e '.[bench]'
@@ -16,14 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from timeit import Timer
 
-from report import Figure, parser, write
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from resilience import Bulkhead, CircuitBreaker, RateLimiter, RetryPolicy, init_resilience_manager
+from tests.benchmarks.report import Figure, parser, write
 
 ROUNDS, SECONDS_A_ROUND = 60, 0.005
 RATE, BURST = 10**6, 10**8

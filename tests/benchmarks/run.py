@@ -1,6 +1,6 @@
 """Run the benchmarks, all or those named, and print one table with the machine they ran on.
 
-    python tests/benchmarks/run.py [--quick] [--json FILE] [NAME …]
+    python -m tests.benchmarks.run [--quick] [--json FILE] [NAME …]
 
 Each runs as a process of its own, one after another. --quick: on less data, to see them work.
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from report import Figure, read, table
 from rich.console import Console
 
-HERE = Path(__file__).parent
+from tests.benchmarks.report import Figure, read, table
+
+ROOT = Path(__file__).parents[2]
 # name → its arguments for --quick
 BENCHMARKS: Mapping[str, Sequence[str]] = {
     "throughput": ("--symbols", "4", "--rounds", "1", "--timeframe", "1h"),
@@ -48,8 +49,8 @@ def measured(name: str, arguments: Sequence[str]) -> tuple[str, list[Figure]]:
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         done = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json", str(found)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))},
+            [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments, "--json", str(found)],
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from enrichment.storage import logs, settling
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models import lifetime_totals
+from enrichment.warehouse.series import run_log
 
 DAYS = 395
 
@@ -21,9 +22,9 @@ def seed(db: Database, rows: int, symbols: int) -> None:
         with db.begin() as conn:
             conn.execute(text(statement), values)
     with db.begin() as conn:
-        logs.roll_up(conn)
+        run_log.roll_up(conn)
     with db.begin() as conn:
-        settling.settle(conn)
+        lifetime_totals.settle(conn)
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("VACUUM ANALYZE"))
 

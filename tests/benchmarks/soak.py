@@ -1,7 +1,7 @@
 """A compressed life: hundreds of nightly slots with a vendor that fails in every way, by workers
 of which all but the first are killed now and then.
 
-    python tests/benchmarks/soak.py [--slots 300] [--symbols 24] [--workers 2] [--kill-every 40]
+    python -m tests.benchmarks.soak [--slots 300] [--symbols 24] [--workers 2] [--kill-every 40]
 
 The slots are real ones, opened by the scheduler's own tick: after each night, its date and all
 earlier ones are put one day back in the database, so that the newest slot is due again. Everything
@@ -28,20 +28,21 @@ from typing import Any
 
 import numpy as np
 import psutil
-import soak_tables
 from pydantic import SecretStr
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.providers.guard import Protection
+from enrichment.engine.worker import Pace
 from enrichment.sandbox import Fault, create_app, running
 from enrichment.sandbox.faults import MODES, FaultBox
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.worker import Pace
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.wiring.database import upgrade_schema
+from enrichment.wiring.worker import build_scheduler, open_worker_process
+from tests.benchmarks import soak_tables
+from tests.benchmarks.report import Figure, parser, tell
 
 QUICK = Pace(poll=0.1, heartbeat=0.5, lease=2.0, drain=5.0)
 BRIEF = Protection(max_retries=1, initial_delay=0.05, recovery_timeout=1.0, read_timeout=1.0)
@@ -84,7 +85,7 @@ class Sample:
 
 def work(settings: Settings) -> None:
     """The worker's process."""
-    with bootstrap.worker_process(settings, protection=BRIEF, pace=QUICK) as process:
+    with open_worker_process(settings, protection=BRIEF, pace=QUICK) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.stop())
         process.run()
 
@@ -93,7 +94,7 @@ class Soak:
     def __init__(self, db: Database, settings: Settings, faults: FaultBox, options: Any) -> None:
         self.db, self.settings, self.faults = db, settings, faults
         self.draw = random.Random(options.seed)
-        self.tick = bootstrap.scheduler(settings, db).tick
+        self.tick = build_scheduler(settings, db).tick
         self.count, self.kill_every = options.workers, options.kill_every
         self.workers: list[SpawnProcess] = []
         self.samples: list[Sample] = []
@@ -258,7 +259,7 @@ def stage(options: Any) -> Iterator[Soak]:
         running(app) as address,
     ):
         db = Database(server.url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         with db.begin() as conn:
             hour = int(conn.execute(text(_AN_HOUR_AGO)).scalar_one())
         settings = Settings(

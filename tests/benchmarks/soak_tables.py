@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from report import Figure
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.benchmarks.report import Figure
 
 
 @dataclass(frozen=True)

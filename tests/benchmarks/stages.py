@@ -1,6 +1,6 @@
 """Where the time of a symbol goes: each stage of the pipeline by itself, against its floor.
 
-    python tests/benchmarks/stages.py [--symbols 12] [--rounds 3]
+    python -m tests.benchmarks.stages [--symbols 12] [--rounds 3]
 
 One thread, a year of bars a symbol, the real vendor's format over HTTP, the real database. The
 floors, in the same run: for fetching, the same bytes over a bare socket and decoded; for computing,
@@ -23,22 +23,23 @@ from urllib.request import urlopen
 
 import orjson
 from pydantic import SecretStr
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.domain import Timeframe
-from enrichment.features import compute
-from enrichment.pipeline import Pipeline
+from enrichment.domain.model import Timeframe
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.features import compute
 from enrichment.sandbox import create_app, running
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database, DatabaseClock
-from enrichment.storage.embedded import EmbeddedPostgres
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.quality_report import QualityReports
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database, DatabaseClock
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.quality_symbol import QualityReports
+from enrichment.warehouse.series.warehouse import Warehouse
+from enrichment.wiring.database import upgrade_schema
+from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
+from tests.benchmarks.report import Figure, parser, tell
 
 STAGES = ("read", "fetch", "validate", "compute", "store")
 
@@ -128,7 +129,7 @@ def main() -> None:
     symbols = [f"SIM{n}" for n in range(options.symbols)]
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
         db = Database(server.url, pool_size=2)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         Commands(db).track([parse_tracked(s, "stock", "5m") for s in symbols], actor="benchmark")
         with running(create_app()) as vendor:
             settings = Settings(
@@ -137,7 +138,7 @@ def main() -> None:
                 polygon_api_key=None,
             )
             pipeline = Pipeline(
-                bootstrap.providers(settings, init_resilience_manager()),
+                build_providers(settings, init_resilience_manager()),
                 Warehouse(db),
                 history_days=365,
                 now=DatabaseClock(db),

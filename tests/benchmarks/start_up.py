@@ -1,6 +1,6 @@
 """How long commands take to begin: whole processes, against a bare interpreter.
 
-    python tests/benchmarks/start_up.py [--rounds 7]
+    python -m tests.benchmarks.start_up [--rounds 7]
 
 A worker is ready with its first heartbeat, which goes out with its first claim; the API once it
 says so itself. The database is an existing one with the current schema. Of an editable install,
@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.wiring.database import upgrade_schema
+from tests.benchmarks.report import Figure, parser, tell
 
 SCRIPT = Path(sys.executable).with_name("enrichment")
 LONGEST_SECONDS = 60.0
@@ -107,7 +107,7 @@ def main() -> None:
     options = parsing.parse_args()
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
         db = Database(server.url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         environment = {**os.environ, "DATABASE_URL": server.url, "ENRICHMENT_HOME": folder}
         ways: dict[str, Callable[[], float]] = {
             "python -c pass": lambda: to_the_end([sys.executable, "-c", "pass"], environment),

@@ -1,6 +1,6 @@
 """End to end: the vendor's answers over HTTP → parsed → validated → all features → scored → stored.
 
-    python tests/benchmarks/throughput.py [--symbols 50] [--timeframe 5m] [--threads 5] [--rounds 3]
+    python -m tests.benchmarks.throughput [--symbols 50] [--timeframe 5m] [--threads 5] [--rounds 3]
 
 Against two peers in the same run: bare binary COPY of the very same finished rows into the same
 keyed table, and a plain script that does the same with requests, pandas and `to_sql`.
@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 import requests
 from features import with_pandas
-from installation import Installation, Run, installation
-from report import Figure, parser, tell
 from sqlalchemy import text
 
-from enrichment.domain import Bars, Timeframe
+from enrichment.domain.bars import Bars
+from enrichment.domain.model import Timeframe
+from tests.benchmarks.installation import Installation, Run, installation
+from tests.benchmarks.report import Figure, parser, tell
 
 _RANGES = {"5m": "5/minute", "15m": "15/minute", "1h": "1/hour", "1d": "1/day"}
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from crash.servers import OwnServer
-from crash.stage import (
+from sqlalchemy import text
+
+from enrichment.sandbox import create_app, running
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from tests.crash.harness import (
     NOW,
     SYMBOLS,
     TIMEFRAMES,
@@ -18,11 +22,7 @@ from crash.stage import (
     assert_exactly_once,
     fingerprints,
 )
-from sqlalchemy import text
-
-from enrichment.sandbox import create_app, running
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
+from tests.crash.servers import OwnServer
 
 
 @pytest.fixture(scope="session")

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import live
-from crash.worker_program import Orders, run
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from tests.crash.worker_program import Orders, run
+from tests.helpers import waiting
 
 NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
 SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
 TIMEFRAMES = ("4h", "1d", "1w")
 PATIENCE_SECONDS = 30.0
 
-until = partial(live.until, seconds=PATIENCE_SECONDS)
+until = partial(waiting.until, seconds=PATIENCE_SECONDS)
 LEASE, HEARTBEAT = 0.6, 0.15
 LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 
@@ -37,18 +37,18 @@ LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
     [
-        "enrichment.bootstrap",
-        "enrichment.features",
-        "enrichment.pipeline",
-        "enrichment.providers.failover",
-        "enrichment.providers.guard",
-        "enrichment.providers.http",
-        "enrichment.providers.polygon",
-        "enrichment.storage.group_commit",
-        "enrichment.storage.listening",
-        "enrichment.storage.resilience_state",
-        "enrichment.storage.slots",
-        "enrichment.worker",
+        "enrichment.wiring.database",
+        "enrichment.pipeline.features",
+        "enrichment.pipeline.enrich",
+        "enrichment.vendors.failover",
+        "enrichment.vendors.guard",
+        "enrichment.vendors.http",
+        "enrichment.vendors.polygon",
+        "enrichment.warehouse.series.batch_writer",
+        "enrichment.warehouse.queue.notify",
+        "enrichment.warehouse.resilience_state",
+        "enrichment.warehouse.queue.nightly_slot",
+        "enrichment.engine.worker",
     ]
 )
 _numbers = itertools.count(1)

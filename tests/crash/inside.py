@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from live import in_thread
 from pydantic import SecretStr
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.pipeline import Pipeline
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.group_commit import GroupCommit
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Pace, Worker
+from enrichment.engine.worker import Pace, Worker
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.series.batch_writer import GroupCommit
+from enrichment.warehouse.series.warehouse import Warehouse
+from enrichment.wiring.vendors import build_providers
+from enrichment.wiring.worker import WorkerProcess, open_worker_process
 from resilience import init_resilience_manager
+from tests.helpers.waiting import in_thread
 
 
 def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 3) -> Settings:
@@ -35,9 +36,9 @@ def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 
 
 
 @contextmanager
-def process(settings: Settings, pace: Pace) -> Iterator[bootstrap.WorkerProcess]:
+def process(settings: Settings, pace: Pace) -> Iterator[WorkerProcess]:
     """Everything of a worker's process, as `enrichment worker` runs it."""
-    with bootstrap.worker_process(settings, pace=pace) as built, in_thread(built):
+    with open_worker_process(settings, pace=pace) as built, in_thread(built):
         yield built
 
 
@@ -54,7 +55,7 @@ def bare_worker(
 ) -> Iterator[Worker]:
     """The worker alone, on exactly these two pools."""
     url = work.url.render_as_string(hide_password=False)
-    source = bootstrap.providers(settings_for(url, vendor), init_resilience_manager())
+    source = build_providers(settings_for(url, vendor), init_resilience_manager())
     registry = WorkerRegistry(heart, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
     warehouse = GroupCommit(Warehouse(work))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crash.stage import until
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from enrichment.wiring.database import upgrade_schema
+from tests.crash.harness import until
 
 
 class OwnServer:
@@ -38,7 +38,7 @@ class OwnServer:
         self.run(f"CREATE DATABASE {name}")
         url = self._admin.url.set(database=name).render_as_string(False)
         self._databases[name] = made = Database(url, pool_size=3)
-        bootstrap.upgrade(made)
+        upgrade_schema(made)
         return made
 
     def drop(self, name: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from crash.inside import bare_worker
-from crash.stage import NOW, SYMBOLS, Series, Stage, assert_exactly_once, until
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.crash.harness import NOW, SYMBOLS, Series, Stage, assert_exactly_once, until
+from tests.crash.inside import bare_worker
 
 LIMIT = 8
 

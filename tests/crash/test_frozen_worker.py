@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from crash.stage import HEARTBEAT, Series, Stage, assert_exactly_once, until
 
-from enrichment.commands import Commands
-from enrichment.domain import Task
-from enrichment.errors import DatabaseUnavailable
-from enrichment.storage import ownership
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.domain.model import Task
+from enrichment.services.commands import Commands
+from enrichment.warehouse.queue import leases
+from enrichment.warehouse.queue.jobs import JobQueue
+from tests.crash.harness import HEARTBEAT, Series, Stage, assert_exactly_once, until
 
 SYMBOLS = ("X:SIM1USD", "X:SIM2USD", "X:SIM3USD")
 
@@ -57,7 +57,7 @@ def test_an_item_that_is_being_stored_holds_up_nobody(stage: Stage) -> None:
         lambda: stage.rows("SELECT 1 FROM enrichment_job_items WHERE lease_until < now()"), "ends"
     )
     with stage.db.begin() as conn:
-        ownership.assert_owned(conn, stored)
+        leases.assert_owned(conn, stored)
         others = JobQueue(stage.db)
         assert others.renew({stored: "store", kept: "fetch 1d"}) == set()
         assert others.reap(3) == 1
@@ -100,7 +100,7 @@ def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: Stage) -> None
 
     def copy() -> None:
         with stage.db.begin() as conn:
-            ownership.assert_owned(conn, task)
+            leases.assert_owned(conn, task)
             driver: Any = conn.connection.driver_connection
             with driver.cursor() as cursor:
                 cursor.copy_expert("COPY bars FROM STDIN", Frozen())

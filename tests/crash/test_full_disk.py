@@ -11,15 +11,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from crash.inside import bare_worker
-from crash.servers import OwnServer, disk
-from crash.stage import LOGS, NOW, SYMBOLS, Series, Stage, assert_exactly_once, fingerprints, until
 from sqlalchemy import text
 
-from enrichment.commands import Commands
-from enrichment.errors import DatabaseUnavailable
-from enrichment.storage.database import Database
-from enrichment.storage.embedded import EmbeddedPostgres
+from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from tests.crash.harness import (
+    LOGS,
+    NOW,
+    SYMBOLS,
+    Series,
+    Stage,
+    assert_exactly_once,
+    fingerprints,
+    until,
+)
+from tests.crash.inside import bare_worker
+from tests.crash.servers import OwnServer, disk
 
 
 def statuses(stage: Stage) -> dict[str, str]:

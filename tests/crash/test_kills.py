@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pytest
-from crash.stage import (
+
+from tests.crash.harness import (
     HEARTBEAT,
     LEASE,
     SYMBOLS,
@@ -22,7 +23,7 @@ from crash.stage import (
     assert_exactly_once,
     until,
 )
-from crash.worker_program import STEPS
+from tests.crash.worker_program import STEPS
 
 GRACE_SECONDS = 2.0
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from crash.stage import SYMBOLS, Stage
-
-from enrichment.commands import Commands
+from enrichment.services.commands import Commands
+from tests.crash.harness import SYMBOLS, Stage
 
 
 def test_what_is_at_work_finishes_and_the_rest_is_cancelled(stage: Stage) -> None:

@@ -13,12 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from crash.inside import process, settings_for
-from crash.servers import OwnServer
-from crash.stage import NOW, SYMBOLS, Series, Stage, assert_exactly_once, fingerprints, until
 
+from enrichment.engine.worker import Pace
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.worker import Pace
+from tests.crash.harness import (
+    NOW,
+    SYMBOLS,
+    Series,
+    Stage,
+    assert_exactly_once,
+    fingerprints,
+    until,
+)
+from tests.crash.inside import process, settings_for
+from tests.crash.servers import OwnServer
 
 PACE = Pace(poll=0.05, heartbeat=0.2, lease=15.0)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from crash.stage import NOW, Stage, until
 from sqlalchemy import text
 
-from enrichment.commands import Commands
 from enrichment.sandbox import create_app, running
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from tests.crash.harness import NOW, Stage, until
 
 HOUR = timedelta(hours=1)
 DUE, LATER, OTHERS, PAUSED = (f"X:SIM{n}USD" for n in range(1, 5))

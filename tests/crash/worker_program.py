@@ -23,26 +23,18 @@ from uuid import UUID
 from pydantic import SecretStr
 from sqlalchemy import event
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.domain import (
-    AssetClass,
-    Failure,
-    Fetched,
-    Task,
-    Timeframe,
-    Window,
-    Written,
-)
-from enrichment.errors import LeaseLost
-from enrichment.pipeline import Pipeline, Source
-from enrichment.storage.bars import Finished, Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.group_commit import GroupCommit
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.listening import Listener
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Pace, Worker
+from enrichment.domain.errors import LeaseLost
+from enrichment.domain.model import AssetClass, Failure, Fetched, Task, Timeframe, Window, Written
+from enrichment.engine.worker import Pace, Worker
+from enrichment.pipeline.enrich import Pipeline, Source
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.series.batch_writer import GroupCommit
+from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 
 STEPS = ("claimed", "fetched", "written", "before_commit", "after_commit", "closing")
@@ -207,7 +199,7 @@ def run(orders: Orders, pipe: Pipe) -> None:
         database_url=SecretStr(orders.url),
         enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
     )
-    source = StoppingSource(bootstrap.providers(settings, init_resilience_manager()), stop)
+    source = StoppingSource(build_providers(settings, init_resilience_manager()), stop)
     warehouse = GroupCommit(StoppingWarehouse(db, stop))
     pipeline = Pipeline(source, warehouse, history_days=120, now=lambda: orders.now)
     registry = WorkerRegistry(heart, f"{orders.name}-{secrets.token_hex(3)}")

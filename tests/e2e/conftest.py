@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.running import Running, started
 from playwright.sync_api import Browser, sync_playwright
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.e2e.running import Running, started
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 NIGHTS = 90
 

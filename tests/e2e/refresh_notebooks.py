@@ -1,6 +1,6 @@
 """Run the notebooks on a fresh demo database and save them with what they show.
 
-    python tests/e2e/refresh_notebooks.py [FOLDER]
+    python -m tests.e2e.refresh_notebooks [FOLDER]
 
 Saves into FOLDER (default: notebooks), and nothing of this machine with it.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +18,6 @@ from tempfile import TemporaryDirectory
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -65,18 +62,17 @@ def tidied(node: NotebookNode) -> NotebookNode:
 
 
 def main() -> None:
-    from e2e.troubled_nights import troubled_nights
-
-    from enrichment import bootstrap
-    from enrichment.storage.database import Database
-    from enrichment.storage.embedded import EmbeddedPostgres
+    from enrichment.warehouse.database import Database
+    from enrichment.warehouse.embedded import EmbeddedPostgres
+    from enrichment.wiring.database import upgrade_schema
+    from tests.e2e.troubled_nights import troubled_nights
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=NOTEBOOKS)
     folder: Path = parser.parse_args().folder
     with TemporaryDirectory() as home, EmbeddedPostgres(Path(home) / "postgres") as server:
         db = Database(server.url)
-        bootstrap.upgrade(db)
+        upgrade_schema(db)
         with troubled_nights(db, server.url) as environment:
             notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
             nodes = executed(notebooks, environment)

@@ -1,7 +1,7 @@
 """Pictures of the dashboard, on a demo with a past of ninety invented nights.
 
-    python tests/e2e/screenshots.py [FOLDER]         # those of the README, into .github
-    python tests/e2e/screenshots.py --all FOLDER     # every page, light and dark, wide and narrow
+    python -m tests.e2e.screenshots [FOLDER]         # those of the README, into .github
+    python -m tests.e2e.screenshots --all FOLDER     # every page, light and dark, wide and narrow
     … --state empty outage --page Resilience --theme dark --width 800   # some of these
 
 Needs the development set-up and chromium. `data` is a demo that went well, `outage` the same one
@@ -22,16 +22,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from e2e.ninety_nights import remember
-from e2e.running import Running, started
-from live import until
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from tests.e2e.ninety_nights import remember
+from tests.e2e.running import Running, started
+from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

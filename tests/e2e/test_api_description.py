@@ -6,17 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from integration.api_client import run_everything, tracking
-from integration.nightly import Nightly, quiet
-from served import serving
-
-from enrichment import alerting
-from enrichment.alerts.rules import DEFAULT_RULES
-from enrichment.alerts.service import AlertService
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.resilience_state import ResilienceStore
+from enrichment.services.alerts.rules import DEFAULT_RULES
+from enrichment.services.alerts.service import AlertService
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore
+from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
+from tests.helpers.server_process import serving
+from tests.integration.api_client import run_everything, tracking
+from tests.integration.nightly import Nightly, quiet
 
 BEARER = "s3cret"
 # Nothing works on the jobs here, so waiting for their end is kept short.

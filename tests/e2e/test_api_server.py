@@ -12,12 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from integration.api_client import ROOT, tracking
-from live import until
-from served import Served, serving
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.helpers.server_process import Served, serving
+from tests.helpers.waiting import until
+from tests.integration.api_client import ROOT, tracking
 
 
 def ask(api: Served, path: str, method: str = "GET") -> tuple[int, Any]:

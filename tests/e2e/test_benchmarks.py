@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENDPOINTS = ("overview", "metrics", "health", "job-status", "history", "/metrics")
 
 
@@ -15,10 +15,11 @@ def test_reading_two_hundred_thousand_rows(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     done = subprocess.run(
         [
-            *(sys.executable, str(TESTS / "benchmarks" / "api_reads.py")),
+            *(sys.executable, "-m", "tests.benchmarks.api_reads"),
             *("--rows", "200000", "--symbols", "100", "--seconds", "0.1", "--json", str(found)),
         ],
-        env={"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
     )
@@ -35,9 +36,10 @@ def test_one_command_runs_them_all_and_tells_the_machine(tmp_path: Path) -> None
     some = ("stages", "nightly", "growth")
     done = subprocess.run(
         [
-            *(sys.executable, str(TESTS / "benchmarks" / "run.py")),
+            *(sys.executable, "-m", "tests.benchmarks.run"),
             *("--quick", "--json", str(found), *some),
         ],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -48,7 +50,8 @@ def test_one_command_runs_them_all_and_tells_the_machine(tmp_path: Path) -> None
     for figures in document["benchmarks"].values():
         assert all(figure["value"] is not None for figure in figures)
     refused = subprocess.run(
-        [sys.executable, str(TESTS / "benchmarks" / "run.py"), "nonsense"],
+        [sys.executable, "-m", "tests.benchmarks.run", "nonsense"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -6,13 +6,13 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from e2e.acting import choose, with_reason
-from e2e.running import Running
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
-from enrichment.commands import Commands
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from tests.e2e.acting import choose, with_reason
+from tests.e2e.running import Running
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import pytest
 import talib
-from e2e.running import Running, started
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.e2e.running import Running, started
 
 RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 ROOT = "/api/v1/enrichment"

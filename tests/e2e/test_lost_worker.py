@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from live import until
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.waiting import until
 
 LEASE_SECONDS, HEARTBEAT_SECONDS = 30.0, 10.0
 

@@ -1,6 +1,6 @@
 """The notebooks run on a database with something to show and on one without, and are saved tidily.
 
-`python tests/e2e/refresh_notebooks.py` saves them anew.
+`python -m tests.e2e.refresh_notebooks` saves them anew.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import nbformat
 import pytest
-from e2e.refresh_notebooks import NOTEBOOKS, ROOT, executed, tidied
-from e2e.troubled_nights import quiet_night, troubled_nights
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.e2e.refresh_notebooks import NOTEBOOKS, ROOT, executed, tidied
+from tests.e2e.troubled_nights import quiet_night, troubled_nights
 
 NAMES = ("quality_overview", "anatomy_of_a_symbol", "comparing_providers", "job_post_mortem")
 FILES = [NOTEBOOKS / f"{name}.ipynb" for name in NAMES]

@@ -12,18 +12,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from live import in_thread, until
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.providers.guard import Protection
+from enrichment.engine.worker import Pace
 from enrichment.sandbox import create_app, running
-from enrichment.storage.database import Database
-from enrichment.storage.figures import Progress
-from enrichment.worker import Pace
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.wiring.database import build_read_models
+from enrichment.wiring.worker import open_worker_process
+from tests.helpers.waiting import in_thread, until
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 9)]
 BRIEF = Protection(max_retries=0, recovery_timeout=0.5, connect_timeout=1.0, read_timeout=1.0)
@@ -52,7 +53,7 @@ class Stage:
     def run(self, *symbols: str) -> Progress:
         """Trigger the symbols and wait for the job's end."""
         job = Commands(self.db).trigger(actor="test", symbols=symbols)
-        reader = bootstrap.read_models(self.db, Settings())
+        reader = build_read_models(self.db, Settings())
         waiting = threading.Event()
         for _ in range(600):
             progress = reader.progress(job.job_id)
@@ -73,7 +74,7 @@ class Stage:
 @contextmanager
 def working(settings: Settings, protection: Protection = BRIEF) -> Iterator[None]:
     with (
-        bootstrap.worker_process(settings, protection=protection, pace=QUICK) as process,
+        open_worker_process(settings, protection=protection, pace=QUICK) as process,
         in_thread(process),
     ):
         yield
@@ -148,7 +149,7 @@ def test_a_used_up_quota_pauses_everybody_and_counts_no_retry(stage: Stage) -> N
 
 
 def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
-    commands, reader = Commands(stage.db), bootstrap.read_models(stage.db, Settings())
+    commands, reader = Commands(stage.db), build_read_models(stage.db, Settings())
 
     def breaker_is(state: str) -> bool:
         mine = (p for p in reader.resilience() if p.name == "polygon_api")

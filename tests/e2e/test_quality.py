@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from e2e.running import Running
-from e2e.test_demo import RECORDED, console, stored
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.e2e.running import Running
+from tests.e2e.test_demo import RECORDED, console, stored
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 CRASH = "2000-09-29"

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.acting import with_reason
-from e2e.openid import CLIENT, SECRET, openid
-from integration.api_client import tracking
 from playwright.sync_api import Browser, Page, expect
-from served import serving
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.e2e.acting import with_reason
+from tests.e2e.openid import CLIENT, SECRET, openid
+from tests.helpers.server_process import serving
+from tests.integration.api_client import tracking
 
 PERSONS = {
     "Ada": {"email": "Ada@example.com", "email_verified": True},

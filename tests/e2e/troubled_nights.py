@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from live import in_thread
 from pydantic import SecretStr
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
+from enrichment.cli.up import SAMPLES
 from enrichment.config import Settings
-from enrichment.domain import Timeframe, Window, to_datetime
-from enrichment.providers.guard import Protection
+from enrichment.domain.bars import to_datetime
+from enrichment.domain.model import Timeframe, Window
+from enrichment.engine.worker import Pace
 from enrichment.sandbox import Fault, create_app, running
 from enrichment.sandbox.faults import FaultBox
-from enrichment.stack import SAMPLES
-from enrichment.storage.database import Database
-from enrichment.worker import Pace
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.wiring.database import build_read_models
+from enrichment.wiring.worker import build_scheduler, open_worker_process
+from tests.helpers.waiting import in_thread
 
 # A breaker that soon tries again, and a request that is not repeated within its item.
 BRIEF = Protection(max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0)
@@ -63,7 +65,7 @@ class Night:
         self.faults.clear()
         self.faults.add(faults)
         job = Commands(self.db).trigger(actor="demo")
-        reader = bootstrap.read_models(self.db, self.settings)
+        reader = build_read_models(self.db, self.settings)
         waiting = threading.Event()
         with _working(self.settings), _working(self.settings):
             for _ in range(1200):
@@ -73,7 +75,7 @@ class Night:
                 waiting.wait(0.05)
             else:
                 raise AssertionError(f"the job did not finish: {progress}")
-        bootstrap.scheduler(self.settings, self.db).tick()
+        build_scheduler(self.settings, self.db).tick()
 
 
 @contextmanager
@@ -161,7 +163,7 @@ def _restated(ticker: str, day: datetime, factor: float) -> Fault:
 @contextmanager
 def _working(settings: Settings) -> Iterator[None]:
     with (
-        bootstrap.worker_process(settings, protection=BRIEF, pace=QUICK) as process,
+        open_worker_process(settings, protection=BRIEF, pace=QUICK) as process,
         in_thread(process),
     ):
         yield

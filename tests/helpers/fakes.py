@@ -12,22 +12,13 @@ from uuid import UUID
 
 import numpy as np
 
-from enrichment import features
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Fetched,
-    Task,
-    Timeframe,
-    Window,
-    Written,
-    to_datetime,
-    to_datetime64,
-)
-from enrichment.pipeline import Pipeline
-from enrichment.planning import OVERLAP, expects_nothing
-from enrichment.quality import counts
-from enrichment.series import Enriched, Known, Rebase, Tail
+from enrichment.domain.bars import Bars, to_datetime, to_datetime64
+from enrichment.domain.model import AssetClass, Fetched, Task, Timeframe, Window, Written
+from enrichment.domain.series import Enriched, Known, Rebase, Tail
+from enrichment.pipeline import features
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.fetch_plan import OVERLAP, expects_nothing
+from enrichment.pipeline.quality import counts
 
 RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)

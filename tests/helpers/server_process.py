@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.running import free_ports
-from live import until
+from tests.e2e.running import free_ports
+from tests.helpers.waiting import until
 
 HEALTH = {"api": "/livez", "dashboard": "/_stcore/health"}
 

@@ -11,8 +11,8 @@ import requests
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from enrichment.providers.base import direct
-from enrichment.providers.http import HttpClient
+from enrichment.vendors.base import direct
+from enrichment.vendors.http import HttpClient
 
 JSON = st.recursive(
     st.none()

@@ -9,12 +9,12 @@ from flask.testing import FlaskClient
 
 from api import create_app
 from api.protection import Clients
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Written
-from enrichment.storage import jobs
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
+from enrichment.domain.model import Failure, Written
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.facade import ReadModels
 
 ROOT = "/api/v1/enrichment"
 DATA = "/api/v1/data"

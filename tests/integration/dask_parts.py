@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 
 from distributed import Client
 from flask import request
-from live import in_thread
 from pydantic import SecretStr
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.providers.guard import Protection
-from enrichment.storage.database import Database
-from enrichment.worker import Pace
+from enrichment.engine.worker import Pace
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.wiring.worker import WorkerProcess, open_worker_process
+from tests.helpers.waiting import in_thread
 
 LEASE = 1.0
 PACE = Pace(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
@@ -85,9 +85,9 @@ def settings_of(db: Database, vendor: Vendor, executor: str, **others: Any) -> S
 @contextmanager
 def working(
     settings: Settings, *, pace: Pace = PACE, protection: Protection | None = None
-) -> Iterator[bootstrap.WorkerProcess]:
+) -> Iterator[WorkerProcess]:
     with (
-        bootstrap.worker_process(settings, pace=pace, protection=protection) as process,
+        open_worker_process(settings, pace=pace, protection=protection) as process,
         in_thread(process),
     ):
         yield process
@@ -95,7 +95,7 @@ def working(
 
 def work_until_killed(settings: Settings) -> None:
     """A worker as a process of its own."""
-    with bootstrap.worker_process(settings, pace=PACE) as process:
+    with open_worker_process(settings, pace=PACE) as process:
         process.run()
 
 

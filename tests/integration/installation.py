@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from integration.api_client import run_everything
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.storage import logs
-from enrichment.storage.database import Database
-from enrichment.storage.resilience_state import ResilienceStore
-from enrichment.storage.workers import WorkerRegistry
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.resilience_state import ResilienceStore
+from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
+from tests.integration.api_client import run_everything
 
 
 def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ago: int = 0) -> None:
@@ -54,7 +54,7 @@ def fill(db: Database) -> Commands:
                 " VALUES ('LowDataQuality', 'warning', 'firing')"
             )
         )
-        logs.roll_up(conn)
+        run_log.roll_up(conn)
     return commands
 
 

@@ -7,16 +7,17 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from sqlalchemy import text
-from unit.bench import Vendor, recorded
 
-from enrichment import features
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Bars, Task, Timeframe, to_datetime
-from enrichment.pipeline import Pipeline
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.quality_report import QualityReports
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.model import Task, Timeframe
+from enrichment.pipeline import features
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.quality_symbol import QualityReports
+from enrichment.warehouse.series.warehouse import Warehouse
+from tests.helpers.fakes import Vendor, recorded
 
 
 def quiet(count: int = 900) -> Bars:

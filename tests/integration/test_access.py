@@ -7,21 +7,15 @@ from typing import Any
 
 import pytest
 import streamlit as st
-from integration.api_client import tracking
 from streamlit.testing.v1 import AppTest
 
 from enrichment.config import Settings
 from enrichment.dashboard import server
-from enrichment.dashboard.access import (
-    SIGNED_IN_SECONDS,
-    TRIES_A_MINUTE,
-    Person,
-    identified,
-    role_of,
-)
-from enrichment.errors import ConfigurationError
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.dashboard.auth import SIGNED_IN_SECONDS, TRIES_A_MINUTE, Person, identified, role_of
+from enrichment.domain.errors import ConfigurationError
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from tests.integration.api_client import tracking
 
 pytestmark = pytest.mark.usefixtures("own_main")
 APP = Path(__file__).parents[2] / "app.py"

@@ -11,25 +11,25 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from live import until
-from receiving import Receiver, receiving
 from sqlalchemy import text
 
-from enrichment import alerting
-from enrichment.alerts.evaluation import step
-from enrichment.alerts.figures import FIGURES, Readings
-from enrichment.alerts.rules import DEFAULT_RULES, Rule
-from enrichment.alerts.service import AlertService
-from enrichment.commands import Commands
 from enrichment.config import Settings
-from enrichment.errors import InvalidRequest, ProviderUnavailable, UnknownRule
-from enrichment.providers.guard import Protection
-from enrichment.storage.alert_figures import AlertEvent, Delivery
-from enrichment.storage.alerts import AlertStore
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.workers import WorkerRegistry
+from enrichment.domain.errors import InvalidRequest, ProviderUnavailable, UnknownRule
+from enrichment.services.alerts.evaluation import step
+from enrichment.services.alerts.metrics import FIGURES, Readings
+from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
+from enrichment.services.alerts.service import AlertService
+from enrichment.services.commands import Commands
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.alert_rows import AlertEvent, Delivery
+from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
+from tests.helpers.waiting import until
+from tests.helpers.webhook_receiver import Receiver, receiving
 
 SCHEDULER = DEFAULT_RULES[0]
 IMPATIENT = Protection(max_retries=1, initial_delay=0.01, max_delay=0.01, recovery_timeout=0.05)

@@ -7,18 +7,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from integration.api_client import body, client_of
-from receiving import receiving
 from typer.testing import CliRunner, Result
 
-from enrichment import alerting
-from enrichment.__main__ import app
-from enrichment.alerts.rules import DEFAULT_RULES
-from enrichment.alerts.service import AlertService
-from enrichment.errors import ConfigurationError
-from enrichment.storage.alerts import AlertStore
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.cli.main import app
+from enrichment.domain.errors import ConfigurationError
+from enrichment.services.alerts.rules import DEFAULT_RULES
+from enrichment.services.alerts.service import AlertService
+from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring import alerts as alerting
+from tests.helpers.webhook_receiver import receiving
+from tests.integration.api_client import body, client_of
 
 ROOT = "/api/v1/enrichment/alerts"
 

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 from flask.testing import FlaskClient
-from integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
 
-from enrichment.commands import Commands
-from enrichment.errors import DatabaseUnavailable
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.resilience_state import ResilienceStore
-from enrichment.storage.workers import WorkerRegistry
+from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore
 from resilience import init_resilience_manager
+from tests.integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from flask.testing import FlaskClient
-from integration.api_client import DATA, body, client_of, next_page
-from integration.nightly import Nightly, quiet
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.features import FEATURES
-from enrichment.storage.database import Database
+from enrichment.pipeline.features import FEATURES
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from tests.integration.api_client import DATA, body, client_of, next_page
+from tests.integration.nightly import Nightly, quiet
 
 PRICES = ["open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume"]
 

@@ -10,14 +10,14 @@ from urllib.parse import quote
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from integration.api_client import client_of, run_everything, tracking
-from integration.hostile import INPUTS
-from integration.nightly import Nightly, quiet
 
 from api import create_app, openapi
-from enrichment.commands import Commands
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.fuzz_inputs import INPUTS
+from tests.integration.api_client import client_of, run_everything, tracking
+from tests.integration.nightly import Nightly, quiet
 
 LEAKS = re.compile(
     r"Traceback|psycopg2|sqlalchemy|FROM (bars|enrichment_|tracked_)|/site-packages/|File \""

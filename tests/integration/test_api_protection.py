@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from flask.testing import FlaskClient
-from integration.api_client import ROOT, body, client_of, tracking
 
 from api.protection import Clients
-from enrichment.commands import Commands
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
 from resilience import RateLimiter
+from tests.integration.api_client import ROOT, body, client_of, tracking
 
 BEARER = {"Authorization": "Bearer s3cret"}
 CHANGES = [

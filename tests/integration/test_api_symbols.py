@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from integration.api_client import ROOT, body, client_of, next_page, tracking
 
-from enrichment.commands import Commands
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from tests.integration.api_client import ROOT, body, client_of, next_page, tracking
 
 SYMBOLS = f"{ROOT}/symbols"
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from integration.nightly import Nightly, assert_stored, quiet
 
-from enrichment.domain import Bars, Fetched, Timeframe, to_datetime
-from enrichment.errors import StepFailed, UnknownSymbol
-from enrichment.pipeline import Pipeline
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.errors import StepFailed, UnknownSymbol
+from enrichment.domain.model import Fetched, Timeframe
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.series.warehouse import Warehouse
+from tests.integration.nightly import Nightly, assert_stored, quiet
 
 GOOD = 800
 NEW = 805

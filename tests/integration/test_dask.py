@@ -18,12 +18,28 @@ from pathlib import Path
 from uuid import UUID
 
 import dask
-import live
 import pytest
-from crash.stage import SYMBOLS, Stage, assert_exactly_once, fingerprints, rows
 from distributed import Client, LocalCluster, Scheduler
-from e2e.running import free_ports
-from integration.dask_parts import (
+from pydantic import SecretStr
+
+from enrichment.cli import doctor
+from enrichment.config import Settings
+from enrichment.domain.errors import LeaseLost, StepFailed, WorkerLost
+from enrichment.domain.model import AssetClass, Task, Timeframe, Written
+from enrichment.engine import dask_worker
+from enrichment.engine.dask_client import Cluster
+from enrichment.engine.worker import Enrich
+from enrichment.sandbox import create_app, running
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring import execution
+from tests.crash.harness import SYMBOLS, Stage, assert_exactly_once, fingerprints, rows
+from tests.e2e.running import free_ports
+from tests.helpers import waiting
+from tests.integration.dask_parts import (
     PACE,
     Gate,
     Vendor,
@@ -33,22 +49,8 @@ from integration.dask_parts import (
     work_until_killed,
     working,
 )
-from pydantic import SecretStr
 
-from enrichment import doctor, executing, remote
-from enrichment.cluster import Cluster
-from enrichment.commands import Commands, parse_tracked
-from enrichment.config import Settings
-from enrichment.domain import AssetClass, Task, Timeframe, Written
-from enrichment.errors import LeaseLost, StepFailed, WorkerLost
-from enrichment.providers.guard import Protection
-from enrichment.sandbox import create_app, running
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
-from enrichment.worker import Enrich
-
-until = partial(live.until, seconds=30.0)
+until = partial(waiting.until, seconds=30.0)
 ITEMS = "SELECT symbol, status, retry_count FROM enrichment_job_items ORDER BY symbol"
 YEAR = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 POOLS = """
@@ -253,15 +255,19 @@ def test_a_task_that_runs_twice_at_once_is_stored_once(
     job = Job(db, "SIM1")
     (task,) = JobQueue(db).claim("w", 1)
     vendor.gate.hold("SIM1", "SIM1")
-    opened = partial(executing.line, settings_of(db, vendor, "threads"), None)
-    client.register_plugin(remote.Line("test", opened), name="test")
+    opened = partial(execution.line, settings_of(db, vendor, "threads"), None)
+    client.register_plugin(dask_worker.Line("test", opened), name="test")
     runs = [
-        client.submit(remote.enrich, task, "test", key=f"run-{place}", workers=[place], pure=False)
+        client.submit(
+            dask_worker.enrich, task, "test", key=f"run-{place}", workers=[place], pure=False
+        )
         for place in client.nthreads()
     ]
     until(lambda: vendor.gate.asked["SIM1"] == 2, "both have asked the vendor")
     vendor.gate.release()
-    outcomes = sorted(client.gather(runs), key=lambda outcome: isinstance(outcome, remote.Failed))
+    outcomes = sorted(
+        client.gather(runs), key=lambda outcome: isinstance(outcome, dask_worker.Failed)
+    )
     client.unregister_worker_plugin("test")
     assert isinstance(outcomes[0], Written)
     assert isinstance(outcomes[1].error, LeaseLost)
@@ -340,7 +346,7 @@ def test_without_dask_the_mend_is_named(db: Database, vendor: Vendor) -> None:
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "ENRICHMENT_EXECUTOR": settings.enrichment_executor,
     }
-    program = "import sys; sys.modules['distributed'] = None; from enrichment.__main__ import main"
+    program = "import sys; sys.modules['distributed'] = None; from enrichment.cli.main import main"
     done = subprocess.run(
         [sys.executable, "-c", f"{program}; main()", "worker"],
         env={**os.environ, **environment},

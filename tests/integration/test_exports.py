@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.api_client import client_of
-from integration.installation import fill
-from promtool import needs_promtool, promtool
 from typer.testing import CliRunner
 
-from enrichment.__main__ import app
-from enrichment.exporting import GRAFANA, PROMETHEUS_RULES, template
-from enrichment.storage.database import Database
+from enrichment.cli.export import GRAFANA, PROMETHEUS_RULES, template
+from enrichment.cli.main import app
+from enrichment.warehouse.database import Database
+from tests.helpers.promtool import needs_promtool, promtool
+from tests.integration.api_client import client_of
+from tests.integration.installation import fill
 
 MINUTES = 30
 SERIES = '{asset_class="stock",timeframe="1d"}'

@@ -9,18 +9,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from integration.test_warehouse import bars, enriched, table
-from unit.bench import TASK
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Task, Timeframe, Written, to_datetime
-from enrichment.errors import DatabaseUnavailable, LeaseLost, StepFailed
-from enrichment.features import LOOKBACK
-from enrichment.planning import OVERLAP
-from enrichment.storage.bars import Finished, Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.group_commit import GroupCommit
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.bars import to_datetime
+from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
+from enrichment.domain.model import Task, Timeframe, Written
+from enrichment.pipeline.features import LOOKBACK
+from enrichment.pipeline.fetch_plan import OVERLAP
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.series.batch_writer import GroupCommit
+from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from tests.helpers.fakes import TASK
+from tests.integration.test_warehouse import bars, enriched, table
 
 
 class Slow(Warehouse):

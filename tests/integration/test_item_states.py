@@ -22,13 +22,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Task, Written
-from enrichment.errors import InvalidRequest, LeaseLost
-from enrichment.storage import jobs, ownership
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
+from enrichment.domain.errors import InvalidRequest, LeaseLost
+from enrichment.domain.model import Failure, Task, Written
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.facade import ReadModels
 
 CLASSES = {"A": "stock", "B": "stock", "X:C": "crypto"}
 SCOPES = [("global", ""), ("asset_class", "stock"), ("symbol", "X:C")]
@@ -333,7 +333,7 @@ class Items(RuleBasedStateMachine):
 
     def write(self, task: Task) -> None:
         with self.db.begin() as conn:
-            ownership.assert_owned(conn, task)
+            leases.assert_owned(conn, task)
             jobs.complete(conn, task, Written(inserted=1))
 
     def run(self, statement: str, **values: object) -> None:

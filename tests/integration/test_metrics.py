@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from integration.api_client import client_of, run_everything
-from integration.installation import fill, log_fetches
 from prometheus_client.parser import text_string_to_metric_families
-from promtool import needs_promtool, promtool
 from sqlalchemy import text
 
 from enrichment import __version__
-from enrichment.commands import parse_tracked
-from enrichment.storage import logs, settling
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.retention import prune
+from enrichment.services.commands import parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models import lifetime_totals
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.retention import prune
+from enrichment.warehouse.series import run_log
+from tests.helpers.promtool import needs_promtool, promtool
+from tests.integration.api_client import client_of, run_everything
+from tests.integration.installation import fill, log_fetches
 
 Samples = Mapping[str, float]
 
@@ -123,7 +124,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
     assert before["compute_duration_seconds_sum"] == 2.0
     for _ in range(2):  # settling again adds nothing
         with db.begin() as conn:
-            settling.settle(conn)
+            lifetime_totals.settle(conn)
         assert totals(scrape(db)) == before
     with db.begin() as conn:
         for table in ("enrichment_fetch_hourly", "enrichment_compute_hourly"):
@@ -139,8 +140,8 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
     log_fetches(db, "polygon", 20)
     with db.begin() as conn:
         conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
-        logs.roll_up(conn)
-        settling.settle(conn)
+        run_log.roll_up(conn)
+        lifetime_totals.settle(conn)
     run_everything(db)
     after = totals(scrape(db))
     assert all(after[name] >= value for name, value in before.items())

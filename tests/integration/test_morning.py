@@ -7,12 +7,12 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Written
-from enrichment.storage import jobs
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.morning import Morning
+from enrichment.domain.model import Failure, Written
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.overview import Morning
 
 
 @pytest.fixture

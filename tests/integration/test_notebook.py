@@ -11,13 +11,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.domain import AssetClass, Timeframe, Window
-from enrichment.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
+from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.notebook import Warehouse, connect
-from enrichment.providers.guard import Protection
-from enrichment.storage.database import Database
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.guard import Protection
+from enrichment.warehouse.database import Database
 
 
 @pytest.fixture

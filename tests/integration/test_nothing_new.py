@@ -10,21 +10,15 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from integration.nightly import Nightly, half, quiet
-from unit.bench import Vendor
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Fetched,
-    Task,
-    Timeframe,
-    Window,
-)
-from enrichment.pipeline import Pipeline
-from enrichment.series import Enriched, Known, Tail
-from enrichment.storage.bars import Finished, Warehouse
-from enrichment.storage.database import Database
+from enrichment.domain.bars import Bars
+from enrichment.domain.model import AssetClass, Fetched, Task, Timeframe, Window
+from enrichment.domain.series import Enriched, Known, Tail
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from tests.helpers.fakes import Vendor
+from tests.integration.nightly import Nightly, half, quiet
 
 WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
 NIGHT = 700

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from integration.api_client import run_everything, tracking
-from integration.nightly import Nightly, quiet
 from sqlalchemy import text
 from streamlit.testing.v1 import AppTest
 
-from enrichment import alerting
-from enrichment.alerts.rules import DEFAULT_RULES
-from enrichment.alerts.service import AlertService
-from enrichment.commands import Commands
-from enrichment.domain import Timeframe
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.resilience_state import ResilienceStore
-from enrichment.storage.workers import WorkerRegistry
+from enrichment.domain.model import Timeframe
+from enrichment.services.alerts.rules import DEFAULT_RULES
+from enrichment.services.alerts.service import AlertService
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore
+from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
+from tests.integration.api_client import run_everything, tracking
+from tests.integration.nightly import Nightly, quiet
 
 pytestmark = pytest.mark.usefixtures("own_main")
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"

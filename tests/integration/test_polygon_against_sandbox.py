@@ -9,20 +9,17 @@ import exchange_calendars
 import numpy as np
 import pandas as pd
 import pytest
-from integration.vendor_faults import FAULTS, faults_of
 from polygon import RESTClient
 from polygon.exceptions import BadResponse
 
-from enrichment.calendars import bar_starts, is_complete
-from enrichment.domain import AssetClass, Timeframe, Window
-from enrichment.errors import (
-    ProviderError,
-    ProviderUnavailable,
-)
-from enrichment.providers.base import direct
-from enrichment.providers.http import HttpClient
-from enrichment.providers.polygon import PolygonProvider
+from enrichment.domain.calendars import bar_starts, is_complete
+from enrichment.domain.errors import ProviderError, ProviderUnavailable
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox import create_app, running
+from enrichment.vendors.base import direct
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.polygon import PolygonProvider
+from tests.integration.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)

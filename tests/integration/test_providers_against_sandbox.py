@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from integration.vendor_faults import FAULTS, faults_of
 from pydantic import SecretStr
 
-from enrichment import bootstrap
 from enrichment.config import Settings
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_datetime64
-from enrichment.errors import (
+from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.errors import (
     AccessDenied,
     EnrichmentError,
     ProviderError,
@@ -26,14 +24,17 @@ from enrichment.errors import (
     Snooze,
     UnknownSymbol,
 )
-from enrichment.providers.base import Provider, direct
-from enrichment.providers.binance import BinanceProvider
-from enrichment.providers.guard import Protection
-from enrichment.providers.http import HttpClient
-from enrichment.providers.polygon import PolygonProvider
-from enrichment.providers.yahoo import USER_AGENT, YahooProvider
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
 from enrichment.sandbox import create_app, running
+from enrichment.vendors.base import Provider, direct
+from enrichment.vendors.binance import BinanceProvider
+from enrichment.vendors.guard import Protection
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.polygon import PolygonProvider
+from enrichment.vendors.yahoo import USER_AGENT, YahooProvider
+from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
+from tests.integration.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
@@ -164,7 +165,7 @@ def guarded(address: str) -> Iterator[Ask]:
     settings = Settings(enrichment_sandbox_port=int(address.rpartition(":")[2]))
     manager = init_resilience_manager()
     quick = Protection(max_retries=0, recovery_timeout=60)
-    yield bootstrap.providers(settings, manager, protection=quick).fetch
+    yield build_providers(settings, manager, protection=quick).fetch
     manager.close()
 
 
@@ -207,7 +208,7 @@ def test_a_secret_is_never_shown(
     manager = init_resilience_manager()
     shown = [repr(settings), str(settings)]
     with caplog.at_level(logging.DEBUG):
-        providers = bootstrap.providers(settings, manager, protection=Protection(max_retries=0))
+        providers = build_providers(settings, manager, protection=Protection(max_retries=0))
         shown.append(repr(providers))
         for kind in ("unauthorized", "server_error", "reset", "html", "truncated", "rate_limit"):
             fault(ticker="SIM1", kind=kind, times=1)

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Failure, Task, Written
-from enrichment.errors import InvalidRequest, LeaseLost, NotTracked
-from enrichment.storage import jobs, ownership
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
+from enrichment.domain.errors import InvalidRequest, LeaseLost, NotTracked
+from enrichment.domain.model import Failure, Task, Written
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.facade import ReadModels
 
 BROKEN = Failure("ProviderUnavailable", "the vendor answered 500", "fetch")
 
@@ -28,7 +28,7 @@ def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
 
 def finish(db: Database, task: Task, written: Written | None = None) -> None:
     with db.begin() as conn:
-        ownership.assert_owned(conn, task)
+        leases.assert_owned(conn, task)
         jobs.complete(conn, task, written or Written())
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands
-from enrichment.errors import InvalidRequest
-from enrichment.storage.database import Database
-from enrichment.storage.figures import PatternStatus
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.resilience_state import ResilienceStore, SharedLimits
+from enrichment.domain.errors import InvalidRequest
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.dto import PatternStatus
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
 from resilience import RateLimited, RateLimiter, ResilienceManager, init_resilience_manager
 
 NAME = "polygon_api"

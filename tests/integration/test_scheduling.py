@@ -15,17 +15,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.commands import Commands, parse_tracked
 from enrichment.config import Settings
-from enrichment.domain import Written
-from enrichment.scheduler import EnrichmentScheduler, ScheduleSettings
-from enrichment.storage import jobs
-from enrichment.storage.database import Database
-from enrichment.storage.figures import Progress
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.slots import Slots
+from enrichment.domain.model import Written
+from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.nightly_slot import Slots
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.worker import build_scheduler
 
 FIRST_NIGHT = datetime(2025, 1, 1, 1, 30, tzinfo=UTC)
 NIGHT = timedelta(days=1)
@@ -37,8 +37,8 @@ TWO_YEARS = 731
 TICK_THROUGH_TWO_YEARS = """
 import json, sys
 from datetime import UTC, datetime, timedelta
-from enrichment.storage.database import Database
-from enrichment.storage.slots import Slots
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.nightly_slot import Slots
 
 db = Database(sys.argv[1], pool_size=1)
 slots = Slots(db, hour=1, minute=30, enabled=True)
@@ -275,7 +275,7 @@ def test_a_failing_callback_starves_nobody(db: Database) -> None:
 
 @pytest.fixture
 def scheduler(db: Database) -> EnrichmentScheduler:
-    return bootstrap.scheduler(Settings(), db)
+    return build_scheduler(Settings(), db)
 
 
 def progress(db: Database, job_id: UUID) -> Progress:
@@ -331,7 +331,7 @@ def test_python_interface_tells_how_the_clock_stands(
             )
         )
     assert timedelta(0) < status.next_enrichment_time - now <= timedelta(days=1)
-    clock = bootstrap.scheduler(Settings(), db, worker_id="w")
+    clock = build_scheduler(Settings(), db, worker_id="w")
     clock.tick()
     scheduler.trigger_enrichment_now()
     finish_all(db)

@@ -9,14 +9,14 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from enrichment import bootstrap
-from enrichment.errors import ConfigurationError
-from enrichment.features import FEATURES
-from enrichment.storage import schema
-from enrichment.storage.database import Database
-from enrichment.storage.revision import REVISION, is_current, require_current
-from enrichment.storage.schema import configuration, migrate
-from enrichment.storage.stored import COLUMNS
+from enrichment.domain.errors import ConfigurationError
+from enrichment.pipeline.features import FEATURES
+from enrichment.warehouse import schema
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.schema import configuration, migrate
+from enrichment.warehouse.schema_version import REVISION, is_current, require_current
+from enrichment.warehouse.series.snapshots import COLUMNS
+from enrichment.wiring.database import upgrade_schema
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_program_and_the_migrations_agree_on_the_newest_revision() -> None:
 def test_an_empty_database_says_how_to_upgrade_and_is_current_afterwards(empty: Database) -> None:
     with pytest.raises(ConfigurationError, match="enrichment db upgrade"):
         require_current(empty, FEATURES)
-    bootstrap.upgrade(empty)
+    upgrade_schema(empty)
     require_current(empty, FEATURES)
 
 
@@ -44,7 +44,7 @@ def test_several_processes_may_upgrade_at_once(empty: Database) -> None:
 
     def upgrade() -> None:
         try:
-            bootstrap.upgrade(empty)
+            upgrade_schema(empty)
         except BaseException as exc:
             failures.append(exc)
 
@@ -77,7 +77,7 @@ def test_migrations_go_back_and_forth(db: Database) -> None:
             )
         ).scalars()
         assert list(left) == ["alembic_version"]
-    bootstrap.upgrade(db)
+    upgrade_schema(db)
     assert is_current(db, FEATURES)
 
 

@@ -15,15 +15,16 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Task, Written
-from enrichment.storage import jobs, ownership
-from enrichment.storage.database import Database
-from enrichment.storage.figures import Progress
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Enrich, Pace, Worker
+from enrichment.domain.model import Task, Written
+from enrichment.engine.worker import Enrich, Pace, Worker
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue import leases as ownership
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.facade import ReadModels
 
 THREADS = 2
 LEASE = 1.5
@@ -32,10 +33,10 @@ PACE = Pace(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
 # A worker that reports each item it begins and never finishes one.
 HANGING_WORKER = """
 import os, sys, threading
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Pace, Worker
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.engine.worker import Pace, Worker
 
 db = Database(sys.argv[1], pool_size=3)
 registry = WorkerRegistry(db, "doomed")

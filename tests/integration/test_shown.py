@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import streamlit as st
-from integration.test_pages import NAMES, charts, fill, opened, words
 from sqlalchemy import text
 from streamlit.testing.v1 import AppTest
 
 from enrichment.dashboard.times import LOCAL
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from tests.integration.test_pages import NAMES, charts, fill, opened, words
 
 pytestmark = pytest.mark.usefixtures("own_main")
 

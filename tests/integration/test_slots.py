@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.storage.database import Database
-from enrichment.storage.slots import Slots, due_slot
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.nightly_slot import Slots, due_slot
 
 
 def utc(*parts: int) -> datetime:

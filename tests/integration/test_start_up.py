@@ -23,7 +23,7 @@ with bootstrap.worker_process(Settings.load()):
 
 STATUS = """
 import contextlib, io, json, sys
-from enrichment.__main__ import main
+from enrichment.cli.main import main
 sys.argv = ["enrichment", "status"]
 with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
     main()

@@ -10,19 +10,19 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import AssetClass, Failure, Task, Timeframe, Window, Written
-from enrichment.errors import InvalidRequest, NotTracked, Snooze, UnknownJob
-from enrichment.providers.failover import Failover
-from enrichment.storage import jobs
-from enrichment.storage.database import Database, DatabaseClock
-from enrichment.storage.figures import Progress
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.operations import ProviderPauses
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.retention import prune
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Pace, Worker
+from enrichment.domain.errors import InvalidRequest, NotTracked, Snooze, UnknownJob
+from enrichment.domain.model import AssetClass, Failure, Task, Timeframe, Window, Written
+from enrichment.engine.worker import Pace, Worker
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.vendors.failover import Failover
+from enrichment.warehouse.database import Database, DatabaseClock
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.pauses import ProviderPauses
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.retention import prune
 
 
 def track(db: Database, *names: str) -> Commands:

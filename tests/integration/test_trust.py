@@ -7,27 +7,21 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from integration.nightly import Nightly, assert_stored, half, quiet
 from sqlalchemy import text
-from unit.bench import Vendor, recorded
 
 from api import create_app
-from enrichment.commands import Commands
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Fetched,
-    Timeframe,
-    Window,
-    to_datetime,
-)
-from enrichment.errors import InvalidRequest, NotTracked, ProviderUnavailable, StepFailed
-from enrichment.pipeline import Pipeline
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.findings import name_outages
-from enrichment.storage.quality_report import QualityReports
-from enrichment.storage.read_models import ReadModels
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.errors import InvalidRequest, NotTracked, ProviderUnavailable, StepFailed
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.read_models.quality_symbol import QualityReports
+from enrichment.warehouse.series.flags_and_gaps import name_outages
+from enrichment.warehouse.series.warehouse import Warehouse
+from tests.helpers.fakes import Vendor, recorded
+from tests.integration.nightly import Nightly, assert_stored, half, quiet
 
 
 def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(

@@ -5,18 +5,18 @@ provider.
 from __future__ import annotations
 
 import pytest
-from integration.api_client import tracking
-from integration.installation import log_fetches
 from sqlalchemy import text
 
-from enrichment.dashboard.vendors import vendors
-from enrichment.errors import QuotaExceeded, Snooze
-from enrichment.providers.guard import VendorGuard
-from enrichment.storage import logs
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.resilience_state import ResilienceStore
+from enrichment.dashboard.data.vendors import vendors
+from enrichment.domain.errors import QuotaExceeded, Snooze
+from enrichment.vendors.guard import VendorGuard
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore
+from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
+from tests.integration.api_client import tracking
+from tests.integration.installation import log_fetches
 
 YESTERDAY = """
 UPDATE enrichment_fetch_hourly SET hour = date_trunc('day', now()) - interval '1 day'
@@ -31,7 +31,7 @@ def test_the_rollups_say_what_the_log_says(db: Database) -> None:
     log_fetches(db, "polygon", 30, hours_ago=1)
     log_fetches(db, None, 40, hours_ago=1)
     with db.begin() as conn:
-        logs.roll_up(conn)
+        run_log.roll_up(conn)
     reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
     hours = {(f.source, f.total): list(f.buckets) for f in reader.fetches(24)}
     assert hours == {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import (
-    Bars,
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import LeaseLost
+from enrichment.domain.model import (
     Checked,
     Fetched,
     Flag,
@@ -22,12 +22,11 @@ from enrichment.domain import (
     Timeframe,
     Window,
 )
-from enrichment.errors import LeaseLost
-from enrichment.quality import Evidence
-from enrichment.series import Download, Enriched, Gap
-from enrichment.storage.bars import Warehouse
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import JobQueue
+from enrichment.domain.series import Download, Enriched, Evidence, Gap
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.series.warehouse import Warehouse
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 EVIDENCE = Evidence(30, 0, 30, 600, 0, 0)

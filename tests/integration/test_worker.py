@@ -10,26 +10,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from live import in_thread, until
 from sqlalchemy import text
 
-from enrichment.commands import Commands, parse_tracked
-from enrichment.domain import Task, Timeframe, Written
-from enrichment.errors import (
+from enrichment.domain.errors import (
     AccessDenied,
     DatabaseUnavailable,
     ProviderUnavailable,
     Snooze,
     StepFailed,
 )
-from enrichment.storage import jobs, ownership
-from enrichment.storage.database import Database
-from enrichment.storage.figures import Progress
-from enrichment.storage.jobs import JobQueue
-from enrichment.storage.listening import Listener
-from enrichment.storage.read_models import ReadModels
-from enrichment.storage.workers import WorkerRegistry
-from enrichment.worker import Enrich, Pace, Ready, Worker
+from enrichment.domain.model import Task, Timeframe, Written
+from enrichment.engine.worker import Enrich, Pace, Ready, Worker
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.waiting import in_thread, until
 
 QUICK = Pace(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
 
@@ -56,7 +56,7 @@ class Bench:
                 error = planned.pop(0)
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
-                ownership.assert_owned(conn, task)
+                leases.assert_owned(conn, task)
                 jobs.complete(conn, task, Written(inserted=1))
             return Written(inserted=1)
         finally:
@@ -206,7 +206,7 @@ def test_draining_gives_hanging_items_back_unharmed(db: Database) -> None:
         begun.set()
         release.wait(30)
         with db.begin() as conn:
-            ownership.assert_owned(conn, task)
+            leases.assert_owned(conn, task)
         raise AssertionError("a stale item must not pass")
 
     trigger(db, "AAPL").trigger(actor="test")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import requests
 
-from enrichment.errors import (
+from enrichment.domain.errors import (
     AccessDenied,
     MalformedResponse,
     ProviderError,

@@ -9,11 +9,11 @@ import pytest
 import typer.main
 
 from api import create_app
-from enrichment.__main__ import app
-from enrichment.commands import Commands
+from enrichment.cli.main import app
 from enrichment.config import Settings
-from enrichment.storage.database import Database
-from enrichment.storage.read_models import ReadModels
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

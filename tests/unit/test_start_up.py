@@ -26,7 +26,7 @@ HEAVY = {
 
 PROGRAM = """
 import contextlib, io, json, sys
-from enrichment.__main__ import main
+from enrichment.cli.main import main
 sys.argv = ["enrichment", *sys.argv[1:]]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     main()

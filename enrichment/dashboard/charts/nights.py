@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from enrichment.dashboard.frame import framed
+from enrichment.dashboard.charts.theme import framed
 
 # state → its sign in a square, its colour, what it says
 STATES = {

@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from enrichment.dashboard.frame import day_axis, first_day, framed
-from enrichment.quality import WEIGHTS
+from enrichment.dashboard.charts.theme import day_axis, first_day, framed
+from enrichment.pipeline.quality import WEIGHTS
 
 TARGET = 0.90
 COMPONENTS = ("completeness", "validation", "features", "freshness")

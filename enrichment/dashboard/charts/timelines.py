@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from enrichment.dashboard.frame import day_axis, framed
+from enrichment.dashboard.charts.theme import day_axis, framed
 
 OUTCOME_COLOURS = {
     "completed": "#2f9e6e",

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from enrichment.dashboard.frame import framed
+from enrichment.dashboard.charts.theme import framed
 
 PROVIDER_COLOURS = {"polygon": "#4c7fe0", "binance": "#e0a82e", "yahoo": "#8b6fd6"}
 OTHER = "#8a94a6"

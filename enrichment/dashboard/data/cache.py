@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import streamlit as st
 
-from enrichment.errors import DatabaseUnavailable
+from enrichment.domain.errors import DatabaseUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from enrichment.storage.logs import LATENCY_BUCKETS_MS
-from enrichment.storage.vendors import Answers, Fetches
+from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.warehouse.read_models.vendors import Answers, Fetches
 
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 

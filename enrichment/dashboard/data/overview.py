@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from enrichment.dashboard.reading import shared
+from enrichment.dashboard.data.cache import shared
 from enrichment.dashboard.services import services
-from enrichment.storage.figures import (
+from enrichment.warehouse.read_models.dto import (
     HistoryPage,
     Overview,
     PatternStatus,
@@ -16,8 +16,8 @@ from enrichment.storage.figures import (
     SeriesStatus,
     WorkerStatus,
 )
-from enrichment.storage.morning import Night, RecentError, Standing
-from enrichment.storage.quality_overview import DayOfQuality, SeriesQuality
+from enrichment.warehouse.read_models.overview import Night, RecentError, Standing
+from enrichment.warehouse.read_models.quality_all import DayOfQuality, SeriesQuality
 
 JOBS = 30
 QUALITY_DAYS = 30

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enrichment.storage.figures import PatternStatus
+from enrichment.warehouse.read_models.dto import PatternStatus
 
 GRAVITY = ("forced_open", "open", "half_open", "disabled", "closed")
 

@@ -7,8 +7,8 @@ from uuid import UUID
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard import timelines
-from enrichment.dashboard.page import (
+from enrichment.dashboard.charts import timelines
+from enrichment.dashboard.components import (
     act,
     as_of,
     live,
@@ -20,10 +20,10 @@ from enrichment.dashboard.page import (
     table,
     with_reason,
 )
-from enrichment.dashboard.reading import shared
+from enrichment.dashboard.data.cache import shared
 from enrichment.dashboard.services import actor, commands, services
-from enrichment.storage.figures import HistoryPage, Progress
-from enrichment.storage.job_report import ErrorGroup, JobItem, JobRequest
+from enrichment.warehouse.read_models.dto import HistoryPage, Progress
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
 
 SHOWN = 200
 ITEMS = 500

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
-from enrichment.dashboard.page import (
+from enrichment.dashboard.components import (
     act,
     ago,
     as_of,
@@ -20,11 +20,11 @@ from enrichment.dashboard.page import (
     table,
     with_reason,
 )
-from enrichment.dashboard.reading import shared
+from enrichment.dashboard.data.cache import shared
 from enrichment.dashboard.services import actor, commands, services
-from enrichment.storage.alert_figures import Alert, AlertEvent, AlertReport
-from enrichment.storage.figures import SlotStatus, WorkerStatus
-from enrichment.storage.journal import Action
+from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport
+from enrichment.warehouse.read_models.audit_log import Action
+from enrichment.warehouse.read_models.dto import SlotStatus, WorkerStatus
 
 ACTIONS = 200
 EVENTS = 50

@@ -9,13 +9,11 @@ from datetime import timedelta
 import pandas as pd
 import streamlit as st
 
-from enrichment import health
-from enrichment.clock import utc_now
-from enrichment.dashboard import charts
-from enrichment.dashboard.briefing import Briefing, active_symbols, briefing
 from enrichment.dashboard.cards import now_cards, trend_cards
-from enrichment.dashboard.nights import calendar, state_of
-from enrichment.dashboard.page import (
+from enrichment.dashboard.charts import prices
+from enrichment.dashboard.charts.nights import calendar, state_of
+from enrichment.dashboard.charts.sparkline import sparkline
+from enrichment.dashboard.components import (
     act,
     ago,
     as_of,
@@ -26,10 +24,12 @@ from enrichment.dashboard.page import (
     table,
     with_reason,
 )
+from enrichment.dashboard.data.overview import Briefing, active_symbols, briefing
+from enrichment.dashboard.data.vendors import of_kind
 from enrichment.dashboard.services import actor, commands
-from enrichment.dashboard.sparkline import sparkline
-from enrichment.dashboard.vendors import of_kind
-from enrichment.domain import PROVIDER_NAMES, is_simulated
+from enrichment.domain.clock import utc_now
+from enrichment.domain.model import PROVIDER_NAMES, is_simulated
+from enrichment.services import health
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
 ICONS = {
@@ -138,7 +138,7 @@ def quality(data: Briefing) -> None:
             "why": ["; ".join(s.reasons) or "nothing taken off" for s in data.worst],
         }
     )
-    st.plotly_chart(charts.quality_by_series(frame, worst=12), key="quality")
+    st.plotly_chart(prices.quality_by_series(frame, worst=12), key="quality")
 
 
 def recent_jobs(data: Briefing) -> None:
@@ -158,7 +158,7 @@ def recent_jobs(data: Briefing) -> None:
             "kind": [details.kind for details in data.history.details],
         }
     )
-    st.plotly_chart(charts.job_outcomes(frame.iloc[::-1]), key="jobs")
+    st.plotly_chart(prices.job_outcomes(frame.iloc[::-1]), key="jobs")
 
 
 def attention(data: Briefing) -> None:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard import quality_charts
-from enrichment.dashboard.page import as_of, live, nothing, older, shown, table
-from enrichment.dashboard.reading import shared
+from enrichment.dashboard.charts import quality
+from enrichment.dashboard.components import as_of, live, nothing, older, shown, table
+from enrichment.dashboard.data.cache import shared
 from enrichment.dashboard.services import services
-from enrichment.storage.journal import CorrectedValue
-from enrichment.storage.quality_overview import DayOfQuality, GapsOfMonth, SeriesQuality
+from enrichment.warehouse.read_models.audit_log import CorrectedValue
+from enrichment.warehouse.read_models.quality_all import DayOfQuality, GapsOfMonth, SeriesQuality
 
 CORRECTIONS = 200
 SCORED = 2000
@@ -49,11 +49,11 @@ def scores(days: list[DayOfQuality], scored: list[SeriesQuality]) -> None:
     with left:
         st.subheader("Score by day")
         frame = pd.DataFrame([asdict(day) for day in days])
-        st.plotly_chart(quality_charts.trend(frame), key="trend")
+        st.plotly_chart(quality.trend(frame), key="trend")
     with right:
         st.subheader("Series by score")
         found = pd.Series([series.score for series in scored])
-        st.plotly_chart(quality_charts.distribution(found), key="distribution")
+        st.plotly_chart(quality.distribution(found), key="distribution")
         if len(scored) == SCORED:
             st.caption(f"the {SCORED} lowest")
 
@@ -64,7 +64,7 @@ def worst(found: list[SeriesQuality]) -> None:
     frame["name"] = frame["symbol"] + " " + frame["timeframe"]
     left, right = st.columns(2)
     with left:
-        st.plotly_chart(quality_charts.components(frame), key="components")
+        st.plotly_chart(quality.components(frame), key="components")
     with right:
         rows = [
             {
@@ -87,7 +87,7 @@ def missing(gaps: list[GapsOfMonth]) -> None:
         return
     frame = pd.DataFrame([asdict(gap) for gap in gaps])
     frame["name"] = frame["symbol"] + " " + frame["timeframe"]
-    st.plotly_chart(quality_charts.gap_map(frame), key="gaps")
+    st.plotly_chart(quality.gap_map(frame), key="gaps")
     with st.expander("As a table"):
         table(frame[["name", "month", "missing"]], key="missing")
 

@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.dashboard import latency, timelines, vendor_charts
-from enrichment.dashboard.page import (
+from enrichment.dashboard.charts import timelines
+from enrichment.dashboard.charts import vendors as vendor_charts
+from enrichment.dashboard.components import (
     act,
     as_of,
     live,
@@ -21,12 +22,13 @@ from enrichment.dashboard.page import (
     table,
     with_reason,
 )
-from enrichment.dashboard.reading import drawn, shared
+from enrichment.dashboard.data import latency
+from enrichment.dashboard.data.cache import drawn, shared
+from enrichment.dashboard.data.vendors import Vendor, of_kind, vendors
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.dashboard.times import zone
-from enrichment.dashboard.vendors import Vendor, of_kind, vendors
-from enrichment.storage.figures import PatternStatus, Transition
-from enrichment.storage.vendors import Answers, Fetches
+from enrichment.warehouse.read_models.dto import PatternStatus, Transition
+from enrichment.warehouse.read_models.vendors import Answers, Fetches
 
 TRANSITIONS = 500
 CARDS = 4

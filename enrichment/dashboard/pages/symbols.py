@@ -11,9 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.commands import parse_tracked
-from enrichment.dashboard import quality_charts
-from enrichment.dashboard.page import (
+from enrichment.dashboard.charts import quality
+from enrichment.dashboard.components import (
     act,
     ago,
     as_of,
@@ -27,16 +26,17 @@ from enrichment.dashboard.page import (
     table,
     with_reason,
 )
-from enrichment.dashboard.reading import drawn, shared
+from enrichment.dashboard.data.cache import drawn, shared
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.dashboard.times import zone
-from enrichment.domain import AssetClass, Timeframe
-from enrichment.storage.catalogue import CataloguedSymbol, TimeframeState
-from enrichment.storage.figures import Pause
-from enrichment.storage.price_chart import Candles
-from enrichment.storage.quality_overview import ScoreOfDay
-from enrichment.storage.quality_report import SeriesReport
-from enrichment.symbol_lists import read_csv
+from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.symbol_csv import read_csv
+from enrichment.services.commands import parse_tracked
+from enrichment.warehouse.read_models.candles import Candles
+from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.quality_all import ScoreOfDay
+from enrichment.warehouse.read_models.quality_symbol import SeriesReport
+from enrichment.warehouse.read_models.symbols import CataloguedSymbol, TimeframeState
 
 ON_PAGE = 100
 MOST = 20_000
@@ -127,7 +127,7 @@ def overview() -> None:
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
-        st.plotly_chart(quality_charts.symbol_days(frame), key="score-days")
+        st.plotly_chart(quality.symbol_days(frame), key="score-days")
 
 
 def rows_of(found: Sequence[CataloguedSymbol], now: pd.Timestamp) -> list[dict[str, Any]]:
@@ -280,7 +280,7 @@ def chart(
     """series: symbol, timeframe, its last bar, how many days and how many flags are shown."""
     if Timeframe.parse(series[1]).duration < timedelta(days=1):
         _frame, _flags = local(_frame), local(_flags)  # a day's bar is of the day wherever one is
-    return quality_charts.candlestick(_frame, _flags, OVERLAYS, panel, continuous=continuous)
+    return quality.candlestick(_frame, _flags, OVERLAYS, panel, continuous=continuous)
 
 
 def add() -> None:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars
-from enrichment.features import (
+from enrichment.domain.bars import Bars
+from enrichment.pipeline.features import (
     averages,
     days,
     momentum,

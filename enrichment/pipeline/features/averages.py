@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain import Bars, Floats
-from enrichment.features import windows
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features import windows
 
 
 def simple(bars: Bars, *, length: int) -> Floats:

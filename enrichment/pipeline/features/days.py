@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats, Timestamps
+from enrichment.domain.bars import Floats, Timestamps
 
 MOST_BARS_A_DAY = 288  # bars of five minutes
 

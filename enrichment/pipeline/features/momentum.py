@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain import Bars, Floats
-from enrichment.features import windows
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features import windows
 
 _FAST, _SLOW, _SIGNAL = 12, 26, 9
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain import Bars, Floats
-from enrichment.features.days import first_rows
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features.days import first_rows
 
 
 def over_bar(bars: Bars) -> Floats:

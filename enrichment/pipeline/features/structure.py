@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars, Floats
+from enrichment.domain.bars import Bars, Floats
 
 _SIDE = 5  # bars on either side that a swing must exceed
 _WORDS = np.array(["range", "range", "bullish", "bearish", "range"], dtype=object)  # 0 1 2 -2 -1

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars
-from enrichment.features import windows
+from enrichment.domain.bars import Bars
+from enrichment.pipeline.features import windows
 
 _FAST, _SLOW = 20, 50
 _BAND = 0.5

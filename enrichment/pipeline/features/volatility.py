@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain import Bars, Floats
-from enrichment.features import windows
-from enrichment.features.returns import logarithmic
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features import windows
+from enrichment.pipeline.features.returns import logarithmic
 
 
 def deviation(bars: Bars, *, length: int) -> Floats:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain import Bars, Floats, divided
-from enrichment.features import windows
-from enrichment.features.days import sums_of_the_day
+from enrichment.domain.bars import Bars, Floats, divided
+from enrichment.pipeline.features import windows
+from enrichment.pipeline.features.days import sums_of_the_day
 
 
 def average(bars: Bars, *, length: int) -> Floats:

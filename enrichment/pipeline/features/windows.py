@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats
+from enrichment.domain.bars import Floats
 
 _CHUNK = 16_384  # rows whose intermediate columns stay in the processor's cache
 _STILL = 100

@@ -15,27 +15,24 @@ from datetime import datetime
 
 import numpy as np
 
-from enrichment import calendars
-from enrichment.domain import (
+from enrichment.domain import calendars
+from enrichment.domain.bars import Bars, to_datetime, to_datetime64
+from enrichment.domain.model import (
     AssetClass,
-    Bars,
     Checked,
     Flag,
     Quarantined,
     Severity,
     Timeframe,
     Window,
-    to_datetime,
-    to_datetime64,
 )
-from enrichment.validation import bars as bars_
-from enrichment.validation import series
-from enrichment.validation import splits as splits_
-from enrichment.validation.check import Check, Mask, Request, Series, SeriesCheck, Stage
-from enrichment.validation.missing import classify_missing, missing_bars
-from enrichment.validation.series import MEMORY
-from enrichment.validation.sources import source_disagreement
-from enrichment.validation.splits import splits_of
+from enrichment.pipeline.validation import bars as bars_
+from enrichment.pipeline.validation import series
+from enrichment.pipeline.validation import splits as splits_
+from enrichment.pipeline.validation.check import Check, Mask, Request, Series, SeriesCheck, Stage
+from enrichment.pipeline.validation.missing import classify_missing, missing_bars
+from enrichment.pipeline.validation.series import MEMORY
+from enrichment.pipeline.validation.sources import source_disagreement
 
 __all__ = [
     "CHECKS",
@@ -45,7 +42,6 @@ __all__ = [
     "ended",
     "missing_bars",
     "source_disagreement",
-    "splits_of",
     "validate",
 ]
 

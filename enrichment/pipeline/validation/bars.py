@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment import calendars
-from enrichment.domain import Bars, Timestamps, among, to_datetime, to_datetime64
-from enrichment.validation.check import Mask, Request
+from enrichment.domain import calendars
+from enrichment.domain.bars import Bars, Timestamps, among, to_datetime, to_datetime64
+from enrichment.pipeline.validation.check import Mask, Request
 
 _EPOCH = np.datetime64("1970-01-01", "us")
 _LEAST, _MOST, _MOST_VOLUME = 1e-15, 1e15, 1e30

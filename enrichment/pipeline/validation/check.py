@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import AssetClass, Bars, Floats, Severity, Timeframe, Window
+from enrichment.domain.bars import Bars, Floats
+from enrichment.domain.model import AssetClass, Severity, Timeframe, Window
 
 Mask = NDArray[np.bool_]
 T = TypeVar("T")

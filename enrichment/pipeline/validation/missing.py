@@ -7,9 +7,10 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment import calendars
-from enrichment.domain import AssetClass, Floats, Timeframe, Timestamps, among, to_datetime
-from enrichment.validation import robust
+from enrichment.domain import calendars
+from enrichment.domain.bars import Floats, Timestamps, among, to_datetime
+from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.pipeline.validation import robust
 
 _NEARBY = 100  # expected bars on either side that tell how thinly a stretch is traded
 _DENSE = 0.9

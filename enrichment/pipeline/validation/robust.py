@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats
+from enrichment.domain.bars import Floats
 
 WINDOW = 60
 LEAST = 20  # values that a window must hold to say what is usual

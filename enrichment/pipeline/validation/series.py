@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats
-from enrichment.validation import robust
-from enrichment.validation.check import Mask, Request, Series
-from enrichment.validation.splits import split
+from enrichment.domain.bars import Floats
+from enrichment.pipeline.validation import robust
+from enrichment.pipeline.validation.check import Mask, Request, Series
+from enrichment.pipeline.validation.splits import split
 
 MEMORY = 320
 

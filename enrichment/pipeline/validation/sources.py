@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from enrichment.domain import Bars, Flag, Severity, to_datetime
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.model import Flag, Severity
 
 TOLERANCE = 0.01
 

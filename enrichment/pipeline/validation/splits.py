@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain import Floats, Timestamps, to_datetime, to_datetime64
-from enrichment.validation import robust
-from enrichment.validation.check import Mask, Request, Series
-
-# New shares for an old one, as companies choose them; reverse splits are the whole ones' inverses.
-_WHOLE = np.array([2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 100], dtype=float)
-RATIOS = np.sort(np.concatenate([1 / _WHOLE, [1.5], _WHOLE]))
-_HALFWAY = (np.log(RATIOS)[1:] + np.log(RATIOS)[:-1]) / 2  # between neighbours' logarithms
+from enrichment.domain.bars import Floats, Timestamps, to_datetime64
+from enrichment.domain.splits import nearest_ratio
+from enrichment.pipeline.validation import robust
+from enrichment.pipeline.validation.check import Mask, Request, Series
 
 _NARROW = 0.01
 _WIDE = 0.05  # half of what lies between the closest neighbours, 9 and 10
@@ -56,7 +50,7 @@ def _split(series: Series, request: Request) -> Floats:
         found = _known(bars.ts[rows], request)
         return np.where(np.abs(held + np.log(found)) < np.abs(np.log(found)) / 2, found, np.nan)
     opened = np.log(bars.open[rows] / bars.close[before])
-    ratio = _nearest(-opened)
+    ratio = nearest_ratio(-opened)
     size = np.log(ratio)
     likely = (rows > 0) & (np.abs(opened + size) <= _WIDE) & (np.abs(held + size) < abs(size) / 2)
     likely &= _between_sessions(bars.ts, rows, request)
@@ -68,24 +62,6 @@ def _split(series: Series, request: Request) -> Floats:
         likely[chosen] &= np.abs(opened + size)[chosen] <= _tolerance(series, chosen)
         likely[chosen] &= ~_busy(series, chosen)
     return np.where(likely, ratio, np.nan)
-
-
-def splits_of(ts: Timestamps, close: Floats, adjusted: Floats) -> dict[datetime, float]:
-    """Splits that a column of adjusted closes tells of, as `validate` takes them.
-
-    adjusted / close steps by the ratio of a split, or by that of a dividend, which is small: steps
-    within 2 % of a usual ratio are splits.
-    """
-    factor = np.log(adjusted / close)
-    steps = np.diff(factor)
-    ratios = _nearest(steps)
-    rows = np.flatnonzero(np.abs(steps - np.log(ratios)) <= 0.02)
-    return {to_datetime(ts[row + 1]): float(ratios[row]) for row in rows}
-
-
-def _nearest(steps: Floats) -> Floats:
-    """The ratio whose logarithm is nearest to each step."""
-    return np.asarray(RATIOS[np.searchsorted(_HALFWAY, steps)])
 
 
 def _known(ts: Timestamps, request: Request) -> Floats:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from enrichment.providers.http import HttpClient
-from enrichment.storage.alert_figures import Delivery
+from enrichment.vendors.http import HttpClient
+from enrichment.warehouse.alert_rows import Delivery
 
 Payload = Callable[[Delivery], Mapping[str, Any]]
 SLACK_HOST: Final = "hooks.slack.com"

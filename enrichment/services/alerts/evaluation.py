@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from enrichment.alerts.rules import Rule
-from enrichment.storage.alert_figures import AlertState
+from enrichment.services.alerts.rules import Rule
+from enrichment.warehouse.alert_rows import AlertState
 
 Change = Literal["firing", "resolved"]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from enrichment.health import Health
-from enrichment.storage.figures import ComputeMetrics, FetchMetrics, LastJob, Overview
-from enrichment.storage.figures import QualityMetrics as Quality
-from enrichment.storage.monitoring import Sample
-from enrichment.storage.workers import ALIVE_SECONDS
+from enrichment.services.health import Health
+from enrichment.warehouse.queue.workers import ALIVE_SECONDS
+from enrichment.warehouse.read_models.dto import ComputeMetrics, FetchMetrics, LastJob, Overview
+from enrichment.warehouse.read_models.dto import QualityMetrics as Quality
+from enrichment.warehouse.read_models.metrics import Sample
 
 Number = float | None
 _HEALTH = ("healthy", "warning", "critical")

@@ -23,9 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from enrichment.alerts.figures import FIGURES
-from enrichment.durations import parse_duration
-from enrichment.errors import ConfigurationError, InvalidRequest
+from enrichment.domain.durations import parse_duration
+from enrichment.domain.errors import ConfigurationError, InvalidRequest
+from enrichment.services.alerts.metrics import FIGURES
 
 OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": op.gt,

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from enrichment.alerts.evaluation import Change, step
-from enrichment.alerts.figures import FIGURES, Readings
-from enrichment.alerts.rules import Rule
-from enrichment.errors import EnrichmentError, Snooze
-from enrichment.storage.alert_figures import AlertState, Delivery
-from enrichment.storage.alerts import AlertStore, Evaluation
+from enrichment.domain.errors import EnrichmentError, Snooze
+from enrichment.services.alerts.evaluation import Change, step
+from enrichment.services.alerts.metrics import FIGURES, Readings
+from enrichment.services.alerts.rules import Rule
+from enrichment.warehouse.alert_rows import AlertState, Delivery
+from enrichment.warehouse.alerts import AlertStore, Evaluation
 
 _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0

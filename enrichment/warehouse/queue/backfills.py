@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from enrichment.domain import Task, Timeframe, Window, Written
-from enrichment.storage.database import sql
-from enrichment.storage.ownership import OWNED, lost, owner
+from enrichment.domain.model import Task, Timeframe, Window, Written
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.queue.leases import OWNED, lost, owner
 
 
 def text_of(window: Window | None) -> str | None:

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import JobKind, Window
-from enrichment.storage import operations
-from enrichment.storage.jobs import close_finished, insert_job, notify, snapshot_items
+from enrichment.domain.model import JobKind, Window
+from enrichment.warehouse.queue import pauses
+from enrichment.warehouse.queue.jobs import close_finished, insert_job, notify, snapshot_items
 
 
 def open_job(
@@ -49,9 +49,7 @@ def open_job(
         priority=priority,
         backfill=backfill,
     )
-    operations.audit(
-        conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params
-    )
+    pauses.audit(conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params)
     return job_id, count
 
 

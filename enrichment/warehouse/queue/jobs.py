@@ -15,11 +15,13 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from enrichment.domain import AssetClass, Failure, Task, Timeframe, Window, Written
-from enrichment.storage import backfills, logs, statements
-from enrichment.storage.database import Database, sql
-from enrichment.storage.ownership import lost, owner
-from enrichment.storage.recordsets import recordset
+from enrichment.domain.model import AssetClass, Failure, Task, Timeframe, Window, Written
+from enrichment.warehouse.database import Database, sql
+from enrichment.warehouse.json_records import recordset
+from enrichment.warehouse.queue import backfills
+from enrichment.warehouse.queue import sql as statements
+from enrichment.warehouse.queue.leases import lost, owner
+from enrichment.warehouse.series import run_log
 
 CHANNEL = "enrichment_jobs"
 
@@ -107,7 +109,7 @@ class JobQueue:
             statement = statements.FAIL if retry_after is None else statements.RETRY
             if conn.execute(sql(statement), values).rowcount != 1:
                 raise lost(task)
-            logs.write_failure(
+            run_log.write_failure(
                 conn,
                 task,
                 failure.timeframe,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Task
-from enrichment.errors import LeaseLost
-from enrichment.storage.database import sql
-from enrichment.storage.recordsets import recordset
+from enrichment.domain.errors import LeaseLost
+from enrichment.domain.model import Task
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.json_records import recordset
 
 OWNED = (
     "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"

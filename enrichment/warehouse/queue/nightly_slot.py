@@ -7,9 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from enrichment.domain import JobKind
-from enrichment.storage import findings, job_control, jobs, logs, operations, partitions, settling
-from enrichment.storage.database import Database
+from enrichment.domain.model import JobKind
+from enrichment.warehouse import log_partitions
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import job_control, jobs, pauses
+from enrichment.warehouse.read_models import lifetime_totals
+from enrichment.warehouse.series import flags_and_gaps, run_log
 
 CATCH_UP_WINDOW = timedelta(hours=20)
 LATE = timedelta(minutes=5)
@@ -44,7 +47,7 @@ class Slots:
             if now is None:
                 now = conn.execute(text("SELECT now()")).scalar_one()
             slot = due_slot(now, self._hour, self._minute)
-            if now - slot > CATCH_UP_WINDOW or operations.paused_globally(conn):
+            if now - slot > CATCH_UP_WINDOW or pauses.paused_globally(conn):
                 return None
             if not conn.execute(text(_CONCERNS), {"slot": slot}).first():
                 return None
@@ -60,13 +63,13 @@ class Slots:
         vendor's outage from a hole of one symbol.
         """
         with self._db.begin() as conn:
-            partitions.ensure(conn)
+            log_partitions.ensure(conn)
         with self._db.begin() as conn:
-            logs.roll_up(conn)
+            run_log.roll_up(conn)
         with self._db.begin() as conn:
-            settling.settle(conn)
+            lifetime_totals.settle(conn)
         with self._db.begin() as conn:
-            findings.name_outages(conn)
+            flags_and_gaps.name_outages(conn)
 
 
 _CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

@@ -12,8 +12,8 @@ import psycopg2
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from enrichment.storage.database import Database
-from enrichment.storage.jobs import CHANNEL
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import CHANNEL
 
 _log = logging.getLogger(__name__)
 

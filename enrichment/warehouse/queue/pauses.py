@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 PAUSES_SECONDS = 2.0
 

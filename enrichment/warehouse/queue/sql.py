@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enrichment.storage.ownership import OWNED
+from enrichment.warehouse.queue.leases import OWNED
 
 # A night's items arrive at once, ahead of the planner's statistics. Without the hint it would sort
 # them all at every claim; the index holds them in this order already. A job's row that is locked

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import TrackedSymbol
+from enrichment.domain.model import TrackedSymbol
 
 
 def put(conn: Connection, tracked: Sequence[TrackedSymbol]) -> None:

@@ -9,8 +9,8 @@ import pandas as pd
 from sqlalchemy import CursorResult, text
 from sqlalchemy.exc import DBAPIError
 
-from enrichment.errors import InvalidRequest
-from enrichment.storage.database import Database
+from enrichment.domain.errors import InvalidRequest
+from enrichment.warehouse.database import Database
 
 _TOO_SLOW = "57014"
 _READ_ONLY = ("25006", "42501")  # a read-only transaction, a role that may only read

@@ -11,11 +11,11 @@ import pyarrow as pa
 from pyarrow import csv
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Timeframe
-from enrichment.features import FEATURES
-from enrichment.storage.bar_rows import PRICES
-from enrichment.storage.catalogue import is_known
-from enrichment.storage.database import Database
+from enrichment.domain.model import Timeframe
+from enrichment.pipeline.features import FEATURES
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.symbols import is_known
+from enrichment.warehouse.series.upsert import PRICES
 
 ROWS = 20_000
 COLUMNS: Mapping[str, str] = {

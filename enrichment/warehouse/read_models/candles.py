@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from enrichment.domain import Timeframe
-from enrichment.storage.bar_download import COLUMNS
-from enrichment.storage.database import Database
+from enrichment.domain.model import Timeframe
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.bars import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

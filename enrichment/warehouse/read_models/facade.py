@@ -12,12 +12,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage import last_day
-from enrichment.storage.alerts import AlertStore
-from enrichment.storage.bar_download import BarDownloads
-from enrichment.storage.catalogue import SERIES_OF_T, STATE, Catalogue
-from enrichment.storage.database import Database
-from enrichment.storage.figures import (
+from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.nightly_slot import due_slot
+from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
+from enrichment.warehouse.read_models import metrics_24h
+from enrichment.warehouse.read_models.audit_log import Journal
+from enrichment.warehouse.read_models.bars import BarDownloads
+from enrichment.warehouse.read_models.candles import PriceCharts
+from enrichment.warehouse.read_models.dto import (
     FailedItem,
     HistoricJob,
     HistoryPage,
@@ -35,18 +38,15 @@ from enrichment.storage.figures import (
     Transition,
     WorkerStatus,
 )
-from enrichment.storage.job_report import JobReports, last_job
-from enrichment.storage.journal import Journal
-from enrichment.storage.monitoring import Monitoring
-from enrichment.storage.morning import Morning
-from enrichment.storage.price_chart import PriceCharts
-from enrichment.storage.quality_history import QualityHistory
-from enrichment.storage.quality_overview import QualityOverview
-from enrichment.storage.quality_report import QualityReports
-from enrichment.storage.resilience_state import STALE_SECONDS
-from enrichment.storage.slots import due_slot
-from enrichment.storage.vendors import VendorHistory
-from enrichment.storage.workers import ALIVE_SECONDS, scheduler_running
+from enrichment.warehouse.read_models.jobs import JobReports, last_job
+from enrichment.warehouse.read_models.metrics import Monitoring
+from enrichment.warehouse.read_models.overview import Morning
+from enrichment.warehouse.read_models.quality_all import QualityOverview
+from enrichment.warehouse.read_models.quality_by_day import QualityHistory
+from enrichment.warehouse.read_models.quality_symbol import QualityReports
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, Catalogue
+from enrichment.warehouse.read_models.vendors import VendorHistory
+from enrichment.warehouse.resilience_state import STALE_SECONDS
 
 QUEUE_SHOWN = 100
 
@@ -76,7 +76,7 @@ class ReadModels:
                 timestamp=_now(conn),
                 scheduler=self._scheduler(conn),
                 last_job=last_job(conn),
-                metrics=last_day.read(conn),
+                metrics=metrics_24h.read(conn),
                 job_queue=[
                     QueuedItem(*row) for row in conn.execute(text(_QUEUE), {"limit": QUEUE_SHOWN})
                 ],
@@ -88,7 +88,7 @@ class ReadModels:
 
     def metrics(self) -> Metrics:
         with self._db.begin() as conn:
-            return last_day.read(conn)
+            return metrics_24h.read(conn)
 
     def job_status(self, symbol: str) -> JobStatus | None:
         """None for a symbol that is not tracked."""

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.database import Database
-from enrichment.storage.figures import LastJob
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.dto import LastJob
 
 EXAMPLES = 5
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.logs import LOCK
+from enrichment.warehouse.series.run_log import LOCK
 
 
 def settle(conn: Connection) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage import last_day
-from enrichment.storage.database import Database
-from enrichment.storage.figures import LastJob
-from enrichment.storage.job_report import last_job
-from enrichment.storage.logs import LATENCY_BUCKETS_MS
-from enrichment.storage.resilience_state import STALE_SECONDS
-from enrichment.storage.workers import scheduler_running
+from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.workers import scheduler_running
+from enrichment.warehouse.read_models import metrics_24h
+from enrichment.warehouse.read_models.dto import LastJob
+from enrichment.warehouse.read_models.jobs import last_job
+from enrichment.warehouse.resilience_state import STALE_SECONDS
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -152,7 +152,7 @@ class Monitoring:
                 queue_oldest_age=overall.queue_oldest_age,
                 fetches=_fetches(conn),
                 computations=CallTotals("compute", *conn.execute(text(_COMPUTATIONS)).one()),
-                quota_remaining=last_day.quota(conn),
+                quota_remaining=metrics_24h.quota(conn),
                 tracked=_counts(conn, _TRACKED),
                 series=_series(conn),
                 workers=[WorkerSample(*row) for row in conn.execute(text(_WORKERS))],

@@ -10,7 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.storage.figures import ComputeMetrics, FetchMetrics, Metrics, QualityMetrics
+from enrichment.warehouse.read_models.dto import (
+    ComputeMetrics,
+    FetchMetrics,
+    Metrics,
+    QualityMetrics,
+)
 
 
 def read(conn: Connection) -> Metrics:

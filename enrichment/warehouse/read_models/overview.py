@@ -12,9 +12,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from enrichment.storage.catalogue import SERIES_OF_T, STATE
-from enrichment.storage.database import Database
-from enrichment.storage.figures import SeriesStatus
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.dto import SeriesStatus
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 
 @dataclass(frozen=True, slots=True)

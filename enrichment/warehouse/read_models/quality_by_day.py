@@ -9,8 +9,8 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from enrichment.storage.catalogue import is_known
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.symbols import is_known
 
 FETCHES_SHOWN = 20
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Bars, Timeframe
-from enrichment.quality import Deduction, deductions
-from enrichment.storage import standing
-from enrichment.storage.bar_rows import PRICES, bars_of
-from enrichment.storage.copying import fetch
-from enrichment.storage.database import Database
+from enrichment.domain.bars import Bars
+from enrichment.domain.model import Timeframe
+from enrichment.pipeline.quality import Deduction, deductions
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.series import status as standing
+from enrichment.warehouse.series.binary_copy import fetch
+from enrichment.warehouse.series.upsert import PRICES, bars_of
 
 NEWEST = 20  # quarantined bars and corrections that a report lists
 

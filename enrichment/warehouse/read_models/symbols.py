@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from enrichment.domain import is_simulated
-from enrichment.storage.database import Database
+from enrichment.domain.model import is_simulated
+from enrichment.warehouse.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from enrichment.storage.database import Database
+from enrichment.warehouse.database import Database
 
 
 @dataclass(frozen=True, slots=True)

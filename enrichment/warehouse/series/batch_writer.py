@@ -15,10 +15,10 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Self
 
-from enrichment.domain import Task, Timeframe, Written
-from enrichment.errors import DatabaseUnavailable, LeaseLost, StepFailed
-from enrichment.series import Enriched, Known, Tail
-from enrichment.storage.bars import Finished, Warehouse
+from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
+from enrichment.domain.model import Task, Timeframe, Written
+from enrichment.domain.series import Enriched, Known, Tail
+from enrichment.warehouse.series.warehouse import Finished, Warehouse
 
 MOST_ITEMS = 100
 MOST_ROWS = 20_000

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection
 
-from enrichment.domain import Task
-from enrichment.series import Enriched
-from enrichment.storage.database import sql
-from enrichment.storage.recordsets import recordset
+from enrichment.domain.model import Task
+from enrichment.domain.series import Enriched
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.json_records import recordset
 
 
 def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Task
-from enrichment.series import Download, Enriched
-from enrichment.storage.database import sql
-from enrichment.storage.recordsets import recordset
+from enrichment.domain.model import LATENCY_BUCKETS_MS, Task
+from enrichment.domain.series import Download, Enriched
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.json_records import recordset
 
 LOCK = 7_303_015  # of the rollups
-LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 
 def write_success(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:

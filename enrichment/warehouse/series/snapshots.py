@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from enrichment.domain import Floats, Severity, Timeframe, Timestamps, to_datetime64
-from enrichment.features import CARRIED
-from enrichment.planning import OVERLAP
-from enrichment.quality import counts
-from enrichment.series import Known, Tail
-from enrichment.storage.bar_rows import FULL, PRICES, bars_of
-from enrichment.storage.copying import fetch
-from enrichment.storage.database import sql
+from enrichment.domain.bars import Floats, Timestamps, to_datetime64
+from enrichment.domain.model import Severity, Timeframe
+from enrichment.domain.series import Known, Tail
+from enrichment.pipeline.features import CARRIED
+from enrichment.pipeline.fetch_plan import OVERLAP
+from enrichment.pipeline.quality import counts
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.series.binary_copy import fetch
+from enrichment.warehouse.series.upsert import FULL, PRICES, bars_of
 
 Key = tuple[str, Timeframe]
 COLUMNS = ("ts", *PRICES, *CARRIED)  # what a run reads of a bar; the table's key carries them

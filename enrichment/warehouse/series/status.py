@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Quality, Task, Written, to_datetime
-from enrichment.quality import Evidence, Objection
-from enrichment.series import Enriched
-from enrichment.storage.database import sql
-from enrichment.storage.recordsets import recordset
+from enrichment.domain.bars import to_datetime
+from enrichment.domain.model import Quality, Task, Written
+from enrichment.domain.series import Enriched, Evidence, Objection
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.json_records import recordset
 
 
 def write(

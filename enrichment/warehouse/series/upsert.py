@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
-from enrichment.domain import Bars, Floats, Task, Timestamps, Written, to_datetime
-from enrichment.seam import RATIO_TOLERANCE
-from enrichment.series import Enriched
-from enrichment.storage.copying import Rows, copy, encoded, repeated
-from enrichment.storage.database import sql
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
+from enrichment.domain.model import Task, Written
+from enrichment.domain.series import Enriched
+from enrichment.pipeline.reconcile import RATIO_TOLERANCE
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.series.binary_copy import Rows, copy, encoded, repeated
 
 _SHORT = 1_000  # bars of a series
 FULL = ("open", "high", "low", "close", "volume")  # never NULL

@@ -9,23 +9,15 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from enrichment import planning
-from enrichment.domain import Task, Timeframe, Written
-from enrichment.errors import LeaseLost
-from enrichment.features import FEATURES, LOOKBACK
-from enrichment.series import Enriched, Known, Tail
-from enrichment.storage import (
-    backfills,
-    bar_rows,
-    findings,
-    jobs,
-    logs,
-    ownership,
-    standing,
-    stored,
-)
-from enrichment.storage.database import Database
-from enrichment.storage.stored import Wanted
+from enrichment.domain.errors import LeaseLost
+from enrichment.domain.model import Task, Timeframe, Written
+from enrichment.domain.series import Enriched, Known, Tail
+from enrichment.pipeline import fetch_plan
+from enrichment.pipeline.features import FEATURES, LOOKBACK
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import backfills, jobs, leases
+from enrichment.warehouse.series import flags_and_gaps, run_log, snapshots, status, upsert
+from enrichment.warehouse.series.snapshots import Wanted
 
 
 def feature_set(names: Iterable[str] = FEATURES) -> str:
@@ -61,13 +53,13 @@ class Warehouse:
         series = [(task, timeframe) for task in tasks for timeframe in task.timeframes]
         keys = [(task.symbol, timeframe) for task, timeframe in series]
         with self._db.begin() as conn:
-            found = stored.known(conn, keys, self._feature_set)
+            found = snapshots.known(conn, keys, self._feature_set)
             wanted = [
                 (n, _wanted(task, timeframe, known, known.overlap_from, now))
                 for n, ((task, timeframe), known) in enumerate(zip(series, found, strict=True))
                 if known.overlap_from is not None and known.complete
             ]
-            tails = stored.tails(conn, [one for _, one in wanted]) if wanted else []
+            tails = snapshots.tails(conn, [one for _, one in wanted]) if wanted else []
         for (n, _), tail in zip(wanted, tails, strict=True):
             found[n] = replace(found[n], tail=tail)
         rest = iter(found)
@@ -76,7 +68,7 @@ class Warehouse:
     def describe(self, symbol: str, timeframe: Timeframe) -> Known:
         """What is known of the series without its bars."""
         with self._db.begin() as conn:
-            return stored.known(conn, [(symbol, timeframe)], self._feature_set)[0]
+            return snapshots.known(conn, [(symbol, timeframe)], self._feature_set)[0]
 
     def tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
@@ -84,13 +76,13 @@ class Warehouse:
         """All bars from `since` on (None: all there are), after `lookback` bars before it."""
         with self._db.begin() as conn:
             if since is None:
-                return stored.whole(conn, symbol, timeframe)
-            return stored.tails(conn, [Wanted(symbol, timeframe, since, lookback)])[0]
+                return snapshots.whole(conn, symbol, timeframe)
+            return snapshots.tails(conn, [Wanted(symbol, timeframe, since, lookback)])[0]
 
     def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
         with self._db.begin() as conn:
-            ownership.assert_owned(conn, task)
+            leases.assert_owned(conn, task)
             (written,) = self._write(conn, [(task, enriched)])
             backfills.note(conn, task, enriched.timeframe, left, written)
 
@@ -110,7 +102,7 @@ class Warehouse:
         What belongs to another worker by now is left out: LeaseLost in its place.
         """
         with self._db.begin() as conn:
-            owned = ownership.owned(conn, [finished.task for finished in batch])
+            owned = leases.owned(conn, [finished.task for finished in batch])
             mine = [finished for finished in batch if finished.task in owned]
             written = iter(
                 self._write(conn, [(done.task, one) for done in mine for one in done.series])
@@ -120,15 +112,15 @@ class Warehouse:
             }
             jobs.complete_all(conn, totals)
         return [
-            totals[finished.task] if finished.task in totals else ownership.lost(finished.task)
+            totals[finished.task] if finished.task in totals else leases.lost(finished.task)
             for finished in batch
         ]
 
     def _write(self, conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Written]:
-        written = bar_rows.write(conn, series)
-        findings.write(conn, series)
-        logs.write_success(conn, series)
-        standing.write(conn, series, written, self._feature_set)
+        written = upsert.write(conn, series)
+        flags_and_gaps.write(conn, series)
+        run_log.write_success(conn, series)
+        status.write(conn, series, written, self._feature_set)
         return written
 
 
@@ -136,5 +128,5 @@ def _wanted(
     task: Task, timeframe: Timeframe, known: Known, overlap_from: datetime, now: datetime
 ) -> Wanted:
     """What a run will most likely need of what is stored of a series."""
-    nothing = planning.expects_nothing(known, task.asset_class, timeframe, now)
+    nothing = fetch_plan.expects_nothing(known, task.asset_class, timeframe, now)
     return Wanted(task.symbol, timeframe, overlap_from, 0 if nothing else LOOKBACK)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api.recent import Recent
+from api.response_cache import Recent
 
 
 class Source:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from enrichment.dashboard import latency, vendor_charts
-from enrichment.storage.logs import LATENCY_BUCKETS_MS
-from enrichment.storage.vendors import Answers, Fetches
+from enrichment.dashboard.charts import vendors as vendor_charts
+from enrichment.dashboard.data import latency
+from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.warehouse.read_models.vendors import Answers, Fetches
 
 HOUR = datetime(2024, 3, 1, 1, tzinfo=UTC)
 ORDERS = {"stock": ("polygon", "yahoo"), "crypto": ("binance", "polygon")}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from enrichment.dashboard.nights import STATES, WEEKDAYS, calendar, state_of
-from enrichment.storage.morning import Night
+from enrichment.dashboard.charts.nights import STATES, WEEKDAYS, calendar, state_of
+from enrichment.warehouse.read_models.overview import Night
 
 MONDAY = date(2026, 3, 2)
 

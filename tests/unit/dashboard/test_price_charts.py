@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from enrichment.dashboard import charts
+from enrichment.dashboard.charts import prices
 
 
 def drawn(figure: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def series(scores: list[float]) -> pd.DataFrame:
 
 
 def test_outcomes_are_stacked_per_job() -> None:
-    figure = drawn(charts.job_outcomes(jobs(5)))
+    figure = drawn(prices.job_outcomes(jobs(5)))
     assert [bar["name"] for bar in figure["data"]] == ["successful", "failed"]
     assert figure["layout"]["barmode"] == "stack"
     assert figure["layout"]["yaxis"]["title"]["text"] == "symbols"
@@ -46,23 +46,23 @@ def test_outcomes_are_stacked_per_job() -> None:
 
 
 def test_one_job_is_no_wall() -> None:
-    figure = drawn(charts.job_outcomes(jobs(1)))
-    assert figure["layout"]["xaxis"]["range"] == [-0.5, charts.FEW_JOBS - 0.5]
-    many = drawn(charts.job_outcomes(jobs(28)))
+    figure = drawn(prices.job_outcomes(jobs(1)))
+    assert figure["layout"]["xaxis"]["range"] == [-0.5, prices.FEW_JOBS - 0.5]
+    many = drawn(prices.job_outcomes(jobs(28)))
     assert many["layout"]["xaxis"]["range"] == [-0.5, 27.5]
 
 
 def test_the_worst_series_stand_on_top_in_their_states_colour() -> None:
-    figure = drawn(charts.quality_by_series(series([0.99, 0.5, 0.95, 0.8]), worst=3))
+    figure = drawn(prices.quality_by_series(series([0.99, 0.5, 0.95, 0.8]), worst=3))
     assert figure["layout"]["yaxis"]["categoryarray"] == ["S2 1d", "S3 1d", "S1 1d"]
     colours = {bar["name"]: bar["marker"]["color"] for bar in figure["data"]}
     assert colours == {
-        "healthy": charts.STATE_COLOURS["healthy"],
-        "stale": charts.STATE_COLOURS["stale"],
+        "healthy": prices.STATE_COLOURS["healthy"],
+        "stale": prices.STATE_COLOURS["stale"],
     }
 
 
 def test_a_thousand_series_stay_readable() -> None:
-    figure = charts.quality_by_series(series([n / 1000 for n in range(1000)]))
+    figure = prices.quality_by_series(series([n / 1000 for n in range(1000)]))
     assert sum(len(bar.y) for bar in figure.data) == 20
     assert len(figure.to_json()) < 20_000

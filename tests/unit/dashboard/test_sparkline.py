@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 
-from enrichment.dashboard.sparkline import HEIGHT, MARGIN, WIDTH, drawn, sparkline
+from enrichment.dashboard.charts.sparkline import HEIGHT, MARGIN, WIDTH, drawn, sparkline
 
 
 def points(svg: str) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.dashboard import timelines
+from enrichment.dashboard.charts import timelines
 
 NIGHT = pd.Timestamp("2024-03-01T01:30:00", tz="UTC")
 

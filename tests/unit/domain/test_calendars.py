@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from enrichment import calendars
-from enrichment.domain import AssetClass, Timeframe, Timestamps, to_datetime
+from enrichment.domain import calendars
+from enrichment.domain.bars import Timestamps, to_datetime
+from enrichment.domain.model import AssetClass, Timeframe
 
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 
@@ -204,7 +205,7 @@ def test_vendors_stamps_become_session_dates() -> None:
 
 _PRINT = """
 from datetime import UTC, datetime
-from enrichment.calendars import bar_starts, last_complete
+from enrichment.domain.calendars import bar_starts, last_complete
 from enrichment.domain import AssetClass, Timeframe
 start, end = datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)
 for asset_class in AssetClass:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from enrichment import errors
-from enrichment.errors import (
+from enrichment.domain import errors
+from enrichment.domain.errors import (
     EnrichmentError,
     ProviderUnavailable,
     QuotaExceeded,
@@ -17,7 +17,7 @@ from enrichment.errors import (
     Snooze,
     StepFailed,
 )
-from enrichment.remote import portable
+from enrichment.engine.dask_worker import portable
 
 ARGUMENTS: dict[type[EnrichmentError], tuple[object, ...]] = {
     QuotaExceeded: ("wait", 7.0),

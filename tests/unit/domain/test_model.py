@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Timeframe,
-    Written,
-    is_simulated,
-    parse_symbol,
-    to_datetime,
-    to_datetime64,
-)
-from enrichment.errors import InvalidRequest, InvalidSymbol
+from enrichment.domain.bars import Bars, to_datetime, to_datetime64
+from enrichment.domain.errors import InvalidRequest, InvalidSymbol
+from enrichment.domain.model import AssetClass, Timeframe, Written, is_simulated, parse_symbol
 
 
 def _bars(count: int) -> Bars:

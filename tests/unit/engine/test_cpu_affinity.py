@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.processor import CROWDED, quieter
+from enrichment.engine.cpu_affinity import CROWDED, quieter
 
 several = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one processor"
 )
 PROGRAM = """
 import os, threading
-from enrichment.processor import kept_to_one
+from enrichment.engine.cpu_affinity import kept_to_one
 
 def of_a_thread():
     found = []
@@ -51,7 +51,7 @@ def test_threads_before_and_in_the_block_share_one_processor() -> None:
 @several
 def test_two_processes_keep_to_two_processors(tmp_path: Path) -> None:
     program = (
-        "import os; from enrichment.processor import kept_to_one\n"
+        "import os; from enrichment.engine.cpu_affinity import kept_to_one\n"
         "with kept_to_one(): print(*os.sched_getaffinity(0), flush=True); input()"
     )
     with ExitStack() as ending:

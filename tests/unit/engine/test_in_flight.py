@@ -6,10 +6,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from unit.bench import TASK
-
-from enrichment.domain import Task
-from enrichment.hand import AHEAD_SECONDS, MOST_AHEAD, Hand
+from enrichment.domain.model import Task
+from enrichment.engine.in_flight import AHEAD_SECONDS, MOST_AHEAD, Hand
+from tests.helpers.fakes import TASK
 
 
 @dataclass

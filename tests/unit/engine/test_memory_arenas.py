@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, threading
-from enrichment.allocation import use_few_arenas
+from enrichment.engine.cpu_affinity import use_few_arenas
 {call}
 meet = threading.Barrier(8)
 def allocate():

@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.bench import TASK, Bench, Memory, Vendor, assert_equal_to_one_full_run, recorded
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Fetched,
-    Timeframe,
-    Window,
-    Written,
-    to_datetime,
-)
-from enrichment.errors import ProviderUnavailable, StepFailed, UnknownSymbol
-from enrichment.joining import merge
-from enrichment.pipeline import Pipeline
-from enrichment.planning import OVERLAP
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.errors import ProviderUnavailable, StepFailed, UnknownSymbol
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window, Written
+from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.fetch_plan import OVERLAP
+from enrichment.pipeline.merge import merge
+from tests.helpers.fakes import TASK, Bench, Memory, Vendor, assert_equal_to_one_full_run, recorded
 
 
 def test_the_first_run_asks_for_the_whole_history() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.bench import TASK, Bench, Vendor, assert_equal_to_one_full_run, recorded
 
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window, to_datetime
-from enrichment.errors import ProviderUnavailable, StepFailed, UnknownSymbol
-from enrichment.pipeline import Pipeline
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.errors import ProviderUnavailable, StepFailed, UnknownSymbol
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.pipeline.enrich import Pipeline
+from tests.helpers.fakes import TASK, Bench, Vendor, assert_equal_to_one_full_run, recorded
 
 HALF = 0.5
 

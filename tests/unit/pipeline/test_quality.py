@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.domain import Severity
-from enrichment.features import FEATURES
-from enrichment.quality import (
-    Evidence,
-    Objection,
+from enrichment.domain.model import Severity
+from enrichment.domain.series import Evidence, Objection
+from enrichment.pipeline.features import FEATURES
+from enrichment.pipeline.quality import (
     assess,
     by_check,
     counts,

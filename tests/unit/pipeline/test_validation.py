@@ -12,19 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Checked,
-    Severity,
-    Timeframe,
-    Timestamps,
-    Window,
-    to_datetime,
-)
-from enrichment.validation import CHECKS, missing_bars, validate
-from enrichment.validation.bars import sound
-from enrichment.validation.check import Check, Request
+from enrichment.domain.bars import Bars, Timestamps, to_datetime
+from enrichment.domain.model import AssetClass, Checked, Severity, Timeframe, Window
+from enrichment.pipeline.validation import CHECKS, missing_bars, validate
+from enrichment.pipeline.validation.bars import sound
+from enrichment.pipeline.validation.check import Check, Request
 
 NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday
 MONTH = Window(datetime(2024, 1, 1, tzinfo=UTC), NOW)

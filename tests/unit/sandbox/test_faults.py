@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.errors import InvalidRequest
+from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox import Fault, create_app, parse_fault
 from enrichment.sandbox.faults import FaultBox
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain import Bars, Timeframe, Window, to_datetime
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.model import Timeframe, Window
 from enrichment.sandbox.generator import SimulatedSeries
 from enrichment.sandbox.market import Market
 

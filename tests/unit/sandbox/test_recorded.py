@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from enrichment.domain import Timeframe, Window
+from enrichment.domain.model import Timeframe, Window
 from enrichment.sandbox.market import Market
 
 ANCHOR = datetime(2024, 12, 26, 12, tzinfo=UTC)  # before the opening, after Christmas

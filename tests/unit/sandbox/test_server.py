@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from enrichment.errors import ConfigurationError
+from enrichment.domain.errors import ConfigurationError
 from enrichment.sandbox import create_app, parse_fault, running
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)

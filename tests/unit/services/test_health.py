@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from enrichment.health import judge, success_rate
-from enrichment.storage.figures import (
+from enrichment.services.health import judge, success_rate
+from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
     LastJob,

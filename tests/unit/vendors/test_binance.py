@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.providers.wire import JSON, Wire, vendor
 
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.errors import (
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import (
     AccessDenied,
     MalformedResponse,
     ProviderError,
@@ -22,7 +21,9 @@ from enrichment.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.providers.binance import BinanceProvider, market, parse
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.binance import BinanceProvider, market, parse
+from tests.helpers.wire import JSON, Wire, vendor
 
 DAY = 86_400_000
 ROW: list[Any] = [

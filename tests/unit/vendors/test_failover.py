@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.errors import (
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import (
     NoProvider,
     ProviderError,
     ProviderUnavailable,
     Snooze,
     UnknownSymbol,
 )
-from enrichment.providers.failover import Failover
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.failover import Failover
 
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 ONE = Bars.of(np.array(["2026-01-01"], "datetime64[us]"), *(np.ones(1) for _ in range(5)))

@@ -10,7 +10,7 @@ import requests
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
-from enrichment.errors import (
+from enrichment.domain.errors import (
     AccessDenied,
     MalformedResponse,
     ProviderError,
@@ -19,8 +19,8 @@ from enrichment.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.providers.base import direct
-from enrichment.providers.http import HttpClient
+from enrichment.vendors.base import direct
+from enrichment.vendors.http import HttpClient
 
 T = TypeVar("T")
 BASE = "https://vendor.test"

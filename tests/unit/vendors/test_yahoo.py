@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.providers.wire import JSON, Wire, vendor
 
-from enrichment.domain import AssetClass, Bars, Fetched, Timeframe, Window
-from enrichment.errors import MalformedResponse, ProviderError, UnknownSymbol
-from enrichment.providers.yahoo import YahooProvider, parse, ticker
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
+from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.vendors.yahoo import YahooProvider, parse, ticker
+from tests.helpers.wire import JSON, Wire, vendor
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), NOW)

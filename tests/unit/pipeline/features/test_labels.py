@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enrichment.domain import Bars, Floats
-from enrichment.features import compute
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features import compute
 
 
 def _bars(close: Floats, spread: float = 0.5) -> Bars:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from enrichment.domain import Bars
-from enrichment.features import CARRIED, FEATURES, LOOKBACK, compute
+from enrichment.domain.bars import Bars
+from enrichment.pipeline.features import CARRIED, FEATURES, LOOKBACK, compute
 
 _DAY = np.timedelta64(1, "D")
 RSI_SCALE = 100.0

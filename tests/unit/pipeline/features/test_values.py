@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import talib
 
-from enrichment.domain import Bars, Floats
-from enrichment.features import FEATURES, compute
+from enrichment.domain.bars import Bars, Floats
+from enrichment.pipeline.features import FEATURES, compute
 
 SYMBOLS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 ORDER = [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from enrichment.domain import Bars, Floats
+from enrichment.domain.bars import Bars, Floats
 
 Recorded = dict[str, tuple[Bars, Floats]]
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain import AssetClass, Bars, Floats, Severity, Timeframe, Timestamps
-from enrichment.validation import classify_missing, missing_bars, source_disagreement
+from enrichment.domain.bars import Bars, Floats, Timestamps
+from enrichment.domain.model import AssetClass, Severity, Timeframe
+from enrichment.pipeline.validation import classify_missing, missing_bars, source_disagreement
 
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1

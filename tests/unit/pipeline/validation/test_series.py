@@ -10,19 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Checked,
-    Floats,
-    Severity,
-    Timeframe,
-    Window,
-    to_datetime,
-)
-from enrichment.features import LOOKBACK, compute
-from enrichment.validation import CHECKS, MEMORY, validate
-from enrichment.validation.check import SeriesCheck
+from enrichment.domain.bars import Bars, Floats, to_datetime
+from enrichment.domain.model import AssetClass, Checked, Severity, Timeframe, Window
+from enrichment.pipeline.features import LOOKBACK, compute
+from enrichment.pipeline.validation import CHECKS, MEMORY, validate
+from enrichment.pipeline.validation.check import SeriesCheck
 
 Recorded = dict[str, tuple[Bars, Floats]]
 

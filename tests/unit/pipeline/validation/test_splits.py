@@ -7,17 +7,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from enrichment.domain import (
-    AssetClass,
-    Bars,
-    Flag,
-    Floats,
-    Severity,
-    Timeframe,
-    Window,
-    to_datetime,
-)
-from enrichment.validation import CHECKS, splits_of, validate
+from enrichment.domain.bars import Bars, Floats, to_datetime
+from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
+from enrichment.domain.splits import splits_of
+from enrichment.pipeline.validation import CHECKS, validate
 
 Recorded = dict[str, tuple[Bars, Floats]]
 

@@ -9,9 +9,9 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.alerts.evaluation import Step, step
-from enrichment.alerts.rules import Rule
-from enrichment.storage.alert_figures import AlertState
+from enrichment.services.alerts.evaluation import Step, step
+from enrichment.services.alerts.rules import Rule
+from enrichment.warehouse.alert_rows import AlertState
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.alerts.rules import DEFAULT_RULES, load
-from enrichment.errors import ConfigurationError
+from enrichment.domain.errors import ConfigurationError
+from enrichment.services.alerts.rules import DEFAULT_RULES, load
 
 GOOD = """
 [[rule]]

@@ -1,0 +1,1 @@
+"""Figures, made by pure functions from frames, in one theme."""

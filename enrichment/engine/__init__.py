@@ -1,0 +1,1 @@
+"""Workers, the scheduler and the Dask executor: who runs the pipeline, when and where."""

@@ -1,0 +1,37 @@
+"""Addresses of this machine: what is loopback, and which ports are free."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+from enrichment.domain.errors import ConfigurationError
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether the name or address means this very machine."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def require_free(name: str, host: str, port: int) -> None:
+    """ConfigurationError, naming the setting to change, if the service can't listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise ConfigurationError(
+                f"port {port} of the {name} can't be used on {host} ({exc.strerror}): stop the "
+                "other program (another 'enrichment up' or 'demo'?) or choose another port with "
+                f"{_PORT_SETTINGS[name]}"
+            ) from None
+
+
+_PORT_SETTINGS = {
+    "API": "--api-port or ENRICHMENT_API_PORT",
+    "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",
+    "sandbox vendor": "--sandbox-port or ENRICHMENT_SANDBOX_PORT",
+}

@@ -1,0 +1,1 @@
+"""What operators and screens ask for: commands, health, alerts."""

@@ -1,0 +1,1 @@
+"""The queue in Postgres: jobs, items, leases, workers, pauses and the tracked symbols."""

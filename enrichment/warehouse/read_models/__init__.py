@@ -1,0 +1,1 @@
+"""Read models: what screens and endpoints show, one named query each."""

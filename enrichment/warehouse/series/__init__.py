@@ -1,0 +1,1 @@
+"""A series in Postgres: bars, features, flags, gaps, status and the run log."""
