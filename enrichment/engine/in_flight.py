@@ -37,7 +37,7 @@ class Hand:
         """Threads at work."""
         return len(self._on_threads)
 
-    def room(self) -> int:
+    def claim_capacity(self) -> int:
         """How many items to claim now: one for each idle thread, and as many ahead of the threads
         as they finished within AHEAD_SECONDS lately; 0 until half of these have begun.
         """

@@ -138,7 +138,7 @@ class Worker:
     def _round(self) -> None:
         """Claim what the threads will take next, and close jobs that have ended."""
         try:
-            room = 0 if self._waits() else self._hand.room()
+            room = 0 if self._waits() else self._hand.claim_capacity()
             if room:
                 self._begin(self._queue.claim(self._registry.worker_id, room))
             self._record_the_unrecorded()

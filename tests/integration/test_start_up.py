@@ -15,9 +15,9 @@ SERVING = {"distributed", "flask", "plotly", "streamlit"}
 
 READY_WORKER = """
 import json, sys
-from enrichment import bootstrap
+from enrichment.wiring.worker import open_worker_process
 from enrichment.config import Settings
-with bootstrap.worker_process(Settings.load()):
+with open_worker_process(Settings.load()):
     print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 """
 

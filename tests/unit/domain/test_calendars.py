@@ -206,7 +206,7 @@ def test_vendors_stamps_become_session_dates() -> None:
 _PRINT = """
 from datetime import UTC, datetime
 from enrichment.domain.calendars import bar_starts, last_complete
-from enrichment.domain import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, Timeframe
 start, end = datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)
 for asset_class in AssetClass:
     for timeframe in Timeframe:

@@ -32,9 +32,9 @@ def finish(hand: Hand, done: list[Task]) -> None:
 
 def test_at_first_one_item_is_claimed_for_each_thread() -> None:
     hand = Hand(5, Clock())
-    assert hand.room() == 5
+    assert hand.claim_capacity() == 5
     hand.take(tasks(5))
-    assert hand.room() == 0
+    assert hand.claim_capacity() == 0
 
 
 def test_items_that_take_long_are_not_claimed_ahead() -> None:
@@ -42,7 +42,7 @@ def test_items_that_take_long_are_not_claimed_ahead() -> None:
     hand = Hand(2, clock)
     finish(hand, tasks(2))
     clock.now += 1.0
-    assert hand.room() == 2
+    assert hand.claim_capacity() == 2
 
 
 def test_quick_items_are_claimed_ahead_as_many_as_begin_within_the_next_moment() -> None:
@@ -50,19 +50,19 @@ def test_quick_items_are_claimed_ahead_as_many_as_begin_within_the_next_moment()
     hand = Hand(2, clock)
     finish(hand, tasks(30))
     clock.now += AHEAD_SECONDS
-    assert hand.room() == 32
+    assert hand.claim_capacity() == 32
     mine = tasks(32)
     hand.take(mine)
     for task in mine[:2]:
         hand.begin(task)
-    assert hand.room() == 0
+    assert hand.claim_capacity() == 0
     for task in mine[2:16]:
         hand.drop(mine[int(task.symbol[1:]) - 2])
         hand.begin(task)
-    assert hand.room() == 0
+    assert hand.claim_capacity() == 0
     hand.drop(mine[14])
     hand.begin(mine[16])
-    assert hand.room() == 15  # half of those ahead have begun
+    assert hand.claim_capacity() == 15  # half of those ahead have begun
 
 
 def test_nobody_claims_ahead_without_bounds() -> None:
@@ -70,7 +70,7 @@ def test_nobody_claims_ahead_without_bounds() -> None:
     hand = Hand(1, clock)
     finish(hand, tasks(5000))
     clock.now += AHEAD_SECONDS
-    assert hand.room() == 1 + MOST_AHEAD
+    assert hand.claim_capacity() == 1 + MOST_AHEAD
 
 
 def test_an_item_that_is_being_stored_leaves_its_thread_to_another() -> None:
@@ -79,7 +79,7 @@ def test_an_item_that_is_being_stored_leaves_its_thread_to_another() -> None:
     hand.take([task])
     hand.begin(task)
     hand.leave(task)
-    assert (hand.busy, hand.room()) == (0, 1)
+    assert (hand.busy, hand.claim_capacity()) == (0, 1)
     assert hand.steps() == {task: "claimed"}
     assert hand.left_after(0.0) == [task]
     hand.drop(task)

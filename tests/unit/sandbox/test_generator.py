@@ -107,7 +107,7 @@ def test_a_bar_is_the_same_whatever_the_request(
 
 def test_the_bars_are_the_same_in_every_process() -> None:
     script = (
-        "from datetime import *; from enrichment.domain import *;"
+        "from datetime import *; from enrichment.domain.model import *;"
         "from enrichment.sandbox.generator import SimulatedSeries as S;"
         "w = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 9, tzinfo=UTC));"
         "print(S('SIM1', 0).bars(Timeframe.D1, w, datetime(2025, 1, 1, tzinfo=UTC)).close.tolist())"
