@@ -16,7 +16,7 @@ from api.parameters import Limit, NumberCursor, Query, Reason, Text
 from api.responses import answer, paged, unless_known
 from enrichment.domain.clock import utc_now
 from enrichment.services.commands import Commands
-from enrichment.warehouse.read_models.audit_log import Action
+from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import Pause, Transition, WorkerStatus
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -33,7 +33,7 @@ class Override(StrEnum):
 class AuditAnswer:
     timestamp: datetime
     count: int
-    actions: Sequence[Action]
+    actions: Sequence[AuditEntry]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from api.enrichment import PREFIX, actor
 from api.parameters import Limit, NumberCursor, Query, Reason, Text, Whole
 from api.responses import answer, paged, unless_known
 from enrichment.domain.clock import utc_now
-from enrichment.services.commands import LONGEST_SILENCE, Commands
+from enrichment.services.commands import MAX_SILENCE, Commands
 from enrichment.warehouse.alert_rows import AlertEvent, AlertReport
 from enrichment.warehouse.alerts import AlertStore
 
-MOST_MINUTES = LONGEST_SILENCE // timedelta(minutes=1)
+MOST_MINUTES = MAX_SILENCE // timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def blueprint(
     def health_() -> Response:
         """healthy, warning or critical, and why."""
         found = read_overview()
-        judged = health.judge(found, read_pauses(), read_patterns(), read_workers())
+        judged = health.assess(found, read_pauses(), read_patterns(), read_workers())
         return unless_known(
             HealthAnswer(
                 found.timestamp,

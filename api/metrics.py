@@ -27,14 +27,14 @@ from api.response_cache import Recent
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
 from enrichment.services.command_checks import PAUSE_SCOPES
-from enrichment.warehouse.read_models.metrics import Monitoring, PatternSample, Sample
+from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
 
 BREAKER_STATES = ("closed", "half_open", "open")
 QUEUE_STATUSES = ("pending", "retry", "in_progress")
 SERIES_STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
 
 
-def blueprint(monitoring: Monitoring, recent: Recent) -> Blueprint:
+def blueprint(monitoring: MetricsReader, recent: Recent) -> Blueprint:
     """`/metrics` over this database."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Installation(recent.of(monitoring.sample)))
@@ -50,7 +50,7 @@ def blueprint(monitoring: Monitoring, recent: Recent) -> Blueprint:
 
 
 class _Installation(Collector):
-    def __init__(self, sample: Callable[[], Sample]) -> None:
+    def __init__(self, sample: Callable[[], MetricsSample]) -> None:
         self._sample = sample
 
     def describe(self) -> Iterable[Metric]:
@@ -92,7 +92,7 @@ def _filled(family: Any, values: Labelled) -> Metric:
     return metric
 
 
-def _general(sample: Sample) -> Iterator[Metric]:
+def _general(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauges("build_info", "Version of this program.", ["version"], [([__version__], 1)])
     yield _gauge(
         "scheduler_running",
@@ -113,7 +113,7 @@ def _general(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _jobs(sample: Sample) -> Iterator[Metric]:
+def _jobs(sample: MetricsSample) -> Iterator[Metric]:
     yield _counters(
         "jobs",
         "Jobs that ended; a resumed job ends again.",
@@ -161,7 +161,7 @@ def _jobs(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _calls(sample: Sample) -> Iterator[Metric]:
+def _calls(sample: MetricsSample) -> Iterator[Metric]:
     fetches, computed = sample.fetches, sample.computations
     yield _counters(
         "fetches",
@@ -205,7 +205,7 @@ def _calls(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _series(sample: Sample) -> Iterator[Metric]:
+def _series(sample: MetricsSample) -> Iterator[Metric]:
     labels = ["asset_class", "timeframe"]
     groups = [([group.asset_class, group.timeframe], group) for group in sample.series]
     yield _gauges(
@@ -256,7 +256,7 @@ def _series(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _workers(sample: Sample) -> Iterator[Metric]:
+def _workers(sample: MetricsSample) -> Iterator[Metric]:
     workers = [([worker.worker_id], worker) for worker in sample.workers]
     yield _gauges(
         "worker_heartbeat_age_seconds",
@@ -278,7 +278,7 @@ def _workers(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _patterns(sample: Sample) -> Iterator[Metric]:
+def _patterns(sample: MetricsSample) -> Iterator[Metric]:
     breakers = _of_kind(sample, "circuit_breaker")
     labels = ["name", "worker"]
     yield _gauges(
@@ -314,11 +314,11 @@ def _patterns(sample: Sample) -> Iterator[Metric]:
     )
 
 
-def _of_kind(sample: Sample, kind: str) -> list[PatternSample]:
+def _of_kind(sample: MetricsSample, kind: str) -> list[PatternSample]:
     return [pattern for pattern in sample.patterns if pattern.kind == kind]
 
 
-def _alerts(sample: Sample) -> Iterator[Metric]:
+def _alerts(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauges(
         "alert_firing",
         "1 while a rule of this program fires.",

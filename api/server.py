@@ -76,7 +76,7 @@ def serve(settings: Settings) -> None:
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
     require_free("API", host, port)
-    columns, rules = feature_columns(), alerting.rules_in_force(settings)
+    columns, rules = feature_columns(), alerting.load_rules(settings)
     with (
         open_database(settings, pool_size=4, application="enrichment-api") as db,
         open_reader(
@@ -106,7 +106,7 @@ def serve(settings: Settings) -> None:
 
 def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
     """Evaluate the alert rules where no worker does; in gunicorn's worker, threads do not fork."""
-    alerting.service(
+    alerting.build_alert_service(
         settings,
         build_read_models(db, settings),
         init_resilience_manager(),

@@ -17,9 +17,9 @@ from api.responses import answer, paged, unless_known
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, NotTracked
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
-from enrichment.domain.symbol_csv import HEADER, BadLine, read_csv
+from enrichment.domain.symbol_csv import HEADER, RejectedLine, read_csv
 from enrichment.services.commands import Commands
-from enrichment.warehouse.read_models.symbols import Catalogue, CataloguedSymbol
+from enrichment.warehouse.read_models.symbols import SymbolDetails, SymbolQueries
 
 CSV_PATTERN = (
     rf"^{','.join(HEADER)}\r?\n(([XC]:)?[A-Z0-9][A-Z0-9.\-]{{0,23}},({'|'.join(AssetClass)}),"
@@ -31,14 +31,14 @@ Timeframes = Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timef
 @dataclass(frozen=True, slots=True)
 class SymbolAnswer:
     timestamp: datetime
-    symbol: CataloguedSymbol
+    symbol: SymbolDetails
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolsAnswer:
     timestamp: datetime
     count: int
-    symbols: Sequence[CataloguedSymbol]
+    symbols: Sequence[SymbolDetails]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ImportAnswer:
     imported: bool
     count: int
     symbols: Sequence[TrackedSymbol]
-    bad_lines: Sequence[BadLine]
+    bad_lines: Sequence[RejectedLine]
 
 
 class SymbolsQuery(Query):
@@ -80,7 +80,7 @@ class SymbolChange(Body):
     active: bool | None = None
 
 
-def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
+def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
     """The endpoints on these services."""
     bp = Blueprint("symbols", __name__, url_prefix=PREFIX)
 
@@ -178,12 +178,12 @@ def blueprint(catalogue: Catalogue, commands: Commands) -> Blueprint:
     return bp
 
 
-def _known(catalogue: Catalogue, symbol: str) -> CataloguedSymbol:
+def _known(catalogue: SymbolQueries, symbol: str) -> SymbolDetails:
     found = catalogue.find(symbol)
     if found is None:
         raise NotTracked.of(symbol)
     return found
 
 
-def _one(catalogue: Catalogue, symbol: str, status: int = 200) -> Response:
+def _one(catalogue: SymbolQueries, symbol: str, status: int = 200) -> Response:
     return answer(SymbolAnswer(utc_now(), _known(catalogue, symbol)), status)

@@ -20,10 +20,10 @@ import pandas as pd
 from enrichment.config import Settings
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import ConfigurationError, ProviderError, Snooze
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.vendors.guard import Protection
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.read_models.adhoc_sql import Analysis
+from enrichment.warehouse.read_models.adhoc_sql import AdhocSql
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_read_models, open_reading_database
 from enrichment.wiring.vendors import build_providers
@@ -33,22 +33,22 @@ TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class VendorAnswer:
     """What one provider said to a request: its bars, or why there are none."""
 
     provider: str
-    fetched: Fetched | None = None
+    fetched: FetchedBars | None = None
     error: str | None = None
 
 
-class Warehouse:
+class WarehouseReader:
     """The open connection; `reader` and `reports` are those of the dashboard."""
 
     def __init__(self, settings: Settings, db: Database, close: ExitStack) -> None:
         self.settings = settings
         self.reader: ReadModels = build_read_models(db, settings)
         self.reports = self.reader.reports
-        self._analysis = Analysis(db)
+        self._analysis = AdhocSql(db)
         self._close = close
 
     def query(self, sql: str, **values: Any) -> pd.DataFrame:
@@ -62,8 +62,8 @@ class Warehouse:
         timeframe: Timeframe,
         window: Window,
         *,
-        protection: Protection | None = None,
-    ) -> list[Answer]:
+        protection: VendorProtection | None = None,
+    ) -> list[VendorAnswer]:
         """Every configured provider's own answer to the same request, in their order.
 
         These requests are the vendors' real ones and use up their quotas. protection: how often
@@ -77,9 +77,9 @@ class Warehouse:
                 try:
                     provider = providers.named(name)
                     fetched = provider.fetch(symbol, asset_class, timeframe, window)
-                    answers.append(Answer(name, fetched))
+                    answers.append(VendorAnswer(name, fetched))
                 except (ProviderError, Snooze) as exc:
-                    answers.append(Answer(name, error=str(exc)))
+                    answers.append(VendorAnswer(name, error=str(exc)))
         finally:
             manager.close()
         return answers
@@ -91,7 +91,7 @@ class Warehouse:
 
 def connect(
     settings: Settings | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Warehouse:
+) -> WarehouseReader:
     """Open the database of the settings (default: those of the environment) for reading.
 
     timeout_seconds: of one query. ConfigurationError where there is no database yet.
@@ -105,7 +105,7 @@ def connect(
     stack = ExitStack()
     db = stack.enter_context(open_reading_database(chosen, timeout_seconds=timeout_seconds))
     atexit.register(stack.close)
-    return Warehouse(chosen, db, stack)
+    return WarehouseReader(chosen, db, stack)
 
 
 def frame(bars: Bars) -> pd.DataFrame:

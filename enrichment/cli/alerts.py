@@ -34,7 +34,7 @@ def alerts_list(
     from enrichment.wiring import alerts as alerting
 
     chosen = settings()
-    rules = alerting.rules_in_force(chosen)
+    rules = alerting.load_rules(chosen)
     with services(chosen) as (reader, _):
         report = reader.alerts.report()
         events = reader.alerts.history(history) if history else []
@@ -59,7 +59,7 @@ def alerts_test() -> None:
     chosen = settings()
     manager = init_resilience_manager()
     try:
-        channels = alerting.channels_of(chosen, manager)
+        channels = alerting.build_channels(chosen, manager)
         if not channels:
             raise ConfigurationError(
                 "no channel is set up: set ALERT_WEBHOOK_URL or PAGERDUTY_ROUTING_KEY"

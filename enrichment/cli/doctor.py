@@ -89,7 +89,7 @@ def _cluster(settings: Settings) -> Iterator[Finding]:
     if address is not None:
         from enrichment.wiring import execution
 
-        yield from _checked("dask", lambda: execution.examine_cluster(settings, address))
+        yield from _checked("dask", lambda: execution.check_cluster(settings, address))
 
 
 def _calendar() -> str:
@@ -103,7 +103,7 @@ def _vendor(settings: Settings, name: str) -> str:
     """A fortnight of days of a symbol that the vendor must know, past all failover."""
     from datetime import timedelta
 
-    from enrichment.vendors.guard import Protection
+    from enrichment.vendors.guard import VendorProtection
     from resilience import init_resilience_manager
 
     kind = AssetClass.CRYPTO if name == "binance" else AssetClass.STOCK
@@ -112,7 +112,7 @@ def _vendor(settings: Settings, name: str) -> str:
     manager = init_resilience_manager()
     try:
         now = utc_now()
-        providers = build_providers(settings, manager, protection=Protection(max_retries=0))
+        providers = build_providers(settings, manager, protection=VendorProtection(max_retries=0))
         fortnight = Window(now - timedelta(days=14), now)
         fetched = providers.named(name).fetch(symbol, kind, Timeframe.D1, fortnight)
     except EnrichmentError as exc:

@@ -82,12 +82,12 @@ def demo(
 def worker() -> None:
     """Run a worker: the nightly clock and the threads that enrich symbols. Stops on Ctrl-C."""
     from enrichment.cli.supervisor import stop_with_parent
-    from enrichment.engine.cpu_affinity import kept_to_one
+    from enrichment.engine.cpu_affinity import pinned_to_one_processor
     from enrichment.wiring.worker import open_worker_process
 
     log_to_stderr()
     chosen = settings()
-    with open_worker_process(chosen) as process, kept_to_one(chosen.one_processor):
+    with open_worker_process(chosen) as process, pinned_to_one_processor(chosen.one_processor):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: process.stop())
         stop_with_parent()
@@ -144,10 +144,10 @@ def sandbox(
     from enrichment import sandbox as vendor
     from enrichment.cli.supervisor import stop_with_parent
     from enrichment.cli.up import parse_day
-    from enrichment.engine.cpu_affinity import kept_to_one
+    from enrichment.engine.cpu_affinity import pinned_to_one_processor
 
     stop_with_parent()
-    with kept_to_one():
+    with pinned_to_one_processor():
         vendor.serve(
             "127.0.0.1",
             settings(enrichment_sandbox_port=port).enrichment_sandbox_port,

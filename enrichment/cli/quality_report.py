@@ -10,7 +10,7 @@ from rich.table import Table
 
 from enrichment.cli.render import STYLES, moment, styled
 from enrichment.domain.model import Timeframe, is_simulated
-from enrichment.pipeline.flag_impact import Influence, influence
+from enrichment.pipeline.flag_impact import FlagImpact, flag_impact
 from enrichment.pipeline.quality import DOUBTFUL, WEIGHTS
 from enrichment.warehouse.read_models.quality_symbol import (
     FlaggedBar,
@@ -141,12 +141,12 @@ _RANK = {"error": 0, "warning": 1, "info": 2}
 
 def _influence(
     symbol: str, report: SeriesReport, reader: QualityReports, flag: FlaggedBar
-) -> list[Influence]:
+) -> list[FlagImpact]:
     timeframe = Timeframe(report.timeframe)
     reach = 1200 * timeframe.duration  # the features' memory, with room for closing hours
     end: datetime = flag.timestamp + 20 * timeframe.duration
     bars = reader.bars(symbol, timeframe, flag.timestamp - reach, end)
-    return influence(bars, flag.timestamp)
+    return flag_impact(bars, flag.timestamp)
 
 
 def _changes(console: Console, report: SeriesReport) -> None:

@@ -31,12 +31,12 @@ def to_datetime(ts: np.datetime64) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
-def among(ts: Timestamps, ascending: Timestamps) -> NDArray[np.bool_]:
+def isin_sorted(ts: Timestamps, ascending: Timestamps) -> NDArray[np.bool_]:
     """Whether each moment is one of the ascending ones."""
     return ascending.searchsorted(ts, side="right") > ascending.searchsorted(ts)
 
 
-def divided(above: Floats, below: Floats) -> Floats:
+def safe_divide(above: Floats, below: Floats) -> Floats:
     """above / below where below > 0, else NaN."""
     out = np.full(len(above), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -106,7 +106,7 @@ class Bars:
         """The chosen rows, by mask, index or slice."""
         return type(self)(*[column[rows] for column in _columns(self)])
 
-    def followed_by(self, *others: Bars) -> Self:
+    def concat(self, *others: Bars) -> Self:
         """These rows, then the others'."""
         rows = zip(_columns(self), *map(_columns, others), strict=True)
         return type(self)(*map(np.concatenate, rows))
@@ -115,19 +115,19 @@ class Bars:
         """The rows in the order of their starts; rows of one start keep theirs."""
         return self.take(np.argsort(self.ts, kind="stable"))
 
-    def not_in(self, other: Bars) -> NDArray[np.bool_]:
+    def missing_from(self, other: Bars) -> NDArray[np.bool_]:
         """Whether each row's start is none of the other's, which are ascending."""
-        return ~among(self.ts, other.ts)
+        return ~isin_sorted(self.ts, other.ts)
 
-    def under(self, other: Bars) -> Self:
+    def overlaid_by(self, other: Bars) -> Self:
         """These ascending rows with the other's laid over them, whose row stays on equal starts."""
         first = int(np.searchsorted(self.ts, other.ts[0])) if len(other) else len(self)
         rest = self.take(slice(first, None))
-        alone = rest.not_in(other)
-        over = rest.take(alone).followed_by(other).ascending() if alone.any() else other
-        return self.take(slice(first)).followed_by(over)
+        alone = rest.missing_from(other)
+        over = rest.take(alone).concat(other).ascending() if alone.any() else other
+        return self.take(slice(first)).concat(over)
 
-    def shared_with(self, other: Bars) -> tuple[Self, Bars]:
+    def intersect(self, other: Bars) -> tuple[Self, Bars]:
         """The rows of both with the same starts, ascending; neither may repeat a start."""
         _, mine, theirs = np.intersect1d(self.ts, other.ts, assume_unique=True, return_indices=True)
         return self.take(mine), other.take(theirs)

@@ -156,7 +156,7 @@ def canonical(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> 
     return day if timeframe is Timeframe.D1 else monday_of(day + _DAY)
 
 
-def on_clock(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> NDArray[np.bool_]:
+def is_aligned(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> NDArray[np.bool_]:
     """Whether each start stands on the timeframe's clock.
 
     Intraday: a whole number of bars after midnight, the exchange's or, for crypto, UTC's. Daily:

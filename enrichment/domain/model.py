@@ -135,7 +135,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedBar:
     """A bar that is kept apart with the reason, as the vendor sent it (NaN as None)."""
 
     ts: datetime
@@ -145,12 +145,12 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ValidationResult:
     """What validation made of fetched bars: the good ones in order, and everything found."""
 
     bars: Bars
     flags: tuple[Flag, ...] = ()
-    quarantined: tuple[Quarantined, ...] = ()
+    quarantined: tuple[QuarantinedBar, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fetched:
+class FetchedBars:
     """A provider's answer for one series and window, all pages together."""
 
     bars: Bars
@@ -204,11 +204,11 @@ class Task:
     fence: int
     retry_count: int = 0
     backfill: Window | None = None
-    left: tuple[tuple[Timeframe, datetime], ...] = ()
+    remaining: tuple[tuple[Timeframe, datetime], ...] = ()
 
-    def left_of(self, timeframe: Timeframe) -> datetime | None:
+    def remaining_until(self, timeframe: Timeframe) -> datetime | None:
         """Where the rest of a timeframe's backfill ends; None if it has not begun."""
-        return dict(self.left).get(timeframe)
+        return dict(self.remaining).get(timeframe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +223,11 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class RowCounts:
     """Rows that a transaction inserted and updated."""
 
     inserted: int = 0
     updated: int = 0
 
-    def __add__(self, other: Written) -> Written:
-        return Written(self.inserted + other.inserted, self.updated + other.updated)
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(self.inserted + other.inserted, self.updated + other.updated)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps
-from enrichment.domain.model import Checked, Fetched, Flag, Quality, Timeframe, Window
+from enrichment.domain.model import FetchedBars, Flag, Quality, Timeframe, ValidationResult, Window
 
 
 def no_timestamps() -> Timestamps:
@@ -19,7 +19,7 @@ def no_timestamps() -> Timestamps:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tail:
+class StoredTail:
     """The stored bars from some moment on, ascending, after some that lend their past to them.
 
     carried: the values of the cumulative features at the first bar; empty where the tail begins
@@ -27,12 +27,12 @@ class Tail:
     """
 
     bars: Bars = field(default_factory=Bars.empty)
-    carried: Mapping[str, float] = field(default_factory=dict)
-    bare: bool = False
+    cumulative_seed: Mapping[str, float] = field(default_factory=dict)
+    without_lookback: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class SeriesSnapshot:
     """What the warehouse knows of a series before a run, without its bars.
 
     bars: how many are stored, from first_ts to last_ts. overlap_from: start of the newest few,
@@ -54,25 +54,25 @@ class Known:
     source: str | None = None
     adjusted: bool | None = None
     gaps: Timestamps = field(default_factory=no_timestamps)
-    due: Timestamps = field(default_factory=no_timestamps)
+    gaps_due: Timestamps = field(default_factory=no_timestamps)
     flagged: frozenset[tuple[datetime, str]] = frozenset()
-    doubted: datetime | None = None
+    newest_flagged: datetime | None = None
     confirmed: frozenset[tuple[datetime, str]] = frozenset()
-    untraded: frozenset[datetime] = frozenset()
-    complete: bool = True
+    no_trade_ts: frozenset[datetime] = frozenset()
+    features_current: bool = True
     coverage: tuple[int, int] | None = None
-    tail: Tail | None = None
+    tail: StoredTail | None = None
 
     @property
-    def settled(self) -> bool:
+    def overlap_trusted(self) -> bool:
         """Whether there is an overlap that nothing doubts, and a coverage to go on from."""
         if self.overlap_from is None or self.coverage is None:
             return False
-        return self.doubted is None or self.doubted < self.overlap_from
+        return self.newest_flagged is None or self.newest_flagged < self.overlap_from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Download:
+class FetchResult:
     """One fetch with what validation made of it; `failure` says why there is nothing.
 
     cause: why bars that are still missing in the window are missing. same: whether it only says
@@ -80,17 +80,17 @@ class Download:
     """
 
     window: Window
-    fetched: Fetched | None
+    fetched: FetchedBars | None
     milliseconds: float
-    checked: Checked = field(default_factory=lambda: Checked(Bars.empty()))
+    validation: ValidationResult = field(default_factory=lambda: ValidationResult(Bars.empty()))
     failure: str | None = None
     cause: str = "unexplained"
-    same: bool = False
+    unchanged: bool = False
 
     @property
-    def judges(self) -> bool:
+    def replaces_findings(self) -> bool:
         """Whether what was found in its window takes the place of what was known of it."""
-        return self.failure is None and not self.same
+        return self.failure is None and not self.unchanged
 
     @property
     def source(self) -> str:
@@ -118,7 +118,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
+class FlagCount:
     """A check that objects to bars: how many, and the newest of them as examples."""
 
     bars: int
@@ -126,7 +126,7 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class QualityInputs:
     """What is known of a series.
 
     expected, missing, untraded: bars that the calendar has, those of them that are lost, and those
@@ -142,18 +142,18 @@ class Evidence:
     feature_cells: int
     feature_nulls: int
     sessions_behind: int
-    untraded: int = 0
-    objections: Mapping[str, Objection] = field(default_factory=dict)
+    no_trades: int = 0
+    flag_counts: Mapping[str, FlagCount] = field(default_factory=dict)
     missing_at: Sequence[datetime] = ()
 
     @property
-    def with_errors(self) -> int:
+    def flagged_bars(self) -> int:
         """Checked bars that some check objects to."""
-        return sum(objection.bars for objection in self.objections.values())
+        return sum(objection.bars for objection in self.flag_counts.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Enriched:
+class SeriesUpdate:
     """One timeframe of a task, ready to be written.
 
     downloads: the fetches of this run, the main one first; their windows are what it judges.
@@ -164,14 +164,14 @@ class Enriched:
     """
 
     timeframe: Timeframe
-    downloads: Sequence[Download]
+    fetches: Sequence[FetchResult]
     bars: Bars
     features: Mapping[str, NDArray[Any]]
     compute_ms: float
     flags: Sequence[Flag]
     gaps: Sequence[Gap]
     quality: Quality
-    evidence: Evidence
+    quality_inputs: QualityInputs
     history_from: datetime
     rebase: Rebase | None = None
     appends: bool = False
@@ -179,12 +179,12 @@ class Enriched:
     @property
     def as_of(self) -> datetime:
         """The moment up to which this run speaks: the latest end of its windows."""
-        return max(download.window.end for download in self.downloads)
+        return max(download.window.end for download in self.fetches)
 
     @property
-    def fetched(self) -> Fetched:
+    def fetched(self) -> FetchedBars:
         """The main fetch, which decides on the series' source."""
-        main = self.downloads[0].fetched
+        main = self.fetches[0].fetched
         if main is None:
             raise ValueError("a run without its main fetch has nothing to write")
         return main

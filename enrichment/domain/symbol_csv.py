@@ -14,7 +14,7 @@ HEADER = ("symbol", "asset_class", "timeframes")
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
+class RejectedLine:
     """A line of a file that can't be used. line: its number, the header being 1."""
 
     line: int
@@ -26,7 +26,7 @@ class SymbolList:
     """What a file names: its good lines, each symbol once, and its bad ones."""
 
     symbols: Sequence[TrackedSymbol]
-    bad_lines: Sequence[BadLine]
+    bad_lines: Sequence[RejectedLine]
 
 
 def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
@@ -43,20 +43,20 @@ def read_csv(content: str) -> SymbolList:
     """
     reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
     found: dict[str, TrackedSymbol] = {}
-    problems: list[BadLine] = []
+    problems: list[RejectedLine] = []
     try:
         if not set(HEADER) <= set(reader.fieldnames or ()):
-            return SymbolList([], [BadLine(1, f"the first line must be: {','.join(HEADER)}")])
+            return SymbolList([], [RejectedLine(1, f"the first line must be: {','.join(HEADER)}")])
         for row in reader:
             try:
                 tracked = parse_tracked(*(row[name] or "" for name in HEADER))
                 found[tracked.symbol] = tracked
             except InvalidRequest as exc:
-                problems.append(BadLine(reader.line_num, str(exc)))
+                problems.append(RejectedLine(reader.line_num, str(exc)))
     except csv.Error as exc:
-        problems.append(BadLine(reader.line_num + 1, f"this is not CSV: {exc}"))
+        problems.append(RejectedLine(reader.line_num + 1, f"this is not CSV: {exc}"))
     if not found and not problems:
-        problems.append(BadLine(1, "the file names no symbol"))
+        problems.append(RejectedLine(1, "the file names no symbol"))
     return SymbolList(list(found.values()), problems)
 
 

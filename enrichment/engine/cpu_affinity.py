@@ -20,13 +20,15 @@ from typing import IO
 
 import psutil
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 _M_ARENA_MAX = -8  # of glibc's malloc.h
-CROWDED = 0.25  # of a processor's time, taken by others, more than on the quietest one
+CROWDED_SHARE = 0.25  # of a processor's time, taken by others, more than on the quietest one
 
 
 @contextmanager
-def kept_to_one(wanted: bool = True, *, look_seconds: float = LOOK_SECONDS) -> Iterator[None]:
+def pinned_to_one_processor(
+    wanted: bool = True, *, look_seconds: float = POLL_SECONDS
+) -> Iterator[None]:
     """All threads of this process on one processor for as long as the block, of those it may use.
 
     Not on one that another such process of this machine keeps to, while there are others; and it
@@ -37,7 +39,7 @@ def kept_to_one(wanted: bool = True, *, look_seconds: float = LOOK_SECONDS) -> I
         yield
         return
     ended = threading.Event()
-    place = _Place(allowed)
+    place = _ProcessorLock(allowed)
     watch = threading.Thread(target=place.watch, args=(ended, look_seconds), name="processor")
     watch.start()
     try:
@@ -52,7 +54,7 @@ def kept_to_one(wanted: bool = True, *, look_seconds: float = LOOK_SECONDS) -> I
 def quieter(here: int, others: Mapping[int, float]) -> int:
     """Where to go on from `here`. others: processor → share of its time that others took."""
     quietest = min(others, key=lambda number: others[number])
-    return quietest if others[here] - others[quietest] > CROWDED else here
+    return quietest if others[here] - others[quietest] > CROWDED_SHARE else here
 
 
 def bind(processors: Set[int]) -> None:
@@ -79,7 +81,7 @@ def _locked(path: Path) -> IO[str] | None:
     return file
 
 
-class _Place:
+class _ProcessorLock:
     """The processor that this process keeps to, and a lock that tells others of it."""
 
     def __init__(self, allowed: Set[int]) -> None:

@@ -29,29 +29,29 @@ from enrichment.domain.errors import (
     StepFailed,
     WorkerLost,
 )
-from enrichment.domain.model import Task, Written
+from enrichment.domain.model import RowCounts, Task
 from enrichment.engine import dask_worker
-from enrichment.engine.dask_worker import Failed, OpenLine
-from enrichment.pipeline.steps import Report
+from enrichment.engine.dask_worker import OpenPipeline, TaskFailed
+from enrichment.pipeline.steps import OnStep
 
 _log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 CANCEL_SECONDS = 1.0
-DROPPED_SECONDS = 2.0
+DISCONNECT_SECONDS = 2.0
 
-Messages = SimpleQueue[str | Written | None]  # a run's steps, then what it wrote, or None
+Messages = SimpleQueue[str | RowCounts | None]  # a run's steps, then what it wrote, or None
 
 
-class Cluster:
+class DaskExecutor:
     """A connection to a Dask cluster that mends itself, for as long as the block.
 
     open_line: what each Dask worker's process runs; it travels there, settings and all.
     """
 
-    def __init__(self, address: str, open_line: OpenLine) -> None:
+    def __init__(self, address: str, open_pipeline: OpenPipeline) -> None:
         self._address = address
-        self._open_line = open_line
+        self._open_line = open_pipeline
         self._client: Client | None = None
         self._forgotten: Client | None = None
         self._waits: str | None = f"the Dask scheduler at {address} has not been asked yet"
@@ -68,13 +68,13 @@ class Cluster:
         self._closing.set()
         self._look_now.set()
         self._watcher.join()
-        self._let_go("this worker stops")
+        self._disconnect("this worker stops")
 
-    def waits(self) -> str | None:
+    def blocked_reason(self) -> str | None:
         """For what no task can run now; None if tasks can."""
         return self._waits
 
-    def enrich(self, task: Task, report: Report) -> Written:
+    def enrich(self, task: Task, report: OnStep) -> RowCounts:
         """Run the task on the cluster and wait for its end; raises what it raises there.
 
         What the cluster itself loses comes back as a Snooze, except a task with which one Dask
@@ -108,11 +108,11 @@ class Cluster:
         finally:
             future.release()
 
-    def _outcome(self, client: Client, future: DaskFuture[Any], step: str) -> Written:
+    def _outcome(self, client: Client, future: DaskFuture[Any], step: str) -> RowCounts:
         if future.status not in ("finished", "error"):
             raise self._lost(client)
         try:
-            outcome: Written | Failed | None = future.result()
+            outcome: RowCounts | TaskFailed | None = future.result()
         except KilledWorker as exc:
             name, _, timeframe = step.partition(" ")
             raise StepFailed(name, timeframe or None, 0.0) from WorkerLost(
@@ -128,7 +128,7 @@ class Cluster:
         if outcome is None:
             self._forgotten = client
             raise self._lost(client)
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, TaskFailed):
             raise outcome.error
         return outcome
 
@@ -136,61 +136,63 @@ class Cluster:
         """The item goes back; at once where nothing is claimed until the watcher has looked."""
         why = f"the Dask scheduler at {self._address} was lost"
         if client.status == "running" and client is not self._forgotten:
-            return Snooze(f"the Dask cluster at {self._address} dropped it", DROPPED_SECONDS)
+            return Snooze(f"the Dask cluster at {self._address} dropped it", DISCONNECT_SECONDS)
         if self._client is client:
-            self._say(why)
+            self._set_blocked_reason(why)
             self._look_now.set()
         return Snooze(why, 0.0)
 
     def _watch(self) -> None:
         while not self._closing.is_set():
             try:
-                self._look()
+                self._check_connection()
             except OSError as exc:
-                self._let_go(_no_scheduler(self._address, exc))
+                self._disconnect(_no_scheduler(self._address, exc))
             except Exception as exc:  # whatever keeps the cluster away is told and tried again
-                self._let_go(
-                    f"the Dask cluster at {self._address} can't be used ({_told(exc)}): "
+                self._disconnect(
+                    f"the Dask cluster at {self._address} can't be used ({_error_text(exc)}): "
                     "'enrichment doctor' looks closer"
                 )
-            self._look_now.wait(LOOK_SECONDS)
+            self._look_now.wait(POLL_SECONDS)
             self._look_now.clear()
 
-    def _look(self) -> None:
+    def _check_connection(self) -> None:
         """Connect, or see whether the connection stands and somebody works behind it."""
         if self._client is None:
             self._client = self._connect()
         if self._client.status != "running" or self._client is self._forgotten:
             raise ConnectionResetError("the connection was lost")
-        self._say(None if _threads(self._client) else _no_workers(self._address))
+        self._set_blocked_reason(None if _threads(self._client) else _no_workers(self._address))
 
     def _connect(self) -> Client:
         client = connected(self._address)
         try:
-            client.subscribe_topic(client.id, self._hear)
-            client.register_plugin(dask_worker.Departures())
-            client.register_plugin(dask_worker.Line(client.id, self._open_line), name=client.id)
+            client.subscribe_topic(client.id, self._on_message)
+            client.register_plugin(dask_worker.ClientCleanupPlugin())
+            client.register_plugin(
+                dask_worker.PipelinePlugin(client.id, self._open_line), name=client.id
+            )
         except Exception:
             client.close()
             raise
         return client
 
-    def _hear(self, event: tuple[float, Any]) -> None:
+    def _on_message(self, event: tuple[float, Any]) -> None:
         for key, told in dask_worker.read(event[1]):
             messages = self._runs.get(key)
             if messages is not None:
                 messages.put(told)
 
-    def _let_go(self, why: str) -> None:
+    def _disconnect(self, why: str) -> None:
         """Give up the connection; who waits behind it sees that within a second."""
         client, self._client = self._client, None
-        self._say(why)
+        self._set_blocked_reason(why)
         if client is not None:
             if client.status == "running":  # else the scheduler would tell us that we have left
                 client.unsubscribe_topic(client.id)
             client.close(timeout=CONNECT_SECONDS)
 
-    def _say(self, waits: str | None) -> None:
+    def _set_blocked_reason(self, waits: str | None) -> None:
         before, self._waits = self._waits, waits
         if waits is None and before is not None:
             _log.info("enriching on the Dask cluster at %s", self._address)
@@ -206,7 +208,7 @@ def connected(address: str) -> Client:
     return Client(address, timeout=CONNECT_SECONDS, name="enrichment", set_as_default=False)
 
 
-def examine(address: str, reach: Callable[[], None]) -> str:
+def check_cluster(address: str, reach: Callable[[], None]) -> str:
     """What the cluster is made of; ConfigurationError says what to mend: no scheduler, no workers,
     another version than here, a Dask worker in which `reach` fails.
     """
@@ -255,7 +257,7 @@ def _threads(client: Client) -> dict[str, int]:
     return found
 
 
-def _follow(client: Client, messages: Messages, report: Report) -> tuple[str, Written | None]:
+def _follow(client: Client, messages: Messages, report: OnStep) -> tuple[str, RowCounts | None]:
     """Report each step as it comes, until the end; the last one, and what was written if that was
     told. Raises Cancelled as `report` does.
 
@@ -277,12 +279,12 @@ def _follow(client: Client, messages: Messages, report: Report) -> tuple[str, Wr
 
 def _no_scheduler(address: str, exc: OSError) -> str:
     return (
-        f"the Dask scheduler at {address} does not answer ({_told(exc)}): start it with 'dask "
-        "scheduler', or mend ENRICHMENT_EXECUTOR"
+        f"the Dask scheduler at {address} does not answer ({_error_text(exc)}): start it with "
+        "'dask scheduler', or correct ENRICHMENT_EXECUTOR"
     )
 
 
-def _told(exc: Exception) -> str:
+def _error_text(exc: Exception) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

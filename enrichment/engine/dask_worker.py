@@ -21,7 +21,7 @@ from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_wo
 from tornado.ioloop import PeriodicCallback
 
 from enrichment.domain.errors import Cancelled, EnrichmentError, Snooze, StepFailed
-from enrichment.domain.model import Task, Written
+from enrichment.domain.model import RowCounts, Task
 from enrichment.engine.worker import Enrich
 
 UNFIT_SECONDS = 30.0
@@ -29,20 +29,20 @@ STEPS_SECONDS = 0.25  # between two messages with the steps that the runs of a p
 CLOSING_SECONDS = 10.0
 
 # Opens all that enriches, for so many threads.
-OpenLine = Callable[[int], AbstractContextManager[Enrich]]
+OpenPipeline = Callable[[int], AbstractContextManager[Enrich]]
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class TaskFailed:
     """Why an item failed. As a value: an exception would be Dask's to log, arguments and all."""
 
     error: Exception
 
 
-def enrich(task: Task, owner: str) -> Written | Failed | None:
+def enrich(task: Task, owner: str) -> RowCounts | TaskFailed | None:
     """Run a task on its owner's line in this process; None: the cluster knows no such owner."""
     line = get_worker().plugins.get(owner)
-    return line.enrich(task) if isinstance(line, Line) else None
+    return line.enrich(task) if isinstance(line, PipelinePlugin) else None
 
 
 def key_of(task: Task) -> str:
@@ -50,7 +50,7 @@ def key_of(task: Task) -> str:
     return f"enrich-{task.fence}:{task.symbol}:{task.job_id}"
 
 
-class Line(WorkerPlugin):
+class PipelinePlugin(WorkerPlugin):
     """What one enrichment worker runs in a Dask worker's process.
 
     owner: its client's id, which is the topic of what is told of the runs, too. Most runs are over
@@ -58,9 +58,9 @@ class Line(WorkerPlugin):
     many small tasks costs Dask more than the tasks.
     """
 
-    def __init__(self, owner: str, open_line: OpenLine) -> None:
+    def __init__(self, owner: str, open_pipeline: OpenPipeline) -> None:
         self._owner = owner
-        self._open_line = open_line
+        self._open_line = open_pipeline
 
     def setup(self, worker: Worker) -> None:
         self._worker = worker
@@ -72,7 +72,7 @@ class Line(WorkerPlugin):
         self._unwanted: set[str] = set()
         self._closing = False
         self._untold: dict[str, str] = {}
-        self._telling = PeriodicCallback(self._tell, 1000.0 * STEPS_SECONDS)
+        self._telling = PeriodicCallback(self._send_steps, 1000.0 * STEPS_SECONDS)
         self._telling.start()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
@@ -84,15 +84,15 @@ class Line(WorkerPlugin):
         self._telling.stop()
         await asyncio.to_thread(self._close)
 
-    def enrich(self, task: Task) -> Written | Failed:
+    def enrich(self, task: Task) -> RowCounts | TaskFailed:
         """Run the task; the remote end of `cluster.Cluster.enrich`."""
         key = key_of(task)
         try:
-            with self._at_work(key):
+            with self._is_running(key):
                 outcome = self._enricher()(task, partial(self._report, key))
                 written = outcome.result() if isinstance(outcome, Future) else outcome
         except Exception as exc:  # whatever an item does, its worker records it
-            return Failed(portable(exc))
+            return TaskFailed(to_portable(exc))
         self._worker.log_event(self._owner, {"run": key, "written": asdict(written)})
         return written
 
@@ -113,14 +113,14 @@ class Line(WorkerPlugin):
         with self._changed:
             self._untold[key] = step
 
-    def _tell(self) -> None:
+    def _send_steps(self) -> None:
         with self._changed:
             steps, self._untold = self._untold, {}
         if steps:
             self._worker.log_event(self._owner, {"steps": steps})
 
     @contextmanager
-    def _at_work(self, key: str) -> Iterator[None]:
+    def _is_running(self, key: str) -> Iterator[None]:
         with self._changed:
             if self._closing:
                 raise Snooze("its worker has left the Dask cluster", 0.0)
@@ -132,7 +132,7 @@ class Line(WorkerPlugin):
                 self._running.discard(key)
                 self._untold.pop(key, None)
                 self._unwanted.discard(key)
-                self._end_if_left()
+                self._exit_if_orphaned()
                 self._changed.notify_all()
 
     def _close(self) -> None:
@@ -140,21 +140,21 @@ class Line(WorkerPlugin):
         with self._changed:
             self._closing = True
             self._changed.wait_for(lambda: not self._running, timeout=CLOSING_SECONDS)
-            self._end_if_left()
+            self._exit_if_orphaned()
 
-    def _end_if_left(self) -> None:
+    def _exit_if_orphaned(self) -> None:
         if self._closing and not self._running:
             self._ending.close()
 
 
-def read(message: dict[str, Any]) -> Iterator[tuple[str, str | Written]]:
+def read(message: dict[str, Any]) -> Iterator[tuple[str, str | RowCounts]]:
     """What a line has told: run → the step that it has reached, or what it has written."""
     yield from message.get("steps", {}).items()
     if "run" in message:
-        yield message["run"], Written(**message["written"])
+        yield message["run"], RowCounts(**message["written"])
 
 
-class Departures(SchedulerPlugin):
+class ClientCleanupPlugin(SchedulerPlugin):
     """Closes the lines of an enrichment worker that has left, or died."""
 
     name = "enrichment-departures"
@@ -174,12 +174,12 @@ class Departures(SchedulerPlugin):
             await scheduler.unregister_worker_plugin(None, name=client)
 
 
-def portable(exc: Exception) -> Exception:
+def to_portable(exc: Exception) -> Exception:
     """The error as it can travel, with the cause of a step's failure and no more: deeper causes
     hold requests with their keys.
     """
     cause = exc.__cause__ if isinstance(exc, StepFailed) else None
-    exc.__cause__ = portable(cause) if isinstance(cause, Exception) else None
+    exc.__cause__ = to_portable(cause) if isinstance(cause, Exception) else None
     if isinstance(exc, EnrichmentError):
         return exc
     try:

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from enrichment.domain.model import Task
 
-AHEAD_SECONDS = 0.25  # how far ahead of its threads a worker claims
-MOST_AHEAD = 100
+PREFETCH_SECONDS = 0.25  # how far ahead of its threads a worker claims
+MAX_PREFETCH = 100
 
 
-class Hand:
+class InFlightItems:
     """The items of one worker with so many threads; any thread may call.
 
     clock: seconds, monotonic.
@@ -25,12 +25,12 @@ class Hand:
         self._clock = clock
         self._changed = threading.Condition()
         self._steps: dict[Task, str] = {}
-        self._unbegun: dict[Task, float] = {}
+        self._unstarted: dict[Task, float] = {}
         self._futures: dict[Task, Future[None]] = {}
-        self._began: dict[Task, float] = {}
+        self._started_at: dict[Task, float] = {}
         self._on_threads: set[Task] = set()
-        self._ended: set[UUID] = set()
-        self._since, self._left, self._ahead = clock(), 0, 0
+        self._touched_jobs: set[UUID] = set()
+        self._measured_from, self._finished, self._prefetch = clock(), 0, 0
 
     @property
     def busy(self) -> int:
@@ -42,92 +42,92 @@ class Hand:
         as they finished within AHEAD_SECONDS lately; 0 until half of these have begun.
         """
         with self._changed:
-            self._look_back()
-            claimed = len(self._on_threads) + len(self._unbegun)
-            room = self._threads + self._ahead - claimed
-            return max(0, room) if claimed < self._threads or 2 * room >= self._ahead else 0
+            self._measure_prefetch()
+            claimed = len(self._on_threads) + len(self._unstarted)
+            room = self._threads + self._prefetch - claimed
+            return max(0, room) if claimed < self._threads or 2 * room >= self._prefetch else 0
 
-    def _look_back(self) -> None:
+    def _measure_prefetch(self) -> None:
         now = self._clock()
-        if now - self._since >= AHEAD_SECONDS:
-            pace = self._left / (now - self._since)
-            self._ahead = min(MOST_AHEAD, int(pace * AHEAD_SECONDS))
-            self._since, self._left = now, 0
+        if now - self._measured_from >= PREFETCH_SECONDS:
+            pace = self._finished / (now - self._measured_from)
+            self._prefetch = min(MAX_PREFETCH, int(pace * PREFETCH_SECONDS))
+            self._measured_from, self._finished = now, 0
 
-    def take(self, tasks: Sequence[Task]) -> None:
+    def add(self, tasks: Sequence[Task]) -> None:
         """These items are the worker's from now on."""
         with self._changed:
             now = self._clock()
             for task in tasks:
                 self._steps[task] = "claimed"
-                self._unbegun[task] = now
+                self._unstarted[task] = now
 
-    def await_thread(self, task: Task, future: Future[None]) -> None:
+    def attach_future(self, task: Task, future: Future[None]) -> None:
         """The item runs once a thread is free, unless the future is cancelled before."""
         with self._changed:
-            if task in self._unbegun:
+            if task in self._unstarted:
                 self._futures[task] = future
 
-    def begin(self, task: Task) -> None:
+    def start(self, task: Task) -> None:
         """A thread takes the item."""
         with self._changed:
-            self._unbegun.pop(task, None)
+            self._unstarted.pop(task, None)
             self._futures.pop(task, None)
             self._on_threads.add(task)
-            self._began[task] = self._clock()
+            self._started_at[task] = self._clock()
 
-    def note(self, task: Task, step: str) -> None:
+    def set_step(self, task: Task, step: str) -> None:
         """The item has reached a step."""
         with self._changed:
             if task in self._steps:
                 self._steps[task] = step
 
-    def leave(self, task: Task) -> None:
+    def release_thread(self, task: Task) -> None:
         """The item's thread is free again; the item itself is still being stored."""
         with self._changed:
-            self._off_thread(task)
+            self._free_thread(task)
 
-    def drop(self, task: Task) -> None:
+    def remove(self, task: Task) -> None:
         """The item is no longer this worker's."""
         with self._changed:
-            self._off_thread(task)
-            self._unbegun.pop(task, None)
+            self._free_thread(task)
+            self._unstarted.pop(task, None)
             self._futures.pop(task, None)
-            self._began.pop(task, None)
+            self._started_at.pop(task, None)
             self._steps.pop(task, None)
-            self._ended.add(task.job_id)
+            self._touched_jobs.add(task.job_id)
             self._changed.notify_all()
 
-    def _off_thread(self, task: Task) -> None:
+    def _free_thread(self, task: Task) -> None:
         if task in self._on_threads:
             self._on_threads.remove(task)
-            self._left += 1
+            self._finished += 1
 
-    def steps(self, *, at_most: float = float("inf")) -> dict[Task, str]:
+    def steps(self, *, max_seconds: float = float("inf")) -> dict[Task, str]:
         """Item → its step, without those that have been at work for more seconds than this."""
         with self._changed:
             now = self._clock()
-            hung = {task for task, began in self._began.items() if now - began > at_most}
+            hung = {task for task, began in self._started_at.items() if now - began > max_seconds}
             return {task: step for task, step in self._steps.items() if task not in hung}
 
-    def unbegun(self, seconds: float) -> list[Task]:
+    def evict_unstarted(self, seconds: float) -> list[Task]:
         """Let go of the items that have waited for a thread for so long, and name them."""
         with self._changed:
             now = self._clock()
-            late = [task for task, taken in self._unbegun.items() if now - taken >= seconds]
+            late = [task for task, taken in self._unstarted.items() if now - taken >= seconds]
             free = [t for t in late if t in self._futures and self._futures[t].cancel()]
         for task in free:
-            self.drop(task)
+            self.remove(task)
         return free
 
-    def ended_a_job(self) -> bool:
+    def job_drained(self) -> bool:
         """Whether the last item at hand of some job has gone since this was last asked."""
         with self._changed:
-            ended = self._ended - {task.job_id for task in self._steps}
-            self._ended.clear()
+            ended = self._touched_jobs - {task.job_id for task in self._steps}
+            self._touched_jobs.clear()
         return bool(ended)
 
-    def left_after(self, seconds: float) -> list[Task]:
+    def wait_until_empty(self, seconds: float) -> list[Task]:
         """Wait until no item is left, at most so long; the items that are."""
         with self._changed:
             self._changed.wait_for(lambda: not self._steps, timeout=seconds)

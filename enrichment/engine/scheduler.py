@@ -24,7 +24,7 @@ TICK_SECONDS = 30
 MAINTENANCE_SECONDS = 60
 
 
-class Slots(Protocol):
+class NightlySlots(Protocol):
     """The tick's effect; `storage.slots.Slots` is the real one."""
 
     def open_due_job(self) -> UUID | None: ...
@@ -75,7 +75,7 @@ class EnrichmentScheduler:
     def __init__(
         self,
         settings: ScheduleSettings,
-        slots: Slots,
+        slots: NightlySlots,
         commands: Commands,
         reader: Reader,
         *,

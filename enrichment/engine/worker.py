@@ -20,30 +20,30 @@ from typing import Protocol
 from uuid import UUID
 
 from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
-from enrichment.domain.model import Failure, Task, Written
-from enrichment.engine.in_flight import Hand
+from enrichment.domain.model import Failure, RowCounts, Task
+from enrichment.engine.in_flight import InFlightItems
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
-TOGETHER_SECONDS = 0.002  # items that end this close together are replaced by one claim
+BATCH_SECONDS = 0.002  # items that end this close together are replaced by one claim
 
 
-class Queue(Protocol):
+class ItemQueue(Protocol):
     """The queue as a worker sees it; `storage.jobs.JobQueue` is the real one."""
 
     def claim(self, worker_id: str, limit: int) -> list[Task]: ...
 
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]: ...
 
-    def drop(self, task: Task) -> None: ...
+    def discard(self, task: Task) -> None: ...
 
-    def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None: ...
+    def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None: ...
 
     def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None: ...
 
-    def close_finished(self) -> list[UUID]: ...
+    def close_finished_jobs(self) -> list[UUID]: ...
 
-    def reap(self, max_retries: int) -> int: ...
+    def reclaim_expired(self, max_retries: int) -> int: ...
 
 
 class Registry(Protocol):
@@ -55,20 +55,20 @@ class Registry(Protocol):
 
 
 # What is promised is stored by somebody else: the item stays at hand, its thread does not.
-Enrich = Callable[[Task, Callable[[str], None]], Written | Future[Written]]
-Ready = Callable[[Sequence[Task]], Sequence[Enrich]]
-Waits = Callable[[], str | None]
+Enrich = Callable[[Task, Callable[[str], None]], RowCounts | Future[RowCounts]]
+Prepare = Callable[[Sequence[Task]], Sequence[Enrich]]
+BlockedReason = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class WorkerTiming:
     """A worker's rhythm, in seconds."""
 
     poll: float = 1.0
     heartbeat: float = 10.0
     lease: float = 30.0
     drain: float = 10.0
-    longest_item: float = 3600.0
+    max_item: float = 3600.0
 
 
 class Worker:
@@ -81,30 +81,30 @@ class Worker:
     def __init__(
         self,
         enrich: Enrich,
-        queue: Queue,
+        queue: ItemQueue,
         registry: Registry,
         *,
-        heartbeat_queue: Queue,
+        heartbeat_queue: ItemQueue,
         threads: int,
         max_retries: int,
-        pace: Pace | None = None,
-        ready: Ready | None = None,
-        waits: Waits = lambda: None,
+        timing: WorkerTiming | None = None,
+        prepare: Prepare | None = None,
+        blocked_reason: BlockedReason = lambda: None,
     ) -> None:
         self._enrich = enrich
-        self._waits = waits
-        self._ready = ready
+        self._blocked_reason = blocked_reason
+        self._prepare = prepare
         self._queue = queue
         self._registry = registry
         self._heartbeat_queue = heartbeat_queue
         self._max_retries = max_retries
-        self._pace = pace or Pace()
+        self._timing = timing or WorkerTiming()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="enrich")
-        self._hand = Hand(threads)
+        self._in_flight = InFlightItems(threads)
         self._cancelled: set[Task] = set()
-        self._unrecorded: list[tuple[Task, Exception]] = []
+        self._pending_outcomes: list[tuple[Task, Exception]] = []
         self._lock = threading.Lock()
-        self._trouble = ""
+        self._last_error = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
@@ -125,61 +125,61 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                self._round()
-                self._wake.wait(self._pace.poll)
-                if self._hand.steps():
-                    self._stopping.wait(TOGETHER_SECONDS)
+                self._claim_and_start()
+                self._wake.wait(self._timing.poll)
+                if self._in_flight.steps():
+                    self._stopping.wait(BATCH_SECONDS)
             return self._drain()
         finally:
             self._stopped.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-            heart.join(timeout=self._pace.drain)
+            heart.join(timeout=self._timing.drain)
 
-    def _round(self) -> None:
+    def _claim_and_start(self) -> None:
         """Claim what the threads will take next, and close jobs that have ended."""
         try:
-            room = 0 if self._waits() else self._hand.claim_capacity()
+            room = 0 if self._blocked_reason() else self._in_flight.claim_capacity()
             if room:
-                self._begin(self._queue.claim(self._registry.worker_id, room))
-            self._record_the_unrecorded()
-            if self._hand.ended_a_job():
-                self._queue.close_finished()
-            if self._trouble:
+                self._start(self._queue.claim(self._registry.worker_id, room))
+            self._record_pending()
+            if self._in_flight.job_drained():
+                self._queue.close_finished_jobs()
+            if self._last_error:
                 _log.info("claiming again")
-            self._trouble = ""
+            self._last_error = ""
         except EnrichmentError as exc:
-            if str(exc) != self._trouble:  # said once, not at every poll
+            if str(exc) != self._last_error:  # said once, not at every poll
                 _log.error("no new work for now: %s", exc)
-            self._trouble = str(exc)
+            self._last_error = str(exc)
 
-    def _begin(self, tasks: Sequence[Task]) -> None:
-        self._hand.take(tasks)
-        for task, enrich in zip(tasks, self._readied(tasks), strict=True):
-            self._hand.await_thread(task, self._pool.submit(self._run_item, task, enrich))
+    def _start(self, tasks: Sequence[Task]) -> None:
+        self._in_flight.add(tasks)
+        for task, enrich in zip(tasks, self._prepared(tasks), strict=True):
+            self._in_flight.attach_future(task, self._pool.submit(self._run_item, task, enrich))
 
-    def _readied(self, tasks: Sequence[Task]) -> Sequence[Enrich]:
-        if self._ready is not None and tasks:
+    def _prepared(self, tasks: Sequence[Task]) -> Sequence[Enrich]:
+        if self._prepare is not None and tasks:
             try:
-                return self._ready(tasks)
+                return self._prepare(tasks)
             except Exception as exc:  # what fails for one of them fails again with it, recorded
                 _log.warning("%d symbols are read one by one: %s", len(tasks), exc)
         return [self._enrich] * len(tasks)
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
-        self._hand.begin(task)
+        self._in_flight.start(task)
         try:
-            outcome = enrich(task, lambda step: self._note(task, step))
+            outcome = enrich(task, lambda step: self._on_step(task, step))
         except Exception as exc:  # the one broad catch: whatever an item does, it is recorded
             self._fail_item(task, exc)
             return
         if isinstance(outcome, Future):
-            self._hand.leave(task)
+            self._in_flight.release_thread(task)
             self._wake.set()
-            outcome.add_done_callback(lambda kept: self._kept(task, kept))
+            outcome.add_done_callback(lambda kept: self._on_stored(task, kept))
         else:
             self._complete_item(task, outcome)
 
-    def _kept(self, task: Task, promise: Future[Written]) -> None:
+    def _on_stored(self, task: Task, promise: Future[RowCounts]) -> None:
         failure = promise.exception()
         if failure is None:
             self._complete_item(task, promise.result())
@@ -187,7 +187,7 @@ class Worker:
             # Whoever keeps promises does not wait for what became of them to be recorded.
             self._pool.submit(self._fail_item, task, failure)
 
-    def _complete_item(self, task: Task, written: Written) -> None:
+    def _complete_item(self, task: Task, written: RowCounts) -> None:
         _log.info(
             "%s completed: %d inserted, %d updated",
             task.symbol,
@@ -203,14 +203,14 @@ class Worker:
             self._end(task)
 
     def _end(self, task: Task) -> None:
-        self._hand.drop(task)
+        self._in_flight.remove(task)
         with self._lock:
             self._cancelled.discard(task)
         self._wake.set()
 
-    def _note(self, task: Task, step: str) -> None:
+    def _on_step(self, task: Task, step: str) -> None:
         """Remember the step an item has reached; Cancelled if its job should end here."""
-        self._hand.note(task, step)
+        self._in_flight.set_step(task, step)
         with self._lock:
             cancelled = task in self._cancelled
         if cancelled:
@@ -226,10 +226,10 @@ class Worker:
                 _log.warning("%s: %s", task.symbol, cause)
             elif isinstance(cause, Cancelled):
                 _log.info("%s", cause)
-                self._queue.drop(task)
+                self._queue.discard(task)
             elif isinstance(cause, Snooze):
                 _log.info("%s waits %.0f s: %s", task.symbol, cause.seconds, cause)
-                self._queue.give_back(task, cause.seconds, str(cause))
+                self._queue.release(task, cause.seconds, str(cause))
             else:
                 self._fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
         except LeaseLost as lost:
@@ -237,11 +237,11 @@ class Worker:
         except EnrichmentError as error:
             _log.error("%s: outcome not recorded yet: %s", task.symbol, error)
             with self._lock:
-                self._unrecorded.append((task, exc))
+                self._pending_outcomes.append((task, exc))
 
-    def _record_the_unrecorded(self) -> None:
+    def _record_pending(self) -> None:
         with self._lock:
-            waiting, self._unrecorded = self._unrecorded, []
+            waiting, self._pending_outcomes = self._pending_outcomes, []
         for task, exc in waiting:
             self._record(task, exc)
 
@@ -266,44 +266,44 @@ class Worker:
             except EnrichmentError as exc:
                 _log.error("heartbeat failed: %s", exc)
                 failed += 1
-                if failed > 1 and time.monotonic() - alive > self._pace.lease:
+                if failed > 1 and time.monotonic() - alive > self._timing.lease:
                     _log.critical("no heartbeat for a whole lease: this worker stops itself")
                     self.stop()
-            self._stopped.wait(self._pace.heartbeat)
+            self._stopped.wait(self._timing.heartbeat)
 
     def _beat(self) -> None:
-        for task in self._hand.unbegun(self._pace.heartbeat):
-            self._heartbeat_queue.give_back(task)
-        steps = self._hand.steps(at_most=self._pace.longest_item)
+        for task in self._in_flight.evict_unstarted(self._timing.heartbeat):
+            self._heartbeat_queue.release(task)
+        steps = self._in_flight.steps(max_seconds=self._timing.max_item)
         cancelled = self._heartbeat_queue.renew(steps)
         with self._lock:
-            self._cancelled = cancelled & self._hand.steps().keys()
-        self._say_alive()
-        if self._heartbeat_queue.reap(self._max_retries):
+            self._cancelled = cancelled & self._in_flight.steps().keys()
+        self._publish_heartbeat()
+        if self._heartbeat_queue.reclaim_expired(self._max_retries):
             self._wake.set()
-        self._heartbeat_queue.close_finished()
+        self._heartbeat_queue.close_finished_jobs()
 
-    def _say_alive(self) -> None:
-        note = self._waits()
+    def _publish_heartbeat(self) -> None:
+        note = self._blocked_reason()
         state = "draining" if self._stopping.is_set() else "waiting" if note else "running"
-        self._registry.beat(busy=self._hand.busy, state=state, note=note)
+        self._registry.beat(busy=self._in_flight.busy, state=state, note=note)
 
     def _drain(self) -> bool:
         """Give back what has not begun, let the rest finish for a while, then give that back too,
         attempts unchanged.
         """
         try:
-            for task in self._hand.unbegun(0.0):
-                self._queue.give_back(task)
-            hanging = self._hand.left_after(self._pace.drain)
+            for task in self._in_flight.evict_unstarted(0.0):
+                self._queue.release(task)
+            hanging = self._in_flight.wait_until_empty(self._timing.drain)
             for task in hanging:
-                self._queue.give_back(task)
+                self._queue.release(task)
                 _log.warning("%s given back unfinished", task.symbol)
-            self._queue.close_finished()
+            self._queue.close_finished_jobs()
             self._registry.beat(busy=0, state="stopped")
         except EnrichmentError as exc:
             _log.error("stopped without saying so, the leases at hand will run out: %s", exc)
-        return not self._hand.steps()
+        return not self._in_flight.steps()
 
 
 def _failure(exc: Exception, cause: BaseException) -> Failure:

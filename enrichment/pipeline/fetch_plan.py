@@ -10,15 +10,15 @@ import numpy as np
 from enrichment.domain import calendars
 from enrichment.domain.bars import Timestamps, to_datetime, to_datetime64
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.domain.series import Known
+from enrichment.domain.series import SeriesSnapshot
 
 OVERLAP = 10
-BARS_PER_PIECE = 10_000
-HEALS_PER_RUN = 5
+BARS_PER_CHUNK = 10_000
+GAP_FETCHES_PER_RUN = 5
 _NEAR = 200  # bars: holes this close together are asked for in one request
 
 
-def main_window(known: Known, now: datetime, history: timedelta) -> Window:
+def incremental_window(known: SeriesSnapshot, now: datetime, history: timedelta) -> Window:
     """From the overlap on; or the whole history, where less of it was ever asked for."""
     wanted = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
     asked = known.history_from
@@ -27,17 +27,17 @@ def main_window(known: Known, now: datetime, history: timedelta) -> Window:
     return Window(known.overlap_from, now)
 
 
-def expects_nothing(
-    known: Known, asset_class: AssetClass, timeframe: Timeframe, now: datetime
+def nothing_due(
+    known: SeriesSnapshot, asset_class: AssetClass, timeframe: Timeframe, now: datetime
 ) -> bool:
     """Whether no bar has ended since the newest one, and nothing is in doubt in the overlap."""
-    if known.last_ts is None or not known.settled:
+    if known.last_ts is None or not known.overlap_trusted:
         return False
     newest = calendars.last_complete(asset_class, timeframe, now)
     return bool(to_datetime64(known.last_ts) >= newest)
 
 
-def heals(timeframe: Timeframe, due: Timestamps, before: datetime) -> list[Window]:
+def gap_windows(timeframe: Timeframe, due: Timestamps, before: datetime) -> list[Window]:
     """Windows around the holes that are due and that the main window does not cover, oldest
     first; at most HEALS_PER_RUN of them.
     """
@@ -46,12 +46,12 @@ def heals(timeframe: Timeframe, due: Timestamps, before: datetime) -> list[Windo
         return []
     step = np.timedelta64(timeframe.duration)
     breaks = np.flatnonzero(np.diff(holes) > _NEAR * step) + 1
-    clusters = np.split(holes, breaks)[:HEALS_PER_RUN]
+    clusters = np.split(holes, breaks)[:GAP_FETCHES_PER_RUN]
     ends = [min(to_datetime(cluster[-1] + step), before) for cluster in clusters]
     return [Window(to_datetime(c[0]), end) for c, end in zip(clusters, ends, strict=True)]
 
 
-def pieces(window: Window, timeframe: Timeframe, bars: int) -> Iterator[Window]:
+def backfill_chunks(window: Window, timeframe: Timeframe, bars: int) -> Iterator[Window]:
     """The window in pieces of so many nominal bars, newest first."""
     end = window.end
     while end > window.start:
@@ -60,7 +60,7 @@ def pieces(window: Window, timeframe: Timeframe, bars: int) -> Iterator[Window]:
         end = start
 
 
-def joined(window: Window, known: Known, now: datetime) -> Window:
+def extend_to_stored(window: Window, known: SeriesSnapshot, now: datetime) -> Window:
     """A backfill's window without the future, and reaching up to what is stored: a history has no
     hole that nobody asked about.
     """

@@ -12,7 +12,7 @@ from enrichment.pipeline import features
 
 
 @dataclass(frozen=True, slots=True)
-class Influence:
+class FlagImpact:
     """One feature at the bar after a doubtful one (at the newest bar's own place where there is
     none after it).
     """
@@ -28,7 +28,7 @@ class Influence:
         return abs(self.with_bar / self.without_bar - 1.0) if self.without_bar else float("inf")
 
 
-def influence(bars: Bars, ts: datetime) -> list[Influence]:
+def flag_impact(bars: Bars, ts: datetime) -> list[FlagImpact]:
     """The features that the bar at `ts` changes in the bar after it, most changed first.
 
     bars: ascending, the doubtful bar among them, with its past. Only features that look back
@@ -42,9 +42,9 @@ def influence(bars: Bars, ts: datetime) -> list[Influence]:
     without = upto.take(np.arange(len(upto)) != row)
     mine, theirs = features.compute(upto), features.compute(without)
     found = [
-        Influence(to_datetime(upto.ts[-1]), name, float(mine[name][-1]), float(theirs[name][-1]))
+        FlagImpact(to_datetime(upto.ts[-1]), name, float(mine[name][-1]), float(theirs[name][-1]))
         for name, feature in features.FEATURES.items()
-        if feature.kind == "number" and feature.memory > 1
+        if feature.kind == "number" and feature.lookback > 1
     ]
     moved = [one for one in found if np.isfinite([one.with_bar, one.without_bar]).all()]
     return sorted((one for one in moved if one.change > 1e-9), key=lambda one: -one.change)

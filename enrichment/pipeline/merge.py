@@ -10,80 +10,80 @@ from datetime import datetime
 import numpy as np
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import Bars, Timestamps, among, to_datetime, to_datetime64
+from enrichment.domain.bars import Bars, Timestamps, isin_sorted, to_datetime, to_datetime64
 from enrichment.domain.model import AssetClass, Flag, Timeframe, Window
 from enrichment.domain.series import (
-    Download,
-    Enriched,
-    Evidence,
+    FetchResult,
     Gap,
-    Known,
+    QualityInputs,
     Rebase,
-    Tail,
+    SeriesSnapshot,
+    SeriesUpdate,
+    StoredTail,
     no_timestamps,
 )
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.validation import classify_missing, missing_bars
 
 
-def join(
+def merge(
     asset_class: AssetClass,
     timeframe: Timeframe,
-    known: Known,
-    tail: Tail,
-    downloads: Sequence[Download],
+    known: SeriesSnapshot,
+    tail: StoredTail,
+    downloads: Sequence[FetchResult],
     rebase: Rebase | None,
     now: datetime,
-) -> Enriched:
+) -> SeriesUpdate:
     """Everything that a run has to write of a series, the main download being the first.
 
     rebase: the change of basis that the main download, then of the whole history, has shown.
     """
     began = time.perf_counter()
     good, flags = _usable(known, tail.bars, downloads, rebase)
-    merged, first_changed = merge(tail.bars, good)
+    merged, first_changed = overlay(tail.bars, good)
     before = max(0, known.bars - len(tail.bars))
-    if first_changed == len(merged) and known.complete and known.coverage is not None:
+    if first_changed == len(merged) and known.features_current and known.coverage is not None:
         computed, coverage = {}, known.coverage  # what has not changed is not computed again
     else:
-        computed = features.compute(merged, tail.carried)
+        computed = features.compute(merged, tail.cumulative_seed)
         coverage = _coverage(before, computed)
     starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
     begins = min(starts, default=now)
     expected = missing_bars(asset_class, timeframe, no_timestamps(), begins, now)
-    seen = _Seen(asset_class, timeframe, known, merged, downloads, expected, now)
+    seen = _MergedSeries(asset_class, timeframe, known, merged, downloads, expected, now)
     gaps = _gaps(seen)
-    evidence = _evidence(seen, before, coverage, flags, gaps)
-    changed = slice(first_changed if known.complete else 0, None)
+    evidence = _quality_inputs(seen, before, coverage, flags, gaps)
+    changed = slice(first_changed if known.features_current else 0, None)
     new = merged.take(changed)
     asked = [download.window.start for download in downloads]
-    return Enriched(
+    return SeriesUpdate(
         timeframe=timeframe,
-        downloads=downloads,
+        fetches=downloads,
         bars=new,
         features={name: column[changed] for name, column in computed.items()},
         compute_ms=(time.perf_counter() - began) * 1000.0,
         flags=flags,
         gaps=gaps,
-        quality=quality.assess(evidence),
-        evidence=evidence,
+        quality=quality.assess_quality(evidence),
+        quality_inputs=evidence,
         history_from=min(asked if known.history_from is None else [*asked, known.history_from]),
         rebase=rebase,
         appends=len(tail.bars) == 0 or bool(np.all(new.ts > tail.bars.ts[-1])),
     )
 
 
-def merge(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
+def overlay(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
     """The stored tail with the fetched bars on top, and the first row that is new or differs.
 
     Both are ascending without repetition. The row is len(merged) where nothing changed.
     """
     if len(fetched) == 0:
         return tail, len(tail)
-    merged = tail.under(fetched)
+    merged = tail.overlaid_by(fetched)
     first = int(np.searchsorted(tail.ts, fetched.ts[0]))
     laid, before = merged.take(slice(first, None)), tail.take(slice(first, None))
-    same = among(laid.ts, before.ts)
+    same = isin_sorted(laid.ts, before.ts)
     known = np.searchsorted(before.ts, laid.ts[same])
     same[same] = _equal_rows(laid.take(same), before.take(known))
     changed = np.flatnonzero(~same)
@@ -102,38 +102,38 @@ def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 
 def _usable(
-    known: Known, stored: Bars, downloads: Sequence[Download], rebase: Rebase | None
+    known: SeriesSnapshot, stored: Bars, downloads: Sequence[FetchResult], rebase: Rebase | None
 ) -> tuple[Bars, list[Flag]]:
     """The bars to be stored, ascending, and what is to be told about them.
 
     Another source than the last one adds bars, but does not restate those of its predecessor. What
     an analyst has confirmed is not raised again.
     """
-    if downloads[0].same:
+    if downloads[0].unchanged:
         return Bars.empty(), []
-    good, *others = (download.checked.bars for download in downloads)
+    good, *others = (download.validation.bars for download in downloads)
     if others:
-        good = good.followed_by(*others).ascending()
-    flags = [flag for download in downloads for flag in download.checked.flags]
+        good = good.concat(*others).ascending()
+    flags = [flag for download in downloads for flag in download.validation.flags]
     main = downloads[0].fetched
     if rebase is not None and len(good):
         older = stored.take(stored.ts < good.ts[0])
-        good = reconcile.rescaled(older, rebase.factor).followed_by(good)
+        good = reconcile.apply_rebase(older, rebase.factor).concat(good)
     elif main is not None and known.source not in (None, main.source):
-        flags += reconcile.other_source(known, stored, good, main)
-        good = good.take(good.not_in(stored))
+        flags += reconcile.source_change_flags(known, stored, good, main)
+        good = good.take(good.missing_from(stored))
     return good, [flag for flag in flags if (flag.ts, flag.check) not in known.confirmed]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _MergedSeries:
     """A series as this run sees it; expected: the bars that it should have, from its first on."""
 
     asset_class: AssetClass
     timeframe: Timeframe
-    known: Known
+    known: SeriesSnapshot
     merged: Bars
-    downloads: Sequence[Download]
+    downloads: Sequence[FetchResult]
     expected: Timestamps
     now: datetime
 
@@ -141,15 +141,15 @@ class _Seen:
         """Bars of the window that should exist and will not be stored."""
         start, end = to_datetime64(window.start), to_datetime64(window.end)
         expected = self.expected[slice(*self.expected.searchsorted([start, end]))]
-        return expected[~among(expected, self.merged.ts)]
+        return expected[~isin_sorted(expected, self.merged.ts)]
 
-    def judged(self, ts: datetime) -> bool:
+    def covered(self, ts: datetime) -> bool:
         """Whether this run looked at the bar: its window was asked for and answered anew."""
-        windows = (d.window for d in self.downloads if d.judges)
+        windows = (d.window for d in self.downloads if d.replaces_findings)
         return any(window.start <= ts < window.end for window in windows)
 
 
-def _gaps(seen: _Seen) -> list[Gap]:
+def _gaps(seen: _MergedSeries) -> list[Gap]:
     """Bars missing within the windows, judged on what will be stored; a series begins with its
     first bar, and what nobody traded is not missing.
     """
@@ -167,7 +167,7 @@ def _gaps(seen: _Seen) -> list[Gap]:
         )
         for ts in lost:
             moment = to_datetime(ts)
-            if moment in seen.known.untraded:
+            if moment in seen.known.no_trade_ts:
                 continue
             gaps[moment] = Gap(moment, download.cause, download.failure)
     return [gaps[moment] for moment in sorted(gaps)]
@@ -180,13 +180,13 @@ def _coverage(before: int, computed: Mapping[str, features.Column]) -> tuple[int
     return quality.feature_coverage(before + context, own)
 
 
-def _evidence(
-    seen: _Seen,
+def _quality_inputs(
+    seen: _MergedSeries,
     before: int,
     coverage: tuple[int, int],
     flags: Sequence[Flag],
     gaps: Sequence[Gap],
-) -> Evidence:
+) -> QualityInputs:
     """What the whole series rests on: what was known outside the windows, and what is new in
     them. before: stored bars that precede those at hand. coverage: feature values past their
     warm-up, and those of them that are NULL.
@@ -194,17 +194,19 @@ def _evidence(
     merged, known = seen.merged, seen.known
     expected = len(seen.expected)
     present = before + len(merged)
-    old = (ts for ts in map(to_datetime, known.gaps) if not seen.judged(ts))
+    old = (ts for ts in map(to_datetime, known.gaps) if not seen.covered(ts))
     missing = sorted({*old, *(gap.ts for gap in gaps)})
-    objections = {(f.ts, f.check) for f in flags if quality.counts(f.check, f.severity)}
-    objections |= {(ts, check) for ts, check in known.flagged if not seen.judged(ts)}
+    objections = {
+        (f.ts, f.check) for f in flags if quality.counts_against_score(f.check, f.severity)
+    }
+    objections |= {(ts, check) for ts, check in known.flagged if not seen.covered(ts)}
     newest = to_datetime(merged.ts[-1]) if len(merged) else None
-    return Evidence(
+    return QualityInputs(
         expected=expected,
         missing=len(missing),
-        untraded=max(0, expected - present - len(missing)),
-        checked=present + len({ts for ts, check in objections if quality.sets_apart(check)}),
-        objections=quality.by_check(objections),
+        no_trades=max(0, expected - present - len(missing)),
+        checked=present + len({ts for ts, check in objections if quality.quarantines(check)}),
+        flag_counts=quality.flag_counts(objections),
         feature_cells=coverage[0],
         feature_nulls=coverage[1],
         sessions_behind=calendars.sessions_behind(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.model import Quality, Severity
-from enrichment.domain.series import Evidence, Objection
+from enrichment.domain.series import FlagCount, QualityInputs
 from enrichment.pipeline.features import FEATURES
 
 WEIGHTS: Mapping[str, float] = {
@@ -35,19 +35,19 @@ EXAMPLES = 4  # bars that a reason names
 DOUBTFUL = frozenset({"outlier", "split"})
 
 
-def counts(check: str, severity: Severity) -> bool:
+def counts_against_score(check: str, severity: Severity) -> bool:
     """Whether a flag counts against the validation of its bar: every error, and doubtful prices
     until an analyst confirms them.
     """
     return severity is Severity.ERROR or check in DOUBTFUL
 
 
-def sets_apart(check: str) -> bool:
+def quarantines(check: str) -> bool:
     """Whether the bars of a check that counts are kept out of the series."""
     return check not in DOUBTFUL
 
 
-def by_check(objections: Iterable[tuple[datetime, str]]) -> dict[str, Objection]:
+def flag_counts(objections: Iterable[tuple[datetime, str]]) -> dict[str, FlagCount]:
     """Check → its bars; a bar with several goes to the first of them by name."""
     first: dict[datetime, str] = {}
     for ts, check in sorted(objections):
@@ -55,17 +55,17 @@ def by_check(objections: Iterable[tuple[datetime, str]]) -> dict[str, Objection]
     found: dict[str, list[datetime]] = {}
     for ts, check in first.items():
         found.setdefault(check, []).append(ts)
-    return {check: Objection(len(at), tuple(at[-EXAMPLES:])) for check, at in sorted(found.items())}
+    return {check: FlagCount(len(at), tuple(at[-EXAMPLES:])) for check, at in sorted(found.items())}
 
 
-def without(evidence: Evidence, check: str, ts: datetime) -> Evidence:
+def without_flag(evidence: QualityInputs, check: str, ts: datetime) -> QualityInputs:
     """The evidence after a bar that the check objected to has been confirmed."""
-    objection = evidence.objections.get(check)
+    objection = evidence.flag_counts.get(check)
     if objection is None:
         return evidence
-    rest = Objection(objection.bars - 1, tuple(at for at in objection.at if at != ts))
-    objections = {**evidence.objections, check: rest}
-    return replace(evidence, objections={c: o for c, o in objections.items() if o.bars > 0})
+    rest = FlagCount(objection.bars - 1, tuple(at for at in objection.at if at != ts))
+    objections = {**evidence.flag_counts, check: rest}
+    return replace(evidence, flag_counts={c: o for c, o in objections.items() if o.bars > 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Deduction:
         )
 
 
-def assess(evidence: Evidence) -> Quality:
+def assess_quality(evidence: QualityInputs) -> Quality:
     """The score, its components and its reasons.
 
     completeness = 1 - missing / (expected - untraded); validation = 1 - with_errors / checked;
@@ -113,7 +113,7 @@ def assess(evidence: Evidence) -> Quality:
     )
 
 
-def deductions(evidence: Evidence) -> tuple[Deduction, ...]:
+def deductions(evidence: QualityInputs) -> tuple[Deduction, ...]:
     """What is taken off, the largest first; the points add up to 1 - score."""
     found = [*_completeness(evidence), *_validation(evidence), *_features(evidence)]
     behind = evidence.sessions_behind
@@ -131,8 +131,8 @@ def deductions(evidence: Evidence) -> tuple[Deduction, ...]:
     return tuple(sorted(found, key=lambda d: -d.points))
 
 
-def _completeness(e: Evidence) -> Iterator[Deduction]:
-    base, threshold = e.expected - e.untraded, "none missing"
+def _completeness(e: QualityInputs) -> Iterator[Deduction]:
+    base, threshold = e.expected - e.no_trades, "none missing"
     if base <= 0:
         seen = "nothing to count: no bar was expected"
         yield Deduction("completeness", "gaps", WEIGHTS["completeness"], seen, threshold)
@@ -144,13 +144,13 @@ def _completeness(e: Evidence) -> Iterator[Deduction]:
         )
 
 
-def _validation(e: Evidence) -> Iterator[Deduction]:
+def _validation(e: QualityInputs) -> Iterator[Deduction]:
     if e.checked <= 0:
         seen = "nothing to count: no bar was checked"
         yield Deduction("validation", "bars", WEIGHTS["validation"], seen, "no errors")
         return
-    base = max(e.checked, e.with_errors)
-    for check, objection in e.objections.items():
+    base = max(e.checked, e.flagged_bars)
+    for check, objection in e.flag_counts.items():
         seen = f"{objection.bars:,} of {base:,} checked bars: {check}"
         points = WEIGHTS["validation"] * objection.bars / base
         yield Deduction(
@@ -158,13 +158,13 @@ def _validation(e: Evidence) -> Iterator[Deduction]:
         )
 
 
-def _features(e: Evidence) -> Iterator[Deduction]:
+def _features(e: QualityInputs) -> Iterator[Deduction]:
     threshold = "none NULL"
     if e.feature_cells > 0 and e.feature_nulls:
         share = min(1.0, e.feature_nulls / e.feature_cells)
         seen = f"{e.feature_nulls:,} of {e.feature_cells:,} feature values past warm-up are NULL"
         yield Deduction("features", "nulls", WEIGHTS["features"] * share, seen, threshold)
-    elif e.feature_cells <= 0 and e.checked <= e.with_errors:
+    elif e.feature_cells <= 0 and e.checked <= e.flagged_bars:
         seen = "nothing to count: no feature has a value"
         yield Deduction("features", "nulls", WEIGHTS["features"], seen, threshold)
 

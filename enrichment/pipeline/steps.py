@@ -11,17 +11,17 @@ from datetime import datetime
 from enrichment.domain.errors import StepFailed
 from enrichment.domain.model import Task, Timeframe
 
-Report = Callable[[str], None]
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class SeriesRun:
     """One timeframe of a task at work, as of one moment."""
 
     task: Task
     timeframe: Timeframe
     now: datetime
-    report: Report
+    report: OnStep
 
     def step(self, name: str) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report)
@@ -39,7 +39,7 @@ class Timer:
 
 
 @contextmanager
-def step(name: str, timeframe: Timeframe | None, report: Report) -> Iterator[Timer]:
+def step(name: str, timeframe: Timeframe | None, report: OnStep) -> Iterator[Timer]:
     """Reports and times a step; whatever fails in it surfaces as StepFailed, caused by the
     failure.
     """

@@ -16,7 +16,7 @@ from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
 from enrichment.sandbox.recorded import recordings
-from enrichment.sandbox.vendor import Vendor
+from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.yahoo import YahooFormat
 
 
@@ -38,7 +38,7 @@ def create_app(
     quota_per_minute: requests of one key in 60 seconds before it answers 429; None: any number.
     """
     app = Flask(__name__, static_folder=None)
-    vendor = Vendor(
+    vendor = SandboxVendor(
         Market(anchor or clock(), shifted=shifted, seed=seed),
         clock=clock,
         api_key=api_key,
@@ -56,7 +56,7 @@ def create_app(
 class _Control:
     """`/_sandbox/…`: faults, replay, counts, health."""
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: SandboxVendor) -> None:
         self._vendor = vendor
 
     def blueprint(self) -> Blueprint:

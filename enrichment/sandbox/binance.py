@@ -14,7 +14,7 @@ from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.series import Series
+from enrichment.sandbox.series import SandboxSeries
 from enrichment.sandbox.wire_format import (
     WireFormat,
     closes_with_marks,
@@ -22,7 +22,7 @@ from enrichment.sandbox.wire_format import (
     with_literals,
 )
 
-_MOST, _USUAL = 1000, 500
+_MAX_ROWS, _DEFAULT_ROWS = 1000, 500
 _WEIGHT = 2  # request weight of one answer
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _ERRORS = {
@@ -59,7 +59,7 @@ class BinanceFormat(WireFormat):
         if request.args.get("interval") not in list(Timeframe):
             return self._refusal(ticker, "interval", 400)
         try:
-            window, limit = _window(), min(_MOST, int(request.args.get("limit", _USUAL)))
+            window, limit = _window(), min(_MAX_ROWS, int(request.args.get("limit", _DEFAULT_ROWS)))
         except ValueError:
             return self._refusal(ticker, "parameter", 400)
         timeframe = Timeframe(request.args["interval"])
@@ -71,12 +71,12 @@ class BinanceFormat(WireFormat):
         answer.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
         return answer
 
-    def _words(self, outcome: str) -> bytes:
+    def _error_body(self, outcome: str) -> bytes:
         return orjson.dumps(_ERRORS[outcome])
 
     def _page(
         self,
-        series: Series,
+        series: SandboxSeries,
         timeframe: Timeframe,
         window: Window,
         limit: int,

@@ -18,11 +18,11 @@ Mask = NDArray[np.bool_]
 def damaged(bars: Bars, faults: Iterable[Fault], starts: Timestamps) -> Bars:
     """The bars of one page after the faults; starts: of all bars that the request asks for."""
     for fault in faults:
-        bars = _DAMAGES[fault.kind](bars, np.isin(bars.ts, victims(fault, starts)), fault)
+        bars = _DAMAGES[fault.kind](bars, np.isin(bars.ts, struck_bars(fault, starts)), fault)
     return bars
 
 
-def victims(fault: Fault, starts: Timestamps) -> Timestamps:
+def struck_bars(fault: Fault, starts: Timestamps) -> Timestamps:
     """The struck bars: those given; else the last n (restated) or n seeded ones."""
     if fault.bars:
         return np.array([to_datetime64(moment) for moment in fault.bars])
@@ -39,7 +39,7 @@ def literals(faults: Iterable[Fault], starts: Timestamps) -> dict[int, str]:
         int(ts.astype(np.int64)): texts[fault.mode]
         for fault in faults
         if fault.kind == "corrupt" and fault.mode in texts
-        for ts in victims(fault, starts).astype("datetime64[us]")
+        for ts in struck_bars(fault, starts).astype("datetime64[us]")
     }
 
 

@@ -171,7 +171,7 @@ _PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
 }
 
 
-class FaultBox:
+class FaultRegistry:
     """The faults in force. Draws are seeded: the same requests in turn meet the same faults."""
 
     def __init__(self, faults: Iterable[Fault] = (), seed: int = 0) -> None:

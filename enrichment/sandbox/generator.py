@@ -86,9 +86,9 @@ class SimulatedSeries:
         years = range(start.year, min(window.end, forming).year + 1)
         whole = Bars.empty()
         for year in years:
-            whole = whole.followed_by(self._year(timeframe, year))
+            whole = whole.concat(self._year(timeframe, year))
         done = within(whole, Window(start, min(window.end, forming)))
-        return done.followed_by(self._made(timeframe, Window(max(start, forming), window.end), now))
+        return done.concat(self._made(timeframe, Window(max(start, forming), window.end), now))
 
     def _make_year(self, timeframe: Timeframe, year: int) -> Bars:
         start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)

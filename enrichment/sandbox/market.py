@@ -11,7 +11,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import is_simulated
 from enrichment.sandbox.generator import Make, SimulatedSeries
 from enrichment.sandbox.recorded import recorded_series, recordings
-from enrichment.sandbox.series import Series
+from enrichment.sandbox.series import SandboxSeries
 
 _KEPT = 64  # series whose walks stay in memory, 0.1 to 0.5 MB each
 _REMEMBERED = 16_384  # answers of a few daily or weekly bars, 2 KB each
@@ -31,7 +31,7 @@ class Market:
         self._answers: OrderedDict[tuple[object, ...], Bars] = OrderedDict()
         self._answering = threading.Lock()
 
-    def series(self, ticker: str) -> Series | None:
+    def series(self, ticker: str) -> SandboxSeries | None:
         """The ticker's series; None if this vendor does not know it."""
         known = is_simulated(ticker) or ticker in recordings()
         return self._series(ticker) if known else None
@@ -57,7 +57,7 @@ class Market:
                     self._answers.popitem(last=False)
         return made
 
-    def _make(self, ticker: str) -> Series:
+    def _make(self, ticker: str) -> SandboxSeries:
         if is_simulated(ticker):
             return SimulatedSeries(ticker, self.seed, self._recall)
         return recorded_series(ticker, self.anchor, shifted=self.shifted, seed=self.seed)

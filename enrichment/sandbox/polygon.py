@@ -20,9 +20,9 @@ from enrichment.domain.calendars import midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.polygon_query import BadQueryError, Query, cursor, parse
-from enrichment.sandbox.series import Series
-from enrichment.sandbox.vendor import Vendor
+from enrichment.sandbox.polygon_query import AggregatesQuery, BadQueryError, cursor, parse
+from enrichment.sandbox.series import SandboxSeries
+from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     Milliseconds,
     WireFormat,
@@ -55,7 +55,7 @@ class PolygonFormat(WireFormat):
 
     name: ClassVar[str] = "polygon"
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: SandboxVendor) -> None:
         super().__init__(vendor)
         self._numbers = count(1)
 
@@ -78,26 +78,26 @@ class PolygonFormat(WireFormat):
             query = parse(ticker, multiplier, timespan, start, end, request.args)
         except BadQueryError as exc:
             self._vendor.requests.count(ticker, "bad_request")
-            return json_response(self._said("ERROR", str(exc)), 400)
+            return json_response(self._error_response("ERROR", str(exc)), 400)
         return self._serve(
             ticker,
             lambda damages: self._page(query, list(damages)),
             lambda: orjson.dumps(self._envelope(query, None)),
         )
 
-    def _words(self, outcome: str) -> bytes:
+    def _error_body(self, outcome: str) -> bytes:
         if outcome == "forbidden":
-            return self._said("NOT_AUTHORIZED", _DENIED)
-        return self._said("ERROR", _MESSAGES[outcome])
+            return self._error_response("NOT_AUTHORIZED", _DENIED)
+        return self._error_response("ERROR", _MESSAGES[outcome])
 
-    def _said(self, status: str, message: str) -> bytes:
+    def _error_response(self, status: str, message: str) -> bytes:
         word = "error" if status == "ERROR" else "message"
         return orjson.dumps({"status": status, "request_id": self._request_id(), word: message})
 
     def _request_id(self) -> str:
         return f"{next(self._numbers):032x}"
 
-    def _envelope(self, query: Query, series: Series | None) -> dict[str, Any]:
+    def _envelope(self, query: AggregatesQuery, series: SandboxSeries | None) -> dict[str, Any]:
         # Recorded prices are not split-adjusted, whatever was asked for.
         adjusted = query.adjusted and (series is None or series.simulated)
         return {
@@ -110,7 +110,7 @@ class PolygonFormat(WireFormat):
             "count": 0,
         }
 
-    def _page(self, query: Query, damages: list[Fault]) -> bytes:
+    def _page(self, query: AggregatesQuery, damages: list[Fault]) -> bytes:
         series = self._vendor.market.series(query.ticker)
         body = self._envelope(query, series)
         if series is None:
@@ -141,7 +141,9 @@ def _next_url(packed: str) -> str:
     return f"{request.base_url}?{urlencode({'cursor': packed})}"
 
 
-def _asked(series: Series, query: Query, now: datetime) -> tuple[Timestamps, Milliseconds]:
+def _asked(
+    series: SandboxSeries, query: AggregatesQuery, now: datetime
+) -> tuple[Timestamps, Milliseconds]:
     """Canonical starts and the vendor's stamps of all bars that the query asks for."""
     first, last = (
         min(max(ms, int(_FIRST.timestamp() * 1000)), int(_LAST.timestamp() * 1000))
@@ -155,14 +157,14 @@ def _asked(series: Series, query: Query, now: datetime) -> tuple[Timestamps, Mil
     return starts[asked], ms[asked]
 
 
-def _after(starts: Timestamps, stamps: Milliseconds, query: Query) -> Timestamps:
+def _after(starts: Timestamps, stamps: Milliseconds, query: AggregatesQuery) -> Timestamps:
     """Starts of the bars that are still to be sent, in the order of sending."""
     if query.after is not None:
         starts = starts[stamps > query.after if query.ascending else stamps < query.after]
     return starts if query.ascending else starts[::-1]
 
 
-def _bars(series: Series, query: Query, page: Timestamps, now: datetime) -> Bars:
+def _bars(series: SandboxSeries, query: AggregatesQuery, page: Timestamps, now: datetime) -> Bars:
     if len(page) == 0:
         return Bars.empty()
     window = Window(to_datetime(page.min()), to_datetime(page.max()) + timedelta(microseconds=1))

@@ -22,7 +22,7 @@ _TIMEFRAMES = {
     (1, "day"): Timeframe.D1,
     (1, "week"): Timeframe.W1,
 }
-_MOST = 50_000
+_MAX_LIMIT = 50_000
 
 
 class BadQueryError(ValueError):
@@ -30,7 +30,7 @@ class BadQueryError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class AggregatesQuery:
     """What a request asks for; `after` is the stamp at which the page before ended, in ms."""
 
     ticker: str
@@ -60,7 +60,7 @@ def parse(
     start: str,
     end: str,
     asked: Mapping[str, str],
-) -> Query:
+) -> AggregatesQuery:
     """The query of a path and its parameters, those packed in the cursor included."""
     arguments = {**asked, **_opened(asked.get("cursor"))}
     size = int(multiplier) if multiplier.isascii() and multiplier.isdigit() else 0
@@ -71,14 +71,14 @@ def parse(
     first, last = _moment(start, local, "from", 0), _moment(end, local, "to", 1)
     if first > last:
         raise BadQueryError("The parameter 'to' cannot be a time that occurs before 'from'")
-    return Query(
+    return AggregatesQuery(
         ticker,
         timeframe,
         first,
         last,
         adjusted=_choice(arguments, "adjusted", {"true": True, "false": False}, "true"),
         ascending=_choice(arguments, "sort", {"asc": True, "desc": False}, "asc"),
-        limit=_integer(arguments.get("limit", "5000"), "limit", 1, _MOST),
+        limit=_integer(arguments.get("limit", "5000"), "limit", 1, _MAX_LIMIT),
         after=_integer(arguments["after"], "cursor") if "after" in arguments else None,
     )
 
@@ -130,7 +130,7 @@ def _opened(packed: str | None) -> dict[str, str]:
     return opened
 
 
-def cursor(query: Query, after: int) -> str:
+def cursor(query: AggregatesQuery, after: int) -> str:
     """What leads to the page that follows the stamp `after`."""
     said = {
         "adjusted": str(query.adjusted).lower(),

@@ -104,7 +104,7 @@ class RecordedSeries:
         native = self._recorded
         if self._grid is not None:
             later = self._grid(native.ts[-1], newest)
-            native = native.followed_by(self._extend(later, float(native.close[-1])))
+            native = native.concat(self._extend(later, float(native.close[-1])))
         native = native.take(native.ts <= newest)
         return aggregate(native, self._keys[timeframe](native.ts))
 

@@ -15,7 +15,7 @@ from enrichment.domain.model import AssetClass, Timeframe, Window
 TICKS = 10_000.0  # simulated prices are whole multiples of 1 / TICKS
 
 
-class Series(Protocol):
+class SandboxSeries(Protocol):
     """One instrument's bars in every timeframe; timestamps are as in `domain.bars`.
 
     now: nothing that lies after it is shown; the bar that is forming holds what is known by then.

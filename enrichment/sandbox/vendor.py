@@ -9,14 +9,14 @@ from threading import Event, Lock
 from time import monotonic
 from typing import Any
 
-from enrichment.sandbox.faults import Fault, FaultBox
+from enrichment.sandbox.faults import Fault, FaultRegistry
 from enrichment.sandbox.market import Market
 
 _MINUTE = timedelta(minutes=1)
 _GLANCE = 0.2  # seconds between looks whether the waiting client is still there
 
 
-class Vendor:
+class SandboxVendor:
     """State that all wire formats share.
 
     api_key: the only key that is accepted; None accepts any that is not empty.
@@ -34,7 +34,7 @@ class Vendor:
         seed: int = 0,
     ) -> None:
         self.market, self.clock = market, clock
-        self.faults = FaultBox(faults, seed)
+        self.faults = FaultRegistry(faults, seed)
         self.requests = RequestLog()
         self._quota = Quota(quota_per_minute)
         self._api_key = api_key
@@ -47,11 +47,11 @@ class Vendor:
         """Count a request; seconds until the key may ask again if that is over its quota."""
         return self._quota.spend(key, self.clock())
 
-    def wait(self, seconds: float, let_go: Event, alone: Callable[[], bool]) -> None:
+    def wait(self, seconds: float, cancelled: Event, alone: Callable[[], bool]) -> None:
         """Wait, unless the faults are cleared, the server closes or the client leaves."""
         end = monotonic() + seconds
         while not self._closed and (left := end - monotonic()) > 0:
-            if let_go.wait(min(left, _GLANCE)) or alone():
+            if cancelled.wait(min(left, _GLANCE)) or alone():
                 return
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Bars, Timestamps
 from enrichment.sandbox.connection import client_left, reset
 from enrichment.sandbox.faults import DAMAGES, DELAYS, Fault
-from enrichment.sandbox.vendor import Vendor
+from enrichment.sandbox.vendor import SandboxVendor
 
 Milliseconds = NDArray[np.int64]
 Page = Callable[[Sequence[Fault]], bytes]
@@ -26,7 +26,7 @@ class WireFormat(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, vendor: Vendor) -> None:
+    def __init__(self, vendor: SandboxVendor) -> None:
         self._vendor = vendor
 
     @abstractmethod
@@ -34,7 +34,7 @@ class WireFormat(ABC):
         """The vendor's routes."""
 
     @abstractmethod
-    def _words(self, outcome: str) -> bytes:
+    def _error_body(self, outcome: str) -> bytes:
         """The body that goes with a refusal."""
 
     def _over_quota(self, ticker: str, key: str) -> Response | None:
@@ -84,7 +84,7 @@ class WireFormat(ABC):
 
     def _refusal(self, ticker: str, outcome: str, code: int) -> Response:
         self._vendor.requests.count(ticker, outcome)
-        return json_response(self._words(outcome), code)
+        return json_response(self._error_body(outcome), code)
 
     def _too_many(self, ticker: str, outcome: str, seconds: float) -> Response:
         response = self._refusal(ticker, outcome, 429)

@@ -20,7 +20,7 @@ from enrichment.domain.calendars import midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals, on_basis
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.series import Series
+from enrichment.sandbox.series import SandboxSeries
 from enrichment.sandbox.wire_format import WireFormat, closes_with_marks, with_literals
 
 _INTERVALS = {
@@ -79,7 +79,7 @@ class YahooFormat(WireFormat):
             lambda: orjson.dumps(_chart(symbol, series, Bars.empty(), [], {})),
         )
 
-    def _words(self, outcome: str) -> bytes:
+    def _error_body(self, outcome: str) -> bytes:
         code, words = _REFUSALS[outcome]
         return orjson.dumps(
             {"chart": {"result": None, "error": {"code": code, "description": words}}}
@@ -88,7 +88,7 @@ class YahooFormat(WireFormat):
     def _page(
         self,
         symbol: str,
-        series: Series,
+        series: SandboxSeries,
         timeframe: Timeframe,
         first: int,
         last: int,
@@ -133,7 +133,7 @@ def _seconds(stamps: Timestamps) -> list[int]:
 
 
 def _chart(
-    symbol: str, series: Series, bars: Bars, stamps: list[int], texts: dict[int, str]
+    symbol: str, series: SandboxSeries, bars: Bars, stamps: list[int], texts: dict[int, str]
 ) -> dict[str, Any]:
     crypto = series.asset_class is AssetClass.CRYPTO
     columns: dict[str, list[Any]] = {
@@ -156,7 +156,7 @@ def _chart(
     return {"chart": {"result": [result], "error": None}}
 
 
-def _splits(series: Series, ts: Timestamps) -> dict[str, Any]:
+def _splits(series: SandboxSeries, ts: Timestamps) -> dict[str, Any]:
     within = {d: r for d, r in series.splits.items() if len(ts) and ts[0] <= d <= ts[-1]}
     return {
         str(int(to_datetime(day).timestamp())): {

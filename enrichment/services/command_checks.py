@@ -26,7 +26,7 @@ def past_window(start: datetime, end: datetime | None, now: datetime) -> Window:
     return Window(start, end)
 
 
-def texts(window: Window) -> dict[str, str]:
+def window_as_text(window: Window) -> dict[str, str]:
     return {"from": window.start.isoformat(), "to": window.end.isoformat()}
 
 
@@ -65,7 +65,7 @@ def not_active(conn: Connection, wanted: Sequence[str]) -> str | None:
     )
 
 
-def nothing_to_do(asset_class: str | None) -> str:
+def nothing_to_run(asset_class: str | None) -> str:
     what = f"no active {asset_class} symbols are" if asset_class else "no symbols are"
     return f"{what} tracked: add one with 'enrichment symbols add AAPL --asset-class stock'"
 

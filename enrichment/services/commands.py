@@ -12,33 +12,33 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownBreaker
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
 from enrichment.domain.symbol_csv import parse_csv, parse_tracked
-from enrichment.pipeline.quality import assess, without
+from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     known_state,
     not_active,
-    nothing_to_do,
+    nothing_to_run,
     past_window,
     pause_key,
     require_rule,
-    texts,
+    window_as_text,
 )
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import job_control, jobs, pauses, symbols
 from enrichment.warehouse.series import flags_and_gaps, status
 
-__all__ = ["Commands", "Triggered", "parse_csv", "parse_tracked"]
+__all__ = ["Commands", "TriggerResult", "parse_csv", "parse_tracked"]
 
 MANUAL_PRIORITY = 0
 BACKFILL_PRIORITY = 20
 OPEN_STATES = ("queued", "running")
 COMMAND_REACHES_WORKERS_SECONDS = 2.0
-LONGEST_SILENCE = timedelta(days=30)
+MAX_SILENCE = timedelta(days=30)
 BREAKER_ACTIONS = ("force_open", "disable", "reset")
 
 
 @dataclass(frozen=True, slots=True)
-class Triggered:
+class TriggerResult:
     """A manual job and how many symbols it holds."""
 
     job_id: UUID
@@ -59,7 +59,7 @@ class Commands:
         asset_class: str | None = None,
         idempotency_key: str | None = None,
         reason: str | None = None,
-    ) -> Triggered:
+    ) -> TriggerResult:
         """Open a manual job for these symbols, for an asset class, or for all active symbols.
 
         The same idempotency key gives the same job again. Raises NotTracked for unknown symbols and
@@ -71,7 +71,7 @@ class Commands:
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
             if idempotency_key and (known := pauses.job_with_key(conn, idempotency_key)):
-                return Triggered(*known)
+                return TriggerResult(*known)
             if wanted and (unknown := not_active(conn, wanted)):
                 raise NotTracked(unknown)
             opened = job_control.open_job(
@@ -88,8 +88,8 @@ class Commands:
             )
             if opened is not None:
                 if opened[1] == 0:
-                    raise Conflict(nothing_to_do(kind))
-                return Triggered(*opened)
+                    raise Conflict(nothing_to_run(kind))
+                return TriggerResult(*opened)
         return self._triggered_elsewhere(idempotency_key)
 
     def backfill(
@@ -100,7 +100,7 @@ class Commands:
         *,
         actor: str,
         reason: str | None = None,
-    ) -> Triggered:
+    ) -> TriggerResult:
         """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
         wanted = sorted({parse_symbol(symbol) for symbol in symbols})
         with self._db.begin() as conn:
@@ -113,14 +113,14 @@ class Commands:
                 action="backfill",
                 actor=actor,
                 reason=reason,
-                params={"symbols": wanted, **texts(window)},
+                params={"symbols": wanted, **window_as_text(window)},
                 symbols=wanted,
                 priority=BACKFILL_PRIORITY,
                 backfill=window,
             )
             if opened is None:
                 raise InvalidRequest("the job could not be opened: try again")
-            return Triggered(*opened)
+            return TriggerResult(*opened)
 
     def confirm(
         self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str
@@ -133,7 +133,7 @@ class Commands:
         if not reason.strip():
             raise InvalidRequest("say how you know that the bar is real: the reason is kept")
         with self._db.begin() as conn:
-            evidence = status.evidence(conn, name, kind)
+            evidence = status.read_quality_inputs(conn, name, kind)
             found = flags_and_gaps.confirm(
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
             )
@@ -142,8 +142,8 @@ class Commands:
                     f"{name} {kind} has no flag {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
                     f"see 'enrichment quality {name}'"
                 )
-            changed = without(evidence, check, ts)
-            quality = assess(changed)
+            changed = without_flag(evidence, check, ts)
+            quality = assess_quality(changed)
             status.reassess(conn, name, kind, quality, changed)
             pauses.audit(
                 conn,
@@ -154,13 +154,13 @@ class Commands:
             )
             return quality.score
 
-    def _triggered_elsewhere(self, idempotency_key: str | None) -> Triggered:
+    def _triggered_elsewhere(self, idempotency_key: str | None) -> TriggerResult:
         """The job that a simultaneous request with the same key has just opened."""
         with self._db.begin() as conn:
             known = pauses.job_with_key(conn, idempotency_key or "")
         if known is None:
             raise InvalidRequest("the job could not be opened: try again")
-        return Triggered(*known)
+        return TriggerResult(*known)
 
     def pause(
         self,
@@ -260,9 +260,9 @@ class Commands:
         self, rule: str, *, length: timedelta, actor: str, reason: str | None = None
     ) -> datetime:
         """Tell nobody of a rule's alerts for a time; its end. UnknownRule names those there are."""
-        if not timedelta(0) < length <= LONGEST_SILENCE:
+        if not timedelta(0) < length <= MAX_SILENCE:
             raise InvalidRequest(
-                f"a silence lasts from 1 second to {LONGEST_SILENCE.days} days: "
+                f"a silence lasts from 1 second to {MAX_SILENCE.days} days: "
                 "to be rid of a rule, write 'enabled = false' in its file"
             )
         until = utc_now() + length
@@ -308,5 +308,5 @@ class Commands:
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
-            job_control.forget_symbol(conn, name)
+            job_control.drop_open_items(conn, name)
             pauses.audit(conn, actor=actor, action="untrack", target=name, reason=reason)

@@ -25,7 +25,7 @@ class Health:
     issues: tuple[str, ...]
 
 
-def judge(
+def assess(
     overview: Overview,
     pauses: Sequence[Pause],
     patterns: Sequence[PatternStatus] = (),

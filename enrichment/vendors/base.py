@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Provider(Protocol):
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         """The bars that start in the window, in the vendor's order; ProviderError if it fails."""
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, divided
+from enrichment.domain.bars import Bars, safe_divide
 from enrichment.domain.bars import to_datetime64 as utc
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.vendors.http import Answer, HttpClient
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.parsing import decimals, moments, numbers
 
 WEIGHT_PER_MINUTE = 6000  # Binance's limit of request weight for one address
-_MOST = 1000  # klines an answer
+_MAX_ROWS = 1000  # klines an answer
 _INVALID_SYMBOL = -1121
 _FIELDS = 12
 _MAX_PAGES = 10_000
@@ -39,7 +39,7 @@ class BinanceProvider:
         *,
         name: str = "binance",
         source: str = "binance",
-        limit: int = _MOST,
+        limit: int = _MAX_ROWS,
     ) -> None:
         self.name = name
         self.source = source
@@ -47,7 +47,7 @@ class BinanceProvider:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         """The bars that start in the window; ProviderError if it fails.
 
         Coins have no splits, so the bars count as adjusted.
@@ -57,7 +57,7 @@ class BinanceProvider:
         answers = self._pages(symbol, timeframe, window)
         bars = parse([row for answer in answers for row in answer.body])
         ts = canonical(asset_class, timeframe, bars.ts)
-        return Fetched(
+        return FetchedBars(
             Bars(**{**bars.columns(), "ts": ts}),
             self.source,
             adjusted=True,
@@ -65,9 +65,9 @@ class BinanceProvider:
             quota_remaining=_quota_remaining(answers[-1].headers),
         )
 
-    def _pages(self, symbol: str, timeframe: Timeframe, window: Window) -> list[Answer]:
+    def _pages(self, symbol: str, timeframe: Timeframe, window: Window) -> list[JsonResponse]:
         start, end = _milliseconds(window.start), _milliseconds(window.end) - 1
-        answers: list[Answer] = []
+        answers: list[JsonResponse] = []
         while len(answers) < _MAX_PAGES:
             params: dict[str, str | int] = {
                 "symbol": market(symbol),
@@ -88,7 +88,7 @@ class BinanceProvider:
                 return answers
         raise MalformedResponse(f"the klines do not end after {_MAX_PAGES} pages")
 
-    def _ask(self, symbol: str, params: Mapping[str, str | int]) -> Answer:
+    def _ask(self, symbol: str, params: Mapping[str, str | int]) -> JsonResponse:
         try:
             return self._client.get_json("/api/v3/klines", params)
         except RequestRefused as exc:
@@ -118,7 +118,7 @@ def parse(rows: list[Any]) -> Bars:
         decimals(list(low), "low"),
         decimals(list(c), "close"),
         volume,
-        vwap=divided(decimals(list(quote), "quoteVolume"), volume),
+        vwap=safe_divide(decimals(list(quote), "quoteVolume"), volume),
         trades=numbers(list(trades), "trades"),
         taker_buy_volume=decimals(list(taker), "takerBuyBase"),
     )

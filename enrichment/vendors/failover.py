@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.base import Provider
 
 PAUSED_WAIT_SECONDS = 30.0
@@ -36,10 +36,10 @@ class Failover:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         waits: list[Snooze] = []
         failures: list[ProviderError] = []
-        empty: list[Fetched] = []
+        empty: list[FetchedBars] = []
         paused = self._paused()
         for name in self._order(asset_class):
             if name in paused:
@@ -66,20 +66,20 @@ class Failover:
             f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
         )
 
-    def fetch_elsewhere(
+    def fetch_from_other(
         self,
         symbol: str,
         asset_class: AssetClass,
         timeframe: Timeframe,
         window: Window,
         *,
-        but: str,
-    ) -> Fetched | None:
+        excluding: str,
+    ) -> FetchedBars | None:
         """What the first other source than `but` says; None where none can be asked now."""
         paused = self._paused()
         for name in self._order(asset_class):
             provider = self._providers[name]
-            if name in paused or provider.source == but:
+            if name in paused or provider.source == excluding:
                 continue
             try:
                 return provider.fetch(symbol, asset_class, timeframe, window)

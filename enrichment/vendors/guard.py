@@ -27,7 +27,7 @@ UNLIMITED_PER_MINUTE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Protection:
+class VendorProtection:
     """How a vendor is protected; seconds everywhere. The defaults are for production.
 
     connect_timeout, read_timeout: of one attempt, cut to what is left of the bulkhead's budget.
@@ -42,7 +42,7 @@ class Protection:
     deadline: float = 120.0
     max_concurrent: int = 10
     budget: float = 300.0
-    longest_wait: float = 60.0
+    max_wait: float = 60.0
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
 
@@ -68,9 +68,9 @@ class VendorGuard:
         *,
         per_minute: int | None,
         shared: SharedLimiter | None = None,
-        protection: Protection | None = None,
+        protection: VendorProtection | None = None,
     ) -> None:
-        self.protection = chosen = protection or Protection()
+        self.protection = chosen = protection or VendorProtection()
         name = f"{vendor}_api"
         rate = per_minute or UNLIMITED_PER_MINUTE
         self._pipeline = manager.pipeline(
@@ -80,7 +80,7 @@ class VendorGuard:
                 chosen.initial_delay,
                 chosen.max_delay,
                 deadline=chosen.deadline,
-                retry_on=_passing,
+                retry_on=_is_transient,
             ),
             breaker=manager.register_circuit_breaker(
                 name,
@@ -94,7 +94,7 @@ class VendorGuard:
                 60,
                 rate,
                 strict=per_minute is not None,
-                max_wait=chosen.longest_wait,
+                max_wait=chosen.max_wait,
                 shared=shared if per_minute is not None else None,
             ),
             bulkhead=manager.register_bulkhead(name, chosen.max_concurrent, chosen.budget),
@@ -110,7 +110,7 @@ class VendorGuard:
             raise Snooze(str(exc), exc.retry_after or DEFAULT_WAIT_SECONDS) from exc
 
 
-def _passing(exc: Exception) -> bool:
+def _is_transient(exc: Exception) -> bool:
     """Whether another attempt may help soon; a used-up quota is rather waited for outside."""
     return isinstance(exc, ProviderUnavailable) and not isinstance(exc, QuotaExceeded)
 

@@ -47,7 +47,7 @@ _SHOWN = 200  # characters of a vendor's own message
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JsonResponse:
     """A decoded JSON body and the headers, whose names are case-insensitive."""
 
     body: Any
@@ -102,7 +102,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         *,
         decode: Decode = orjson.loads,
-    ) -> Answer:
+    ) -> JsonResponse:
         """The JSON behind a path, or behind an absolute URL on the same scheme, host and port.
 
         decode: makes the body of its bytes; a ValueError says that they are not JSON.
@@ -111,7 +111,7 @@ class HttpClient:
         return self._call(lambda: self._get(url, params, decode))
 
     def post_json(
-        self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], shown: str
+        self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], label: str
     ) -> None:
         """Post JSON to an absolute URL on the same scheme, host and port; any 2xx will do.
 
@@ -120,7 +120,7 @@ class HttpClient:
         address, content = self._resolved(url), orjson.dumps(body)
         sent = {**self._headers, **headers, "Content-Type": "application/json"}
         request = requests.Request("POST", address, data=content, headers=sent)
-        self._call(lambda: self._sent(lambda: self._session.prepare_request(request), shown))
+        self._call(lambda: self._send(lambda: self._session.prepare_request(request), label))
 
     def _resolved(self, path_or_url: str) -> str:
         try:
@@ -135,12 +135,16 @@ class HttpClient:
         base = urlsplit(self._base)
         return parts._replace(scheme=base.scheme, netloc=base.netloc, fragment="").geturl()
 
-    def _get(self, url: str, params: Mapping[str, str | int] | None, decode: Decode) -> Answer:
+    def _get(
+        self, url: str, params: Mapping[str, str | int] | None, decode: Decode
+    ) -> JsonResponse:
         path = urlsplit(url).path
-        response = self._sent(lambda: self._asking(url, params), path)
-        return Answer(_decoded(response, path, decode), response.headers)
+        response = self._send(lambda: self._prepared(url, params), path)
+        return JsonResponse(_decoded(response, path, decode), response.headers)
 
-    def _asking(self, url: str, params: Mapping[str, str | int] | None) -> requests.PreparedRequest:
+    def _prepared(
+        self, url: str, params: Mapping[str, str | int] | None
+    ) -> requests.PreparedRequest:
         request = self._blank.copy()
         path = url.removeprefix(self._base)
         if params is None or path == url or "?" in path:  # an address of the vendor's own making
@@ -163,7 +167,7 @@ class HttpClient:
         """Proxies and certificates, as the environment has them at the first request."""
         return self._session.merge_environment_settings(self._base, {}, None, None, None)
 
-    def _sent(
+    def _send(
         self, prepared: Callable[[], requests.PreparedRequest], shown: str
     ) -> requests.Response:
         """The answer to one request, if it is a 2xx; shown: what messages call the address."""

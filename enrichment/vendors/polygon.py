@@ -21,8 +21,8 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.bars import to_datetime64 as utc
 from enrichment.domain.calendars import canonical, midnights
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.vendors.http import Answer, HttpClient
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.parsing import moments, numbers
 
 _RANGES = {
@@ -61,15 +61,15 @@ class PolygonProvider:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         """The bars that start in the window, as the vendor orders them; ProviderError if it
         fails.
         """
         first, *others = self._pages(symbol, _path(symbol, asset_class, timeframe, window))
         if any(page.adjusted is not first.adjusted for page in others):
             raise MalformedResponse("'adjusted' differs between the pages of one answer")
-        bars = first.bars.followed_by(*(page.bars for page in others)) if others else first.bars
-        return Fetched(
+        bars = first.bars.concat(*(page.bars for page in others)) if others else first.bars
+        return FetchedBars(
             replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
             first.adjusted,
@@ -99,7 +99,7 @@ class _Page:
     quota_remaining: int | None
 
 
-def _page(answer: Answer, symbol: str) -> _Page:
+def _page(answer: JsonResponse, symbol: str) -> _Page:
     body = answer.body
     adjusted = _adjusted(body, symbol)
     return _Page(parse(_rows(body)), adjusted, _next_url(body), _quota_remaining(answer.headers))
@@ -185,9 +185,9 @@ def _adjusted(body: Any, symbol: str) -> bool:
     """Whether the page's prices are adjusted, once it is known to be a good page of this symbol."""
     status = body.get("status") if isinstance(body, dict) else None
     if status == "NOT_AUTHORIZED":
-        raise AccessDenied(f"the vendor refuses {symbol}: {_words(body)}")
+        raise AccessDenied(f"the vendor refuses {symbol}: {_error_text(body)}")
     if status == "ERROR":
-        raise ProviderError(f"the vendor reports an error for {symbol}: {_words(body)}")
+        raise ProviderError(f"the vendor reports an error for {symbol}: {_error_text(body)}")
     if status not in ("OK", "DELAYED"):
         raise MalformedResponse("'status' is none of OK, DELAYED, ERROR")
     if body.get("ticker", symbol) != symbol:
@@ -197,7 +197,7 @@ def _adjusted(body: Any, symbol: str) -> bool:
     return bool(body["adjusted"])
 
 
-def _words(body: Mapping[str, Any]) -> str:
+def _error_text(body: Mapping[str, Any]) -> str:
     return " ".join(str(body.get("error") or body.get("message") or "no reason given").split())[
         :200
     ]

@@ -19,7 +19,7 @@ from enrichment.domain.bars import to_datetime64 as utc
 from enrichment.domain.calendars import canonical, clock_floor
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.parsing import moments, numbers
 
@@ -64,7 +64,7 @@ class YahooProvider:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         """The bars that start in the window, as far as Yahoo keeps them; ProviderError if it
         fails.
         """
@@ -73,7 +73,7 @@ class YahooProvider:
         if native in _KEPT:
             start = max(start, self._now() - _KEPT[native] + _MARGIN)
         if start >= window.end:
-            return Fetched(Bars.empty(), self.source, adjusted=True, requests=0)
+            return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
         if not timeframe.intraday:
             start -= timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
         answer = self._client.get_json(
@@ -91,7 +91,7 @@ class YahooProvider:
         if native is not timeframe:
             bars = _aggregated(bars, clock_floor(asset_class, timeframe, bars.ts))
         kept = (bars.ts >= utc(window.start)) & (bars.ts < utc(window.end))
-        return Fetched(bars.take(kept), self.source, adjusted=True)
+        return FetchedBars(bars.take(kept), self.source, adjusted=True)
 
 
 def ticker(symbol: str) -> str:

@@ -97,7 +97,7 @@ class Database:
         cause = getattr(exc, "orig", None) or exc
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         return DatabaseUnavailable(
-            f"the database {self.address} does not answer ({reason}): {_mend(cause, reason)}"
+            f"the database {self.address} does not answer ({reason}): {_hint(cause, reason)}"
         )
 
     def ping(self) -> None:
@@ -109,7 +109,7 @@ class Database:
         self.engine.dispose()
 
 
-def _mend(cause: Exception, reason: str) -> str:
+def _hint(cause: Exception, reason: str) -> str:
     if getattr(cause, "pgcode", None) == _DISK_FULL:
         return "free some disk on the database's machine"
     if getattr(cause, "pgcode", None) == _TOO_SLOW:

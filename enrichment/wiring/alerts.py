@@ -11,22 +11,22 @@ from enrichment.config import Settings
 from enrichment.services import health
 from enrichment.services.alerts import channels, rules
 from enrichment.services.alerts.channels import Channel, Payload
-from enrichment.services.alerts.metrics import Readings
+from enrichment.services.alerts.metrics import AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import AlertService
-from enrichment.vendors.guard import Protection, VendorGuard
+from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.warehouse.read_models.facade import ReadModels
 
 if TYPE_CHECKING:
     from resilience import ResilienceManager
 
-PROTECTION = Protection(
-    max_retries=2, deadline=30.0, budget=60.0, max_concurrent=2, longest_wait=5.0, read_timeout=10.0
+PROTECTION = VendorProtection(
+    max_retries=2, deadline=30.0, budget=60.0, max_concurrent=2, max_wait=5.0, read_timeout=10.0
 )
 
 
-def rules_in_force(settings: Settings) -> tuple[Rule, ...]:
+def load_rules(settings: Settings) -> tuple[Rule, ...]:
     """The default rules and those of ALERT_RULES_FILE, or of `alerts.toml` in ENRICHMENT_HOME."""
     return rules.load(rules_file(settings))
 
@@ -39,8 +39,8 @@ def rules_file(settings: Settings) -> Path | None:
     return usual if usual.exists() else None
 
 
-def channels_of(
-    settings: Settings, manager: ResilienceManager, *, protection: Protection = PROTECTION
+def build_channels(
+    settings: Settings, manager: ResilienceManager, *, protection: VendorProtection = PROTECTION
 ) -> dict[str, Channel]:
     """The channels that are set up, by name, each behind its own resilience patterns."""
     found: dict[str, Channel] = {}
@@ -68,18 +68,18 @@ def channels_of(
     return found
 
 
-def readings_of(reader: ReadModels) -> Callable[[], Readings]:
+def read_inputs(reader: ReadModels) -> Callable[[], AlertInputs]:
     """What reads the figures that rules speak of."""
 
-    def read() -> Readings:
+    def read() -> AlertInputs:
         overview = reader.overview()
-        judged = health.judge(overview, reader.pauses(), reader.resilience(), reader.workers())
-        return Readings(overview, judged, reader.monitoring.sample())
+        judged = health.assess(overview, reader.pauses(), reader.resilience(), reader.workers())
+        return AlertInputs(overview, judged, reader.monitoring.sample())
 
     return read
 
 
-def service(
+def build_alert_service(
     settings: Settings,
     reader: ReadModels,
     manager: ResilienceManager,
@@ -87,14 +87,14 @@ def service(
     evaluator: str,
     interval: float,
     rules: tuple[Rule, ...] | None = None,
-    protection: Protection = PROTECTION,
+    protection: VendorProtection = PROTECTION,
 ) -> AlertService:
     """What evaluates and delivers; rules: those in force, if they have been read already."""
-    chosen: Mapping[str, Channel] = channels_of(settings, manager, protection=protection)
+    chosen: Mapping[str, Channel] = build_channels(settings, manager, protection=protection)
     return AlertService(
         reader.alerts,
-        readings_of(reader),
-        rules_in_force(settings) if rules is None else rules,
+        read_inputs(reader),
+        load_rules(settings) if rules is None else rules,
         chosen,
         evaluator=evaluator,
         interval=interval,

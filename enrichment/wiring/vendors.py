@@ -8,7 +8,7 @@ from enrichment.config import SANDBOX_KEY, Settings
 from enrichment.vendors import binance, polygon, yahoo
 from enrichment.vendors.base import Provider
 from enrichment.vendors.failover import Failover
-from enrichment.vendors.guard import Protection, VendorGuard
+from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
 from resilience import ResilienceManager, SharedLimiter
 
@@ -18,7 +18,7 @@ def build_providers(
     manager: ResilienceManager,
     *,
     shared: SharedLimiter | None = None,
-    protection: Protection | None = None,
+    protection: VendorProtection | None = None,
     paused: Callable[[], Container[str]] = tuple,
 ) -> Failover:
     """The providers in their order, each with a guard of its own; without a key of Polygon's the

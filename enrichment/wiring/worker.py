@@ -17,10 +17,10 @@ from enrichment.wiring.database import build_read_models, open_database
 
 if TYPE_CHECKING:
     from enrichment.engine.scheduler import EnrichmentScheduler
-    from enrichment.engine.worker import Pace, Worker
+    from enrichment.engine.worker import Worker, WorkerTiming
     from enrichment.services.alerts.service import AlertService
-    from enrichment.vendors.guard import Protection
-    from enrichment.warehouse.queue.notify import Listener
+    from enrichment.vendors.guard import VendorProtection
+    from enrichment.warehouse.queue.notify import JobListener
     from resilience import ResilienceManager
 
 
@@ -29,7 +29,7 @@ def build_scheduler(
 ) -> EnrichmentScheduler:
     """The nightly clock and the Python interface; worker_id: whose tick is recorded."""
     from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
-    from enrichment.warehouse.queue.nightly_slot import Slots
+    from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
     from enrichment.warehouse.queue.workers import WorkerRegistry
 
     schedule = ScheduleSettings(
@@ -39,7 +39,7 @@ def build_scheduler(
         settings.max_retries,
         settings.enable_daily_enrichment,
     )
-    slots = Slots(
+    slots = NightlySlotStore(
         db,
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,
@@ -57,17 +57,17 @@ class WorkerProcess:
 
     worker: Worker
     scheduler: EnrichmentScheduler
-    listener: Listener
+    listener: JobListener
     resilience: ResilienceManager
     alerts: AlertService
 
     def run(self) -> bool:
         """Work until `stop()`; False if items were still hanging when they were given back."""
-        from enrichment.services.alerts.service import SETTLING_SECONDS
+        from enrichment.services.alerts.service import STARTUP_DELAY_SECONDS
 
         self.listener.start()
         self.scheduler.start()
-        self.alerts.start(SETTLING_SECONDS)
+        self.alerts.start(STARTUP_DELAY_SECONDS)
         try:
             return self.worker.run()
         finally:
@@ -82,21 +82,24 @@ class WorkerProcess:
 
 @contextmanager
 def open_worker_process(
-    settings: Settings, *, protection: Protection | None = None, pace: Pace | None = None
+    settings: Settings,
+    *,
+    protection: VendorProtection | None = None,
+    timing: WorkerTiming | None = None,
 ) -> Iterator[WorkerProcess]:
     """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
     from enrichment.engine.cpu_affinity import use_few_arenas
-    from enrichment.engine.worker import Pace, Worker
+    from enrichment.engine.worker import Worker, WorkerTiming
     from enrichment.services.alerts.service import WORKER_SECONDS
     from enrichment.warehouse.queue.jobs import JobQueue
-    from enrichment.warehouse.queue.notify import Listener
+    from enrichment.warehouse.queue.notify import JobListener
     from enrichment.warehouse.queue.workers import WorkerRegistry
     from enrichment.wiring import alerts as alerting
     from enrichment.wiring import execution
 
     use_few_arenas()
-    rules = alerting.rules_in_force(settings)
-    threads, lease = settings.max_concurrent_symbols, (pace or Pace()).lease
+    rules = alerting.load_rules(settings)
+    threads, lease = settings.max_concurrent_symbols, (timing or WorkerTiming()).lease
     worker_id = execution.process_name()
     with (
         open_database(settings, pool_size=threads + 3, application="enrichment-worker") as db,
@@ -116,8 +119,8 @@ def open_worker_process(
         registry.register(
             host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
         )
-        patterns = ending.enter_context(execution.patterns(db, worker_id))
-        executor = ending.enter_context(execution.executor(settings, db, patterns, protection))
+        patterns = ending.enter_context(execution.open_resilience(db, worker_id))
+        executor = ending.enter_context(execution.open_executor(settings, db, patterns, protection))
         worker = Worker(
             executor.enrich,
             JobQueue(db, lease_seconds=lease),
@@ -125,16 +128,16 @@ def open_worker_process(
             heartbeat_queue=JobQueue(heart, lease_seconds=lease),
             threads=threads,
             max_retries=settings.max_retries,
-            pace=pace,
-            ready=executor.ready,
-            waits=executor.waits,
+            timing=timing,
+            prepare=executor.prepare,
+            blocked_reason=executor.blocked_reason,
         )
         yield WorkerProcess(
             worker,
             build_scheduler(settings, db, worker_id=worker_id),
-            Listener(db, worker.wake),
+            JobListener(db, worker.wake),
             patterns.manager,
-            alerting.service(
+            alerting.build_alert_service(
                 settings,
                 build_read_models(watch, settings),
                 patterns.manager,

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import text
 
-from enrichment.domain.model import Written
+from enrichment.domain.model import RowCounts
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
@@ -73,12 +73,12 @@ def writing(db: Database) -> Iterator[None]:
         while not stop.is_set():
             tasks = queue.claim("writer", 10)
             if not tasks:
-                queue.close_finished()
+                queue.close_finished_jobs()
                 commands.trigger(actor="benchmark")
             for task in tasks:
                 with db.begin() as conn:
                     conn.execute(text(_ONE_FETCH), {"symbol": task.symbol})
-                    jobs.complete(conn, task, Written(inserted=1))
+                    jobs.complete(conn, task, RowCounts(inserted=1))
                 stop.wait(0.01)
 
     thread = threading.Thread(target=write)

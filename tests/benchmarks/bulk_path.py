@@ -21,8 +21,8 @@ import pandas as pd
 from sqlalchemy import text
 
 from enrichment.domain.bars import Bars, to_datetime
-from enrichment.domain.model import Checked, Fetched, Quality, Task, Timeframe, Window
-from enrichment.domain.series import Download, Enriched, Evidence
+from enrichment.domain.model import FetchedBars, Quality, Task, Timeframe, ValidationResult, Window
+from enrichment.domain.series import FetchResult, QualityInputs, SeriesUpdate
 from enrichment.pipeline.features import compute
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
@@ -47,16 +47,16 @@ def walk(count: int, seed: int) -> Bars:
     )
 
 
-def enriched(bars: Bars, features: dict[str, Any], *, appends: bool) -> Enriched:
+def enriched(bars: Bars, features: dict[str, Any], *, appends: bool) -> SeriesUpdate:
     end = to_datetime(bars.ts[-1]) + timedelta(minutes=5)
-    return Enriched(
+    return SeriesUpdate(
         timeframe=Timeframe.M5,
-        downloads=[
-            Download(
+        fetches=[
+            FetchResult(
                 Window(to_datetime(bars.ts[0]), end),
-                Fetched(bars, "benchmark", adjusted=True),
+                FetchedBars(bars, "benchmark", adjusted=True),
                 0.0,
-                Checked(bars),
+                ValidationResult(bars),
             )
         ],
         bars=bars,
@@ -65,7 +65,7 @@ def enriched(bars: Bars, features: dict[str, Any], *, appends: bool) -> Enriched
         flags=[],
         gaps=[],
         quality=SCORE,
-        evidence=Evidence(len(bars), 0, len(bars), 0, 0, 0),
+        quality_inputs=QualityInputs(len(bars), 0, len(bars), 0, 0, 0),
         history_from=datetime(2020, 1, 1, tzinfo=UTC),
         appends=appends,
     )

@@ -24,14 +24,14 @@ from sqlalchemy import text
 
 from api.application import create_app
 from enrichment.config import Settings
-from enrichment.domain.model import Task, Written
-from enrichment.engine.worker import Enrich, Pace, Worker
+from enrichment.domain.model import RowCounts, Task
+from enrichment.engine.worker import Enrich, Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.wiring.database import build_read_models, upgrade_schema
 from tests.benchmarks.report import Figure, parser, tell
@@ -40,10 +40,12 @@ ROUNDS = 3
 
 
 @contextmanager
-def working(url: str, name: str, threads: int, enrich: Enrich, *, listen: bool) -> Iterator[Pace]:
+def working(
+    url: str, name: str, threads: int, enrich: Enrich, *, listen: bool
+) -> Iterator[WorkerTiming]:
     """A worker wired as in production: a pool for its threads, one connection for its heart."""
     db, heart = Database(url, pool_size=threads + 2), Database(url, pool_size=1)
-    registry, pace = WorkerRegistry(heart, name), Pace()
+    registry, pace = WorkerRegistry(heart, name), WorkerTiming()
     registry.register(host="here", pid=1, version="benchmark", threads=threads)
     worker = Worker(
         enrich,
@@ -52,9 +54,9 @@ def working(url: str, name: str, threads: int, enrich: Enrich, *, listen: bool) 
         heartbeat_queue=JobQueue(heart),
         threads=threads,
         max_retries=3,
-        pace=pace,
+        timing=pace,
     )
-    listener = Listener(db, worker.wake if listen else lambda: None)
+    listener = JobListener(db, worker.wake if listen else lambda: None)
     listener.start()
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -104,11 +106,11 @@ def dispatch_ms(db: Database, url: str, count: int, threads: int) -> float:
     track(db, count)
     own = Database(url, pool_size=threads)
 
-    def nothing(task: Task, report: Callable[[str], None]) -> Written:
+    def nothing(task: Task, report: Callable[[str], None]) -> RowCounts:
         with own.begin() as conn:
             leases.assert_owned(conn, task)
-            jobs.complete(conn, task, Written())
-        return Written()
+            jobs.complete(conn, task, RowCounts())
+        return RowCounts()
 
     job = Commands(db).trigger(actor="benchmark")
     reader = build_read_models(db, Settings())
@@ -145,12 +147,12 @@ def latencies(
     """Milliseconds from the beginning of each trigger until a worker runs its item."""
     begun, at = threading.Event(), [0.0]
 
-    def note(task: Task, report: Callable[[str], None]) -> Written:
+    def note(task: Task, report: Callable[[str], None]) -> RowCounts:
         at[0] = time.perf_counter()
         with db.begin() as conn:
-            jobs.complete(conn, task, Written())
+            jobs.complete(conn, task, RowCounts())
         begun.set()
-        return Written()
+        return RowCounts()
 
     found = []
     with working(url, f"w{time.monotonic_ns()}", 1, note, listen=listen) as pace:
@@ -178,7 +180,7 @@ def wake_ups(db: Database, url: str, count: int) -> Iterator[Figure]:
     for name, trigger in ways:
         for listen in (True, False):
             found = latencies(db, url, trigger, count, listen=listen)
-            how = "by notification" if listen else f"by a poll every {Pace().poll:.0f} s"
+            how = "by notification" if listen else f"by a poll every {WorkerTiming().poll:.0f} s"
             yield Figure(f"{name} to claim, {how}", statistics.median(found), "ms")
             yield Figure(f"{name} to claim, {how}, longest", max(found), "ms")
 

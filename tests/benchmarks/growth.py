@@ -26,8 +26,8 @@ import numpy as np
 from sqlalchemy import text
 
 from enrichment.domain.bars import Bars, to_datetime64
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.features import FEATURES
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse import schema
@@ -55,15 +55,15 @@ class Memory:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         n = np.arange(BARS + 1)
         ts = to_datetime64(FIRST) + n * np.timedelta64(1, "D")
         close = 100.0 + n % 11
         bars = Bars.of(ts, close, close + 1, close - 1, close, 1000.0 + n % 97)
         asked = (ts >= to_datetime64(window.start)) & (ts < to_datetime64(window.end))
-        return Fetched(bars.take(asked), "memory", adjusted=True)
+        return FetchedBars(bars.take(asked), "memory", adjusted=True)
 
-    def fetch_elsewhere(self, *_: object, but: str) -> None:
+    def fetch_from_other(self, *_: object, excluding: str) -> None:
         return None
 
 
@@ -83,14 +83,16 @@ class Table:
         commands = Commands(self.db)
         commands.track([parse_tracked(name, "crypto", "1d") for name in names], actor="benchmark")
         commands.trigger(actor="benchmark", symbols=names)
-        pipeline = Pipeline(Memory(), Warehouse(self.db), history_days=BARS, now=lambda: NOW)
+        pipeline = EnrichmentPipeline(
+            Memory(), Warehouse(self.db), history_days=BARS, now=lambda: NOW
+        )
         for task in JobQueue(self.db, lease_seconds=600).claim("benchmark", symbols):
             began = time.perf_counter()
             written = pipeline.enrich(task)
             self.took.append(time.perf_counter() - began)
             if (written.inserted, written.updated) != (1, 0):
                 raise SystemExit(f"one new bar was expected, not {written}")
-        JobQueue(self.db).close_finished()
+        JobQueue(self.db).close_finished_jobs()
 
     def bytes_a_row(self) -> tuple[float, float]:
         """Of the table, and of its key."""

@@ -24,7 +24,7 @@ def seed(db: Database, rows: int, symbols: int) -> None:
     with db.begin() as conn:
         run_log.roll_up(conn)
     with db.begin() as conn:
-        lifetime_totals.settle(conn)
+        lifetime_totals.advance(conn)
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("VACUUM ANALYZE"))
 

@@ -32,11 +32,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from enrichment.config import Settings
-from enrichment.engine.worker import Pace
+from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.sandbox.faults import MODES, FaultBox
+from enrichment.sandbox.faults import MODES, FaultRegistry
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.wiring.database import upgrade_schema
@@ -44,8 +44,8 @@ from enrichment.wiring.worker import build_scheduler, open_worker_process
 from tests.benchmarks import soak_tables
 from tests.benchmarks.report import Figure, parser, tell
 
-QUICK = Pace(poll=0.1, heartbeat=0.5, lease=2.0, drain=5.0)
-BRIEF = Protection(max_retries=1, initial_delay=0.05, recovery_timeout=1.0, read_timeout=1.0)
+QUICK = WorkerTiming(poll=0.1, heartbeat=0.5, lease=2.0, drain=5.0)
+BRIEF = VendorProtection(max_retries=1, initial_delay=0.05, recovery_timeout=1.0, read_timeout=1.0)
 KINDS: Mapping[str, Mapping[str, object]] = {
     "latency": {"seconds": 0.3},
     "hang": {"seconds": 1.5},  # longer than a read may take
@@ -91,7 +91,9 @@ def work(settings: Settings) -> None:
 
 
 class Soak:
-    def __init__(self, db: Database, settings: Settings, faults: FaultBox, options: Any) -> None:
+    def __init__(
+        self, db: Database, settings: Settings, faults: FaultRegistry, options: Any
+    ) -> None:
         self.db, self.settings, self.faults = db, settings, faults
         self.draw = random.Random(options.seed)
         self.tick = build_scheduler(settings, db).tick

@@ -27,7 +27,7 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.model import Timeframe
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.features import compute
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands, parse_tracked
@@ -61,7 +61,7 @@ class Stopwatch:
         self("")
 
 
-def ours(db: Database, pipeline: Pipeline[Any], symbols: list[str]) -> dict[str, float]:
+def ours(db: Database, pipeline: EnrichmentPipeline[Any], symbols: list[str]) -> dict[str, float]:
     """Seconds by stage, for all symbols' first run."""
     with db.begin() as conn:
         conn.execute(text("TRUNCATE bars, enrichment_status, bar_flags, bar_gaps"))
@@ -70,7 +70,7 @@ def ours(db: Database, pipeline: Pipeline[Any], symbols: list[str]) -> dict[str,
     for task in JobQueue(db, lease_seconds=600).claim("benchmark", len(symbols)):
         pipeline.enrich(task, watch)
         watch.stop()
-    JobQueue(db).close_finished()
+    JobQueue(db).close_finished_jobs()
     return dict(watch.seconds)
 
 
@@ -137,7 +137,7 @@ def main() -> None:
                 enrichment_sandbox_port=urlsplit(vendor).port or 0,
                 polygon_api_key=None,
             )
-            pipeline = Pipeline(
+            pipeline = EnrichmentPipeline(
                 build_providers(settings, init_resilience_manager()),
                 Warehouse(db),
                 history_days=365,

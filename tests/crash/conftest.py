@@ -17,8 +17,8 @@ from tests.crash.harness import (
     NOW,
     SYMBOLS,
     TIMEFRAMES,
-    Series,
-    Stage,
+    CrashHarness,
+    SeriesKey,
     assert_exactly_once,
     fingerprints,
 )
@@ -33,8 +33,8 @@ def vendor() -> Iterator[str]:
 
 
 @pytest.fixture
-def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[Stage]:
-    built = Stage(db, vendor, NOW, tmp_path)
+def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[CrashHarness]:
+    built = CrashHarness(db, vendor, NOW, tmp_path)
     yield built
     built.close()
 
@@ -50,12 +50,12 @@ def own_server() -> Iterator[OwnServer]:
 @pytest.fixture(scope="session")
 def undisturbed(
     server: Database, vendor: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Series]:
+) -> Iterator[SeriesKey]:
     """What one run that nothing befalls stores of every symbol in every timeframe."""
     with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("CREATE DATABASE undisturbed TEMPLATE template_enrichment"))
         database = Database(server.url.set(database="undisturbed").render_as_string(False))
-        stage = Stage(database, vendor, NOW, tmp_path_factory.mktemp("undisturbed"))
+        stage = CrashHarness(database, vendor, NOW, tmp_path_factory.mktemp("undisturbed"))
         try:
             job = stage.trigger(SYMBOLS, ",".join(TIMEFRAMES))
             worker = stage.start("undisturbed")

@@ -79,7 +79,7 @@ FROM bars b
 GROUP BY symbol, timeframe
 """
 
-Series = dict[tuple[str, str], tuple[int, str]]
+SeriesKey = dict[tuple[str, str], tuple[int, str]]
 
 
 def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
@@ -87,7 +87,7 @@ def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in conn.execute(text(query), values)]
 
 
-def fingerprints(db: Database) -> Series:
+def fingerprints(db: Database) -> SeriesKey:
     return {(row[0], row[1]): (row[2], row[3]) for row in rows(db, _FINGERPRINTS)}
 
 
@@ -135,7 +135,7 @@ class Started:
 
 
 @dataclass
-class Stage:
+class CrashHarness:
     """Workers on one database. now: the moment at which every one of them believes to work."""
 
     db: Database
@@ -217,7 +217,7 @@ class Stage:
         }
 
 
-def assert_exactly_once(stage: Stage, job: UUID, expected: Series) -> None:
+def assert_exactly_once(stage: CrashHarness, job: UUID, expected: SeriesKey) -> None:
     """Every item completed once, every bar stored once, every computation logged once, and the job
     closed once with the totals of just that.
     """

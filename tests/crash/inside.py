@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from enrichment.config import Settings
-from enrichment.engine.worker import Pace, Worker
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.engine.worker import Worker, WorkerTiming
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
-from enrichment.warehouse.series.batch_writer import GroupCommit
+from enrichment.warehouse.series.batch_writer import BatchWriter
 from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.vendors import build_providers
 from enrichment.wiring.worker import WorkerProcess, open_worker_process
@@ -36,7 +36,7 @@ def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 
 
 
 @contextmanager
-def process(settings: Settings, pace: Pace) -> Iterator[WorkerProcess]:
+def process(settings: Settings, pace: WorkerTiming) -> Iterator[WorkerProcess]:
     """Everything of a worker's process, as `enrichment worker` runs it."""
     with open_worker_process(settings, pace=pace) as built, in_thread(built):
         yield built
@@ -58,8 +58,8 @@ def bare_worker(
     source = build_providers(settings_for(url, vendor), init_resilience_manager())
     registry = WorkerRegistry(heart, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
-    warehouse = GroupCommit(Warehouse(work))
-    pipeline = Pipeline(source, warehouse, history_days=120, now=lambda: now)
+    warehouse = BatchWriter(Warehouse(work))
+    pipeline = EnrichmentPipeline(source, warehouse, history_days=120, now=lambda: now)
     worker = Worker(
         pipeline.enrich,
         JobQueue(work, lease_seconds=lease),
@@ -67,8 +67,8 @@ def bare_worker(
         heartbeat_queue=JobQueue(heart, lease_seconds=lease),
         threads=threads,
         max_retries=max_retries,
-        pace=Pace(poll=0.05, heartbeat=0.2, lease=lease, drain=5.0),
-        ready=pipeline.ready,
+        timing=WorkerTiming(poll=0.05, heartbeat=0.2, lease=lease, drain=5.0),
+        prepare=pipeline.prepare_batch,
     )
     with warehouse, in_thread(worker):
         yield worker

@@ -8,17 +8,19 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.crash.harness import NOW, SYMBOLS, Series, Stage, assert_exactly_once, until
+from tests.crash.harness import NOW, SYMBOLS, CrashHarness, SeriesKey, assert_exactly_once, until
 from tests.crash.inside import bare_worker
 
 LIMIT = 8
 
 
-def daily(undisturbed: Series) -> Series:
+def daily(undisturbed: SeriesKey) -> SeriesKey:
     return {key: value for key, value in undisturbed.items() if key[1] == "1d"}
 
 
-def test_five_threads_share_one_connection(stage: Stage, undisturbed: Series, db_url: str) -> None:
+def test_five_threads_share_one_connection(
+    stage: CrashHarness, undisturbed: SeriesKey, db_url: str
+) -> None:
     job = stage.trigger(SYMBOLS, "1d")
     work = Database(db_url, pool_size=1, max_overflow=0)
     heart = Database(db_url, pool_size=1, max_overflow=0)
@@ -31,7 +33,7 @@ def test_five_threads_share_one_connection(stage: Stage, undisturbed: Series, db
 
 
 @pytest.fixture
-def crowded_url(stage: Stage) -> Iterator[str]:
+def crowded_url(stage: CrashHarness) -> Iterator[str]:
     """The same database for a role that may open only so many connections."""
     with stage.db.begin() as conn:
         conn.execute(text(f"CREATE ROLE crowded LOGIN PASSWORD 'x' CONNECTION LIMIT {LIMIT}"))
@@ -45,7 +47,7 @@ def crowded_url(stage: Stage) -> Iterator[str]:
 
 
 def test_used_up_connections_are_waited_for(
-    stage: Stage, undisturbed: Series, crowded_url: str, caplog: pytest.LogCaptureFixture
+    stage: CrashHarness, undisturbed: SeriesKey, crowded_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = stage.trigger(SYMBOLS, "1d")
     work, heart = Database(crowded_url, pool_size=7), Database(crowded_url, pool_size=1)

@@ -15,13 +15,15 @@ from enrichment.domain.model import Task
 from enrichment.services.commands import Commands
 from enrichment.warehouse.queue import leases
 from enrichment.warehouse.queue.jobs import JobQueue
-from tests.crash.harness import HEARTBEAT, Series, Stage, assert_exactly_once, until
+from tests.crash.harness import HEARTBEAT, CrashHarness, SeriesKey, assert_exactly_once, until
 
 SYMBOLS = ("X:SIM1USD", "X:SIM2USD", "X:SIM3USD")
 
 
 @pytest.mark.parametrize("step", ["claimed", "fetched", "written", "before_commit"])
-def test_a_stale_commit_changes_nothing(stage: Stage, undisturbed: Series, step: str) -> None:
+def test_a_stale_commit_changes_nothing(
+    stage: CrashHarness, undisturbed: SeriesKey, step: str
+) -> None:
     job = stage.trigger(SYMBOLS, "1d")
     frozen = stage.start("frozen", threads=1, step=step, item=2, idle=0.6)
     frozen.stopped_at()
@@ -48,7 +50,7 @@ def test_a_stale_commit_changes_nothing(stage: Stage, undisturbed: Series, step:
     assert frozen.end() == 0
 
 
-def test_an_item_that_is_being_stored_holds_up_nobody(stage: Stage) -> None:
+def test_an_item_that_is_being_stored_holds_up_nobody(stage: CrashHarness) -> None:
     """Its row is locked by its own transaction, for as long as that takes."""
     stage.trigger(SYMBOLS, "1d")
     queue = JobQueue(stage.db, lease_seconds=0.01)
@@ -60,13 +62,13 @@ def test_an_item_that_is_being_stored_holds_up_nobody(stage: Stage) -> None:
         leases.assert_owned(conn, stored)
         others = JobQueue(stage.db)
         assert others.renew({stored: "store", kept: "fetch 1d"}) == set()
-        assert others.reap(3) == 1
+        assert others.reclaim_expired(3) == 1
         assert _statuses(stage, stored, lost, kept) == ["in_progress", "retry", "in_progress"]
-    assert queue.reap(3) == 1
+    assert queue.reclaim_expired(3) == 1
     assert _statuses(stage, stored, lost, kept) == ["retry", "retry", "in_progress"]
 
 
-def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: Stage) -> None:
+def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: CrashHarness) -> None:
     """Or the locks of a machine that has frozen would outlive every lease."""
     stage.trigger(SYMBOLS[:1], "1d")
     frozen = stage.start("frozen", step="before_commit", idle=4 * HEARTBEAT)
@@ -85,7 +87,7 @@ def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: Stage) -> N
     assert stage.rows("SELECT count(*) FROM bars") == [(0,)]
 
 
-def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: Stage) -> None:
+def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: CrashHarness) -> None:
     """No timeout of the server's reaches a COPY whose client says nothing more."""
     stage.trigger(SYMBOLS[:1], "1d")
     queue = JobQueue(stage.db, lease_seconds=0.01)
@@ -108,13 +110,13 @@ def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: Stage) -> None
     with ThreadPoolExecutor(1) as thread:
         copying = thread.submit(copy)
         assert asleep.wait(10.0)
-        until(lambda: queue.reap(3), "the item comes back")
+        until(lambda: queue.reclaim_expired(3), "the item comes back")
         awake.set()
         with pytest.raises(DatabaseUnavailable):
             copying.result()
     assert _statuses(stage, task) == ["retry"]
 
 
-def _statuses(stage: Stage, *tasks: Task) -> list[str]:
+def _statuses(stage: CrashHarness, *tasks: Task) -> list[str]:
     found = dict(stage.rows("SELECT symbol, status FROM enrichment_job_items"))
     return [found[task.symbol] for task in tasks]

@@ -21,8 +21,8 @@ from tests.crash.harness import (
     LOGS,
     NOW,
     SYMBOLS,
-    Series,
-    Stage,
+    CrashHarness,
+    SeriesKey,
     assert_exactly_once,
     fingerprints,
     until,
@@ -31,12 +31,12 @@ from tests.crash.inside import bare_worker
 from tests.crash.servers import OwnServer, disk
 
 
-def statuses(stage: Stage) -> dict[str, str]:
+def statuses(stage: CrashHarness) -> dict[str, str]:
     return dict(stage.rows("SELECT symbol, status FROM enrichment_job_items"))
 
 
 def test_what_does_not_fit_fails_and_is_resumed(
-    own_server: OwnServer, vendor: str, undisturbed: Series, tmp_path: Path
+    own_server: OwnServer, vendor: str, undisturbed: SeriesKey, tmp_path: Path
 ) -> None:
     home = own_server.postgres.folder
     expected = {key: value for key, value in undisturbed.items() if key[1] == "4h"}
@@ -44,7 +44,7 @@ def test_what_does_not_fit_fails_and_is_resumed(
         (small.folder / "space").mkdir()
         owner = home.stat()
         shutil.chown(small.folder / "space", owner.st_uid, owner.st_gid)
-        stage = Stage(own_server.database("starved"), vendor, NOW, tmp_path)
+        stage = CrashHarness(own_server.database("starved"), vendor, NOW, tmp_path)
         own_server.run(f"CREATE TABLESPACE small LOCATION '{small.folder / 'space'}'")
         with stage.db.begin() as conn:
             conn.execute(text("ALTER TABLE bars SET TABLESPACE small"))
@@ -71,7 +71,7 @@ def test_what_does_not_fit_fails_and_is_resumed(
         own_server.run("DROP TABLESPACE small")
 
 
-def _assert_some_are_missing(stage: Stage, expected: Series) -> None:
+def _assert_some_are_missing(stage: CrashHarness, expected: SeriesKey) -> None:
     """Completed are just those whose bars are all there; of the others there is no row at all."""
     found = statuses(stage)
     assert set(found.values()) == {"completed", "failed"}
@@ -88,14 +88,14 @@ def _assert_some_are_missing(stage: Stage, expected: Series) -> None:
 
 
 def test_a_server_that_a_full_disk_has_ended_comes_back(
-    vendor: str, undisturbed: Series, tmp_path: Path
+    vendor: str, undisturbed: SeriesKey, tmp_path: Path
 ) -> None:
     with (
         TemporaryDirectory() as folder,
         disk(Path(folder) / "d", 110_000) as small,
         EmbeddedPostgres(small.folder / "p") as postgres,
         closing(OwnServer(postgres)) as server,
-        closing(Stage(server.database("starved"), vendor, NOW, tmp_path)) as stage,
+        closing(CrashHarness(server.database("starved"), vendor, NOW, tmp_path)) as stage,
     ):
         job = stage.trigger(SYMBOLS, "1d")
         worker = stage.start("worker", step="before_commit", item=3)
@@ -115,7 +115,7 @@ def test_a_server_that_a_full_disk_has_ended_comes_back(
         assert_exactly_once(stage, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})
 
 
-def _use_up_the_log(stage: Stage) -> None:
+def _use_up_the_log(stage: CrashHarness) -> None:
     """Write until the write-ahead log needs a new file; the server ends where it has no room."""
     for _ in range(3):
         stage.rows("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', '')")

@@ -17,8 +17,8 @@ from tests.crash.harness import (
     LEASE,
     SYMBOLS,
     TIMEFRAMES,
-    Series,
-    Stage,
+    CrashHarness,
+    SeriesKey,
     Started,
     assert_exactly_once,
     until,
@@ -59,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_whatever_is_killed_the_effect_is_that_of_one_run(
-    stage: Stage, undisturbed: Series, history: History
+    stage: CrashHarness, undisturbed: SeriesKey, history: History
 ) -> None:
     job = stage.trigger(history.symbols, ",".join(history.timeframes))
     draw = random.Random(-1 - history.seed)
@@ -82,7 +82,7 @@ def test_whatever_is_killed_the_effect_is_that_of_one_run(
     _assert_recovered_in_time(stage, killed, held)
 
 
-def _start_doomed(stage: Stage, step: str | None, draw: random.Random) -> Started:
+def _start_doomed(stage: CrashHarness, step: str | None, draw: random.Random) -> Started:
     """A worker that will stop at a point that it is bound to get to."""
     left = len(stage.unfinished())
     step = (step or draw.choice(STEPS)) if left else "closing"
@@ -90,7 +90,7 @@ def _start_doomed(stage: Stage, step: str | None, draw: random.Random) -> Starte
     return stage.start("doomed", threads=draw.randint(1, 3), step=step, item=item)
 
 
-def _start_rescuer(stage: Stage) -> Started:
+def _start_rescuer(stage: CrashHarness) -> Started:
     rescuer = stage.start("rescuer", threads=2)
     until(
         lambda: stage.rows("SELECT 1 FROM workers WHERE worker_id LIKE 'rescuer%'"),
@@ -99,7 +99,7 @@ def _start_rescuer(stage: Stage) -> Started:
     return rescuer
 
 
-def _assert_recovered_in_time(stage: Stage, killed: datetime, held: dict[str, int]) -> None:
+def _assert_recovered_in_time(stage: CrashHarness, killed: datetime, held: dict[str, int]) -> None:
     """What the dead worker held was claimed again, and the job closed, soon after the leases ended.
 
     All moments are the database's. The wait counts from the kill, or from the moment when there is

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enrichment.services.commands import Commands
-from tests.crash.harness import SYMBOLS, Stage
+from tests.crash.harness import SYMBOLS, CrashHarness
 
 
-def test_what_is_at_work_finishes_and_the_rest_is_cancelled(stage: Stage) -> None:
+def test_what_is_at_work_finishes_and_the_rest_is_cancelled(stage: CrashHarness) -> None:
     job = stage.trigger(SYMBOLS, "1d")
     worker = stage.start("worker", threads=1, step="fetched", item=2)
     at_work = worker.stopped_at()
@@ -27,7 +27,7 @@ def test_what_is_at_work_finishes_and_the_rest_is_cancelled(stage: Stage) -> Non
     assert stage.rows("SELECT DISTINCT symbol FROM bars ORDER BY symbol") == [(first,), (second,)]
 
 
-def test_a_job_of_which_nothing_is_left_ends_without_a_worker(stage: Stage) -> None:
+def test_a_job_of_which_nothing_is_left_ends_without_a_worker(stage: CrashHarness) -> None:
     stage.trigger(SYMBOLS, "1d")
     for symbol in SYMBOLS:
         Commands(stage.db).untrack(symbol, actor="test")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.engine.worker import Pace
+from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
 from tests.crash.harness import (
     NOW,
     SYMBOLS,
-    Series,
-    Stage,
+    CrashHarness,
+    SeriesKey,
     assert_exactly_once,
     fingerprints,
     until,
@@ -28,7 +28,7 @@ from tests.crash.harness import (
 from tests.crash.inside import process, settings_for
 from tests.crash.servers import OwnServer
 
-PACE = Pace(poll=0.05, heartbeat=0.2, lease=15.0)
+PACE = WorkerTiming(poll=0.05, heartbeat=0.2, lease=15.0)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def test_worker_and_api_live_through_it(
         caplog.at_level("INFO"),
     ):
         until(lambda: status(f"{address}/readyz") == 200, "the API gets ready")
-        stage = Stage(db, vendor, NOW, tmp_path)
+        stage = CrashHarness(db, vendor, NOW, tmp_path)
         job = stage.trigger(SYMBOLS, "1d")
         with process(settings_for(url, vendor), PACE):
             completed = "SELECT 1 FROM enrichment_job_items WHERE status = 'completed'"
@@ -94,9 +94,9 @@ def test_worker_and_api_live_through_it(
 
 @pytest.mark.parametrize("step", ["before_commit", "after_commit"])
 def test_a_transaction_cut_off_leaves_all_or_nothing(
-    own_server: OwnServer, vendor: str, undisturbed: Series, tmp_path: Path, step: str
+    own_server: OwnServer, vendor: str, undisturbed: SeriesKey, tmp_path: Path, step: str
 ) -> None:
-    stage = Stage(own_server.database(f"cut_{step}"), vendor, NOW, tmp_path)
+    stage = CrashHarness(own_server.database(f"cut_{step}"), vendor, NOW, tmp_path)
     job = stage.trigger(SYMBOLS, "1d")
     try:
         worker = stage.start("worker", step=step, item=3)

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.crash.harness import NOW, Stage, until
+from tests.crash.harness import NOW, CrashHarness, until
 
 HOUR = timedelta(hours=1)
 DUE, LATER, OTHERS, PAUSED = (f"X:SIM{n}USD" for n in range(1, 5))
@@ -38,7 +38,7 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def worker(stage: Stage, environment: dict[str, str]) -> Iterator[Path]:
+def worker(stage: CrashHarness, environment: dict[str, str]) -> Iterator[Path]:
     """`enrichment worker` in this environment; yields its log."""
     log = stage.folder / "worker.log"
     with log.open("wb") as output:
@@ -74,7 +74,7 @@ def test_nothing_comes_early_and_nothing_stays_away(
     clock = {"LD_PRELOAD": str(wrong_clock), "CLOCK_SKEW": str(int(skew.total_seconds()))}
     _assert_wrong(clock, skew)
     with running(create_app()) as vendor:
-        stage = Stage(db, vendor, NOW, tmp_path)
+        stage = CrashHarness(db, vendor, NOW, tmp_path)
         job = stage.trigger((DUE, LATER, OTHERS, PAUSED), "1h")
         _prepare(stage)
         at = stage.clock() + slot
@@ -110,7 +110,7 @@ def test_nothing_comes_early_and_nothing_stays_away(
     assert HOUR <= completed - newest < 2 * HOUR + timedelta(minutes=1)
 
 
-def _prepare(stage: Stage) -> None:
+def _prepare(stage: CrashHarness) -> None:
     """One item's retry is due in an hour, one is another worker's for an hour, one is paused for
     an hour; and all symbols have been tracked for long.
     """

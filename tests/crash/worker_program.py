@@ -25,15 +25,23 @@ from sqlalchemy import event
 
 from enrichment.config import Settings
 from enrichment.domain.errors import LeaseLost
-from enrichment.domain.model import AssetClass, Failure, Fetched, Task, Timeframe, Window, Written
-from enrichment.engine.worker import Pace, Worker
-from enrichment.pipeline.enrich import Pipeline, Source
+from enrichment.domain.model import (
+    AssetClass,
+    Failure,
+    FetchedBars,
+    RowCounts,
+    Task,
+    Timeframe,
+    Window,
+)
+from enrichment.engine.worker import Worker, WorkerTiming
+from enrichment.pipeline.enrich import BarSource, EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
-from enrichment.warehouse.series.batch_writer import GroupCommit
-from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from enrichment.warehouse.series.batch_writer import BatchWriter
+from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 
@@ -120,28 +128,30 @@ class Stop:
 class StoppingSource:
     """Counts an item as fetched with its last timeframe, the longest."""
 
-    def __init__(self, inner: Source, stop: Stop) -> None:
+    def __init__(self, inner: BarSource, stop: Stop) -> None:
         self._inner, self._stop = inner, stop
         self.last: dict[str, Timeframe] = {}
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         fetched = self._inner.fetch(symbol, asset_class, timeframe, window)
         if timeframe == self.last[symbol]:
             self._stop.at("fetched", symbol)
         return fetched
 
-    def fetch_elsewhere(
+    def fetch_from_other(
         self,
         symbol: str,
         asset_class: AssetClass,
         timeframe: Timeframe,
         window: Window,
         *,
-        but: str,
-    ) -> Fetched | None:
-        return self._inner.fetch_elsewhere(symbol, asset_class, timeframe, window, but=but)
+        excluding: str,
+    ) -> FetchedBars | None:
+        return self._inner.fetch_from_other(
+            symbol, asset_class, timeframe, window, excluding=excluding
+        )
 
 
 class StoppingWarehouse(Warehouse):
@@ -149,9 +159,9 @@ class StoppingWarehouse(Warehouse):
         super().__init__(db)
         self._stop = stop
 
-    def store(self, batch: Sequence[Finished]) -> list[Written | LeaseLost]:
+    def store_batch(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
         with self._stop.storing(batch[0].task.symbol, len(batch)):
-            return super().store(batch)
+            return super().store_batch(batch)
 
 
 class StoppingQueue:
@@ -170,20 +180,20 @@ class StoppingQueue:
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
         return self._inner.renew(tasks)
 
-    def drop(self, task: Task) -> None:
-        self._inner.drop(task)
+    def discard(self, task: Task) -> None:
+        self._inner.discard(task)
 
-    def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
-        self._inner.give_back(task, seconds, why)
+    def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
+        self._inner.release(task, seconds, why)
 
     def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
         self._inner.fail(task, failure, retry_after)
 
-    def close_finished(self) -> list[UUID]:
-        return self._inner.close_finished()
+    def close_finished_jobs(self) -> list[UUID]:
+        return self._inner.close_finished_jobs()
 
-    def reap(self, max_retries: int) -> int:
-        return self._inner.reap(max_retries)
+    def reclaim_expired(self, max_retries: int) -> int:
+        return self._inner.reclaim_expired(max_retries)
 
 
 def run(orders: Orders, pipe: Pipe) -> None:
@@ -200,8 +210,8 @@ def run(orders: Orders, pipe: Pipe) -> None:
         enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
     )
     source = StoppingSource(build_providers(settings, init_resilience_manager()), stop)
-    warehouse = GroupCommit(StoppingWarehouse(db, stop))
-    pipeline = Pipeline(source, warehouse, history_days=120, now=lambda: orders.now)
+    warehouse = BatchWriter(StoppingWarehouse(db, stop))
+    pipeline = EnrichmentPipeline(source, warehouse, history_days=120, now=lambda: orders.now)
     registry = WorkerRegistry(heart, f"{orders.name}-{secrets.token_hex(3)}")
     registry.register(host="test", pid=0, version="test", threads=orders.threads)
     worker = Worker(
@@ -211,11 +221,11 @@ def run(orders: Orders, pipe: Pipe) -> None:
         heartbeat_queue=JobQueue(heart, lease_seconds=orders.lease),
         threads=orders.threads,
         max_retries=5,
-        pace=Pace(poll=0.05, heartbeat=orders.heartbeat, lease=orders.lease, drain=5.0),
-        ready=pipeline.ready,
+        timing=WorkerTiming(poll=0.05, heartbeat=orders.heartbeat, lease=orders.lease, drain=5.0),
+        prepare=pipeline.prepare_batch,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    listener = Listener(db, worker.wake)
+    listener = JobListener(db, worker.wake)
     listener.start()
     worker.run()
     warehouse.close()

@@ -37,7 +37,7 @@ def fill(db: Database) -> None:
     manager.register_circuit_breaker("polygon_api")
     manager.close()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    readings = alerting.readings_of(reader)
+    readings = alerting.read_inputs(reader)
     AlertService(
         reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()

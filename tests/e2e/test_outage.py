@@ -16,10 +16,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from enrichment.config import Settings
-from enrichment.engine.worker import Pace
+from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.wiring.database import build_read_models
@@ -27,8 +27,8 @@ from enrichment.wiring.worker import open_worker_process
 from tests.helpers.waiting import in_thread, until
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 9)]
-BRIEF = Protection(max_retries=0, recovery_timeout=0.5, connect_timeout=1.0, read_timeout=1.0)
-QUICK = Pace(poll=0.05, heartbeat=0.2)
+BRIEF = VendorProtection(max_retries=0, recovery_timeout=0.5, connect_timeout=1.0, read_timeout=1.0)
+QUICK = WorkerTiming(poll=0.05, heartbeat=0.2)
 OPENED_AND_HEALED = [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
 
 
@@ -72,7 +72,7 @@ class Stage:
 
 
 @contextmanager
-def working(settings: Settings, protection: Protection = BRIEF) -> Iterator[None]:
+def working(settings: Settings, protection: VendorProtection = BRIEF) -> Iterator[None]:
     with (
         open_worker_process(settings, protection=protection, pace=QUICK) as process,
         in_thread(process),
@@ -179,7 +179,7 @@ def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
 def test_the_quota_of_the_plan_is_kept_and_waited_for(db: Database, db_url: str) -> None:
     commands = Commands(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in SYMBOLS], actor="test")
-    impatient = replace(BRIEF, longest_wait=0.1)
+    impatient = replace(BRIEF, max_wait=0.1)
     with running(create_app(api_key="the key")) as vendor:
         settings = Settings(
             providers_stock=("polygon",),

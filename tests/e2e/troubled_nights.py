@@ -20,19 +20,19 @@ from enrichment.cli.up import SAMPLES
 from enrichment.config import Settings
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Timeframe, Window
-from enrichment.engine.worker import Pace
+from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.sandbox.faults import FaultBox
+from enrichment.sandbox.faults import FaultRegistry
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.wiring.database import build_read_models
 from enrichment.wiring.worker import build_scheduler, open_worker_process
 from tests.helpers.waiting import in_thread
 
 # A breaker that soon tries again, and a request that is not repeated within its item.
-BRIEF = Protection(max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0)
-QUICK = Pace(poll=0.05, heartbeat=0.2)
+BRIEF = VendorProtection(max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0)
+QUICK = WorkerTiming(poll=0.05, heartbeat=0.2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Night:
 
     db: Database
     settings: Settings
-    faults: FaultBox
+    faults: FaultRegistry
     days: list[datetime]
 
     @property

@@ -13,12 +13,12 @@ from uuid import UUID
 import numpy as np
 
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
-from enrichment.domain.model import AssetClass, Fetched, Task, Timeframe, Window, Written
-from enrichment.domain.series import Enriched, Known, Rebase, Tail
+from enrichment.domain.model import AssetClass, FetchedBars, RowCounts, Task, Timeframe, Window
+from enrichment.domain.series import Rebase, SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.pipeline import features
-from enrichment.pipeline.enrich import Pipeline
-from enrichment.pipeline.fetch_plan import OVERLAP, expects_nothing
-from enrichment.pipeline.quality import counts
+from enrichment.pipeline.enrich import EnrichmentPipeline
+from enrichment.pipeline.fetch_plan import OVERLAP, nothing_due
+from enrichment.pipeline.quality import counts_against_score
 
 RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
@@ -34,7 +34,7 @@ def recorded() -> Bars:
     return Bars.of(np.array([row["date"] for row in rows], dtype="datetime64[us]"), *prices)
 
 
-class Vendor:
+class FakeVendor:
     """Serves bars up to a movable present; what was asked for is kept."""
 
     def __init__(self, bars: Bars) -> None:
@@ -43,70 +43,76 @@ class Vendor:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         self.windows.append(window)
         start, end = to_datetime64(window.start), to_datetime64(window.end)
         found = self.bars.take((self.bars.ts >= start) & (self.bars.ts < end))
-        return Fetched(found, "memory", adjusted=False)
+        return FetchedBars(found, "memory", adjusted=False)
 
-    def fetch_elsewhere(self, *_: object, but: str) -> Fetched | None:
+    def fetch_from_other(self, *_: object, excluding: str) -> FetchedBars | None:
         return None
 
 
-class Memory:
+class InMemorySeriesStore:
     """A warehouse in memory that keeps one series with its features."""
 
     def __init__(self) -> None:
         self.bars = Bars.empty()
         self.features: dict[str, np.ndarray] = {}
-        self.known = Known()
-        self.last: Enriched | None = None
+        self.known = SeriesSnapshot()
+        self.last: SeriesUpdate | None = None
         self.corrections: list[Rebase] = []
         self.left: list[datetime] = []
         self.reads = 0
 
-    def read(self, tasks: Sequence[Task], now: datetime) -> dict[Task, dict[Timeframe, Known]]:
+    def read_snapshots(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> dict[Task, dict[Timeframe, SeriesSnapshot]]:
         self.reads += 1
         since = self.known.overlap_from
-        tail = None if since is None else self.tail("", Timeframe.D1, since, features.LOOKBACK)
-        if since is not None and expects_nothing(self.known, TASK.asset_class, Timeframe.D1, now):
-            tail = Tail(self.tail("", Timeframe.D1, since, 0).bars, bare=True)
+        tail = None if since is None else self.read_tail("", Timeframe.D1, since, features.LOOKBACK)
+        if since is not None and nothing_due(self.known, TASK.asset_class, Timeframe.D1, now):
+            tail = StoredTail(
+                self.read_tail("", Timeframe.D1, since, 0).bars, without_lookback=True
+            )
         known = replace(self.known, tail=tail)
         return {task: dict.fromkeys(task.timeframes, known) for task in tasks}
 
-    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+    def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
         return self.known
 
-    def tail(
+    def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
-    ) -> Tail:
+    ) -> StoredTail:
         first = 0 if since is None else int(np.searchsorted(self.bars.ts, to_datetime64(since)))
         begin = max(0, first - lookback)
-        carried = {n: float(self.features[n][begin]) for n in features.CARRIED} if begin else {}
-        return Tail(self.bars.take(slice(begin, None)), carried)
+        carried = {n: float(self.features[n][begin]) for n in features.CUMULATIVE} if begin else {}
+        return StoredTail(self.bars.take(slice(begin, None)), carried)
 
-    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
         self.left.append(left)
         self.write(enriched)
 
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
-        return sum((self.write(enriched) for enriched in series), Written())
+    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> RowCounts:
+        return sum((self.write(enriched) for enriched in series), RowCounts())
 
-    def write(self, enriched: Enriched) -> Written:
+    def write(self, enriched: SeriesUpdate) -> RowCounts:
         self.last, new = enriched, enriched.bars
         first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
         rows, updated = slice(0, int(first)), len(self.bars) - int(first)
-        self.bars = self.bars.take(rows).followed_by(new)
+        self.bars = self.bars.take(rows).concat(new)
         for name, column in enriched.features.items():
             kept = self.features[name][rows] if self.features.get(name) is not None else column[:0]
             self.features[name] = np.concatenate([kept, column])
         if enriched.rebase is not None:
             self.corrections.append(enriched.rebase)
-        judged = enriched.downloads[0].window
-        counted = {(f.ts, f.check) for f in enriched.flags if counts(f.check, f.severity)}
+        judged = enriched.fetches[0].window
+        counted = {
+            (f.ts, f.check) for f in enriched.flags if counts_against_score(f.check, f.severity)
+        }
         kept = {one for one in self.known.flagged if not judged.start <= one[0] < judged.end}
         gaps = np.array([to_datetime64(gap.ts) for gap in enriched.gaps], "datetime64[us]")
-        self.known = Known(
+        self.known = SeriesSnapshot(
             bars=len(self.bars),
             first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
             last_ts=to_datetime(self.bars.ts[-1]) if len(self.bars) else None,
@@ -115,32 +121,32 @@ class Memory:
             source=enriched.fetched.source,
             adjusted=enriched.fetched.adjusted,
             flagged=frozenset(counted | kept),
-            doubted=max((ts for ts, _ in counted | kept), default=None),
+            newest_flagged=max((ts for ts, _ in counted | kept), default=None),
             gaps=gaps,
-            due=gaps,
+            gaps_due=gaps,
             confirmed=self.known.confirmed,
-            coverage=(enriched.evidence.feature_cells, enriched.evidence.feature_nulls),
+            coverage=(enriched.quality_inputs.feature_cells, enriched.quality_inputs.feature_nulls),
         )
-        return Written(len(new) - updated, updated)
+        return RowCounts(len(new) - updated, updated)
 
 
-class Bench:
+class FakePipeline:
     """A pipeline whose present is the evening of a chosen session."""
 
     def __init__(self, bars: Bars, history_days: int = 6000) -> None:
-        self.vendor, self.memory = Vendor(bars), Memory()
+        self.vendor, self.memory = FakeVendor(bars), InMemorySeriesStore()
         self.now = datetime(2013, 3, 2, tzinfo=UTC)
-        self.pipeline = Pipeline(
+        self.pipeline = EnrichmentPipeline(
             self.vendor, self.memory, history_days=history_days, now=lambda: self.now
         )
 
-    def run_at(self, bars: int) -> Written:
+    def run_at(self, bars: int) -> RowCounts:
         """Enrich on the night after the `bars`-th recorded session."""
         self.now = to_datetime(self.vendor.bars.ts[bars - 1]) + timedelta(days=1)
         return self.pipeline.enrich(TASK)
 
 
-def assert_equal_to_one_full_run(bench: Bench) -> None:
+def assert_equal_to_one_full_run(bench: FakePipeline) -> None:
     expected = features.compute(bench.memory.bars)
     for name, column in expected.items():
         found = bench.memory.features[name]

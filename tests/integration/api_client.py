@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from api import create_app
 from api.protection import Clients
-from enrichment.domain.model import Failure, Written
+from enrichment.domain.model import Failure, RowCounts
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
@@ -44,8 +44,8 @@ def run_everything(db: Database, *, failing: str | None = None) -> None:
             queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
             continue
         with db.begin() as conn:
-            jobs.complete(conn, task, Written(inserted=250, updated=1))
-    queue.close_finished()
+            jobs.complete(conn, task, RowCounts(inserted=250, updated=1))
+    queue.close_finished_jobs()
 
 
 def body(response: Any, status: int = 200) -> Any:

@@ -18,14 +18,14 @@ from flask import request
 from pydantic import SecretStr
 
 from enrichment.config import Settings
-from enrichment.engine.worker import Pace
-from enrichment.vendors.guard import Protection
+from enrichment.engine.worker import WorkerTiming
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.wiring.worker import WorkerProcess, open_worker_process
 from tests.helpers.waiting import in_thread
 
 LEASE = 1.0
-PACE = Pace(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
+PACE = WorkerTiming(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
 
 
 @dataclass
@@ -84,7 +84,7 @@ def settings_of(db: Database, vendor: Vendor, executor: str, **others: Any) -> S
 
 @contextmanager
 def working(
-    settings: Settings, *, pace: Pace = PACE, protection: Protection | None = None
+    settings: Settings, *, pace: WorkerTiming = PACE, protection: VendorProtection | None = None
 ) -> Iterator[WorkerProcess]:
     with (
         open_worker_process(settings, pace=pace, protection=protection) as process,

@@ -11,13 +11,13 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import Task, Timeframe
 from enrichment.pipeline import features
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.fakes import Vendor, recorded
+from tests.helpers.fakes import FakeVendor, recorded
 
 
 def quiet(count: int = 900) -> Bars:
@@ -33,11 +33,11 @@ class Nightly:
     """The real warehouse and queue around a vendor in memory, on the evening of a session."""
 
     def __init__(self, db: Database, bars: Bars, *symbols: str) -> None:
-        self.db, self.vendor = db, Vendor(bars)
+        self.db, self.vendor = db, FakeVendor(bars)
         self.symbols = symbols or ("AAPL",)
         self.now = to_datetime(bars.ts[-1])
         self.queue, self.commands = JobQueue(db), Commands(db)
-        self.pipeline = Pipeline(
+        self.pipeline = EnrichmentPipeline(
             self.vendor, Warehouse(db), history_days=9000, now=lambda: self.now
         )
         self.commands.track([parse_tracked(s, "stock", "1d") for s in self.symbols], actor="test")
@@ -47,9 +47,9 @@ class Nightly:
         self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
         self.commands.trigger(actor="test")
         tasks = self.claimed()
-        for task, enrich in zip(tasks, self.pipeline.ready(tasks), strict=True):
+        for task, enrich in zip(tasks, self.pipeline.prepare_batch(tasks), strict=True):
             enrich(task, lambda step: None)
-        self.queue.close_finished()
+        self.queue.close_finished_jobs()
 
     def claimed(self) -> list[Task]:
         return self.queue.claim("w", len(self.symbols))

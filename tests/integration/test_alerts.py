@@ -15,12 +15,12 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.errors import InvalidRequest, ProviderUnavailable, UnknownRule
-from enrichment.services.alerts.evaluation import step
-from enrichment.services.alerts.metrics import FIGURES, Readings
+from enrichment.services.alerts.evaluation import next_state
+from enrichment.services.alerts.metrics import FIGURES, AlertInputs
 from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
 from enrichment.services.alerts.service import AlertService
 from enrichment.services.commands import Commands
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.alert_rows import AlertEvent, Delivery
 from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
@@ -32,7 +32,9 @@ from tests.helpers.waiting import until
 from tests.helpers.webhook_receiver import Receiver, receiving
 
 SCHEDULER = DEFAULT_RULES[0]
-IMPATIENT = Protection(max_retries=1, initial_delay=0.01, max_delay=0.01, recovery_timeout=0.05)
+IMPATIENT = VendorProtection(
+    max_retries=1, initial_delay=0.01, max_delay=0.01, recovery_timeout=0.05
+)
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def service_of(
     manager = init_resilience_manager()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     try:
-        yield alerting.service(
+        yield alerting.build_alert_service(
             settings,
             reader,
             manager,
@@ -174,8 +176,8 @@ class Breaking:
         self.taken.append(delivery)
 
 
-def readings_of(db: Database) -> Callable[[], Readings]:
-    return alerting.readings_of(ReadModels(db, hour=1, minute=30, enabled=True))
+def readings_of(db: Database) -> Callable[[], AlertInputs]:
+    return alerting.read_inputs(ReadModels(db, hour=1, minute=30, enabled=True))
 
 
 def bare(db: Database, channels: dict[str, Any], evaluator: str = "test") -> AlertService:
@@ -211,7 +213,7 @@ def test_a_crash_within_an_evaluation_changes_nothing(db: Database) -> None:
     def die_in_the_middle() -> None:
         with store.evaluation("dying", 60.0) as evaluation:
             assert evaluation is not None
-            done = step(SCHEDULER, None, 0.0, evaluation.now, uuid4)
+            done = next_state(SCHEDULER, None, 0.0, evaluation.now, uuid4)
             evaluation.record(
                 done.state, "firing", severity="critical", condition="", value=0.0, detail=""
             )

@@ -30,7 +30,7 @@ def reader_of(db: Database) -> ReadModels:
 @pytest.fixture
 def evaluated(db: Database) -> Database:
     """A database whose rules were judged once: no worker runs, so one of them fires."""
-    readings = alerting.readings_of(reader_of(db))
+    readings = alerting.read_inputs(reader_of(db))
     service = AlertService(
         AlertStore(db), readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     )
@@ -69,7 +69,7 @@ def test_alerts_show_the_gravest_first(evaluated: Database) -> None:
 
 def test_history_is_paged_by_key(db: Database) -> None:
     store = AlertStore(db)
-    readings = alerting.readings_of(reader_of(db))
+    readings = alerting.read_inputs(reader_of(db))
     for n in range(3):
         rule = DEFAULT_RULES[0].__class__(f"R{n}", "workers.alive", "==", 0, "info")
         AlertService(store, readings, (rule,), {}, evaluator="test", interval=0.0).evaluate()

@@ -10,8 +10,8 @@ import pytest
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import StepFailed, UnknownSymbol
-from enrichment.domain.model import Fetched, Timeframe
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.domain.model import FetchedBars, Timeframe
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import Warehouse
 from tests.integration.nightly import Nightly, assert_stored, quiet
@@ -79,14 +79,14 @@ class Careless(Nightly):
         vendor = self.vendor
 
         class Answers:
-            def fetch(self, *asked: object) -> Fetched:
+            def fetch(self, *asked: object) -> FetchedBars:
                 found = vendor.fetch(*asked)  # type: ignore[arg-type]
                 return replace(found, bars=change(found.bars))
 
-            def fetch_elsewhere(self, *asked: object, but: str) -> None:
+            def fetch_from_other(self, *asked: object, excluding: str) -> None:
                 return None
 
-        self.pipeline = Pipeline(
+        self.pipeline = EnrichmentPipeline(
             Answers(), Warehouse(self.db), history_days=9000, now=lambda: self.now
         )
 
@@ -95,9 +95,7 @@ def test_doubled_and_unsorted_bars_are_put_in_order(db: Database) -> None:
     night = Careless(db, quiet())
     night.run_at(GOOD)
     night.answer(
-        lambda bars: bars.followed_by(bars).take(
-            np.random.default_rng(1).permutation(2 * len(bars))
-        )
+        lambda bars: bars.concat(bars).take(np.random.default_rng(1).permutation(2 * len(bars)))
     )
     night.run_at(NEW)
     assert_stored(night, quiet().take(slice(NEW)))
@@ -110,7 +108,7 @@ def test_bars_that_were_not_asked_for_change_nothing(db: Database) -> None:
     night = Careless(db, quiet())
     night.run_at(GOOD)
     stray = quiet().take(slice(100, 103))
-    night.answer(lambda bars: replace(stray, close=stray.low).followed_by(bars))
+    night.answer(lambda bars: replace(stray, close=stray.low).concat(bars))
     night.run_at(NEW)
     assert_stored(night, quiet().take(slice(NEW)))
     assert night.rows("SELECT check_name, count(*) FROM bar_quarantine GROUP BY 1") == [
@@ -158,7 +156,7 @@ def test_a_year_without_bars_is_a_year_of_gaps(db: Database) -> None:
     assert night.rows("SELECT ts FROM bar_gaps ORDER BY ts") == [
         (to_datetime(ts),) for ts in whole.ts[lost]
     ]
-    known = Warehouse(db).describe("AAPL", Timeframe.D1)
+    known = Warehouse(db).snapshot("AAPL", Timeframe.D1)
     assert len(known.gaps) == len(lost)
     night.vendor.bars = whole
     night.run_at(GOOD)

@@ -25,18 +25,18 @@ from pydantic import SecretStr
 from enrichment.cli import doctor
 from enrichment.config import Settings
 from enrichment.domain.errors import LeaseLost, StepFailed, WorkerLost
-from enrichment.domain.model import AssetClass, Task, Timeframe, Written
+from enrichment.domain.model import AssetClass, RowCounts, Task, Timeframe
 from enrichment.engine import dask_worker
-from enrichment.engine.dask_client import Cluster
+from enrichment.engine.dask_client import DaskExecutor
 from enrichment.engine.worker import Enrich
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import execution
-from tests.crash.harness import SYMBOLS, Stage, assert_exactly_once, fingerprints, rows
+from tests.crash.harness import SYMBOLS, CrashHarness, assert_exactly_once, fingerprints, rows
 from tests.e2e.running import free_ports
 from tests.helpers import waiting
 from tests.integration.dask_parts import (
@@ -223,7 +223,7 @@ def test_all_processes_share_a_vendors_quota(
     }
     job = Job(db, *(f"SIM{n}" for n in range(8)))
     with working(
-        settings_of(db, vendor, address, **quota), protection=Protection(longest_wait=0.1)
+        settings_of(db, vendor, address, **quota), protection=VendorProtection(max_wait=0.1)
     ):
         until(lambda: Counter(i[1] for i in job.items()) == {"completed": 3, "pending": 5})
         until(lambda: len(job.far_processes("polygon_api")) == 2, "both have published")
@@ -234,7 +234,7 @@ def test_all_processes_share_a_vendors_quota(
 def test_what_a_killed_process_ran_runs_elsewhere_once(
     db: Database, address: str, client: Client, vendor: Vendor, tmp_path: Path
 ) -> None:
-    stage = Stage(db, vendor.address, datetime.now(UTC), tmp_path)
+    stage = CrashHarness(db, vendor.address, datetime.now(UTC), tmp_path)
     vendor.gate.hold(*SYMBOLS[:4])
     job = stage.trigger(SYMBOLS, "1d,1w")
     with working(settings_of(db, vendor, address)):
@@ -255,8 +255,8 @@ def test_a_task_that_runs_twice_at_once_is_stored_once(
     job = Job(db, "SIM1")
     (task,) = JobQueue(db).claim("w", 1)
     vendor.gate.hold("SIM1", "SIM1")
-    opened = partial(execution.line, settings_of(db, vendor, "threads"), None)
-    client.register_plugin(dask_worker.Line("test", opened), name="test")
+    opened = partial(execution.open_dask_pipeline, settings_of(db, vendor, "threads"), None)
+    client.register_plugin(dask_worker.PipelinePlugin("test", opened), name="test")
     runs = [
         client.submit(
             dask_worker.enrich, task, "test", key=f"run-{place}", workers=[place], pure=False
@@ -266,10 +266,10 @@ def test_a_task_that_runs_twice_at_once_is_stored_once(
     until(lambda: vendor.gate.asked["SIM1"] == 2, "both have asked the vendor")
     vendor.gate.release()
     outcomes = sorted(
-        client.gather(runs), key=lambda outcome: isinstance(outcome, dask_worker.Failed)
+        client.gather(runs), key=lambda outcome: isinstance(outcome, dask_worker.TaskFailed)
     )
     client.unregister_worker_plugin("test")
-    assert isinstance(outcomes[0], Written)
+    assert isinstance(outcomes[0], RowCounts)
     assert isinstance(outcomes[1].error, LeaseLost)
     assert outcomes[0].inserted == rows(db, "SELECT count(*) FROM bars")[0][0] > 0
     assert job.items() == [("SIM1", "completed", 0)]
@@ -278,7 +278,7 @@ def test_a_task_that_runs_twice_at_once_is_stored_once(
 def test_when_its_worker_dies_another_takes_over_and_what_still_ran_touches_nothing(
     db: Database, address: str, client: Client, vendor: Vendor, tmp_path: Path
 ) -> None:
-    stage = Stage(db, vendor.address, datetime.now(UTC), tmp_path)
+    stage = CrashHarness(db, vendor.address, datetime.now(UTC), tmp_path)
     vendor.gate.hold("X:SIM1USD", "X:SIM2USD")
     job = stage.trigger(SYMBOLS[:2], "1d")
     processes = multiprocessing.get_context("forkserver")
@@ -306,8 +306,8 @@ def test_a_task_that_kills_its_processes_fails(client: Client, address: str) -> 
         yield lambda task, report: os.kill(os.getpid(), signal.SIGKILL)
 
     task = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
-    with Cluster(address, deadly) as cluster:
-        until(lambda: cluster.waits() is None, cluster.waits)
+    with DaskExecutor(address, deadly) as cluster:
+        until(lambda: cluster.blocked_reason() is None, cluster.blocked_reason)
         with pytest.raises(StepFailed) as failed:
             cluster.enrich(task, lambda step: None)
     assert isinstance(failed.value.__cause__, WorkerLost)

@@ -12,14 +12,14 @@ import numpy as np
 
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
-from enrichment.domain.model import Task, Timeframe, Written
+from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.fetch_plan import OVERLAP
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.series.batch_writer import GroupCommit
-from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from enrichment.warehouse.series.batch_writer import BatchWriter
+from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import TASK
 from tests.integration.test_warehouse import bars, enriched, table
 
@@ -32,11 +32,11 @@ class Slow(Warehouse):
         self.began, self.may_go = threading.Event(), threading.Event()
         self.batches: list[list[str]] = []
 
-    def store(self, batch: Sequence[Finished]) -> list[Written | LeaseLost]:
+    def store(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
         self.batches.append([finished.task.symbol for finished in batch])
         self.began.set()
         assert self.may_go.wait(20)
-        return super().store(batch)
+        return super().store_batch(batch)
 
 
 def claimed(db: Database, *symbols: str) -> list[Task]:
@@ -49,9 +49,9 @@ def claimed(db: Database, *symbols: str) -> list[Task]:
 
 def committed_behind(
     slow: Slow, first: Task, rest: Sequence[tuple[Task, object]]
-) -> list[Future[Written]]:
+) -> list[Future[RowCounts]]:
     """The promises of the tasks that are finished while the first one's transaction runs."""
-    with GroupCommit(slow) as group:
+    with BatchWriter(slow) as group:
         group.commit(first, [enriched(bars(3), appends=True)])
         assert slow.began.wait(20)
         promises = [group.commit(task, [series]) for task, series in rest]  # type: ignore[list-item]
@@ -65,7 +65,7 @@ def test_what_is_finished_meanwhile_shares_a_transaction(db: Database) -> None:
     series = [enriched(bars(n), appends=True) for n in (5, 6, 7)]
     promises = committed_behind(slow, first, list(zip(rest, series, strict=True)))
     assert slow.batches == [["A"], ["B", "C", "D"]]
-    assert [promise.result(0) for promise in promises] == [Written(n) for n in (5, 6, 7)]
+    assert [promise.result(0) for promise in promises] == [RowCounts(n) for n in (5, 6, 7)]
     assert table(db, "SELECT symbol, count(*) FROM bars GROUP BY symbol ORDER BY symbol") == [
         ("A", 3),
         ("B", 5),
@@ -89,7 +89,7 @@ def test_an_item_that_another_worker_owns_is_left_out_of_its_batch(db: Database)
     rest = [(replace(stale, fence=stale.fence - 1), enriched(bars(4))), (mine, enriched(bars(4)))]
     lost, kept = committed_behind(Slow(db), first, rest)
     assert isinstance(lost.exception(0), LeaseLost)
-    assert kept.result(0) == Written(4)
+    assert kept.result(0) == RowCounts(4)
     assert table(db, "SELECT DISTINCT symbol FROM bars ORDER BY symbol") == [("A",), ("C",)]
     assert table(db, "SELECT count(*) FROM enrichment_fetch_log WHERE symbol = 'B'") == [(0,)]
 
@@ -105,7 +105,7 @@ def test_an_item_that_cannot_be_stored_fails_alone(db: Database) -> None:
     assert isinstance(failure, StepFailed)
     assert failure.step == "store"
     assert "no_such_feature" in str(failure.__cause__)
-    assert kept.result(0) == Written(4)
+    assert kept.result(0) == RowCounts(4)
     assert slow.batches == [["A"], ["B", "C"], ["B"], ["C"]]
     assert table(db, "SELECT symbol, status FROM enrichment_job_items ORDER BY symbol") == [
         ("A", "completed"),
@@ -116,7 +116,7 @@ def test_an_item_that_cannot_be_stored_fails_alone(db: Database) -> None:
 
 def test_without_a_database_every_promise_fails_with_the_reason() -> None:
     nowhere = Database("postgresql://nobody@127.0.0.1:1/none")
-    with GroupCommit(Warehouse(nowhere)) as group:
+    with BatchWriter(Warehouse(nowhere)) as group:
         promise = group.commit(TASK, [enriched(bars(3))])
     failure = promise.exception(0)
     assert isinstance(failure, StepFailed)
@@ -129,14 +129,14 @@ def test_series_are_read_together_as_they_are_read_alone(db: Database) -> None:
     warehouse.commit(a, [enriched(bars(30), appends=True)])
     warehouse.commit(b, [enriched(bars(900), appends=True)])
     tasks = claimed(db, "A", "B", "C")
-    found = warehouse.read(tasks, datetime(2030, 1, 1, tzinfo=UTC))
+    found = warehouse.read_snapshots(tasks, datetime(2030, 1, 1, tzinfo=UTC))
     assert [known[Timeframe.D1].bars for known in found.values()] == [30, 900, 0]
     for task in tasks[:2]:
         together = found[task][Timeframe.D1]
-        alone = warehouse.describe(task.symbol, Timeframe.D1)
+        alone = warehouse.snapshot(task.symbol, Timeframe.D1)
         assert together.overlap_from == alone.overlap_from
         assert together.tail is not None
-        tail = warehouse.tail(task.symbol, Timeframe.D1, alone.overlap_from, 700)
+        tail = warehouse.read_tail(task.symbol, Timeframe.D1, alone.overlap_from, 700)
         for name, column in tail.bars.columns().items():
             np.testing.assert_array_equal(together.tail.bars.columns()[name], column)
     assert found[tasks[2]][Timeframe.D1].tail is None
@@ -150,16 +150,16 @@ def test_where_nothing_is_expected_only_the_overlap_is_read(db: Database) -> Non
     (task,) = claimed(db, "A")
     evening = to_datetime(stored.ts[-1]) + timedelta(days=1)
     for now, count in ((evening, OVERLAP), (evening + timedelta(days=7), OVERLAP + LOOKBACK)):
-        tail = warehouse.read([task], now)[task][Timeframe.D1].tail
+        tail = warehouse.read_snapshots([task], now)[task][Timeframe.D1].tail
         assert tail is not None
-        assert tail.bare == (count == OVERLAP)
+        assert tail.without_lookback == (count == OVERLAP)
         np.testing.assert_array_equal(tail.bars.close, stored.close[-count:])
 
 
 def test_commit_waits_where_too_much_is_waiting(db: Database) -> None:
     first, second, third = claimed(db, "A", "B", "C")
     slow = Slow(db)
-    with GroupCommit(slow, most_items=1) as group:
+    with BatchWriter(slow, max_items=1) as group:
         group.commit(first, [enriched(bars(3))])
         assert slow.began.wait(20)
         group.commit(second, [enriched(bars(3))])

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from enrichment.domain.errors import InvalidRequest, LeaseLost
-from enrichment.domain.model import Failure, Task, Written
+from enrichment.domain.model import Failure, RowCounts, Task
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
@@ -137,7 +137,7 @@ class Items(RuleBasedStateMachine):
 
     @rule()
     def close(self) -> None:
-        closed = set(self.queue.close_finished())
+        closed = set(self.queue.close_finished_jobs())
         assert closed == self.close_in_model()
 
     # What workers do.
@@ -189,9 +189,7 @@ class Items(RuleBasedStateMachine):
     @rule(data=st.data(), snooze=st.booleans())
     def give_back(self, data: st.DataObject, snooze: bool) -> None:
         task, item = self.draw(data)
-        self.queue.give_back(
-            task, 3600.0 if snooze else 0.0, "the vendor rests" if snooze else None
-        )
+        self.queue.release(task, 3600.0 if snooze else 0.0, "the vendor rests" if snooze else None)
         if item is not None:
             item.wait(due=not snooze)
 
@@ -204,7 +202,7 @@ class Items(RuleBasedStateMachine):
         assert cancelled == {task for task in tasks if self.jobs[task.job_id].cancelled}
         for task in cancelled:
             item = self.owned(task)
-            self.queue.drop(task)
+            self.queue.discard(task)
             if item is not None:
                 item.status = "cancelled"
 
@@ -221,7 +219,7 @@ class Items(RuleBasedStateMachine):
                 job_id=job_id,
                 symbol=symbol,
             )
-        assert self.queue.reap(MAX_RETRIES) == len(lost)
+        assert self.queue.reclaim_expired(MAX_RETRIES) == len(lost)
         for item in lost.values():
             if item.retries < MAX_RETRIES:
                 item.retries += 1
@@ -287,11 +285,11 @@ class Items(RuleBasedStateMachine):
             "UPDATE enrichment_job_items SET lease_until = now() - interval '1 s'"
             " WHERE status = 'in_progress'"
         )
-        self.queue.reap(MAX_RETRIES)
+        self.queue.reclaim_expired(MAX_RETRIES)
         while tasks := self.queue.claim("last", 10):
             for task in tasks:
                 self.write(task)
-        self.queue.close_finished()
+        self.queue.close_finished_jobs()
         assert self.reader.progress_of_open_jobs() == []
 
     # The model's own arithmetic.
@@ -334,7 +332,7 @@ class Items(RuleBasedStateMachine):
     def write(self, task: Task) -> None:
         with self.db.begin() as conn:
             leases.assert_owned(conn, task)
-            jobs.complete(conn, task, Written(inserted=1))
+            jobs.complete(conn, task, RowCounts(inserted=1))
 
     def run(self, statement: str, **values: object) -> None:
         with self.db.begin() as conn:

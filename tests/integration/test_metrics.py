@@ -124,7 +124,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
     assert before["compute_duration_seconds_sum"] == 2.0
     for _ in range(2):  # settling again adds nothing
         with db.begin() as conn:
-            lifetime_totals.settle(conn)
+            lifetime_totals.advance(conn)
         assert totals(scrape(db)) == before
     with db.begin() as conn:
         for table in ("enrichment_fetch_hourly", "enrichment_compute_hourly"):
@@ -141,7 +141,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
     with db.begin() as conn:
         conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
         run_log.roll_up(conn)
-        lifetime_totals.settle(conn)
+        lifetime_totals.advance(conn)
     run_everything(db)
     after = totals(scrape(db))
     assert all(after[name] >= value for name, value in before.items())

@@ -7,17 +7,17 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import text
 
-from enrichment.domain.model import Failure, Written
+from enrichment.domain.model import Failure, RowCounts
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.read_models.overview import Morning
+from enrichment.warehouse.read_models.overview import OverviewQueries
 
 
 @pytest.fixture
-def morning(db: Database) -> Morning:
-    return Morning(db, hour=1, minute=30)
+def morning(db: Database) -> OverviewQueries:
+    return OverviewQueries(db, hour=1, minute=30)
 
 
 def newest_slot(db: Database) -> date:
@@ -45,7 +45,7 @@ def night(db: Database, on: date, state: str, failed: int = 0, kind: str = "sche
 
 
 def test_nights_tell_what_worked_what_did_not_and_what_never_was(
-    db: Database, morning: Morning
+    db: Database, morning: OverviewQueries
 ) -> None:
     newest = newest_slot(db)
     night(db, newest, "completed")
@@ -68,12 +68,12 @@ def test_nights_tell_what_worked_what_did_not_and_what_never_was(
     assert (found[5].successful, found[5].duration_seconds) == (None, None)
 
 
-def test_without_a_job_no_night_counts_as_missed(morning: Morning) -> None:
+def test_without_a_job_no_night_counts_as_missed(morning: OverviewQueries) -> None:
     assert {n.state for n in morning.nights(90)} == {"before"}
 
 
 def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
-    db: Database, morning: Morning
+    db: Database, morning: OverviewQueries
 ) -> None:
     commands, queue = Commands(db), JobQueue(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in ("A", "B", "C")], actor="test")
@@ -82,11 +82,11 @@ def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
         for task in queue.claim("w", 9):
             if task.symbol == "C":
                 with db.begin() as conn:
-                    jobs.complete(conn, task, Written())
+                    jobs.complete(conn, task, RowCounts())
                 continue
             kind = "ProviderUnavailable" if task.symbol == "A" else "MalformedResponse"
             queue.fail(task, Failure(kind, f"{task.symbol} was refused", "fetch"), None)
-        queue.close_finished()
+        queue.close_finished_jobs()
     with db.begin() as conn:
         conn.execute(
             text(
@@ -106,7 +106,7 @@ def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
 
 
 def test_series_are_counted_by_status_and_the_gravest_named_first(
-    db: Database, morning: Morning
+    db: Database, morning: OverviewQueries
 ) -> None:
     commands = Commands(db)
     commands.track([parse_tracked("AAPL", "stock", "1d,1h")], actor="test")
@@ -124,12 +124,12 @@ def test_series_are_counted_by_status_and_the_gravest_named_first(
                 " ('GONE', '1d', 'error', 0.10, now(), '{\"sessions_behind\": 7}')"
             )
         )
-    found = morning.standing()
+    found = morning.status_counts()
     assert morning.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
     assert found.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
     assert (found.series, found.fresh) == (3, 1)
-    assert [(s.symbol, s.timeframe, s.status) for s in morning.attention()] == [
+    assert [(s.symbol, s.timeframe, s.status) for s in morning.needs_attention()] == [
         ("AAPL", "1h", "stale"),
         ("X:BTCUSD", "1h", "not_enriched"),
     ]
-    assert len(morning.attention(limit=1)) == 1
+    assert len(morning.needs_attention(limit=1)) == 1

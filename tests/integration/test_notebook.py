@@ -14,14 +14,14 @@ from sqlalchemy import text
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.notebook import Warehouse, connect
+from enrichment.notebook import WarehouseReader, connect
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 
 
 @pytest.fixture
-def warehouse(db: Database, db_url: str) -> Iterator[Warehouse]:
+def warehouse(db: Database, db_url: str) -> Iterator[WarehouseReader]:
     Commands(db).track(
         [parse_tracked("AAPL", "stock", "1d"), parse_tracked("X:BTCUSD", "crypto", "1h")],
         actor="test",
@@ -31,7 +31,7 @@ def warehouse(db: Database, db_url: str) -> Iterator[Warehouse]:
     opened.close()
 
 
-def test_values_are_bound_and_times_are_utc(warehouse: Warehouse) -> None:
+def test_values_are_bound_and_times_are_utc(warehouse: WarehouseReader) -> None:
     found = warehouse.query(
         "SELECT symbol, active, created_at, 2 AS two, 0.5::numeric AS half, NULL::float8 AS none"
         " FROM tracked_symbols WHERE symbol = :symbol",
@@ -50,7 +50,7 @@ def test_values_are_bound_and_times_are_utc(warehouse: Warehouse) -> None:
     ]
 
 
-def test_a_table_without_rows_has_the_same_types(warehouse: Warehouse) -> None:
+def test_a_table_without_rows_has_the_same_types(warehouse: WarehouseReader) -> None:
     query = "SELECT created_at, active, 1 AS one, 0.5::float8 AS half FROM tracked_symbols WHERE "
     full, empty = warehouse.query(query + "true"), warehouse.query(query + "false")
     assert (len(full), len(empty)) == (2, 0)
@@ -59,7 +59,7 @@ def test_a_table_without_rows_has_the_same_types(warehouse: Warehouse) -> None:
     assert (empty["created_at"] - datetime(2024, 1, 1, tzinfo=UTC)).dt.total_seconds().empty
 
 
-def test_integers_with_a_null_become_floats(warehouse: Warehouse) -> None:
+def test_integers_with_a_null_become_floats(warehouse: WarehouseReader) -> None:
     found = warehouse.query("SELECT n FROM (VALUES (1), (NULL)) AS rows (n)")
     assert found["n"].dtype == "float64"
     assert found["n"].isna().tolist() == [False, True]
@@ -74,7 +74,7 @@ def test_integers_with_a_null_become_floats(warehouse: Warehouse) -> None:
         "SELECT setval(pg_get_serial_sequence('data_corrections', 'id'), 7)",
     ],
 )
-def test_writing_is_refused(warehouse: Warehouse, db: Database, statement: str) -> None:
+def test_writing_is_refused(warehouse: WarehouseReader, db: Database, statement: str) -> None:
     with pytest.raises(InvalidRequest, match=r"only reads.*'enrichment' commands"):
         warehouse.query(statement)
     with db.begin() as conn:
@@ -92,17 +92,21 @@ def test_a_query_that_takes_too_long_is_stopped(db: Database, db_url: str) -> No
         warehouse.close()
 
 
-def test_a_wrong_query_says_what_is_wrong(warehouse: Warehouse) -> None:
+def test_a_wrong_query_says_what_is_wrong(warehouse: WarehouseReader) -> None:
     with pytest.raises(InvalidRequest, match='relation "nothing" does not exist'):
         warehouse.query("SELECT * FROM nothing")
     with pytest.raises(InvalidRequest, match="returns no rows"):
         warehouse.query("SET work_mem = '5MB'")
 
 
-def test_a_provider_that_does_not_answer_is_an_answer_too(warehouse: Warehouse) -> None:
+def test_a_provider_that_does_not_answer_is_an_answer_too(warehouse: WarehouseReader) -> None:
     window = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 5, tzinfo=UTC))
     answers = warehouse.ask_each(
-        "X:BTCUSD", AssetClass.CRYPTO, Timeframe.D1, window, protection=Protection(max_retries=0)
+        "X:BTCUSD",
+        AssetClass.CRYPTO,
+        Timeframe.D1,
+        window,
+        protection=VendorProtection(max_retries=0),
     )
     assert [answer.provider for answer in answers] == ["binance", "polygon", "yahoo"]
     assert all(answer.fetched is None and answer.error for answer in answers)

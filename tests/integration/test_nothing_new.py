@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from enrichment.domain.bars import Bars
-from enrichment.domain.model import AssetClass, Fetched, Task, Timeframe, Window
-from enrichment.domain.series import Enriched, Known, Tail
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe, Window
+from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.series.warehouse import Finished, Warehouse
-from tests.helpers.fakes import Vendor
+from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
+from tests.helpers.fakes import FakeVendor
 from tests.integration.nightly import Nightly, half, quiet
 
 WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
@@ -43,18 +43,18 @@ class Watched(Warehouse):
 
     def __init__(self, db: Database) -> None:
         super().__init__(db)
-        self.written: list[tuple[str, Enriched]] = []
+        self.written: list[tuple[str, SeriesUpdate]] = []
         self.tails: list[str] = []
 
-    def store(self, batch: Sequence[Finished]) -> list[object]:  # type: ignore[override]
+    def store(self, batch: Sequence[FinishedItem]) -> list[object]:  # type: ignore[override]
         self.written += [(done.task.symbol, series) for done in batch for series in done.series]
-        return list(super().store(batch))
+        return list(super().store_batch(batch))
 
     def tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
-    ) -> Tail:
+    ) -> StoredTail:
         self.tails.append(symbol)
-        return super().tail(symbol, timeframe, since, lookback)
+        return super().read_tail(symbol, timeframe, since, lookback)
 
 
 class Thorough(Warehouse):
@@ -62,14 +62,14 @@ class Thorough(Warehouse):
 
     def read(
         self, tasks: Sequence[Task], now: datetime
-    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
+    ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
         return {
             task: {timeframe: replace(found, tail=None) for timeframe, found in known.items()}
-            for task, known in super().read(tasks, now).items()
+            for task, known in super().read_snapshots(tasks, now).items()
         }
 
 
-class Renamed(Vendor):
+class Renamed(FakeVendor):
     """The same bars under another name, or adjusted otherwise."""
 
     def __init__(self, bars: Bars) -> None:
@@ -78,7 +78,7 @@ class Renamed(Vendor):
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         found = super().fetch(symbol, asset_class, timeframe, window)
         return replace(found, source=self.source, adjusted=self.adjusted)
 
@@ -94,7 +94,9 @@ class Pair(Nightly):
 
     def asking(self, history_days: int) -> None:
         self.pipeline, self.thorough = (
-            Pipeline(self.vendor, warehouse, history_days=history_days, now=lambda: self.now)
+            EnrichmentPipeline(
+                self.vendor, warehouse, history_days=history_days, now=lambda: self.now
+            )
             for warehouse in (self.warehouse, Thorough(self.db))
         )
 
@@ -120,7 +122,7 @@ class Pair(Nightly):
     def passed_over(self) -> bool:
         """Whether the last run of the one that may be passed over judged nothing again."""
         last = [series for symbol, series in self.warehouse.written if symbol == WATCHED][-1]
-        return last.downloads[0].same
+        return last.fetches[0].unchanged
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def fill(db: Database) -> Commands:
     registry = WorkerRegistry(db, "w1")
     registry.register(host="here", pid=1, version="test", threads=5)
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    readings = alerting.readings_of(reader)
+    readings = alerting.read_inputs(reader)
     AlertService(
         reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()

@@ -24,11 +24,11 @@ from enrichment.domain.errors import (
     Snooze,
     UnknownSymbol,
 )
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.sandbox import create_app, running
 from enrichment.vendors.base import Provider, direct
 from enrichment.vendors.binance import BinanceProvider
-from enrichment.vendors.guard import Protection
+from enrichment.vendors.guard import VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
 from enrichment.vendors.yahoo import USER_AGENT, YahooProvider
@@ -40,7 +40,7 @@ NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
 MONTH = Window(NOW - timedelta(days=30), NOW)
 HEADERS = {"Authorization": "Bearer any", "User-Agent": USER_AGENT}
-Ask = Callable[[str, AssetClass, Timeframe, Window], Fetched]
+Ask = Callable[[str, AssetClass, Timeframe, Window], FetchedBars]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def guarded(address: str) -> Iterator[Ask]:
     """The providers as a worker has them, without a key."""
     settings = Settings(enrichment_sandbox_port=int(address.rpartition(":")[2]))
     manager = init_resilience_manager()
-    quick = Protection(max_retries=0, recovery_timeout=60)
+    quick = VendorProtection(max_retries=0, recovery_timeout=60)
     yield build_providers(settings, manager, protection=quick).fetch
     manager.close()
 
@@ -208,7 +208,7 @@ def test_a_secret_is_never_shown(
     manager = init_resilience_manager()
     shown = [repr(settings), str(settings)]
     with caplog.at_level(logging.DEBUG):
-        providers = build_providers(settings, manager, protection=Protection(max_retries=0))
+        providers = build_providers(settings, manager, protection=VendorProtection(max_retries=0))
         shown.append(repr(providers))
         for kind in ("unauthorized", "server_error", "reset", "html", "truncated", "rate_limit"):
             fault(ticker="SIM1", kind=kind, times=1)

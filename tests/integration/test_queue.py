@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.domain.errors import InvalidRequest, LeaseLost, NotTracked
-from enrichment.domain.model import Failure, Task, Written
+from enrichment.domain.model import Failure, RowCounts, Task
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
@@ -26,10 +26,10 @@ def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
     return commands
 
 
-def finish(db: Database, task: Task, written: Written | None = None) -> None:
+def finish(db: Database, task: Task, written: RowCounts | None = None) -> None:
     with db.begin() as conn:
         leases.assert_owned(conn, task)
-        jobs.complete(conn, task, written or Written())
+        jobs.complete(conn, task, written or RowCounts())
 
 
 def item(db: Database, symbol: str) -> tuple[str, int]:
@@ -122,7 +122,7 @@ def test_a_stale_worker_writes_nothing(db: Database) -> None:
     queue = JobQueue(db)
     (stale,) = queue.claim("w1", 1)
     expire_leases(db)
-    assert queue.reap(max_retries=3) == 1
+    assert queue.reclaim_expired(max_retries=3) == 1
     (fresh,) = queue.claim("w2", 1)
     assert fresh.fence == stale.fence + 1
     with pytest.raises(LeaseLost):
@@ -139,7 +139,7 @@ def test_reaping_fails_an_item_at_the_limit(db: Database) -> None:
     for lost in range(3):
         assert queue.claim(f"w{lost}", 1)
         expire_leases(db)
-        queue.reap(max_retries=2)
+        queue.reclaim_expired(max_retries=2)
     assert item(db, "AAPL") == ("failed", 2)
 
 
@@ -159,7 +159,7 @@ def test_giving_back_counts_no_retry(db: Database) -> None:
     track(db, "AAPL").trigger(actor="test")
     queue = JobQueue(db)
     (task,) = queue.claim("w", 1)
-    queue.give_back(task)
+    queue.release(task)
     assert item(db, "AAPL") == ("pending", 0)
     assert [t.symbol for t in queue.claim("w", 1)] == ["AAPL"]
 
@@ -183,10 +183,10 @@ def test_a_job_closes_when_its_last_item_is_final(db: Database) -> None:
     job = track(db, "AAPL", "MSFT").trigger(actor="test")
     queue = JobQueue(db)
     good, bad = queue.claim("w", 2)
-    finish(db, good, Written(inserted=250, updated=3))
-    assert queue.close_finished() == []
+    finish(db, good, RowCounts(inserted=250, updated=3))
+    assert queue.close_finished_jobs() == []
     queue.fail(bad, BROKEN, None)
-    assert queue.close_finished() == [job.job_id]
+    assert queue.close_finished_jobs() == [job.job_id]
     page = reader(db).history(10)
     (historic,), (details,) = page.jobs, page.details
     assert (historic.successful, historic.failed, historic.retried) == (1, 1, 0)
@@ -200,13 +200,13 @@ def test_the_history_can_be_of_some_kinds_or_of_jobs_with_failures(db: Database)
     manual = commands.trigger(actor="test").job_id
     queue = JobQueue(db)
     good, bad = queue.claim("w", 2)
-    finish(db, good, Written(inserted=1))
+    finish(db, good, RowCounts(inserted=1))
     history = reader(db).history
     assert history(10, with_failures=True).jobs == []
     queue.fail(bad, BROKEN, None)
     failing = [j.job_id for j in history(10, with_failures=True).jobs]
     assert failing == [manual]  # although the job has not been closed yet
-    queue.close_finished()
+    queue.close_finished_jobs()
     since = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     backfill = commands.backfill(["AAPL"], *since, actor="test").job_id
     assert [j.job_id for j in history(10).jobs] == [backfill, manual]

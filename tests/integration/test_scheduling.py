@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.config import Settings
-from enrichment.domain.model import Written
+from enrichment.domain.model import RowCounts
 from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.queue.nightly_slot import Slots
+from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.worker import build_scheduler
@@ -62,8 +62,8 @@ db.close()
 """
 
 
-def nightly(db: Database) -> Slots:
-    return Slots(db, hour=1, minute=30, enabled=True)
+def nightly(db: Database) -> NightlySlotStore:
+    return NightlySlotStore(db, hour=1, minute=30, enabled=True)
 
 
 def track_for_years(db: Database, *names: str) -> Commands:
@@ -91,8 +91,8 @@ def finish_all(db: Database) -> None:
     queue = JobQueue(db)
     for task in queue.claim("w", 100):
         with db.begin() as conn:
-            jobs.complete(conn, task, Written())
-    queue.close_finished()
+            jobs.complete(conn, task, RowCounts())
+    queue.close_finished_jobs()
 
 
 def test_eight_schedulers_open_two_hundred_slots_once_each(db: Database, db_url: str) -> None:

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from enrichment.domain.model import Task, Written
-from enrichment.engine.worker import Enrich, Pace, Worker
+from enrichment.domain.model import RowCounts, Task
+from enrichment.engine.worker import Enrich, Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
@@ -28,7 +28,7 @@ from enrichment.warehouse.read_models.facade import ReadModels
 
 THREADS = 2
 LEASE = 1.5
-PACE = Pace(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
+PACE = WorkerTiming(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
 
 # A worker that reports each item it begins and never finishes one.
 HANGING_WORKER = """
@@ -71,7 +71,7 @@ def working(url: str, name: str, enrich: Enrich) -> Iterator[None]:
             heartbeat_queue=queue,
             threads=THREADS,
             max_retries=2,
-            pace=PACE,
+            timing=PACE,
         )
         thread = threading.Thread(target=worker.run)
         thread.start()
@@ -86,11 +86,11 @@ def trigger(db: Database, count: int) -> UUID:
     return commands.trigger(actor="test").job_id
 
 
-def finish(db: Database, task: Task) -> Written:
+def finish(db: Database, task: Task) -> RowCounts:
     with db.begin() as conn:
         ownership.assert_owned(conn, task)
-        jobs.complete(conn, task, Written(inserted=1))
-    return Written(inserted=1)
+        jobs.complete(conn, task, RowCounts(inserted=1))
+    return RowCounts(inserted=1)
 
 
 def until_finished(db: Database, job_id: UUID, watch: Callable[[], None]) -> Progress:
@@ -113,7 +113,7 @@ def test_three_workers_share_the_load(db: Database, db_url: str) -> None:
     most: Counter[str] = Counter()
     lock = threading.Lock()
 
-    def enrich(task: Task, report: Callable[[str], None]) -> Written:
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
         with lock:
             working_now[task.worker_id] += 1
             most[task.worker_id] = max(most[task.worker_id], working_now[task.worker_id])

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue.nightly_slot import Slots, due_slot
+from enrichment.warehouse.queue.nightly_slot import NightlySlotStore, due_slot
 
 
 def utc(*parts: int) -> datetime:
@@ -32,12 +32,12 @@ def test_due_slot_is_the_newest_at_or_before_now(now: datetime, slot: datetime) 
     assert due_slot(now, 1, 30) == slot
 
 
-def slots_due(db: Database, *, minutes_ago: int, enabled: bool = True) -> Slots:
+def slots_due(db: Database, *, minutes_ago: int, enabled: bool = True) -> NightlySlotStore:
     """Slots whose newest slot was due that long ago by the database's clock."""
     with db.begin() as conn:
         now: datetime = conn.execute(text("SELECT now()")).scalar_one()
     at = now - timedelta(minutes=minutes_ago)
-    return Slots(db, hour=at.hour, minute=at.minute, enabled=enabled)
+    return NightlySlotStore(db, hour=at.hour, minute=at.minute, enabled=enabled)
 
 
 def track_since_last_week(db: Database, *names: str) -> Commands:

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.domain.errors import InvalidRequest, NotTracked, Snooze, UnknownJob
-from enrichment.domain.model import AssetClass, Failure, Task, Timeframe, Window, Written
-from enrichment.engine.worker import Pace, Worker
+from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
+from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.vendors.failover import Failover
 from enrichment.warehouse.database import Database, DatabaseClock
@@ -39,7 +39,7 @@ def progress(db: Database, job_id: UUID) -> Progress:
 
 def finish(db: Database, task: Task) -> None:
     with db.begin() as conn:
-        jobs.complete(conn, task, Written(inserted=7))
+        jobs.complete(conn, task, RowCounts(inserted=7))
 
 
 def fail(db: Database, task: Task, error_class: str) -> None:
@@ -69,7 +69,7 @@ def test_cancelling_lets_a_worker_drop_what_is_at_work(db: Database) -> None:
     begun, cancelled = threading.Event(), threading.Event()
     waiting = threading.Event()
 
-    def enrich(task: Task, report: Callable[[str], None]) -> Written:
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
         begun.set()
         for _ in range(400):
             report("fetch 1d")  # where a cancelled item ends
@@ -86,7 +86,7 @@ def test_cancelling_lets_a_worker_drop_what_is_at_work(db: Database) -> None:
         heartbeat_queue=queue,
         threads=1,
         max_retries=2,
-        pace=Pace(poll=0.05, heartbeat=0.1),
+        timing=WorkerTiming(poll=0.05, heartbeat=0.1),
     )
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -113,11 +113,11 @@ def test_a_cancelled_job_ends_though_an_item_comes_back(db: Database, way: str) 
     (task,) = queue.claim("w", 1)
     commands.cancel(job.job_id, actor="me")
     if way == "given back":
-        queue.give_back(task, 600.0, "the vendor rests")
+        queue.release(task, 600.0, "the vendor rests")
     elif way == "failed":
         queue.fail(task, Failure("Timeout", "it broke", "fetch"), 600.0)
-    assert queue.reap(max_retries=3) == (way == "lost")
-    assert queue.close_finished() == [job.job_id]
+    assert queue.reclaim_expired(max_retries=3) == (way == "lost")
+    assert queue.close_finished_jobs() == [job.job_id]
     found = progress(db, job.job_id)
     assert (found.state, found.counts) == ("cancelled", {"cancelled": 2})
 
@@ -130,7 +130,7 @@ def test_cancelling_while_workers_claim_blocks_nobody(db: Database) -> None:
     def claim() -> None:
         while not claimed.is_set():
             for task in queue.claim("w", 3):
-                queue.give_back(task)
+                queue.release(task)
 
     thread = threading.Thread(target=claim)
     thread.start()
@@ -142,8 +142,8 @@ def test_cancelling_while_workers_claim_blocks_nobody(db: Database) -> None:
     finally:
         claimed.set()
         thread.join()
-    queue.reap(max_retries=3)
-    queue.close_finished()
+    queue.reclaim_expired(max_retries=3)
+    queue.close_finished_jobs()
     assert {progress(db, job_id).state for job_id in cancelled} == {"cancelled"}
 
 
@@ -153,7 +153,7 @@ def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None
     queue = JobQueue(db)
     for task, outcome in zip(queue.claim("w", 3), ("done", "AccessDenied", "Timeout"), strict=True):
         finish(db, task) if outcome == "done" else fail(db, task, outcome)
-    queue.close_finished()
+    queue.close_finished_jobs()
     assert progress(db, job.job_id).state == "partial"
     assert commands.resume_failed(job.job_id, actor="me", error_class="Timeout") == 1
     assert progress(db, job.job_id).counts == {"completed": 1, "failed": 1, "pending": 1}
@@ -163,12 +163,12 @@ def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None
     (again,) = queue.claim("w", 5)
     assert again.retry_count == 0
     finish(db, again)
-    queue.close_finished()
+    queue.close_finished_jobs()
     assert progress(db, job.job_id).counts == {"completed": 2, "failed": 1}
     assert commands.resume_failed(job.job_id, actor="me") == 1
     (last,) = queue.claim("w", 5)
     finish(db, last)
-    queue.close_finished()
+    queue.close_finished_jobs()
     found = progress(db, job.job_id)
     assert (found.state, found.counts, found.inserted) == ("completed", {"completed": 3}, 21)
     assert audited(db) == ["resume_failed", "resume_failed"]
@@ -185,7 +185,7 @@ def test_refusals_say_why(db: Database) -> None:
         commands.resume_failed(job.job_id, actor="me")
     (task,) = JobQueue(db).claim("w", 1)
     finish(db, task)
-    JobQueue(db).close_finished()
+    JobQueue(db).close_finished_jobs()
     with pytest.raises(InvalidRequest, match="completed already"):
         commands.cancel(job.job_id, actor="me")
     with pytest.raises(InvalidRequest, match="no failed symbols"):
@@ -236,7 +236,7 @@ def test_a_removed_symbol_leaves_the_queue_without_failing_its_job(db: Database)
     commands.untrack("B", actor="me")
     (task,) = JobQueue(db).claim("w", 5)
     finish(db, task)
-    JobQueue(db).close_finished()
+    JobQueue(db).close_finished_jobs()
     found = progress(db, job.job_id)
     assert (found.state, found.counts) == ("completed", {"cancelled": 1, "completed": 1})
 
@@ -257,7 +257,7 @@ def test_pruning_drops_old_logs_and_jobs_only(db: Database) -> None:
     for _ in range(2):
         (task,) = queue.claim("w", 1)
         finish(db, task)
-    queue.close_finished()
+    queue.close_finished_jobs()
     with db.begin() as conn:
         conn.execute(
             text(

@@ -12,15 +12,15 @@ from sqlalchemy import text
 from api import create_app
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import InvalidRequest, NotTracked, ProviderUnavailable, StepFailed
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.pipeline.enrich import Pipeline
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
-from enrichment.warehouse.series.flags_and_gaps import name_outages
+from enrichment.warehouse.series.flags_and_gaps import explain_gaps_by_outages
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.fakes import Vendor, recorded
+from tests.helpers.fakes import FakeVendor, recorded
 from tests.integration.nightly import Nightly, assert_stored, half, quiet
 
 
@@ -31,7 +31,7 @@ def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(
     night.run_at(800)
     before, known_on = night.bars(), night.rows("SELECT clock_timestamp()")[0][0]
     assert isinstance(known_on, datetime)
-    after = half(quiet()).take(slice(800)).followed_by(quiet().take(slice(800, None)))
+    after = half(quiet()).take(slice(800)).concat(quiet().take(slice(800, None)))
     night.vendor.bars = after
     night.run_at(801)
     assert night.rows("SELECT field, old_value, new_value, reason, ts FROM data_corrections") == [
@@ -105,8 +105,8 @@ def test_the_same_bar_missing_from_many_symbols_is_an_outage(db: Database) -> No
                 " VALUES ('IBM', '1d', '2008-07-01'), ('AAPL', '1d', '2008-07-01')"
             )
         )
-        assert name_outages(conn) == 3
-        assert name_outages(conn) == 0
+        assert explain_gaps_by_outages(conn) == 3
+        assert explain_gaps_by_outages(conn) == 0
     assert night.rows(
         "SELECT symbol, cause FROM bar_gaps WHERE ts <> '2008-07-01' ORDER BY symbol"
     ) == [(symbol, "vendor_outage") for symbol in ("AAPL", "GOOG", "MSFT")]
@@ -124,7 +124,7 @@ def test_new_features_are_computed_for_what_is_stored(db: Database) -> None:
     assert len(night.vendor.windows) == 2
 
 
-class Failing(Vendor):
+class Failing(FakeVendor):
     """Answers a number of requests, then none until it is mended."""
 
     def __init__(self, bars: Bars, answers: int) -> None:
@@ -133,7 +133,7 @@ class Failing(Vendor):
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         if len(self.windows) == self.answers:
             raise ProviderUnavailable("answered 500")
         return super().fetch(symbol, asset_class, timeframe, window)
@@ -141,33 +141,37 @@ class Failing(Vendor):
 
 def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) -> None:
     night = Nightly(db, recorded())
-    night.pipeline = Pipeline(night.vendor, Warehouse(db), history_days=365, now=lambda: night.now)
+    night.pipeline = EnrichmentPipeline(
+        night.vendor, Warehouse(db), history_days=365, now=lambda: night.now
+    )
     night.run_at(3270)
     start, end = datetime(2001, 1, 1, tzinfo=UTC), datetime(2003, 1, 1, tzinfo=UTC)
     night.commands.backfill(["aapl"], start, end, actor="test", reason="study")
     failing = Failing(recorded(), answers=2)
-    pipeline = Pipeline(failing, Warehouse(db), history_days=365, now=lambda: night.now, piece=1000)
+    pipeline = EnrichmentPipeline(
+        failing, Warehouse(db), history_days=365, now=lambda: night.now, bars_per_chunk=1000
+    )
     (task,) = night.claimed()
-    assert (task.backfill, task.left) == (Window(start, end), ())
+    assert (task.backfill, task.remaining) == (Window(start, end), ())
     with pytest.raises(StepFailed):
         pipeline.enrich(task)
-    night.queue.give_back(task)
+    night.queue.release(task)
     asked, failing.answers = list(failing.windows), 99
     (again,) = night.claimed()
-    assert again.left == ((Timeframe.D1, asked[-1].start),)
+    assert again.remaining == ((Timeframe.D1, asked[-1].start),)
     pipeline.enrich(again)
     assert failing.windows[2].end == asked[-1].start
     assert failing.windows[-1].start == start
     wanted = recorded().take(recorded().ts >= np.datetime64("2001-01-01"))
     assert_stored(night, wanted)
-    night.queue.close_finished()
+    night.queue.close_finished_jobs()
     assert night.rows("SELECT state, inserted FROM enrichment_jobs WHERE kind = 'backfill'") == [
         ("completed", len(wanted) - 250)
     ]
     assert night.rows("SELECT action, reason FROM operator_actions WHERE action = 'backfill'") == [
         ("backfill", "study")
     ]
-    assert Warehouse(db).describe("AAPL", Timeframe.D1).history_from == start
+    assert Warehouse(db).snapshot("AAPL", Timeframe.D1).history_from == start
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,24 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import (
-    Checked,
-    Fetched,
+    FetchedBars,
     Flag,
     Quality,
-    Quarantined,
+    QuarantinedBar,
     Severity,
     Task,
     Timeframe,
+    ValidationResult,
     Window,
 )
-from enrichment.domain.series import Download, Enriched, Evidence, Gap
+from enrichment.domain.series import FetchResult, Gap, QualityInputs, SeriesUpdate
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.series.warehouse import Warehouse
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
-EVIDENCE = Evidence(30, 0, 30, 600, 0, 0)
+EVIDENCE = QualityInputs(30, 0, 30, 600, 0, 0)
 SCORE = Quality(0.97, 1.0, 1.0, 0.85, 1.0, "healthy", ("something small",))
 
 
@@ -42,11 +42,13 @@ def bars(days: int, *, first: int = 0, close: float = 100.0) -> Bars:
 WINDOW = Window(START, START + timedelta(days=400))
 
 
-def enriched(found: Bars, *, checked: Checked | None = None, **changes: object) -> Enriched:
-    fetched = Fetched(found, "sandbox", adjusted=False)
-    result = Enriched(
+def enriched(
+    found: Bars, *, checked: ValidationResult | None = None, **changes: object
+) -> SeriesUpdate:
+    fetched = FetchedBars(found, "sandbox", adjusted=False)
+    result = SeriesUpdate(
         timeframe=Timeframe.D1,
-        downloads=[Download(WINDOW, fetched, 12.0, checked or Checked(found))],
+        fetches=[FetchResult(WINDOW, fetched, 12.0, checked or ValidationResult(found))],
         bars=found,
         features={
             "sma_20": np.where(np.arange(len(found)) < 3, np.nan, found.close),
@@ -56,7 +58,7 @@ def enriched(found: Bars, *, checked: Checked | None = None, **changes: object) 
         flags=[],
         gaps=[],
         quality=SCORE,
-        evidence=EVIDENCE,
+        quality_inputs=EVIDENCE,
         history_from=START,
     )
     return replace(result, **changes)  # type: ignore[arg-type]  # fields by name
@@ -140,29 +142,31 @@ def test_what_is_stored_is_read_back(db: Database) -> None:
     gap = START + timedelta(days=40)
     found = enriched(bars(30), gaps=[Gap(gap)])
     warehouse.commit(claim(db), [found])
-    known = warehouse.describe("AAPL", Timeframe.D1)
+    known = warehouse.snapshot("AAPL", Timeframe.D1)
     assert (known.bars, known.first_ts, known.history_from) == (30, START, START)
     assert (known.source, known.adjusted) == ("sandbox", False)
     assert known.overlap_from == START + timedelta(days=20)
-    assert known.gaps.tolist() == known.due.tolist() == [gap.replace(tzinfo=None)]
-    tail = warehouse.tail("AAPL", Timeframe.D1, known.overlap_from, 5).bars
+    assert known.gaps.tolist() == known.gaps_due.tolist() == [gap.replace(tzinfo=None)]
+    tail = warehouse.read_tail("AAPL", Timeframe.D1, known.overlap_from, 5).bars
     np.testing.assert_array_equal(tail.close, found.bars.close[-15:])
     assert np.isnan(tail.vwap).all()
-    assert len(warehouse.tail("AAPL", Timeframe.D1, None, 5).bars) == 30
-    assert len(warehouse.tail("AAPL", Timeframe.H1, START, 5).bars) == 0
-    assert warehouse.describe("AAPL", Timeframe.H1).bars == 0
+    assert len(warehouse.read_tail("AAPL", Timeframe.D1, None, 5).bars) == 30
+    assert len(warehouse.read_tail("AAPL", Timeframe.H1, START, 5).bars) == 0
+    assert warehouse.snapshot("AAPL", Timeframe.H1).bars == 0
 
 
 def test_findings_follow_the_window(db: Database) -> None:
     warehouse = Warehouse(db)
     bad = START + timedelta(days=3)
     flag = Flag(bad, "ohlc", Severity.ERROR, "high 1 below low 2")
-    kept = Quarantined(bad, "ohlc", "high 1 below low 2", {"high": 1.0, "low": 2.0, "open": None})
-    checked = Checked(bars(30), (flag,), (kept,))
+    kept = QuarantinedBar(
+        bad, "ohlc", "high 1 below low 2", {"high": 1.0, "low": 2.0, "open": None}
+    )
+    checked = ValidationResult(bars(30), (flag,), (kept,))
     first = enriched(bars(30), checked=checked, flags=[flag], gaps=[Gap(bad)])
     for _ in range(2):
         warehouse.commit(claim(db), [first])
-    assert warehouse.describe("AAPL", Timeframe.D1).flagged == {(bad, "ohlc")}
+    assert warehouse.snapshot("AAPL", Timeframe.D1).flagged == {(bad, "ohlc")}
     assert table(db, "SELECT check_name, severity FROM bar_flags") == [("ohlc", "error")]
     assert table(db, "SELECT check_name, bar->>'high', bar->>'open' FROM bar_quarantine") == [
         ("ohlc", "1.0", None)

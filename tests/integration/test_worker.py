@@ -19,19 +19,19 @@ from enrichment.domain.errors import (
     Snooze,
     StepFailed,
 )
-from enrichment.domain.model import Task, Timeframe, Written
-from enrichment.engine.worker import Enrich, Pace, Ready, Worker
+from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.engine.worker import Enrich, Prepare, Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.queue.notify import Listener
+from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.waiting import in_thread, until
 
-QUICK = Pace(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
+QUICK = WorkerTiming(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
 
 
 class Bench:
@@ -44,7 +44,7 @@ class Bench:
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def enrich(self, task: Task, report: Callable[[str], None]) -> Written:
+    def enrich(self, task: Task, report: Callable[[str], None]) -> RowCounts:
         with self._lock:
             self.attempts[task.symbol] += 1
             self.at_once += 1
@@ -57,8 +57,8 @@ class Bench:
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
                 leases.assert_owned(conn, task)
-                jobs.complete(conn, task, Written(inserted=1))
-            return Written(inserted=1)
+                jobs.complete(conn, task, RowCounts(inserted=1))
+            return RowCounts(inserted=1)
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -84,9 +84,9 @@ def working(
     enrich: Enrich,
     *,
     threads: int = 3,
-    pace: Pace = QUICK,
+    pace: WorkerTiming = QUICK,
     name: str = "w",
-    ready: Ready | None = None,
+    ready: Prepare | None = None,
     lost_beats: int = 0,
 ) -> Iterator[Worker]:
     registry = Faltering(db, name, lost_beats)
@@ -99,10 +99,10 @@ def working(
         heartbeat_queue=queue,
         threads=threads,
         max_retries=2,
-        pace=pace,
-        ready=ready,
+        timing=pace,
+        prepare=ready,
     )
-    listener = Listener(db, worker.wake)
+    listener = JobListener(db, worker.wake)
     listener.start()
     try:
         with in_thread(worker):
@@ -202,7 +202,7 @@ def test_a_snooze_is_no_retry(db: Database) -> None:
 def test_draining_gives_hanging_items_back_unharmed(db: Database) -> None:
     release, begun = threading.Event(), threading.Event()
 
-    def hang(task: Task, report: Callable[[str], None]) -> Written:
+    def hang(task: Task, report: Callable[[str], None]) -> RowCounts:
         begun.set()
         release.wait(30)
         with db.begin() as conn:
@@ -225,7 +225,7 @@ def test_the_heartbeat_keeps_long_items_and_shows_their_step(db: Database) -> No
     release = threading.Event()
     bench = Bench(db)
 
-    def slow(task: Task, report: Callable[[str], None]) -> Written:
+    def slow(task: Task, report: Callable[[str], None]) -> RowCounts:
         report("fetch 1d")
         release.wait(30)
         return bench.enrich(task, report)
@@ -301,10 +301,10 @@ def test_what_cannot_be_read_together_is_enriched_one_by_one(db: Database) -> No
 
 def test_an_item_is_at_hand_until_its_promise_is_kept(db: Database) -> None:
     bench = Bench(db)
-    promised: dict[str, tuple[Task, Future[Written]]] = {}
+    promised: dict[str, tuple[Task, Future[RowCounts]]] = {}
     both = threading.Event()
 
-    def enrich(task: Task, report: Callable[[str], None]) -> Future[Written]:
+    def enrich(task: Task, report: Callable[[str], None]) -> Future[RowCounts]:
         promised[task.symbol] = (task, Future())
         if len(promised) == 2:
             both.set()
@@ -314,7 +314,7 @@ def test_an_item_is_at_hand_until_its_promise_is_kept(db: Database) -> None:
         job = trigger(db, "AAPL", "MSFT").trigger(actor="test")
         assert both.wait(20)  # one thread took both: a promise holds none
         bench.enrich(promised["AAPL"][0], lambda step: None)
-        promised["AAPL"][1].set_result(Written(inserted=1))
+        promised["AAPL"][1].set_result(RowCounts(inserted=1))
         failure = StepFailed("store", None, 3.0)
         failure.__cause__ = AccessDenied("the disk refuses")
         promised["MSFT"][1].set_exception(failure)
@@ -328,7 +328,7 @@ def test_what_was_claimed_ahead_is_given_back_at_once_by_a_stop(db: Database) ->
     bench, reached, release = Bench(db), threading.Event(), threading.Event()
     quick = 60
 
-    def enrich(task: Task, report: Callable[[str], None]) -> Written:
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
         if sum(bench.attempts.values()) >= quick:
             reached.set()
             release.wait(20)

@@ -16,7 +16,7 @@ from enrichment.warehouse.read_models.dto import (
     SeriesStatus,
     WorkerStatus,
 )
-from enrichment.warehouse.read_models.overview import Night, RecentError, Standing
+from enrichment.warehouse.read_models.overview import Night, RecentError, StatusCounts
 from enrichment.warehouse.read_models.quality_all import DayOfQuality, SeriesQuality
 
 JOBS = 30
@@ -30,7 +30,7 @@ class Briefing:
 
     overview: Overview
     history: HistoryPage
-    standing: Standing
+    standing: StatusCounts
     attention: list[SeriesStatus]
     nights: list[Night]
     errors: list[RecentError]
@@ -49,8 +49,8 @@ def briefing() -> Briefing:
     return Briefing(
         overview=reader.overview(),
         history=reader.history(JOBS),
-        standing=reader.morning.standing(),
-        attention=reader.morning.attention(),
+        standing=reader.morning.status_counts(),
+        attention=reader.morning.needs_attention(),
         nights=reader.morning.nights(),
         errors=reader.morning.errors(),
         worst=reader.quality_overview.worst(WORST),

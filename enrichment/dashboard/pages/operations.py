@@ -23,7 +23,7 @@ from enrichment.dashboard.components import (
 from enrichment.dashboard.data.cache import shared
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport
-from enrichment.warehouse.read_models.audit_log import Action
+from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import SlotStatus, WorkerStatus
 
 ACTIONS = 200
@@ -48,7 +48,7 @@ def fired(limit: int) -> list[AlertEvent]:
 
 
 @shared
-def done(limit: int) -> list[Action]:
+def done(limit: int) -> list[AuditEntry]:
     return services().reader.journal.actions(limit)
 
 
@@ -159,7 +159,7 @@ def slots(found: Sequence[SlotStatus]) -> None:
     table(rows, key="slots")
 
 
-def audit(actions: Sequence[Action]) -> None:
+def audit(actions: Sequence[AuditEntry]) -> None:
     st.subheader("Who changed what")
     if not actions:
         nothing("Nobody has changed anything yet.")

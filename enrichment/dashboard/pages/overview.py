@@ -55,7 +55,7 @@ def resume() -> None:
 
 
 def banner(data: Briefing) -> None:
-    judged = health.judge(data.overview, data.pauses, data.patterns, data.workers)
+    judged = health.assess(data.overview, data.pauses, data.patterns, data.workers)
     headline = {
         "healthy": "Healthy: the last run worked and nothing needs you.",
         "warning": "Needs a look",

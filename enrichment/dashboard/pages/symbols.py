@@ -36,7 +36,7 @@ from enrichment.warehouse.read_models.candles import Candles
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import ScoreOfDay
 from enrichment.warehouse.read_models.quality_symbol import SeriesReport
-from enrichment.warehouse.read_models.symbols import CataloguedSymbol, TimeframeState
+from enrichment.warehouse.read_models.symbols import SymbolDetails, TimeframeState
 
 ON_PAGE = 100
 MOST = 20_000
@@ -53,7 +53,7 @@ COLUMNS = {
 
 
 @shared
-def listed(search: str, status: str, after: str | None) -> list[CataloguedSymbol]:
+def listed(search: str, status: str, after: str | None) -> list[SymbolDetails]:
     return services().reader.symbols.page(
         ON_PAGE, search=search or None, status=status or None, after=after
     )
@@ -63,11 +63,11 @@ def listed(search: str, status: str, after: str | None) -> list[CataloguedSymbol
 def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
     reader = services().reader
     found = reader.symbols.names(MOST, search=search or None, status=status or None)
-    return found, dict(reader.morning.standing().statuses), pd.Timestamp.now(tz="UTC")
+    return found, dict(reader.morning.status_counts().statuses), pd.Timestamp.now(tz="UTC")
 
 
 @shared
-def one_symbol(name: str) -> tuple[CataloguedSymbol | None, Pause | None]:
+def one_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
     reader = services().reader
     pauses = (p for p in reader.pauses() if (p.scope, p.key) == ("symbol", name))
     return reader.symbols.find(name), next(pauses, None)
@@ -130,7 +130,7 @@ def overview() -> None:
         st.plotly_chart(quality.symbol_days(frame), key="score-days")
 
 
-def rows_of(found: Sequence[CataloguedSymbol], now: pd.Timestamp) -> list[dict[str, Any]]:
+def rows_of(found: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dict[str, Any]]:
     return [
         {
             "symbol": symbol.symbol,
@@ -177,7 +177,7 @@ def one() -> None:
     picture(chosen, state, SPANS[span or "1 year"], panel or PANELS[0])
 
 
-def condition(chosen: CataloguedSymbol, pause: Pause | None) -> None:
+def condition(chosen: SymbolDetails, pause: Pause | None) -> None:
     """What keeps the symbol from being enriched, and why it is not as it should be."""
     if not chosen.active:
         st.warning(f"{chosen.symbol} is no longer enriched.", icon=":material/block:")
@@ -193,7 +193,7 @@ def condition(chosen: CataloguedSymbol, pause: Pause | None) -> None:
             st.caption(f"{sign(state.status)} **{state.timeframe}** {reasons}")
 
 
-def steer(chosen: CataloguedSymbol, *, paused: bool) -> None:
+def steer(chosen: SymbolDetails, *, paused: bool) -> None:
     name = chosen.symbol
     with st.container(horizontal=True):
         st.button(
@@ -237,7 +237,7 @@ def steer(chosen: CataloguedSymbol, *, paused: bool) -> None:
         )
 
 
-def picture(chosen: CataloguedSymbol, state: TimeframeState, days: int, panel: str) -> None:
+def picture(chosen: SymbolDetails, state: TimeframeState, days: int, panel: str) -> None:
     if state.last_ts is None:
         nothing(f"Nothing is stored of {chosen.symbol} {state.timeframe} yet.")
         return

@@ -52,13 +52,13 @@ class Feature:
     function: Callable[[Bars], Column | tuple[Column, ...]]
     kind: Literal["number", "label"]
     warmup: int
-    memory: int
+    lookback: int
     part: int | None = None
-    carried: bool = False
+    cumulative: bool = False
     optional: bool = False
 
 
-_DAY = days.MOST_BARS_A_DAY
+_DAY = days.MAX_BARS_PER_DAY
 _BOLLINGER = partial(volatility.bollinger, length=20, width=2.0)
 
 # Wilder's averages forget by 13/14 a bar: after 700 bars a movement 1e13 times today's weighs less
@@ -85,16 +85,18 @@ FEATURES: Mapping[str, Feature] = {
     "ema_26": Feature(partial(averages.exponential, length=26), "number", 25, 500),
     "rolling_volume_20": Feature(partial(volume.average, length=20), "number", 19, 19),
     "volume_ratio": Feature(partial(volume.ratio, length=20), "number", 19, 19, optional=True),
-    "obv": Feature(volume.on_balance, "number", 0, 1, carried=True),
+    "obv": Feature(volume.on_balance, "number", 0, 1, cumulative=True),
     "session_vwap": Feature(volume.session_average_price, "number", 0, _DAY - 1, optional=True),
     "delta": Feature(volume.delta, "number", 0, 0, optional=True),
     "buy_sell_ratio": Feature(volume.buy_sell_ratio, "number", 0, 0, optional=True),
     "trend_direction": Feature(trend.direction, "label", trend.WARMUP, trend.WARMUP),
-    "market_structure": Feature(structure.swings, "label", structure.WARMUP, structure.MEMORY),
+    "market_structure": Feature(structure.swings, "label", structure.WARMUP, structure.LOOKBACK),
 }
 
-LOOKBACK = max(feature.memory for feature in FEATURES.values())
-CARRIED: tuple[str, ...] = tuple(name for name, feature in FEATURES.items() if feature.carried)
+LOOKBACK = max(feature.lookback for feature in FEATURES.values())
+CUMULATIVE: tuple[str, ...] = tuple(
+    name for name, feature in FEATURES.items() if feature.cumulative
+)
 
 
 def compute(bars: Bars, carried: Mapping[str, float] | None = None) -> dict[str, Column]:
@@ -117,7 +119,7 @@ def compute(bars: Bars, carried: Mapping[str, float] | None = None) -> dict[str,
     rows = bars if complete else bars.take(usable)
     columns = _columns(rows)
     if carried and len(rows):
-        for name in CARRIED:
+        for name in CUMULATIVE:
             columns[name] = _carry_on(name, columns[name], carried.get(name, np.nan))
     return columns if complete else {n: _align(c, usable) for n, c in columns.items()}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Floats, Timestamps
 
-MOST_BARS_A_DAY = 288  # bars of five minutes
+MAX_BARS_PER_DAY = 288  # bars of five minutes
 
 _DAY = 86_400_000_000  # microseconds
 _BLOCK = 16_384  # rows that are summed up at once

@@ -22,7 +22,7 @@ def relative_strength(bars: Bars, *, length: int) -> Floats:
     import talib
 
     value = np.asarray(talib.RSI(bars.close, length))
-    value[windows.unmoved(bars.close, bars.close)] = np.nan
+    value[windows.is_flat(bars.close, bars.close)] = np.nan
     return value
 
 

@@ -13,7 +13,7 @@ _SIDE = 5  # bars on either side that a swing must exceed
 _WORDS = np.array(["range", "range", "bullish", "bearish", "range"], dtype=object)  # 0 1 2 -2 -1
 
 WARMUP = 49
-MEMORY = 99
+LOOKBACK = 99
 
 
 def swings(bars: Bars) -> NDArray[Any]:
@@ -39,7 +39,7 @@ def _rising(extreme: Floats) -> NDArray[np.int8]:
         return out
     steps = np.sign(np.diff(extreme[confirmed - _SIDE])).astype(np.int8)
     since, following = confirmed[1:], np.append(confirmed[2:], rows)
-    forgotten = confirmed[:-1] + MEMORY - 2 * _SIDE + 1
+    forgotten = confirmed[:-1] + LOOKBACK - 2 * _SIDE + 1
     until = np.clip(forgotten, since, following)
     values = np.column_stack([steps, np.zeros_like(steps)]).ravel()
     lengths = np.column_stack([until - since, following - until]).ravel()

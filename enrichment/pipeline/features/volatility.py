@@ -30,7 +30,7 @@ def average_true_range(bars: Bars, *, length: int) -> Floats:
     import talib
 
     value = talib.ATR(bars.high, bars.low, bars.close, length)
-    return np.asarray(value * ~windows.unmoved(bars.high, bars.low))
+    return np.asarray(value * ~windows.is_flat(bars.high, bars.low))
 
 
 def bollinger(bars: Bars, *, length: int, width: float) -> tuple[Floats, Floats, Floats]:

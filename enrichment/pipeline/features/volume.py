@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Floats, divided
+from enrichment.domain.bars import Bars, Floats, safe_divide
 from enrichment.pipeline.features import windows
 from enrichment.pipeline.features.days import sums_of_the_day
 
@@ -17,7 +17,7 @@ def average(bars: Bars, *, length: int) -> Floats:
 def ratio(bars: Bars, *, length: int) -> Floats:
     """volume / mean volume of the last `length` bars, this one included; NULL if all are 0."""
     usual = average(bars, length=length)
-    return divided(bars.volume, usual)
+    return safe_divide(bars.volume, usual)
 
 
 def on_balance(bars: Bars) -> Floats:
@@ -40,7 +40,7 @@ def session_average_price(bars: Bars) -> Floats:
     known = (bars.vwap >= bars.low) & (bars.vwap <= bars.high)
     np.copyto(price, bars.vwap, where=known)
     paid, traded = sums_of_the_day(bars.ts, price * bars.volume, bars.volume)
-    return divided(paid, traded)
+    return safe_divide(paid, traded)
 
 
 def delta(bars: Bars) -> Floats:
@@ -54,7 +54,7 @@ def delta(bars: Bars) -> Floats:
 def buy_sell_ratio(bars: Bars) -> Floats:
     """taker_buy_volume / (volume - taker_buy_volume); NULL where nobody sold, and as for delta."""
     sold = np.where(_split_by_side(bars), bars.volume - bars.taker_buy_volume, 0.0)
-    return divided(bars.taker_buy_volume, sold)
+    return safe_divide(bars.taker_buy_volume, sold)
 
 
 def _split_by_side(bars: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

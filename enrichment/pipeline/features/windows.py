@@ -90,7 +90,7 @@ def rolling_moments(column: Floats, length: int) -> tuple[Floats, Floats]:
     return means, deviations
 
 
-def unmoved(high: Floats, low: Floats, steps: int = _STILL) -> NDArray[np.bool_]:
+def is_flat(high: Floats, low: Floats, steps: int = _STILL) -> NDArray[np.bool_]:
     """Where no price has differed from the others for `steps` bars, or since the first bar."""
     import talib
 

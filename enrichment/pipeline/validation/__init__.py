@@ -19,27 +19,34 @@ from enrichment.domain import calendars
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
 from enrichment.domain.model import (
     AssetClass,
-    Checked,
     Flag,
-    Quarantined,
+    QuarantinedBar,
     Severity,
     Timeframe,
+    ValidationResult,
     Window,
 )
 from enrichment.pipeline.validation import bars as bars_
 from enrichment.pipeline.validation import series
 from enrichment.pipeline.validation import splits as splits_
-from enrichment.pipeline.validation.check import Check, Mask, Request, Series, SeriesCheck, Stage
+from enrichment.pipeline.validation.check import (
+    BarCheck,
+    CheckStage,
+    Mask,
+    SeriesCheck,
+    SeriesContext,
+    ValidationRequest,
+)
 from enrichment.pipeline.validation.missing import classify_missing, missing_bars
-from enrichment.pipeline.validation.series import MEMORY
+from enrichment.pipeline.validation.series import CONTEXT_BARS
 from enrichment.pipeline.validation.sources import source_disagreement
 
 __all__ = [
     "CHECKS",
-    "MEMORY",
-    "Request",
+    "CONTEXT_BARS",
+    "ValidationRequest",
     "classify_missing",
-    "ended",
+    "complete_bars",
     "missing_bars",
     "source_disagreement",
     "validate",
@@ -47,57 +54,69 @@ __all__ = [
 
 _OHLC = "open {open}, high {high}, low {low}, close {close}"
 
-CHECKS: Mapping[str, Check | SeriesCheck] = {
-    "duplicate": Check(
-        Stage.REPEATS, Severity.WARNING, bars_.duplicate, "the same bar was sent more than once"
+CHECKS: Mapping[str, BarCheck | SeriesCheck] = {
+    "duplicate": BarCheck(
+        CheckStage.REPEATS,
+        Severity.WARNING,
+        bars_.duplicate,
+        "the same bar was sent more than once",
     ),
-    "epoch_unit": Check(
-        Stage.BARS,
+    "epoch_unit": BarCheck(
+        CheckStage.BARS,
         Severity.ERROR,
         bars_.epoch_unit,
         "starts at {ts} UTC like all bars sent: seconds where milliseconds belong",
     ),
-    "outside_window": Check(
-        Stage.BARS,
+    "outside_window": BarCheck(
+        CheckStage.BARS,
         Severity.ERROR,
         bars_.outside_window,
         "starts at {ts} UTC, outside what was asked for",
     ),
-    "misaligned": Check(
-        Stage.BARS,
+    "misaligned": BarCheck(
+        CheckStage.BARS,
         Severity.ERROR,
         bars_.misaligned,
         "starts at {ts} UTC, off the timeframe's clock",
     ),
-    "non_finite_price": Check(
-        Stage.BARS, Severity.ERROR, bars_.non_finite_price, "a price is not a number: " + _OHLC
+    "non_finite_price": BarCheck(
+        CheckStage.BARS, Severity.ERROR, bars_.non_finite_price, "a price is not a number: " + _OHLC
     ),
-    "non_positive_price": Check(
-        Stage.BARS, Severity.ERROR, bars_.non_positive_price, "a price is not above 0: " + _OHLC
+    "non_positive_price": BarCheck(
+        CheckStage.BARS,
+        Severity.ERROR,
+        bars_.non_positive_price,
+        "a price is not above 0: " + _OHLC,
     ),
-    "extreme_value": Check(
-        Stage.BARS,
+    "extreme_value": BarCheck(
+        CheckStage.BARS,
         Severity.ERROR,
         bars_.extreme_value,
         "no market has such numbers: volume {volume}, " + _OHLC,
     ),
-    "ohlc": Check(
-        Stage.BARS, Severity.ERROR, bars_.ohlc, "high and low do not enclose the bar: " + _OHLC
+    "ohlc": BarCheck(
+        CheckStage.BARS, Severity.ERROR, bars_.ohlc, "high and low do not enclose the bar: " + _OHLC
     ),
-    "negative_volume": Check(
-        Stage.BARS,
+    "negative_volume": BarCheck(
+        CheckStage.BARS,
         Severity.ERROR,
         bars_.negative_volume,
         "volume {volume} is negative or not a number",
     ),
-    "conflict": Check(
-        Stage.ORDER, Severity.ERROR, bars_.conflict, "a different bar was sent later for {ts} UTC"
+    "conflict": BarCheck(
+        CheckStage.ORDER,
+        Severity.ERROR,
+        bars_.conflict,
+        "a different bar was sent later for {ts} UTC",
     ),
-    "out_of_order": Check(
-        Stage.ORDER, Severity.WARNING, bars_.out_of_order, "sent after a bar that starts later"
+    "out_of_order": BarCheck(
+        CheckStage.ORDER, Severity.WARNING, bars_.out_of_order, "sent after a bar that starts later"
     ),
-    "no_session": Check(
-        Stage.REMARKS, Severity.WARNING, bars_.no_session, "the exchange has no session at {ts} UTC"
+    "no_session": BarCheck(
+        CheckStage.REMARKS,
+        Severity.WARNING,
+        bars_.no_session,
+        "the exchange has no session at {ts} UTC",
     ),
     "split": SeriesCheck(
         Severity.WARNING,
@@ -131,7 +150,7 @@ def validate(
     now: datetime,
     context: Bars | None = None,
     splits: Mapping[datetime, float] | None = None,
-) -> Checked:
+) -> ValidationResult:
     """The good bars, ascending and unique, with what was found and what was set apart.
 
     The bar that is still forming at `now` is left out without a flag: the next run brings it.
@@ -143,29 +162,31 @@ def validate(
     `splits_of` makes it of adjusted closes; an empty mapping says that there was none, None that
     nobody knows.
     """
-    request = Request(asset_class, timeframe, window, now, splits)
-    left = ended(bars, request)
+    request = ValidationRequest(asset_class, timeframe, window, now, splits)
+    left = complete_bars(bars, request)
     flags: list[Flag] = []
-    quarantined: list[Quarantined] = []
+    quarantined: list[QuarantinedBar] = []
     if not bars_.sound(left, request):
-        for stage in Stage:
+        for stage in CheckStage:
             left, found, apart = _run(stage, left, request)
             flags += found
             quarantined += apart
         left = left.ascending()
     good = left
     flags += _judge(_series(Bars.empty() if context is None else context, good, window), request)
-    return Checked(
+    return ValidationResult(
         good,
         tuple(sorted(flags, key=lambda flag: flag.ts)),
         tuple(sorted(quarantined, key=lambda kept: kept.ts)),
     )
 
 
-def _run(stage: Stage, bars: Bars, request: Request) -> tuple[Bars, list[Flag], list[Quarantined]]:
+def _run(
+    stage: CheckStage, bars: Bars, request: ValidationRequest
+) -> tuple[Bars, list[Flag], list[QuarantinedBar]]:
     """The bars that a stage leaves over, what it found, and what it set apart."""
     flags: list[Flag] = []
-    quarantined: list[Quarantined] = []
+    quarantined: list[QuarantinedBar] = []
     bad = np.zeros(len(bars), dtype=bool)
     for name, check in CHECKS.items():
         if isinstance(check, SeriesCheck) or check.stage is not stage:
@@ -181,16 +202,16 @@ def _run(stage: Stage, bars: Bars, request: Request) -> tuple[Bars, list[Flag], 
     return bars.take(~bad) if bad.any() else bars, flags, quarantined
 
 
-def _series(context: Bars, good: Bars, window: Window) -> Series:
+def _series(context: Bars, good: Bars, window: Window) -> SeriesContext:
     """The good bars over the sound part of the context."""
     sound = (context.volume >= 0) & (context.volume < np.inf)
     for price in (context.open, context.high, context.low, context.close):
         sound &= (price > 0) & (price < np.inf)
-    merged = (context if sound.all() else context.take(sound)).under(good)
-    return Series(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
+    merged = (context if sound.all() else context.take(sound)).overlaid_by(good)
+    return SeriesContext(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
 
 
-def _judge(judged: Series, request: Request) -> Iterator[Flag]:
+def _judge(judged: SeriesContext, request: ValidationRequest) -> Iterator[Flag]:
     if judged.first == len(judged.bars):
         return
     for name, check in CHECKS.items():
@@ -202,7 +223,7 @@ def _judge(judged: Series, request: Request) -> Iterator[Flag]:
                 yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
 
 
-def ended(bars: Bars, request: Request) -> Bars:
+def complete_bars(bars: Bars, request: ValidationRequest) -> Bars:
     """The bars without the one that is still forming."""
     over = calendars.is_complete(request.asset_class, request.timeframe, bars.ts, request.now)
     if over.all():
@@ -210,21 +231,21 @@ def ended(bars: Bars, request: Request) -> Bars:
     return bars.take(over | (bars.ts > to_datetime64(request.now)))
 
 
-def _flags(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Flag]:
+def _flags(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[Flag]:
     """One flag per start, however many bars share it."""
     rows = np.flatnonzero(found)
     for row in rows[np.unique(bars.ts[rows], return_index=True)[1]]:
         yield Flag(to_datetime(bars.ts[row]), name, check.severity, _detail(bars, row, check))
 
 
-def _set_apart(bars: Bars, found: Mask, name: str, check: Check) -> Iterator[Quarantined]:
+def _set_apart(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[QuarantinedBar]:
     for row in np.flatnonzero(found):
         columns = {n: float(c[row]) for n, c in bars.columns().items() if n != "ts"}
         sent = {n: value if np.isfinite(value) else None for n, value in columns.items()}
-        yield Quarantined(to_datetime(bars.ts[row]), name, _detail(bars, row, check), sent)
+        yield QuarantinedBar(to_datetime(bars.ts[row]), name, _detail(bars, row, check), sent)
 
 
-def _detail(bars: Bars, row: np.intp, check: Check | SeriesCheck, **values: str) -> str:
+def _detail(bars: Bars, row: np.intp, check: BarCheck | SeriesCheck, **values: str) -> str:
     row_values = {n: f"{c[row]:.10g}" for n, c in bars.columns().items() if n != "ts"}
     return check.says.format(
         ts=f"{to_datetime(bars.ts[row]):%Y-%m-%d %H:%M:%S}", **row_values, **values

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ValidationRequest:
     """What was asked for, and when.
 
     splits: what is known of splits, as start of the first bar after it → new shares for an old one;
@@ -33,7 +33,7 @@ class Request:
     splits: Mapping[datetime, float] | None = None
 
 
-class Stage(IntEnum):
+class CheckStage(IntEnum):
     REPEATS = 1
     BARS = 2
     ORDER = 3
@@ -41,26 +41,26 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class BarCheck:
     """A check of bars as they were sent.
 
     find: bars and request → mask of the bars that it objects to. says: the flag's detail, with
     the bar's columns as fields.
     """
 
-    stage: Stage
+    stage: CheckStage
     severity: Severity
-    find: Callable[[Bars, Request], Mask]
+    find: Callable[[Bars, ValidationRequest], Mask]
     says: str
 
     @property
     def drops(self) -> bool:
         """Whether the bars that it objects to are taken out."""
-        return self.severity is Severity.ERROR or self.stage is Stage.REPEATS
+        return self.severity is Severity.ERROR or self.stage is CheckStage.REPEATS
 
 
 @dataclass(frozen=True, eq=False)
-class Series:
+class SeriesContext:
     """Good bars, ascending and unique, of which those before row `first` are context.
 
     found: what several checks ask for, once it was computed.
@@ -70,7 +70,7 @@ class Series:
     first: int
     found: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, name: str, compute: Callable[[], T]) -> T:
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
         """What `compute` answers, computed for the first check that asks."""
         if name not in self.found:
             self.found[name] = compute()
@@ -93,5 +93,5 @@ class SeriesCheck:
     """
 
     severity: Severity
-    find: Callable[[Series, Request], Floats]
+    find: Callable[[SeriesContext, ValidationRequest], Floats]
     says: str

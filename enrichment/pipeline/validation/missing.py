@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import Floats, Timestamps, among, to_datetime
+from enrichment.domain.bars import Floats, Timestamps, isin_sorted, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.validation import robust
 
@@ -31,7 +31,7 @@ def missing_bars(
     """
     expected = calendars.bar_starts(asset_class, timeframe, start, now)
     expected = expected[calendars.is_complete(asset_class, timeframe, expected, now)]
-    return expected[~among(expected, stored)]
+    return expected[~isin_sorted(expected, stored)]
 
 
 def classify_missing(
@@ -63,7 +63,7 @@ def classify_missing(
         return missing, nothing
     last = to_datetime(stored[-1] + np.timedelta64(1, "us"))
     expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), last)
-    present = among(expected, stored)
+    present = isin_sorted(expected, stored)
     traded = np.full(len(expected), np.nan)
     traded[present] = volume[np.searchsorted(stored, expected[present])]
     runs = _runs(~present)
@@ -72,7 +72,7 @@ def classify_missing(
     edges[chosen[:, 0]] = 1
     edges[chosen[:, 1]] = -1
     quiet = np.cumsum(edges[:-1]) > 0
-    untraded = among(missing, expected[quiet])
+    untraded = isin_sorted(missing, expected[quiet])
     return missing[~untraded], missing[untraded]
 
 

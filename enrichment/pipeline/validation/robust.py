@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Floats
 
 WINDOW = 60
-LEAST = 20  # values that a window must hold to say what is usual
+MIN_BARS = 20  # values that a window must hold to say what is usual
 NORMAL = 1.4826  # median absolute deviation → standard deviation of a normal distribution
 
 _CHUNK = 2_048
 
 
-def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+def rolling_median_mad(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Median, and 1.4826 · median absolute deviation from it, of the 60 values before each row.
 
     NaN are left out; both are NaN where fewer than 20 values are left.
@@ -27,10 +27,10 @@ def usual(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
         values = windows[rows[part]]
         values.sort(axis=1)
         count = _count(values)
-        middle[part] = np.where(count >= LEAST, _middle(values, count), np.nan)
+        middle[part] = np.where(count >= MIN_BARS, _middle(values, count), np.nan)
         values -= middle[part, None]
         np.abs(values, out=values).sort(axis=1)
-        spread[part] = np.where(count >= LEAST, NORMAL * _middle(values, count), np.nan)
+        spread[part] = np.where(count >= MIN_BARS, NORMAL * _middle(values, count), np.nan)
     return middle, spread
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Floats
 from enrichment.pipeline.validation import robust
-from enrichment.pipeline.validation.check import Mask, Request, Series
+from enrichment.pipeline.validation.check import Mask, SeriesContext, ValidationRequest
 from enrichment.pipeline.validation.splits import split
 
-MEMORY = 320
+CONTEXT_BARS = 320
 
 _FAR = 10.0
 _BASIS_POINT = 1e-4
@@ -25,7 +25,7 @@ _LATELY = 100
 _THIN = 0.25
 
 
-def outlier(series: Series, request: Request) -> Floats:
+def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
     """|z| > 10 with z = (r - median) / (1.4826 · MAD) over the 60 log returns before the bar; found
     is z.
 
@@ -37,7 +37,7 @@ def outlier(series: Series, request: Request) -> Floats:
     one to it, so both bars are flagged.
     """
     returns = _steps(series.bars.close)
-    middle, spread = robust.usual(returns, series.rows)
+    middle, spread = robust.rolling_median_mad(returns, series.rows)
     ratio = split(series, request)
     freed = returns[series.rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
     z = (freed - middle) / np.maximum(spread, _BASIS_POINT)
@@ -46,7 +46,7 @@ def outlier(series: Series, request: Request) -> Floats:
     return np.where(np.abs(z) > _FAR, z, np.nan)
 
 
-def volume_spike(series: Series, request: Request) -> Floats:
+def volume_spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     """volume > 10 times the usual and z > 6; found is the multiple.
 
     The usual is the median of the 60 volumes before the bar that are not 0, and z the robust
@@ -56,13 +56,13 @@ def volume_spike(series: Series, request: Request) -> Floats:
     return np.where((multiple > _FACTOR) & (z > _FAR_VOLUME), multiple, np.nan)
 
 
-def volume_collapse(series: Series, request: Request) -> Floats:
+def volume_collapse(series: SeriesContext, request: ValidationRequest) -> Floats:
     """0 < volume < 1/10 of the usual and z < -6, as for volume_spike; found is the multiple."""
     multiple, z = _volume(series)
     return np.where((multiple < 1 / _FACTOR) & (z < -_FAR_VOLUME), multiple, np.nan)
 
 
-def zero_volume(series: Series, request: Request) -> Floats:
+def zero_volume(series: SeriesContext, request: ValidationRequest) -> Floats:
     """volume = 0 where trading is usual; found is the number of such bars in a row.
 
     A run is remarked on at its 1st, 10th and 100th bar, if it follows a bar with volume and at most
@@ -82,7 +82,7 @@ def zero_volume(series: Series, request: Request) -> Floats:
     return _at(series, due, length)
 
 
-def stale_run(series: Series, request: Request) -> Floats:
+def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
     """Open, high, low and close all equal those of the bar before, and so on; found is the number
     of equal bars in a row.
 
@@ -107,22 +107,22 @@ def _steps(price: Floats) -> Floats:
     return np.append(np.full(len(price[:1]), np.nan), np.log(price[1:] / price[:-1]))
 
 
-def _bars_apart(series: Series, request: Request) -> Floats:
+def _bars_apart(series: SeriesContext, request: ValidationRequest) -> Floats:
     """Time from the previous bar to each, in bars."""
     ts, rows = series.bars.ts, series.rows
     elapsed = ts[rows] - ts[np.maximum(rows - 1, 0)]
     return np.maximum(elapsed / np.timedelta64(request.timeframe.duration), 1.0)
 
 
-def _volume(series: Series) -> tuple[Floats, Floats]:
+def _volume(series: SeriesContext) -> tuple[Floats, Floats]:
     """Volume as a multiple of the usual, and its robust z-score, at the rows to be judged."""
-    return series.once("volume", lambda: _judged_volume(series))
+    return series.cached("volume", lambda: _judged_volume(series))
 
 
-def _judged_volume(series: Series) -> tuple[Floats, Floats]:
+def _judged_volume(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     logarithm = np.log(np.where(volume > 0, volume, np.nan))
-    middle, spread = robust.usual(logarithm, series.rows)
+    middle, spread = robust.rolling_median_mad(logarithm, series.rows)
     away = logarithm[series.rows] - middle
     return np.exp(away), away / np.maximum(spread, _BASIS_POINT)
 
@@ -134,9 +134,9 @@ def _traded_lately(volume: Floats) -> Mask:
     return np.asarray(count[rows] > count[np.maximum(rows - _LATELY, 0)])
 
 
-def _nowhere(series: Series) -> Floats:
+def _nowhere(series: SeriesContext) -> Floats:
     return np.full(len(series.bars) - series.first, np.nan)
 
 
-def _at(series: Series, due: Mask, found: NDArray[np.intp]) -> Floats:
+def _at(series: SeriesContext, due: Mask, found: NDArray[np.intp]) -> Floats:
     return np.where(due, found, np.nan)[series.first :]

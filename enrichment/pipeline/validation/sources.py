@@ -25,7 +25,7 @@ def source_disagreement(
 
 
 def _disagreements(bars: Bars, other: Bars, source: str, tolerance: float) -> Iterator[Flag]:
-    mine, yours = bars.shared_with(other)
+    mine, yours = bars.intersect(other)
     names = ("open", "high", "low", "close")
     apart = np.stack([np.abs(getattr(yours, n) / getattr(mine, n) - 1) for n in names])
     for row in np.flatnonzero((apart > tolerance).any(axis=0)):

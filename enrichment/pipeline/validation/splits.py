@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Floats, Timestamps, to_datetime64
 from enrichment.domain.splits import nearest_ratio
 from enrichment.pipeline.validation import robust
-from enrichment.pipeline.validation.check import Mask, Request, Series
+from enrichment.pipeline.validation.check import Mask, SeriesContext, ValidationRequest
 
 _NARROW = 0.01
 _WIDE = 0.05  # half of what lies between the closest neighbours, 9 and 10
@@ -17,7 +17,7 @@ _BUSY = 3.0
 _RECENT = 5
 
 
-def split(series: Series, request: Request) -> Floats:
+def split(series: SeriesContext, request: ValidationRequest) -> Floats:
     """A price step near n:1, 1:n or 3:2; found is the ratio, new shares for an old one.
 
     Where splits are known, they decide: a step is one if its date is among them and
@@ -36,10 +36,10 @@ def split(series: Series, request: Request) -> Floats:
 
     A weekly bar that opens before a split and closes after it is an outlier only.
     """
-    return series.once("split", lambda: _split(series, request))
+    return series.cached("split", lambda: _split(series, request))
 
 
-def _split(series: Series, request: Request) -> Floats:
+def _split(series: SeriesContext, request: ValidationRequest) -> Floats:
     bars, rows = series.bars, series.rows
     found = np.full(len(rows), np.nan)
     if len(bars) < 2:
@@ -64,7 +64,7 @@ def _split(series: Series, request: Request) -> Floats:
     return np.where(likely, ratio, np.nan)
 
 
-def _known(ts: Timestamps, request: Request) -> Floats:
+def _known(ts: Timestamps, request: ValidationRequest) -> Floats:
     found = np.full(len(ts), np.nan)
     for moment, ratio in (request.splits or {}).items():
         found[ts == to_datetime64(moment)] = ratio
@@ -72,7 +72,7 @@ def _known(ts: Timestamps, request: Request) -> Floats:
     return found
 
 
-def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: Request) -> Mask:
+def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:
     if not request.timeframe.intraday or request.asset_class == "crypto":
         return np.ones(len(rows), dtype=bool)
     day = ts.astype("datetime64[D]")
@@ -90,14 +90,14 @@ def _returns(close: Floats, rows: NDArray[np.intp]) -> Mask:
     return found
 
 
-def _tolerance(series: Series, chosen: NDArray[np.intp]) -> Floats:
+def _tolerance(series: SeriesContext, chosen: NDArray[np.intp]) -> Floats:
     bars = series.bars
     steps = np.append(np.nan, np.log(bars.open[1:] / bars.close[:-1]))
-    spread = robust.usual(steps, series.rows[chosen])[1]
+    spread = robust.rolling_median_mad(steps, series.rows[chosen])[1]
     return np.asarray(np.clip(_SIGMAS * np.nan_to_num(spread), _NARROW, _WIDE))
 
 
-def _busy(series: Series, chosen: NDArray[np.intp]) -> Mask:
+def _busy(series: SeriesContext, chosen: NDArray[np.intp]) -> Mask:
     turnover = series.bars.close * series.bars.volume
     rows = series.rows[chosen]
-    return np.asarray(turnover[rows] > _BUSY * robust.usual(turnover, rows)[0])
+    return np.asarray(turnover[rows] > _BUSY * robust.rolling_median_mad(turnover, rows)[0])

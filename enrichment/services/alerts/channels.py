@@ -29,7 +29,7 @@ class Channel:
             self._url,
             self._payload(delivery),
             headers={"Idempotency-Key": str(delivery.event_id)},
-            shown=urlsplit(self._url).hostname or "the address",
+            label=urlsplit(self._url).hostname or "the address",
         )
 
 

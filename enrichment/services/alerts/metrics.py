@@ -13,38 +13,38 @@ from enrichment.services.health import Health
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS
 from enrichment.warehouse.read_models.dto import ComputeMetrics, FetchMetrics, LastJob, Overview
 from enrichment.warehouse.read_models.dto import QualityMetrics as Quality
-from enrichment.warehouse.read_models.metrics import Sample
+from enrichment.warehouse.read_models.metrics import MetricsSample
 
 Number = float | None
 _HEALTH = ("healthy", "warning", "critical")
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
+class AlertInputs:
     """The installation at one moment, as the screens show it."""
 
     overview: Overview
     health: Health
-    sample: Sample
+    sample: MetricsSample
 
 
-def _job(read: Callable[[LastJob], Number]) -> Callable[[Readings], Number]:
-    def figure(now: Readings) -> Number:
+def _job(read: Callable[[LastJob], Number]) -> Callable[[AlertInputs], Number]:
+    def figure(now: AlertInputs) -> Number:
         job = now.overview.last_job
         return None if job is None else read(job)
 
     return figure
 
 
-def _fetch(read: Callable[[FetchMetrics], Number]) -> Callable[[Readings], Number]:
+def _fetch(read: Callable[[FetchMetrics], Number]) -> Callable[[AlertInputs], Number]:
     return lambda now: read(now.overview.metrics.fetch_pipeline)
 
 
-def _compute(read: Callable[[ComputeMetrics], Number]) -> Callable[[Readings], Number]:
+def _compute(read: Callable[[ComputeMetrics], Number]) -> Callable[[AlertInputs], Number]:
     return lambda now: read(now.overview.metrics.compute_pipeline)
 
 
-def _quality(read: Callable[[Quality], Number]) -> Callable[[Readings], Number]:
+def _quality(read: Callable[[Quality], Number]) -> Callable[[AlertInputs], Number]:
     return lambda now: read(now.overview.metrics.data_quality)
 
 
@@ -54,22 +54,22 @@ def _failure_rate(job: LastJob) -> Number:
     return job.failed / total if total else None
 
 
-def _since_last(now: Readings) -> Number:
+def _since_last(now: AlertInputs) -> Number:
     last = now.overview.scheduler.last_enrichment_time
     return None if last is None else (now.overview.timestamp - last).total_seconds()
 
 
-def _workers_alive(now: Readings) -> Number:
+def _workers_alive(now: AlertInputs) -> Number:
     return sum(worker.heartbeat_age <= ALIVE_SECONDS for worker in now.sample.workers)
 
 
-def _open_breakers(now: Readings) -> Number:
+def _open_breakers(now: AlertInputs) -> Number:
     """Breakers that are open in at least one worker."""
     patterns = now.sample.patterns
     return len({p.name for p in patterns if p.kind == "circuit_breaker" and p.state == "open"})
 
 
-FIGURES: Final[dict[str, Callable[[Readings], Number]]] = {
+FIGURES: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "scheduler.running": lambda now: float(now.overview.scheduler.running),
     "scheduler.seconds_since_last_enrichment": _since_last,
     "last_job.duration_seconds": _job(lambda job: job.duration_seconds),

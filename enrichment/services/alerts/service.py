@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from enrichment.domain.errors import EnrichmentError, Snooze
-from enrichment.services.alerts.evaluation import Change, step
-from enrichment.services.alerts.metrics import FIGURES, Readings
+from enrichment.services.alerts.evaluation import Change, next_state
+from enrichment.services.alerts.metrics import FIGURES, AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.warehouse.alert_rows import AlertState, Delivery
 from enrichment.warehouse.alerts import AlertStore, Evaluation
@@ -25,11 +25,13 @@ from enrichment.warehouse.alerts import AlertStore, Evaluation
 _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0
 WATCHER_SECONDS = 120.0
-LOOK_SECONDS = 5.0
-SETTLING_SECONDS = 10.0  # a worker's clock ticks at once; its first evaluation comes after that
+POLL_SECONDS = 5.0
+STARTUP_DELAY_SECONDS = (
+    10.0  # a worker's clock ticks at once; its first evaluation comes after that
+)
 LEASE_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 5.0
-LONGEST_DELAY_SECONDS = 900.0
+MAX_DELAY_SECONDS = 900.0
 
 
 class Sender(Protocol):
@@ -44,14 +46,14 @@ class AlertService:
     def __init__(
         self,
         store: AlertStore,
-        readings: Callable[[], Readings],
+        read_inputs: Callable[[], AlertInputs],
         rules: Sequence[Rule],
         channels: Mapping[str, Sender],
         *,
         evaluator: str,
         interval: float,
     ) -> None:
-        self._store, self._readings = store, readings
+        self._store, self._readings = store, read_inputs
         self._rules, self._channels = rules, channels
         self._evaluator, self._interval = evaluator, interval
         self._stop = threading.Event()
@@ -70,7 +72,7 @@ class AlertService:
     def stop(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(LOOK_SECONDS)
+            self._thread.join(POLL_SECONDS)
 
     def evaluate(self) -> bool:
         """Judge every rule, if it is time and nobody else does; whether it was."""
@@ -95,7 +97,7 @@ class AlertService:
         return taken
 
     def _judge(self, evaluation: Evaluation, rule: Rule, value: float | None) -> None:
-        done = step(rule, evaluation.states.get(rule.name), value, evaluation.now, uuid.uuid4)
+        done = next_state(rule, evaluation.states.get(rule.name), value, evaluation.now, uuid.uuid4)
         before = evaluation.states.get(rule.name)
         state = done.state
         if done.change is not None:
@@ -144,7 +146,7 @@ class AlertService:
         except EnrichmentError as exc:
             wait = FIRST_DELAY_SECONDS * 2.0 ** min(delivery.attempts - 1, 10)
             asked = exc.seconds if isinstance(exc, Snooze) else 0.0
-            seconds = max(min(wait, LONGEST_DELAY_SECONDS), asked)
+            seconds = max(min(wait, MAX_DELAY_SECONDS), asked)
             _log.warning(
                 "alert %s not taken by %s, again in %.0f s: %s",
                 delivery.rule,
@@ -162,7 +164,7 @@ class AlertService:
             if time.monotonic() >= first:
                 self._guarded(self.evaluate)
             self._guarded(self.deliver)
-            self._stop.wait(LOOK_SECONDS)
+            self._stop.wait(POLL_SECONDS)
 
     def _guarded(self, part: Callable[[], object]) -> None:
         try:

@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from enrichment.domain.model import Task, Timeframe, Window, Written
+from enrichment.domain.model import RowCounts, Task, Timeframe, Window
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.queue.leases import OWNED, lost, owner
+from enrichment.warehouse.queue.leases import OWNED, lease_lost, owner
 
 
-def text_of(window: Window | None) -> str | None:
+def to_text(window: Window | None) -> str | None:
     """The item's row before anything is fetched."""
     if window is None:
         return None
@@ -34,8 +34,8 @@ def parse(stored: dict[str, str] | None) -> dict[str, Any]:
     return {"backfill": window, "left": left}
 
 
-def note(
-    conn: Connection, task: Task, timeframe: Timeframe, left: datetime, written: Written
+def record_progress(
+    conn: Connection, task: Task, timeframe: Timeframe, left: datetime, written: RowCounts
 ) -> None:
     """Record how far a backfill has come, in the transaction that stores that much of it."""
     done = conn.execute(
@@ -49,7 +49,7 @@ def note(
         },
     )
     if done.rowcount != 1:
-        raise lost(task)
+        raise lease_lost(task)
 
 
 _NOTE = f"""

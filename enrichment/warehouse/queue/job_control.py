@@ -74,7 +74,7 @@ def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> in
     return count
 
 
-def forget_symbol(conn: Connection, symbol: str) -> None:
+def drop_open_items(conn: Connection, symbol: str) -> None:
     """Cancel a symbol's waiting items: it is not tracked any more."""
     conn.execute(
         text(

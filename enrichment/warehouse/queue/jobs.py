@@ -15,12 +15,12 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from enrichment.domain.model import AssetClass, Failure, Task, Timeframe, Window, Written
+from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.json_records import recordset
 from enrichment.warehouse.queue import backfills
 from enrichment.warehouse.queue import sql as statements
-from enrichment.warehouse.queue.leases import lost, owner
+from enrichment.warehouse.queue.leases import lease_lost, owner
 from enrichment.warehouse.series import run_log
 
 CHANNEL = "enrichment_jobs"
@@ -86,12 +86,12 @@ class JobQueue:
             cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": list(jobs)}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
 
-    def drop(self, task: Task) -> None:
+    def discard(self, task: Task) -> None:
         """End an item of a cancelled job without an effect."""
         with self._db.begin() as conn:
             conn.execute(sql(statements.DROP), owner(task))
 
-    def give_back(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
+    def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
         """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
         with self._db.begin() as conn:
             conn.execute(sql(statements.GIVE_BACK), {**owner(task), "seconds": seconds, "why": why})
@@ -108,7 +108,7 @@ class JobQueue:
             }
             statement = statements.FAIL if retry_after is None else statements.RETRY
             if conn.execute(sql(statement), values).rowcount != 1:
-                raise lost(task)
+                raise lease_lost(task)
             run_log.write_failure(
                 conn,
                 task,
@@ -121,12 +121,12 @@ class JobQueue:
             if retry_after is None:
                 _mark_series_failed(conn, task, failure.error)
 
-    def close_finished(self) -> list[UUID]:
+    def close_finished_jobs(self) -> list[UUID]:
         """Freeze the totals of every job whose items are all final; returns their ids."""
         with self._db.begin() as conn:
             return close_finished(conn)
 
-    def reap(self, max_retries: int) -> int:
+    def reclaim_expired(self, max_retries: int) -> int:
         """Give expired items that nobody stores back to the queue, or fail them at the limit.
 
         A session that stores one for another lease, and waits for its client for as long, is
@@ -145,12 +145,12 @@ def close_finished(conn: Connection) -> list[UUID]:
     return list(conn.execute(sql(statements.CLOSE)).scalars())
 
 
-def complete(conn: Connection, task: Task, written: Written) -> None:
+def complete(conn: Connection, task: Task, written: RowCounts) -> None:
     """Make the item final, in the transaction that stores its effect."""
     complete_all(conn, {task: written})
 
 
-def complete_all(conn: Connection, totals: Mapping[Task, Written]) -> None:
+def complete_all(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
     """Make the items final, in the transaction that stores their effect.
 
     Raises LeaseLost for the first that belongs to another worker.
@@ -162,7 +162,7 @@ def complete_all(conn: Connection, totals: Mapping[Task, Written]) -> None:
     done = {(r.job_id, r.symbol) for r in conn.execute(sql(statements.COMPLETE), {"rows": rows})}
     for task in totals:
         if (task.job_id, task.symbol) not in done:
-            raise lost(task)
+            raise lease_lost(task)
 
 
 def insert_job(
@@ -209,7 +209,7 @@ def snapshot_items(
             "symbols": list(symbols) if symbols is not None else None,
             "asset_class": asset_class,
             "priority": priority,
-            "backfill": backfills.text_of(backfill),
+            "backfill": backfills.to_text(backfill),
         },
     ).rowcount
     conn.execute(

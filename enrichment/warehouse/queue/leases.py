@@ -27,7 +27,7 @@ def owner(task: Task) -> dict[str, object]:
     }
 
 
-def lost(task: Task) -> LeaseLost:
+def lease_lost(task: Task) -> LeaseLost:
     return LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
 
 
@@ -37,10 +37,10 @@ def assert_owned(conn: Connection, task: Task) -> None:
         text(f"SELECT 1 FROM enrichment_job_items WHERE {OWNED} FOR UPDATE"), owner(task)
     ).first()
     if found is None:
-        raise lost(task)
+        raise lease_lost(task)
 
 
-def owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
+def select_owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
     """Lock the items for this transaction; those whose worker and fence still match."""
     by_key = {(task.job_id, task.symbol): task for task in tasks}
     rows = recordset(owner(task) for task in tasks)

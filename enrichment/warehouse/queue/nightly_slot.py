@@ -25,7 +25,7 @@ def due_slot(now: datetime, hour: int, minute: int) -> datetime:
     return today if today <= now else today - timedelta(days=1)
 
 
-class Slots:
+class NightlySlotStore:
     """The tick's SQL. Every method is one idempotent transaction on the database's clock."""
 
     def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
@@ -67,9 +67,9 @@ class Slots:
         with self._db.begin() as conn:
             run_log.roll_up(conn)
         with self._db.begin() as conn:
-            lifetime_totals.settle(conn)
+            lifetime_totals.advance(conn)
         with self._db.begin() as conn:
-            flags_and_gaps.name_outages(conn)
+            flags_and_gaps.explain_gaps_by_outages(conn)
 
 
 _CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

@@ -18,7 +18,7 @@ from enrichment.warehouse.queue.jobs import CHANNEL
 _log = logging.getLogger(__name__)
 
 
-class Listener:
+class JobListener:
     """Calls `wake` for every notification. Losing it costs latency only: workers also poll,
     and it is they who report that the database does not answer.
     """

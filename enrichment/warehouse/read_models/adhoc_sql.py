@@ -26,7 +26,7 @@ _TYPES: Mapping[object, str] = {
 }
 
 
-class Analysis:
+class AdhocSql:
     """Queries of an analyst.
 
     db: read-only, with a statement timeout.

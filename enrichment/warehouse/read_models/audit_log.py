@@ -14,7 +14,7 @@ from enrichment.warehouse.database import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class AuditEntry:
     """One row of the audit."""
 
     id: int
@@ -43,7 +43,7 @@ class CorrectedValue:
     job_id: UUID | None
 
 
-class Journal:
+class AuditLog:
     """Reads what is only ever added to. before: the id that a page begins below."""
 
     def __init__(self, db: Database) -> None:
@@ -56,10 +56,10 @@ class Journal:
         actor: str | None = None,
         action: str | None = None,
         before: int | None = None,
-    ) -> list[Action]:
+    ) -> list[AuditEntry]:
         values = {"limit": limit, "actor": actor, "action": action, "before": before}
         with self._db.begin() as conn:
-            return [Action(*row) for row in conn.execute(text(_ACTIONS), values)]
+            return [AuditEntry(*row) for row in conn.execute(text(_ACTIONS), values)]
 
     def corrections(
         self,

@@ -16,7 +16,7 @@ from enrichment.warehouse.read_models.bars import COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CANDLES = 600
+MAX_CANDLES = 600
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PriceCharts:
         values = {"symbol": symbol, "timeframe": timeframe.value, "start": start, "end": end}
         with self._db.begin() as conn:
             count = conn.execute(text(_COUNT), values).scalar_one()
-            each = max(1, -(-count // MOST_CANDLES))
+            each = max(1, -(-count // MAX_CANDLES))
             listed = "".join(f', (array_agg("{f}" ORDER BY ts DESC))[1] AS "{f}"' for f in features)
             query = text(_CANDLES.format(features=listed))
             rows = conn.execute(query, {**values, "each": each}).all()

@@ -17,7 +17,7 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
-from enrichment.warehouse.read_models.audit_log import Journal
+from enrichment.warehouse.read_models.audit_log import AuditLog
 from enrichment.warehouse.read_models.bars import BarDownloads
 from enrichment.warehouse.read_models.candles import PriceCharts
 from enrichment.warehouse.read_models.dto import (
@@ -39,12 +39,12 @@ from enrichment.warehouse.read_models.dto import (
     WorkerStatus,
 )
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
-from enrichment.warehouse.read_models.metrics import Monitoring
-from enrichment.warehouse.read_models.overview import Morning
+from enrichment.warehouse.read_models.metrics import MetricsReader
+from enrichment.warehouse.read_models.overview import OverviewQueries
 from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
-from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, Catalogue
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 
@@ -58,15 +58,15 @@ class ReadModels:
         self._db = db
         self.quality = QualityHistory(db)
         self.jobs = JobReports(db)
-        self.symbols = Catalogue(db)
-        self.journal = Journal(db)
+        self.symbols = SymbolQueries(db)
+        self.journal = AuditLog(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertStore(db)
-        self.monitoring = Monitoring(db)
+        self.monitoring = MetricsReader(db)
         self.quality_overview = QualityOverview(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
-        self.morning = Morning(db, hour=hour, minute=minute)
+        self.morning = OverviewQueries(db, hour=hour, minute=minute)
         self.vendors = VendorHistory(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from enrichment.warehouse.series.run_log import LOCK
 
 
-def settle(conn: Connection) -> None:
+def advance(conn: Connection) -> None:
     """Add the rollups that no longer change to the settled sums, unless another worker is at them,
     rolling up or settling.
     """

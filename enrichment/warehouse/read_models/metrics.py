@@ -105,7 +105,7 @@ class Undelivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricsSample:
     """The installation at one moment."""
 
     now: datetime
@@ -126,13 +126,13 @@ class Sample:
     undelivered: Sequence[Undelivered]
 
 
-class Monitoring:
+class MetricsReader:
     """Takes samples. A statement that runs for longer than 2 s ends in DatabaseUnavailable."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def sample(self) -> Sample:
+    def sample(self) -> MetricsSample:
         with self._db.begin() as conn:
             conn.execute(
                 text(
@@ -143,7 +143,7 @@ class Monitoring:
             )
             overall: Any = conn.execute(text(_OVERALL)).one()
             patterns = conn.execute(text(_PATTERNS), {"stale": STALE_SECONDS})
-            return Sample(
+            return MetricsSample(
                 now=overall.now,
                 scheduler_running=scheduler_running(conn),
                 last_job=last_job(conn),

@@ -49,7 +49,7 @@ class RecentError:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StatusCounts:
     """How the series of all active symbols stand. statuses: how many there are in each status.
     fresh: how many were enriched within the last 26 hours, up to the newest session.
     """
@@ -62,7 +62,7 @@ class Standing:
         return sum(self.statuses.values())
 
 
-class Morning:
+class OverviewQueries:
     """Reads the morning's answers. hour, minute: the nightly slot, UTC."""
 
     def __init__(self, db: Database, *, hour: int, minute: int) -> None:
@@ -86,15 +86,15 @@ class Morning:
         with self._db.begin() as conn:
             return {row.symbol: row.asset_class for row in conn.execute(text(_SYMBOLS))}
 
-    def standing(self) -> Standing:
+    def status_counts(self) -> StatusCounts:
         with self._db.begin() as conn:
             rows = conn.execute(text(_STANDING)).all()
-        return Standing(
+        return StatusCounts(
             statuses={row.status: row.n for row in rows},
             fresh=sum(row.fresh for row in rows),
         )
 
-    def attention(self, limit: int = 50) -> list[SeriesStatus]:
+    def needs_attention(self, limit: int = 50) -> list[SeriesStatus]:
         """The series that are not healthy, the gravest first."""
         with self._db.begin() as conn:
             return [SeriesStatus(*row) for row in conn.execute(text(_ATTENTION), {"limit": limit})]

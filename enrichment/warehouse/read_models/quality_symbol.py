@@ -44,7 +44,7 @@ class FlaggedBar:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantinedBar:
+class QuarantineEntry:
     timestamp: datetime
     check: str
     detail: str
@@ -90,7 +90,7 @@ class SeriesReport:
     last_error: str | None
     gaps: Sequence[OpenGap] = field(default_factory=list)
     flags: Sequence[FlaggedBar] = field(default_factory=list)
-    quarantined: Sequence[QuarantinedBar] = field(default_factory=list)
+    quarantined: Sequence[QuarantineEntry] = field(default_factory=list)
     corrections: Sequence[Correction] = field(default_factory=list)
     confirmations: Sequence[Confirmation] = field(default_factory=list)
 
@@ -133,7 +133,7 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
     key = {"symbol": symbol, "timeframe": row.timeframe, "newest": NEWEST}
     names = ("completeness", "validation", "features", "freshness")
     parts = {name: getattr(row, name) for name in names}
-    evidence = None if row.evidence is None else standing.of_json(row.evidence)
+    evidence = None if row.evidence is None else standing.from_json(row.evidence)
     return SeriesReport(
         timeframe=row.timeframe,
         status=row.status,
@@ -148,7 +148,7 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         last_error=row.last_error,
         gaps=[OpenGap(*found) for found in conn.execute(text(_GAPS), key)],
         flags=[FlaggedBar(*found) for found in conn.execute(text(_FLAGS), key)],
-        quarantined=[QuarantinedBar(*found) for found in conn.execute(text(_QUARANTINE), key)],
+        quarantined=[QuarantineEntry(*found) for found in conn.execute(text(_QUARANTINE), key)],
         corrections=[Correction(*found) for found in conn.execute(text(_CORRECTIONS), key)],
         confirmations=[Confirmation(*found) for found in conn.execute(text(_CONFIRMED), key)],
     )

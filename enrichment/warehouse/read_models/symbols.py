@@ -31,7 +31,7 @@ class TimeframeState:
 
 
 @dataclass(frozen=True, slots=True)
-class CataloguedSymbol:
+class SymbolDetails:
     """A tracked symbol. simulated: its bars are the sandbox vendor's invention."""
 
     symbol: str
@@ -54,7 +54,7 @@ STATE = """
 """.strip()
 
 
-class Catalogue:
+class SymbolQueries:
     """Reads tracked symbols, also those that are no longer active."""
 
     def __init__(self, db: Database) -> None:
@@ -69,7 +69,7 @@ class Catalogue:
         search: str | None = None,
         status: str | None = None,
         after: str | None = None,
-    ) -> list[CataloguedSymbol]:
+    ) -> list[SymbolDetails]:
         """Up to `limit` symbols by name, after this one. search: a part of the name; status: of
         one of their series at least.
         """
@@ -97,13 +97,13 @@ class Catalogue:
         with self._db.begin() as conn:
             return list(conn.execute(text(_NAMES), values).scalars())
 
-    def find(self, symbol: str) -> CataloguedSymbol | None:
+    def find(self, symbol: str) -> SymbolDetails | None:
         """One symbol; None if it was never tracked."""
         values = dict.fromkeys(("asset_class", "active", "search", "status", "after"))
         found = self._read({**values, "symbol": symbol, "limit": 1})
         return found[0] if found else None
 
-    def _read(self, values: Mapping[str, object]) -> list[CataloguedSymbol]:
+    def _read(self, values: Mapping[str, object]) -> list[SymbolDetails]:
         with self._db.begin() as conn:
             rows = conn.execute(text(_PAGE), values).all()
         return [_symbol(list(series)) for _, series in groupby(rows, key=lambda row: row.symbol)]
@@ -114,9 +114,9 @@ def is_known(conn: Connection, symbol: str) -> bool:
     return conn.execute(text(_KNOWN), {"symbol": symbol}).first() is not None
 
 
-def _symbol(rows: Sequence[Row[Any]]) -> CataloguedSymbol:
+def _symbol(rows: Sequence[Row[Any]]) -> SymbolDetails:
     first = rows[0]
-    return CataloguedSymbol(
+    return SymbolDetails(
         first.symbol,
         first.asset_class,
         first.active,

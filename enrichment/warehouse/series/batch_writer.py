@@ -16,23 +16,23 @@ from datetime import datetime
 from typing import Self
 
 from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
-from enrichment.domain.model import Task, Timeframe, Written
-from enrichment.domain.series import Enriched, Known, Tail
-from enrichment.warehouse.series.warehouse import Finished, Warehouse
+from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
+from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 
-MOST_ITEMS = 100
-MOST_ROWS = 20_000
+MAX_ITEMS = 100
+MAX_ROWS = 20_000
 LINGER_SECONDS = 0.05
 
 
-class _Promise:
+class _PendingWrite:
     """What a task produced, and the future of its being stored."""
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedItem) -> None:
         self.finished = finished
-        self.outcome: Future[Written] = Future()
+        self.outcome: Future[RowCounts] = Future()
 
-    def keep(self, written: Written | LeaseLost) -> None:
+    def keep(self, written: RowCounts | LeaseLost) -> None:
         if isinstance(written, LeaseLost):
             self.outcome.set_exception(written)
         else:
@@ -44,7 +44,7 @@ class _Promise:
         self.outcome.set_exception(failure)
 
 
-class GroupCommit:
+class BatchWriter:
     """A warehouse that many threads share, until `close()`.
 
     A batch ends with `most_items` items or with the one that takes it to `most_rows` rows. As much
@@ -56,13 +56,13 @@ class GroupCommit:
         self,
         warehouse: Warehouse,
         *,
-        most_items: int = MOST_ITEMS,
-        most_rows: int = MOST_ROWS,
+        max_items: int = MAX_ITEMS,
+        max_rows: int = MAX_ROWS,
         linger: float = LINGER_SECONDS,
     ) -> None:
         self._warehouse = warehouse
-        self._most_items, self._most_rows, self._linger = most_items, most_rows, linger
-        self._waiting: deque[_Promise] = deque()
+        self._most_items, self._most_rows, self._linger = max_items, max_rows, linger
+        self._waiting: deque[_PendingWrite] = deque()
         self._rows = 0  # of those that wait
         lock = threading.Lock()
         self._filled, self._emptied = threading.Condition(lock), threading.Condition(lock)
@@ -70,29 +70,29 @@ class GroupCommit:
         self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
         self._writer.start()
 
-    def read(
+    def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
-    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
-        return self._warehouse.read(tasks, now)
+    ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
+        return self._warehouse.read_snapshots(tasks, now)
 
-    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
-        return self._warehouse.describe(symbol, timeframe)
+    def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
+        return self._warehouse.snapshot(symbol, timeframe)
 
-    def tail(
+    def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
-    ) -> Tail:
-        return self._warehouse.tail(symbol, timeframe, since, lookback)
+    ) -> StoredTail:
+        return self._warehouse.read_tail(symbol, timeframe, since, lookback)
 
-    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
-        self._warehouse.keep(task, enriched, left)
+    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
+        self._warehouse.store_chunk(task, enriched, left)
 
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Future[Written]:
+    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> Future[RowCounts]:
         """A promise of the rows written, kept once they and the item's completion are committed.
 
         It fails with StepFailed from the cause; with LeaseLost if the item no longer belongs to the
         task's worker.
         """
-        promise = _Promise(Finished(task, series))
+        promise = _PendingWrite(FinishedItem(task, series))
         with self._emptied:
             self._emptied.wait_for(self._has_room)
             self._waiting.append(promise)
@@ -123,12 +123,12 @@ class GroupCommit:
             size = len(batch)
             self._write(batch)
 
-    def _next(self, linger: float) -> list[_Promise]:
+    def _next(self, linger: float) -> list[_PendingWrite]:
         """All that waits, up to a batch; nothing once the end has come."""
         with self._filled:
             self._filled.wait_for(lambda: self._waiting or self._closed)
             self._filled.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
-            batch: list[_Promise] = []
+            batch: list[_PendingWrite] = []
             rows = 0
             while self._waiting and len(batch) < self._most_items and rows < self._most_rows:
                 batch.append(self._waiting.popleft())
@@ -137,7 +137,7 @@ class GroupCommit:
             self._emptied.notify_all()
         return batch
 
-    def _write(self, batch: Sequence[_Promise]) -> None:
+    def _write(self, batch: Sequence[_PendingWrite]) -> None:
         """A batch that fails is tried item by item, until the database itself refuses one: only
         what can't be stored fails.
         """
@@ -154,11 +154,11 @@ class GroupCommit:
                 promise.fail(*failed)
                 down = failed if isinstance(failed[0], DatabaseUnavailable) else None
 
-    def _stored(self, batch: Sequence[_Promise]) -> tuple[Exception, float] | None:
+    def _stored(self, batch: Sequence[_PendingWrite]) -> tuple[Exception, float] | None:
         """Store the batch; what kept it from that, and after how many milliseconds."""
         began = time.perf_counter()
         try:
-            outcomes = self._warehouse.store([promise.finished for promise in batch])
+            outcomes = self._warehouse.store_batch([promise.finished for promise in batch])
         except Exception as exc:
             return exc, (time.perf_counter() - began) * 1000.0
         for promise, outcome in zip(batch, outcomes, strict=True):

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlalchemy import Connection
 
 from enrichment.domain.model import Task
-from enrichment.domain.series import Enriched
+from enrichment.domain.series import SeriesUpdate
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.json_records import recordset
 
 
-def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
+def write(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> None:
     """Replace the flags of the windows that were judged, keep quarantined bars, and bring the
     ledger up to date.
     """
@@ -24,8 +24,8 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
         "windows": recordset(
             {**_key(task, enriched), "start": d.window.start, "end": d.window.end}
             for task, enriched in series
-            for d in enriched.downloads
-            if d.judges
+            for d in enriched.fetches
+            if d.replaces_findings
         ),
         "flags": recordset(_flags(series)),
         "gaps": recordset(
@@ -40,11 +40,11 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
             conn.execute(sql(statement), values)
 
 
-def _key(task: Task, enriched: Enriched) -> dict[str, object]:
+def _key(task: Task, enriched: SeriesUpdate) -> dict[str, object]:
     return {"symbol": task.symbol, "timeframe": enriched.timeframe}
 
 
-def _flags(series: Sequence[tuple[Task, Enriched]]) -> Iterable[dict[str, object]]:
+def _flags(series: Sequence[tuple[Task, SeriesUpdate]]) -> Iterable[dict[str, object]]:
     """A row per bar and check: where several downloads raised it, the last one's."""
     found: dict[tuple[object, ...], dict[str, object]] = {}
     for task, enriched in series:
@@ -54,10 +54,10 @@ def _flags(series: Sequence[tuple[Task, Enriched]]) -> Iterable[dict[str, object
     return found.values()
 
 
-def _quarantined(series: Sequence[tuple[Task, Enriched]]) -> Iterator[dict[str, object]]:
+def _quarantined(series: Sequence[tuple[Task, SeriesUpdate]]) -> Iterator[dict[str, object]]:
     for task, enriched in series:
-        for download in enriched.downloads:
-            for q in download.checked.quarantined:
+        for download in enriched.fetches:
+            for q in download.validation.quarantined:
                 yield {
                     **_key(task, enriched),
                     "ts": q.ts,
@@ -68,7 +68,7 @@ def _quarantined(series: Sequence[tuple[Task, Enriched]]) -> Iterator[dict[str, 
                 }
 
 
-def name_outages(conn: Connection) -> int:
+def explain_gaps_by_outages(conn: Connection) -> int:
     """Call a gap an outage of the vendor where at least 3 symbols, and half of those of its asset
     class and timeframe, miss the same bar; returns how many gaps were so explained.
     """

@@ -8,21 +8,21 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS, Task
-from enrichment.domain.series import Download, Enriched
+from enrichment.domain.series import FetchResult, SeriesUpdate
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.json_records import recordset
 
 LOCK = 7_303_015  # of the rollups
 
 
-def write_success(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> None:
+def write_success(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> None:
     """A row for every fetch and one for each computation, in the transaction that stores the bars
     they speak of.
     """
     fetched = recordset(
         {**_key(task, enriched), **_fetched(download)}
         for task, enriched in series
-        for download in enriched.downloads
+        for download in enriched.fetches
     )
     computed = recordset(
         {
@@ -38,11 +38,11 @@ def write_success(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> 
     conn.execute(sql(_COMPUTED), {"rows": computed})
 
 
-def _key(task: Task, enriched: Enriched) -> dict[str, Any]:
+def _key(task: Task, enriched: SeriesUpdate) -> dict[str, Any]:
     return {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
 
 
-def _fetched(download: Download) -> dict[str, Any]:
+def _fetched(download: FetchResult) -> dict[str, Any]:
     fetched = download.fetched
     return {
         "success": download.failure is None,

@@ -12,20 +12,20 @@ from sqlalchemy import Connection
 
 from enrichment.domain.bars import Floats, Timestamps, to_datetime64
 from enrichment.domain.model import Severity, Timeframe
-from enrichment.domain.series import Known, Tail
-from enrichment.pipeline.features import CARRIED
+from enrichment.domain.series import SeriesSnapshot, StoredTail
+from enrichment.pipeline.features import CUMULATIVE
 from enrichment.pipeline.fetch_plan import OVERLAP
-from enrichment.pipeline.quality import counts
+from enrichment.pipeline.quality import counts_against_score
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.series.binary_copy import fetch
 from enrichment.warehouse.series.upsert import FULL, PRICES, bars_of
 
 Key = tuple[str, Timeframe]
-COLUMNS = ("ts", *PRICES, *CARRIED)  # what a run reads of a bar; the table's key carries them
+COLUMNS = ("ts", *PRICES, *CUMULATIVE)  # what a run reads of a bar; the table's key carries them
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TailRequest:
     """A series' bars from `since` on, after so many before it that lend their past to them."""
 
     symbol: str
@@ -34,7 +34,7 @@ class Wanted:
     lookback: int
 
 
-def known(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[Known]:
+def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[SeriesSnapshot]:
     """What is known of each series without its bars.
 
     feature_set: of this version; a series whose values are another one's is not complete.
@@ -46,10 +46,10 @@ def known(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[Known
     }
     found = {row.n: row for row in conn.execute(sql(_KNOWN), values)}
     rows = (found.get(n) for n in range(1, len(keys) + 1))
-    return [Known() if row is None else _known(row, feature_set) for row in rows]
+    return [SeriesSnapshot() if row is None else _known(row, feature_set) for row in rows]
 
 
-def tails(conn: Connection, wanted: Sequence[Wanted]) -> list[Tail]:
+def read_tails(conn: Connection, wanted: Sequence[TailRequest]) -> list[StoredTail]:
     """What is wanted of each series."""
     values = {
         "symbols": [one.symbol for one in wanted],
@@ -77,25 +77,25 @@ def _in_order(ts: Timestamps, columns: dict[str, Floats]) -> tuple[Timestamps, d
     return ts[order], {name: column[order] for name, column in columns.items()}
 
 
-def whole(conn: Connection, symbol: str, timeframe: Timeframe) -> Tail:
+def read_whole(conn: Connection, symbol: str, timeframe: Timeframe) -> StoredTail:
     """All bars of a series."""
     values = {"symbol": symbol, "timeframe": timeframe.value}
     ts, columns = fetch(conn, _WHOLE, values, COLUMNS[1:])
-    return Tail(bars_of(ts, columns))
+    return StoredTail(bars_of(ts, columns))
 
 
-def _tail(ts: Timestamps, columns: Mapping[str, Floats], wanted: Wanted) -> Tail:
+def _tail(ts: Timestamps, columns: Mapping[str, Floats], wanted: TailRequest) -> StoredTail:
     bars = bars_of(ts, columns)
     if wanted.lookback == 0:
-        return Tail(bars, bare=True)
+        return StoredTail(bars, without_lookback=True)
     before = int(np.searchsorted(ts, to_datetime64(wanted.since)))
     if before < wanted.lookback:  # nothing was left out: the tail begins with the series
-        return Tail(bars)
-    return Tail(bars, {name: float(columns[name][0]) for name in CARRIED})
+        return StoredTail(bars)
+    return StoredTail(bars, {name: float(columns[name][0]) for name in CUMULATIVE})
 
 
-def _known(row: Any, feature_set: str) -> Known:
-    return Known(
+def _known(row: Any, feature_set: str) -> SeriesSnapshot:
+    return SeriesSnapshot(
         bars=row.bars,
         first_ts=row.first_ts,
         last_ts=row.last_ts,
@@ -104,19 +104,23 @@ def _known(row: Any, feature_set: str) -> Known:
         source=row.source,
         adjusted=row.adjusted,
         gaps=_timestamps(row.gaps),
-        due=_timestamps(row.due),
+        gaps_due=_timestamps(row.due),
         flagged=frozenset(_objections(row)),
-        doubted=max(row.flag_ts, default=None),
+        newest_flagged=max(row.flag_ts, default=None),
         confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
-        untraded=frozenset(row.untraded),
-        complete=row.bars == 0 or row.feature_set == feature_set,
+        no_trade_ts=frozenset(row.untraded),
+        features_current=row.bars == 0 or row.feature_set == feature_set,
         coverage=None if row.cells is None else (row.cells, row.nulls),
     )
 
 
 def _objections(row: Any) -> Iterator[tuple[datetime, str]]:
     flags = zip(row.flag_ts, row.flag_checks, row.flag_severities, strict=True)
-    return ((ts, check) for ts, check, severity in flags if counts(check, Severity(severity)))
+    return (
+        (ts, check)
+        for ts, check, severity in flags
+        if counts_against_score(check, Severity(severity))
+    )
 
 
 def _timestamps(moments: Sequence[datetime]) -> Timestamps:

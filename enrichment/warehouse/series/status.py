@@ -10,16 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from enrichment.domain.bars import to_datetime
-from enrichment.domain.model import Quality, Task, Written
-from enrichment.domain.series import Enriched, Evidence, Objection
+from enrichment.domain.model import Quality, RowCounts, Task
+from enrichment.domain.series import FlagCount, QualityInputs, SeriesUpdate
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.json_records import recordset
 
 
 def write(
     conn: Connection,
-    series: Sequence[tuple[Task, Enriched]],
-    written: Sequence[Written],
+    series: Sequence[tuple[Task, SeriesUpdate]],
+    written: Sequence[RowCounts],
     feature_set: str,
 ) -> None:
     """Each series' quality of the day and its standing after this run.
@@ -34,10 +34,10 @@ def write(
     conn.execute(sql(_UPDATE_STATUS), {"rows": rows})
 
 
-def _row(symbol: str, enriched: Enriched) -> dict[str, Any]:
+def _row(symbol: str, enriched: SeriesUpdate) -> dict[str, Any]:
     bars = enriched.bars
-    valid = sum(len(d.checked.bars) for d in enriched.downloads)
-    checked = valid + sum(len(d.checked.quarantined) for d in enriched.downloads)
+    valid = sum(len(d.validation.bars) for d in enriched.fetches)
+    checked = valid + sum(len(d.validation.quarantined) for d in enriched.fetches)
     return {
         "symbol": symbol,
         "timeframe": enriched.timeframe,
@@ -46,7 +46,7 @@ def _row(symbol: str, enriched: Enriched) -> dict[str, Any]:
         "valid": valid,
         "rate": 100.0 * valid / checked if checked else 100.0,
         **_scores(enriched.quality),
-        "evidence": as_json(enriched.evidence),
+        "evidence": to_json(enriched.quality_inputs),
         "history_from": enriched.history_from,
         "source": enriched.fetched.source,
         "adjusted": enriched.fetched.adjusted,
@@ -55,19 +55,21 @@ def _row(symbol: str, enriched: Enriched) -> dict[str, Any]:
     }
 
 
-def reassess(conn: Connection, symbol: str, timeframe: str, quality: Quality, on: Evidence) -> None:
+def reassess(
+    conn: Connection, symbol: str, timeframe: str, quality: Quality, on: QualityInputs
+) -> None:
     """Let a series' score follow changed evidence, now and in its newest day's row."""
     values = {
         "symbol": symbol,
         "timeframe": timeframe,
         **_scores(quality),
-        "evidence": json.dumps(as_json(on)),
+        "evidence": json.dumps(to_json(on)),
     }
     conn.execute(sql(_REASSESS), values)
     conn.execute(sql(_REASSESS_DAY), values)
 
 
-def evidence(conn: Connection, symbol: str, timeframe: str) -> Evidence | None:
+def read_quality_inputs(conn: Connection, symbol: str, timeframe: str) -> QualityInputs | None:
     """What a series' score rests on, locked for this transaction; None if it has none."""
     stored = conn.execute(
         text(
@@ -76,32 +78,41 @@ def evidence(conn: Connection, symbol: str, timeframe: str) -> Evidence | None:
         ),
         {"symbol": symbol, "timeframe": timeframe},
     ).scalar()
-    return None if stored is None else of_json(stored)
+    return None if stored is None else from_json(stored)
 
 
-def as_json(found: Evidence) -> dict[str, Any]:
+def to_json(found: QualityInputs) -> dict[str, Any]:
+    """As the column `evidence` holds it; the keys are those that earlier versions wrote."""
     return {
         "expected": found.expected,
         "missing": found.missing,
-        "untraded": found.untraded,
+        "untraded": found.no_trades,
         "checked": found.checked,
         "feature_cells": found.feature_cells,
         "feature_nulls": found.feature_nulls,
         "sessions_behind": found.sessions_behind,
         "missing_at": _texts(found.missing_at),
         "objections": {
-            check: {"bars": o.bars, "at": _texts(o.at)} for check, o in found.objections.items()
+            check: {"bars": o.bars, "at": _texts(o.at)} for check, o in found.flag_counts.items()
         },
     }
 
 
-def of_json(stored: dict[str, Any]) -> Evidence:
-    objections = {
-        check: Objection(o["bars"], tuple(map(datetime.fromisoformat, o["at"])))
-        for check, o in stored["objections"].items()
-    }
-    missing_at = tuple(map(datetime.fromisoformat, stored["missing_at"]))
-    return Evidence(**{**stored, "objections": objections, "missing_at": missing_at})
+def from_json(stored: dict[str, Any]) -> QualityInputs:
+    return QualityInputs(
+        expected=stored["expected"],
+        missing=stored["missing"],
+        no_trades=stored["untraded"],
+        checked=stored["checked"],
+        feature_cells=stored["feature_cells"],
+        feature_nulls=stored["feature_nulls"],
+        sessions_behind=stored["sessions_behind"],
+        missing_at=tuple(map(datetime.fromisoformat, stored["missing_at"])),
+        flag_counts={
+            check: FlagCount(count["bars"], tuple(map(datetime.fromisoformat, count["at"])))
+            for check, count in stored["objections"].items()
+        },
+    )
 
 
 def _texts(moments: Iterable[datetime]) -> list[str]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
-from enrichment.domain.model import Task, Written
-from enrichment.domain.series import Enriched
+from enrichment.domain.model import RowCounts, Task
+from enrichment.domain.series import SeriesUpdate
 from enrichment.pipeline.reconcile import RATIO_TOLERANCE
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.series.binary_copy import Rows, copy, encoded, repeated
@@ -30,7 +30,7 @@ def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
     return Bars(ts, *(columns[name] for name in PRICES))
 
 
-def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Written]:
+def write(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> list[RowCounts]:
     """Insert the new bars and update the changed ones; the rows written, series by series.
 
     The rows of all series that lie behind what is stored of them are copied straight into the
@@ -38,14 +38,14 @@ def write(conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Wri
     """
     _append(conn, [one for one in series if one[1].appends])
     return [
-        Written(inserted=len(enriched.bars)) if enriched.appends else _merge(conn, task, enriched)
+        RowCounts(inserted=len(enriched.bars)) if enriched.appends else _merge(conn, task, enriched)
         for task, enriched in series
     ]
 
 
-def _append(conn: Connection, series: Iterable[tuple[Task, Enriched]]) -> None:
+def _append(conn: Connection, series: Iterable[tuple[Task, SeriesUpdate]]) -> None:
     """Long series are encoded one by one, short ones of the same features together."""
-    short: defaultdict[tuple[str, ...], list[tuple[Task, Enriched]]] = defaultdict(list)
+    short: defaultdict[tuple[str, ...], list[tuple[Task, SeriesUpdate]]] = defaultdict(list)
     for task, enriched in series:
         if len(enriched.bars) > _SHORT:
             copy(conn, "bars", _encoded([(task, enriched)]))
@@ -55,7 +55,7 @@ def _append(conn: Connection, series: Iterable[tuple[Task, Enriched]]) -> None:
         copy(conn, "bars", _encoded(alike))
 
 
-def _encoded(series: Sequence[tuple[Task, Enriched]]) -> Rows:
+def _encoded(series: Sequence[tuple[Task, SeriesUpdate]]) -> Rows:
     """The rows of series with the same features."""
     counts = [len(enriched.bars) for _, enriched in series]
     columns = [{**enriched.bars.columns(), **enriched.features} for _, enriched in series]
@@ -72,10 +72,10 @@ def _stacked(columns: list[NDArray[Any]]) -> NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
-def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
+def _merge(conn: Connection, task: Task, enriched: SeriesUpdate) -> RowCounts:
     """`enriched.bars` holds only rows from the first new or changed one on."""
     if len(enriched.bars) == 0:
-        return Written()
+        return RowCounts()
     rows = _encoded([(task, enriched)])
     names = rows.names
     values = {
@@ -107,11 +107,11 @@ def _merge(conn: Connection, task: Task, enriched: Enriched) -> Written:
         values,
     ).rowcount
     conn.execute(text("DROP TABLE staged_bars"))
-    return Written(inserted, updated)
+    return RowCounts(inserted, updated)
 
 
 def _write_corrections(
-    conn: Connection, task: Task, enriched: Enriched, values: dict[str, Any]
+    conn: Connection, task: Task, enriched: SeriesUpdate, values: dict[str, Any]
 ) -> None:
     """Old and new values field by field; a rebased history is one correction with its factor."""
     rebase = enriched.rebase

@@ -10,14 +10,14 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from enrichment.domain.errors import LeaseLost
-from enrichment.domain.model import Task, Timeframe, Written
-from enrichment.domain.series import Enriched, Known, Tail
+from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.features import FEATURES, LOOKBACK
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import backfills, jobs, leases
 from enrichment.warehouse.series import flags_and_gaps, run_log, snapshots, status, upsert
-from enrichment.warehouse.series.snapshots import Wanted
+from enrichment.warehouse.series.snapshots import TailRequest
 
 
 def feature_set(names: Iterable[str] = FEATURES) -> str:
@@ -26,11 +26,11 @@ def feature_set(names: Iterable[str] = FEATURES) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finished:
+class FinishedItem:
     """All that a task produced."""
 
     task: Task
-    series: Sequence[Enriched]
+    series: Sequence[SeriesUpdate]
 
     @property
     def rows(self) -> int:
@@ -44,79 +44,81 @@ class Warehouse:
         self._db = db
         self._feature_set = feature_set()
 
-    def read(
+    def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
-    ) -> Mapping[Task, Mapping[Timeframe, Known]]:
+    ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
         """What is known of every series of the tasks, each with its tail from the overlap on; a
         bare one where nothing is expected to have come since.
         """
         series = [(task, timeframe) for task in tasks for timeframe in task.timeframes]
         keys = [(task.symbol, timeframe) for task, timeframe in series]
         with self._db.begin() as conn:
-            found = snapshots.known(conn, keys, self._feature_set)
+            found = snapshots.read_snapshots(conn, keys, self._feature_set)
             wanted = [
                 (n, _wanted(task, timeframe, known, known.overlap_from, now))
                 for n, ((task, timeframe), known) in enumerate(zip(series, found, strict=True))
-                if known.overlap_from is not None and known.complete
+                if known.overlap_from is not None and known.features_current
             ]
-            tails = snapshots.tails(conn, [one for _, one in wanted]) if wanted else []
+            tails = snapshots.read_tails(conn, [one for _, one in wanted]) if wanted else []
         for (n, _), tail in zip(wanted, tails, strict=True):
             found[n] = replace(found[n], tail=tail)
         rest = iter(found)
         return {task: {timeframe: next(rest) for timeframe in task.timeframes} for task in tasks}
 
-    def describe(self, symbol: str, timeframe: Timeframe) -> Known:
+    def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
         """What is known of the series without its bars."""
         with self._db.begin() as conn:
-            return snapshots.known(conn, [(symbol, timeframe)], self._feature_set)[0]
+            return snapshots.read_snapshots(conn, [(symbol, timeframe)], self._feature_set)[0]
 
-    def tail(
+    def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
-    ) -> Tail:
+    ) -> StoredTail:
         """All bars from `since` on (None: all there are), after `lookback` bars before it."""
         with self._db.begin() as conn:
             if since is None:
-                return snapshots.whole(conn, symbol, timeframe)
-            return snapshots.tails(conn, [Wanted(symbol, timeframe, since, lookback)])[0]
+                return snapshots.read_whole(conn, symbol, timeframe)
+            return snapshots.read_tails(conn, [TailRequest(symbol, timeframe, since, lookback)])[0]
 
-    def keep(self, task: Task, enriched: Enriched, left: datetime) -> None:
+    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
         """Write one piece of a backfill, and that what is left to do ends at `left`."""
         with self._db.begin() as conn:
             leases.assert_owned(conn, task)
             (written,) = self._write(conn, [(task, enriched)])
-            backfills.note(conn, task, enriched.timeframe, left, written)
+            backfills.record_progress(conn, task, enriched.timeframe, left, written)
 
-    def commit(self, task: Task, series: Sequence[Enriched]) -> Written:
+    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> RowCounts:
         """Write everything a task produced, and its completion, in one transaction.
 
         Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
         """
-        (outcome,) = self.store([Finished(task, series)])
+        (outcome,) = self.store_batch([FinishedItem(task, series)])
         if isinstance(outcome, LeaseLost):
             raise outcome
         return outcome
 
-    def store(self, batch: Sequence[Finished]) -> list[Written | LeaseLost]:
+    def store_batch(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
         """Write everything that tasks produced, and their completion, in one transaction.
 
         What belongs to another worker by now is left out: LeaseLost in its place.
         """
         with self._db.begin() as conn:
-            owned = leases.owned(conn, [finished.task for finished in batch])
+            owned = leases.select_owned(conn, [finished.task for finished in batch])
             mine = [finished for finished in batch if finished.task in owned]
             written = iter(
                 self._write(conn, [(done.task, one) for done in mine for one in done.series])
             )
             totals = {
-                done.task: sum((next(written) for _ in done.series), Written()) for done in mine
+                done.task: sum((next(written) for _ in done.series), RowCounts()) for done in mine
             }
             jobs.complete_all(conn, totals)
         return [
-            totals[finished.task] if finished.task in totals else leases.lost(finished.task)
+            totals[finished.task] if finished.task in totals else leases.lease_lost(finished.task)
             for finished in batch
         ]
 
-    def _write(self, conn: Connection, series: Sequence[tuple[Task, Enriched]]) -> list[Written]:
+    def _write(
+        self, conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]
+    ) -> list[RowCounts]:
         written = upsert.write(conn, series)
         flags_and_gaps.write(conn, series)
         run_log.write_success(conn, series)
@@ -125,8 +127,8 @@ class Warehouse:
 
 
 def _wanted(
-    task: Task, timeframe: Timeframe, known: Known, overlap_from: datetime, now: datetime
-) -> Wanted:
+    task: Task, timeframe: Timeframe, known: SeriesSnapshot, overlap_from: datetime, now: datetime
+) -> TailRequest:
     """What a run will most likely need of what is stored of a series."""
-    nothing = fetch_plan.expects_nothing(known, task.asset_class, timeframe, now)
-    return Wanted(task.symbol, timeframe, overlap_from, 0 if nothing else LOOKBACK)
+    nothing = fetch_plan.nothing_due(known, task.asset_class, timeframe, now)
+    return TailRequest(task.symbol, timeframe, overlap_from, 0 if nothing else LOOKBACK)

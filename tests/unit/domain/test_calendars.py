@@ -104,7 +104,7 @@ def test_crypto_trades_around_the_clock(timeframe: Timeframe) -> None:
     assert len(found) == timedelta(days=364) // timeframe.duration
     assert set(np.diff(found)) == {np.timedelta64(timeframe.duration)}
     assert iso(found[:1]) == ["2024-01-01T00:00"]
-    assert calendars.on_clock(CRYPTO, timeframe, found).all()
+    assert calendars.is_aligned(CRYPTO, timeframe, found).all()
 
 
 def test_weekly_bars_carry_their_monday_even_if_it_is_a_holiday() -> None:
@@ -122,8 +122,8 @@ def test_weekly_bars_carry_their_monday_even_if_it_is_a_holiday() -> None:
 @pytest.mark.parametrize("timeframe", list(Timeframe))
 def test_expected_bars_stand_on_the_clock(timeframe: Timeframe) -> None:
     found = starts(STOCK, timeframe, "2024-01-01", "2025-01-01")
-    assert calendars.on_clock(STOCK, timeframe, found).all()
-    assert not calendars.on_clock(STOCK, timeframe, found + np.timedelta64(1, "m")).any()
+    assert calendars.is_aligned(STOCK, timeframe, found).all()
+    assert not calendars.is_aligned(STOCK, timeframe, found + np.timedelta64(1, "m")).any()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from enrichment.domain.errors import (
     Snooze,
     StepFailed,
 )
-from enrichment.engine.dask_worker import portable
+from enrichment.engine.dask_worker import to_portable
 
 ARGUMENTS: dict[type[EnrichmentError], tuple[object, ...]] = {
     QuotaExceeded: ("wait", 7.0),
@@ -34,7 +34,7 @@ def tree(kind: type[EnrichmentError] = EnrichmentError) -> Iterator[type[Enrichm
 
 
 def travelled(exc: Exception) -> Exception:
-    arrived: Exception = pickle.loads(pickle.dumps(portable(exc)))  # noqa: S301 — made here
+    arrived: Exception = pickle.loads(pickle.dumps(to_portable(exc)))  # noqa: S301 — made here
     return arrived
 
 
@@ -56,7 +56,7 @@ def test_a_cause_of_a_cause_stays_behind_with_the_key_it_may_hold() -> None:
     failed, unavailable = StepFailed("fetch", "1d", 1.0), ProviderUnavailable("reset")
     unavailable.__cause__ = requests.ConnectionError("reset", request=request.prepare())
     failed.__cause__ = unavailable
-    assert b"secret" not in pickle.dumps(portable(failed))
+    assert b"secret" not in pickle.dumps(to_portable(failed))
     assert travelled(failed).__cause__.__cause__ is None  # type: ignore[union-attr]  # just seen
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
 from enrichment.domain.errors import InvalidRequest, InvalidSymbol
-from enrichment.domain.model import AssetClass, Timeframe, Written, is_simulated, parse_symbol
+from enrichment.domain.model import AssetClass, RowCounts, Timeframe, is_simulated, parse_symbol
 
 
 def _bars(count: int) -> Bars:
@@ -99,7 +99,7 @@ def test_rows_by_mask_index_and_slice() -> None:
 
 def test_one_series_after_the_other() -> None:
     bars = _bars(4)
-    joined = bars.take(slice(2)).followed_by(bars.take(slice(2, None)))
+    joined = bars.take(slice(2)).concat(bars.take(slice(2, None)))
     for name, column in joined.columns().items():
         np.testing.assert_array_equal(column, bars.columns()[name])
 
@@ -111,11 +111,11 @@ rows = st.sets(st.integers(0, 11)).map(lambda chosen: np.array(sorted(chosen), d
 def test_one_series_laid_over_another(stored: NDArray[np.intp], sent: NDArray[np.intp]) -> None:
     below, above = _bars(12).take(stored), _bars(12).take(sent)
     above.close[:] += 100
-    merged = below.under(above)
+    merged = below.overlaid_by(above)
     expected = {int(row): row for row in stored} | {int(row): row + 100 for row in sent}
     assert merged.close.tolist() == [expected[row] for row in sorted(expected)]
-    assert below.not_in(above).tolist() == [row not in sent for row in stored]
+    assert below.missing_from(above).tolist() == [row not in sent for row in stored]
 
 
 def test_written_rows_add_up() -> None:
-    assert sum([Written(1, 2), Written(3, 4)], Written()) == Written(4, 6)
+    assert sum([RowCounts(1, 2), RowCounts(3, 4)], RowCounts()) == RowCounts(4, 6)

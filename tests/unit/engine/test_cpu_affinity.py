@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.engine.cpu_affinity import CROWDED, quieter
+from enrichment.engine.cpu_affinity import CROWDED_SHARE, quieter
 
 several = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one processor"
 )
 PROGRAM = """
 import os, threading
-from enrichment.engine.cpu_affinity import kept_to_one
+from enrichment.engine.cpu_affinity import pinned_to_one_processor
 
 def of_a_thread():
     found = []
@@ -31,7 +31,7 @@ def old():
     opened.wait(); before.append(os.sched_getaffinity(0)); told.set(); shut.wait()
 elder = threading.Thread(target=old); elder.start()
 allowed = os.sched_getaffinity(0)
-with kept_to_one(look_seconds=0.001):
+with pinned_to_one_processor(look_seconds=0.001):
     opened.set()
     told.wait()
     print(len(os.sched_getaffinity(0)), len(of_a_thread()), len(before[0]))
@@ -51,8 +51,8 @@ def test_threads_before_and_in_the_block_share_one_processor() -> None:
 @several
 def test_two_processes_keep_to_two_processors(tmp_path: Path) -> None:
     program = (
-        "import os; from enrichment.engine.cpu_affinity import kept_to_one\n"
-        "with kept_to_one(): print(*os.sched_getaffinity(0), flush=True); input()"
+        "import os; from enrichment.engine.cpu_affinity import pinned_to_one_processor\n"
+        "with pinned_to_one_processor(): print(*os.sched_getaffinity(0), flush=True); input()"
     )
     with ExitStack() as ending:
         ran = [
@@ -77,7 +77,7 @@ def test_two_processes_keep_to_two_processors(tmp_path: Path) -> None:
     ("others", "there"),
     [
         ({0: 0.0, 1: 0.0}, 0),
-        ({0: CROWDED, 1: 0.0}, 0),
+        ({0: CROWDED_SHARE, 1: 0.0}, 0),
         ({0: 0.9, 1: 0.1}, 1),
         ({0: 0.9, 1: 0.5, 2: 0.2}, 2),
         ({0: 0.2, 1: 0.9}, 0),

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import ProviderUnavailable, StepFailed, UnknownSymbol
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
-from enrichment.pipeline.enrich import Pipeline
-from tests.helpers.fakes import TASK, Bench, Vendor, assert_equal_to_one_full_run, recorded
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.pipeline.enrich import EnrichmentPipeline
+from tests.helpers.fakes import (
+    TASK,
+    FakePipeline,
+    FakeVendor,
+    assert_equal_to_one_full_run,
+    recorded,
+)
 
 HALF = 0.5
 
@@ -32,7 +38,7 @@ def quiet(count: int = 900) -> Bars:
 
 
 def test_a_rebased_history_is_fetched_again_whole() -> None:
-    bench = Bench(quiet())
+    bench = FakePipeline(quiet())
     bench.run_at(800)
     bench.vendor.bars = on_new_basis(quiet(), 800)
     written = bench.run_at(802)
@@ -47,7 +53,7 @@ def test_a_rebased_history_is_fetched_again_whole() -> None:
 
 
 def test_what_the_vendor_no_longer_serves_moves_to_the_new_basis() -> None:
-    bench = Bench(quiet())
+    bench = FakePipeline(quiet())
     bench.run_at(800)
     served = on_new_basis(quiet(), 801).take(slice(300, None))
     bench.vendor.bars = served
@@ -57,7 +63,7 @@ def test_what_the_vendor_no_longer_serves_moves_to_the_new_basis() -> None:
 
 
 def test_a_restatement_that_reaches_back_is_followed_to_its_end() -> None:
-    bench = Bench(quiet())
+    bench = FakePipeline(quiet())
     bench.run_at(800)
     restated = replace(quiet(), close=quiet().close.copy())
     restated.close[780:795] = restated.low[780:795]
@@ -83,7 +89,7 @@ def test_however_a_history_is_cut_and_restated_the_table_is_that_of_one_run(
     nights: list[tuple[int, int | float | None]],
 ) -> None:
     """Before every night the vendor may restate one of the newest 15 bars, or rebase all."""
-    bench, upto = Bench(quiet()), 400
+    bench, upto = FakePipeline(quiet()), 400
     bench.run_at(upto)
     for sessions, change in nights:
         bars = bench.vendor.bars
@@ -107,7 +113,7 @@ def test_however_a_history_is_cut_and_restated_the_table_is_that_of_one_run(
 
 def test_a_hole_is_asked_for_again_and_filled() -> None:
     whole = quiet()
-    bench = Bench(whole.take(np.setdiff1d(np.arange(900), [500, 501])))
+    bench = FakePipeline(whole.take(np.setdiff1d(np.arange(900), [500, 501])))
     bench.run_at(800 - 2)
     assert bench.memory.last is not None
     assert [gap.ts for gap in bench.memory.last.gaps] == [to_datetime(t) for t in whole.ts[500:502]]
@@ -123,19 +129,21 @@ def test_a_hole_is_asked_for_again_and_filled() -> None:
 
 
 def test_a_hole_that_cannot_be_asked_for_fails_nothing() -> None:
-    class Moody(Vendor):
+    class Moody(FakeVendor):
         def fetch(
             self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-        ) -> Fetched:
+        ) -> FetchedBars:
             if window.end - window.start <= timedelta(days=2):
                 raise ProviderUnavailable("answered 500")
             return super().fetch(symbol, asset_class, timeframe, window)
 
     whole = quiet()
-    bench = Bench(whole.take(np.setdiff1d(np.arange(900), [500])))
+    bench = FakePipeline(whole.take(np.setdiff1d(np.arange(900), [500])))
     bench.run_at(799)
     moody = Moody(bench.vendor.bars)
-    bench.pipeline = Pipeline(moody, bench.memory, history_days=6000, now=lambda: bench.now)
+    bench.pipeline = EnrichmentPipeline(
+        moody, bench.memory, history_days=6000, now=lambda: bench.now
+    )
     assert bench.run_at(800).inserted == 1
     assert bench.memory.last is not None
     (gap,) = bench.memory.last.gaps
@@ -143,15 +151,15 @@ def test_a_hole_that_cannot_be_asked_for_fails_nothing() -> None:
     assert bench.memory.last.quality.completeness < 1.0
 
 
-class Elsewhere(Vendor):
+class Elsewhere(FakeVendor):
     """A vendor with a second one beside it."""
 
     def __init__(self, bars: Bars, other: Bars) -> None:
         super().__init__(bars)
-        self.other = Vendor(other)
+        self.other = FakeVendor(other)
 
-    def fetch_elsewhere(self, *asked: object, but: str) -> Fetched | None:
-        assert but == "memory"
+    def fetch_from_other(self, *asked: object, excluding: str) -> FetchedBars | None:
+        assert excluding == "memory"
         return replace(self.other.fetch(*asked), source="elsewhere")  # type: ignore[arg-type]
 
 
@@ -159,10 +167,12 @@ class Elsewhere(Vendor):
 def test_another_source_fills_a_hole_or_explains_it(other_has_it: bool) -> None:
     whole = quiet()
     holed = whole.take(np.setdiff1d(np.arange(900), [500]))
-    bench = Bench(holed)
+    bench = FakePipeline(holed)
     bench.run_at(799)
     both = Elsewhere(holed, whole if other_has_it else holed)
-    bench.pipeline = Pipeline(both, bench.memory, history_days=6000, now=lambda: bench.now)
+    bench.pipeline = EnrichmentPipeline(
+        both, bench.memory, history_days=6000, now=lambda: bench.now
+    )
     bench.run_at(800)
     assert bench.memory.last is not None
     stored = to_datetime(whole.ts[500]) in map(to_datetime, bench.memory.bars.ts)
@@ -175,18 +185,20 @@ def test_another_source_fills_a_hole_or_explains_it(other_has_it: bool) -> None:
 
 
 def test_another_source_adds_bars_and_restates_none() -> None:
-    class Other(Vendor):
+    class Other(FakeVendor):
         def fetch(
             self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-        ) -> Fetched:
+        ) -> FetchedBars:
             found = super().fetch(symbol, asset_class, timeframe, window)
             return replace(found, source="other", adjusted=True)
 
-    bench = Bench(quiet())
+    bench = FakePipeline(quiet())
     bench.run_at(800)
     theirs = replace(quiet(), close=quiet().close.copy())
     theirs.close[795] = theirs.low[795]
-    bench.pipeline = Pipeline(Other(theirs), bench.memory, history_days=6000, now=lambda: bench.now)
+    bench.pipeline = EnrichmentPipeline(
+        Other(theirs), bench.memory, history_days=6000, now=lambda: bench.now
+    )
     assert bench.run_at(802).inserted == 2
     np.testing.assert_array_equal(bench.memory.bars.close, quiet().close[:802])
     assert bench.memory.last is not None
@@ -199,7 +211,7 @@ def backfill(start: datetime, end: datetime, **changes: object) -> object:
 
 
 def test_a_backfill_joins_what_is_stored() -> None:
-    bench = Bench(recorded(), history_days=365)
+    bench = FakePipeline(recorded(), history_days=365)
     bench.run_at(3270)
     start = datetime(2004, 1, 1, tzinfo=UTC)
     bench.pipeline.enrich(backfill(start, datetime(2006, 1, 1, tzinfo=UTC)))  # type: ignore[arg-type]
@@ -210,7 +222,7 @@ def test_a_backfill_joins_what_is_stored() -> None:
 
 
 def test_an_interrupted_backfill_goes_on_where_it_stopped() -> None:
-    bench = Bench(recorded(), history_days=365)
+    bench = FakePipeline(recorded(), history_days=365)
     bench.run_at(3270)
     start, reached = datetime(2004, 1, 1, tzinfo=UTC), datetime(2008, 1, 1, tzinfo=UTC)
     rest = backfill(start, datetime(2013, 1, 1, tzinfo=UTC), left=((Timeframe.D1, reached),))
@@ -220,12 +232,12 @@ def test_an_interrupted_backfill_goes_on_where_it_stopped() -> None:
 
 
 def test_a_backfill_before_the_listing_is_not_an_error_but_an_unknown_symbol_is() -> None:
-    bench = Bench(recorded(), history_days=365)
+    bench = FakePipeline(recorded(), history_days=365)
     bench.run_at(3270)
     early = backfill(datetime(1970, 1, 1, tzinfo=UTC), datetime(1980, 1, 1, tzinfo=UTC))
     bench.pipeline.enrich(early)  # type: ignore[arg-type]
     assert_equal_to_one_full_run(bench)
-    nobody = Bench(Bars.empty())
+    nobody = FakePipeline(Bars.empty())
     with pytest.raises(StepFailed) as raised:
         nobody.pipeline.enrich(early)  # type: ignore[arg-type]
     assert isinstance(raised.value.__cause__, UnknownSymbol)

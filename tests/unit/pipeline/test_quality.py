@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.domain.model import Severity
-from enrichment.domain.series import Evidence, Objection
+from enrichment.domain.series import FlagCount, QualityInputs
 from enrichment.pipeline.features import FEATURES
 from enrichment.pipeline.quality import (
-    assess,
-    by_check,
-    counts,
+    assess_quality,
+    counts_against_score,
     deductions,
     feature_coverage,
-    without,
+    flag_counts,
+    without_flag,
 )
 
-WHOLE = Evidence(
+WHOLE = QualityInputs(
     expected=1_000,
     missing=0,
     checked=1_000,
@@ -31,12 +31,12 @@ WHOLE = Evidence(
     feature_nulls=0,
     sessions_behind=0,
 )
-EMPTY = Evidence(0, 0, 0, 0, 0, sessions_behind=40)
+EMPTY = QualityInputs(0, 0, 0, 0, 0, sessions_behind=40)
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def test_a_flawless_series() -> None:
-    quality = assess(WHOLE)
+    quality = assess_quality(WHOLE)
     assert (quality.score, quality.status, quality.reasons) == (1.0, "healthy", ())
 
 
@@ -44,17 +44,17 @@ def test_a_flawless_series() -> None:
     ("evidence", "score"),
     [
         (replace(WHOLE, missing=100), 1 - 0.40 * 0.1),
-        (replace(WHOLE, objections={"ohlc": Objection(100)}), 1 - 0.30 * 0.1),
-        (replace(WHOLE, objections={"a": Objection(60), "b": Objection(40)}), 1 - 0.30 * 0.1),
-        (replace(WHOLE, missing=50, untraded=500), 1 - 0.40 * 0.1),
+        (replace(WHOLE, flag_counts={"ohlc": FlagCount(100)}), 1 - 0.30 * 0.1),
+        (replace(WHOLE, flag_counts={"a": FlagCount(60), "b": FlagCount(40)}), 1 - 0.30 * 0.1),
+        (replace(WHOLE, missing=50, no_trades=500), 1 - 0.40 * 0.1),
         (replace(WHOLE, feature_nulls=1_000), 1 - 0.20 * 0.1),
         (replace(WHOLE, sessions_behind=1), 1 - 0.10 * 0.25),
         (replace(WHOLE, missing=1_000), 0.6),
         (EMPTY, 0.0),
     ],
 )
-def test_the_weights(evidence: Evidence, score: float) -> None:
-    assert assess(evidence).score == pytest.approx(score, abs=1e-12)
+def test_the_weights(evidence: QualityInputs, score: float) -> None:
+    assert assess_quality(evidence).score == pytest.approx(score, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_the_weights(evidence: Evidence, score: float) -> None:
 )
 def test_status(missing: int, sessions_behind: int, status: str) -> None:
     evidence = replace(WHOLE, missing=missing, sessions_behind=sessions_behind)
-    assert assess(evidence).status == status
+    assert assess_quality(evidence).status == status
 
 
 def test_reasons_name_check_observation_threshold_and_points() -> None:
     at = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4, 5))
-    quality = assess(replace(WHOLE, missing=4, missing_at=at, sessions_behind=1))
+    quality = assess_quality(replace(WHOLE, missing=4, missing_at=at, sessions_behind=1))
     assert quality.reasons == (
         "freshness -0.02500: the newest bar is 1 session behind "
         "(full marks: 0 behind, none left from 4 on)",
@@ -89,15 +89,15 @@ def test_reasons_name_check_observation_threshold_and_points() -> None:
 
 def test_a_bar_is_held_against_the_series_once_however_many_checks_object() -> None:
     days = [MONDAY + timedelta(days=n) for n in range(6)]
-    found = by_check([(day, "split") for day in days] + [(days[0], "outlier")])
-    assert found == {"outlier": Objection(1, (days[0],)), "split": Objection(5, tuple(days[2:]))}
+    found = flag_counts([(day, "split") for day in days] + [(days[0], "outlier")])
+    assert found == {"outlier": FlagCount(1, (days[0],)), "split": FlagCount(5, tuple(days[2:]))}
 
 
 def test_the_score_follows_a_confirmed_bar() -> None:
-    evidence = replace(WHOLE, objections=by_check([(MONDAY, "outlier")]))
-    assert assess(evidence).score == pytest.approx(1 - 0.30 / 1000)
-    assert without(evidence, "outlier", MONDAY) == replace(WHOLE, objections={})
-    assert without(evidence, "split", MONDAY) == evidence
+    evidence = replace(WHOLE, flag_counts=flag_counts([(MONDAY, "outlier")]))
+    assert assess_quality(evidence).score == pytest.approx(1 - 0.30 / 1000)
+    assert without_flag(evidence, "outlier", MONDAY) == replace(WHOLE, flag_counts={})
+    assert without_flag(evidence, "split", MONDAY) == evidence
 
 
 @pytest.mark.parametrize(
@@ -105,22 +105,22 @@ def test_the_score_follows_a_confirmed_bar() -> None:
     [("ohlc", "error", True), ("outlier", "warning", True), ("zero_volume", "info", False)],
 )
 def test_errors_and_doubtful_prices_count(check: str, severity: str, counted: bool) -> None:
-    assert counts(check, Severity(severity)) is counted
+    assert counts_against_score(check, Severity(severity)) is counted
 
 
 def test_an_empty_series_has_nothing_to_vouch_for() -> None:
-    quality = assess(EMPTY)
+    quality = assess_quality(EMPTY)
     assert (quality.score, quality.status, len(quality.reasons)) == (0.0, "stale", 4)
 
 
 def test_a_series_of_bad_bars_only() -> None:
-    quality = assess(replace(EMPTY, checked=5, objections={"ohlc": Objection(5)}))
+    quality = assess_quality(replace(EMPTY, checked=5, flag_counts={"ohlc": FlagCount(5)}))
     assert quality.score == 0.0
 
 
 def test_a_young_series_is_not_blamed_for_warm_up() -> None:
-    young = Evidence(1, 0, 1, 0, 0, sessions_behind=0)
-    assert assess(young).score == pytest.approx(1.0)
+    young = QualityInputs(1, 0, 1, 0, 0, sessions_behind=0)
+    assert assess_quality(young).score == pytest.approx(1.0)
 
 
 def _counts(limit: int) -> st.SearchStrategy[int]:
@@ -129,22 +129,22 @@ def _counts(limit: int) -> st.SearchStrategy[int]:
 
 @given(
     st.builds(
-        Evidence,
+        QualityInputs,
         expected=_counts(10**6),
         missing=_counts(10**6),
         checked=_counts(10**6),
-        untraded=_counts(10**6),
-        objections=st.dictionaries(
+        no_trades=_counts(10**6),
+        flag_counts=st.dictionaries(
             st.sampled_from(["ohlc", "outlier", "split"]),
-            st.builds(Objection, st.integers(1, 10**6)),
+            st.builds(FlagCount, st.integers(1, 10**6)),
         ),
         feature_cells=_counts(10**8),
         feature_nulls=_counts(10**8),
         sessions_behind=_counts(100),
     )
 )
-def test_deductions_add_up(evidence: Evidence) -> None:
-    quality, found = assess(evidence), deductions(evidence)
+def test_deductions_add_up(evidence: QualityInputs) -> None:
+    quality, found = assess_quality(evidence), deductions(evidence)
     assert sum(d.points for d in found) == pytest.approx(1 - quality.score, abs=1e-12)
     parts = (quality.completeness, quality.validation, quality.features, quality.freshness)
     assert all(0 <= part <= 1 for part in (*parts, quality.score))

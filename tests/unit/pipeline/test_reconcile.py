@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, to_datetime
-from enrichment.domain.model import Fetched
-from enrichment.domain.series import Known
+from enrichment.domain.model import FetchedBars
+from enrichment.domain.series import SeriesSnapshot
 from enrichment.pipeline import reconcile
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -35,13 +35,13 @@ def on_new_basis(bars: Bars, factor: float, upto: int, decimals: int = 4) -> Bar
     return replace(bars, **prices, volume=bars.volume / scale)
 
 
-KNOWN = Known(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v", adjusted=True)
+KNOWN = SeriesSnapshot(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v", adjusted=True)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1 / 3, 2 / 3, 1 / 7, 10.0, 0.05, 0.995])
 def test_a_split_is_one_factor_and_its_date(factor: float) -> None:
     before = series()
-    found = reconcile.rebase(before.take(slice(50)), on_new_basis(before, factor, 50))
+    found = reconcile.detect_rebase(before.take(slice(50)), on_new_basis(before, factor, 50))
     assert found is not None
     assert found.factor == pytest.approx(factor, rel=1e-3)
     assert found.ts == MONDAY + timedelta(days=50)
@@ -49,7 +49,7 @@ def test_a_split_is_one_factor_and_its_date(factor: float) -> None:
 
 def test_bars_after_the_split_that_were_stored_already_stay() -> None:
     before = series()
-    found = reconcile.rebase(before, on_new_basis(before, 0.5, 57))
+    found = reconcile.detect_rebase(before, on_new_basis(before, 0.5, 57))
     assert found is not None
     assert (found.factor, found.ts) == (pytest.approx(0.5), MONDAY + timedelta(days=57))
 
@@ -58,7 +58,7 @@ def test_one_restated_bar_beside_a_split_does_not_hide_it() -> None:
     before = series(300)
     after = on_new_basis(before, 0.5, 300)
     after.close[100] *= 1.3
-    found = reconcile.rebase(before, after)
+    found = reconcile.detect_rebase(before, after)
     assert found is not None
     assert found.factor == pytest.approx(0.5)
 
@@ -70,12 +70,12 @@ def test_restated_bars_are_no_split(rows: set[int], seed: int) -> None:
     noise = np.random.default_rng(seed)
     for row in rows:
         after.close[row] *= 1 + noise.choice([-1, 1]) * noise.uniform(0.01, 0.3)
-    assert reconcile.rebase(before, after) is None
+    assert reconcile.detect_rebase(before, after) is None
 
 
 def test_equal_bars_are_no_split() -> None:
-    assert reconcile.rebase(series(), series()) is None
-    assert reconcile.rebase(series(), Bars.empty()) is None
+    assert reconcile.detect_rebase(series(), series()) is None
+    assert reconcile.detect_rebase(series(), Bars.empty()) is None
 
 
 @pytest.mark.parametrize(("row", "deep"), [(50, True), (51, False), (59, False)])
@@ -84,21 +84,21 @@ def test_a_change_at_the_oldest_overlapping_bar_reaches_back(row: int, deep: boo
     fetched = stored.take(slice(50, None))
     fetched = replace(fetched, close=fetched.close.copy())
     fetched.close[row - 50] += 1
-    assert reconcile.reaches_back(KNOWN, stored, fetched) is deep
+    assert reconcile.changed_before_overlap(KNOWN, stored, fetched) is deep
 
 
 def test_a_change_of_a_series_that_is_all_overlap_reaches_nowhere() -> None:
     stored = series(5)
-    assert not reconcile.reaches_back(KNOWN, stored, on_new_basis(stored, 0.5, 5))
+    assert not reconcile.changed_before_overlap(KNOWN, stored, on_new_basis(stored, 0.5, 5))
 
 
 def test_a_missing_overlap_reaches_nowhere() -> None:
-    assert not reconcile.reaches_back(KNOWN, series(), Bars.empty())
+    assert not reconcile.changed_before_overlap(KNOWN, series(), Bars.empty())
 
 
 def test_what_the_vendor_no_longer_serves_is_rescaled() -> None:
     older = replace(series(3), vwap=np.array([1.0, 2.0, np.nan]))
-    scaled = reconcile.rescaled(older, 0.5)
+    scaled = reconcile.apply_rebase(older, 0.5)
     np.testing.assert_array_equal(scaled.close, older.close * 0.5)
     np.testing.assert_array_equal(scaled.volume, older.volume * 2)
     np.testing.assert_array_equal(scaled.vwap, [0.5, 1.0, np.nan])
@@ -109,13 +109,15 @@ def test_another_source_is_compared_and_its_basis_is_told() -> None:
     stored, theirs = series(55), series(60)
     theirs.close[52] *= 1.012
     theirs.close[53] *= 1.008
-    flags = reconcile.other_source(KNOWN, stored, theirs, Fetched(theirs, "other", adjusted=False))
+    flags = reconcile.source_change_flags(
+        KNOWN, stored, theirs, FetchedBars(theirs, "other", adjusted=False)
+    )
     assert [(flag.check, flag.ts) for flag in flags] == [
         ("source_disagreement", to_datetime(theirs.ts[52])),
         ("mixed_adjustment", to_datetime(theirs.ts[55])),
     ]
     assert "from here on other, not adjusted for splits; before it v, adjusted" in flags[1].detail
-    same = Fetched(theirs, "other", adjusted=True)
-    assert [f.check for f in reconcile.other_source(KNOWN, stored, theirs, same)] == [
+    same = FetchedBars(theirs, "other", adjusted=True)
+    assert [f.check for f in reconcile.source_change_flags(KNOWN, stored, theirs, same)] == [
         "source_disagreement"
     ]

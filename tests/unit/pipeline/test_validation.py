@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
-from enrichment.domain.model import AssetClass, Checked, Severity, Timeframe, Window
+from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline.validation import CHECKS, missing_bars, validate
 from enrichment.pipeline.validation.bars import sound
-from enrichment.pipeline.validation.check import Check, Request
+from enrichment.pipeline.validation.check import BarCheck, ValidationRequest
 
 NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday
 MONTH = Window(datetime(2024, 1, 1, tzinfo=UTC), NOW)
@@ -48,11 +48,11 @@ def _validate(
     timeframe: Timeframe = Timeframe.D1,
     window: Window = MONTH,
     now: datetime = NOW,
-) -> Checked:
+) -> ValidationResult:
     return validate(bars, asset_class=asset_class, timeframe=timeframe, window=window, now=now)
 
 
-def _found(checked: Checked) -> list[tuple[str, Severity, str]]:
+def _found(checked: ValidationResult) -> list[tuple[str, Severity, str]]:
     return [(f.check, f.severity, f"{f.ts:%d %H:%M}") for f in checked.flags]
 
 
@@ -247,8 +247,8 @@ def test_bars_are_sound_if_no_check_objects_to_them(
     ts = _stamps("2024-01-01") + np.array(days, dtype="timedelta64[D]")
     ts[-1:] += np.timedelta64(int(moved[:-1]), moved[-1])
     bars = _bars(ts, **({column: value} if days else {}))
-    request = Request(asset_class, timeframe, MONTH, NOW)
-    checks = [check for check in CHECKS.values() if isinstance(check, Check)]
+    request = ValidationRequest(asset_class, timeframe, MONTH, NOW)
+    checks = [check for check in CHECKS.values() if isinstance(check, BarCheck)]
     assert sound(bars, request) == (not any(c.find(bars, request).any() for c in checks))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox import Fault, create_app, parse_fault
-from enrichment.sandbox.faults import FaultBox
+from enrichment.sandbox.faults import FaultRegistry
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 DAYS = "/v2/aggs/ticker/SIM1/range/1/day/2024-12-01/2024-12-20"
@@ -114,7 +114,7 @@ def test_a_fault_strikes_its_ticker_only() -> None:
 
 def test_probability_is_seeded() -> None:
     def strikes(seed: int) -> list[bool]:
-        box = FaultBox([Fault("*", "reset", probability=0.3)], seed)
+        box = FaultRegistry([Fault("*", "reset", probability=0.3)], seed)
         return [bool(box.draw("AAPL", "polygon")[0]) for _ in range(1000)]
 
     assert strikes(1) == strikes(1) != strikes(2)

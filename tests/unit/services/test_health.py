@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from enrichment.services.health import judge, success_rate
+from enrichment.services.health import assess, success_rate
 from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
@@ -41,8 +41,8 @@ def quality(rate: float, score: float) -> Overview:
 
 
 def test_all_is_well() -> None:
-    assert judge(GOOD, []).status == "healthy"
-    assert judge(GOOD, []).issues == ()
+    assert assess(GOOD, []).status == "healthy"
+    assert assess(GOOD, []).issues == ()
 
 
 def breaker(worker: str, state: str, *, stale: bool = False, name: str = "yahoo") -> PatternStatus:
@@ -50,7 +50,7 @@ def breaker(worker: str, state: str, *, stale: bool = False, name: str = "yahoo"
 
 
 def test_an_open_breaker_of_a_worker_that_reports_is_an_issue() -> None:
-    found = judge(
+    found = assess(
         GOOD,
         [],
         [
@@ -72,7 +72,7 @@ def worker(state: str, *, alive: bool = True) -> WorkerStatus:
 
 def test_a_living_worker_that_waits_is_an_issue() -> None:
     workers = [worker("waiting"), worker("running"), worker("waiting", alive=False)]
-    found = judge(GOOD, [], workers=workers)
+    found = assess(GOOD, [], workers=workers)
     assert found.status == "warning"
     assert found.issues == ("Worker w1 takes no symbols: tcp://s does not answer.",)
 
@@ -89,7 +89,7 @@ def test_a_living_worker_that_waits_is_an_issue() -> None:
     ],
 )
 def test_what_misses_a_target_is_a_warning_that_says_so(overview: Overview, says: str) -> None:
-    judged = judge(overview, [])
+    judged = assess(overview, [])
     assert judged.status == "warning"
     assert len(judged.issues) == 1
     assert says in judged.issues[0]
@@ -97,11 +97,11 @@ def test_what_misses_a_target_is_a_warning_that_says_so(overview: Overview, says
 
 def test_at_the_targets_all_is_well() -> None:
     job = replace(JOB, successful=95, failed=5, duration_seconds=1800.0)
-    assert judge(replace(quality(95.0, 0.90), last_job=job), []).status == "healthy"
+    assert assess(replace(quality(95.0, 0.90), last_job=job), []).status == "healthy"
 
 
 def test_a_pause_names_who_and_why() -> None:
-    judged = judge(GOOD, [Pause("global", "", "ann", "vendor migration", NOW, None)])
+    judged = assess(GOOD, [Pause("global", "", "ann", "vendor migration", NOW, None)])
     assert judged.status == "warning"
     assert "paused by ann" in judged.issues[0]
     assert "vendor migration" in judged.issues[0]
@@ -109,7 +109,7 @@ def test_a_pause_names_who_and_why() -> None:
 
 def test_a_scheduler_that_stands_still_is_critical_and_said_first() -> None:
     stopped = replace(GOOD, scheduler=SchedulerStatus(False, None, None), last_job=None)
-    judged = judge(stopped, [])
+    judged = assess(stopped, [])
     assert judged.status == "critical"
     assert "enrichment worker" in judged.issues[0]
 

@@ -21,7 +21,7 @@ from enrichment.domain.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, market, parse
 from tests.helpers.wire import JSON, Wire, vendor
 
@@ -34,7 +34,7 @@ WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 27, tzinfo
 
 def fetch(
     wire: Wire, *, limit: int = 1000, symbol: str = "X:BTCUSD", kind: AssetClass = AssetClass.CRYPTO
-) -> Fetched:
+) -> FetchedBars:
     with vendor(wire) as http:
         provider = BinanceProvider(http, limit=limit)
         return provider.fetch(symbol, kind, Timeframe.D1, WINDOW)

@@ -15,7 +15,7 @@ from enrichment.domain.errors import (
     Snooze,
     UnknownSymbol,
 )
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.failover import Failover
 
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
@@ -32,14 +32,14 @@ class Scripted:
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> Fetched:
+    ) -> FetchedBars:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return Fetched(self.bars, self.name, adjusted=True)
+        return FetchedBars(self.bars, self.name, adjusted=True)
 
 
-def ask(*providers: Scripted, order: tuple[str, ...] | None = None) -> Fetched:
+def ask(*providers: Scripted, order: tuple[str, ...] | None = None) -> FetchedBars:
     names = order if order is not None else tuple(p.name for p in providers)
     failover = Failover({p.name: p for p in providers}, lambda _: names)
     return failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
@@ -93,8 +93,8 @@ def test_a_second_opinion_comes_from_another_source_or_not_at_all() -> None:
     }
     failover = Failover(providers, lambda _: tuple(providers), paused=lambda: ("d",))
     asked = ("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
-    other = failover.fetch_elsewhere(*asked, but="a")
+    other = failover.fetch_from_other(*asked, excluding="a")
     assert other is not None
     assert other.source == "c"
     alone = Failover({"a": providers["a"]}, lambda _: ("a",))
-    assert alone.fetch_elsewhere(*asked, but="a") is None
+    assert alone.fetch_from_other(*asked, excluding="a") is None

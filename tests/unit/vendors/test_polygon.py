@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.polygon import PolygonProvider, Row, decoded, parse
 from tests.helpers.wire import JSON, Wire, vendor
 
@@ -31,7 +31,7 @@ def fetch(
     timeframe: Timeframe = Timeframe.D1,
     asset_class: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
-) -> Fetched:
+) -> FetchedBars:
     with vendor(wire) as http:
         return PolygonProvider(http).fetch("SIM1", asset_class, timeframe, window)
 

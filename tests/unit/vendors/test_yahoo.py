@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
-from enrichment.domain.model import AssetClass, Fetched, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.yahoo import YahooProvider, parse, ticker
 from tests.helpers.wire import JSON, Wire, vendor
 
@@ -38,7 +38,7 @@ def fetch(
     timeframe: Timeframe = Timeframe.D1,
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
-) -> Fetched:
+) -> FetchedBars:
     with vendor(wire) as http:
         provider = YahooProvider(http, now=lambda: NOW)
         return provider.fetch("SIM1", kind, timeframe, window)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars
-from enrichment.pipeline.features import CARRIED, FEATURES, LOOKBACK, compute
+from enrichment.pipeline.features import CUMULATIVE, FEATURES, LOOKBACK, compute
 
 _DAY = np.timedelta64(1, "D")
 RSI_SCALE = 100.0
@@ -42,7 +42,7 @@ def assert_same(
 def carried_at(bars: Bars, row: int) -> dict[str, float]:
     """What is stored of the cumulative features at a row."""
     whole = compute(bars)
-    return {name: float(whole[name][row]) for name in CARRIED}
+    return {name: float(whole[name][row]) for name in CUMULATIVE}
 
 
 def rows(columns: dict[str, NDArray[Any]], chosen: Any) -> dict[str, NDArray[Any]]:
@@ -112,7 +112,7 @@ def test_recorded_bars_may_be_cut_anywhere(stocks: dict[str, Bars], cut: int) ->
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_each_feature_needs_no_more_than_its_own_memory(stocks: dict[str, Bars], name: str) -> None:
-    bars, memory = stocks["AAPL"], FEATURES[name].memory
+    bars, memory = stocks["AAPL"], FEATURES[name].lookback
     for cut in range(memory, len(bars), 233):
         carried = carried_at(bars, cut - memory)
         part = compute(bars.take(slice(cut - memory, cut + 1)), carried)
@@ -133,7 +133,7 @@ def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> 
     part = compute(broken.take(late), carried_at(bars, first))
     expected = compute(bars.take(late), carried_at(bars, first))
     assert part["obv"].tolist() == expected["obv"].tolist()
-    found = {n: c for n, c in compute(broken).items() if n not in CARRIED}
+    found = {n: c for n, c in compute(broken).items() if n not in CUMULATIVE}
     assert_same(rows(found, late), rows(compute(bars), late), bars.close[late])
 
 
@@ -263,5 +263,5 @@ def test_bars_are_left_as_they_are(stocks: dict[str, Bars]) -> None:
 
 
 def test_lookback_covers_every_memory() -> None:
-    assert max(f.memory for f in FEATURES.values()) == LOOKBACK
-    assert all(0 <= f.warmup <= f.memory for f in FEATURES.values())
+    assert max(f.lookback for f in FEATURES.values()) == LOOKBACK
+    assert all(0 <= f.warmup <= f.lookback for f in FEATURES.values())

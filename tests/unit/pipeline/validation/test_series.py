@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, Floats, to_datetime
-from enrichment.domain.model import AssetClass, Checked, Severity, Timeframe, Window
-from enrichment.pipeline.features import LOOKBACK, compute
-from enrichment.pipeline.validation import CHECKS, MEMORY, validate
+from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
+from enrichment.pipeline import features
+from enrichment.pipeline.features import compute
+from enrichment.pipeline.validation import CHECKS, CONTEXT_BARS, validate
 from enrichment.pipeline.validation.check import SeriesCheck
 
 Recorded = dict[str, tuple[Bars, Floats]]
@@ -29,7 +30,7 @@ def run(
     since: np.datetime64 | None = None,
     timeframe: Timeframe = Timeframe.D1,
     splits: dict[datetime, float] | None = None,
-) -> Checked:
+) -> ValidationResult:
     return validate(
         bars,
         asset_class=AssetClass.CRYPTO,
@@ -41,13 +42,13 @@ def run(
     )
 
 
-def found(checked: Checked, *checks: str) -> list[tuple[int, str]]:
+def found(checked: ValidationResult, *checks: str) -> list[tuple[int, str]]:
     """(day since 2020-01-01, detail) of the flags of the given checks."""
     first = datetime(2020, 1, 1, tzinfo=UTC)
     return [((f.ts - first).days, f.detail) for f in checked.flags if f.check in checks]
 
 
-def days(checked: Checked, *checks: str) -> list[int]:
+def days(checked: ValidationResult, *checks: str) -> list[int]:
     return [day for day, _ in found(checked, *checks)]
 
 
@@ -235,10 +236,10 @@ def test_a_young_series_is_not_judged_before_it_has_a_past() -> None:
 
 
 def test_the_pipelines_tail_is_context_enough() -> None:
-    assert MEMORY <= LOOKBACK
+    assert CONTEXT_BARS <= features.LOOKBACK
 
 
-def _flags(checked: Checked) -> list[tuple[Any, ...]]:
+def _flags(checked: ValidationResult) -> list[tuple[Any, ...]]:
     return sorted((f.ts, f.check, f.severity, f.detail) for f in checked.flags)
 
 
@@ -265,7 +266,7 @@ def test_recorded_bars_are_flagged_alike_however_they_are_cut_into_runs(
     timeframe = Timeframe.H1 if symbol == "EURUSD" else Timeframe.D1
     cuts = sorted(data.draw(st.lists(st.integers(0, len(bars)), max_size=8)))
     whole = _flags(run(bars, timeframe=timeframe))
-    assert _in_runs(bars, cuts, timeframe, MEMORY) == whole
+    assert _in_runs(bars, cuts, timeframe, CONTEXT_BARS) == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -296,7 +297,7 @@ def test_damaged_bars_are_flagged_alike_however_they_are_cut_into_runs(
     columns["high"] = np.maximum(np.maximum(columns["open"], columns["close"]), columns["high"])
     bars = Bars(**columns)
     whole = _flags(run(bars))
-    assert _in_runs(bars, sorted(cuts), Timeframe.D1, MEMORY) == whole
+    assert _in_runs(bars, sorted(cuts), Timeframe.D1, CONTEXT_BARS) == whole
 
 
 def test_what_comes_later_changes_no_flag(recorded: Recorded) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.services.alerts.evaluation import Step, step
+from enrichment.services.alerts.evaluation import StateStep, next_state
 from enrichment.services.alerts.rules import Rule
 from enrichment.warehouse.alert_rows import AlertState
 
@@ -23,14 +23,14 @@ def rule(wait: int = 0, hold: int = 0) -> Rule:
     return Rule("R", "last_job.failed", ">", 0.5, "warning", wait * MINUTE, hold * MINUTE)
 
 
-def history(judged: Rule, values: Values) -> list[Step]:
+def history(judged: Rule, values: Values) -> list[StateStep]:
     """The steps of one evaluation a minute."""
     state: AlertState | None = None
     steps = []
     numbers = itertools.count(1)
     for minute, value in enumerate(values):
         now = START + minute * MINUTE
-        done = step(judged, state, value, now, lambda: UUID(int=next(numbers)))
+        done = next_state(judged, state, value, now, lambda: UUID(int=next(numbers)))
         state = done.state
         steps.append(done)
     return steps
