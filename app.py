@@ -23,7 +23,7 @@ st.set_page_config(
     menu_items={"About": "market-enrichment fills a market-data warehouse every night."},
 )
 
-auth.gate()
+auth.require_sign_in()
 pages = Path(enrichment.dashboard.__file__).parent / "pages"
 page = st.navigation(
     [
@@ -37,7 +37,7 @@ page = st.navigation(
     position="top",
 )
 with st.container(key="head", horizontal=True, horizontal_alignment="right"):
-    auth.account()
+    auth.account_menu()
     times.choice()
     st.html(LAYOUT)
 page.run()

@@ -10,10 +10,10 @@ from enum import StrEnum
 from flask import Blueprint, Response, request
 from pydantic import Field
 
-from api.endpoint import operation
+from api.endpoint import endpoint
 from api.enrichment import PREFIX, ResilienceAnswer, actor
-from api.parameters import Limit, NumberCursor, Query, Reason, Text
-from api.responses import answer, paged, unless_known
+from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text
+from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.audit_log import AuditEntry
@@ -55,18 +55,18 @@ class TransitionsAnswer:
     transitions: Sequence[Transition]
 
 
-class AuditQuery(Query):
+class AuditQuery(QueryModel):
     actor: Text | None = None
     action: Text | None = Field(None, description="Such as trigger, pause or untrack.")
     limit: Limit = 50
     cursor: NumberCursor | None = None
 
 
-class TransitionsQuery(Query):
+class TransitionsQuery(QueryModel):
     limit: Limit = 100
 
 
-class OverrideQuery(Query):
+class OverrideQuery(QueryModel):
     reason: Reason = None
 
 
@@ -75,7 +75,7 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     bp = Blueprint("operations", __name__, url_prefix=PREFIX)
 
     @bp.get("/audit")
-    @operation("operations", AuditAnswer, responses={304: None})
+    @endpoint("operations", AuditAnswer, responses={304: None})
     def audit(query: AuditQuery) -> Response:
         """Who did what, and why, newest first."""
         found = reader.journal.actions(
@@ -84,7 +84,7 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
             action=query.action,
             before=query.cursor,
         )
-        return paged(
+        return page_response(
             found,
             query.limit,
             lambda page: AuditAnswer(utc_now(), len(page), page),
@@ -92,32 +92,32 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         )
 
     @bp.get("/workers")
-    @operation("operations", WorkersAnswer)
+    @endpoint("operations", WorkersAnswer)
     def workers() -> Response:
         """Workers of the last day with their heartbeats."""
-        return answer(WorkersAnswer(utc_now(), reader.workers()))
+        return json_response(WorkersAnswer(utc_now(), reader.workers()))
 
     @bp.get("/pauses")
-    @operation("operations", PausesAnswer, responses={304: None})
+    @endpoint("operations", PausesAnswer, responses={304: None})
     def pauses() -> Response:
         """The pauses in force."""
-        return unless_known(PausesAnswer(utc_now(), reader.pauses()))
+        return conditional_response(PausesAnswer(utc_now(), reader.pauses()))
 
     @bp.get("/resilience/transitions")
-    @operation("resilience", TransitionsAnswer, responses={304: None})
+    @endpoint("resilience", TransitionsAnswer, responses={304: None})
     def transitions(query: TransitionsQuery) -> Response:
         """The breakers' changes of state, newest first."""
         found = reader.transitions(query.limit)
-        return unless_known(TransitionsAnswer(utc_now(), len(found), found))
+        return conditional_response(TransitionsAnswer(utc_now(), len(found), found))
 
     @bp.post("/resilience/breakers/<name>/<action>")
-    @operation("resilience", ResilienceAnswer, changes=True)
+    @endpoint("resilience", ResilienceAnswer, changes=True)
     def override(name: Text, action: Override, query: OverrideQuery) -> Response:
         """Force a breaker open, disable it, or let it decide again, in every worker.
 
         Workers follow within two seconds. Forced states outlive restarts, until a reset.
         """
         commands.override_breaker(name, action, actor=actor(request), reason=query.reason)
-        return answer(ResilienceAnswer(utc_now(), reader.resilience()))
+        return json_response(ResilienceAnswer(utc_now(), reader.resilience()))
 
     return bp

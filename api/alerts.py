@@ -10,16 +10,16 @@ from typing import Annotated
 from flask import Blueprint, Response, request
 from pydantic import Field
 
-from api.endpoint import operation
+from api.endpoint import endpoint
 from api.enrichment import PREFIX, actor
-from api.parameters import Limit, NumberCursor, Query, Reason, Text, Whole
-from api.responses import answer, paged, unless_known
+from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text, Whole
+from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.services.commands import MAX_SILENCE, Commands
 from enrichment.warehouse.alert_rows import AlertEvent, AlertReport
 from enrichment.warehouse.alerts import AlertStore
 
-MOST_MINUTES = MAX_SILENCE // timedelta(minutes=1)
+MAX_MINUTES = MAX_SILENCE // timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class SilenceAnswer:
     silenced_until: datetime | None
 
 
-class AlertHistoryQuery(Query):
+class AlertHistoryQuery(QueryModel):
     limit: Limit = 10
     cursor: NumberCursor | None = None
 
 
-class UnsilenceQuery(Query):
+class UnsilenceQuery(QueryModel):
     reason: Reason = None
 
 
 class SilenceQuery(UnsilenceQuery):
-    minutes: Annotated[int, Field(ge=1, le=MOST_MINUTES), Whole] = 120
+    minutes: Annotated[int, Field(ge=1, le=MAX_MINUTES), Whole] = 120
 
 
 def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
@@ -54,17 +54,17 @@ def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
     bp = Blueprint("alerts", __name__, url_prefix=f"{PREFIX}/alerts")
 
     @bp.get("")
-    @operation("alerts", AlertReport, responses={304: None})
+    @endpoint("alerts", AlertReport, responses={304: None})
     def alerts() -> Response:
         """Every rule as it stood at the last evaluation, gravest first."""
-        return unless_known(store.report())
+        return conditional_response(store.report())
 
     @bp.get("/history")
-    @operation("alerts", AlertHistoryAnswer, responses={304: None})
+    @endpoint("alerts", AlertHistoryAnswer, responses={304: None})
     def history(query: AlertHistoryQuery) -> Response:
         """What fired and was resolved, newest first, and who took the news of it."""
         found = store.history(query.limit + 1, query.cursor)
-        return paged(
+        return page_response(
             found,
             query.limit,
             lambda page: AlertHistoryAnswer(utc_now(), len(page), page),
@@ -72,7 +72,7 @@ def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/<rule>/silence")
-    @operation("alerts", SilenceAnswer, changes=True)
+    @endpoint("alerts", SilenceAnswer, changes=True)
     def silence(rule: Text, query: SilenceQuery) -> Response:
         """Tell nobody of a rule's alerts for a while; what still fires afterwards is told then."""
         until = commands.silence(
@@ -81,13 +81,13 @@ def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
             actor=actor(request),
             reason=query.reason,
         )
-        return answer(SilenceAnswer(utc_now(), rule, until))
+        return json_response(SilenceAnswer(utc_now(), rule, until))
 
     @bp.post("/<rule>/unsilence")
-    @operation("alerts", SilenceAnswer, changes=True, problems=(409,))
+    @endpoint("alerts", SilenceAnswer, changes=True, problems=(409,))
     def unsilence(rule: Text, query: UnsilenceQuery) -> Response:
         """End a silence before its time."""
         commands.unsilence(rule, actor=actor(request), reason=query.reason)
-        return answer(SilenceAnswer(utc_now(), rule, None))
+        return json_response(SilenceAnswer(utc_now(), rule, None))
 
     return bp

@@ -8,11 +8,11 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from api import admin, alerts, data, enrichment, jobs, metrics, service, symbols
-from api.endpoint import Refused, asked_for
+from api.endpoint import RequestInvalid, parsed_request
 from api.enrichment import Schedule
-from api.protection import Clients, Protection, protect
-from api.response_cache import Recent
-from api.responses import from_error, problem
+from api.protection import ApiProtection, ClientRates, protect
+from api.response_cache import ResponseCache
+from api.responses import problem, problem_of
 from enrichment.domain.errors import EnrichmentError
 from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -25,8 +25,8 @@ def create_app(
     ready: Callable[[], None],
     config: Schedule | None = None,
     token: str | None = None,
-    clients: Clients | None = None,
-    recent: Recent | None = None,
+    clients: ClientRates | None = None,
+    cache: ResponseCache | None = None,
 ) -> Flask:
     """The application on these services.
 
@@ -34,33 +34,33 @@ def create_app(
     state asks for it, if given. clients: how often each may ask; by default as often as it likes.
     recent: for how long the figures are shared among readers; by default each reads anew.
     """
-    app, recent = Flask(__name__), recent or Recent(0)
+    app, cache = Flask(__name__), cache or ResponseCache(0)
     app.register_blueprint(service.blueprint(ready))
-    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule(), recent))
+    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule(), cache))
     app.register_blueprint(jobs.blueprint(reader, commands))
     app.register_blueprint(symbols.blueprint(reader.symbols, commands))
     app.register_blueprint(admin.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
-    app.register_blueprint(metrics.blueprint(reader.monitoring, recent))
-    protect(app, Protection(token, clients or Clients(None)))
+    app.register_blueprint(metrics.blueprint(reader.monitoring, cache))
+    protect(app, ApiProtection(token, clients or ClientRates(None)))
 
     @app.after_request
     def forget_what_changed(response: Response) -> Response:
-        operation = asked_for()
+        operation = parsed_request()
         if operation is not None and operation.changes:
-            recent.forget()
+            cache.invalidate()
         return response
 
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
+    @app.errorhandler(RequestInvalid)
+    def refused(error: RequestInvalid) -> Response:
         return error.as_problem()
 
     @app.errorhandler(EnrichmentError)
     def ours(error: EnrichmentError) -> Response:
-        if from_error(error).status_code == 500:
+        if problem_of(error).status_code == 500:
             app.logger.error("%s: %s", type(error).__name__, error)
-        return from_error(error)
+        return problem_of(error)
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Response:

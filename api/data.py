@@ -12,9 +12,9 @@ from flask import Blueprint, Response, stream_with_context
 from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
-from api.endpoint import operation
-from api.parameters import Limit, Moment, NumberCursor, Query, Symbol, Whole
-from api.responses import paged, unless_known
+from api.endpoint import endpoint
+from api.parameters import Limit, Moment, NumberCursor, QueryModel, Symbol, Whole
+from api.responses import conditional_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import NotTracked
 from enrichment.domain.model import Timeframe, is_simulated
@@ -23,8 +23,8 @@ from enrichment.warehouse.read_models.audit_log import CorrectedValue
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_by_day import SymbolQuality
 
-MOST_DAYS = 366
-MOST_BARS = 10_000_000
+MAX_DAYS = 366
+MAX_BARS = 10_000_000
 Column = StrEnum("Column", {name: name for name in bar_download.COLUMNS})  # type: ignore[misc]
 
 
@@ -35,13 +35,13 @@ class CorrectionsAnswer:
     corrections: Sequence[CorrectedValue]
 
 
-class QualityQuery(Query):
-    days: Annotated[int, Field(ge=1, le=MOST_DAYS), Whole] = Field(
+class QualityQuery(QueryModel):
+    days: Annotated[int, Field(ge=1, le=MAX_DAYS), Whole] = Field(
         7, description="UTC days, today among them."
     )
 
 
-class CorrectionsQuery(Query):
+class CorrectionsQuery(QueryModel):
     symbol: Symbol | None = None
     timeframe: Timeframe | None = None
     since: Moment | None = Field(None, description="Made at this time or later.")
@@ -49,14 +49,14 @@ class CorrectionsQuery(Query):
     cursor: NumberCursor | None = None
 
 
-class BarsQuery(Query):
+class BarsQuery(QueryModel):
     timeframe: Timeframe = Timeframe.D1
     start: Moment | None = Field(None, alias="from", description="Start of the first bar.")
     end: Moment | None = Field(None, alias="to", description="Bars start before this time.")
     columns: list[Column] | None = Field(
         None, description="Columns beside `ts`, in this order; left out: all."
     )
-    limit: Annotated[int, Field(ge=1, le=MOST_BARS), Whole] | None = Field(
+    limit: Annotated[int, Field(ge=1, le=MAX_BARS), Whole] | None = Field(
         None, description="At most so many bars, the oldest."
     )
     format: Format = Format.JSON
@@ -67,7 +67,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
     bp = Blueprint("data", __name__, url_prefix="/api/v1/data")
 
     @bp.get("/quality/<symbol>")
-    @operation("data", SymbolQuality, responses={304: None})
+    @endpoint("data", SymbolQuality, responses={304: None})
     def quality(symbol: Symbol, query: QualityQuery) -> Response:
         """A symbol's quality day by day, and its newest fetches.
 
@@ -76,10 +76,10 @@ def blueprint(reader: ReadModels) -> Blueprint:
         found = reader.quality.of(symbol, query.days)
         if found is None:
             raise NotTracked.of(symbol)
-        return unless_known(found)
+        return conditional_response(found)
 
     @bp.get("/corrections")
-    @operation("data", CorrectionsAnswer, responses={304: None})
+    @endpoint("data", CorrectionsAnswer, responses={304: None})
     def corrections(query: CorrectionsQuery) -> Response:
         """Stored values that a vendor restated, newest first: old, new and why."""
         found = reader.journal.corrections(
@@ -89,7 +89,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
             since=query.since,
             before=query.cursor,
         )
-        return paged(
+        return page_response(
             found,
             query.limit,
             lambda page: CorrectionsAnswer(utc_now(), len(page), page),
@@ -97,7 +97,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         )
 
     @bp.get("/bars/<symbol>")
-    @operation("data", content=_contents())
+    @endpoint("data", content=_contents())
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
         """A series' bars with their features, oldest first, all as they stood at one moment.
 

@@ -13,16 +13,16 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
-from api.parameters import Query
-from api.responses import Complaint, adapter, problem
+from api.parameters import QueryModel
+from api.responses import FieldError, adapter, problem
 from enrichment.domain.errors import InvalidRequest
 
 View = TypeVar("View", bound=Callable[..., Response])
-SHOWN = 40
+MAX_VALUE_CHARS = 40
 
 
 @dataclass(frozen=True)
-class Operation:
+class Endpoint:
     """An endpoint's description.
 
     answer: type of the JSON body; content: media type → JSON schema of other bodies.
@@ -38,7 +38,7 @@ class Operation:
     changes: bool
     problems: tuple[int, ...]
     path: Mapping[str, Any]
-    query: type[Query] | None
+    query: type[QueryModel] | None
     body: type[BaseModel] | None
     takes: str | None
     pattern: str | None
@@ -47,10 +47,10 @@ class Operation:
     responses: Mapping[int, Any] = field(default_factory=dict)
 
 
-class Refused(InvalidRequest):
+class RequestInvalid(InvalidRequest):
     """A request whose parameters are not what the operation takes."""
 
-    def __init__(self, complaints: list[Complaint]) -> None:
+    def __init__(self, complaints: list[FieldError]) -> None:
         super().__init__("; ".join(complaint.detail for complaint in complaints[:5]))
         self.complaints = complaints
 
@@ -58,7 +58,7 @@ class Refused(InvalidRequest):
         return problem(400, "Invalid request", str(self), self.complaints)
 
 
-def operation(
+def endpoint(
     tag: str,
     answer: Any = None,
     *,
@@ -92,14 +92,14 @@ def operation(
             if query is not None:
                 values["query"] = _query(query)
             else:
-                _query(Query)
+                _query(QueryModel)
             if takes is not None:
                 values["body"] = _text(takes)
             elif body is not None:
                 values["body"] = _body(body)
             return view(**values)
 
-        checked.operation = Operation(  # type: ignore[attr-defined]  # read by `described`
+        checked.operation = Endpoint(  # type: ignore[attr-defined]  # read by `described`
             tag=tag,
             summary=summary,
             details=details.strip(),
@@ -121,36 +121,38 @@ def operation(
     return decorate
 
 
-def described(view: Any) -> Operation | None:
+def endpoint_of(view: Any) -> Endpoint | None:
     """A view's description, if it has one."""
     return getattr(view, "operation", None)
 
 
-def asked_for() -> Operation | None:
+def parsed_request() -> Endpoint | None:
     """The operation that the present request is for, if it is for one."""
-    return described(current_app.view_functions.get(request.endpoint or ""))
+    return endpoint_of(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _part(name: str, kind: Any, value: Any) -> Any:
     try:
         return kind.validate_python(value)
     except ValidationError as exc:
-        raise Refused(_complaints(exc, name)) from None
+        raise RequestInvalid(_field_errors(exc, name)) from None
 
 
-def _query(model: type[Query]) -> Query:
+def _query(model: type[QueryModel]) -> QueryModel:
     several = {
         info.alias or name for name, info in model.model_fields.items() if _is_list(info.annotation)
     }
     values: dict[str, Any] = {}
     for name, given in request.args.lists():
         if len(given) > 1 and name not in several:
-            raise Refused([Complaint(name[:SHOWN], f"{name[:SHOWN]}: give it once")])
+            raise RequestInvalid(
+                [FieldError(name[:MAX_VALUE_CHARS], f"{name[:MAX_VALUE_CHARS]}: give it once")]
+            )
         values[name] = given if name in several else given[0]
     try:
         return model.model_validate(values)
     except ValidationError as exc:
-        raise Refused(_complaints(exc, known=_names(model))) from None
+        raise RequestInvalid(_field_errors(exc, known=_names(model))) from None
 
 
 def _is_list(annotation: Any) -> bool:
@@ -160,20 +162,22 @@ def _is_list(annotation: Any) -> bool:
 
 def _body(model: type[BaseModel]) -> BaseModel:
     if request.mimetype != "application/json":
-        raise Refused([Complaint("body", "body: send JSON, with Content-Type: application/json")])
+        raise RequestInvalid(
+            [FieldError("body", "body: send JSON, with Content-Type: application/json")]
+        )
     try:
         return model.model_validate_json(request.get_data())
     except ValidationError as exc:
-        raise Refused(_complaints(exc, "body", known=_names(model))) from None
+        raise RequestInvalid(_field_errors(exc, "body", known=_names(model))) from None
 
 
 def _text(media: str) -> str:
     if request.mimetype != media:
-        raise Refused([Complaint("body", f"body: send text, with Content-Type: {media}")])
+        raise RequestInvalid([FieldError("body", f"body: send text, with Content-Type: {media}")])
     try:
         return request.get_data().decode("utf-8")
     except UnicodeDecodeError:
-        raise Refused([Complaint("body", "body: encode the text as UTF-8")]) from None
+        raise RequestInvalid([FieldError("body", "body: encode the text as UTF-8")]) from None
 
 
 def _names(model: type[BaseModel]) -> str:
@@ -181,17 +185,17 @@ def _names(model: type[BaseModel]) -> str:
     return f"known are {', '.join(names)}" if names else "there are none here"
 
 
-def _complaints(exc: ValidationError, whole: str = "", known: str = "") -> list[Complaint]:
+def _field_errors(exc: ValidationError, whole: str = "", known: str = "") -> list[FieldError]:
     found = []
     for error in exc.errors(include_url=False, include_context=False):
-        name = ".".join(str(part)[:SHOWN] for part in error["loc"][:4]) or whole
+        name = ".".join(str(part)[:MAX_VALUE_CHARS] for part in error["loc"][:4]) or whole
         if error["type"] == "extra_forbidden":
-            found.append(Complaint(name, f"unknown parameter {name!r}: {known}"))
+            found.append(FieldError(name, f"unknown parameter {name!r}: {known}"))
             continue
         message = error["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "it should be")
         given = error["input"] if error["type"] != "missing" else None
         told = "malformed" in message  # it names the text itself
-        shown = f"={given[:SHOWN]!r}" if isinstance(given, str) and not told else ""
-        found.append(Complaint(name, f"{name}{shown}: {message}"))
+        shown = f"={given[:MAX_VALUE_CHARS]!r}" if isinstance(given, str) and not told else ""
+        found.append(FieldError(name, f"{name}{shown}: {message}"))
     return found

@@ -12,10 +12,10 @@ from uuid import UUID
 from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
-from api.endpoint import operation
-from api.parameters import FOLLOWING, Limit, Query, Reason, Seconds, Symbol, Whole
-from api.response_cache import Recent
-from api.responses import answer, unless_known, with_next
+from api.endpoint import endpoint
+from api.parameters import FOLLOWING, Limit, QueryModel, Reason, Seconds, Symbol, Whole
+from api.response_cache import ResponseCache
+from api.responses import conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import PROVIDER_NAMES, AssetClass
@@ -115,7 +115,7 @@ class ResilienceAnswer:
     patterns: list[PatternStatus]
 
 
-class TriggerQuery(Query):
+class TriggerQuery(QueryModel):
     symbols: list[Symbol] | None = Field(None, max_length=MAX_SYMBOLS)
     asset_class: AssetClass | None = None
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS), Seconds] | None = Field(
@@ -124,12 +124,12 @@ class TriggerQuery(Query):
     reason: Reason = None
 
 
-class HistoryQuery(Query):
+class HistoryQuery(QueryModel):
     limit: Limit = 10
     cursor: Annotated[str, Field(pattern=HISTORY_CURSOR, description=FOLLOWING)] | None = None
 
 
-class ScopeQuery(Query):
+class ScopeQuery(QueryModel):
     """What is paused: everything, or one of these."""
 
     asset_class: AssetClass | None = None
@@ -157,41 +157,41 @@ class PauseQuery(ScopeQuery):
 
 
 def blueprint(
-    reader: ReadModels, commands: Commands, config: Schedule, recent: Recent
+    reader: ReadModels, commands: Commands, config: Schedule, recent: ResponseCache
 ) -> Blueprint:
     """The endpoints on these services; what monitors ask for again and again is shared."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
-    read_overview, read_metrics = recent.of(reader.overview), recent.of(reader.metrics)
-    read_pauses, read_patterns = recent.of(reader.pauses), recent.of(reader.resilience)
-    read_workers = recent.of(reader.workers)
+    read_overview, read_metrics = recent.cached(reader.overview), recent.cached(reader.metrics)
+    read_pauses, read_patterns = recent.cached(reader.pauses), recent.cached(reader.resilience)
+    read_workers = recent.cached(reader.workers)
 
     @bp.get("/dashboard/overview")
-    @operation("dashboard", Overview, responses={304: None})
+    @endpoint("dashboard", Overview, responses={304: None})
     def overview() -> Response:
         """Scheduler, last job, metrics of the last 24 hours, and the queue."""
-        return unless_known(read_overview())
+        return conditional_response(read_overview())
 
     @bp.get("/dashboard/metrics")
-    @operation("dashboard", MetricsAnswer, responses={304: None})
+    @endpoint("dashboard", MetricsAnswer, responses={304: None})
     def metrics() -> Response:
         """Fetches, computations and quality of the last 24 hours.
 
         Rates are percent, scores 0–1, null where nothing happened.
         """
         found = read_metrics()
-        return unless_known(
+        return conditional_response(
             MetricsAnswer(
                 found.fetch_pipeline, found.compute_pipeline, found.data_quality, utc_now()
             )
         )
 
     @bp.get("/dashboard/health")
-    @operation("dashboard", HealthAnswer, responses={304: None})
+    @endpoint("dashboard", HealthAnswer, responses={304: None})
     def health_() -> Response:
         """healthy, warning or critical, and why."""
         found = read_overview()
         judged = health.assess(found, read_pauses(), read_patterns(), read_workers())
-        return unless_known(
+        return conditional_response(
             HealthAnswer(
                 found.timestamp,
                 judged.status,
@@ -204,16 +204,16 @@ def blueprint(
         )
 
     @bp.get("/dashboard/job-status/<symbol>")
-    @operation("dashboard", JobStatus, responses={304: None})
+    @endpoint("dashboard", JobStatus, responses={304: None})
     def job_status(symbol: Symbol) -> Response:
         """A tracked symbol's newest run."""
         found = reader.job_status(symbol)
         if found is None:
             raise NotTracked.of(symbol)
-        return unless_known(found)
+        return conditional_response(found)
 
     @bp.post("/trigger")
-    @operation(
+    @endpoint(
         "jobs", TriggerAnswer, status=202, changes=True, problems=(404, 409), headers=KEY_HEADER
     )
     def trigger(query: TriggerQuery) -> Response:
@@ -232,7 +232,7 @@ def blueprint(
         summary = None
         if query.wait is not None:
             summary = _summary(_finished(reader, job.job_id, query.wait))
-        response = answer(
+        response = json_response(
             TriggerAnswer(
                 utc_now(), job.job_id, "triggered", job.symbols_to_process, True, summary
             ),
@@ -242,35 +242,35 @@ def blueprint(
         return response
 
     @bp.route("/pause", methods=["GET", "POST"])
-    @operation("operations", PauseAnswer, changes=True, problems=(404, 409))
+    @endpoint("operations", PauseAnswer, changes=True, problems=(404, 409))
     def pause(query: PauseQuery) -> Response:
         """Claim nothing more of a scope until it is resumed; what is at work finishes."""
         scope, key = query.scope
         until = None if query.minutes is None else utc_now() + timedelta(minutes=query.minutes)
         commands.pause(actor=actor(request), scope=scope, key=key, reason=query.reason, until=until)
-        return answer(PauseAnswer(utc_now(), "paused", True, scope, key, until))
+        return json_response(PauseAnswer(utc_now(), "paused", True, scope, key, until))
 
     @bp.route("/resume", methods=["GET", "POST"])
-    @operation("operations", PauseAnswer, changes=True, problems=(404, 409))
+    @endpoint("operations", PauseAnswer, changes=True, problems=(404, 409))
     def resume(query: ScopeQuery) -> Response:
         """Lift the pause of a scope."""
         scope, key = query.scope
         commands.resume(actor=actor(request), scope=scope, key=key, reason=query.reason)
-        return answer(PauseAnswer(utc_now(), "running", False, scope, key, None))
+        return json_response(PauseAnswer(utc_now(), "running", False, scope, key, None))
 
     @bp.get("/history")
-    @operation("jobs", HistoryAnswer, responses={304: None})
+    @endpoint("jobs", HistoryAnswer, responses={304: None})
     def history(query: HistoryQuery) -> Response:
         """Jobs, newest first."""
         found = reader.history(query.limit, _history_key(query.cursor))
-        response = unless_known(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
-        return with_next(response, _history_cursor(found.next)) if found.next else response
+        response = conditional_response(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
+        return with_next_link(response, _history_cursor(found.next)) if found.next else response
 
     @bp.get("/resilience")
-    @operation("resilience", ResilienceAnswer)
+    @endpoint("resilience", ResilienceAnswer)
     def resilience() -> Response:
         """Every breaker, limiter, retry policy and bulkhead of every worker, with its age."""
-        return answer(ResilienceAnswer(utc_now(), reader.resilience()))
+        return json_response(ResilienceAnswer(utc_now(), reader.resilience()))
 
     return bp
 

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
-from api.endpoint import operation
+from api.endpoint import endpoint
 from api.enrichment import PREFIX, actor
-from api.parameters import Limit, Query, Reason, SymbolCursor, Text
-from api.responses import answer, paged, unless_known
+from api.parameters import Limit, QueryModel, Reason, SymbolCursor, Text
+from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
 from enrichment.services.commands import Commands
@@ -63,13 +63,13 @@ class ItemsAnswer:
     items: Sequence[JobItem]
 
 
-class ItemsQuery(Query):
+class ItemsQuery(QueryModel):
     status: ItemStatus | None = None
     limit: Limit = 100
     cursor: SymbolCursor = None
 
 
-class CancelQuery(Query):
+class CancelQuery(QueryModel):
     reason: Reason = None
 
 
@@ -82,19 +82,19 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     bp = Blueprint("jobs", __name__, url_prefix=f"{PREFIX}/jobs")
 
     @bp.get("/<uuid:job_id>")
-    @operation("jobs", JobAnswer, responses={304: None})
+    @endpoint("jobs", JobAnswer, responses={304: None})
     def job(job_id: UUID) -> Response:
         """A job as it stands: who asked for it, counts, throughput, time left, errors by class."""
-        return unless_known(_job(reader, job_id))
+        return conditional_response(_job(reader, job_id))
 
     @bp.get("/<uuid:job_id>/items")
-    @operation("jobs", ItemsAnswer, responses={304: None})
+    @endpoint("jobs", ItemsAnswer, responses={304: None})
     def items(job_id: UUID, query: ItemsQuery) -> Response:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
             raise UnknownJob.of(job_id)
         found = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
-        return paged(
+        return page_response(
             found,
             query.limit,
             lambda page: ItemsAnswer(utc_now(), job_id, len(page), page),
@@ -102,20 +102,20 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/<uuid:job_id>/cancel")
-    @operation("jobs", JobAnswer, changes=True, problems=(409,))
+    @endpoint("jobs", JobAnswer, changes=True, problems=(409,))
     def cancel(job_id: UUID, query: CancelQuery) -> Response:
         """End a job: waiting symbols are cancelled now, those at work at their next step."""
         commands.cancel(job_id, actor=actor(request), reason=query.reason)
-        return answer(_job(reader, job_id))
+        return json_response(_job(reader, job_id))
 
     @bp.post("/<uuid:job_id>/resume")
-    @operation("jobs", JobAnswer, changes=True, problems=(409,))
+    @endpoint("jobs", JobAnswer, changes=True, problems=(409,))
     def resume_failed(job_id: UUID, query: ResumeQuery) -> Response:
         """Run a finished job's failed symbols again, all or those of one error class."""
         commands.resume_failed(
             job_id, actor=actor(request), error_class=query.error_class, reason=query.reason
         )
-        return answer(_job(reader, job_id))
+        return json_response(_job(reader, job_id))
 
     return bp
 

@@ -22,8 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from api.endpoint import operation
-from api.response_cache import Recent
+from api.endpoint import endpoint
+from api.response_cache import ResponseCache
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
 from enrichment.services.command_checks import PAUSE_SCOPES
@@ -34,14 +34,14 @@ QUEUE_STATUSES = ("pending", "retry", "in_progress")
 SERIES_STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
 
 
-def blueprint(monitoring: MetricsReader, recent: Recent) -> Blueprint:
+def blueprint(monitoring: MetricsReader, recent: ResponseCache) -> Blueprint:
     """`/metrics` over this database."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Installation(recent.of(monitoring.sample)))
+    registry.register(_InstallationCollector(recent.cached(monitoring.sample)))
     bp = Blueprint("metrics", __name__)
 
     @bp.get("/metrics")
-    @operation("service", content={"text/plain": {"schema": {"type": "string"}}})
+    @endpoint("service", content={"text/plain": {"schema": {"type": "string"}}})
     def metrics() -> Response:
         """Figures of the whole installation in Prometheus' text format."""
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
@@ -49,7 +49,7 @@ def blueprint(monitoring: MetricsReader, recent: Recent) -> Blueprint:
     return bp
 
 
-class _Installation(Collector):
+class _InstallationCollector(Collector):
     def __init__(self, sample: Callable[[], MetricsSample]) -> None:
         self._sample = sample
 

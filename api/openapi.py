@@ -10,7 +10,7 @@ from flask import Flask
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from api.endpoint import Operation, described
+from api.endpoint import Endpoint, endpoint_of
 from api.responses import Problem, adapter
 from enrichment import __version__
 
@@ -72,9 +72,9 @@ def document(app: Flask) -> dict[str, Any]:
     }
 
 
-def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
+def _operations(app: Flask) -> Iterator[tuple[str, str, Endpoint]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        operation = described(app.view_functions[rule.endpoint])
+        operation = endpoint_of(app.view_functions[rule.endpoint])
         if operation is None:
             continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
@@ -85,7 +85,7 @@ def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
 class _Schemas:
     """The JSON schemas of all types, shared by name."""
 
-    def __init__(self, operations: Iterator[Operation]) -> None:
+    def __init__(self, operations: Iterator[Endpoint]) -> None:
         wanted: dict[tuple[int, str], tuple[_Key, JsonSchemaMode, TypeAdapter[Any]]] = {}
         for kind, mode in _types(operations):
             wanted[id(kind), mode] = ((id(kind), mode), mode, adapter(kind))
@@ -118,7 +118,7 @@ class _Schemas:
         return self._definitions[reference.rsplit("/", 1)[1]] if reference else schema
 
 
-def _types(operations: Iterator[Operation]) -> Iterator[tuple[Any, JsonSchemaMode]]:
+def _types(operations: Iterator[Endpoint]) -> Iterator[tuple[Any, JsonSchemaMode]]:
     yield Problem, "serialization"
     for operation in operations:
         for kind in (operation.answer, *operation.responses.values()):
@@ -129,7 +129,7 @@ def _types(operations: Iterator[Operation]) -> Iterator[tuple[Any, JsonSchemaMod
                 yield kind, "validation"
 
 
-def _operation(operation: Operation, path: str, method: str, schemas: _Schemas) -> dict[str, Any]:
+def _operation(operation: Endpoint, path: str, method: str, schemas: _Schemas) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", path.removeprefix("/api/v1/").removeprefix("enrichment/"))
     value: dict[str, Any] = {
         "tags": [operation.tag],
@@ -141,18 +141,20 @@ def _operation(operation: Operation, path: str, method: str, schemas: _Schemas) 
     if operation.details:
         value["description"] = operation.details
     if operation.body is not None:
-        value["requestBody"] = _takes("application/json", schemas.of(operation.body, "validation"))
+        value["requestBody"] = _request_body(
+            "application/json", schemas.of(operation.body, "validation")
+        )
     if operation.takes is not None:
         schema = {"type": "string", "pattern": operation.pattern or ""}
-        value["requestBody"] = _takes(operation.takes, schema)
+        value["requestBody"] = _request_body(operation.takes, schema)
     return value
 
 
-def _takes(media: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+def _request_body(media: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {media: {"schema": schema}}}
 
 
-def _parameters(operation: Operation, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+def _parameters(operation: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any]]:
     for name, kind in operation.path.items():
         yield _parameter(name, "path", schemas.of(kind, "validation"), required=True)
     if operation.query is not None:
@@ -176,7 +178,7 @@ def _parameter(name: str, place: str, schema: Mapping[str, Any], *, required: bo
     return {**value, "description": description} if description else value
 
 
-def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+def _responses(operation: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "The answer."}
     content = dict(operation.content)
     if operation.answer is not None:
@@ -202,7 +204,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     return dict(sorted(responses.items()))
 
 
-def _statuses(operation: Operation) -> list[int]:
+def _statuses(operation: Endpoint) -> list[int]:
     statuses = {400, 429, 500, 503, *operation.problems}
     if operation.changes:
         statuses |= {401, 403}

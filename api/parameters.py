@@ -19,13 +19,13 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,30})?([eE][-+]?\d{1,3})?", re.ASCII)
 _PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
-class Query(BaseModel):
+class QueryModel(BaseModel):
     """The query of an operation. Names that it does not know are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Body(BaseModel):
+class BodyModel(BaseModel):
     """The JSON body of an operation. Names that it does not know are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, request
 
-from api.endpoint import asked_for
+from api.endpoint import parsed_request
 from api.responses import problem
 from enrichment.net import is_loopback
 from resilience import RateLimiter
 
-MOST_CLIENTS = 4096
-MOST_BODY_BYTES = 2_000_000
+MAX_CLIENTS = 4096
+MAX_BODY_BYTES = 2_000_000
 UNLIMITED = ("service.livez", "service.readyz", "metrics.metrics")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -31,7 +31,7 @@ HEADERS = {
 }
 
 
-class Clients:
+class ClientRates:
     """A rate limit for each client's address; those not seen for longest are forgotten.
 
     per_minute: requests, None for no limit. limiter: makes the limit of a client.
@@ -45,7 +45,7 @@ class Clients:
         self._known: OrderedDict[str, RateLimiter] = OrderedDict()
         self._lock = threading.Lock()
 
-    def may_ask(self, address: str) -> bool:
+    def allow(self, address: str) -> bool:
         return self._rate is None or self._of(address, self._rate).allow_request()
 
     def seconds(self) -> int:
@@ -58,22 +58,22 @@ class Clients:
             if limiter is None:
                 limiter = self._limiter("api_client", rate=rate, interval=60, burst=rate)
                 self._known[address] = limiter
-                if len(self._known) > MOST_CLIENTS:
+                if len(self._known) > MAX_CLIENTS:
                     self._known.popitem(last=False)
             self._known.move_to_end(address)
             return limiter
 
 
 @dataclass(frozen=True, slots=True)
-class Protection:
+class ApiProtection:
     """token: what changes state asks for it, if given. clients: how often each may ask."""
 
     token: str | None
-    clients: Clients
+    clients: ClientRates
 
     def refuse(self) -> Response | None:
         """The answer to a request that may not pass."""
-        if request.endpoint not in UNLIMITED and not self.clients.may_ask(_address(request)):
+        if request.endpoint not in UNLIMITED and not self.clients.allow(_address(request)):
             response = problem(429, "Too many requests", "slow down: see Retry-After")
             response.headers["Retry-After"] = str(self.clients.seconds())
             return response
@@ -81,26 +81,26 @@ class Protection:
             return problem(
                 400, "Unknown host", "without ENRICHMENT_API_TOKEN ask by 127.0.0.1 or localhost"
             )
-        operation = asked_for()
+        operation = parsed_request()
         if operation is None or not operation.changes:
             return None
         if self.token is None:
-            return _from_elsewhere(request)
-        if _bears(request, self.token):
+            return _is_cross_site(request)
+        if _has_token(request, self.token):
             return None
         response = problem(401, "Unauthorized", "send the header 'Authorization: Bearer <token>'")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
 
-def protect(app: Flask, protection: Protection) -> None:
+def protect(app: Flask, protection: ApiProtection) -> None:
     """Put the application behind this protection.
 
     Without a token only this machine's own names are answered to, so that a page of another site
     can't reach the API under a name that it made up.
     """
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
-    app.config["MAX_FORM_MEMORY_SIZE"] = MOST_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     if protection.token is not None:
         app.extensions["token"] = True  # the description says so
 
@@ -122,13 +122,13 @@ def _host(received: Request) -> str:
         return ""
 
 
-def _bears(received: Request, token: str) -> bool:
+def _has_token(received: Request, token: str) -> bool:
     given = received.headers.get("Authorization", "")
     scheme, _, secret = given.partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(secret.encode(), token.encode())
 
 
-def _from_elsewhere(received: Request) -> Response | None:
+def _is_cross_site(received: Request) -> Response | None:
     """A browser says which site a request comes from; programs say nothing and pass."""
     if received.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
         return None

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Recent:
+class ResponseCache:
     """Shares what is read for `seconds`; 0 reads anew each time.
 
     An answer up to twice that old is still given, while it is read anew behind it: nobody waits
@@ -22,22 +22,22 @@ class Recent:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
-        self._shared: list[_Shared[object]] = []
+        self._shared: list[_CachedRead[object]] = []
 
-    def of(self, read: Callable[[], T]) -> Callable[[], T]:
+    def cached(self, read: Callable[[], T]) -> Callable[[], T]:
         """The same reading, shared."""
         if self._seconds <= 0:
             return read
-        shared: _Shared[T] = _Shared(read, self._seconds, self._clock)
+        shared: _CachedRead[T] = _CachedRead(read, self._seconds, self._clock)
         self._shared.append(shared)  # type: ignore[arg-type]  # only forgotten, never read, here
         return shared
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         for shared in self._shared:
-            shared.forget()
+            shared.invalidate()
 
 
-class _Shared(Generic[T]):
+class _CachedRead(Generic[T]):
     def __init__(self, read: Callable[[], T], seconds: float, clock: Callable[[], float]) -> None:
         self._read, self._seconds, self._clock = read, seconds, clock
         self._reading = threading.Lock()
@@ -49,12 +49,12 @@ class _Shared(Generic[T]):
         """
         found = self._younger_than(2 * self._seconds)
         if found is None:
-            return self._awaited()
+            return self._wait_for_read()
         if self._younger_than(self._seconds) is None and self._reading.acquire(blocking=False):
-            threading.Thread(target=self._renew, name="renewing", daemon=True).start()
+            threading.Thread(target=self._refresh, name="renewing", daemon=True).start()
         return found[1]
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         with self._reading:
             self._found = None
 
@@ -62,21 +62,21 @@ class _Shared(Generic[T]):
         found = self._found
         return None if found is None or self._clock() - found[0] >= seconds else found
 
-    def _awaited(self) -> T:
+    def _wait_for_read(self) -> T:
         with self._reading:
-            found = self._younger_than(2 * self._seconds) or self._read_anew()
+            found = self._younger_than(2 * self._seconds) or self._read_now()
             return found[1]
 
-    def _renew(self) -> None:
+    def _refresh(self) -> None:
         """Read anew; the lock is held by whoever asked, and let go here."""
         try:
-            self._read_anew()
+            self._read_now()
         except Exception as exc:
             _log.warning("a shared answer was not renewed, the next reader reads it: %s", exc)
         finally:
             self._reading.release()
 
-    def _read_anew(self) -> tuple[float, T]:
+    def _read_now(self) -> tuple[float, T]:
         began = self._clock()
         self._found = found = (began, self._read())
         return found

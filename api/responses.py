@@ -36,7 +36,7 @@ _TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # the general one las
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class FieldError:
     """What is wrong with one parameter, and how to mend it."""
 
     parameter: str
@@ -52,7 +52,7 @@ class Problem:
     title: str
     status: int
     detail: str
-    errors: Sequence[Complaint]
+    errors: Sequence[FieldError]
 
 
 def adapter(kind: Any) -> TypeAdapter[Any]:
@@ -62,24 +62,24 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     """A frozen dataclass as JSON; times as ISO-8601 UTC with 'Z'."""
     body = adapter(type(value)).dump_json(value)
     return Response(body, status, mimetype="application/json")
 
 
-def unless_known(value: Any) -> Response:
+def conditional_response(value: Any) -> Response:
     """The answer, or 304 where the reader has it already: only its `timestamp` is newer."""
     known = adapter(type(value))
     stable = known.dump_json(value, exclude={"timestamp"})
-    response = answer(value)
+    response = json_response(value)
     response.headers["Cache-Control"] = "no-cache"
     response.set_etag(hashlib.blake2s(stable, digest_size=12).hexdigest(), weak=True)
     response.make_conditional(request)
     return response
 
 
-def paged(
+def page_response(
     found: Sequence[T], limit: int, made: Callable[[Sequence[T]], Any], key: Callable[[T], object]
 ) -> Response:
     """A page of up to `limit`, with a link to the next one if more was found.
@@ -88,11 +88,11 @@ def paged(
     page after an entry begins behind.
     """
     page = found[:limit]
-    response = unless_known(made(page))
-    return with_next(response, key(page[-1])) if len(found) > limit else response
+    response = conditional_response(made(page))
+    return with_next_link(response, key(page[-1])) if len(found) > limit else response
 
 
-def with_next(response: Response, key: object) -> Response:
+def with_next_link(response: Response, key: object) -> Response:
     """The response with a link to the page that begins after `key`."""
     values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
     following = url_for(str(request.endpoint), **{**values, "cursor": str(key)})
@@ -100,14 +100,16 @@ def with_next(response: Response, key: object) -> Response:
     return response
 
 
-def problem(status: int, title: str, detail: str, complaints: Sequence[Complaint] = ()) -> Response:
+def problem(
+    status: int, title: str, detail: str, complaints: Sequence[FieldError] = ()
+) -> Response:
     """An RFC 9457 problem."""
     value = Problem(utc_now(), "about:blank", title, status, detail, list(complaints))
     body = adapter(Problem).dump_json(value)
     return Response(body, status, mimetype="application/problem+json")
 
 
-def from_error(error: EnrichmentError) -> Response:
+def problem_of(error: EnrichmentError) -> Response:
     """The problem that an error of ours stands for."""
     for kind, (status, title) in _TITLES.items():
         if isinstance(error, kind):

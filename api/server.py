@@ -12,8 +12,8 @@ from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
 from api.enrichment import Schedule
-from api.protection import Clients
-from api.response_cache import Recent
+from api.protection import ClientRates
+from api.response_cache import ResponseCache
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError
 from enrichment.net import is_loopback, require_free
@@ -97,8 +97,8 @@ def serve(settings: Settings) -> None:
                 settings.max_retries,
             ),
             token=token.get_secret_value() if token else None,
-            recent=Recent(SHARED_SECONDS),
-            clients=Clients(settings.enrichment_api_rate or None),
+            cache=ResponseCache(SHARED_SECONDS),
+            clients=ClientRates(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not cross gunicorn's fork
         _Server(app, f"{host}:{port}", lambda: _watch(settings, db, rules)).run()

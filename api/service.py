@@ -10,8 +10,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from api import docs, openapi
-from api.endpoint import operation
-from api.responses import adapter, answer, problem
+from api.endpoint import endpoint
+from api.responses import adapter, json_response, problem
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import EnrichmentError
 
@@ -29,13 +29,13 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
     bp = Blueprint("service", __name__)
 
     @bp.get("/livez")
-    @operation("service", Probe)
+    @endpoint("service", Probe)
     def livez() -> Response:
         """The process answers. Asks nothing of the database."""
-        return answer(Probe("alive", utc_now()))
+        return json_response(Probe("alive", utc_now()))
 
     @bp.get("/readyz")
-    @operation("service", Probe)
+    @endpoint("service", Probe)
     def readyz() -> Response:
         """The database answers and its schema is this version's."""
         try:
@@ -44,10 +44,10 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
             return problem(
                 503, "Not ready", "the database does not answer or its schema is not current"
             )
-        return answer(Probe("ready", utc_now()))
+        return json_response(Probe("ready", utc_now()))
 
     @bp.get("/openapi.json")
-    @operation("service", content={"application/json": {"schema": {"type": "object"}}})
+    @endpoint("service", content={"application/json": {"schema": {"type": "object"}}})
     def openapi_json() -> Response:
         """This description, as an OpenAPI 3.1 document."""
         response = Response(adapter(dict).dump_json(_document()), mimetype="application/json")
@@ -56,7 +56,7 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
         return response
 
     @bp.get("/docs")
-    @operation("service", content={"text/html": {"schema": {"type": "string"}}})
+    @endpoint("service", content={"text/html": {"schema": {"type": "string"}}})
     def docs_() -> Response:
         """This description, to read."""
         response = Response(docs.page(_document()), mimetype="text/html")

@@ -10,10 +10,10 @@ from typing import Annotated
 from flask import Blueprint, Response, request, url_for
 from pydantic import Field
 
-from api.endpoint import operation
+from api.endpoint import endpoint
 from api.enrichment import PREFIX, actor
-from api.parameters import Body, Flag, Limit, Query, Symbol, SymbolCursor, Text
-from api.responses import answer, paged, unless_known
+from api.parameters import BodyModel, Flag, Limit, QueryModel, Symbol, SymbolCursor, Text
+from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, NotTracked
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
@@ -52,7 +52,7 @@ class ImportAnswer:
     bad_lines: Sequence[RejectedLine]
 
 
-class SymbolsQuery(Query):
+class SymbolsQuery(QueryModel):
     asset_class: AssetClass | None = None
     active: Flag | None = None
     search: Text | None = Field(None, description="A part of the name.")
@@ -60,11 +60,11 @@ class SymbolsQuery(Query):
     cursor: SymbolCursor = None
 
 
-class ImportQuery(Query):
+class ImportQuery(QueryModel):
     dry_run: Flag = Field(False, description="Only say what would be imported.")
 
 
-class NewSymbol(Body):
+class NewSymbol(BodyModel):
     """A symbol to track."""
 
     symbol: Symbol
@@ -72,7 +72,7 @@ class NewSymbol(Body):
     timeframes: Timeframes
 
 
-class SymbolChange(Body):
+class SymbolChange(BodyModel):
     """What is to change; what is left out stays."""
 
     asset_class: AssetClass | None = None
@@ -85,7 +85,7 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
     bp = Blueprint("symbols", __name__, url_prefix=PREFIX)
 
     @bp.get("/symbols")
-    @operation("symbols", SymbolsAnswer, responses={304: None})
+    @endpoint("symbols", SymbolsAnswer, responses={304: None})
     def symbols(query: SymbolsQuery) -> Response:
         """Tracked symbols by name, with the state of their series."""
         found = catalogue.page(
@@ -95,7 +95,7 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
             search=query.search,
             after=query.cursor,
         )
-        return paged(
+        return page_response(
             found,
             query.limit,
             lambda page: SymbolsAnswer(utc_now(), len(page), page),
@@ -103,7 +103,7 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/symbols")
-    @operation("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
+    @endpoint("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
     def add(body: NewSymbol) -> Response:
         """Track a symbol: from the next run on, with its history."""
         known = catalogue.find(body.symbol)
@@ -118,13 +118,13 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
         return response
 
     @bp.get("/symbols/<symbol>")
-    @operation("symbols", SymbolAnswer, responses={304: None})
+    @endpoint("symbols", SymbolAnswer, responses={304: None})
     def symbol(symbol: Symbol) -> Response:
         """One symbol, with the state of its series."""
-        return unless_known(SymbolAnswer(utc_now(), _known(catalogue, symbol)))
+        return conditional_response(SymbolAnswer(utc_now(), _known(catalogue, symbol)))
 
     @bp.patch("/symbols/<symbol>")
-    @operation("symbols", SymbolAnswer, changes=True)
+    @endpoint("symbols", SymbolAnswer, changes=True)
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
         known = _known(catalogue, symbol)
@@ -141,14 +141,14 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
         return _one(catalogue, symbol)
 
     @bp.post("/symbols/<symbol>/deactivate")
-    @operation("symbols", SymbolAnswer, changes=True)
+    @endpoint("symbols", SymbolAnswer, changes=True)
     def deactivate(symbol: Symbol) -> Response:
         """Stop enriching a symbol; what is stored of it stays."""
         commands.untrack(symbol, actor=actor(request))
         return _one(catalogue, symbol)
 
     @bp.post("/symbol-import")
-    @operation(
+    @endpoint(
         "symbols",
         ImportAnswer,
         changes=True,
@@ -173,7 +173,7 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
             listed.symbols,
             listed.bad_lines,
         )
-        return answer(value, 200 if good else 422)
+        return json_response(value, 200 if good else 422)
 
     return bp
 
@@ -186,4 +186,4 @@ def _known(catalogue: SymbolQueries, symbol: str) -> SymbolDetails:
 
 
 def _one(catalogue: SymbolQueries, symbol: str, status: int = 200) -> Response:
-    return answer(SymbolAnswer(utc_now(), _known(catalogue, symbol)), status)
+    return json_response(SymbolAnswer(utc_now(), _known(catalogue, symbol)), status)

@@ -14,7 +14,13 @@
 from resilience.bulkhead import Bulkhead, BulkheadStatus, remaining
 from resilience.circuit_breaker import CircuitBreaker, CircuitBreakerStatus, State
 from resilience.clock import Sleeper
-from resilience.errors import BulkheadFull, CircuitOpen, RateLimited, ResilienceError, WrongCall
+from resilience.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    RateLimited,
+    ResilienceError,
+    WrongCallStyle,
+)
 from resilience.events import (
     CallRejected,
     Event,
@@ -67,7 +73,7 @@ __all__ = [
     "StateChanged",
     "Status",
     "StatusPublisher",
-    "WrongCall",
+    "WrongCallStyle",
     "init_resilience_manager",
     "remaining",
     "retry_after_of",

@@ -20,10 +20,10 @@ from types import CoroutineType
 from typing import ClassVar, NoReturn, Protocol
 
 from resilience.checks import span, whole
-from resilience.clock import Clock, Wall, to_seconds, utc_now
+from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import BulkheadFull
 from resilience.events import SlotOverrun
-from resilience.pattern import P, Pattern, Status, T, awaited, refuse
+from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
 
 
 class Signal(Protocol):
@@ -106,10 +106,10 @@ class Bulkhead(Pattern):
         *,
         max_queue: int | None = None,
         clock: Clock = time.monotonic_ns,
-        wall: Wall = utc_now,
+        wall_clock: WallClock = utc_now,
         event: Callable[[], Signal] = threading.Event,
     ) -> None:
-        super().__init__(name, clock, wall)
+        super().__init__(name, clock, wall_clock)
         self.max_concurrent = whole("max_concurrent", max_concurrent)
         self._timeout = span("timeout", timeout)
         self._max_queue = None if max_queue is None else whole("max_queue", max_queue, least=0)
@@ -131,7 +131,7 @@ class Bulkhead(Pattern):
             _thread.hold = outer
             self._leave(hold)
         if type(result) is CoroutineType:
-            refuse(fn, result)
+            reject_coroutine(fn, result)
         return result
 
     async def execute_async(
@@ -146,7 +146,7 @@ class Bulkhead(Pattern):
             if not self._enter(hold):
                 await self._wait_async(hold)
             _task.set(hold)
-            return await awaited(fn, *args, **kwargs)
+            return await await_result(fn, *args, **kwargs)
         finally:
             _task.set(outer)
             self._leave(hold)
@@ -267,7 +267,7 @@ class Bulkhead(Pattern):
         if late > 0:
             with self._lock:
                 self._overruns += 1
-            self._listeners.tell(SlotOverrun(self.name, self._wall(), to_seconds(late)))
+            self._listeners.notify(SlotOverrun(self.name, self._wall_clock(), to_seconds(late)))
 
     def _withdraw(self, hold: _Hold) -> None:
         with self._lock, suppress(ValueError):

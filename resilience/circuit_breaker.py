@@ -18,10 +18,20 @@ from types import CoroutineType
 from typing import Any, ClassVar, Literal
 
 from resilience.checks import number, optional_span, span, whole
-from resilience.clock import Clock, Wall, to_seconds, utc_now
+from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import CircuitOpen, ResilienceError
 from resilience.events import StateChanged
-from resilience.pattern import ErrorFilter, P, Pattern, Status, T, awaited, matcher, refuse, shown
+from resilience.pattern import (
+    ErrorFilter,
+    P,
+    Pattern,
+    Status,
+    T,
+    await_result,
+    matcher,
+    reject_coroutine,
+    safe_repr,
+)
 from resilience.window import CountWindow, TimeWindow
 
 
@@ -87,9 +97,9 @@ class CircuitBreaker(Pattern):
         ignore: ErrorFilter = (),
         record_result: Callable[[Any], bool] | None = None,
         clock: Clock = time.monotonic_ns,
-        wall: Wall = utc_now,
+        wall_clock: WallClock = utc_now,
     ) -> None:
-        super().__init__(name, clock, wall)
+        super().__init__(name, clock, wall_clock)
         self._threshold = number("failure_threshold", failure_threshold, above=0, most=1)
         self._recovery = span("recovery_timeout", recovery_timeout)
         self._size = whole("window_size", window_size)
@@ -114,7 +124,7 @@ class CircuitBreaker(Pattern):
         try:
             result = fn(*args, **kwargs)
             if type(result) is CoroutineType:
-                refuse(fn, result)
+                reject_coroutine(fn, result)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
             self._settle_error(permit, started, error)
@@ -129,7 +139,7 @@ class CircuitBreaker(Pattern):
         permit = self._ready or self._admit()
         started = self._clock() if self._timed else 0
         try:
-            result = await awaited(fn, *args, **kwargs)
+            result = await await_result(fn, *args, **kwargs)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
             self._settle_error(permit, started, error)
@@ -156,7 +166,7 @@ class CircuitBreaker(Pattern):
 
     def status(self) -> CircuitBreakerStatus:
         """The state now; reading it ages the window and moves due timers."""
-        last_error = shown(self._last_error)
+        last_error = safe_repr(self._last_error)
         with self._lock:
             now = self._clock()
             self._advance(now)
@@ -201,7 +211,7 @@ class CircuitBreaker(Pattern):
         if state is State.OPEN:
             self._opened = at
             since = timedelta(seconds=to_seconds(self._clock() - at))
-            self._opened_at: datetime | None = self._wall() - since
+            self._opened_at: datetime | None = self._wall_clock() - since
         elif state is State.CLOSED:
             self._opened_at = None
             self._window = TimeWindow(self._span) if self._span else CountWindow(self._size)
@@ -219,7 +229,7 @@ class CircuitBreaker(Pattern):
 
     def _announce(self, old: State, reason: str) -> None:
         self._outbox.append(
-            StateChanged(self.name, self._wall(), old, self._state, self._generation, reason)
+            StateChanged(self.name, self._wall_clock(), old, self._state, self._generation, reason)
         )
 
     def _advance(self, now: int) -> None:
@@ -286,7 +296,7 @@ class CircuitBreaker(Pattern):
         window, probing = self._window, self._state is State.HALF_OPEN
         window.add(now, failed, slow)
         if failed:
-            self._last_error, self._last_failure = error, self._wall()
+            self._last_error, self._last_failure = error, self._wall_clock()
         if failed and probing:
             self._change(State.OPEN, self._clock(), "probe failed")
         elif window.total < (self._probe_calls if probing else self._minimum):

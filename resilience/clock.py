@@ -1,7 +1,7 @@
 """Time as an argument: the seams that every pattern takes as keywords, with real defaults.
 
 clock        monotonic nanoseconds; all logic runs on it
-wall         aware UTC datetime; for display only
+wall_clock   aware UTC datetime; for display only
 sleep        blocks for seconds; `async_sleep` awaits them
 rng          uniform float in [0, 1)
 """
@@ -19,13 +19,13 @@ from functools import partial
 from typing import Protocol
 
 Clock = Callable[[], int]
-Wall = Callable[[], datetime]
+WallClock = Callable[[], datetime]
 Sleep = Callable[[float], object]
 AsyncSleep = Callable[[float], Awaitable[object]]
 Rng = Callable[[], float]
 
 SECOND = 1_000_000_000
-LONGEST = 1e9  # seconds; servers may ask for more than clocks and datetimes can hold
+MAX_SECONDS = 1e9  # seconds; servers may ask for more than clocks and datetimes can hold
 
 
 def utc_now() -> datetime:
@@ -35,7 +35,7 @@ def utc_now() -> datetime:
 
 def to_ns(seconds: float) -> int:
     """Seconds, at most LONGEST, to whole nanoseconds, rounded to the nearest."""
-    return round(min(seconds, LONGEST) * SECOND)
+    return round(min(seconds, MAX_SECONDS) * SECOND)
 
 
 def to_seconds(ns: int) -> float:
@@ -61,7 +61,7 @@ class Sleeper:
 
     def sleep(self, seconds: float) -> bool:
         """Block for `seconds`; False when closed, perhaps early."""
-        (self._sleep or self._closed.wait)(min(seconds, LONGEST))
+        (self._sleep or self._closed.wait)(min(seconds, MAX_SECONDS))
         return not self._closed.is_set()
 
     async def sleep_async(self, seconds: float) -> bool:

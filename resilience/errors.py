@@ -60,7 +60,7 @@ class BulkheadFull(ResilienceError):
         return f"bulkhead {self.name!r} is full ({self.max_concurrent} slots): {self.reason}"
 
 
-class WrongCall(ResilienceError, TypeError):
+class WrongCallStyle(ResilienceError, TypeError):
     """A coroutine function was given to `execute`, or a plain function to `execute_async`."""
 
 

@@ -93,7 +93,7 @@ class Listeners:
         self._all[key] = listener
         return lambda: self._remove(key)
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Call every subscriber, in order of subscription."""
         for key, listener in tuple(self._all.items()):
             try:

@@ -57,7 +57,7 @@ class Schedule:
         self._remember(ticket, now)
         return ticket
 
-    def give_back(self, ticket: Ticket) -> bool:
+    def cancel(self, ticket: Ticket) -> bool:
         """Undo the latest reservation; an earlier one stays spent, as others are timed by it."""
         if not ticket.granted or ticket.end != self._tat:
             return False

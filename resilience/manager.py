@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from resilience.bulkhead import Bulkhead
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, Wall, fork_safe, utc_now
+from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, WallClock, fork_safe, utc_now
 from resilience.events import Event, Listener, Listeners, StateChanged
 from resilience.pattern import Pattern, Status
 from resilience.pipeline import PauseOn, Pipeline
@@ -28,7 +28,7 @@ class ResilienceManager:
     Registering a name again returns the existing object if the configuration is equal
     (callables by identity), else raises ValueError. `options` are the keyword-only
     arguments of the pattern's class.
-    clock, wall, sleep, async_sleep, rng: see `resilience.clock`.
+    clock, wall_clock, sleep, async_sleep, rng: see `resilience.clock`.
     publisher, commands: see `resilience.publishing`.
     """
 
@@ -36,20 +36,20 @@ class ResilienceManager:
         self,
         *,
         clock: Clock = time.monotonic_ns,
-        wall: Wall = utc_now,
+        wall_clock: WallClock = utc_now,
         sleep: Sleep | None = None,
         async_sleep: AsyncSleep | None = None,
         rng: Rng = random.random,
         publisher: StatusPublisher | None = None,
         commands: CommandSource | None = None,
     ) -> None:
-        self._seams: dict[str, Any] = {"clock": clock, "wall": wall, "rng": rng}
-        self._seams["sleeper"] = self._sleeper = Sleeper(sleep, async_sleep)
+        self._injectables: dict[str, Any] = {"clock": clock, "wall_clock": wall_clock, "rng": rng}
+        self._injectables["sleeper"] = self._sleeper = Sleeper(sleep, async_sleep)
         self._patterns: dict[tuple[type[Pattern], str], tuple[Pattern, dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._listeners = Listeners()
         self._feed = StatusFeed(
-            self.all_status, publisher, commands, self.apply, clock=clock, wall=wall
+            self.all_status, publisher, commands, self.apply, clock=clock, wall_clock=wall_clock
         )
         fork_safe(self)
 
@@ -153,11 +153,11 @@ class ResilienceManager:
         signature = inspect.signature(make)
         bound = signature.bind(name, *values, **options)
         bound.apply_defaults()
-        config = {key: bound.arguments[key] for key in bound.arguments if key not in _SEAMS}
+        config = {key: bound.arguments[key] for key in bound.arguments if key not in _INJECTABLES}
         with self._lock:
             entry = self._patterns.get((make, name))
             if entry is None:
-                seams = {k: v for k, v in self._seams.items() if k in signature.parameters}
+                seams = {k: v for k, v in self._injectables.items() if k in signature.parameters}
                 pattern = make(**config, **(seams | _given(options)))
                 pattern.on(self._relay)
                 self._patterns[make, name] = pattern, config
@@ -172,16 +172,16 @@ class ResilienceManager:
         return [pattern for pattern, _ in tuple(self._patterns.values())]
 
     def _relay(self, event: Event) -> None:
-        self._listeners.tell(event)
+        self._listeners.notify(event)
         if isinstance(event, StateChanged):
             self._feed.transition(event)
 
 
-_SEAMS = frozenset({"clock", "wall", "sleep", "async_sleep", "rng", "sleeper", "event"})
+_INJECTABLES = frozenset({"clock", "wall_clock", "sleep", "async_sleep", "rng", "sleeper", "event"})
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key in _SEAMS}
+    return {key: value for key, value in options.items() if key in _INJECTABLES}
 
 
 def init_resilience_manager(**injectables: Any) -> ResilienceManager:

@@ -14,8 +14,8 @@ from functools import wraps
 from types import CoroutineType
 from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar, cast
 
-from resilience.clock import Clock, Wall, fork_safe
-from resilience.errors import WrongCall
+from resilience.clock import Clock, WallClock, fork_safe
+from resilience.errors import WrongCallStyle
 from resilience.events import CallRejected, Event, Listener, Listeners
 
 P = ParamSpec("P")
@@ -72,11 +72,11 @@ class Pattern(Executor):
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, clock: Clock, wall: Wall) -> None:
+    def __init__(self, name: str, clock: Clock, wall_clock: WallClock) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"name must be a non-empty string, got {name!r}")
         self.name = name
-        self._clock, self._wall = clock, wall
+        self._clock, self._wall_clock = clock, wall_clock
         self._lock = threading.Lock()
         self._listeners = Listeners()
         self._outbox: deque[Event] = deque()
@@ -103,27 +103,27 @@ class Pattern(Executor):
                 event = self._outbox.popleft()
             except IndexError:  # another thread delivers it
                 return
-            self._listeners.tell(event)
+            self._listeners.notify(event)
 
     def _announce_rejection(self, retry_after: float | None) -> None:
-        self._listeners.tell(CallRejected(self.name, self._wall(), self.kind, retry_after))
+        self._listeners.notify(CallRejected(self.name, self._wall_clock(), self.kind, retry_after))
 
 
-def refuse(fn: Callable[..., object], result: Any) -> NoReturn:
+def reject_coroutine(fn: Callable[..., object], result: Any) -> NoReturn:
     """Close the coroutine that `fn` returned to a sync call and raise WrongCall."""
     result.close()
-    raise WrongCall(f"{fn!r} returned a coroutine: use execute_async")
+    raise WrongCallStyle(f"{fn!r} returned a coroutine: use execute_async")
 
 
-async def awaited(fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def await_result(fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Await `fn`'s result; WrongCall if it is not awaitable."""
     result = fn(*args, **kwargs)
     if type(result) is not CoroutineType and not inspect.isawaitable(result):
-        raise WrongCall(f"{fn!r} returned nothing to await: use execute")
+        raise WrongCallStyle(f"{fn!r} returned nothing to await: use execute")
     return await result
 
 
-def shown(error: Exception | None) -> str | None:
+def safe_repr(error: Exception | None) -> str | None:
     """The error's repr, which is foreign code: not to be called under a lock."""
     return None if error is None else repr(error)
 

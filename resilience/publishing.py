@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from resilience.clock import SECOND, Clock, Wall, fork_safe
+from resilience.clock import SECOND, Clock, WallClock, fork_safe
 from resilience.events import StateChanged
 from resilience.pattern import Status
 
@@ -70,11 +70,11 @@ class StatusFeed:
         apply: Callable[[OperatorCommand], object],
         *,
         clock: Clock,
-        wall: Wall,
+        wall_clock: WallClock,
     ) -> None:
         self._statuses, self._publisher = statuses, publisher
         self._commands, self._apply = commands, apply
-        self._clock, self._wall = clock, wall
+        self._clock, self._wall_clock = clock, wall_clock
         self._sequence = 0
         self._shown: dict[tuple[str, str], Status] = {}
         self._shown_all: int | None = None
@@ -153,7 +153,7 @@ class StatusFeed:
             self._shown_all = now
 
     def _snapshot(self, status: Status) -> Snapshot:
-        at = self._wall()
+        at = self._wall_clock()
         # From the wall clock, so that a restarted process does not fall behind its own rows.
         self._sequence = max(self._sequence + 1, int(at.timestamp() * 1_000_000))
         return Snapshot(self._sequence, at, status)

@@ -15,12 +15,12 @@ from typing import ClassVar, NoReturn
 
 from resilience.checks import number, span, whole
 from resilience.clock import (
-    LONGEST,
+    MAX_SECONDS,
     AsyncSleep,
     Clock,
     Sleep,
     Sleeper,
-    Wall,
+    WallClock,
     to_ns,
     to_seconds,
     utc_now,
@@ -28,7 +28,7 @@ from resilience.clock import (
 from resilience.errors import RateLimited
 from resilience.events import LimiterPaused, SharedLimitChanged
 from resilience.gcra import Schedule, Ticket
-from resilience.pattern import P, Pattern, Status, T, awaited, refuse
+from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
 from resilience.shared_limit import SharedLimit, SharedLimiter, SharedState
 
 
@@ -75,12 +75,12 @@ class RateLimiter(Pattern):
         max_wait: float | None = None,
         shared: SharedLimiter | None = None,
         clock: Clock = time.monotonic_ns,
-        wall: Wall = utc_now,
+        wall_clock: WallClock = utc_now,
         sleep: Sleep | None = None,
         async_sleep: AsyncSleep | None = None,
         sleeper: Sleeper | None = None,
     ) -> None:
-        super().__init__(name, clock, wall)
+        super().__init__(name, clock, wall_clock)
         self.rate, self.burst, self.strict = whole("rate", rate), whole("burst", burst), strict
         self.interval = number("interval", interval, above=0)
         self._most = min(self.rate, self.burst) if strict else self.burst
@@ -88,7 +88,7 @@ class RateLimiter(Pattern):
         self._shared: SharedLimit | None = None
         if shared is not None:
             limit = (self.rate, self.interval, self.burst, strict)
-            self._shared = SharedLimit(shared, limit, clock, self._tell_shared)
+            self._shared = SharedLimit(shared, limit, clock, self._announce_shared)
         self._sleeper = sleeper or Sleeper(sleep, async_sleep)
         self._clear()
 
@@ -101,7 +101,7 @@ class RateLimiter(Pattern):
         if ticket.granted:
             if self._shared is None:
                 return True
-            answer = self._shared.ask(self.name, n, 0.0)
+            answer = self._shared.reserve(self.name, n, 0.0)
             if answer.granted:
                 return True
             self._give_back(ticket)
@@ -132,7 +132,7 @@ class RateLimiter(Pattern):
             self._redeem(ticket)
         result = fn(*args, **kwargs)
         if type(result) is CoroutineType:
-            refuse(fn, result)
+            reject_coroutine(fn, result)
         return result
 
     async def execute_async(
@@ -142,23 +142,23 @@ class RateLimiter(Pattern):
         ticket = self._reserve(1, self._patience)
         if ticket is not None:
             await self._redeem_async(ticket)
-        return await awaited(fn, *args, **kwargs)
+        return await await_result(fn, *args, **kwargs)
 
     def pause(self, seconds: float) -> None:
         """Grant nothing for `seconds` (a vendor's Retry-After); a longer pause stays in force.
 
         Those already waiting keep their order and their distances.
         """
-        seconds = min(number("seconds", seconds), LONGEST)
+        seconds = min(number("seconds", seconds), MAX_SECONDS)
         length = to_ns(seconds)
         with self._lock:
             now = self._clock()
             self._paused += 1
             begun = self._schedule.pause(now, now + length)
         if begun:
-            at = self._wall()
+            at = self._wall_clock()
             until = at + timedelta(seconds=seconds)
-            self._listeners.tell(LimiterPaused(self.name, at, seconds, until))
+            self._listeners.notify(LimiterPaused(self.name, at, seconds, until))
 
     def reset(self) -> None:
         """Fill the bucket, end a pause, zero the counts; those waiting keep their slots."""
@@ -177,7 +177,7 @@ class RateLimiter(Pattern):
                 interval=self.interval,
                 burst=self.burst,
                 tokens=schedule.tokens(now),
-                paused_until=self._wall() + timedelta(seconds=left) if left else None,
+                paused_until=self._wall_clock() + timedelta(seconds=left) if left else None,
                 shared=self._shared.state if self._shared else None,
                 strict=self.strict,
                 waiting=len(schedule.pending),
@@ -207,9 +207,9 @@ class RateLimiter(Pattern):
         return ticket
 
     def _redeem(self, ticket: Ticket) -> None:
-        self._sit(ticket)
+        self._wait_for_turn(ticket)
         if self._shared is not None:
-            self._sit(self._claim_shared(self._shared, ticket))
+            self._wait_for_turn(self._claim_shared(self._shared, ticket))
 
     async def _redeem_async(self, ticket: Ticket) -> None:
         await self._sit_async(ticket)
@@ -221,7 +221,7 @@ class RateLimiter(Pattern):
         """The store's ticket in addition to the local one; RateLimited if it refuses."""
         now = self._clock()
         left = None if ticket.limit is None else to_seconds(ticket.limit - now)
-        answer = shared.ask(self.name, ticket.n, left)
+        answer = shared.reserve(self.name, ticket.n, left)
         if not answer.granted:
             self._give_back(ticket)
             self._reject(answer.wait)
@@ -229,16 +229,16 @@ class RateLimiter(Pattern):
 
     def _give_back(self, ticket: Ticket) -> None:
         with self._lock:
-            if self._schedule.give_back(ticket):
+            if self._schedule.cancel(ticket):
                 self._granted -= ticket.n
 
     def _reject(self, wait: float) -> NoReturn:
         self._announce_rejection(wait)
         raise RateLimited(self.name, wait)
 
-    def _sit(self, ticket: Ticket) -> None:
+    def _wait_for_turn(self, ticket: Ticket) -> None:
         try:
-            while (wait := self._left(ticket)) > 0:
+            while (wait := self._seconds_left(ticket)) > 0:
                 if not self._sleeper.sleep(wait):
                     self._reject(wait)
         except BaseException:
@@ -247,22 +247,22 @@ class RateLimiter(Pattern):
 
     async def _sit_async(self, ticket: Ticket) -> None:
         try:
-            while (wait := self._left(ticket)) > 0:
+            while (wait := self._seconds_left(ticket)) > 0:
                 if not await self._sleeper.sleep_async(wait):
                     self._reject(wait)
         except BaseException:
             self._give_back(ticket)
             raise
 
-    def _left(self, ticket: Ticket) -> float:
+    def _seconds_left(self, ticket: Ticket) -> float:
         wait = to_seconds(ticket.slot - self._clock())
         # Not in time from the start, or no longer, as a pause came in between.
         if not ticket.granted or (ticket.limit is not None and ticket.slot > ticket.limit):
             self._reject(wait)
         return wait
 
-    def _tell_shared(self, state: SharedState) -> None:
-        self._listeners.tell(SharedLimitChanged(self.name, self._wall(), state))
+    def _announce_shared(self, state: SharedState) -> None:
+        self._listeners.notify(SharedLimitChanged(self.name, self._wall_clock(), state))
 
 
 def _patience(timeout: float | None) -> int | None:

@@ -20,10 +20,20 @@ from types import CoroutineType
 from typing import Any, ClassVar, Literal
 
 from resilience.checks import number, optional_span, whole
-from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, Wall, to_ns, utc_now
+from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, WallClock, to_ns, utc_now
 from resilience.errors import ResilienceError
 from resilience.events import RetriesStopped, RetryScheduled
-from resilience.pattern import ErrorFilter, P, Pattern, Status, T, awaited, matcher, refuse, shown
+from resilience.pattern import (
+    ErrorFilter,
+    P,
+    Pattern,
+    Status,
+    T,
+    await_result,
+    matcher,
+    reject_coroutine,
+    safe_repr,
+)
 
 Jitter = Literal["full", "equal", "none"]
 
@@ -34,7 +44,7 @@ _JITTER: dict[str, Callable[[float, Rng], float]] = {
 }
 
 
-def retry_after_of(error: Exception, wall: Wall = utc_now) -> float | None:
+def retry_after_of(error: Exception, wall_clock: WallClock = utc_now) -> float | None:
     """Seconds that a server asks to wait, or None.
 
     Reads `error.retry_after` (seconds), else the Retry-After header of `error.response`
@@ -47,17 +57,17 @@ def retry_after_of(error: Exception, wall: Wall = utc_now) -> float | None:
     try:
         seconds = float(asked)  # type: ignore[arg-type]  # anything else raises, as is handled
     except (TypeError, ValueError):
-        return _until(asked, wall) if isinstance(asked, str) else None
+        return _until(asked, wall_clock) if isinstance(asked, str) else None
     return max(0.0, seconds) if isfinite(seconds) else None
 
 
-def _until(date: str, wall: Wall) -> float | None:
+def _until(date: str, wall_clock: WallClock) -> float | None:
     try:
         moment = parsedate_to_datetime(date)
     except ValueError:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - wall()).total_seconds())
+    return max(0.0, (moment - wall_clock()).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +114,13 @@ class RetryPolicy(Pattern):
         deadline: float | None = None,
         budget: int = 100,
         clock: Clock = time.monotonic_ns,
-        wall: Wall = utc_now,
+        wall_clock: WallClock = utc_now,
         sleep: Sleep | None = None,
         async_sleep: AsyncSleep | None = None,
         rng: Rng = random.random,
         sleeper: Sleeper | None = None,
     ) -> None:
-        super().__init__(name, clock, wall)
+        super().__init__(name, clock, wall_clock)
         self.max_retries = whole("max_retries", max_retries, least=0)
         self._initial = float(number("initial_delay", initial_delay))
         self._cap = float(number("max_delay", max_delay))
@@ -121,7 +131,9 @@ class RetryPolicy(Pattern):
         self._retry_on, self._retry_rejections = matcher(retry_on), retry_rejections
         self._retry_result = retry_result
         is_default = delay_from is retry_after_of
-        self._delay_from = partial(retry_after_of, wall=wall) if is_default else delay_from
+        self._delay_from = (
+            partial(retry_after_of, wall_clock=wall_clock) if is_default else delay_from
+        )
         self._deadline = optional_span("deadline", deadline)
         self._budget = 10 * whole("budget", budget, least=0)  # in tenths, exact
         self._sleeper = sleeper or Sleeper(sleep, async_sleep)
@@ -140,7 +152,7 @@ class RetryPolicy(Pattern):
                     raise
             else:
                 if type(result) is CoroutineType:
-                    refuse(fn, result)
+                    reject_coroutine(fn, result)
                 if self._retry_result is None and self._tokens >= self._budget:
                     return result  # nothing to judge, nothing to refund
                 delay = self._judge(result, attempt, started)
@@ -156,7 +168,7 @@ class RetryPolicy(Pattern):
         attempt = 0
         while True:
             try:
-                result = await awaited(fn, *args, **kwargs)
+                result = await await_result(fn, *args, **kwargs)
             except Exception as error:
                 delay = self._delay_after(error, attempt, started)
                 if delay is None or not await self._sleeper.sleep_async(delay):
@@ -185,7 +197,7 @@ class RetryPolicy(Pattern):
 
     def status(self) -> RetryStatus:
         """The state now."""
-        last_error = shown(self._last_error)
+        last_error = safe_repr(self._last_error)
         with self._lock:
             return RetryStatus(
                 name=self.name,
@@ -235,13 +247,13 @@ class RetryPolicy(Pattern):
         )
         with self._lock:
             reason = self._obstacle(attempt, late)
-            self._last_error, self._last_retry_at = error, self._wall()
+            self._last_error, self._last_retry_at = error, self._wall_clock()
             if reason is None:
                 self._tokens -= 10
                 self._retries += 1
             else:
                 self._stopped += 1
-        tell, at = self._listeners.tell, self._last_retry_at
+        tell, at = self._listeners.notify, self._last_retry_at
         if reason is None:
             tell(RetryScheduled(self.name, at, attempt + 1, delay, error))
             return delay

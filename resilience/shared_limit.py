@@ -55,7 +55,7 @@ class SharedLimit:
         self._retry_at: int | None = None
         self.state: SharedState = "ok"
 
-    def ask(self, name: str, n: int, timeout: float | None) -> Reservation:
+    def reserve(self, name: str, n: int, timeout: float | None) -> Reservation:
         """Reserve n permits for `name`, waiting at most `timeout` seconds."""
         if self._retry_at is not None and self._clock() < self._retry_at:
             return Reservation(True, 0.0)

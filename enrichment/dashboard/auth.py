@@ -22,9 +22,9 @@ from resilience import RateLimiter
 
 Role = Literal["operator", "viewer"]
 ROLE = "role"
-TRIES_A_MINUTE = 10
+ATTEMPTS_PER_MINUTE = 10
 SIGNED_IN_SECONDS = 12 * 3600
-ANYBODY = "dashboard"
+ANONYMOUS = "dashboard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,16 @@ def openid() -> bool:
 
 
 @st.cache_resource(show_spinner=False)
-def _open_to_anybody() -> bool:
+def _is_open() -> bool:
     """Decided once, so that secrets which can't be read any more do not open what was closed."""
     closed = bool(passwords()) or openid()
     return not closed and is_loopback(Settings.load().enrichment_dashboard_host)
 
 
 @st.cache_resource(show_spinner=False)
-def _tries() -> RateLimiter:
+def _attempts() -> RateLimiter:
     """How often all sessions together may try a password."""
-    return RateLimiter("dashboard_sign_in", TRIES_A_MINUTE, 60, TRIES_A_MINUTE)
+    return RateLimiter("dashboard_sign_in", ATTEMPTS_PER_MINUTE, 60, ATTEMPTS_PER_MINUTE)
 
 
 def role_of(given: str, known: Mapping[Role, str]) -> Role | None:
@@ -81,7 +81,9 @@ def role_of(given: str, known: Mapping[Role, str]) -> Role | None:
     return fits[0] if fits else None
 
 
-def identified(claims: Mapping[str, Any], allowed: Collection[str], now: float) -> Person | None:
+def person_from_claims(
+    claims: Mapping[str, Any], allowed: Collection[str], now: float
+) -> Person | None:
     """The person that a provider vouches for; None once the sign-in is 12 hours old.
 
     claims: of the identity token. An address that the provider has not verified makes no operator.
@@ -96,18 +98,18 @@ def identified(claims: Mapping[str, Any], allowed: Collection[str], now: float) 
 
 def person() -> Person | None:
     """Who this session is; None before signing in."""
-    if openid() and (found := identified(st.user.to_dict(), operators(), time.time())):
+    if openid() and (found := person_from_claims(st.user.to_dict(), operators(), time.time())):
         return found
     role: Role | None = st.session_state.get(ROLE)
     if passwords() and role is not None:
-        return Person(f"{ANYBODY}:{role}", role)
-    return Person(ANYBODY, "operator") if _open_to_anybody() else None
+        return Person(f"{ANONYMOUS}:{role}", role)
+    return Person(ANONYMOUS, "operator") if _is_open() else None
 
 
 def actor() -> str:
     """The name that this session's actions are recorded by."""
     found = person()
-    return ANYBODY if found is None else found.name
+    return ANONYMOUS if found is None else found.name
 
 
 def require_operator() -> None:
@@ -117,24 +119,24 @@ def require_operator() -> None:
         raise NotAllowed("this session may look, not change anything: sign in as an operator")
 
 
-def account() -> None:
+def account_menu() -> None:
     """Who is signed in, and the way out; nothing where nobody has to."""
     found = person()
-    if found is None or found.name == ANYBODY:
+    if found is None or found.name == ANONYMOUS:
         return
-    name = found.name.removeprefix(f"{ANYBODY}:")
+    name = found.name.removeprefix(f"{ANONYMOUS}:")
     with st.popover(name, icon=":material/account_circle:"):
         st.markdown("May look and act" if found.role == "operator" else "May look, not act")
         st.button("Sign out", icon=":material/logout:", on_click=_sign_out)
 
 
-def gate() -> None:
+def require_sign_in() -> None:
     """Ask who it is, where that matters, before anything is shown."""
     if person() is not None:
         return
     st.title("Market enrichment")
     if openid():
-        _offer_providers()
+        _openid_buttons()
     if passwords():
         with st.form("sign-in"):
             given = st.text_input("Password", type="password", key="password")
@@ -143,7 +145,7 @@ def gate() -> None:
     st.stop()
 
 
-def _offer_providers() -> None:
+def _openid_buttons() -> None:
     """A button for each provider: named ones have a section of their own within [auth]."""
     named = [name for name, value in st.secrets["auth"].items() if isinstance(value, Mapping)]
     for name in [n for n in named if n != "client_kwargs"] or [None]:
@@ -152,7 +154,7 @@ def _offer_providers() -> None:
 
 
 def _sign_in(given: str) -> None:
-    if not _tries().allow_request():
+    if not _attempts().allow_request():
         st.error("Too many tries: wait a minute.", icon=":material/hourglass:")
         return
     found = role_of(given, passwords())

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment.dashboard.components import ago, moment, number, percent, seconds
-from enrichment.dashboard.data.overview import Briefing
+from enrichment.dashboard.components import ago, decimal, moment, percent, seconds
+from enrichment.dashboard.data.overview import OverviewData
 from enrichment.services import health
 from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
 
@@ -24,7 +24,7 @@ class Card:
     trend: Sequence[float] = ()
 
 
-def now_cards(data: Briefing) -> list[Card]:
+def now_cards(data: OverviewData) -> list[Card]:
     """How things stand at this moment."""
     overview = data.overview
     at, job = overview.timestamp, overview.last_job
@@ -38,9 +38,9 @@ def now_cards(data: Briefing) -> list[Card]:
     ]
 
 
-def trend_cards(data: Briefing) -> list[Card]:
+def trend_cards(data: OverviewData) -> list[Card]:
     """What should reach a target, and how it came to be."""
-    standing, days = data.standing, data.quality_days
+    standing, days = data.status_counts, data.quality_days
     done = [job for job in reversed(data.history.jobs) if job.completed_at is not None]
     rates = [_rate(job) for job in done if job.successful + job.failed]
     took = [job.duration_seconds for job in done if job.duration_seconds is not None]
@@ -56,7 +56,7 @@ def trend_cards(data: Briefing) -> list[Card]:
         Card("Duration, p95", seconds(p95), f"of {len(took)} jobs; target: below 30 min", took),
         Card(
             "Mean quality",
-            number(data.overview.metrics.data_quality.avg_quality_score, 3),
+            decimal(data.overview.metrics.data_quality.avg_quality_score, 3),
             "target: above 0.90",
             [day.score for day in days],
         ),

@@ -22,18 +22,18 @@ from enrichment.domain.errors import EnrichmentError
 
 REFRESH_SECONDS = 2
 ROW_PIXELS = 35
-MOST_PIXELS = 560
+MAX_TABLE_PIXELS = 560
 GOOD, DOUBTFUL, BAD, NEUTRAL = "#2f9e6e", "#c9851b", "#d64550", "#7c8799"
 COLOURS = {
     **dict.fromkeys(("healthy", "running", "completed", "ok", "closed"), GOOD),
     **dict.fromkeys(("warning", "stale", "pending", "half open", "partial", "retry"), DOUBTFUL),
     **dict.fromkeys(("error", "failed", "firing", "lost", "open", "forced open"), BAD),
 }
-MOST_COLOURED = 150  # rows: styling more takes longer than reading them
-COLOURED = ["status", "state", "breaker"]
+MAX_COLOURED_ROWS = 150  # rows: styling more takes longer than reading them
+COLOURED_COLUMNS = ["status", "state", "breaker"]
 
 
-def act(what: Callable[[], object], done: str) -> None:
+def run_command(what: Callable[[], object], done: str) -> None:
     """Run a command from a button's callback and say what came of it."""
     try:
         what()
@@ -43,7 +43,7 @@ def act(what: Callable[[], object], done: str) -> None:
     st.cache_data.clear()
 
 
-def calmly(part: Callable[[], object]) -> None:
+def guarded(part: Callable[[], object]) -> None:
     """Show a part of a page, or that the database is away, never a trace."""
     try:
         part()
@@ -55,18 +55,18 @@ def calmly(part: Callable[[], object]) -> None:
         )
 
 
-def live(part: Callable[[], object]) -> None:
+def auto_refresh(part: Callable[[], object]) -> None:
     """Show a part that moves by itself."""
-    st.fragment(lambda: calmly(part), run_every=REFRESH_SECONDS)()
+    st.fragment(lambda: guarded(part), run_every=REFRESH_SECONDS)()
 
 
-def steady(part: Callable[[], object], of: Callable[[], object]) -> None:
+def refresh_on_change(part: Callable[[], object], of: Callable[[], object]) -> None:
     """Show a part that people type into: it stands still until what it is made of changes.
 
     of: what the part is made of, to be compared; its reading is shared.
     """
     drawn = _reading(of)
-    calmly(part)
+    guarded(part)
 
     def watch() -> None:
         if _reading(of) != drawn:
@@ -82,11 +82,11 @@ def _reading(of: Callable[[], object]) -> object:
         return None
 
 
-def as_of(at: datetime) -> None:
+def refreshed_at(at: datetime) -> None:
     """Of when the figures are, and whether they stand still: the database is away, or nobody is
     at work.
     """
-    if cache.kept():
+    if cache.is_last_good():
         _stale(at, "the database does not answer, these are the last figures it gave")
     elif (silent := silent_since()) is not None:
         _stale(at, f"no worker has reported since {moment(silent)}")
@@ -102,7 +102,7 @@ def _stale(at: datetime, why: str) -> None:
     st.badge(f"stale · {_of(at)} · {why}", icon=":material/history_toggle_off:", color="orange")
 
 
-def nothing(what: str) -> None:
+def empty_state(what: str) -> None:
     """What stands where there is nothing to show yet."""
     st.info(what, icon=":material/info:")
 
@@ -112,7 +112,7 @@ def table(
     columns: dict[str, Any] | None = None,
     *,
     key: str,
-    picked: Callable[[int], object] | None = None,
+    on_pick: Callable[[int], object] | None = None,
 ) -> None:
     """Rows as a table that can be sorted, searched and downloaded as CSV.
 
@@ -134,11 +134,11 @@ def table(
     st.dataframe(
         _coloured(frame),
         hide_index=True,
-        height=min(ROW_PIXELS * (len(frame) + 1) + 3, MOST_PIXELS),
+        height=min(ROW_PIXELS * (len(frame) + 1) + 3, MAX_TABLE_PIXELS),
         column_config={**moments, **fractions, **(columns or {})},
         placeholder="–",
         key=key,
-        on_select="ignore" if picked is None else partial(_pick, key, picked),
+        on_select="ignore" if on_pick is None else partial(_pick, key, on_pick),
         selection_mode="single-row",
     )
 
@@ -150,13 +150,13 @@ def _pick(key: str, picked: Callable[[int], object]) -> None:
 
 def _coloured(frame: pd.DataFrame) -> Any:
     """The frame with the words of its states in their colour."""
-    columns = frame.columns.intersection(COLOURED)
-    if columns.empty or not 0 < len(frame) <= MOST_COLOURED:
+    columns = frame.columns.intersection(COLOURED_COLUMNS)
+    if columns.empty or not 0 < len(frame) <= MAX_COLOURED_ROWS:
         return frame
     return frame.style.map(lambda word: f"color: {COLOURS.get(word, NEUTRAL)}", subset=columns)
 
 
-def pages(names: int, size: int, what: str, *, key: str) -> int:
+def paginator(names: int, size: int, what: str, *, key: str) -> int:
     """The number of the page to show, the first being 0; says which of how many `what` it has."""
     count = max(1, -(-names // size))
     if count == 1:
@@ -169,14 +169,14 @@ def pages(names: int, size: int, what: str, *, key: str) -> int:
     return chosen
 
 
-def shown(key: str, step: int) -> int:
+def rows_shown(key: str, step: int) -> int:
     """How many rows of a list are wanted so far, newest first."""
     return int(st.session_state.get(key, step))
 
 
-def older(key: str, step: int, rows: int) -> None:
+def load_more(key: str, step: int, rows: int) -> None:
     """The way to the rows before these, if there may be any."""
-    wanted = shown(key, step)
+    wanted = rows_shown(key, step)
 
     def ask() -> None:
         st.session_state[key] = wanted + step
@@ -187,7 +187,7 @@ def older(key: str, step: int, rows: int) -> None:
             st.button("Show older", icon=":material/history:", key=f"{key}-more", on_click=ask)
 
 
-def reason_of(key: str) -> str:
+def reason_given(key: str) -> str:
     """What was typed into the reason field of this key."""
     return str(st.session_state.get(key, "")).strip()
 
@@ -204,14 +204,14 @@ def with_reason(
     """A button behind a question, which acts only once a reason is given; the audit keeps it."""
 
     def answered() -> None:
-        do(reason_of(f"{key}-reason"))
+        do(reason_given(f"{key}-reason"))
         st.session_state[f"{key}-asked"] = False
         st.session_state[f"{key}-reason"] = ""
 
     with st.popover(label, icon=icon, disabled=disabled, key=f"{key}-asked", on_change="rerun"):
         st.markdown(question)
         st.text_input("Reason, kept in the audit", key=f"{key}-reason", max_chars=500)
-        given = reason_of(f"{key}-reason")
+        given = reason_given(f"{key}-reason")
         st.button(
             f"{label}: yes",
             key=f"{key}-yes",
@@ -230,5 +230,5 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} s"
 
 
-def number(value: float | None, digits: int) -> str:
+def decimal(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"

@@ -13,7 +13,7 @@ import streamlit as st
 from enrichment.config import Settings
 from enrichment.dashboard.auth import actor as actor
 from enrichment.dashboard.auth import require_operator
-from enrichment.dashboard.data.cache import shared
+from enrichment.dashboard.data.cache import cached_read
 from enrichment.domain.model import AssetClass
 from enrichment.services.commands import Commands
 from enrichment.warehouse import reader_role
@@ -62,7 +62,7 @@ def commands() -> Commands:
     return services().writing
 
 
-@shared
+@cached_read
 def silent_since() -> datetime | None:
     """The newest sign of life where no worker is alive; None where one is, or none ever was."""
     return services().reader.silent_since()

@@ -85,7 +85,7 @@ class Sample:
 
 def work(settings: Settings) -> None:
     """The worker's process."""
-    with open_worker_process(settings, protection=BRIEF, pace=QUICK) as process:
+    with open_worker_process(settings, protection=BRIEF, timing=QUICK) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.stop())
         process.run()
 

@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.crash.worker_program import Orders, run
+from tests.crash.worker_program import WorkerOptions, run
 from tests.helpers import waiting
 
 NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
@@ -158,7 +158,7 @@ class CrashHarness:
         log = self.folder / f"{name}-{next(_numbers)}.log"
         url = self.db.url.render_as_string(hide_password=False)
         rhythm = {"lease": LEASE, "heartbeat": HEARTBEAT}
-        given = Orders(name, url, self.vendor, self.now, log, **{**rhythm, **orders})
+        given = WorkerOptions(name, url, self.vendor, self.now, log, **{**rhythm, **orders})
         process = _processes.Process(target=run, args=(given, there), daemon=True)
         process.start()
         there.close()

@@ -49,7 +49,7 @@ STEPS = ("claimed", "fetched", "written", "before_commit", "after_commit", "clos
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerOptions:
     """What to work on, and where to stop: at `step` of the `item`-th item (from 1) that gets there.
 
     claimed: the item is this worker's. fetched: its last timeframe has come from the vendor.
@@ -70,10 +70,10 @@ class Orders:
     idle: float = 30.0
 
 
-class Stop:
+class StopPoint:
     """Holds the thread that reaches the point, once; tells the test through the pipe."""
 
-    def __init__(self, orders: Orders, pipe: Pipe) -> None:
+    def __init__(self, orders: WorkerOptions, pipe: Pipe) -> None:
         self._orders, self._pipe = orders, pipe
         self._lock = threading.Lock()
         self._reached = 0
@@ -128,7 +128,7 @@ class Stop:
 class StoppingSource:
     """Counts an item as fetched with its last timeframe, the longest."""
 
-    def __init__(self, inner: BarSource, stop: Stop) -> None:
+    def __init__(self, inner: BarSource, stop: StopPoint) -> None:
         self._inner, self._stop = inner, stop
         self.last: dict[str, Timeframe] = {}
 
@@ -155,7 +155,7 @@ class StoppingSource:
 
 
 class StoppingWarehouse(Warehouse):
-    def __init__(self, db: Database, stop: Stop) -> None:
+    def __init__(self, db: Database, stop: StopPoint) -> None:
         super().__init__(db)
         self._stop = stop
 
@@ -167,7 +167,7 @@ class StoppingWarehouse(Warehouse):
 class StoppingQueue:
     """Stops right after a claim, when the worker does not know yet what it owns."""
 
-    def __init__(self, inner: JobQueue, stop: Stop, source: StoppingSource) -> None:
+    def __init__(self, inner: JobQueue, stop: StopPoint, source: StoppingSource) -> None:
         self._inner, self._stop, self._source = inner, stop, source
 
     def claim(self, worker_id: str, limit: int) -> list[Task]:
@@ -196,10 +196,10 @@ class StoppingQueue:
         return self._inner.reclaim_expired(max_retries)
 
 
-def run(orders: Orders, pipe: Pipe) -> None:
+def run(orders: WorkerOptions, pipe: Pipe) -> None:
     """The process: work until SIGTERM."""
     logging.basicConfig(filename=orders.log, level=logging.INFO, force=True)
-    stop = Stop(orders, pipe)
+    stop = StopPoint(orders, pipe)
     db = Database(orders.url, pool_size=orders.threads + 2, idle_seconds=orders.idle)
     heart = Database(orders.url, pool_size=1, idle_seconds=orders.idle)
     stop.watch(db.engine)

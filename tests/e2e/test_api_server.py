@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.helpers.server_process import Served, serving
+from tests.helpers.server_process import ServerProcess, serving
 from tests.helpers.waiting import until
 from tests.integration.api_client import ROOT, tracking
 
 
-def ask(api: Served, path: str, method: str = "GET") -> tuple[int, Any]:
+def ask(api: ServerProcess, path: str, method: str = "GET") -> tuple[int, Any]:
     request = urllib.request.Request(f"{api.url}{path}", method=method)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:

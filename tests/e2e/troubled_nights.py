@@ -163,7 +163,7 @@ def _restated(ticker: str, day: datetime, factor: float) -> Fault:
 @contextmanager
 def _working(settings: Settings) -> Iterator[None]:
     with (
-        open_worker_process(settings, protection=BRIEF, pace=QUICK) as process,
+        open_worker_process(settings, protection=BRIEF, timing=QUICK) as process,
         in_thread(process),
     ):
         yield

@@ -19,7 +19,7 @@ HEALTH = {"api": "/livez", "dashboard": "/_stcore/health"}
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerProcess:
     """A running part: its address and its process."""
 
     url: str
@@ -33,7 +33,7 @@ class Served:
 @contextmanager
 def serving(
     database: str, folder: Path, *, part: str = "api", **environment: str
-) -> Iterator[Served]:
+) -> Iterator[ServerProcess]:
     """`enrichment PART` on this database, answering; its output goes to `folder`/PART.log."""
     port = free_ports()[part]
     log = folder / f"{part}.log"
@@ -53,7 +53,7 @@ def serving(
             text=True,
         )
         try:
-            served = Served(f"http://127.0.0.1:{port}", process)
+            served = ServerProcess(f"http://127.0.0.1:{port}", process)
             until(
                 lambda: _answers(served, HEALTH[part]), lambda: f"it answers: {log.read_text()}", 30
             )
@@ -63,7 +63,7 @@ def serving(
             process.wait(30)
 
 
-def _answers(served: Served, path: str) -> bool:
+def _answers(served: ServerProcess, path: str) -> bool:
     assert served.process.poll() is None, "it has ended"
     try:
         with urllib.request.urlopen(f"{served.url}{path}", timeout=5):

@@ -21,23 +21,23 @@ class Received:
 
 
 @dataclass
-class Receiver:
+class WebhookReceiver:
     """refusals: statuses to answer before it takes anything; asked: how often it was asked."""
 
     refusals: list[int] = field(default_factory=list)
     asked: int = 0
-    taken: list[Received] = field(default_factory=list)
+    delivered: list[Received] = field(default_factory=list)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def states(self) -> list[tuple[str, str]]:
-        return [(r.body["rule"], r.body["state"]) for r in self.taken]
+        return [(r.body["rule"], r.body["state"]) for r in self.delivered]
 
 
 @contextmanager
-def receiving(*refusals: int) -> Iterator[Receiver]:
+def webhook_receiver(*refusals: int) -> Iterator[WebhookReceiver]:
     """A receiver that runs for as long as the block."""
-    receiver = Receiver(list(refusals))
+    receiver = WebhookReceiver(list(refusals))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -47,7 +47,7 @@ def receiving(*refusals: int) -> Iterator[Receiver]:
                 status = receiver.refusals.pop(0) if receiver.refusals else 202
                 if status == 202:
                     key = self.headers["Idempotency-Key"]
-                    receiver.taken.append(Received(self.path, key, json.loads(content)))
+                    receiver.delivered.append(Received(self.path, key, json.loads(content)))
             self.send_response(status)
             self.send_header("Content-Length", "2")
             self.end_headers()

@@ -28,7 +28,7 @@ JSON = st.recursive(
 )
 
 
-class Wire(BaseAdapter):
+class FakeTransport(BaseAdapter):
     """Answers with the given bodies in turn."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Wire(BaseAdapter):
 
 
 @contextmanager
-def vendor(wire: Wire) -> Iterator[HttpClient]:
+def vendor(wire: FakeTransport) -> Iterator[HttpClient]:
     """A client whose vendor is the wire."""
     session = requests.Session()
     session.mount("https://", wire)

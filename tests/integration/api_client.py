@@ -8,7 +8,7 @@ from typing import Any
 from flask.testing import FlaskClient
 
 from api import create_app
-from api.protection import Clients
+from api.protection import ClientRates
 from enrichment.domain.model import Failure, RowCounts
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
@@ -21,7 +21,7 @@ DATA = "/api/v1/data"
 
 
 def client_of(
-    db: Database, *, token: str | None = None, clients: Clients | None = None
+    db: Database, *, token: str | None = None, clients: ClientRates | None = None
 ) -> FlaskClient:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     app = create_app(reader, Commands(db), ready=db.ping, token=token, clients=clients)

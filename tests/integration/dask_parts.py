@@ -87,7 +87,7 @@ def working(
     settings: Settings, *, pace: WorkerTiming = PACE, protection: VendorProtection | None = None
 ) -> Iterator[WorkerProcess]:
     with (
-        open_worker_process(settings, pace=pace, protection=protection) as process,
+        open_worker_process(settings, timing=pace, protection=protection) as process,
         in_thread(process),
     ):
         yield process
@@ -95,7 +95,7 @@ def working(
 
 def work_until_killed(settings: Settings) -> None:
     """A worker as a process of its own."""
-    with open_worker_process(settings, pace=PACE) as process:
+    with open_worker_process(settings, timing=PACE) as process:
         process.run()
 
 

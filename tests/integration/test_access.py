@@ -11,7 +11,13 @@ from streamlit.testing.v1 import AppTest
 
 from enrichment.config import Settings
 from enrichment.dashboard import server
-from enrichment.dashboard.auth import SIGNED_IN_SECONDS, TRIES_A_MINUTE, Person, identified, role_of
+from enrichment.dashboard.auth import (
+    ATTEMPTS_PER_MINUTE,
+    SIGNED_IN_SECONDS,
+    Person,
+    person_from_claims,
+    role_of,
+)
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -76,7 +82,7 @@ def test_an_operator_acts_until_signing_out(app: AppTest, db: Database) -> None:
 
 
 def test_guessing_is_limited(app: AppTest) -> None:
-    for _ in range(TRIES_A_MINUTE):
+    for _ in range(ATTEMPTS_PER_MINUTE):
         sign_in(app, "guess")
     sign_in(app, "helm")
     assert "Too many tries" in app.error[0].value
@@ -114,7 +120,7 @@ ADA: dict[str, Any] = {
     ],
 )
 def test_a_provider_vouches_for_a_person(claims: dict[str, Any], expected: Person | None) -> None:
-    assert identified(ADA | claims, {"ada@example.com"}, NOW) == expected
+    assert person_from_claims(ADA | claims, {"ada@example.com"}, NOW) == expected
 
 
 def test_operators_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

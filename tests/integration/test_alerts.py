@@ -29,7 +29,7 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
 from tests.helpers.waiting import until
-from tests.helpers.webhook_receiver import Receiver, receiving
+from tests.helpers.webhook_receiver import WebhookReceiver, webhook_receiver
 
 SCHEDULER = DEFAULT_RULES[0]
 IMPATIENT = VendorProtection(
@@ -40,7 +40,7 @@ IMPATIENT = VendorProtection(
 @contextmanager
 def service_of(
     db: Database,
-    receiver: Receiver | None = None,
+    receiver: WebhookReceiver | None = None,
     *,
     rules: tuple[Rule, ...] = (replace(SCHEDULER, keep_firing_for=timedelta(0)),),
     interval: float = 0.0,
@@ -112,7 +112,7 @@ def events(db: Database) -> list[AlertEvent]:
 def test_every_change_of_state_arrives_exactly_once_though_the_receiver_fails(
     db: Database,
 ) -> None:
-    with receiving(500, 503, 429, 500, 500) as receiver, service_of(db, receiver) as service:
+    with webhook_receiver(500, 503, 429, 500, 500) as receiver, service_of(db, receiver) as service:
         for running in (False, False, True, True, False):
             scheduler_runs(db, running)
             assert service.evaluate()
@@ -124,8 +124,8 @@ def test_every_change_of_state_arrives_exactly_once_though_the_receiver_fails(
             ("SchedulerNotRunning", "firing"),
         ]
         assert receiver.asked == 5 + 3
-        assert [r.key for r in receiver.taken] == [str(e.event_id) for e in events(db)[::-1]]
-        assert receiver.taken[0].body | {"event_id": "", "episode": "", "at": ""} == {
+        assert [r.key for r in receiver.delivered] == [str(e.event_id) for e in events(db)[::-1]]
+        assert receiver.delivered[0].body | {"event_id": "", "episode": "", "at": ""} == {
             "event_id": "",
             "episode": "",
             "at": "",
@@ -141,7 +141,7 @@ def test_every_change_of_state_arrives_exactly_once_though_the_receiver_fails(
 
 
 def test_a_refusal_for_good_is_tried_again_too_and_shows_no_secret(db: Database) -> None:
-    with receiving(401, 404) as receiver, service_of(db, receiver) as service:
+    with webhook_receiver(401, 404) as receiver, service_of(db, receiver) as service:
         service.evaluate()
         service.deliver()
         (event,) = events(db)
@@ -270,7 +270,7 @@ def test_a_dead_worker_is_noticed_by_the_one_who_watches(db: Database) -> None:
 
 
 def test_flapping_is_told_once(db: Database) -> None:
-    with receiving() as receiver, service_of(db, receiver, rules=(SCHEDULER,)) as service:
+    with webhook_receiver() as receiver, service_of(db, receiver, rules=(SCHEDULER,)) as service:
         for running in (False, True, False, True, False, True):
             scheduler_runs(db, running)
             service.evaluate()
@@ -285,7 +285,7 @@ def test_flapping_is_told_once(db: Database) -> None:
 
 def test_a_silence_tells_nobody_and_its_end_tells_what_still_fires(db: Database) -> None:
     commands = Commands(db)
-    with receiving() as receiver, service_of(db, receiver) as service:
+    with webhook_receiver() as receiver, service_of(db, receiver) as service:
         commands.silence(
             "SchedulerNotRunning", length=timedelta(hours=2), actor="ops", reason="new machine"
         )
@@ -315,7 +315,7 @@ def test_a_silence_tells_nobody_and_its_end_tells_what_still_fires(db: Database)
 
 def test_what_came_and_went_in_silence_is_history_only(db: Database) -> None:
     commands = Commands(db)
-    with receiving() as receiver, service_of(db, receiver) as service:
+    with webhook_receiver() as receiver, service_of(db, receiver) as service:
         commands.pause(actor="ops", reason="maintenance")
         scheduler_runs(db, False)
         service.evaluate()
@@ -328,7 +328,7 @@ def test_what_came_and_went_in_silence_is_history_only(db: Database) -> None:
 
 
 def test_what_was_told_is_told_to_be_over_even_in_silence(db: Database) -> None:
-    with receiving() as receiver, service_of(db, receiver) as service:
+    with webhook_receiver() as receiver, service_of(db, receiver) as service:
         service.evaluate()
         Commands(db).silence("SchedulerNotRunning", length=timedelta(hours=1), actor="ops")
         scheduler_runs(db, True)
@@ -348,7 +348,7 @@ def test_silences_are_for_known_rules_and_limited_times(db: Database) -> None:
 
 
 def test_pagerduty_and_slack_get_their_own_forms(db: Database) -> None:
-    with receiving() as receiver:
+    with webhook_receiver() as receiver:
         options = {
             "alert_webhook_format": "slack",
             "pagerduty_routing_key": "R0",
@@ -359,8 +359,8 @@ def test_pagerduty_and_slack_get_their_own_forms(db: Database) -> None:
             scheduler_runs(db, True)
             service.evaluate()
             assert service.deliver() == 4
-        pager = [r.body for r in receiver.taken if r.path == "/v2/enqueue"]
-        slack = [r.body for r in receiver.taken if r.path == "/hook?secret=1"]
+        pager = [r.body for r in receiver.delivered if r.path == "/v2/enqueue"]
+        slack = [r.body for r in receiver.delivered if r.path == "/hook?secret=1"]
     assert [event["event_action"] for event in pager] == ["trigger", "resolve"]
     assert {event["routing_key"] for event in pager} == {"R0"}
     assert len({event["dedup_key"] for event in pager}) == 1
@@ -371,7 +371,7 @@ def test_pagerduty_and_slack_get_their_own_forms(db: Database) -> None:
 
 
 def test_an_alert_whose_rule_is_gone_is_resolved(db: Database) -> None:
-    with receiving() as receiver:
+    with webhook_receiver() as receiver:
         with service_of(db, receiver) as service:
             service.evaluate()
         with service_of(db, receiver, rules=()) as service:
@@ -401,10 +401,10 @@ def test_every_figure_has_a_value_or_is_unknown_on_an_empty_installation(db: Dat
 
 
 def test_the_thread_evaluates_and_delivers_by_itself(db: Database) -> None:
-    with receiving() as receiver, service_of(db, receiver) as service:
+    with webhook_receiver() as receiver, service_of(db, receiver) as service:
         service.start()
         try:
-            until(lambda: receiver.taken, "the receiver has taken it")
+            until(lambda: receiver.delivered, "the receiver has taken it")
         finally:
             service.stop()
         assert receiver.states()[0] == ("SchedulerNotRunning", "firing")

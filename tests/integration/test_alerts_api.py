@@ -17,7 +17,7 @@ from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import alerts as alerting
-from tests.helpers.webhook_receiver import receiving
+from tests.helpers.webhook_receiver import webhook_receiver
 from tests.integration.api_client import body, client_of
 
 ROOT = "/api/v1/enrichment/alerts"
@@ -147,7 +147,7 @@ def test_the_test_goes_through_every_channel(db: Database, tmp_path: Path) -> No
     none = run(db, tmp_path, "test")
     assert isinstance(none.exception, ConfigurationError)
     assert "ALERT_WEBHOOK_URL" in str(none.exception)
-    with receiving() as receiver:
+    with webhook_receiver() as receiver:
         channels = {
             "ALERT_WEBHOOK_URL": f"{receiver.url}/hook",
             "PAGERDUTY_ROUTING_KEY": "R0",
@@ -156,8 +156,8 @@ def test_the_test_goes_through_every_channel(db: Database, tmp_path: Path) -> No
         done = run(db, tmp_path, "test", **channels)
         assert done.exit_code == 0, done.output
         assert "webhook took it" in done.output
-        paths = [r.path for r in receiver.taken]
+        paths = [r.path for r in receiver.delivered]
         assert paths == ["/hook", "/hook", "/v2/enqueue", "/v2/enqueue"]
-    with receiving(403) as receiver:
+    with webhook_receiver(403) as receiver:
         done = run(db, tmp_path, "test", ALERT_WEBHOOK_URL=receiver.url)
         assert done.exit_code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
-from api.protection import Clients
+from api.protection import ClientRates
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from resilience import RateLimiter
@@ -99,7 +99,7 @@ def limited(db: Database, per_minute: int) -> tuple[FlaskClient, list[int]]:
     def limiter(name: str, rate: int, interval: float, burst: int) -> RateLimiter:
         return RateLimiter(name, rate, interval, burst, clock=lambda: now[0])
 
-    return client_of(db, clients=Clients(per_minute, limiter)), now
+    return client_of(db, clients=ClientRates(per_minute, limiter)), now
 
 
 def test_each_client_has_a_rate_of_its_own(db: Database) -> None:
@@ -118,12 +118,12 @@ def test_each_client_has_a_rate_of_its_own(db: Database) -> None:
 
 
 def test_the_least_recent_clients_are_forgotten(db: Database) -> None:
-    clients = Clients(1)
-    assert clients.may_ask("first")
-    assert not clients.may_ask("first")
+    clients = ClientRates(1)
+    assert clients.allow("first")
+    assert not clients.allow("first")
     for number in range(5000):
-        clients.may_ask(str(number))
-    assert clients.may_ask("first")
+        clients.allow(str(number))
+    assert clients.allow("first")
 
 
 @pytest.mark.parametrize("path", ["/livez", f"{ROOT}/history", "/nowhere", f"{ROOT}/history?a=b"])

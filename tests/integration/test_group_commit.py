@@ -32,7 +32,7 @@ class Slow(Warehouse):
         self.began, self.may_go = threading.Event(), threading.Event()
         self.batches: list[list[str]] = []
 
-    def store(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
+    def store_batch(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
         self.batches.append([finished.task.symbol for finished in batch])
         self.began.set()
         assert self.may_go.wait(20)

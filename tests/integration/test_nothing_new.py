@@ -46,11 +46,11 @@ class Watched(Warehouse):
         self.written: list[tuple[str, SeriesUpdate]] = []
         self.tails: list[str] = []
 
-    def store(self, batch: Sequence[FinishedItem]) -> list[object]:  # type: ignore[override]
+    def store_batch(self, batch: Sequence[FinishedItem]) -> list[object]:  # type: ignore[override]
         self.written += [(done.task.symbol, series) for done in batch for series in done.series]
         return list(super().store_batch(batch))
 
-    def tail(
+    def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
     ) -> StoredTail:
         self.tails.append(symbol)
@@ -60,7 +60,7 @@ class Watched(Warehouse):
 class Thorough(Warehouse):
     """Reads no bars ahead, so that every answer is judged."""
 
-    def read(
+    def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
     ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
         return {

@@ -38,10 +38,10 @@ TICK_THROUGH_TWO_YEARS = """
 import json, sys
 from datetime import UTC, datetime, timedelta
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue.nightly_slot import Slots
+from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 
 db = Database(sys.argv[1], pool_size=1)
-slots = Slots(db, hour=1, minute=30, enabled=True)
+slots = NightlySlotStore(db, hour=1, minute=30, enabled=True)
 slot = datetime(2025, 1, 1, 1, 30, tzinfo=UTC)
 opened, offsets = [], set()
 for _ in range(int(sys.argv[2])):
@@ -218,7 +218,7 @@ def test_a_pause_over_an_unbegun_night_leaves_one_run_too(db: Database) -> None:
 
 
 class Alarms:
-    """Slots whose tick and upkeep fail as told, and that count how often each was called."""
+    """NightlySlotStore whose tick and upkeep fail as told, and that count how often each was called."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing

@@ -36,7 +36,7 @@ import os, sys, threading
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
-from enrichment.engine.worker import Pace, Worker
+from enrichment.engine.worker import WorkerTiming, Worker
 
 db = Database(sys.argv[1], pool_size=3)
 registry = WorkerRegistry(db, "doomed")
@@ -48,9 +48,9 @@ def hang(task, report):
     os.write(1, f"{task.symbol}\\n".encode())
     threading.Event().wait()
 
-pace = Pace(poll=0.05, heartbeat=0.2, lease=float(sys.argv[2]))
+timing = WorkerTiming(poll=0.05, heartbeat=0.2, lease=float(sys.argv[2]))
 Worker(
-    hang, queue, registry, heartbeat_queue=queue, threads=2, max_retries=2, pace=pace
+    hang, queue, registry, heartbeat_queue=queue, threads=2, max_retries=2, timing=timing
 ).run()
 """
 

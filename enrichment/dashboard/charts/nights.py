@@ -50,7 +50,7 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
             text=[sign] * int(part.sum()),
             textfont={"color": "white", "size": 13},
             marker={"symbol": "square", "size": SQUARE_PIXELS - 4, "color": colour},
-            customdata=[_told(night) for night in nights[part].itertuples()],
+            customdata=[_tooltip(night) for night in nights[part].itertuples()],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=state != "before",
         )
@@ -61,7 +61,7 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
     return framed(figure, 7 * SQUARE_PIXELS + 90)
 
 
-def _told(night: Any) -> str:
+def _tooltip(night: Any) -> str:
     """A date in words, for whoever hovers over its square."""
     lines = [f"<b>{pd.Timestamp(night.date):%a %d %b %Y}</b>", STATES[night.state][2]]
     if pd.notna(night.successful):

@@ -14,11 +14,11 @@ from enrichment.domain.errors import DatabaseUnavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 CACHED_SECONDS = 2
-MOST_KEPT = 64
+MAX_KEPT = 64
 _KEPT = "database-away"
 
 
-def shared(read: Callable[P, T]) -> Callable[P, T]:
+def cached_read(read: Callable[P, T]) -> Callable[P, T]:
     """`read` for all sessions together. While the database is away, it gives what it gave last;
     DatabaseUnavailable where that is nothing. Its arguments are hashable, its values not changed.
     """
@@ -31,39 +31,39 @@ def shared(read: Callable[P, T]) -> Callable[P, T]:
         try:
             found = cached(*args, **kwargs)
         except DatabaseUnavailable:
-            if key not in _last():
+            if key not in _last_good():
                 raise
             st.session_state[_KEPT] = True
-            return cast("T", _last()[key])
+            return cast("T", _last_good()[key])
         st.session_state[_KEPT] = False
-        _keep(key, found)
+        _remember(key, found)
         return found
 
     return reading
 
 
-def drawn(draw: Callable[P, T]) -> Callable[P, T]:
+def cached_figure(draw: Callable[P, T]) -> Callable[P, T]:
     """`draw` for all sessions together, as drawing costs more than reading. What it gives is not to
     be changed. Arguments that begin with _ do not tell calls apart: when the data was read does,
     and the zone of its times.
     """
-    cached = st.cache_resource(ttl=10 * CACHED_SECONDS, max_entries=MOST_KEPT, show_spinner=False)
+    cached = st.cache_resource(ttl=10 * CACHED_SECONDS, max_entries=MAX_KEPT, show_spinner=False)
     return cast("Callable[P, T]", cached(draw))
 
 
-def kept() -> bool:
+def is_last_good() -> bool:
     """Whether what was read last is what was kept."""
     return bool(st.session_state.get(_KEPT))
 
 
 @st.cache_resource(show_spinner=False)
-def _last() -> OrderedDict[Any, Any]:
+def _last_good() -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-def _keep(key: Any, value: Any) -> None:
-    last = _last()
+def _remember(key: Any, value: Any) -> None:
+    last = _last_good()
     last[key] = value
     last.move_to_end(key)
-    while len(last) > MOST_KEPT:
+    while len(last) > MAX_KEPT:
         last.popitem(last=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from enrichment.dashboard.data.cache import shared
+from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.dto import (
     HistoryPage,
@@ -25,12 +25,12 @@ WORST = 12
 
 
 @dataclass(frozen=True)
-class Briefing:
+class OverviewData:
     """The figures of one moment; `running` is the oldest job at work."""
 
     overview: Overview
     history: HistoryPage
-    standing: StatusCounts
+    status_counts: StatusCounts
     attention: list[SeriesStatus]
     nights: list[Night]
     errors: list[RecentError]
@@ -42,14 +42,14 @@ class Briefing:
     running: Progress | None
 
 
-@shared
-def briefing() -> Briefing:
+@cached_read
+def overview_data() -> OverviewData:
     reader = services().reader
     running = reader.progress_of_open_jobs()
-    return Briefing(
+    return OverviewData(
         overview=reader.overview(),
         history=reader.history(JOBS),
-        standing=reader.morning.status_counts(),
+        status_counts=reader.morning.status_counts(),
         attention=reader.morning.needs_attention(),
         nights=reader.morning.nights(),
         errors=reader.morning.errors(),
@@ -62,7 +62,7 @@ def briefing() -> Briefing:
     )
 
 
-@shared
+@cached_read
 def active_symbols() -> Mapping[str, str]:
     """Active symbol → asset class."""
     return services().reader.morning.symbols()

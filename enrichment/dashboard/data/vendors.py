@@ -9,11 +9,11 @@ from typing import Any
 
 from enrichment.warehouse.read_models.dto import PatternStatus
 
-GRAVITY = ("forced_open", "open", "half_open", "disabled", "closed")
+STATE_SEVERITY = ("forced_open", "open", "half_open", "disabled", "closed")
 
 
 @dataclass(frozen=True, slots=True)
-class Vendor:
+class VendorState:
     """A provider as all workers see it.
 
     breaker: the gravest state; working: workers that have published it lately, the others' figures
@@ -44,25 +44,27 @@ def of_kind(patterns: Sequence[PatternStatus], kind: str) -> list[PatternStatus]
     return [pattern for pattern in patterns if pattern.kind == kind]
 
 
-def vendors(patterns: Sequence[PatternStatus]) -> list[Vendor]:
+def vendors(patterns: Sequence[PatternStatus]) -> list[VendorState]:
     """By name; breakers that protect no vendor are left out."""
     names = {p.name for p in of_kind(patterns, "rate_limiter") if p.name.endswith("_api")}
     return [_vendor(name, [p for p in patterns if p.name == name]) for name in sorted(names)]
 
 
-def _vendor(name: str, patterns: Sequence[PatternStatus]) -> Vendor:
+def _vendor(name: str, patterns: Sequence[PatternStatus]) -> VendorState:
     now = [pattern for pattern in patterns if not pattern.stale]
     breakers = of_kind(now, "circuit_breaker")
     states = [breaker.state for breaker in breakers]
     limits = [limit.status for limit in of_kind(now, "rate_limiter") if limit.status.get("strict")]
     asked = [limit.status for limit in of_kind(patterns, "rate_limiter")]
     bulkheads = [bulkhead.status for bulkhead in of_kind(now, "bulkhead")]
-    return Vendor(
+    return VendorState(
         name=name.removesuffix("_api"),
-        breaker=next((state for state in GRAVITY if state in states), None),
+        breaker=next((state for state in STATE_SEVERITY if state in states), None),
         working=len(breakers),
         failing=max((b.status.get("failure_rate") or 0.0 for b in breakers), default=None),
-        last_error=next((_said(e) for b in breakers if (e := b.status.get("last_error"))), None),
+        last_error=next(
+            (_error_text(e) for b in breakers if (e := b.status.get("last_error"))), None
+        ),
         tokens=min((int(limit["tokens"]) for limit in limits), default=None),
         quota=min((int(limit["burst"]) for limit in limits), default=None),
         requests=_sum(asked, "granted_count"),
@@ -72,7 +74,7 @@ def _vendor(name: str, patterns: Sequence[PatternStatus]) -> Vendor:
     )
 
 
-def _said(error: str) -> str:
+def _error_text(error: str) -> str:
     """An error's own words, of the form in which a breaker keeps it: Class('words')."""
     found = re.fullmatch(r"\w+\((['\"])(.*)\1\)", error)
     return found[2] if found else error

@@ -9,18 +9,18 @@ import streamlit as st
 
 from enrichment.dashboard.charts import timelines
 from enrichment.dashboard.components import (
-    act,
-    as_of,
-    live,
+    auto_refresh,
+    empty_state,
     local,
     moment,
-    nothing,
+    refresh_on_change,
+    refreshed_at,
+    run_command,
     seconds,
-    steady,
     table,
     with_reason,
 )
-from enrichment.dashboard.data.cache import shared
+from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
@@ -32,7 +32,7 @@ OPEN = ("queued", "running")
 KINDS = ("scheduled", "catchup", "manual", "backfill")
 
 
-@shared
+@cached_read
 def fitting(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
     return services().reader.history(SHOWN, kinds=kinds, with_failures=with_failures)
 
@@ -43,7 +43,7 @@ def history() -> HistoryPage:
     return fitting(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
 
 
-@shared
+@cached_read
 def details(
     job_id: UUID,
 ) -> tuple[JobRequest | None, Progress | None, list[ErrorGroup], list[JobItem], list[JobItem]]:
@@ -88,15 +88,15 @@ def overview() -> None:
     if not page.jobs:
         filtered = st.session_state.get("kinds") or st.session_state.get("failed-only")
         none = "No job yet. Trigger one on the overview, or wait for the nightly run."
-        nothing("No job fits these filters." if filtered else none)
-        as_of(page.timestamp)
+        empty_state("No job fits these filters." if filtered else none)
+        refreshed_at(page.timestamp)
         return
     found = frame(page)
     outcomes(found)
-    table(found, key="history", picked=lambda row: pick(found["job_id"].iloc[row]))
+    table(found, key="history", on_pick=lambda row: pick(found["job_id"].iloc[row]))
     if page.next is not None:
         st.caption(f"the newest {SHOWN}; the API has all, page by page")
-    as_of(page.timestamp)
+    refreshed_at(page.timestamp)
 
 
 def outcomes(found: pd.DataFrame) -> None:
@@ -111,7 +111,7 @@ def outcomes(found: pd.DataFrame) -> None:
         st.subheader("Duration, with p50 and p95")
         done = found[found["seconds"].notna()].iloc[::-1]
         if done.empty:
-            nothing("None of these jobs has ended yet.")
+            empty_state("None of these jobs has ended yet.")
             return
         st.plotly_chart(
             timelines.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
@@ -156,7 +156,7 @@ def timeline(ran: list[JobItem]) -> None:
     """Where the time went. ran: the symbols that took longest."""
     now = pd.Timestamp.now(tz="UTC")
     if not ran:
-        nothing("No symbol of this job has begun.")
+        empty_state("No symbol of this job has begun.")
         return
     rows = pd.DataFrame(
         {
@@ -212,14 +212,14 @@ def listed(items: list[JobItem]) -> None:
 
 
 def run_again(job_id: UUID, error_class: str | None) -> None:
-    act(
+    run_command(
         lambda: commands().resume_failed(job_id, actor=actor(), error_class=error_class),
         "Failed symbols are queued again",
     )
 
 
 def cancel(job_id: UUID, reason: str) -> None:
-    act(
+    run_command(
         lambda: commands().cancel(job_id, actor=actor(), reason=reason),
         "Being cancelled: symbols at work end at their next step",
     )
@@ -286,6 +286,6 @@ with st.container(horizontal=True):
         "Kinds", KINDS, key="kinds", placeholder="all kinds", bind="query-params", width=420
     )
     st.toggle("Only with failures", key="failed-only", bind="query-params")
-live(overview)
-steady(chooser, of=offered)
-live(detail)
+auto_refresh(overview)
+refresh_on_change(chooser, of=offered)
+auto_refresh(detail)

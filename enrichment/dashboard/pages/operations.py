@@ -8,19 +8,19 @@ from datetime import datetime, timedelta
 import streamlit as st
 
 from enrichment.dashboard.components import (
-    act,
     ago,
-    as_of,
-    live,
+    auto_refresh,
+    empty_state,
+    load_more,
     moment,
-    nothing,
-    older,
-    shown,
-    steady,
+    refresh_on_change,
+    refreshed_at,
+    rows_shown,
+    run_command,
     table,
     with_reason,
 )
-from enrichment.dashboard.data.cache import shared
+from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport
 from enrichment.warehouse.read_models.audit_log import AuditEntry
@@ -31,23 +31,23 @@ EVENTS = 50
 HOURS = 2
 
 
-@shared
+@cached_read
 def report() -> AlertReport:
     return services().reader.alerts.report()
 
 
-@shared
+@cached_read
 def engine() -> tuple[list[WorkerStatus], list[SlotStatus]]:
     reader = services().reader
     return reader.workers(), reader.slots()
 
 
-@shared
+@cached_read
 def fired(limit: int) -> list[AlertEvent]:
     return services().reader.alerts.history(limit)
 
 
-@shared
+@cached_read
 def done(limit: int) -> list[AuditEntry]:
     return services().reader.journal.actions(limit)
 
@@ -55,9 +55,9 @@ def done(limit: int) -> list[AuditEntry]:
 def warnings() -> None:
     """What fires, and what did."""
     found = report()
-    as_of(found.timestamp)
+    refreshed_at(found.timestamp)
     alerts(found)
-    changes(fired(shown("fired", EVENTS)))
+    changes(fired(rows_shown("fired", EVENTS)))
 
 
 def page() -> None:
@@ -65,13 +65,13 @@ def page() -> None:
     working, taken = engine()
     workers(working, report().timestamp)
     slots(taken)
-    audit(done(shown("done", ACTIONS)))
+    audit(done(rows_shown("done", ACTIONS)))
 
 
 def alerts(found: AlertReport) -> None:
     st.subheader("Alerts")
     if found.evaluated_at is None:
-        nothing("The rules have not been evaluated yet: a worker does so every minute.")
+        empty_state("The rules have not been evaluated yet: a worker does so every minute.")
         return
     firing = [alert for alert in found.alerts if alert.state == "firing"]
     for alert in firing:
@@ -114,13 +114,13 @@ def changes(events: Sequence[AlertEvent]) -> None:
             for event in events
         ]
         table(rows, key="events")
-        older("fired", EVENTS, len(rows))
+        load_more("fired", EVENTS, len(rows))
 
 
 def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
     st.subheader("Workers")
     if not found:
-        nothing("No worker has run within the last day. Start one with `enrichment worker`.")
+        empty_state("No worker has run within the last day. Start one with `enrichment worker`.")
         return
     rows = [
         {
@@ -142,7 +142,7 @@ def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
 def slots(found: Sequence[SlotStatus]) -> None:
     st.subheader("Nightly slots")
     if not found:
-        nothing("No nightly run has begun yet.")
+        empty_state("No nightly run has begun yet.")
         return
     rows = [
         {
@@ -162,7 +162,7 @@ def slots(found: Sequence[SlotStatus]) -> None:
 def audit(actions: Sequence[AuditEntry]) -> None:
     st.subheader("Who changed what")
     if not actions:
-        nothing("Nobody has changed anything yet.")
+        empty_state("Nobody has changed anything yet.")
         return
     rows = [
         {
@@ -175,20 +175,20 @@ def audit(actions: Sequence[AuditEntry]) -> None:
         for action in actions
     ]
     table(rows, key="audit")
-    older("done", ACTIONS, len(rows))
+    load_more("done", ACTIONS, len(rows))
 
 
 def silence(reason: str) -> None:
     rule = st.session_state["rule"]
     length = timedelta(hours=st.session_state["hours"])
-    act(
+    run_command(
         lambda: commands().silence(rule, length=length, actor=actor(), reason=reason),
         f"{rule} is silent for {length}",
     )
 
 
 def unsilence(rule: str) -> None:
-    act(lambda: commands().unsilence(rule, actor=actor()), f"{rule} is heard again")
+    run_command(lambda: commands().unsilence(rule, actor=actor()), f"{rule} is heard again")
 
 
 def silenced() -> list[tuple[str, datetime | None]]:
@@ -233,6 +233,6 @@ def _told(event: AlertEvent) -> list[str]:
 
 
 st.title("Operations")
-live(warnings)
-steady(silences, of=silenced)
-live(page)
+auto_refresh(warnings)
+refresh_on_change(silences, of=silenced)
+auto_refresh(page)

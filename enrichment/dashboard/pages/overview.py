@@ -14,17 +14,17 @@ from enrichment.dashboard.charts import prices
 from enrichment.dashboard.charts.nights import calendar, state_of
 from enrichment.dashboard.charts.sparkline import sparkline
 from enrichment.dashboard.components import (
-    act,
     ago,
-    as_of,
-    live,
+    auto_refresh,
+    empty_state,
     moment,
-    nothing,
-    steady,
+    refresh_on_change,
+    refreshed_at,
+    run_command,
     table,
     with_reason,
 )
-from enrichment.dashboard.data.overview import Briefing, active_symbols, briefing
+from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
 from enrichment.dashboard.data.vendors import of_kind
 from enrichment.dashboard.services import actor, commands
 from enrichment.domain.clock import utc_now
@@ -40,21 +40,23 @@ ICONS = {
 
 
 def trigger(reason: str) -> None:
-    act(
+    run_command(
         lambda: commands().trigger(actor=actor(), reason=reason),
         "Triggered: every active symbol is queued",
     )
 
 
 def pause(reason: str) -> None:
-    act(lambda: commands().pause(actor=actor(), reason=reason), "Paused: nothing new starts")
+    run_command(
+        lambda: commands().pause(actor=actor(), reason=reason), "Paused: nothing new starts"
+    )
 
 
 def resume() -> None:
-    act(lambda: commands().resume(actor=actor()), "Resumed")
+    run_command(lambda: commands().resume(actor=actor()), "Resumed")
 
 
-def banner(data: Briefing) -> None:
+def banner(data: OverviewData) -> None:
     judged = health.assess(data.overview, data.pauses, data.patterns, data.workers)
     headline = {
         "healthy": "Healthy: the last run worked and nothing needs you.",
@@ -65,7 +67,7 @@ def banner(data: Briefing) -> None:
     BANNERS[judged.status](text, icon=ICONS[judged.status])
 
 
-def progress(data: Briefing) -> None:
+def progress(data: OverviewData) -> None:
     if data.running is None:
         return
     job = data.running
@@ -77,7 +79,7 @@ def progress(data: Briefing) -> None:
     )
 
 
-def cards(data: Briefing) -> None:
+def cards(data: OverviewData) -> None:
     for row in (now_cards(data), trend_cards(data)):
         for column, card in zip(st.columns(4), row, strict=True):
             with column.container(border=True, height="stretch"):
@@ -87,17 +89,17 @@ def cards(data: Briefing) -> None:
                 st.caption(card.note)
 
 
-def nights(data: Briefing) -> None:
+def nights(data: OverviewData) -> None:
     st.subheader("Did the nights work?")
     frame = pd.DataFrame([asdict(night) for night in data.nights])
     frame["state"] = frame["state"].map(state_of)
     if (frame["state"] == "before").all():
-        nothing("No night yet: the first run comes at the time above, or trigger one.")
+        empty_state("No night yet: the first run comes at the time above, or trigger one.")
         return
     st.plotly_chart(calendar(frame), key="nights")
 
 
-def troubles(data: Briefing) -> None:
+def troubles(data: OverviewData) -> None:
     """Breakers that are not closed, and what symbols failed with lately."""
     st.subheader("What stands in the way")
     breakers = of_kind(data.patterns, "circuit_breaker")
@@ -125,10 +127,10 @@ def troubles(data: Briefing) -> None:
         )
 
 
-def quality(data: Briefing) -> None:
+def quality(data: OverviewData) -> None:
     st.subheader("Lowest quality")
     if not data.worst:
-        nothing("No series has been scored within a week.")
+        empty_state("No series has been scored within a week.")
         return
     frame = pd.DataFrame(
         {
@@ -141,10 +143,10 @@ def quality(data: Briefing) -> None:
     st.plotly_chart(prices.quality_by_series(frame, worst=12), key="quality")
 
 
-def recent_jobs(data: Briefing) -> None:
+def recent_jobs(data: OverviewData) -> None:
     st.subheader("Recent jobs")
     if not data.history.jobs:
-        nothing("No job yet. Trigger one, or wait for the nightly run.")
+        empty_state("No job yet. Trigger one, or wait for the nightly run.")
         return
     frame = pd.DataFrame(
         {
@@ -161,16 +163,16 @@ def recent_jobs(data: Briefing) -> None:
     st.plotly_chart(prices.job_outcomes(frame.iloc[::-1]), key="jobs")
 
 
-def attention(data: Briefing) -> None:
+def attention(data: OverviewData) -> None:
     """The series that are not healthy."""
     st.subheader("Series that need a look")
-    if not data.standing.series:
-        nothing(
+    if not data.status_counts.series:
+        empty_state(
             "No symbols are tracked. Add one on the page Symbols, or: "
             "`enrichment symbols add AAPL --asset-class stock`"
         )
         return
-    counts = sorted(data.standing.statuses.items(), key=lambda item: -item[1])
+    counts = sorted(data.status_counts.statuses.items(), key=lambda item: -item[1])
     st.caption(" · ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in counts))
     if not data.attention:
         st.success("All series are healthy.", icon=":material/check:")
@@ -202,14 +204,14 @@ def _source(symbol: str, source: str | None) -> str:
 
 def now() -> None:
     """Healthy? And what is at work."""
-    data = briefing()
+    data = overview_data()
     banner(data)
     progress(data)
 
 
 def lately() -> None:
     """How it came to be, and what needs a look."""
-    data = briefing()
+    data = overview_data()
     cards(data)
     wide, narrow = st.columns([3, 2])
     with wide:
@@ -222,12 +224,12 @@ def lately() -> None:
     with right:
         quality(data)
     attention(data)
-    as_of(data.overview.timestamp)
+    refreshed_at(data.overview.timestamp)
 
 
 def steering() -> None:
     """Triggering and pausing, everything or less."""
-    data, classes = briefing(), active_symbols()
+    data, classes = overview_data(), active_symbols()
     paused = any(pause.scope == "global" for pause in data.pauses)
     with st.container(horizontal=True):
         with_reason(
@@ -269,7 +271,7 @@ def trigger_some(classes: Mapping[str, str]) -> None:
             f"Trigger these {len(wanted)}",
             key="trigger-some",
             type="primary",
-            on_click=lambda: act(
+            on_click=lambda: run_command(
                 lambda: commands().trigger(actor=actor(), symbols=wanted),
                 f"Triggered: {len(wanted)} symbols are queued",
             ),
@@ -289,7 +291,7 @@ def pause_some(kinds: Sequence[str]) -> None:
             key="pause-some",
             type="primary",
             disabled=not reason.strip(),
-            on_click=lambda: act(
+            on_click=lambda: run_command(
                 lambda: commands().pause(
                     actor=actor(),
                     scope=scope,
@@ -300,7 +302,7 @@ def pause_some(kinds: Sequence[str]) -> None:
                 f"Paused: {chosen}, for {minutes} minutes",
             ),
         )
-    for pause in briefing().pauses:
+    for pause in overview_data().pauses:
         if pause.scope != "global":
             st.button(
                 f"Resume {pause.scope.replace('_', ' ')} {pause.key}",
@@ -312,10 +314,10 @@ def pause_some(kinds: Sequence[str]) -> None:
 
 
 def resume_one(scope: str, key: str) -> None:
-    act(lambda: commands().resume(actor=actor(), scope=scope, key=key), f"Resumed {key}")
+    run_command(lambda: commands().resume(actor=actor(), scope=scope, key=key), f"Resumed {key}")
 
 
 st.title("Market enrichment")
-live(now)
-steady(steering, of=lambda: (briefing().pauses, active_symbols()))
-live(lately)
+auto_refresh(now)
+refresh_on_change(steering, of=lambda: (overview_data().pauses, active_symbols()))
+auto_refresh(lately)

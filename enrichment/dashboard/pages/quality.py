@@ -8,8 +8,15 @@ import pandas as pd
 import streamlit as st
 
 from enrichment.dashboard.charts import quality
-from enrichment.dashboard.components import as_of, live, nothing, older, shown, table
-from enrichment.dashboard.data.cache import shared
+from enrichment.dashboard.components import (
+    auto_refresh,
+    empty_state,
+    load_more,
+    refreshed_at,
+    rows_shown,
+    table,
+)
+from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.audit_log import CorrectedValue
 from enrichment.warehouse.read_models.quality_all import DayOfQuality, GapsOfMonth, SeriesQuality
@@ -19,13 +26,13 @@ SCORED = 2000
 WORST = 20
 
 
-@shared
+@cached_read
 def read() -> tuple[list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], pd.Timestamp]:
     overview = services().reader.quality_overview
     return overview.days(), overview.worst(SCORED), overview.gaps(), pd.Timestamp.now(tz="UTC")
 
 
-@shared
+@cached_read
 def corrected(limit: int) -> list[CorrectedValue]:
     return services().reader.journal.corrections(limit)
 
@@ -33,10 +40,10 @@ def corrected(limit: int) -> list[CorrectedValue]:
 def page() -> None:
     """Scores over time and now, the worst series, gaps, corrections."""
     days, scored, gaps, now = read()
-    corrections = corrected(shown("corrected", CORRECTIONS))
-    as_of(now.to_pydatetime())
+    corrections = corrected(rows_shown("corrected", CORRECTIONS))
+    refreshed_at(now.to_pydatetime())
     if not scored:
-        nothing("No series has been scored within the last week.")
+        empty_state("No series has been scored within the last week.")
     else:
         scores(days, scored)
         worst(scored[:WORST])
@@ -95,7 +102,7 @@ def missing(gaps: list[GapsOfMonth]) -> None:
 def restated(corrections: list[CorrectedValue]) -> None:
     st.subheader("What vendors restated")
     if not corrections:
-        nothing("No vendor has restated a stored bar yet.")
+        empty_state("No vendor has restated a stored bar yet.")
         return
     rows = [
         {
@@ -111,8 +118,8 @@ def restated(corrections: list[CorrectedValue]) -> None:
         for value in corrections
     ]
     table(rows, key="corrections")
-    older("corrected", CORRECTIONS, len(rows))
+    load_more("corrected", CORRECTIONS, len(rows))
 
 
 st.title("Data quality")
-live(page)
+auto_refresh(page)

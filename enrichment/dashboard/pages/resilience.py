@@ -12,19 +12,19 @@ import streamlit as st
 from enrichment.dashboard.charts import timelines
 from enrichment.dashboard.charts import vendors as vendor_charts
 from enrichment.dashboard.components import (
-    act,
-    as_of,
-    live,
+    auto_refresh,
+    empty_state,
     local,
-    nothing,
     percent,
-    steady,
+    refresh_on_change,
+    refreshed_at,
+    run_command,
     table,
     with_reason,
 )
 from enrichment.dashboard.data import latency
-from enrichment.dashboard.data.cache import drawn, shared
-from enrichment.dashboard.data.vendors import Vendor, of_kind, vendors
+from enrichment.dashboard.data.cache import cached_figure, cached_read
+from enrichment.dashboard.data.vendors import VendorState, of_kind, vendors
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.dashboard.times import zone
 from enrichment.warehouse.read_models.dto import PatternStatus, Transition
@@ -62,14 +62,14 @@ PER_WORKER = {
 }
 
 
-@shared
+@cached_read
 def read() -> tuple[list[PatternStatus], list[Transition], pd.Timestamp]:
     reader = services().reader
     patterns = reader.resilience()
     return patterns, reader.transitions(TRANSITIONS), pd.Timestamp.now(tz="UTC")
 
 
-@shared
+@cached_read
 def history(hours: int) -> tuple[list[Fetches], list[Answers]]:
     vendor_history = services().reader.vendors
     return vendor_history.fetches(hours), vendor_history.answers(hours)
@@ -80,10 +80,10 @@ def state() -> None:
     patterns, transitions, now = read()
     span = str(st.session_state.get("vendor-span") or next(iter(SPANS)))
     fetches, answered = history(SPANS[span])
-    as_of(now.to_pydatetime())
+    refreshed_at(now.to_pydatetime())
     found, percentiles = vendors(patterns), latency.overall(fetches)
     if not found:
-        nothing("No worker has published a breaker within the last day.")
+        empty_state("No worker has published a breaker within the last day.")
     else:
         verdict(found)
         cards(found, percentiles)
@@ -95,7 +95,7 @@ def state() -> None:
         per_worker(patterns)
 
 
-def verdict(found: Sequence[Vendor]) -> None:
+def verdict(found: Sequence[VendorState]) -> None:
     """Whose fault, in a sentence each."""
     out = [vendor for vendor in found if vendor.breaker in ("open", "forced_open", "half_open")]
     if not any(vendor.working for vendor in found):
@@ -111,7 +111,9 @@ def verdict(found: Sequence[Vendor]) -> None:
         st.error("\n".join(["**Kept out until they recover**", *lines]), icon=":material/block:")
 
 
-def cards(found: Sequence[Vendor], percentiles: Mapping[str, Mapping[str, float | None]]) -> None:
+def cards(
+    found: Sequence[VendorState], percentiles: Mapping[str, Mapping[str, float | None]]
+) -> None:
     for start in range(0, len(found), CARDS):
         row = found[start : start + CARDS]
         for column, vendor in zip(st.columns(min(CARDS, len(found))), row, strict=False):
@@ -137,7 +139,7 @@ def cards(found: Sequence[Vendor], percentiles: Mapping[str, Mapping[str, float 
 def changes(transitions: list[Transition], now: pd.Timestamp) -> None:
     st.subheader("Breakers over time")
     if not transitions:
-        nothing("No breaker has changed its state yet.")
+        empty_state("No breaker has changed its state yet.")
         return
     frame = pd.DataFrame(
         {
@@ -154,12 +156,12 @@ def changes(transitions: list[Transition], now: pd.Timestamp) -> None:
         table(frame, key="transitions")
 
 
-@drawn
+@cached_figure
 def timeline(now: pd.Timestamp, zone_name: str, _transitions: pd.DataFrame) -> go.Figure:
     return timelines.breaker_timeline(local(timelines.breaker_states(_transitions, now)))
 
 
-@drawn
+@cached_figure
 def pictures(
     now: pd.Timestamp,
     zone_name: str,
@@ -183,13 +185,13 @@ def quickness(
     latencies, answered = pictures(now, zone().key, span, fetches, stepped_in)
     st.subheader(f"Latency of fetches, {span}")
     if latencies is None:
-        nothing("No fetch has been summed up in this time.")
+        empty_state("No fetch has been summed up in this time.")
     else:
         st.plotly_chart(latencies, key="latency")
         st.caption("percentiles of the hourly histograms, interpolated within a bucket")
     st.subheader("Who answered")
     if answered is None:
-        nothing("No fetch has been answered in this time.")
+        empty_state("No fetch has been answered in this time.")
         return
     st.plotly_chart(answered, key="answers")
     shares = latency.fallback_shares(stepped_in)
@@ -200,7 +202,7 @@ def quickness(
 
 
 def summary(
-    found: Sequence[Vendor],
+    found: Sequence[VendorState],
     percentiles: Mapping[str, Mapping[str, float | None]],
     stepped_in: pd.DataFrame,
 ) -> None:
@@ -256,7 +258,7 @@ def rows_of(patterns: Sequence[PatternStatus], fields: Sequence[str]) -> list[di
 
 def override(action: str, reason: str) -> None:
     name = st.session_state["breaker"]
-    act(
+    run_command(
         lambda: commands().override_breaker(name, action, actor=actor(), reason=reason),
         f"{name}: {action.replace('_', ' ')}; workers follow within two seconds",
     )
@@ -285,5 +287,5 @@ def by_hand() -> None:
 
 st.title("Resilience")
 st.selectbox("Time span", list(SPANS), key="vendor-span", bind="query-params", width=160)
-live(state)
-steady(by_hand, of=breakers)
+auto_refresh(state)
+refresh_on_change(by_hand, of=breakers)

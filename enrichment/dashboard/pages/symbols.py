@@ -13,20 +13,20 @@ import streamlit as st
 
 from enrichment.dashboard.charts import quality
 from enrichment.dashboard.components import (
-    act,
     ago,
-    as_of,
-    calmly,
-    live,
+    auto_refresh,
+    empty_state,
+    guarded,
     local,
     moment,
-    nothing,
-    pages,
-    steady,
+    paginator,
+    refresh_on_change,
+    refreshed_at,
+    run_command,
     table,
     with_reason,
 )
-from enrichment.dashboard.data.cache import drawn, shared
+from enrichment.dashboard.data.cache import cached_figure, cached_read
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.dashboard.times import zone
 from enrichment.domain.model import AssetClass, Timeframe
@@ -52,28 +52,28 @@ COLUMNS = {
 }
 
 
-@shared
+@cached_read
 def listed(search: str, status: str, after: str | None) -> list[SymbolDetails]:
     return services().reader.symbols.page(
         ON_PAGE, search=search or None, status=status or None, after=after
     )
 
 
-@shared
+@cached_read
 def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
     reader = services().reader
     found = reader.symbols.names(MOST, search=search or None, status=status or None)
     return found, dict(reader.morning.status_counts().statuses), pd.Timestamp.now(tz="UTC")
 
 
-@shared
+@cached_read
 def one_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
     reader = services().reader
     pauses = (p for p in reader.pauses() if (p.scope, p.key) == ("symbol", name))
     return reader.symbols.find(name), next(pauses, None)
 
 
-@shared
+@cached_read
 def score_days() -> list[ScoreOfDay]:
     return services().reader.quality_overview.symbol_days()
 
@@ -86,7 +86,7 @@ def candles(symbol: str, timeframe: str, days: int, last: pd.Timestamp, panel: s
     )
 
 
-@shared
+@cached_read
 def reports(symbol: str) -> list[SeriesReport]:
     return services().reader.reports.of(symbol) or []
 
@@ -106,10 +106,10 @@ def sign(status: str) -> str:
 def overview() -> None:
     """The list with its freshness, page by page, and the lowest scores by day."""
     found, statuses, now = names(search(), status())
-    as_of(now.to_pydatetime())
+    refreshed_at(now.to_pydatetime())
     if not found:
         asked = search() or status()
-        nothing("No symbol fits." if asked else "No symbols are tracked. Add one below.")
+        empty_state("No symbol fits." if asked else "No symbols are tracked. Add one below.")
         return
     st.markdown(
         " · ".join(
@@ -118,7 +118,7 @@ def overview() -> None:
             if kind in statuses
         )
     )
-    page = pages(len(found), ON_PAGE, "symbols", key="page")
+    page = paginator(len(found), ON_PAGE, "symbols", key="page")
     after = found[page * ON_PAGE - 1] if page else None
     table(rows_of(listed(search(), status(), after), now), COLUMNS, key="symbols")
     if len(found) == MOST:
@@ -201,14 +201,14 @@ def steer(chosen: SymbolDetails, *, paused: bool) -> None:
             icon=":material/play_arrow:",
             key="trigger-one",
             disabled=not chosen.active,
-            on_click=lambda: act(
+            on_click=lambda: run_command(
                 lambda: commands().trigger(actor=actor(), symbols=[name]), f"Triggered {name}"
             ),
         )
         with_reason(
             "Pause",
             f"No run of {name} starts until it is resumed.",
-            lambda reason: act(
+            lambda reason: run_command(
                 lambda: commands().pause(actor=actor(), scope="symbol", key=name, reason=reason),
                 f"{name} is paused",
             ),
@@ -220,7 +220,7 @@ def steer(chosen: SymbolDetails, *, paused: bool) -> None:
             icon=":material/resume:",
             key="resume-one",
             disabled=not paused,
-            on_click=lambda: act(
+            on_click=lambda: run_command(
                 lambda: commands().resume(actor=actor(), scope="symbol", key=name),
                 f"{name} goes on",
             ),
@@ -228,7 +228,7 @@ def steer(chosen: SymbolDetails, *, paused: bool) -> None:
         with_reason(
             "Deactivate",
             f"{name} is no longer enriched; what is stored of it stays.",
-            lambda reason: act(
+            lambda reason: run_command(
                 lambda: commands().untrack(name, actor=actor(), reason=reason),
                 f"{name} is no longer enriched",
             ),
@@ -239,7 +239,7 @@ def steer(chosen: SymbolDetails, *, paused: bool) -> None:
 
 def picture(chosen: SymbolDetails, state: TimeframeState, days: int, panel: str) -> None:
     if state.last_ts is None:
-        nothing(f"Nothing is stored of {chosen.symbol} {state.timeframe} yet.")
+        empty_state(f"Nothing is stored of {chosen.symbol} {state.timeframe} yet.")
         return
     last = pd.Timestamp(state.last_ts)
     found = candles(chosen.symbol, state.timeframe, days, last, panel)
@@ -268,7 +268,7 @@ def picture(chosen: SymbolDetails, state: TimeframeState, days: int, panel: str)
             table(flags, key="flags")
 
 
-@drawn
+@cached_figure
 def chart(
     series: tuple[str, str, pd.Timestamp, int, int],
     zone_name: str,
@@ -285,7 +285,7 @@ def chart(
 
 def add() -> None:
     chosen = st.session_state
-    act(
+    run_command(
         lambda: commands().track(
             [
                 parse_tracked(
@@ -329,7 +329,7 @@ def imported(content: str) -> None:
     with_reason(
         f"Track these {len(rows)} symbols",
         "Those tracked already get the asset class and the timeframes of the file.",
-        lambda reason: act(
+        lambda reason: run_command(
             lambda: commands().track(found.symbols, actor=actor(), reason=reason),
             f"{len(rows)} symbols are tracked",
         ),
@@ -350,6 +350,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         bind="query-params",
         width=220,
     )
-live(overview)
-steady(one, of=looked_at)
-calmly(management)
+auto_refresh(overview)
+refresh_on_change(one, of=looked_at)
+guarded(management)

@@ -31,7 +31,7 @@ def parse(stored: dict[str, str] | None) -> dict[str, Any]:
     moments = {name: datetime.fromisoformat(value) for name, value in stored.items()}
     window = Window(moments.pop("from"), moments.pop("to"))
     left = tuple((Timeframe(name), moment) for name, moment in moments.items())
-    return {"backfill": window, "left": left}
+    return {"backfill": window, "remaining": left}
 
 
 def record_progress(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api.response_cache import Recent
+from api.response_cache import ResponseCache
 
 
 class Source:
@@ -30,7 +30,7 @@ class Source:
 def test_a_reading_is_shared_until_it_is_too_old() -> None:
     now = [100.0]
     source = Source()
-    read = Recent(1.0, lambda: now[0]).of(source)
+    read = ResponseCache(1.0, lambda: now[0]).cached(source)
     assert [read(), read()] == [1, 1]
     now[0] = 100.999
     assert read() == 1
@@ -41,7 +41,7 @@ def test_a_reading_is_shared_until_it_is_too_old() -> None:
 def test_an_ageing_reading_is_given_while_it_is_renewed() -> None:
     now = [100.0]
     source = Source()
-    read = Recent(1.0, lambda: now[0]).of(source)
+    read = ResponseCache(1.0, lambda: now[0]).cached(source)
     assert read() == 1
     source.gate.clear()
     now[0] = 101.0
@@ -54,14 +54,14 @@ def test_an_ageing_reading_is_given_while_it_is_renewed() -> None:
 def test_a_change_is_seen_though_a_renewal_began_before_it() -> None:
     now = [100.0]
     source = Source()
-    recent = Recent(1.0, lambda: now[0])
-    read = recent.of(source)
+    recent = ResponseCache(1.0, lambda: now[0])
+    read = recent.cached(source)
     assert read() == 1
     source.gate.clear()
     now[0] = 101.0
     assert read() == 1
     with ThreadPoolExecutor(1) as pool:
-        forgotten = pool.submit(recent.forget)
+        forgotten = pool.submit(recent.invalidate)
         source.gate.set()
         forgotten.result(10)
     assert read() == 3
@@ -70,7 +70,7 @@ def test_a_change_is_seen_though_a_renewal_began_before_it() -> None:
 def test_a_renewal_that_failed_is_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
     source = Source()
-    read = Recent(1.0, lambda: now[0]).of(source)
+    read = ResponseCache(1.0, lambda: now[0]).cached(source)
     assert read() == 1
     source.fails = True
     now[0] = 101.0
@@ -84,22 +84,22 @@ def test_a_renewal_that_failed_is_made_up_for(caplog: pytest.LogCaptureFixture) 
 
 
 def test_what_was_changed_here_is_read_again() -> None:
-    recent = Recent(1.0, lambda: 0.0)
-    first, second = recent.of(Source()), recent.of(Source())
+    recent = ResponseCache(1.0, lambda: 0.0)
+    first, second = recent.cached(Source()), recent.cached(Source())
     assert [first(), second()] == [1, 1]
-    recent.forget()
+    recent.invalidate()
     assert [first(), second(), first()] == [2, 2, 2]
 
 
 def test_without_a_time_everybody_reads() -> None:
-    read = Recent(0).of(Source())
+    read = ResponseCache(0).cached(Source())
     assert [read(), read()] == [1, 2]
 
 
 def test_many_at_once_wait_for_one() -> None:
     source = Source()
     source.gate.clear()
-    read = Recent(1.0, lambda: 0.0).of(source)
+    read = ResponseCache(1.0, lambda: 0.0).cached(source)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(read) for _ in range(8)]
         source.gate.set()
@@ -109,7 +109,7 @@ def test_many_at_once_wait_for_one() -> None:
 def test_a_failure_is_nobody_elses() -> None:
     source = Source()
     source.fails = True
-    read = Recent(1.0, lambda: 0.0).of(source)
+    read = ResponseCache(1.0, lambda: 0.0).cached(source)
     with pytest.raises(RuntimeError):
         read()
     source.fails = False

@@ -225,7 +225,7 @@ def test_an_interrupted_backfill_goes_on_where_it_stopped() -> None:
     bench = FakePipeline(recorded(), history_days=365)
     bench.run_at(3270)
     start, reached = datetime(2004, 1, 1, tzinfo=UTC), datetime(2008, 1, 1, tzinfo=UTC)
-    rest = backfill(start, datetime(2013, 1, 1, tzinfo=UTC), left=((Timeframe.D1, reached),))
+    rest = backfill(start, datetime(2013, 1, 1, tzinfo=UTC), remaining=((Timeframe.D1, reached),))
     bench.pipeline.enrich(rest)  # type: ignore[arg-type]
     assert bench.vendor.windows[-1] == Window(start, reached)
     assert bench.memory.left == [start]

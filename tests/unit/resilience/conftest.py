@@ -36,7 +36,7 @@ class FakeTime:
 
     @property
     def seams(self) -> dict[str, object]:
-        return {"clock": self, "wall": self.wall}
+        return {"clock": self, "wall_clock": self.wall}
 
     @property
     def sleeping_seams(self) -> dict[str, object]:

@@ -19,7 +19,7 @@ from resilience import (
     RateLimiter,
     RetryPolicy,
     StateChanged,
-    WrongCall,
+    WrongCallStyle,
     init_resilience_manager,
     remaining,
 )
@@ -225,7 +225,7 @@ def test_the_wrong_kind_of_function_is_a_type_error_and_no_failure(kind):
     for _ in range(9):
         with pytest.raises(TypeError, match="use execute_async"):
             pattern.execute(nothing)
-        with pytest.raises(WrongCall, match="use execute"):
+        with pytest.raises(WrongCallStyle, match="use execute"):
             asyncio.run(pattern.execute_async(int))
     assert getattr(pattern.status(), "failure_count", 0) == 0
 
@@ -235,7 +235,7 @@ def test_errors_survive_pickling():
         CircuitOpen("b", 1.5, OSError("x")),
         RateLimited("l", 2.0),
         BulkheadFull("k", 3, "why"),
-        WrongCall("w"),
+        WrongCallStyle("w"),
     ):
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
         assert (str(copy), copy.name, copy.retry_after) == (
@@ -276,7 +276,7 @@ def feed(time):
     store, made = Store(), init_resilience_manager(**time.sleeping_seams)
     made.register_circuit_breaker("a")
     made.register_bulkhead("b")
-    feed = StatusFeed(made.all_status, store, store, made.apply, clock=time, wall=time.wall)
+    feed = StatusFeed(made.all_status, store, store, made.apply, clock=time, wall_clock=time.wall)
     made.on(lambda e: feed._transitions.append(e) if isinstance(e, StateChanged) else None)
     return feed, store, made
 
@@ -303,7 +303,7 @@ def test_sequence_numbers_grow_also_across_restarts(feed, time):
     numbers = [snapshot.sequence for batch, _ in store.batches for snapshot in batch]
     assert numbers == sorted(set(numbers))
     time.advance(1)
-    restarted = StatusFeed(manager.all_status, store, None, print, clock=time, wall=time.wall)
+    restarted = StatusFeed(manager.all_status, store, None, print, clock=time, wall_clock=time.wall)
     restarted.round()
     assert store.batches[-1][0][0].sequence > max(numbers)
 

@@ -23,7 +23,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, market, parse
-from tests.helpers.wire import JSON, Wire, vendor
+from tests.helpers.wire import JSON, FakeTransport, vendor
 
 DAY = 86_400_000
 ROW: list[Any] = [
@@ -33,7 +33,11 @@ WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 27, tzinfo
 
 
 def fetch(
-    wire: Wire, *, limit: int = 1000, symbol: str = "X:BTCUSD", kind: AssetClass = AssetClass.CRYPTO
+    wire: FakeTransport,
+    *,
+    limit: int = 1000,
+    symbol: str = "X:BTCUSD",
+    kind: AssetClass = AssetClass.CRYPTO,
 ) -> FetchedBars:
     with vendor(wire) as http:
         provider = BinanceProvider(http, limit=limit)
@@ -41,7 +45,7 @@ def fetch(
 
 
 def test_a_kline_becomes_a_bar() -> None:
-    wire = Wire([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
+    wire = FakeTransport([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
     fetched = fetch(wire)
     assert (fetched.source, fetched.adjusted, fetched.requests) == ("binance", True, 1)
     assert fetched.quota_remaining == 5900
@@ -59,7 +63,7 @@ def test_a_kline_becomes_a_bar() -> None:
 
 def test_pages_follow_until_one_is_not_full() -> None:
     rows = [[ROW[0] + n * DAY, *ROW[1:]] for n in range(-4, 1)]
-    wire = Wire(rows[:2], rows[2:4], rows[4:])
+    wire = FakeTransport(rows[:2], rows[2:4], rows[4:])
     fetched = fetch(wire, limit=2)
     assert (fetched.requests, len(fetched.bars)) == (3, 5)
     starts = [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in wire.urls]
@@ -68,13 +72,13 @@ def test_pages_follow_until_one_is_not_full() -> None:
 
 def test_a_page_that_ends_with_the_window_is_the_last() -> None:
     newest = int((WINDOW.end - timedelta(milliseconds=1)).timestamp() * 1000)
-    assert fetch(Wire([[newest, *ROW[1:]]]), limit=1).requests == 1
+    assert fetch(FakeTransport([[newest, *ROW[1:]]]), limit=1).requests == 1
 
 
 def test_pages_that_do_not_advance_are_refused() -> None:
     stuck = [[0, *ROW[1:]]]
     with pytest.raises(MalformedResponse, match="does not advance"):
-        fetch(Wire(stuck, stuck), limit=1)
+        fetch(FakeTransport(stuck, stuck), limit=1)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_markets(symbol: str, name: str) -> None:
 
 
 def test_stocks_are_not_asked_for() -> None:
-    wire = Wire()
+    wire = FakeTransport()
     with pytest.raises(UnknownSymbol, match="crypto only"):
         fetch(wire, symbol="AAPL", kind=AssetClass.STOCK)
     assert wire.urls == []
@@ -103,7 +107,7 @@ def test_stocks_are_not_asked_for() -> None:
     ],
 )
 def test_refusals(status: int, body: Any, kind: type[Exception], retry_after: float | None) -> None:
-    wire = Wire(body, status=status, headers={"Retry-After": "7"})
+    wire = FakeTransport(body, status=status, headers={"Retry-After": "7"})
     with pytest.raises(ProviderError) as caught:
         fetch(wire)
     assert type(caught.value) is kind
@@ -140,7 +144,7 @@ def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
 @given(JSON | st.lists(NEARLY, max_size=3))
 def test_any_body_is_an_answer_or_our_error(body: Any) -> None:
     try:
-        fetched = fetch(Wire(body, []), limit=2)
+        fetched = fetch(FakeTransport(body, []), limit=2)
     except ProviderError:
         return
     assert isinstance(fetched.bars, Bars)

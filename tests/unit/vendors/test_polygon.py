@@ -15,7 +15,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.polygon import PolygonProvider, Row, decoded, parse
-from tests.helpers.wire import JSON, Wire, vendor
+from tests.helpers.wire import JSON, FakeTransport, vendor
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 26, tzinfo=UTC))
@@ -27,7 +27,7 @@ def page(*rows: Any, **changes: Any) -> dict[str, Any]:
 
 
 def fetch(
-    wire: Wire,
+    wire: FakeTransport,
     timeframe: Timeframe = Timeframe.D1,
     asset_class: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
@@ -37,7 +37,7 @@ def fetch(
 
 
 def test_a_row_becomes_a_bar() -> None:
-    wire = Wire(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
+    wire = FakeTransport(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
     fetched = fetch(wire)
     assert fetched.source == "polygon"
     assert fetched.adjusted is True
@@ -58,7 +58,7 @@ def test_a_row_becomes_a_bar() -> None:
 
 def test_pages_are_followed_and_keep_the_vendors_order() -> None:
     later = {**ROW, "t": ROW["t"] + 86_400_000}
-    wire = Wire(
+    wire = FakeTransport(
         page(later, next_url="https://vendor.test/v2/aggs?cursor=a"),
         page(results=..., next_url="https://vendor.test/v2/aggs?cursor=b"),
         page(ROW, ROW),
@@ -93,7 +93,7 @@ def moment(text: str) -> datetime:
 def test_the_window_is_asked_for_by_the_vendors_stamps(
     timeframe: str, asset_class: str, window: str, stamps: str
 ) -> None:
-    wire = Wire(page(results=...))
+    wire = FakeTransport(page(results=...))
     start, end = map(moment, window.split())
     fetched = fetch(wire, Timeframe(timeframe), AssetClass(asset_class), Window(start, end))
     assert len(fetched.bars) == 0
@@ -104,7 +104,7 @@ def test_the_window_is_asked_for_by_the_vendors_stamps(
 
 
 def test_a_window_without_a_bar_asks_for_none() -> None:
-    wire = Wire(page(results=...))
+    wire = FakeTransport(page(results=...))
     fetch(wire, window=Window(moment("2024-12-03T09"), moment("2024-12-03T10")))
     first, last = wire.urls[0].partition("?")[0].split("/")[-2:]
     assert first == last
@@ -155,19 +155,19 @@ def test_a_timestamp_that_is_none(stamp: Any) -> None:
 )
 def test_what_is_not_an_answer_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(ProviderError, match=words) as caught:
-        fetch(Wire(body))
+        fetch(FakeTransport(body))
     assert type(caught.value) is kind
 
 
 def test_pages_that_lead_in_a_circle_end() -> None:
     circle = page(ROW, next_url="https://vendor.test/v2/aggs?cursor=a")
     with pytest.raises(MalformedResponse, match="'next_url'"):
-        fetch(Wire(circle, circle, circle))
+        fetch(FakeTransport(circle, circle, circle))
 
 
 def test_pages_that_disagree_on_adjustment_are_refused() -> None:
     with pytest.raises(MalformedResponse, match="'adjusted'"):
-        fetch(Wire(page(ROW, next_url="https://vendor.test/b"), page(ROW, adjusted=False)))
+        fetch(FakeTransport(page(ROW, next_url="https://vendor.test/b"), page(ROW, adjusted=False)))
 
 
 NEARLY_ROW = st.fixed_dictionaries({name: st.just(value) | JSON for name, value in ROW.items()})
@@ -218,7 +218,7 @@ def test_rows_say_the_same_typed_or_not(rows: list[Any]) -> None:
 )
 def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
     try:
-        fetched = fetch(Wire(body, page(ROW)), timeframe)
+        fetched = fetch(FakeTransport(body, page(ROW)), timeframe)
     except ProviderError:
         return
     assert isinstance(fetched.bars, Bars)

@@ -15,7 +15,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.yahoo import YahooProvider, parse, ticker
-from tests.helpers.wire import JSON, Wire, vendor
+from tests.helpers.wire import JSON, FakeTransport, vendor
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), NOW)
@@ -34,7 +34,7 @@ def chart(stamps: list[Any], **columns: list[Any]) -> dict[str, Any]:
 
 
 def fetch(
-    wire: Wire,
+    wire: FakeTransport,
     timeframe: Timeframe = Timeframe.D1,
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
@@ -49,7 +49,7 @@ def texts(bars: Bars) -> list[str]:
 
 
 def test_days_are_stamped_at_the_opening_there() -> None:
-    wire = Wire(chart([OPENING - 86_400 * 2, OPENING]))
+    wire = FakeTransport(chart([OPENING - 86_400 * 2, OPENING]))
     fetched = fetch(wire)
     assert (fetched.source, fetched.adjusted) == ("yahoo", True)
     assert texts(fetched.bars) == ["2024-12-24T00:00", "2024-12-26T00:00"]
@@ -72,13 +72,13 @@ def test_a_bar_without_prices_does_not_exist_and_a_missing_price_is_nan() -> Non
         close=[1.0, None, 3.0],
         volume=[5, None, 0],
     )
-    bars = fetch(Wire(body)).bars
+    bars = fetch(FakeTransport(body)).bars
     assert bars.volume.tolist() == [5.0, 0.0]
     assert np.isnan(bars.low[1])
 
 
 def test_hours_of_stocks_stand_on_the_clock_and_are_built_from_half_hours() -> None:
-    wire = Wire(chart([OPENING + 1800 * n for n in range(5)]))
+    wire = FakeTransport(chart([OPENING + 1800 * n for n in range(5)]))
     bars = fetch(wire, Timeframe.H1).bars
     assert parse_qs(urlsplit(wire.urls[0]).query)["interval"] == ["30m"]
     assert texts(bars) == ["2024-12-26T14:00", "2024-12-26T15:00", "2024-12-26T16:00"]
@@ -88,14 +88,14 @@ def test_hours_of_stocks_stand_on_the_clock_and_are_built_from_half_hours() -> N
 
 
 def test_four_hours_of_stocks_begin_with_new_yorks_clock() -> None:
-    bars = fetch(Wire(chart([OPENING + 1800 * n for n in range(13)])), Timeframe.H4).bars
+    bars = fetch(FakeTransport(chart([OPENING + 1800 * n for n in range(13)])), Timeframe.H4).bars
     assert texts(bars) == ["2024-12-26T13:00", "2024-12-26T17:00"]
     assert bars.high.tolist() == [5.0, 13.0]
 
 
 def test_four_hours_of_crypto_are_built_from_hours() -> None:
     midnight = 1_735_171_200
-    wire = Wire(chart([midnight + 3600 * n for n in range(8)]))
+    wire = FakeTransport(chart([midnight + 3600 * n for n in range(8)]))
     bars = fetch(wire, Timeframe.H4, AssetClass.CRYPTO).bars
     assert parse_qs(urlsplit(wire.urls[0]).query)["interval"] == ["60m"]
     assert texts(bars) == ["2024-12-26T00:00", "2024-12-26T04:00"]
@@ -104,10 +104,10 @@ def test_four_hours_of_crypto_are_built_from_hours() -> None:
 
 def test_what_yahoo_no_longer_keeps_is_not_asked_for() -> None:
     old = Window(NOW - timedelta(days=200), NOW - timedelta(days=100))
-    wire = Wire()
+    wire = FakeTransport()
     assert len(fetch(wire, Timeframe.M5, window=old).bars) == 0
     assert wire.urls == []
-    wire = Wire(chart([]))
+    wire = FakeTransport(chart([]))
     fetch(wire, Timeframe.M5, window=Window(NOW - timedelta(days=200), NOW))
     start = int(parse_qs(urlsplit(wire.urls[0]).query)["period1"][0])
     assert 0 < start - (NOW - timedelta(days=60)).timestamp() <= 3600
@@ -145,14 +145,14 @@ def test_tickers(symbol: str, name: str) -> None:
 )
 def test_what_is_not_an_answer_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(ProviderError, match=words) as caught:
-        fetch(Wire(body))
+        fetch(FakeTransport(body))
     assert type(caught.value) is kind
 
 
 def test_a_chart_without_bars_is_empty() -> None:
     body = chart([])
     del body["chart"]["result"][0]["timestamp"]
-    assert len(fetch(Wire(body)).bars) == 0
+    assert len(fetch(FakeTransport(body)).bars) == 0
 
 
 COLUMN = st.lists(st.floats(0.1, 10.0) | JSON, min_size=2, max_size=2) | JSON
@@ -175,7 +175,7 @@ COLUMN = st.lists(st.floats(0.1, 10.0) | JSON, min_size=2, max_size=2) | JSON
 def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
     try:
         parse(body, "SIM1")
-        fetched = fetch(Wire(body), timeframe)
+        fetched = fetch(FakeTransport(body), timeframe)
     except ProviderError:
         return
     assert isinstance(fetched.bars, Bars)
