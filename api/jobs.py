@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from uuid import UUID
 
 from flask import Blueprint, Response, request
@@ -16,18 +15,10 @@ from api.parameters import Limit, QueryModel, Reason, SymbolCursor, Text
 from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
+from enrichment.domain.statuses import ItemStatus
 from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
-
-
-class ItemStatus(StrEnum):
-    PENDING = "pending"
-    IN_PROGRESS = "in_progress"
-    RETRY = "retry"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

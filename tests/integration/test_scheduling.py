@@ -218,7 +218,7 @@ def test_a_pause_over_an_unbegun_night_leaves_one_run_too(db: Database) -> None:
 
 
 class Alarms:
-    """NightlySlotStore whose tick and upkeep fail as told, and that count how often each was called."""
+    """A slot store whose tick and upkeep fail as told, counting how often each was called."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing

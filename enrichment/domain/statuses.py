@@ -1,0 +1,50 @@
+"""States and statuses, as the database, the API and the screens spell them.
+
+A `StrEnum` member is its word: it can be bound to SQL, compared with a stored value and put into
+JSON as it is. In SQL texts, which are put together once, write `{JobState.RUNNING}`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Of `enrichment_jobs`: open while queued or running; partial where some symbols failed."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ItemStatus(StrEnum):
+    """Of `enrichment_job_items`: one symbol of a job."""
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    RETRY = "retry"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class SeriesStatus(StrEnum):
+    """Of `enrichment_status`: one timeframe of a symbol."""
+
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    STALE = "stale"
+    ERROR = "error"
+    NOT_ENRICHED = "not_enriched"
+
+
+class WorkerState(StrEnum):
+    """Of `workers`."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    DRAINING = "draining"
+    STOPPED = "stopped"
