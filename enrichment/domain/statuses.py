@@ -20,6 +20,9 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)
+
+
 class ItemStatus(StrEnum):
     """Of `enrichment_job_items`: one symbol of a job."""
 
@@ -29,6 +32,9 @@ class ItemStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+QUEUED_ITEM_STATUSES = (ItemStatus.PENDING, ItemStatus.RETRY, ItemStatus.IN_PROGRESS)
 
 
 class SeriesStatus(StrEnum):
@@ -48,3 +54,43 @@ class WorkerState(StrEnum):
     WAITING = "waiting"
     DRAINING = "draining"
     STOPPED = "stopped"
+
+
+class PauseScope(StrEnum):
+    """Of `pauses`: what a pause covers."""
+
+    GLOBAL = "global"
+    ASSET_CLASS = "asset_class"
+    SYMBOL = "symbol"
+    PROVIDER = "provider"
+
+
+class HealthStatus(StrEnum):
+    """Of the installation, best first."""
+
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class AlertStatus(StrEnum):
+    """Of `alert_states`: pending until the condition has held for the rule's duration."""
+
+    OK = "ok"
+    PENDING = "pending"
+    FIRING = "firing"
+
+
+class AlertChange(StrEnum):
+    """Of `alert_events`: an alert has begun to fire, or was resolved."""
+
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+class AlertSeverity(StrEnum):
+    """Of an alert rule, most severe first."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
