@@ -74,7 +74,7 @@ class Stage:
 @contextmanager
 def working(settings: Settings, protection: VendorProtection = BRIEF) -> Iterator[None]:
     with (
-        open_worker_process(settings, protection=protection, pace=QUICK) as process,
+        open_worker_process(settings, protection=protection, timing=QUICK) as process,
         in_thread(process),
     ):
         yield
