@@ -11,7 +11,7 @@ from rich.table import Table
 from enrichment.cli.render import STYLES, moment, styled
 from enrichment.domain.model import Timeframe, is_simulated
 from enrichment.pipeline.flag_impact import FlagImpact, flag_impact
-from enrichment.pipeline.quality import DOUBTFUL, WEIGHTS
+from enrichment.pipeline.quality import NEEDS_REVIEW, WEIGHTS
 from enrichment.warehouse.read_models.quality_symbol import (
     FlaggedBar,
     OpenGap,
@@ -116,7 +116,7 @@ def _flags(console: Console, symbol: str, report: SeriesReport, reader: QualityR
             f"{flag.check}: {flag.detail}",
             highlight=False,
         )
-        if flag.check in DOUBTFUL:
+        if flag.check in NEEDS_REVIEW:
             for one in _influence(symbol, report, reader, flag)[:_FEATURES_SHOWN]:
                 console.print(
                     f"            {one.feature} of the next bar: {one.with_bar:.6g} with it, "
@@ -126,7 +126,7 @@ def _flags(console: Console, symbol: str, report: SeriesReport, reader: QualityR
                 )
     if len(ranked) > _FLAGS_SHOWN:
         console.print(f"    … and {len(ranked) - _FLAGS_SHOWN:,} more: --json lists all")
-    doubtful = next((flag for flag in ranked if flag.check in DOUBTFUL), None)
+    doubtful = next((flag for flag in ranked if flag.check in NEEDS_REVIEW), None)
     if doubtful is not None:
         console.print(
             f"    a real move? enrichment confirm {symbol} {doubtful.timestamp:%Y-%m-%dT%H:%M} "

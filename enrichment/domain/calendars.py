@@ -181,7 +181,7 @@ def _local(ts: Timestamps) -> Timestamps:
     return np.asarray(ts + ahead[switches.searchsorted(ts, side="right")])
 
 
-def midnights(asset_class: AssetClass, labels: Timestamps) -> Timestamps:
+def local_midnights(asset_class: AssetClass, labels: Timestamps) -> Timestamps:
     """Local midnight, in UTC, of the given days: how vendors stamp daily and weekly bars."""
     if asset_class is AssetClass.CRYPTO:
         return labels

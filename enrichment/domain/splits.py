@@ -14,7 +14,7 @@ RATIOS = np.sort(np.concatenate([1 / _WHOLE, [1.5], _WHOLE]))
 _HALFWAY = (np.log(RATIOS)[1:] + np.log(RATIOS)[:-1]) / 2  # between neighbours' logarithms
 
 
-def splits_of(ts: Timestamps, close: Floats, adjusted: Floats) -> dict[datetime, float]:
+def implied_splits(ts: Timestamps, close: Floats, adjusted: Floats) -> dict[datetime, float]:
     """Splits that a column of adjusted closes implies: session → new shares for an old one.
 
     adjusted / close steps by the ratio of a split, or by that of a dividend, which is small: steps
@@ -22,11 +22,11 @@ def splits_of(ts: Timestamps, close: Floats, adjusted: Floats) -> dict[datetime,
     """
     factor = np.log(adjusted / close)
     steps = np.diff(factor)
-    ratios = nearest_ratio(steps)
+    ratios = nearest_split_ratio(steps)
     rows = np.flatnonzero(np.abs(steps - np.log(ratios)) <= 0.02)
     return {to_datetime(ts[row + 1]): float(ratios[row]) for row in rows}
 
 
-def nearest_ratio(steps: Floats) -> Floats:
+def nearest_split_ratio(steps: Floats) -> Floats:
     """The ratio whose logarithm is nearest to each step."""
     return np.asarray(RATIOS[np.searchsorted(_HALFWAY, steps)])

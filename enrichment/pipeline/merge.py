@@ -40,7 +40,7 @@ def merge(
     rebase: the change of basis that the main download, then of the whole history, has shown.
     """
     began = time.perf_counter()
-    good, flags = _usable(known, tail.bars, downloads, rebase)
+    good, flags = _bars_to_store(known, tail.bars, downloads, rebase)
     merged, first_changed = overlay(tail.bars, good)
     before = max(0, known.bars - len(tail.bars))
     if first_changed == len(merged) and known.features_current and known.coverage is not None:
@@ -101,7 +101,7 @@ def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return equal
 
 
-def _usable(
+def _bars_to_store(
     known: SeriesSnapshot, stored: Bars, downloads: Sequence[FetchResult], rebase: Rebase | None
 ) -> tuple[Bars, list[Flag]]:
     """The bars to be stored, ascending, and what is to be told about them.

@@ -32,19 +32,19 @@ STALE_BELOW = 0.85
 STALE_SESSIONS = 4
 EXAMPLES = 4  # bars that a reason names
 # Checks whose bars are stored, but not to be relied on before somebody has looked at them.
-DOUBTFUL = frozenset({"outlier", "split"})
+NEEDS_REVIEW = frozenset({"outlier", "split"})
 
 
 def counts_against_score(check: str, severity: Severity) -> bool:
     """Whether a flag counts against the validation of its bar: every error, and doubtful prices
     until an analyst confirms them.
     """
-    return severity is Severity.ERROR or check in DOUBTFUL
+    return severity is Severity.ERROR or check in NEEDS_REVIEW
 
 
 def quarantines(check: str) -> bool:
     """Whether the bars of a check that counts are kept out of the series."""
-    return check not in DOUBTFUL
+    return check not in NEEDS_REVIEW
 
 
 def flag_counts(objections: Iterable[tuple[datetime, str]]) -> dict[str, FlagCount]:

@@ -16,7 +16,7 @@ import orjson
 from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
-from enrichment.domain.calendars import midnights
+from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals
 from enrichment.sandbox.faults import Fault
@@ -175,7 +175,7 @@ def _bars(series: SandboxSeries, query: AggregatesQuery, page: Timestamps, now: 
 def _stamps(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
     if timeframe.intraday:
         return ts
-    return midnights(asset_class, ts - _DAY if timeframe is Timeframe.W1 else ts)
+    return local_midnights(asset_class, ts - _DAY if timeframe is Timeframe.W1 else ts)
 
 
 def _rows(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from enrichment.domain.calendars import midnights
+from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe
 
 _TIMEFRAMES = {
@@ -114,7 +114,9 @@ def _moment(text: str, local: AssetClass, name: str, days: int) -> int:
         raise BadQueryError(
             f"Could not parse the time parameter '{name}': use YYYY-MM-DD"
         ) from None
-    edge = midnights(local, (day + np.timedelta64(days, "D")).astype("datetime64[us]").reshape(1))
+    edge = local_midnights(
+        local, (day + np.timedelta64(days, "D")).astype("datetime64[us]").reshape(1)
+    )
     return int(edge.astype("datetime64[ms]").astype(np.int64)[0]) - days
 
 

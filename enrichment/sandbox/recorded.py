@@ -20,7 +20,7 @@ import numpy as np
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts, last_complete, monday_of
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.domain.splits import splits_of
+from enrichment.domain.splits import implied_splits
 from enrichment.sandbox.generator import continuation
 from enrichment.sandbox.hashing import seed_of
 from enrichment.sandbox.series import aggregate, within
@@ -127,7 +127,7 @@ def _stock(
         sessions = bar_starts(AssetClass.STOCK, Timeframe.D1, since, until)
         recorded = _moved(recorded, sessions[-len(recorded) :])
     volume = float(np.median(recorded.volume[-250:]))
-    splits = splits_of(recorded.ts, recorded.close, adjusted)
+    splits = implied_splits(recorded.ts, recorded.close, adjusted)
     return RecordedSeries(
         AssetClass.STOCK,
         recorded,

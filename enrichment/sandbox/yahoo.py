@@ -16,7 +16,7 @@ import orjson
 from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import midnights
+from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.damage import damaged, literals, on_basis
 from enrichment.sandbox.faults import Fault
@@ -122,9 +122,9 @@ def _stamps(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Ti
     if asset_class is AssetClass.CRYPTO or len(ts) == 0:
         return ts
     if timeframe is Timeframe.D1:
-        return np.asarray(midnights(asset_class, ts) + _OPENS)
+        return np.asarray(local_midnights(asset_class, ts) + _OPENS)
     if timeframe is Timeframe.W1:
-        return midnights(asset_class, ts)
+        return local_midnights(asset_class, ts)
     return np.asarray(ts + _HALF_HOUR) if timeframe is Timeframe.H1 else ts
 
 

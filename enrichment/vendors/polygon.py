@@ -19,7 +19,7 @@ import orjson
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.bars import to_datetime64 as utc
-from enrichment.domain.calendars import canonical, midnights
+from enrichment.domain.calendars import canonical, local_midnights
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient, JsonResponse
@@ -177,7 +177,7 @@ def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> i
         return -((utc(moment) - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")).item()
     day = (utc(moment) + np.timedelta64(timedelta(days=1, microseconds=-1))).astype("datetime64[D]")
     label = day - _DAY if timeframe is Timeframe.W1 else day
-    midnight = midnights(asset_class, label.astype("datetime64[us]").reshape(1))
+    midnight = local_midnights(asset_class, label.astype("datetime64[us]").reshape(1))
     return int(midnight.astype("datetime64[ms]").astype(np.int64)[0])
 
 

@@ -59,38 +59,42 @@ class Feature:
 
 
 _DAY = days.MAX_BARS_PER_DAY
-_BOLLINGER = partial(volatility.bollinger, length=20, width=2.0)
+_BOLLINGER = partial(volatility.bollinger_bands, length=20, width=2.0)
 
 # Wilder's averages forget by 13/14 a bar: after 700 bars a movement 1e13 times today's weighs less
 # than 1e-9. The EMA of 26 forgets by 25/27, that of 12 by 11/13: room for jumps of 1e6 and more.
 # The MACD's signal averages once more, over 9 bars, and forgets by 8/10.
 FEATURES: Mapping[str, Feature] = {
-    "return_1": Feature(returns.over_bar, "number", 1, 1),
-    "return_1d": Feature(returns.over_day, "number", _DAY, _DAY),
-    "log_return": Feature(returns.logarithmic, "number", 1, 1),
-    "volatility_20": Feature(partial(volatility.deviation, length=20), "number", 20, 20),
-    "volatility_50": Feature(partial(volatility.deviation, length=50), "number", 50, 50),
+    "return_1": Feature(returns.simple_return, "number", 1, 1),
+    "return_1d": Feature(returns.daily_return, "number", _DAY, _DAY),
+    "log_return": Feature(returns.log_return, "number", 1, 1),
+    "volatility_20": Feature(partial(volatility.log_return_std, length=20), "number", 20, 20),
+    "volatility_50": Feature(partial(volatility.log_return_std, length=50), "number", 50, 50),
     "atr_14": Feature(partial(volatility.average_true_range, length=14), "number", 14, 700),
-    "rsi_14": Feature(partial(momentum.relative_strength, length=14), "number", 14, 700),
+    "rsi_14": Feature(partial(momentum.relative_strength_index, length=14), "number", 14, 700),
     "macd": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=0),
     "macd_signal": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=1),
     "macd_histogram": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=2),
     "bollinger_upper": Feature(_BOLLINGER, "number", 19, 19, part=0),
     "bollinger_middle": Feature(_BOLLINGER, "number", 19, 19, part=1),
     "bollinger_lower": Feature(_BOLLINGER, "number", 19, 19, part=2),
-    "sma_20": Feature(partial(averages.simple, length=20), "number", 19, 19),
-    "sma_50": Feature(partial(averages.simple, length=50), "number", 49, 49),
-    "sma_200": Feature(partial(averages.simple, length=200), "number", 199, 199),
-    "ema_12": Feature(partial(averages.exponential, length=12), "number", 11, 250),
-    "ema_26": Feature(partial(averages.exponential, length=26), "number", 25, 500),
-    "rolling_volume_20": Feature(partial(volume.average, length=20), "number", 19, 19),
-    "volume_ratio": Feature(partial(volume.ratio, length=20), "number", 19, 19, optional=True),
-    "obv": Feature(volume.on_balance, "number", 0, 1, cumulative=True),
-    "session_vwap": Feature(volume.session_average_price, "number", 0, _DAY - 1, optional=True),
-    "delta": Feature(volume.delta, "number", 0, 0, optional=True),
+    "sma_20": Feature(partial(averages.simple_moving_average, length=20), "number", 19, 19),
+    "sma_50": Feature(partial(averages.simple_moving_average, length=50), "number", 49, 49),
+    "sma_200": Feature(partial(averages.simple_moving_average, length=200), "number", 199, 199),
+    "ema_12": Feature(partial(averages.exponential_moving_average, length=12), "number", 11, 250),
+    "ema_26": Feature(partial(averages.exponential_moving_average, length=26), "number", 25, 500),
+    "rolling_volume_20": Feature(partial(volume.mean_volume, length=20), "number", 19, 19),
+    "volume_ratio": Feature(
+        partial(volume.volume_ratio, length=20), "number", 19, 19, optional=True
+    ),
+    "obv": Feature(volume.on_balance_volume, "number", 0, 1, cumulative=True),
+    "session_vwap": Feature(volume.session_vwap, "number", 0, _DAY - 1, optional=True),
+    "delta": Feature(volume.volume_delta, "number", 0, 0, optional=True),
     "buy_sell_ratio": Feature(volume.buy_sell_ratio, "number", 0, 0, optional=True),
-    "trend_direction": Feature(trend.direction, "label", trend.WARMUP, trend.WARMUP),
-    "market_structure": Feature(structure.swings, "label", structure.WARMUP, structure.LOOKBACK),
+    "trend_direction": Feature(trend.trend_direction, "label", trend.WARMUP, trend.WARMUP),
+    "market_structure": Feature(
+        structure.market_structure, "label", structure.WARMUP, structure.LOOKBACK
+    ),
 }
 
 LOOKBACK = max(feature.lookback for feature in FEATURES.values())
@@ -99,7 +103,7 @@ CUMULATIVE: tuple[str, ...] = tuple(
 )
 
 
-def compute(bars: Bars, carried: Mapping[str, float] | None = None) -> dict[str, Column]:
+def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> dict[str, Column]:
     """Every feature of ascending bars, in the order of FEATURES, aligned with the bars.
 
     Rows whose prices or volume are not finite, or have no meaning (a price ≤ 0, a volume < 0), are
@@ -114,17 +118,17 @@ def compute(bars: Bars, carried: Mapping[str, float] | None = None) -> dict[str,
     Raises ValueError where `carried` lacks a feature or holds a value that is not finite, as after
     a feature was added to a database that holds bars: compute such a series from its first bar.
     """
-    usable = _usable(bars)
+    usable = _usable_rows(bars)
     complete = bool(usable.all())
     rows = bars if complete else bars.take(usable)
-    columns = _columns(rows)
-    if carried and len(rows):
+    columns = _compute_columns(rows)
+    if cumulative_seed and len(rows):
         for name in CUMULATIVE:
-            columns[name] = _carry_on(name, columns[name], carried.get(name, np.nan))
-    return columns if complete else {n: _align(c, usable) for n, c in columns.items()}
+            columns[name] = _apply_seed(name, columns[name], cumulative_seed.get(name, np.nan))
+    return columns if complete else {n: _insert_nulls(c, usable) for n, c in columns.items()}
 
 
-def _columns(rows: Bars) -> dict[str, Column]:
+def _compute_columns(rows: Bars) -> dict[str, Column]:
     functions = dict.fromkeys(feature.function for feature in FEATURES.values())
     answers = {function: function(rows) for function in functions}
     columns: dict[str, Column] = {}
@@ -134,7 +138,7 @@ def _columns(rows: Bars) -> dict[str, Column]:
     return columns
 
 
-def _carry_on(name: str, column: Column, value: float) -> Column:
+def _apply_seed(name: str, column: Column, value: float) -> Column:
     """The cumulative column moved so that it begins with its stored value."""
     if not np.isfinite(value):
         raise ValueError(
@@ -143,14 +147,14 @@ def _carry_on(name: str, column: Column, value: float) -> Column:
     return np.asarray(column - column[0] + value)
 
 
-def _usable(bars: Bars) -> NDArray[np.bool_]:
+def _usable_rows(bars: Bars) -> NDArray[np.bool_]:
     usable = (bars.volume >= 0) & (bars.volume <= _HUGE)
     for price in (bars.open, bars.high, bars.low, bars.close):
         usable &= (price >= _TINY) & (price <= _HUGE)
     return usable
 
 
-def _align(column: Column, usable: NDArray[np.bool_]) -> Column:
+def _insert_nulls(column: Column, usable: NDArray[np.bool_]) -> Column:
     null = None if column.dtype == object else np.nan
     aligned = np.full(len(usable), null, dtype=column.dtype)
     aligned[usable] = column

@@ -16,19 +16,19 @@ _DAY = 86_400_000_000  # microseconds
 _BLOCK = 16_384  # rows that are summed up at once
 
 
-def first_rows(ts: Timestamps) -> NDArray[np.intp]:
+def day_start_rows(ts: Timestamps) -> NDArray[np.intp]:
     """Rows at which a UTC day begins, the first row among them."""
     day = ts.astype(np.int64) // _DAY
     return np.flatnonzero(np.diff(day, prepend=day[:1] - 1))
 
 
-def sums_of_the_day(ts: Timestamps, *columns: Floats) -> tuple[Floats, ...]:
+def daily_cumsum(ts: Timestamps, *columns: Floats) -> tuple[Floats, ...]:
     """Each column's sum from the day's first bar up to and including each bar.
 
     Every day is summed up by itself: a running sum over all days would leave the rounding error of
     one huge volume in every later day.
     """
-    starts = first_rows(ts)
+    starts = day_start_rows(ts)
     if len(starts) == len(ts):
         return columns
     bounds = np.append(starts, len(ts))

@@ -12,7 +12,7 @@ _FAST, _SLOW, _SIGNAL = 12, 26, 9
 MACD_WARMUP = _SLOW + _SIGNAL - 2
 
 
-def relative_strength(bars: Bars, *, length: int) -> Floats:
+def relative_strength_index(bars: Bars, *, length: int) -> Floats:
     """Wilder's relative strength index (1978), TA-Lib RSI: 100 · gains / (gains + losses), both
     smoothed as (previous · (length - 1) + this bar's) / length.
 

@@ -16,7 +16,7 @@ WARMUP = 49
 LOOKBACK = 99
 
 
-def swings(bars: Bars) -> NDArray[Any]:
+def market_structure(bars: Bars) -> NDArray[Any]:
     """'bullish' after a higher swing high and a higher swing low, 'bearish' after two lower ones,
     else 'range' (Dow's definition of trend: Murphy, 1999, chapter 4).
 

@@ -18,7 +18,7 @@ _WORDS = np.array(["neutral", "up", "down"], dtype=object)  # by code: 0, 1, -1
 WARMUP = _SLOW - 1
 
 
-def direction(bars: Bars) -> NDArray[Any]:
+def trend_direction(bars: Bars) -> NDArray[Any]:
     """'up' where sma_20 - sma_50 > band, 'down' where it is < -band, else 'neutral'.
 
     band = half the mean true range of the last 20 bars: the averages must stand apart by more than

@@ -6,16 +6,16 @@ import numpy as np
 
 from enrichment.domain.bars import Bars, Floats
 from enrichment.pipeline.features import windows
-from enrichment.pipeline.features.returns import logarithmic
+from enrichment.pipeline.features.returns import log_return
 
 
-def deviation(bars: Bars, *, length: int) -> Floats:
+def log_return_std(bars: Bars, *, length: int) -> Floats:
     """Standard deviation of the last `length` log returns, per bar (not annualised).
 
     The population's: √(Σ (r - mean)² / length), as TA-Lib's STDDEV of the log returns.
     """
     out = np.full(len(bars), np.nan)
-    out[1:] = windows.rolling(windows.deviation, logarithmic(bars)[1:], length)
+    out[1:] = windows.rolling(windows.std, log_return(bars)[1:], length)
     return out
 
 
@@ -33,12 +33,12 @@ def average_true_range(bars: Bars, *, length: int) -> Floats:
     return np.asarray(value * ~windows.is_flat(bars.high, bars.low))
 
 
-def bollinger(bars: Bars, *, length: int, width: float) -> tuple[Floats, Floats, Floats]:
+def bollinger_bands(bars: Bars, *, length: int, width: float) -> tuple[Floats, Floats, Floats]:
     """Bollinger's bands (2001), TA-Lib BBANDS but free of its drift: (upper, middle, lower).
 
     middle = mean of the last `length` closes; upper and lower = middle ± width · their population
     standard deviation. In the currency of the price.
     """
-    middle, spread = windows.rolling_moments(bars.close, length)
+    middle, spread = windows.rolling_mean_and_std(bars.close, length)
     spread *= width
     return middle + spread, middle, middle - spread

@@ -6,21 +6,21 @@ import numpy as np
 
 from enrichment.domain.bars import Bars, Floats, safe_divide
 from enrichment.pipeline.features import windows
-from enrichment.pipeline.features.days import sums_of_the_day
+from enrichment.pipeline.features.days import daily_cumsum
 
 
-def average(bars: Bars, *, length: int) -> Floats:
+def mean_volume(bars: Bars, *, length: int) -> Floats:
     """Mean volume of the last `length` bars, in units traded."""
     return windows.rolling(windows.mean, bars.volume, length)
 
 
-def ratio(bars: Bars, *, length: int) -> Floats:
+def volume_ratio(bars: Bars, *, length: int) -> Floats:
     """volume / mean volume of the last `length` bars, this one included; NULL if all are 0."""
-    usual = average(bars, length=length)
+    usual = mean_volume(bars, length=length)
     return safe_divide(bars.volume, usual)
 
 
-def on_balance(bars: Bars) -> Floats:
+def on_balance_volume(bars: Bars) -> Floats:
     """Granville's on-balance volume (1963), TA-Lib OBV: the sum of the volumes of rising bars less
     that of falling ones, in units traded, beginning with the first bar's volume.
     """
@@ -29,7 +29,7 @@ def on_balance(bars: Bars) -> Floats:
     return np.cumsum(signed)
 
 
-def session_average_price(bars: Bars) -> Floats:
+def session_vwap(bars: Bars) -> Floats:
     """Volume-weighted average price of the day so far: Σ price · volume / Σ volume over its bars.
 
     price is the vendor's vwap of the bar, or else its typical price (high + low + close) / 3. Days
@@ -39,23 +39,23 @@ def session_average_price(bars: Bars) -> Floats:
     price = (bars.high + bars.low + bars.close) / 3.0
     known = (bars.vwap >= bars.low) & (bars.vwap <= bars.high)
     np.copyto(price, bars.vwap, where=known)
-    paid, traded = sums_of_the_day(bars.ts, price * bars.volume, bars.volume)
+    paid, traded = daily_cumsum(bars.ts, price * bars.volume, bars.volume)
     return safe_divide(paid, traded)
 
 
-def delta(bars: Bars) -> Floats:
+def volume_delta(bars: Bars) -> Floats:
     """Volume of takers who bought less that of takers who sold: 2 · taker_buy_volume - volume.
 
     NULL where the vendor gives no taker volume, or one that is not within the bar's volume.
     """
-    return np.where(_split_by_side(bars), 2.0 * bars.taker_buy_volume - bars.volume, np.nan)
+    return np.where(_has_taker_volume(bars), 2.0 * bars.taker_buy_volume - bars.volume, np.nan)
 
 
 def buy_sell_ratio(bars: Bars) -> Floats:
     """taker_buy_volume / (volume - taker_buy_volume); NULL where nobody sold, and as for delta."""
-    sold = np.where(_split_by_side(bars), bars.volume - bars.taker_buy_volume, 0.0)
+    sold = np.where(_has_taker_volume(bars), bars.volume - bars.taker_buy_volume, 0.0)
     return safe_divide(bars.taker_buy_volume, sold)
 
 
-def _split_by_side(bars: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _has_taker_volume(bars: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.asarray((bars.taker_buy_volume >= 0) & (bars.taker_buy_volume <= bars.volume))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Floats
 
 _CHUNK = 16_384  # rows whose intermediate columns stay in the processor's cache
-_STILL = 100
+FLAT_BARS = 100
 
 
 def rolling(kernel: Callable[[Floats, int], Floats], column: Floats, length: int) -> Floats:
@@ -44,7 +44,7 @@ def mean(column: Floats, length: int) -> Floats:
     return total
 
 
-def deviation(column: Floats, length: int) -> Floats:
+def std(column: Floats, length: int) -> Floats:
     """Population standard deviation √(mean(x²) - mean(x)²) of every whole window.
 
     Meant for returns, whose mean is small beside their deviation.
@@ -55,7 +55,7 @@ def deviation(column: Floats, length: int) -> Floats:
     return np.sqrt(variance, out=variance)
 
 
-def moments(column: Floats, length: int) -> tuple[Floats, Floats]:
+def mean_and_std(column: Floats, length: int) -> tuple[Floats, Floats]:
     """Mean and population standard deviation of every whole window, for any column.
 
     The sums of squares are those around each span's own mean, put together span by span (Chan,
@@ -80,17 +80,17 @@ def moments(column: Floats, length: int) -> tuple[Floats, Floats]:
     return total / length, np.sqrt(squares / length)
 
 
-def rolling_moments(column: Floats, length: int) -> tuple[Floats, Floats]:
+def rolling_mean_and_std(column: Floats, length: int) -> tuple[Floats, Floats]:
     """Mean and standard deviation over each window; NaN on the first length - 1 rows."""
     means, deviations = np.full((2, len(column)), np.nan)
     for first in range(length - 1, len(column), _CHUNK):
         rows = slice(first, first + _CHUNK)
         window = column[first - length + 1 : first + _CHUNK]
-        means[rows], deviations[rows] = moments(window, length)
+        means[rows], deviations[rows] = mean_and_std(window, length)
     return means, deviations
 
 
-def is_flat(high: Floats, low: Floats, steps: int = _STILL) -> NDArray[np.bool_]:
+def is_flat(high: Floats, low: Floats, steps: int = FLAT_BARS) -> NDArray[np.bool_]:
     """Where no price has differed from the others for `steps` bars, or since the first bar."""
     import talib
 

@@ -166,14 +166,16 @@ def validate(
     left = complete_bars(bars, request)
     flags: list[Flag] = []
     quarantined: list[QuarantinedBar] = []
-    if not bars_.sound(left, request):
+    if not bars_.all_valid(left, request):
         for stage in CheckStage:
-            left, found, apart = _run(stage, left, request)
+            left, found, apart = _run_stage(stage, left, request)
             flags += found
             quarantined += apart
         left = left.ascending()
     good = left
-    flags += _judge(_series(Bars.empty() if context is None else context, good, window), request)
+    flags += _series_flags(
+        _series_context(Bars.empty() if context is None else context, good, window), request
+    )
     return ValidationResult(
         good,
         tuple(sorted(flags, key=lambda flag: flag.ts)),
@@ -181,7 +183,7 @@ def validate(
     )
 
 
-def _run(
+def _run_stage(
     stage: CheckStage, bars: Bars, request: ValidationRequest
 ) -> tuple[Bars, list[Flag], list[QuarantinedBar]]:
     """The bars that a stage leaves over, what it found, and what it set apart."""
@@ -191,18 +193,18 @@ def _run(
     for name, check in CHECKS.items():
         if isinstance(check, SeriesCheck) or check.stage is not stage:
             continue
-        found = check.find(bars, request)
+        found = check.function(bars, request)
         if not found.any():
             continue
-        flags += _flags(bars, found, name, check)
+        flags += _bar_flags(bars, found, name, check)
         if check.severity is Severity.ERROR:
-            quarantined += _set_apart(bars, found & ~bad, name, check)
-        if check.drops:
+            quarantined += _quarantine(bars, found & ~bad, name, check)
+        if check.removes_bars:
             bad |= found
     return bars.take(~bad) if bad.any() else bars, flags, quarantined
 
 
-def _series(context: Bars, good: Bars, window: Window) -> SeriesContext:
+def _series_context(context: Bars, good: Bars, window: Window) -> SeriesContext:
     """The good bars over the sound part of the context."""
     sound = (context.volume >= 0) & (context.volume < np.inf)
     for price in (context.open, context.high, context.low, context.close):
@@ -211,15 +213,15 @@ def _series(context: Bars, good: Bars, window: Window) -> SeriesContext:
     return SeriesContext(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
 
 
-def _judge(judged: SeriesContext, request: ValidationRequest) -> Iterator[Flag]:
-    if judged.first == len(judged.bars):
+def _series_flags(judged: SeriesContext, request: ValidationRequest) -> Iterator[Flag]:
+    if judged.first_checked == len(judged.bars):
         return
     for name, check in CHECKS.items():
         if isinstance(check, SeriesCheck):
-            found = check.find(judged, request)
+            found = check.function(judged, request)
             for row in np.flatnonzero(~np.isnan(found)):
-                at = row + judged.first
-                detail = _detail(judged.bars, at, check, found=f"{found[row]:.4g}")
+                at = row + judged.first_checked
+                detail = _format_message(judged.bars, at, check, found=f"{found[row]:.4g}")
                 yield Flag(to_datetime(judged.bars.ts[at]), name, check.severity, detail)
 
 
@@ -231,22 +233,26 @@ def complete_bars(bars: Bars, request: ValidationRequest) -> Bars:
     return bars.take(over | (bars.ts > to_datetime64(request.now)))
 
 
-def _flags(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[Flag]:
+def _bar_flags(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[Flag]:
     """One flag per start, however many bars share it."""
     rows = np.flatnonzero(found)
     for row in rows[np.unique(bars.ts[rows], return_index=True)[1]]:
-        yield Flag(to_datetime(bars.ts[row]), name, check.severity, _detail(bars, row, check))
+        yield Flag(
+            to_datetime(bars.ts[row]), name, check.severity, _format_message(bars, row, check)
+        )
 
 
-def _set_apart(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[QuarantinedBar]:
+def _quarantine(bars: Bars, found: Mask, name: str, check: BarCheck) -> Iterator[QuarantinedBar]:
     for row in np.flatnonzero(found):
         columns = {n: float(c[row]) for n, c in bars.columns().items() if n != "ts"}
         sent = {n: value if np.isfinite(value) else None for n, value in columns.items()}
-        yield QuarantinedBar(to_datetime(bars.ts[row]), name, _detail(bars, row, check), sent)
+        yield QuarantinedBar(
+            to_datetime(bars.ts[row]), name, _format_message(bars, row, check), sent
+        )
 
 
-def _detail(bars: Bars, row: np.intp, check: BarCheck | SeriesCheck, **values: str) -> str:
+def _format_message(bars: Bars, row: np.intp, check: BarCheck | SeriesCheck, **values: str) -> str:
     row_values = {n: f"{c[row]:.10g}" for n, c in bars.columns().items() if n != "ts"}
-    return check.says.format(
+    return check.message.format(
         ts=f"{to_datetime(bars.ts[row]):%Y-%m-%d %H:%M:%S}", **row_values, **values
     )

@@ -12,19 +12,19 @@ _EPOCH = np.datetime64("1970-01-01", "us")
 _LEAST, _MOST, _MOST_VOLUME = 1e-15, 1e15, 1e30
 
 
-def sound(bars: Bars, request: ValidationRequest) -> bool:
+def all_valid(bars: Bars, request: ValidationRequest) -> bool:
     """Whether none of the checks below objects to any bar: so it is as a rule, and soon seen."""
-    return len(bars) == 0 or (_plausible(bars) and _timely(bars, request))
+    return len(bars) == 0 or (_values_valid(bars) and _starts_valid(bars, request))
 
 
-def _plausible(bars: Bars) -> bool:
+def _values_valid(bars: Bars) -> bool:
     enclosed = (bars.low <= bars.open) & (bars.open <= bars.high)
     enclosed &= (bars.low <= bars.close) & (bars.close <= bars.high)
     prices = enclosed.all() and bars.low.min() >= _LEAST and bars.high.max() <= _MOST
     return bool(prices and bars.volume.min() >= 0 and bars.volume.max() <= _MOST_VOLUME)
 
 
-def _timely(bars: Bars, request: ValidationRequest) -> bool:
+def _starts_valid(bars: Bars, request: ValidationRequest) -> bool:
     ts = bars.ts
     start, end, now = map(to_datetime64, (request.window.start, request.window.end, request.now))
     ascending = bool((ts[1:] > ts[:-1]).all())
@@ -36,7 +36,7 @@ def _timely(bars: Bars, request: ValidationRequest) -> bool:
 def duplicate(bars: Bars, request: ValidationRequest) -> Mask:
     """Every column equals that of a bar sent later."""
     found = np.zeros(len(bars), dtype=bool)
-    shared = np.flatnonzero(_shares_ts(bars.ts))
+    shared = np.flatnonzero(_is_repeated(bars.ts))
     if len(shared):
         values = [c[shared].astype("f8").view("i8") for c in bars.columns().values()]
         kinds = np.unique(np.column_stack(values), axis=0, return_inverse=True)[1].ravel()
@@ -124,7 +124,7 @@ def no_session(bars: Bars, request: ValidationRequest) -> Mask:
     return ~isin_sorted(bars.ts, known)
 
 
-def _shares_ts(ts: Timestamps) -> Mask:
+def _is_repeated(ts: Timestamps) -> Mask:
     order = np.argsort(ts, kind="stable")
     same = ts[order[1:]] == ts[order[:-1]]
     shares = np.zeros(len(ts), dtype=bool)

@@ -50,11 +50,11 @@ class BarCheck:
 
     stage: CheckStage
     severity: Severity
-    find: Callable[[Bars, ValidationRequest], Mask]
-    says: str
+    function: Callable[[Bars, ValidationRequest], Mask]
+    message: str
 
     @property
-    def drops(self) -> bool:
+    def removes_bars(self) -> bool:
         """Whether the bars that it objects to are taken out."""
         return self.severity is Severity.ERROR or self.stage is CheckStage.REPEATS
 
@@ -67,20 +67,20 @@ class SeriesContext:
     """
 
     bars: Bars
-    first: int
-    found: dict[str, Any] = field(default_factory=dict)
+    first_checked: int
+    cache: dict[str, Any] = field(default_factory=dict)
 
     def cached(self, name: str, compute: Callable[[], T]) -> T:
         """What `compute` answers, computed for the first check that asks."""
-        if name not in self.found:
-            self.found[name] = compute()
-        answer: T = self.found[name]
+        if name not in self.cache:
+            self.cache[name] = compute()
+        answer: T = self.cache[name]
         return answer
 
     @property
-    def rows(self) -> NDArray[np.intp]:
+    def checked_rows(self) -> NDArray[np.intp]:
         """The rows that are to be judged."""
-        return np.arange(self.first, len(self.bars))
+        return np.arange(self.first_checked, len(self.bars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +93,5 @@ class SeriesCheck:
     """
 
     severity: Severity
-    find: Callable[[SeriesContext, ValidationRequest], Floats]
-    says: str
+    function: Callable[[SeriesContext, ValidationRequest], Floats]
+    message: str

@@ -59,7 +59,7 @@ def classify_missing(
     thin one, and what lies before the first or after the last stored bar.
     """
     nothing = missing[:0]
-    if len(missing) == 0 or len(stored) == 0 or not _may_rest(asset_class, timeframe):
+    if len(missing) == 0 or len(stored) == 0 or not _may_have_untraded_bars(asset_class, timeframe):
         return missing, nothing
     last = to_datetime(stored[-1] + np.timedelta64(1, "us"))
     expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), last)
@@ -67,7 +67,7 @@ def classify_missing(
     traded = np.full(len(expected), np.nan)
     traded[present] = volume[np.searchsorted(stored, expected[present])]
     runs = _runs(~present)
-    chosen = runs[_untraded(traded, runs[:, 0], runs[:, 1])]
+    chosen = runs[_is_untraded(traded, runs[:, 0], runs[:, 1])]
     edges = np.zeros(len(expected) + 1, dtype=np.int8)
     edges[chosen[:, 0]] = 1
     edges[chosen[:, 1]] = -1
@@ -76,7 +76,7 @@ def classify_missing(
     return missing[~untraded], missing[untraded]
 
 
-def _may_rest(asset_class: AssetClass, timeframe: Timeframe) -> bool:
+def _may_have_untraded_bars(asset_class: AssetClass, timeframe: Timeframe) -> bool:
     return timeframe.intraday or asset_class is AssetClass.CRYPTO
 
 
@@ -86,7 +86,9 @@ def _runs(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
-def _untraded(traded: Floats, first: NDArray[np.intp], end: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _is_untraded(
+    traded: Floats, first: NDArray[np.intp], end: NDArray[np.intp]
+) -> NDArray[np.bool_]:
     """Whether each run [first, end) of missing bars went untraded; traded: NaN where missing."""
     nothing = np.full(_NEARBY, np.nan)
     around = np.concatenate([nothing, traded, nothing])

@@ -9,7 +9,7 @@ from enrichment.domain.bars import Floats
 
 WINDOW = 60
 MIN_BARS = 20  # values that a window must hold to say what is usual
-NORMAL = 1.4826  # median absolute deviation → standard deviation of a normal distribution
+MAD_TO_STD = 1.4826  # median absolute deviation → standard deviation of a normal distribution
 
 _CHUNK = 2_048
 
@@ -26,21 +26,23 @@ def rolling_median_mad(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, 
         part = slice(first, first + _CHUNK)
         values = windows[rows[part]]
         values.sort(axis=1)
-        count = _count(values)
-        middle[part] = np.where(count >= MIN_BARS, _middle(values, count), np.nan)
+        count = _count_numbers(values)
+        middle[part] = np.where(count >= MIN_BARS, _median_of_sorted(values, count), np.nan)
         values -= middle[part, None]
         np.abs(values, out=values).sort(axis=1)
-        spread[part] = np.where(count >= MIN_BARS, NORMAL * _middle(values, count), np.nan)
+        spread[part] = np.where(
+            count >= MIN_BARS, MAD_TO_STD * _median_of_sorted(values, count), np.nan
+        )
     return middle, spread
 
 
 def median(values: Floats) -> Floats:
     """Median of each line without its NaN; NaN where it has nothing else."""
     ordered = np.sort(values, axis=1)
-    return _middle(ordered, _count(ordered))
+    return _median_of_sorted(ordered, _count_numbers(ordered))
 
 
-def _count(ordered: Floats) -> NDArray[np.intp]:
+def _count_numbers(ordered: Floats) -> NDArray[np.intp]:
     """How many values of each ordered line are numbers; NaN stand last."""
     lines, length = ordered.shape
     if not np.isnan(ordered[:, -1]).any():
@@ -48,7 +50,7 @@ def _count(ordered: Floats) -> NDArray[np.intp]:
     return np.asarray(np.count_nonzero(~np.isnan(ordered), axis=1))
 
 
-def _middle(ordered: Floats, count: NDArray[np.intp]) -> Floats:
+def _median_of_sorted(ordered: Floats, count: NDArray[np.intp]) -> Floats:
     """Median of the first `count` values of each ordered line; NaN where it has none."""
     line = np.arange(len(ordered))
     lower = ordered[line, np.maximum(count - 1, 0) // 2]

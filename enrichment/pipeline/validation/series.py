@@ -36,10 +36,10 @@ def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
     distributions; returns exceed it every month. The return from a bad price is as far out as the
     one to it, so both bars are flagged.
     """
-    returns = _steps(series.bars.close)
-    middle, spread = robust.rolling_median_mad(returns, series.rows)
+    returns = _log_returns(series.bars.close)
+    middle, spread = robust.rolling_median_mad(returns, series.checked_rows)
     ratio = split(series, request)
-    freed = returns[series.rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
+    freed = returns[series.checked_rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
     z = (freed - middle) / np.maximum(spread, _BASIS_POINT)
     if request.timeframe.intraday:
         z /= np.sqrt(_bars_apart(series, request))
@@ -52,13 +52,13 @@ def volume_spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     The usual is the median of the 60 volumes before the bar that are not 0, and z the robust
     z-score of ln(volume) among theirs.
     """
-    multiple, z = _volume(series)
+    multiple, z = _volume_score(series)
     return np.where((multiple > _FACTOR) & (z > _FAR_VOLUME), multiple, np.nan)
 
 
 def volume_collapse(series: SeriesContext, request: ValidationRequest) -> Floats:
     """0 < volume < 1/10 of the usual and z < -6, as for volume_spike; found is the multiple."""
-    multiple, z = _volume(series)
+    multiple, z = _volume_score(series)
     return np.where((multiple < 1 / _FACTOR) & (z < -_FAR_VOLUME), multiple, np.nan)
 
 
@@ -70,8 +70,8 @@ def zero_volume(series: SeriesContext, request: ValidationRequest) -> Floats:
     is never remarked on, nor one that is traded now and then.
     """
     empty = series.bars.volume == 0
-    if not empty[series.first :].any():
-        return _nowhere(series)
+    if not empty[series.first_checked :].any():
+        return _no_findings(series)
     length = robust.run_lengths(empty)
     begins = np.arange(len(empty)) - length + 1
     count = np.append(0, np.cumsum(empty))
@@ -79,7 +79,7 @@ def zero_volume(series: SeriesContext, request: ValidationRequest) -> Floats:
     before = count[begins] - count[earlier]
     usual = (begins > 0) & (before <= _THIN * (begins - earlier))
     due = empty & usual & np.isin(length, (1, 10, 100))
-    return _at(series, due, length)
+    return _findings(series, due, length)
 
 
 def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -91,52 +91,52 @@ def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
     """
     bars = series.bars
     equal = np.append(False, bars.close[1:] == bars.close[:-1])
-    if not equal[series.first :].any():
-        return _nowhere(series)
+    if not equal[series.first_checked :].any():
+        return _no_findings(series)
     for price in (bars.open, bars.high, bars.low):
         equal[1:] &= price[1:] == price[:-1]
-    equal &= (bars.volume > 0) | ~_traded_lately(bars.volume)
+    equal &= (bars.volume > 0) | ~_traded_recently(bars.volume)
     length = robust.run_lengths(equal) + 1
     least = _STALE_INTRADAY if request.timeframe.intraday else _STALE
     due = equal & np.isin(length, [n for n in least * 2 ** np.arange(7) if n <= 192])
-    return _at(series, due, length)
+    return _findings(series, due, length)
 
 
-def _steps(price: Floats) -> Floats:
+def _log_returns(price: Floats) -> Floats:
     """ln(price / previous price); NaN on the first row."""
     return np.append(np.full(len(price[:1]), np.nan), np.log(price[1:] / price[:-1]))
 
 
 def _bars_apart(series: SeriesContext, request: ValidationRequest) -> Floats:
     """Time from the previous bar to each, in bars."""
-    ts, rows = series.bars.ts, series.rows
+    ts, rows = series.bars.ts, series.checked_rows
     elapsed = ts[rows] - ts[np.maximum(rows - 1, 0)]
     return np.maximum(elapsed / np.timedelta64(request.timeframe.duration), 1.0)
 
 
-def _volume(series: SeriesContext) -> tuple[Floats, Floats]:
+def _volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     """Volume as a multiple of the usual, and its robust z-score, at the rows to be judged."""
-    return series.cached("volume", lambda: _judged_volume(series))
+    return series.cached("volume", lambda: _compute_volume_score(series))
 
 
-def _judged_volume(series: SeriesContext) -> tuple[Floats, Floats]:
+def _compute_volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     logarithm = np.log(np.where(volume > 0, volume, np.nan))
-    middle, spread = robust.rolling_median_mad(logarithm, series.rows)
-    away = logarithm[series.rows] - middle
+    middle, spread = robust.rolling_median_mad(logarithm, series.checked_rows)
+    away = logarithm[series.checked_rows] - middle
     return np.exp(away), away / np.maximum(spread, _BASIS_POINT)
 
 
-def _traded_lately(volume: Floats) -> Mask:
+def _traded_recently(volume: Floats) -> Mask:
     """Whether any of the 100 bars before each had volume."""
     count = np.append(0, np.cumsum(volume > 0))
     rows = np.arange(len(volume))
     return np.asarray(count[rows] > count[np.maximum(rows - _LATELY, 0)])
 
 
-def _nowhere(series: SeriesContext) -> Floats:
-    return np.full(len(series.bars) - series.first, np.nan)
+def _no_findings(series: SeriesContext) -> Floats:
+    return np.full(len(series.bars) - series.first_checked, np.nan)
 
 
-def _at(series: SeriesContext, due: Mask, found: NDArray[np.intp]) -> Floats:
-    return np.where(due, found, np.nan)[series.first :]
+def _findings(series: SeriesContext, due: Mask, found: NDArray[np.intp]) -> Floats:
+    return np.where(due, found, np.nan)[series.first_checked :]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Floats, Timestamps, to_datetime64
-from enrichment.domain.splits import nearest_ratio
+from enrichment.domain.splits import nearest_split_ratio
 from enrichment.pipeline.validation import robust
 from enrichment.pipeline.validation.check import Mask, SeriesContext, ValidationRequest
 
@@ -36,35 +36,35 @@ def split(series: SeriesContext, request: ValidationRequest) -> Floats:
 
     A weekly bar that opens before a split and closes after it is an outlier only.
     """
-    return series.cached("split", lambda: _split(series, request))
+    return series.cached("split", lambda: _find_splits(series, request))
 
 
-def _split(series: SeriesContext, request: ValidationRequest) -> Floats:
-    bars, rows = series.bars, series.rows
+def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
+    bars, rows = series.bars, series.checked_rows
     found = np.full(len(rows), np.nan)
     if len(bars) < 2:
         return found
     before = np.maximum(rows - 1, 0)
     held = np.log(bars.close[rows] / bars.close[before])
     if request.splits is not None:
-        found = _known(bars.ts[rows], request)
+        found = _known_ratios(bars.ts[rows], request)
         return np.where(np.abs(held + np.log(found)) < np.abs(np.log(found)) / 2, found, np.nan)
     opened = np.log(bars.open[rows] / bars.close[before])
-    ratio = nearest_ratio(-opened)
+    ratio = nearest_split_ratio(-opened)
     size = np.log(ratio)
     likely = (rows > 0) & (np.abs(opened + size) <= _WIDE) & (np.abs(held + size) < abs(size) / 2)
     likely &= _between_sessions(bars.ts, rows, request)
     if not likely.any():
         return found
-    likely &= ~_returns(bars.close, rows)
+    likely &= ~_reverts(bars.close, rows)
     if not request.timeframe.intraday:
         chosen = np.flatnonzero(likely)
         likely[chosen] &= np.abs(opened + size)[chosen] <= _tolerance(series, chosen)
-        likely[chosen] &= ~_busy(series, chosen)
+        likely[chosen] &= ~_is_heavily_traded(series, chosen)
     return np.where(likely, ratio, np.nan)
 
 
-def _known(ts: Timestamps, request: ValidationRequest) -> Floats:
+def _known_ratios(ts: Timestamps, request: ValidationRequest) -> Floats:
     found = np.full(len(ts), np.nan)
     for moment, ratio in (request.splits or {}).items():
         found[ts == to_datetime64(moment)] = ratio
@@ -79,7 +79,7 @@ def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: Validatio
     return np.asarray(day[rows] > day[np.maximum(rows - 1, 0)])
 
 
-def _returns(close: Floats, rows: NDArray[np.intp]) -> Mask:
+def _reverts(close: Floats, rows: NDArray[np.intp]) -> Mask:
     """Whether the close goes back to where it was before the previous one."""
     level = np.log(close)
     now, previous = level[rows], level[np.maximum(rows - 1, 0)]
@@ -93,11 +93,11 @@ def _returns(close: Floats, rows: NDArray[np.intp]) -> Mask:
 def _tolerance(series: SeriesContext, chosen: NDArray[np.intp]) -> Floats:
     bars = series.bars
     steps = np.append(np.nan, np.log(bars.open[1:] / bars.close[:-1]))
-    spread = robust.rolling_median_mad(steps, series.rows[chosen])[1]
+    spread = robust.rolling_median_mad(steps, series.checked_rows[chosen])[1]
     return np.asarray(np.clip(_SIGMAS * np.nan_to_num(spread), _NARROW, _WIDE))
 
 
-def _busy(series: SeriesContext, chosen: NDArray[np.intp]) -> Mask:
+def _is_heavily_traded(series: SeriesContext, chosen: NDArray[np.intp]) -> Mask:
     turnover = series.bars.close * series.bars.volume
-    rows = series.rows[chosen]
+    rows = series.checked_rows[chosen]
     return np.asarray(turnover[rows] > _BUSY * robust.rolling_median_mad(turnover, rows)[0])

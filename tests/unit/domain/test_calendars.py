@@ -196,7 +196,7 @@ def test_vendors_stamps_become_session_dates() -> None:
     midnight = np.array(["2024-01-10T05:00", "2024-07-10T04:00"], dtype="datetime64[us]")
     dates = np.array(["2024-01-10", "2024-07-10"], dtype="datetime64[us]")
     np.testing.assert_array_equal(calendars.canonical(STOCK, Timeframe.D1, midnight), dates)
-    np.testing.assert_array_equal(calendars.midnights(STOCK, dates), midnight)
+    np.testing.assert_array_equal(calendars.local_midnights(STOCK, dates), midnight)
     sunday = np.array(["2024-01-07T05:00"], dtype="datetime64[us]")
     monday = np.array(["2024-01-08"], dtype="datetime64[us]")
     np.testing.assert_array_equal(calendars.canonical(STOCK, Timeframe.W1, sunday), monday)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
 from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline.validation import CHECKS, missing_bars, validate
-from enrichment.pipeline.validation.bars import sound
+from enrichment.pipeline.validation.bars import all_valid
 from enrichment.pipeline.validation.check import BarCheck, ValidationRequest
 
 NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday
@@ -249,11 +249,13 @@ def test_bars_are_sound_if_no_check_objects_to_them(
     bars = _bars(ts, **({column: value} if days else {}))
     request = ValidationRequest(asset_class, timeframe, MONTH, NOW)
     checks = [check for check in CHECKS.values() if isinstance(check, BarCheck)]
-    assert sound(bars, request) == (not any(c.find(bars, request).any() for c in checks))
+    assert all_valid(bars, request) == (not any(c.function(bars, request).any() for c in checks))
 
 
 def test_every_check_is_named_after_its_function_and_states_its_formula() -> None:
-    assert all(check.find.__name__ == name and check.find.__doc__ for name, check in CHECKS.items())
+    assert all(
+        check.function.__name__ == name and check.function.__doc__ for name, check in CHECKS.items()
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 
 from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
-from enrichment.domain.splits import splits_of
+from enrichment.domain.splits import implied_splits
 from enrichment.pipeline.validation import CHECKS, validate
 
 Recorded = dict[str, tuple[Bars, Floats]]
@@ -84,7 +84,7 @@ def test_a_real_crash_is_an_outlier_and_no_split(recorded: Recorded) -> None:
 
 def test_adjusted_closes_name_the_splits(recorded: Recorded) -> None:
     for symbol, (bars, adjusted) in recorded.items():
-        known = splits_of(bars.ts, bars.close, adjusted)
+        known = implied_splits(bars.ts, bars.close, adjusted)
         assert [f"{ts:%Y-%m-%d}" for ts in known] == SPLITS.get(symbol, [])
         assert set(known.values()) <= {2.0}
         assert dates(flags(bars, "split", splits=known)) == SPLITS.get(symbol, [])
@@ -187,4 +187,4 @@ def test_intraday_a_split_needs_a_new_day() -> None:
 
 
 def test_the_check_states_its_formula() -> None:
-    assert "previous close" in (CHECKS["split"].find.__doc__ or "")
+    assert "previous close" in (CHECKS["split"].function.__doc__ or "")
