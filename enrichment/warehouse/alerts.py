@@ -25,6 +25,7 @@ from enrichment.warehouse.alert_rows import (
 )
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import pauses
+from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
 
 
 class Evaluation:
@@ -33,7 +34,7 @@ class Evaluation:
     def __init__(self, conn: Connection, now: datetime) -> None:
         self._conn = conn
         self.now = now
-        self.states = {row.rule: AlertState(*row) for row in conn.execute(text(_STATES))}
+        self.states = {state.rule: state for state in fetch_all(conn, AlertState, _STATES)}
         self.all_silenced = pauses.paused_globally(conn)
         self._silenced = set(conn.execute(text(_SILENCED)).scalars())
 
@@ -94,8 +95,7 @@ class Evaluation:
 
     def forgotten(self, known: Sequence[str]) -> list[AlertState]:
         """Pending or firing alerts of rules that no evaluator has known for an hour."""
-        rows = self._conn.execute(text(_FORGOTTEN), {"known": list(known)})
-        return [AlertState(*row) for row in rows]
+        return fetch_all(self._conn, AlertState, _FORGOTTEN, {"known": list(known)})
 
 
 class AlertStore:
@@ -121,10 +121,8 @@ class AlertStore:
         A rule's changes reach a channel in their order: a later one waits for an earlier one.
         """
         with self._db.begin() as conn:
-            row = conn.execute(
-                text(_CLAIM), {"channels": list(channels), "lease": lease}
-            ).one_or_none()
-            return None if row is None else Delivery(*row)
+            values = {"channels": list(channels), "lease": lease}
+            return fetch_one(conn, Delivery, _CLAIM, values)
 
     def delivered(self, delivery: Delivery) -> None:
         with self._db.begin() as conn:
@@ -146,17 +144,14 @@ class AlertStore:
     def report(self) -> AlertReport:
         with self._db.begin() as conn:
             head = conn.execute(text(_HEAD)).one()
-            alerts = [Alert(*row) for row in conn.execute(text(_ALERTS))]
+            alerts = fetch_all(conn, Alert, _ALERTS)
             return AlertReport(head.now, head.evaluated_at, head.evaluator, alerts)
 
     def history(self, limit: int, before: int | None = None) -> list[AlertEvent]:
         """Up to `limit` changes of state, newest first, of events with an id below `before`."""
         with self._db.begin() as conn:
             rows = conn.execute(text(_HISTORY), {"limit": limit, "before": before}).all()
-        return [
-            AlertEvent(**{**row._mapping, "deliveries": _deliveries(row.deliveries)})
-            for row in rows
-        ]
+        return [from_row(AlertEvent, r, deliveries=_deliveries(r.deliveries)) for r in rows]
 
 
 def rule_names(conn: Connection) -> list[str]:
@@ -261,8 +256,8 @@ FROM alert_evaluation
 """
 
 _ALERTS = """
-SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at, s.until,
-    s.silenced_by, s.reason
+SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at,
+    s.until AS silenced_until, s.silenced_by, s.reason AS silence_reason
 FROM alert_states a LEFT JOIN alert_silences s ON s.rule = a.rule AND s.until > now()
 ORDER BY a.state = 'firing' DESC, a.state = 'pending' DESC, a.severity = 'critical' DESC, a.rule
 """

@@ -28,12 +28,15 @@ def prune(db: Database, *, log_months: int, job_days: int) -> Pruned:
         partitions = _old_partitions(conn, log_months)
         for name in partitions:
             conn.execute(text(f'DROP TABLE "{name}"'))
-        counts = [
-            conn.execute(text(statement), {"days": job_days}).rowcount
-            for statement in (_JOBS, _WORKERS, _TRANSITIONS)
-        ]
+        age = {"days": job_days}
+        pruned = Pruned(
+            log_partitions=len(partitions),
+            jobs=conn.execute(text(_JOBS), age).rowcount,
+            workers=conn.execute(text(_WORKERS), age).rowcount,
+            transitions=conn.execute(text(_TRANSITIONS), age).rowcount,
+        )
         conn.execute(text(_STATES))
-    return Pruned(len(partitions), *counts)
+    return pruned
 
 
 def _old_partitions(conn: Connection, months: int) -> list[str]:

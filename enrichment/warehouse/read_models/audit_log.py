@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import fetch_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class AuditLog:
     ) -> list[AuditEntry]:
         values = {"limit": limit, "actor": actor, "action": action, "before": before}
         with self._db.begin() as conn:
-            return [AuditEntry(*row) for row in conn.execute(text(_ACTIONS), values)]
+            return fetch_all(conn, AuditEntry, _ACTIONS, values)
 
     def corrections(
         self,
@@ -79,7 +78,7 @@ class AuditLog:
             "before": before,
         }
         with self._db.begin() as conn:
-            return [CorrectedValue(*row) for row in conn.execute(text(_CORRECTIONS), values)]
+            return fetch_all(conn, CorrectedValue, _CORRECTIONS, values)
 
 
 _ACTIONS = """

@@ -47,6 +47,7 @@ from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.resilience_state import STALE_SECONDS
+from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
 
 QUEUE_SHOWN = 100
 
@@ -77,9 +78,7 @@ class ReadModels:
                 scheduler=self._scheduler(conn),
                 last_job=last_job(conn),
                 metrics=metrics_24h.read(conn),
-                job_queue=[
-                    QueuedItem(*row) for row in conn.execute(text(_QUEUE), {"limit": QUEUE_SHOWN})
-                ],
+                job_queue=fetch_all(conn, QueuedItem, _QUEUE, {"limit": QUEUE_SHOWN}),
             )
 
     def scheduler_status(self) -> SchedulerStatus:
@@ -93,8 +92,7 @@ class ReadModels:
     def job_status(self, symbol: str) -> JobStatus | None:
         """None for a symbol that is not tracked."""
         with self._db.begin() as conn:
-            row = conn.execute(text(_JOB_STATUS), {"symbol": symbol}).one_or_none()
-            return None if row is None else JobStatus(*row)
+            return fetch_one(conn, JobStatus, _JOB_STATUS, {"symbol": symbol})
 
     def history(
         self,
@@ -114,8 +112,8 @@ class ReadModels:
         page, more = rows[:limit], len(rows) > limit
         return HistoryPage(
             timestamp=now,
-            jobs=[HistoricJob(*row[:9]) for row in page],
-            details=[JobDetails(*row[9:]) for row in page],
+            jobs=[from_row(HistoricJob, row) for row in page],
+            details=[from_row(JobDetails, row) for row in page],
             next=(page[-1].created_at, page[-1].job_id) if more else None,
         )
 
@@ -132,18 +130,17 @@ class ReadModels:
 
     def failed_items(self, job_id: UUID) -> list[FailedItem]:
         with self._db.begin() as conn:
-            return [FailedItem(*row) for row in conn.execute(text(_FAILED), {"job_id": job_id})]
+            return fetch_all(conn, FailedItem, _FAILED, {"job_id": job_id})
 
     def series(self) -> list[SeriesStatus]:
         """Every timeframe of every tracked symbol, by name."""
         with self._db.begin() as conn:
-            return [SeriesStatus(*row) for row in conn.execute(text(_SERIES))]
+            return fetch_all(conn, SeriesStatus, _SERIES)
 
     def workers(self) -> list[WorkerStatus]:
         """Workers of the last day, newest first."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_WORKERS), {"alive": ALIVE_SECONDS})
-            return [WorkerStatus(*row) for row in rows]
+            return fetch_all(conn, WorkerStatus, _WORKERS, {"alive": ALIVE_SECONDS})
 
     def silent_since(self) -> datetime | None:
         """The newest sign of life where no worker is alive; None where one is, or none ever was."""
@@ -154,24 +151,23 @@ class ReadModels:
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
         with self._db.begin() as conn:
-            return [Pause(*row) for row in conn.execute(text(_PAUSES))]
+            return fetch_all(conn, Pause, _PAUSES)
 
     def resilience(self) -> list[PatternStatus]:
         """Every pattern that a worker has published within the last day, by name and kind."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_RESILIENCE), {"stale": STALE_SECONDS})
-            return [PatternStatus(*row) for row in rows]
+            return fetch_all(conn, PatternStatus, _RESILIENCE, {"stale": STALE_SECONDS})
 
     def transitions(self, limit: int = 100) -> list[Transition]:
         """The breakers' newest changes of state, newest first."""
         with self._db.begin() as conn:
-            return [Transition(*row) for row in conn.execute(text(_TRANSITIONS), {"limit": limit})]
+            return fetch_all(conn, Transition, _TRANSITIONS, {"limit": limit})
 
     def slots(self, limit: int = 30) -> list[SlotStatus]:
         """The newest nightly slots that a job took, newest first."""
         values = {"hour": self._hour, "minute": self._minute, "limit": limit}
         with self._db.begin() as conn:
-            return [SlotStatus(*row) for row in conn.execute(text(_SLOTS), values)]
+            return fetch_all(conn, SlotStatus, _SLOTS, values)
 
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""
@@ -235,8 +231,9 @@ ORDER BY status <> 'in_progress', priority, created_at, symbol LIMIT :limit
 """
 
 _JOB_STATUS = """
-SELECT t.symbol, coalesce(i.status, 'pending'), coalesce(i.retry_count, 0), i.last_error,
-    i.started_at, i.completed_at, now()
+SELECT t.symbol, coalesce(i.status, 'pending') AS status,
+    coalesce(i.retry_count, 0) AS retry_count, i.last_error, i.started_at, i.completed_at,
+    now() AS timestamp
 FROM tracked_symbols t
 LEFT JOIN LATERAL (
     SELECT * FROM enrichment_job_items i WHERE i.symbol = t.symbol
@@ -247,9 +244,10 @@ WHERE t.symbol = :symbol
 _HISTORY = """
 SELECT j.job_id, j.started_at, j.completed_at,
     extract(epoch FROM coalesce(j.completed_at, now()) - j.started_at)::float8 AS duration_seconds,
-    coalesce(j.successful, i.successful)::int, coalesce(j.failed, i.failed)::int,
-    coalesce(j.retried, i.retried)::int, coalesce(j.inserted, i.inserted)::bigint,
-    coalesce(j.updated, i.updated)::bigint,
+    coalesce(j.successful, i.successful)::int AS successful,
+    coalesce(j.failed, i.failed)::int AS failed, coalesce(j.retried, i.retried)::int AS retried,
+    coalesce(j.inserted, i.inserted)::bigint AS total_records_inserted,
+    coalesce(j.updated, i.updated)::bigint AS total_records_updated,
     j.kind, j.state, j.total, j.created_at, j.requested_by
 FROM enrichment_jobs j
 LEFT JOIN LATERAL (
@@ -290,7 +288,8 @@ WHERE job_id = :job_id AND status = 'in_progress' ORDER BY symbol
 """
 
 _FAILED = """
-SELECT symbol, coalesce(error_class, ''), coalesce(last_error, '') FROM enrichment_job_items
+SELECT symbol, coalesce(error_class, '') AS error_class, coalesce(last_error, '') AS last_error
+FROM enrichment_job_items
 WHERE job_id = :job_id AND status = 'failed' ORDER BY symbol
 """
 
@@ -302,7 +301,7 @@ ORDER BY t.symbol, tf.position
 
 _WORKERS = """
 SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
-    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive), note
+    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive) AS alive, note
 FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
 """
 
@@ -313,8 +312,8 @@ HAVING NOT bool_or(state <> 'stopped' AND heartbeat_at > now() - make_interval(s
 
 _RESILIENCE = """
 SELECT worker_id, kind, name, state, status, updated_at,
-    extract(epoch FROM now() - updated_at)::float8,
-    updated_at < now() - make_interval(secs => :stale)
+    extract(epoch FROM now() - updated_at)::float8 AS age_seconds,
+    updated_at < now() - make_interval(secs => :stale) AS stale
 FROM resilience_state WHERE updated_at > now() - interval '1 day'
 ORDER BY name, kind, updated_at DESC, worker_id
 """
@@ -325,8 +324,8 @@ ORDER BY id DESC LIMIT :limit
 """
 
 _SLOTS = """
-SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8,
-    extract(epoch FROM completed_at - started_at)::float8, successful, failed
+SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8 AS late_seconds,
+    extract(epoch FROM completed_at - started_at)::float8 AS duration_seconds, successful, failed
 FROM (SELECT *, (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
         AS slot
     FROM enrichment_jobs WHERE kind IN ('scheduled', 'catchup')) slots

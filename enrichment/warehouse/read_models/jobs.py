@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import LastJob
+from enrichment.warehouse.rows import fetch_all, fetch_one
 
 EXAMPLES = 5
 
@@ -65,14 +66,13 @@ class JobReports:
     def request(self, job_id: UUID) -> JobRequest | None:
         """None for an unknown job."""
         with self._db.begin() as conn:
-            row = conn.execute(text(_REQUEST), {"job_id": job_id}).one_or_none()
-            return None if row is None else JobRequest(*row)
+            return fetch_one(conn, JobRequest, _REQUEST, {"job_id": job_id})
 
     def error_groups(self, job_id: UUID) -> list[ErrorGroup]:
         """The failed symbols by error class, most first."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_ERROR_GROUPS), {"job_id": job_id, "examples": EXAMPLES})
-            return [ErrorGroup(*row) for row in rows]
+            values = {"job_id": job_id, "examples": EXAMPLES}
+            return fetch_all(conn, ErrorGroup, _ERROR_GROUPS, values)
 
     def items(
         self, job_id: UUID, limit: int, *, status: str | None = None, after: str | None = None
@@ -80,24 +80,23 @@ class JobReports:
         """Up to `limit` symbols of a job in their order, after this one."""
         values = {"job_id": job_id, "limit": limit, "status": status, "after": after}
         with self._db.begin() as conn:
-            return [JobItem(*row) for row in conn.execute(text(_ITEMS), values)]
+            return fetch_all(conn, JobItem, _ITEMS, values)
 
     def longest(self, job_id: UUID, limit: int) -> list[JobItem]:
         """The symbols of a job that have begun, those that took longest first."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_LONGEST), {"job_id": job_id, "limit": limit})
-            return [JobItem(*row) for row in rows]
+            return fetch_all(conn, JobItem, _LONGEST, {"job_id": job_id, "limit": limit})
 
 
 def last_job(conn: Connection) -> LastJob | None:
     """The job that finished last; cancelled ones do not count."""
-    row = conn.execute(text(_LAST_JOB)).one_or_none()
-    return None if row is None else LastJob(*row)
+    return fetch_one(conn, LastJob, _LAST_JOB)
 
 
 _LAST_JOB = """
 SELECT started_at, completed_at,
-    extract(epoch FROM completed_at - started_at)::float8, successful, failed, retried
+    extract(epoch FROM completed_at - started_at)::float8 AS duration_seconds,
+    successful, failed, retried
 FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
 ORDER BY completed_at DESC LIMIT 1
 """
@@ -108,9 +107,9 @@ FROM enrichment_jobs WHERE job_id = :job_id
 """
 
 _ERROR_GROUPS = """
-SELECT coalesce(error_class, 'unknown'), count(*),
-    (array_agg(coalesce(last_error, '') ORDER BY completed_at DESC, symbol))[1],
-    (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)]
+SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS count,
+    (array_agg(coalesce(last_error, '') ORDER BY completed_at DESC, symbol))[1] AS example,
+    (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)] AS symbols
 FROM enrichment_job_items WHERE job_id = :job_id AND status = 'failed'
 GROUP BY 1 ORDER BY count(*) DESC, 1
 """

@@ -21,6 +21,7 @@ from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.dto import LastJob
 from enrichment.warehouse.read_models.jobs import last_job
 from enrichment.warehouse.resilience_state import STALE_SECONDS
+from enrichment.warehouse.rows import fetch_all
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -64,6 +65,18 @@ class SeriesGroup:
     validation: float | None
     oldest_success: datetime | None
     newest_success: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Means over the scored series of an asset class and timeframe."""
+
+    asset_class: str
+    timeframe: str
+    scored: int = 0
+    quality: float | None = None
+    completeness: float | None = None
+    validation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,29 +155,28 @@ class MetricsReader:
                 {"ms": str(STATEMENT_TIMEOUT_MS)},
             )
             overall: Any = conn.execute(text(_OVERALL)).one()
-            patterns = conn.execute(text(_PATTERNS), {"stale": STALE_SECONDS})
             return MetricsSample(
                 now=overall.now,
                 scheduler_running=scheduler_running(conn),
                 last_job=last_job(conn),
-                jobs=[JobTotals(*row) for row in conn.execute(text(_JOBS))],
+                jobs=fetch_all(conn, JobTotals, _JOBS),
                 queue=_counts(conn, _QUEUE),
                 queue_oldest_age=overall.queue_oldest_age,
                 fetches=_fetches(conn),
-                computations=CallTotals("compute", *conn.execute(text(_COMPUTATIONS)).one()),
+                computations=fetch_all(conn, CallTotals, _COMPUTATIONS)[0],
                 quota_remaining=metrics_24h.quota(conn),
                 tracked=_counts(conn, _TRACKED),
                 series=_series(conn),
-                workers=[WorkerSample(*row) for row in conn.execute(text(_WORKERS))],
-                patterns=[PatternSample(*row) for row in patterns],
+                workers=fetch_all(conn, WorkerSample, _WORKERS),
+                patterns=fetch_all(conn, PatternSample, _PATTERNS, {"stale": STALE_SECONDS}),
                 pauses=_counts(conn, _PAUSES),
-                alerts=[AlertSample(*row) for row in conn.execute(text(_ALERTS))],
-                undelivered=[Undelivered(*row) for row in conn.execute(text(_UNDELIVERED))],
+                alerts=fetch_all(conn, AlertSample, _ALERTS),
+                undelivered=fetch_all(conn, Undelivered, _UNDELIVERED),
             )
 
 
 def _counts(conn: Connection, statement: str) -> dict[str, int]:
-    return {row[0]: row[1] for row in conn.execute(text(statement))}
+    return {row.name: row.n for row in conn.execute(text(statement))}
 
 
 def _fetches(conn: Connection) -> list[CallTotals]:
@@ -190,19 +202,19 @@ def _series(conn: Connection) -> list[SeriesGroup]:
         key = (row.asset_class, row.timeframe)
         statuses.setdefault(key, {})[row.status] = row.n
         times.setdefault(key, []).extend(t for t in (row.oldest, row.newest) if t)
-    quality = {(row[0], row[1]): row[2:] for row in conn.execute(text(_QUALITY))}
+    scores = {(s.asset_class, s.timeframe): s for s in fetch_all(conn, _Scores, _QUALITY)}
     found = []
     for key, counts in sorted(statuses.items()):
-        scored, score, completeness, validation = quality.get(key, (0, None, None, None))
+        means = scores.get(key) or _Scores(*key)
         found.append(
             SeriesGroup(
                 asset_class=key[0],
                 timeframe=key[1],
                 statuses=counts,
-                scored=scored,
-                quality=score,
-                completeness=completeness,
-                validation=validation,
+                scored=means.scored,
+                quality=means.quality,
+                completeness=means.completeness,
+                validation=means.validation,
                 oldest_success=min(times[key], default=None),
                 newest_success=max(times[key], default=None),
             )
@@ -217,12 +229,13 @@ SELECT now() AS now,
 """
 
 _JOBS = """
-SELECT kind, state, count(*), sum(duration_seconds) FROM enrichment_job_endings
+SELECT kind, state, count(*) AS count, sum(duration_seconds) AS duration_seconds
+FROM enrichment_job_endings
 GROUP BY kind, state ORDER BY kind, state
 """
 
 _QUEUE = """
-SELECT status, count(*) FROM enrichment_job_items
+SELECT status AS name, count(*) AS n FROM enrichment_job_items
 WHERE status IN ('pending', 'retry', 'in_progress') GROUP BY status
 """
 
@@ -236,8 +249,9 @@ WHERE h.hour >= coalesce(s.before, '-infinity')
 """
 
 _COMPUTATIONS = """
-SELECT coalesce(sum(total), 0)::bigint, coalesce(sum(successful), 0)::bigint,
-    coalesce(sum(duration_ms), 0) / 1000
+SELECT 'compute' AS name, coalesce(sum(total), 0)::bigint AS total,
+    coalesce(sum(successful), 0)::bigint AS successful,
+    coalesce(sum(duration_ms), 0) / 1000 AS duration_seconds
 FROM (
     SELECT total, successful, duration_ms FROM enrichment_compute_settled
     UNION ALL
@@ -247,7 +261,7 @@ FROM (
 """
 
 _TRACKED = """
-SELECT asset_class, count(*) FROM tracked_symbols WHERE active GROUP BY asset_class
+SELECT asset_class AS name, count(*) AS n FROM tracked_symbols WHERE active GROUP BY asset_class
 """
 
 _SERIES = """
@@ -260,8 +274,8 @@ WHERE t.active GROUP BY 1, 2, 3
 
 # The same rows as the overview's quality: each active series' newest day of the last two.
 _QUALITY = """
-SELECT t.asset_class, m.timeframe, count(*), avg(m.avg_quality_score), avg(m.data_completeness),
-    avg(m.validation_rate) / 100
+SELECT t.asset_class, m.timeframe, count(*) AS scored, avg(m.avg_quality_score) AS quality,
+    avg(m.data_completeness) AS completeness, avg(m.validation_rate) / 100 AS validation
 FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
 LEFT JOIN data_quality_metrics newer ON newer.symbol = m.symbol
     AND newer.timeframe = m.timeframe AND newer.date = m.date + 1
@@ -272,7 +286,8 @@ GROUP BY 1, 2
 """
 
 _WORKERS = """
-SELECT worker_id, state, threads, busy, extract(epoch FROM now() - heartbeat_at)::float8
+SELECT worker_id, state, threads, busy,
+    extract(epoch FROM now() - heartbeat_at)::float8 AS heartbeat_age
 FROM workers WHERE state <> 'stopped' AND heartbeat_at > now() - interval '10 minutes'
 ORDER BY worker_id
 """
@@ -283,13 +298,13 @@ WHERE updated_at > now() - make_interval(secs => :stale) ORDER BY worker_id, kin
 """
 
 _PAUSES = """
-SELECT scope, count(*) FROM pauses WHERE until IS NULL OR until > now() GROUP BY scope
+SELECT scope AS name, count(*) AS n FROM pauses WHERE until IS NULL OR until > now() GROUP BY scope
 """
 
 _ALERTS = "SELECT rule, severity, state FROM alert_states ORDER BY rule"
 
 _UNDELIVERED = """
-SELECT d.channel, count(*), extract(epoch FROM now() - min(e.at))::float8
+SELECT d.channel, count(*) AS count, extract(epoch FROM now() - min(e.at))::float8 AS oldest_age
 FROM alert_deliveries d JOIN alert_events e ON e.id = d.event
 WHERE d.delivered_at IS NULL GROUP BY d.channel ORDER BY d.channel
 """

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import SeriesStatus
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE
+from enrichment.warehouse.rows import fetch_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,12 @@ class OverviewQueries:
     def nights(self, days: int = 90) -> list[Night]:
         """The last `days` dates whose slot has come, oldest first."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_NIGHTS), {**self._slot, "days": days})
-            return [Night(*row) for row in rows]
+            return fetch_all(conn, Night, _NIGHTS, {**self._slot, "days": days})
 
     def errors(self, days: int = 7, limit: int = 5) -> list[RecentError]:
         """The error classes that most symbols failed with in the jobs of the last days."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_ERRORS), {"days": days, "limit": limit})
-            return [RecentError(*row) for row in rows]
+            return fetch_all(conn, RecentError, _ERRORS, {"days": days, "limit": limit})
 
     def symbols(self) -> dict[str, str]:
         """Active symbol → asset class, by name."""
@@ -97,7 +96,7 @@ class OverviewQueries:
     def needs_attention(self, limit: int = 50) -> list[SeriesStatus]:
         """The series that are not healthy, the gravest first."""
         with self._db.begin() as conn:
-            return [SeriesStatus(*row) for row in conn.execute(text(_ATTENTION), {"limit": limit})]
+            return fetch_all(conn, SeriesStatus, _ATTENTION, {"limit": limit})
 
 
 _NIGHTS = """
@@ -114,19 +113,23 @@ SELECT d.date,
         WHEN EXISTS (SELECT 1 FROM enrichment_jobs m WHERE m.state IN ('completed', 'partial')
             AND m.created_at >= d.date AT TIME ZONE 'UTC'
             AND m.created_at < (d.date + 1) AT TIME ZONE 'UTC') THEN 'manual'
-        ELSE 'missed' END),
-    j.successful, j.failed, extract(epoch FROM j.completed_at - j.started_at)::float8,
+        ELSE 'missed' END) AS state,
+    j.successful, j.failed,
+    extract(epoch FROM j.completed_at - j.started_at)::float8 AS duration_seconds,
     extract(epoch FROM j.created_at
         - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
+        AS late_seconds
 FROM dates d CROSS JOIN begun
 LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN ('scheduled', 'catchup')
 ORDER BY d.date
 """
 
 _ERRORS = """
-SELECT coalesce(i.error_class, 'unknown'), count(DISTINCT i.symbol), count(DISTINCT i.job_id),
-    (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1],
-    (array_agg(i.job_id ORDER BY i.completed_at DESC, i.symbol))[1], max(i.completed_at)
+SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbol) AS symbols,
+    count(DISTINCT i.job_id) AS jobs,
+    (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1] AS example,
+    (array_agg(i.job_id ORDER BY i.completed_at DESC, i.symbol))[1] AS job_id,
+    max(i.completed_at) AS at
 FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
 WHERE j.created_at > now() - make_interval(days => :days) AND i.status = 'failed'
 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit

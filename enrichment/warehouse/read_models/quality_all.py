@@ -8,9 +8,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from sqlalchemy import text
-
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import fetch_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +70,37 @@ class QualityOverview:
     def days(self, days: int = 90) -> list[DayOfQuality]:
         """The last `days` days on which something was enriched, oldest first."""
         with self._db.begin() as conn:
-            return [DayOfQuality(*row) for row in conn.execute(text(_DAYS), {"days": days})]
+            return fetch_all(conn, DayOfQuality, _DAYS, {"days": days})
 
     def worst(self, limit: int = 20) -> list[SeriesQuality]:
         """The series with the lowest newest score of the last week, worst first."""
         with self._db.begin() as conn:
-            return [SeriesQuality(*row) for row in conn.execute(text(_WORST), {"limit": limit})]
+            return fetch_all(conn, SeriesQuality, _WORST, {"limit": limit})
 
     def gaps(self, series: int = 20) -> list[GapsOfMonth]:
         """The open gaps by month of the `series` that miss most."""
         with self._db.begin() as conn:
-            return [GapsOfMonth(*row) for row in conn.execute(text(_GAPS), {"series": series})]
+            return fetch_all(conn, GapsOfMonth, _GAPS, {"series": series})
 
     def symbol_days(self, symbols: int = 40, days: int = 30) -> list[ScoreOfDay]:
         """The last days of the `symbols` whose mean score over them is lowest."""
         values = {"symbols": symbols, "days": days}
         with self._db.begin() as conn:
-            return [ScoreOfDay(*row) for row in conn.execute(text(_SYMBOL_DAYS), values)]
+            return fetch_all(conn, ScoreOfDay, _SYMBOL_DAYS, values)
 
 
 _DAYS = """
-SELECT m.date, count(*), avg(m.avg_quality_score), min(m.avg_quality_score),
-    avg(m.data_completeness), avg(m.validation), avg(m.features), avg(m.freshness)
+SELECT m.date, count(*) AS series, avg(m.avg_quality_score) AS score,
+    min(m.avg_quality_score) AS lowest, avg(m.data_completeness) AS completeness,
+    avg(m.validation) AS validation, avg(m.features) AS features, avg(m.freshness) AS freshness
 FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
 WHERE m.date > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
 GROUP BY m.date ORDER BY m.date
 """
 
 _WORST = """
-SELECT symbol, timeframe, date, avg_quality_score, data_completeness, validation, features,
-    freshness, status, reasons
+SELECT symbol, timeframe, date, avg_quality_score AS score, data_completeness AS completeness,
+    validation, features, freshness, status, reasons
 FROM (
     SELECT DISTINCT ON (m.symbol, m.timeframe) m.*
     FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.symbols import is_known
+from enrichment.warehouse.rows import fetch_all
 
 FETCHES_SHOWN = 20
 
@@ -76,8 +77,8 @@ class QualityHistory:
         with self._db.begin() as conn:
             if not is_known(conn, symbol):
                 return None
-            daily = [DailyQuality(*row) for row in conn.execute(text(_DAILY), values)]
-            fetches = [FetchLogEntry(*row) for row in conn.execute(text(_FETCHES), values)]
+            daily = fetch_all(conn, DailyQuality, _DAILY, values)
+            fetches = fetch_all(conn, FetchLogEntry, _FETCHES, values)
             now: datetime = conn.execute(text("SELECT now()")).scalar_one()
         return SymbolQuality(now, symbol, days, _summary(daily), daily, fetches)
 
@@ -94,9 +95,11 @@ def _summary(daily: Sequence[DailyQuality]) -> QualitySummary:
 
 
 _DAILY = """
-SELECT date, sum(total_records), sum(validated_records),
-    coalesce(CAST(100 AS float8) * sum(validated_records) / nullif(sum(total_records), 0), 100.0),
-    sum(gaps_detected), sum(anomalies_detected), avg(avg_quality_score), avg(data_completeness)
+SELECT date, sum(total_records) AS total_records, sum(validated_records) AS validated_records,
+    coalesce(CAST(100 AS float8) * sum(validated_records) / nullif(sum(total_records), 0), 100.0)
+        AS validation_rate,
+    sum(gaps_detected) AS gaps_detected, sum(anomalies_detected) AS anomalies_detected,
+    avg(avg_quality_score) AS avg_quality_score, avg(data_completeness) AS data_completeness
 FROM data_quality_metrics
 WHERE symbol = :symbol AND date > (now() - make_interval(days => :days))::date
 GROUP BY date ORDER BY date DESC

@@ -17,6 +17,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
 from enrichment.pipeline.quality import Deduction, deductions
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import fetch_all
 from enrichment.warehouse.series import status as standing
 from enrichment.warehouse.series.binary_copy import fetch
 from enrichment.warehouse.series.upsert import PRICES, bars_of
@@ -146,11 +147,11 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         source=row.source,
         adjusted=row.adjusted,
         last_error=row.last_error,
-        gaps=[OpenGap(*found) for found in conn.execute(text(_GAPS), key)],
-        flags=[FlaggedBar(*found) for found in conn.execute(text(_FLAGS), key)],
-        quarantined=[QuarantineEntry(*found) for found in conn.execute(text(_QUARANTINE), key)],
-        corrections=[Correction(*found) for found in conn.execute(text(_CORRECTIONS), key)],
-        confirmations=[Confirmation(*found) for found in conn.execute(text(_CONFIRMED), key)],
+        gaps=fetch_all(conn, OpenGap, _GAPS, key),
+        flags=fetch_all(conn, FlaggedBar, _FLAGS, key),
+        quarantined=fetch_all(conn, QuarantineEntry, _QUARANTINE, key),
+        corrections=fetch_all(conn, Correction, _CORRECTIONS, key),
+        confirmations=fetch_all(conn, Confirmation, _CONFIRMED, key),
     )
 
 
@@ -173,26 +174,29 @@ ORDER BY array_position(ARRAY['5m', '15m', '30m', '1h', '4h', '1d', '1w'], serie
 _OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"
 
 _GAPS = f"""
-SELECT ts, cause, attempts, next_try_at, error FROM bar_gaps
+SELECT ts AS timestamp, cause, attempts, next_try_at, error FROM bar_gaps
 {_OF_SERIES} AND resolved_at IS NULL ORDER BY ts
 """
 
 _FLAGS = f"""
-SELECT ts, check_name, severity, detail FROM bar_flags {_OF_SERIES} ORDER BY ts, check_name
+SELECT ts AS timestamp, check_name AS check, severity, detail FROM bar_flags
+{_OF_SERIES} ORDER BY ts, check_name
 """
 
 _QUARANTINE = f"""
-SELECT ts, check_name, detail, source, bar, quarantined_at FROM bar_quarantine
+SELECT ts AS timestamp, check_name AS check, detail, source, bar, quarantined_at FROM bar_quarantine
 {_OF_SERIES} ORDER BY quarantined_at DESC, ts DESC LIMIT :newest
 """
 
 _CORRECTIONS = f"""
-SELECT ts, field, old_value, new_value, reason, source, corrected_at FROM data_corrections
+SELECT ts AS timestamp, field, old_value, new_value, reason, source, corrected_at
+FROM data_corrections
 {_OF_SERIES} ORDER BY corrected_at DESC, ts DESC, field LIMIT :newest
 """
 
 _CONFIRMED = f"""
-SELECT ts, check_name, confirmed_by, reason, at FROM bar_confirmations {_OF_SERIES} ORDER BY ts
+SELECT ts AS timestamp, check_name AS check, confirmed_by, reason, at FROM bar_confirmations
+{_OF_SERIES} ORDER BY ts
 """
 
 _COLUMNS = ", ".join(PRICES)

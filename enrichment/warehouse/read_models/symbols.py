@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 
 from enrichment.domain.model import is_simulated
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import from_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,9 @@ CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, positi
 LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
 """.strip()
 STATE = """
-    coalesce(e.status, 'not_enriched'), coalesce(e.bars, 0), e.first_ts, e.last_ts, e.source,
-    e.quality_score, coalesce(e.reasons, '{}'), e.last_success_at, e.last_error
+    coalesce(e.status, 'not_enriched') AS status, coalesce(e.bars, 0) AS bars, e.first_ts,
+    e.last_ts, e.source, e.quality_score, coalesce(e.reasons, '{}') AS reasons, e.last_success_at,
+    e.last_error
 """.strip()
 
 
@@ -115,15 +117,11 @@ def is_known(conn: Connection, symbol: str) -> bool:
 
 
 def _symbol(rows: Sequence[Row[Any]]) -> SymbolDetails:
-    first = rows[0]
-    return SymbolDetails(
-        first.symbol,
-        first.asset_class,
-        first.active,
-        is_simulated(first.symbol),
-        first.created_at,
-        first.updated_at,
-        [TimeframeState(*tuple(row)[5:]) for row in rows],
+    return from_row(
+        SymbolDetails,
+        rows[0],
+        simulated=is_simulated(rows[0].symbol),
+        timeframes=[from_row(TimeframeState, row) for row in rows],
     )
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import fetch_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,12 @@ class VendorHistory:
     def fetches(self, hours: int) -> list[Fetches]:
         """By source, oldest first; failed fetches have the source 'none'."""
         with self._db.begin() as conn:
-            return [Fetches(*row) for row in conn.execute(text(_FETCHES), _span(hours))]
+            return fetch_all(conn, Fetches, _FETCHES, _span(hours))
 
     def answers(self, hours: int) -> list[Answers]:
         """By asset class and source, oldest first."""
         with self._db.begin() as conn:
-            return [Answers(*row) for row in conn.execute(text(_ANSWERS), _span(hours))]
+            return fetch_all(conn, Answers, _ANSWERS, _span(hours))
 
 
 def _span(hours: int) -> dict[str, object]:
@@ -74,6 +73,6 @@ ORDER BY source, start
 """
 
 _ANSWERS = f"""
-SELECT date_trunc(:step, hour) AS start, asset_class, source, sum(answered)::bigint
+SELECT date_trunc(:step, hour) AS start, asset_class, source, sum(answered)::bigint AS answered
 FROM enrichment_fetch_answers {_RECENT} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1
 """

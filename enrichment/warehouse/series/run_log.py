@@ -89,11 +89,11 @@ def roll_up(conn: Connection) -> None:
     longer ago: what was logged just before all workers stopped is not left out.
     """
     if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar():
-        fetches, computations = conn.execute(sql(_ROLL_UP_FROM)).one()
+        since = conn.execute(sql(_ROLL_UP_FROM)).one()
         bounds = list(LATENCY_BUCKETS_MS)
-        conn.execute(sql(_ROLL_UP_FETCHES), {"bounds": bounds, "since": fetches})
-        conn.execute(sql(_ROLL_UP_ANSWERS), {"since": fetches})
-        conn.execute(sql(_ROLL_UP_COMPUTATIONS), {"since": computations})
+        conn.execute(sql(_ROLL_UP_FETCHES), {"bounds": bounds, "since": since.fetches})
+        conn.execute(sql(_ROLL_UP_ANSWERS), {"since": since.fetches})
+        conn.execute(sql(_ROLL_UP_COMPUTATIONS), {"since": since.computations})
 
 
 _FETCHED = """
@@ -123,10 +123,10 @@ _ROLL_UP_FROM = """
 SELECT
     least(date_trunc('hour', now()) - interval '2 hours', coalesce(
         (SELECT max(hour) FROM enrichment_fetch_hourly),
-        (SELECT date_trunc('hour', min(at)) FROM enrichment_fetch_log))),
+        (SELECT date_trunc('hour', min(at)) FROM enrichment_fetch_log))) AS fetches,
     least(date_trunc('hour', now()) - interval '2 hours', coalesce(
         (SELECT max(hour) FROM enrichment_compute_hourly),
-        (SELECT date_trunc('hour', min(at)) FROM enrichment_compute_log)))
+        (SELECT date_trunc('hour', min(at)) FROM enrichment_compute_log))) AS computations
 """
 
 _ROLL_UP_FETCHES = """
