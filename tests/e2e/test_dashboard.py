@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.e2e.acting import choose, with_reason
+from tests.e2e.page_actions import choose, with_reason
 from tests.e2e.running import Running
 
 

@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.e2e.acting import with_reason
 from tests.e2e.openid import CLIENT, SECRET, openid
+from tests.e2e.page_actions import with_reason
 from tests.helpers.server_process import serving
 from tests.integration.api_client import tracking
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from enrichment.dashboard.data.vendors import vendors
+from enrichment.dashboard.data.providers import vendors
 from enrichment.domain.errors import QuotaExceeded, Snooze
 from enrichment.vendors.guard import VendorGuard
 from enrichment.warehouse.database import Database

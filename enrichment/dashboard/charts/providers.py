@@ -16,7 +16,7 @@ HOUR = pd.Timedelta(hours=1)
 def latency(rows: pd.DataFrame, zone: str, span: tuple[pd.Timestamp, pd.Timestamp]) -> go.Figure:
     """p50, p95 and p99 over time, a panel per provider, on one logarithmic axis.
 
-    rows: as `latency.latencies` gives them, `start` in the zone of this name. span: of the time
+    rows: from `fetch_history.latencies`, `start` in the zone of this name. span: of the time
     axis, in the same zone.
     """
     providers = sorted(rows["provider"].unique())
@@ -62,7 +62,7 @@ def _percentiles(part: pd.DataFrame, provider: str, named: bool) -> list[go.Scat
 def answers(rows: pd.DataFrame, zone: str, span: tuple[pd.Timestamp, pd.Timestamp]) -> go.Figure:
     """Fetches by who answered them, fallbacks hatched.
 
-    rows: as `latency.answers` gives them, `start` in the zone of this name. span: of the time
+    rows: as `fetch_history.answers` gives them, `start` in the zone of this name. span: of the time
     axis, in the same zone.
     """
     step = HOUR if span[1] - span[0] <= 72 * HOUR else 24 * HOUR

@@ -7,7 +7,7 @@ from uuid import UUID
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard.charts import timelines
+from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.components import (
     auto_refresh,
     empty_state,
@@ -106,7 +106,7 @@ def outcomes(found: pd.DataFrame) -> None:
         st.subheader("Symbols by day")
         by_day = found.assign(date=found["at"].dt.floor("D"))
         days = by_day.groupby("date", as_index=False)[["successful", "failed"]].sum()
-        st.plotly_chart(timelines.outcomes_by_day(days), key="days")
+        st.plotly_chart(job_charts.outcomes_by_day(days), key="days")
     with right:
         st.subheader("Duration, with p50 and p95")
         done = found[found["seconds"].notna()].iloc[::-1]
@@ -114,7 +114,7 @@ def outcomes(found: pd.DataFrame) -> None:
             empty_state("None of these jobs has ended yet.")
             return
         st.plotly_chart(
-            timelines.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
+            job_charts.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
             key="durations",
         )
 
@@ -167,7 +167,7 @@ def timeline(ran: list[JobItem]) -> None:
             "completed_at": [item.completed_at or now for item in ran],
         }
     )
-    st.plotly_chart(timelines.gantt(local(rows)), key="gantt")
+    st.plotly_chart(job_charts.gantt(local(rows)), key="gantt")
     if len(ran) == GANTT_ITEMS:
         st.caption(f"the {GANTT_ITEMS} symbols that took longest")
 

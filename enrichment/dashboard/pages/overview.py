@@ -9,7 +9,6 @@ from datetime import timedelta
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard.cards import now_cards, trend_cards
 from enrichment.dashboard.charts import prices
 from enrichment.dashboard.charts.nights import calendar, state_of
 from enrichment.dashboard.charts.sparkline import sparkline
@@ -25,7 +24,8 @@ from enrichment.dashboard.components import (
     with_reason,
 )
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
-from enrichment.dashboard.data.vendors import of_kind
+from enrichment.dashboard.data.overview_metrics import now_cards, trend_cards
+from enrichment.dashboard.data.providers import of_kind
 from enrichment.dashboard.services import actor, commands
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import PROVIDER_NAMES, is_simulated

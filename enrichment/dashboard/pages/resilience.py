@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.dashboard.charts import timelines
-from enrichment.dashboard.charts import vendors as vendor_charts
+from enrichment.dashboard.charts import jobs as job_charts
+from enrichment.dashboard.charts import providers as provider_charts
 from enrichment.dashboard.components import (
     auto_refresh,
     empty_state,
@@ -22,9 +22,9 @@ from enrichment.dashboard.components import (
     table,
     with_reason,
 )
-from enrichment.dashboard.data import latency
+from enrichment.dashboard.data import fetch_history
 from enrichment.dashboard.data.cache import cached_figure, cached_read
-from enrichment.dashboard.data.vendors import VendorState, of_kind, vendors
+from enrichment.dashboard.data.providers import VendorState, of_kind, vendors
 from enrichment.dashboard.services import actor, commands, services
 from enrichment.dashboard.times import zone
 from enrichment.warehouse.read_models.dto import PatternStatus, Transition
@@ -81,14 +81,14 @@ def state() -> None:
     span = str(st.session_state.get("vendor-span") or next(iter(SPANS)))
     fetches, answered = history(SPANS[span])
     refreshed_at(now.to_pydatetime())
-    found, percentiles = vendors(patterns), latency.overall(fetches)
+    found, percentiles = vendors(patterns), fetch_history.overall(fetches)
     if not found:
         empty_state("No worker has published a breaker within the last day.")
     else:
         verdict(found)
         cards(found, percentiles)
     changes(transitions, now)
-    stepped_in = latency.answers(answered, services().orders)
+    stepped_in = fetch_history.answers(answered, services().orders)
     quickness(fetches, stepped_in, span, now)
     summary(found, percentiles, stepped_in)
     if patterns:
@@ -158,7 +158,7 @@ def changes(transitions: list[Transition], now: pd.Timestamp) -> None:
 
 @cached_figure
 def timeline(now: pd.Timestamp, zone_name: str, _transitions: pd.DataFrame) -> go.Figure:
-    return timelines.breaker_timeline(local(timelines.breaker_states(_transitions, now)))
+    return job_charts.breaker_timeline(local(job_charts.breaker_states(_transitions, now)))
 
 
 @cached_figure
@@ -172,10 +172,10 @@ def pictures(
     """Latencies and answers over the span, where there are any."""
     until = now.tz_convert(zone_name)
     axis = (until - pd.Timedelta(hours=SPANS[span]), until)
-    rows = latency.latencies(_fetches)
+    rows = fetch_history.latencies(_fetches)
     return (
-        None if rows.empty else vendor_charts.latency(local(rows), zone_name, axis),
-        None if _answers.empty else vendor_charts.answers(local(_answers), zone_name, axis),
+        None if rows.empty else provider_charts.latency(local(rows), zone_name, axis),
+        None if _answers.empty else provider_charts.answers(local(_answers), zone_name, axis),
     )
 
 
@@ -194,7 +194,7 @@ def quickness(
         empty_state("No fetch has been answered in this time.")
         return
     st.plotly_chart(answered, key="answers")
-    shares = latency.fallback_shares(stepped_in)
+    shares = fetch_history.fallback_shares(stepped_in)
     st.caption(
         "answered by a fallback: "
         + " · ".join(f"{kind} {percent(share)}" for kind, share in shares.items())
@@ -228,7 +228,7 @@ def summary(
             }
         )
     whole = st.column_config.NumberColumn(format="%.0f")
-    configured: dict[str, Any] = {f"{p}, ms": whole for p in latency.PERCENTILES}
+    configured: dict[str, Any] = {f"{p}, ms": whole for p in fetch_history.PERCENTILES}
     configured["429, %"] = st.column_config.NumberColumn(format="%.1f")
     configured["slots in use"] = st.column_config.ProgressColumn(
         format="percent", min_value=0.0, max_value=1.0
