@@ -18,9 +18,10 @@ from api.response_cache import ResponseCache
 from api.responses import conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
-from enrichment.domain.model import PROVIDER_NAMES, AssetClass
+from enrichment.domain.model import AssetClass
 from enrichment.services import health
 from enrichment.services.commands import Commands
+from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
@@ -134,7 +135,7 @@ class ScopeQuery(QueryModel):
 
     asset_class: AssetClass | None = None
     symbol: Symbol | None = None
-    provider: Annotated[str, Field(json_schema_extra={"enum": list(PROVIDER_NAMES)})] | None = None
+    provider: Annotated[str, Field(json_schema_extra={"enum": list(VENDORS.names)})] | None = None
     reason: Reason = None
 
     @property

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enrichment.domain.errors import ConfigurationError
-from enrichment.domain.model import PROVIDER_NAMES, AssetClass
+from enrichment.domain.model import AssetClass
+from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
 
-SANDBOX_KEY = "sandbox"
 _DASK_SCHEDULER = re.compile(r"(tcp|tls)://([\w.\-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
-
-
-def _providers(value: Any) -> Any:
-    """An ordered list from text separated by commas."""
-    names = (
-        [n.strip().lower() for n in value.split(",") if n.strip()]
-        if isinstance(value, str)
-        else value
-    )
-    unknown = [name for name in names if name not in PROVIDER_NAMES]
-    if unknown or not names:
-        raise ValueError(f"name at least one of {', '.join(PROVIDER_NAMES)}, not {value!r}")
-    return tuple(names)
 
 
 def _executor(value: Any) -> Any:
@@ -54,14 +49,40 @@ def _blank_is_absent(value: Any) -> Any:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-ProviderOrder = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_providers)]
+ProviderOrder = Annotated[tuple[str, ...], NoDecode]
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)]
 
 
-class Settings(BaseSettings):
-    """Every setting by the name of its environment variable, in lower case."""
+def vendor_settings(vendors: Iterable[VendorSpec]) -> type[BaseSettings]:
+    """A base class of settings with the vendors' own settings as its fields."""
+    fields: dict[str, Any] = {
+        setting.name: (_type_of(setting), Field(setting.default, description=setting.description))
+        for spec in vendors
+        for setting in spec.settings
+    }
+    return create_model("VendorSettings", __base__=BaseSettings, **fields)
 
+
+def _type_of(setting: VendorSetting) -> Any:
+    if setting.secret:
+        return Secret
+    return Annotated[int, Field(ge=1)] if isinstance(setting.default, int) else str
+
+
+if TYPE_CHECKING:
+    VendorSettings = BaseSettings
+else:
+    VendorSettings = vendor_settings(VENDORS)
+
+
+class Settings(VendorSettings):
+    """Every setting by the name of its environment variable, in lower case.
+
+    Those of the vendors come from their registry.
+    """
+
+    vendors: ClassVar[VendorRegistry] = VENDORS
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
     database_url: Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)] = Field(
@@ -83,19 +104,6 @@ class Settings(BaseSettings):
     history_days: int = Field(
         365, ge=1, le=36_500, description="reach of a series' first run, in days"
     )
-    polygon_api_key: Secret = Field(
-        None, description="key of Polygon; absent: the sandbox vendor takes every vendor's place"
-    )
-    polygon_base_url: str = Field(
-        "https://api.polygon.io", description="address of Polygon's API, where a key is set"
-    )
-    polygon_rate: int = Field(5, ge=1, description="Polygon's quota, requests a minute, strict")
-    binance_base_url: str = Field("https://api.binance.com", description="address of Binance's API")
-    binance_rate: int = Field(1200, ge=1, description="requests a minute to Binance, strict")
-    yahoo_base_url: str = Field(
-        "https://query1.finance.yahoo.com", description="address of Yahoo's charts"
-    )
-    yahoo_rate: int = Field(60, ge=1, description="requests a minute to Yahoo, strict")
     providers_stock: ProviderOrder = Field(
         ("polygon", "yahoo"), description="providers of stocks, in order"
     )
@@ -145,6 +153,16 @@ class Settings(BaseSettings):
         "https://events.pagerduty.com", description="address of PagerDuty's Events API"
     )
 
+    @field_validator("providers_stock", "providers_etf", "providers_crypto", mode="before")
+    @classmethod
+    def _known_providers(cls, value: Any) -> Any:
+        """An ordered list of vendors from text separated by commas."""
+        parts = value.split(",") if isinstance(value, str) else value
+        names = tuple(name.strip().lower() for name in parts if name.strip())
+        if not names or any(name not in cls.vendors for name in names):
+            raise ValueError(f"name at least one of {', '.join(cls.vendors.names)}, not {value!r}")
+        return names
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Settings of this process; ConfigurationError names the variable and the mend."""
@@ -155,8 +173,11 @@ class Settings(BaseSettings):
 
     @property
     def uses_sandbox(self) -> bool:
-        """Whether bars come from the sandbox vendor, for want of a key."""
-        return self.polygon_api_key is None
+        """Whether the sandbox stands in for every vendor: no vendor has all its credentials."""
+        return not any(
+            spec.credentials and all(getattr(self, setting.name) for setting in spec.credentials)
+            for spec in self.vendors
+        )
 
     @property
     def dask_scheduler(self) -> str | None:
@@ -176,9 +197,10 @@ class Settings(BaseSettings):
         }[asset_class]
 
     @property
-    def providers_in_use(self) -> tuple[str, ...]:
-        """The providers of all asset classes, each once."""
-        return tuple(dict.fromkeys(name for kind in AssetClass for name in self.providers(kind)))
+    def providers_in_use(self) -> tuple[VendorSpec, ...]:
+        """The vendors of all asset classes, each once."""
+        names = dict.fromkeys(name for kind in AssetClass for name in self.providers(kind))
+        return tuple(self.vendors[name] for name in names)
 
 
 def _explain(exc: ValidationError) -> str:

@@ -14,6 +14,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.net import require_free
+from enrichment.vendors.registry import VendorSpec
 from enrichment.wiring.database import build_read_models, open_database
 from enrichment.wiring.vendors import build_providers
 
@@ -42,8 +43,8 @@ def examine(load: Callable[[], Settings]) -> list[Finding]:
         *_cluster(settings),
         *(
             finding
-            for name in settings.providers_in_use
-            for finding in _checked(name, partial(_vendor, settings, name))
+            for spec in settings.providers_in_use
+            for finding in _checked(spec.name, partial(_vendor, settings, spec))
         ),
         *_checked("ports", lambda: _ports(settings)),
     ]
@@ -99,22 +100,20 @@ def _calendar() -> str:
     return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
 
 
-def _vendor(settings: Settings, name: str) -> str:
-    """A fortnight of days of a symbol that the vendor must know, past all failover."""
+def _vendor(settings: Settings, spec: VendorSpec) -> str:
+    """Fetch 14 daily bars of the vendor's test symbol, without failover."""
     from datetime import timedelta
 
     from enrichment.vendors.guard import VendorProtection
     from resilience import init_resilience_manager
 
-    kind = AssetClass.CRYPTO if name == "binance" else AssetClass.STOCK
-    coin = "X:SIM1USD" if settings.uses_sandbox else "X:BTCUSD"
-    symbol = coin if kind is AssetClass.CRYPTO else "AAPL"
+    kind, symbol = spec.sandbox_test_symbol if settings.uses_sandbox else spec.test_symbol
     manager = init_resilience_manager()
     try:
         now = utc_now()
         providers = build_providers(settings, manager, protection=VendorProtection(max_retries=0))
         fortnight = Window(now - timedelta(days=14), now)
-        fetched = providers.named(name).fetch(symbol, kind, Timeframe.D1, fortnight)
+        fetched = providers.named(spec.name).fetch(symbol, kind, Timeframe.D1, fortnight)
     except EnrichmentError as exc:
         hint = (
             " (start it with 'enrichment up' or 'enrichment sandbox')"

@@ -96,6 +96,10 @@ class UnknownRule(InvalidRequest):
     """There is no alert rule of this name."""
 
 
+class UnknownVendor(InvalidRequest):
+    """There is no vendor of this name."""
+
+
 class NotAllowed(InvalidRequest):
     """Whoever asks may look, but not change anything."""
 

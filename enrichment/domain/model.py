@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from enrichment.domain.bars import Bars
 from enrichment.domain.errors import InvalidRequest, InvalidSymbol
+
+if TYPE_CHECKING:  # settings and command line use this module and need no numpy
+    from enrichment.domain.bars import Bars
 
 # Upper bounds of the histogram of fetches; one more bucket holds what took longer.
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
-PROVIDER_NAMES = ("polygon", "binance", "yahoo")
 
 _SYMBOL = re.compile(r"(?:[XC]:)?[A-Z0-9][A-Z0-9.\-]{0,23}")
 _SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,10 @@ from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
 from enrichment.sandbox.recorded import recordings
 from enrichment.sandbox.vendor import SandboxVendor
+from enrichment.sandbox.wire_format import WireFormat
 from enrichment.sandbox.yahoo import YahooFormat
+
+WIRE_FORMATS: tuple[type[WireFormat], ...] = (PolygonFormat, BinanceFormat, YahooFormat)
 
 
 def create_app(
@@ -29,13 +32,15 @@ def create_app(
     quota_per_minute: int | None = None,
     faults: Iterable[Fault] = (),
     seed: int = 0,
+    wire_formats: Sequence[type[WireFormat]] = WIRE_FORMATS,
 ) -> Flask:
-    """A sandbox vendor; `app.extensions["sandbox"]` is its `Vendor`.
+    """A sandbox vendor; `app.extensions["sandbox"]` is its `SandboxVendor`.
 
     anchor: the recorded series end at the last session complete by then (default: now).
     shifted: False replays the recorded series on their original dates.
     api_key: the only key accepted; None accepts any that is not empty.
     quota_per_minute: requests of one key in 60 seconds before it answers 429; None: any number.
+    wire_formats: one for each vendor that the sandbox stands in for.
     """
     app = Flask(__name__, static_folder=None)
     vendor = SandboxVendor(
@@ -44,11 +49,12 @@ def create_app(
         api_key=api_key,
         quota_per_minute=quota_per_minute,
         faults=faults,
+        vendors=[wire_format.name for wire_format in wire_formats],
         seed=seed,
     )
     app.extensions["sandbox"] = vendor
-    for wire_format in (PolygonFormat(vendor), BinanceFormat(vendor), YahooFormat(vendor)):
-        app.register_blueprint(wire_format.blueprint())
+    for wire_format in wire_formats:
+        app.register_blueprint(wire_format(vendor).blueprint())
     app.register_blueprint(_Control(vendor).blueprint(), url_prefix="/_sandbox")
     return app
 

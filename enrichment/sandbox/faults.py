@@ -17,13 +17,13 @@ restated                    close × `factor` (1.01) of the `bars` given, or of 
 rebase                      as after a split: prices before the first of `bars` (all, if none are
                             given) × `factor`, volumes ÷ it
 
-`vendor` polygon, binance or yahoo: only in that vendor's answers.
+`vendor` polygon, binance …: only in that vendor's answers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from threading import Event, Lock
@@ -33,7 +33,6 @@ from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox.hashing import fraction, seed_of
 
 MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
-VENDORS = ("polygon", "binance", "yahoo")
 _CHOSEN = ("bars", "n")
 _KINDS: dict[str, tuple[str, ...]] = {
     "latency": ("seconds",),
@@ -166,7 +165,7 @@ _PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
     "bars": (_moments, bool, "ISO timestamps of bars' starts in UTC"),
     "factor": (float, lambda f: 0 < f < 1e6, "a number above 0"),
     "columns": (_text, lambda c: c in ("close", "all"), "'close' or 'all'"),
-    "vendor": (_text, lambda v: v in VENDORS, f"one of {', '.join(VENDORS)}"),
+    "vendor": (_text, bool, "the name of a vendor"),
     "mode": (_text, lambda m: m in MODES, f"one of {', '.join(MODES)}"),
 }
 
@@ -174,8 +173,11 @@ _PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
 class FaultRegistry:
     """The faults in force. Draws are seeded: the same requests in turn meet the same faults."""
 
-    def __init__(self, faults: Iterable[Fault] = (), seed: int = 0) -> None:
-        self._lock, self._seed = Lock(), seed
+    def __init__(
+        self, faults: Iterable[Fault] = (), seed: int = 0, vendors: Sequence[str] | None = None
+    ) -> None:
+        """vendors: those that a fault may name; None: any."""
+        self._lock, self._seed, self._vendors = Lock(), seed, vendors
         self._rules: list[Fault] = []
         self._drawn: list[int] = []
         self._struck: list[int] = []
@@ -183,11 +185,20 @@ class FaultRegistry:
         self.add(faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
+        """InvalidRequest if one of them names an unknown vendor; then none is added."""
+        added = list(faults)
+        for fault in added:
+            self._check_vendor(fault.vendor)
         with self._lock:
-            for fault in faults:
+            for fault in added:
                 self._rules.append(fault)
                 self._drawn.append(0)
                 self._struck.append(0)
+
+    def _check_vendor(self, name: str | None) -> None:
+        if name is not None and self._vendors is not None and name not in self._vendors:
+            known = ", ".join(self._vendors)
+            raise InvalidRequest(f"unknown vendor {name!r} of a fault: choose from {known}")
 
     def clear(self) -> None:
         """Forget all faults, and let go of the requests that wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from threading import Event, Lock
 from time import monotonic
@@ -21,6 +21,7 @@ class SandboxVendor:
 
     api_key: the only key that is accepted; None accepts any that is not empty.
     quota_per_minute: requests that one key may send in any 60 seconds; None: any number.
+    vendors: names that faults may give; None: any.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class SandboxVendor:
         api_key: str | None = None,
         quota_per_minute: int | None = None,
         faults: Iterable[Fault] = (),
+        vendors: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
         self.market, self.clock = market, clock
-        self.faults = FaultRegistry(faults, seed)
+        self.faults = FaultRegistry(faults, seed, vendors)
         self.requests = RequestLog()
         self._quota = Quota(quota_per_minute)
         self._api_key = api_key

@@ -7,8 +7,9 @@ from datetime import datetime
 from uuid import UUID
 
 from enrichment.domain.errors import InvalidRequest, UnknownJob, UnknownRule
-from enrichment.domain.model import PROVIDER_NAMES, AssetClass, Window, parse_symbol
+from enrichment.domain.model import AssetClass, Window, parse_symbol
 from enrichment.services.alerts.rules import DEFAULT_RULES
+from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse import alerts
 from enrichment.warehouse.database import Connection
 from enrichment.warehouse.queue import symbols
@@ -47,9 +48,7 @@ def pause_key(scope: str, key: str) -> str:
     if scope == "symbol":
         return parse_symbol(key)
     if scope == "provider":
-        if key not in PROVIDER_NAMES:
-            raise InvalidRequest(f"unknown provider {key!r}: choose {', '.join(PROVIDER_NAMES)}")
-        return key
+        return VENDORS[key].name
     raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PAUSE_SCOPES)}")
 
 

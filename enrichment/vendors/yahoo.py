@@ -22,9 +22,8 @@ from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSy
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.parsing import moments, numbers
+from enrichment.vendors.registry import VENDORS
 
-# Yahoo turns away what does not look like a browser.
-USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0"
 _INTERVALS = {
     Timeframe.M5: "5m",
     Timeframe.M15: "15m",
@@ -32,12 +31,6 @@ _INTERVALS = {
     Timeframe.H1: "60m",
     Timeframe.D1: "1d",
     Timeframe.W1: "1wk",
-}
-_KEPT = {
-    Timeframe.M5: timedelta(days=60),
-    Timeframe.M15: timedelta(days=60),
-    Timeframe.M30: timedelta(days=60),
-    Timeframe.H1: timedelta(days=730),
 }
 _MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
 _PRICES = ("open", "high", "low", "close")
@@ -70,8 +63,9 @@ class YahooProvider:
         """
         native = _native(asset_class, timeframe)
         start = window.start
-        if native in _KEPT:
-            start = max(start, self._now() - _KEPT[native] + _MARGIN)
+        reach = VENDORS["yahoo"].reach(asset_class, timeframe)
+        if reach is not None:
+            start = max(start, self._now() - reach + _MARGIN)
         if start >= window.end:
             return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
         if not timeframe.intraday:

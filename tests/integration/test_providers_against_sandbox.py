@@ -31,7 +31,8 @@ from enrichment.vendors.binance import BinanceProvider
 from enrichment.vendors.guard import VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
-from enrichment.vendors.yahoo import USER_AGENT, YahooProvider
+from enrichment.vendors.registry import VENDORS
+from enrichment.vendors.yahoo import YahooProvider
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 from tests.integration.vendor_faults import FAULTS, faults_of
@@ -39,7 +40,7 @@ from tests.integration.vendor_faults import FAULTS, faults_of
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
 MONTH = Window(NOW - timedelta(days=30), NOW)
-HEADERS = {"Authorization": "Bearer any", "User-Agent": USER_AGENT}
+HEADERS = {"Authorization": "Bearer any", **VENDORS["yahoo"].headers}
 Ask = Callable[[str, AssetClass, Timeframe, Window], FetchedBars]
 
 

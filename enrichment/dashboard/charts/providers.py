@@ -7,9 +7,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from enrichment.dashboard.charts.theme import framed
+from enrichment.vendors.registry import VENDORS
 
-PROVIDER_COLOURS = {"polygon": "#4c7fe0", "binance": "#e0a82e", "yahoo": "#8b6fd6"}
-OTHER = "#8a94a6"
+COLOURS = {spec.name: spec.colour for spec in VENDORS}
+OTHER = "#8a94a6"  # a vendor of stored bars that is no longer in the registry
 HOUR = pd.Timedelta(hours=1)
 
 
@@ -48,7 +49,7 @@ def _percentiles(part: pd.DataFrame, provider: str, named: bool) -> list[go.Scat
             legendgroup=name,
             showlegend=named,
             mode="lines+markers" if len(part) < 3 else "lines",
-            line={"color": PROVIDER_COLOURS.get(provider, OTHER), "dash": dash, "width": 2},
+            line={"color": COLOURS.get(provider, OTHER), "dash": dash, "width": 2},
             customdata=part["fetches"],
             hovertemplate=(
                 f"{provider} {name}<br>%{{x|%m-%d %H:%M}}<br>%{{y:.0f}} ms of "
@@ -75,7 +76,7 @@ def answers(rows: pd.DataFrame, zone: str, span: tuple[pd.Timestamp, pd.Timestam
             width=0.75 * step / pd.Timedelta(milliseconds=1),
             name=f"{provider}, as fallback" if fallback else provider,
             marker={
-                "color": PROVIDER_COLOURS.get(str(provider), OTHER),
+                "color": COLOURS.get(str(provider), OTHER),
                 "pattern": {"shape": "/" if fallback else ""},
             },
             hovertemplate=(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models.vendors import Answers, Fetches
 
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
@@ -29,19 +30,12 @@ def percentile(counts: Sequence[int], q: float) -> float | None:
     return None
 
 
-def provider_of(source: str) -> str:
-    """The provider that a stored source stands for: the sandbox vendor answers in the place of
-    all, as 'sandbox' in Polygon's and as 'sandbox:NAME' in another's.
-    """
-    return "polygon" if source == "sandbox" else source.removeprefix("sandbox:")
-
-
 def latencies(fetches: Sequence[Fetches]) -> pd.DataFrame:
     """Columns start, provider, fetches, p50, p95, p99 (ms), by provider and time."""
     rows = [
         {
             "start": part.start,
-            "provider": provider_of(part.source),
+            "provider": VENDORS.name_of(part.source),
             "fetches": part.total,
             **{name: percentile(part.buckets, q) for name, q in PERCENTILES.items()},
         }
@@ -55,7 +49,7 @@ def overall(fetches: Sequence[Fetches]) -> dict[str, dict[str, float | None]]:
     """Provider → its percentiles over the whole span."""
     sums: dict[str, list[int]] = {}
     for part in fetches:
-        name = provider_of(part.source)
+        name = VENDORS.name_of(part.source)
         sums[name] = [a + b for a, b in zip(sums.get(name, [0] * 11), part.buckets, strict=True)]
     return {
         name: {label: percentile(counts, q) for label, q in PERCENTILES.items()}
@@ -71,9 +65,9 @@ def answers(found: Sequence[Answers], orders: Mapping[str, Sequence[str]]) -> pd
         {
             "start": part.start,
             "asset_class": part.asset_class,
-            "provider": provider_of(part.source),
+            "provider": VENDORS.name_of(part.source),
             "answered": part.answered,
-            "fallback": provider_of(part.source) != next(iter(orders[part.asset_class]), None),
+            "fallback": VENDORS.name_of(part.source) != next(iter(orders[part.asset_class]), None),
         }
         for part in found
     ]

@@ -28,8 +28,9 @@ from enrichment.dashboard.data.overview_metrics import now_cards, trend_cards
 from enrichment.dashboard.data.providers import of_kind
 from enrichment.dashboard.services import actor, commands
 from enrichment.domain.clock import utc_now
-from enrichment.domain.model import PROVIDER_NAMES, is_simulated
+from enrichment.domain.model import is_simulated
 from enrichment.services import health
+from enrichment.vendors.registry import VENDORS
 
 BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
 ICONS = {
@@ -280,7 +281,7 @@ def trigger_some(classes: Mapping[str, str]) -> None:
 
 def pause_some(kinds: Sequence[str]) -> None:
     scopes = {f"asset class {kind}": ("asset_class", kind) for kind in kinds}
-    scopes |= {f"provider {name}": ("provider", name) for name in PROVIDER_NAMES}
+    scopes |= {f"provider {name}": ("provider", name) for name in VENDORS.names}
     with st.popover("Pause some", icon=":material/pause:"):
         chosen = st.selectbox("What", list(scopes), key="pause-scope") or next(iter(scopes))
         minutes = st.number_input("Minutes", 1, 525_600, 120, key="pause-minutes")

@@ -1,0 +1,213 @@
+"""The vendors that bars can come from: the only list of them.
+
+Settings, wiring, doctor, API and dashboard iterate over `VENDORS`. To add a vendor, write its
+provider in a file of this package, add its `VendorSpec` here, and give the sandbox its wire format.
+Importing this module loads no HTTP client: `build` imports the provider when it is called.
+
+>>> VENDORS.names
+('polygon', 'binance', 'yahoo')
+>>> VENDORS["yahoo"].reach(AssetClass.STOCK, Timeframe.M5)
+datetime.timedelta(days=60)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from enrichment.domain.errors import UnknownVendor
+from enrichment.domain.model import AssetClass, Timeframe
+
+if TYPE_CHECKING:
+    from enrichment.vendors.base import Provider
+    from enrichment.vendors.http import HttpClient
+
+
+class Basis(StrEnum):
+    """What a vendor's prices are adjusted for."""
+
+    RAW = "raw"
+    SPLIT_ADJUSTED = "split_adjusted"
+
+
+@dataclass(frozen=True, slots=True)
+class VendorSetting:
+    """One setting of a vendor."""
+
+    name: str
+    """Its environment variable, in lower case."""
+    default: str | int | None
+    """None: not set. The default's type is the setting's type."""
+    description: str
+    secret: bool = False
+    """Whether its value is masked wherever settings are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorSpec:
+    """Everything the program knows of a vendor beside its wire format."""
+
+    name: str
+    """Unique; what the PROVIDERS_… settings call it."""
+    colour: str
+    """Of its lines and bars in charts, as #rrggbb."""
+    base_url: VendorSetting
+    rate: VendorSetting
+    """Requests a minute; the vendor's quota."""
+    credentials: tuple[VendorSetting, ...] = ()
+    """Empty for a vendor that serves everyone."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request; `{setting}` stands for the value of that credential."""
+    coverage: Mapping[AssetClass, Mapping[Timeframe, int | None]]
+    """What it serves: asset class → timeframe → days it reaches back, None for unlimited."""
+    basis: Basis
+    build: Callable[[HttpClient, str], Provider]
+    """(client, source recorded with its bars) → its provider."""
+    test_symbol: tuple[AssetClass, str]
+    """A symbol that the vendor certainly knows."""
+    sandbox_test_symbol: tuple[AssetClass, str]
+    """The same for the sandbox in this vendor's place."""
+    sandbox_source: str
+    """The source recorded with bars that the sandbox serves in this vendor's place."""
+
+    @property
+    def settings(self) -> tuple[VendorSetting, ...]:
+        return (*self.credentials, self.base_url, self.rate)
+
+    def source(self, *, sandbox: bool) -> str:
+        """The source recorded with its bars."""
+        return self.sandbox_source if sandbox else self.name
+
+    def reach(self, asset_class: AssetClass, timeframe: Timeframe) -> timedelta | None:
+        """How far back its bars go, None for unlimited; KeyError if it does not serve them."""
+        days = self.coverage[asset_class][timeframe]
+        return None if days is None else timedelta(days=days)
+
+
+class VendorRegistry:
+    """Vendors by name, in a fixed order."""
+
+    def __init__(self, *specs: VendorSpec) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        if len(self._specs) < len(specs):
+            raise ValueError(f"two vendors have one name: {[spec.name for spec in specs]}")
+
+    def __iter__(self) -> Iterator[VendorSpec]:
+        return iter(self._specs.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
+
+    def __getitem__(self, name: str) -> VendorSpec:
+        """The vendor of this name; UnknownVendor, with the names there are, if there is none."""
+        if name not in self._specs:
+            raise UnknownVendor(f"unknown provider {name!r}: choose from {', '.join(self.names)}")
+        return self._specs[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._specs)
+
+    def name_of(self, source: str) -> str:
+        """The vendor that a stored source stands for; a source of no known vendor as it is.
+
+        >>> VENDORS.name_of("sandbox:binance"), VENDORS.name_of("import")
+        ('binance', 'import')
+        """
+        names = {spec.sandbox_source: spec.name for spec in self}
+        return names.get(source, source)
+
+
+_UNLIMITED: Mapping[Timeframe, int | None] = dict.fromkeys(Timeframe)
+_YAHOO_CRYPTO: Mapping[Timeframe, int | None] = {
+    **_UNLIMITED,
+    **dict.fromkeys((Timeframe.M5, Timeframe.M15, Timeframe.M30), 60),
+    **dict.fromkeys((Timeframe.H1, Timeframe.H4), 730),
+}
+# Yahoo's hours of stocks begin at half past: those on the clock are built from its half-hours.
+_YAHOO_STOCKS = {**_YAHOO_CRYPTO, **dict.fromkeys((Timeframe.H1, Timeframe.H4), 60)}
+_STOCK = (AssetClass.STOCK, "AAPL")
+
+
+def _polygon(client: HttpClient, source: str) -> Provider:
+    from enrichment.vendors.polygon import PolygonProvider
+
+    return PolygonProvider(client, source=source)
+
+
+def _binance(client: HttpClient, source: str) -> Provider:
+    from enrichment.vendors.binance import BinanceProvider
+
+    return BinanceProvider(client, source=source)
+
+
+def _yahoo(client: HttpClient, source: str) -> Provider:
+    from enrichment.vendors.yahoo import YahooProvider
+
+    return YahooProvider(client, source=source)
+
+
+VENDORS = VendorRegistry(
+    VendorSpec(
+        name="polygon",
+        colour="#4c7fe0",
+        credentials=(
+            VendorSetting(
+                "polygon_api_key",
+                None,
+                "API key of Polygon; without it the sandbox stands in for every vendor",
+                secret=True,
+            ),
+        ),
+        base_url=VendorSetting(
+            "polygon_base_url", "https://api.polygon.io", "address of Polygon's API"
+        ),
+        rate=VendorSetting("polygon_rate", 5, "requests a minute that Polygon's plan allows"),
+        headers={"Authorization": "Bearer {polygon_api_key}"},
+        coverage=dict.fromkeys(AssetClass, _UNLIMITED),
+        basis=Basis.SPLIT_ADJUSTED,
+        build=_polygon,
+        test_symbol=_STOCK,
+        sandbox_test_symbol=_STOCK,
+        sandbox_source="sandbox",  # as recorded since before there were other vendors
+    ),
+    VendorSpec(
+        name="binance",
+        colour="#e0a82e",
+        base_url=VendorSetting(
+            "binance_base_url", "https://api.binance.com", "address of Binance's API"
+        ),
+        rate=VendorSetting("binance_rate", 1200, "requests a minute sent to Binance at most"),
+        coverage={AssetClass.CRYPTO: _UNLIMITED},
+        basis=Basis.RAW,
+        build=_binance,
+        test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
+        sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
+        sandbox_source="sandbox:binance",
+    ),
+    VendorSpec(
+        name="yahoo",
+        colour="#8b6fd6",
+        base_url=VendorSetting(
+            "yahoo_base_url", "https://query1.finance.yahoo.com", "address of Yahoo's chart API"
+        ),
+        rate=VendorSetting("yahoo_rate", 60, "requests a minute sent to Yahoo at most"),
+        headers={  # Yahoo refuses clients that do not look like a browser.
+            "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
+            " Chrome/130.0"
+        },
+        coverage={
+            AssetClass.STOCK: _YAHOO_STOCKS,
+            AssetClass.ETF: _YAHOO_STOCKS,
+            AssetClass.CRYPTO: _YAHOO_CRYPTO,
+        },
+        basis=Basis.SPLIT_ADJUSTED,
+        build=_yahoo,
+        test_symbol=_STOCK,
+        sandbox_test_symbol=_STOCK,
+        sandbox_source="sandbox:yahoo",
+    ),
+)
