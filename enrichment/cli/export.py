@@ -33,7 +33,7 @@ def prometheus_rules(output: Output = None) -> None:
 
 def template(name: str) -> str:
     """A packaged template, GRAFANA or PROMETHEUS_RULES."""
-    return (resources.files("enrichment") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("enrichment.cli") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _write(content: str, output: Path | None) -> None:

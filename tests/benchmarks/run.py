@@ -41,6 +41,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
         *("--waiting", "20", "--latency", "0.05", "--concurrency", "5", "10"),
     ),
     "start_up": ("--rounds", "2"),
+    "structure": (),
 }
 
 

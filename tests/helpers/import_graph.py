@@ -47,7 +47,8 @@ def product_modules(graph: ImportGraph) -> list[str]:
 
 def third_party_packages(graph: ImportGraph) -> set[str]:
     """What the product imports that is neither its own nor the standard library's."""
-    return {n for n in graph.modules if "." not in n} - {*PACKAGES} - sys.stdlib_module_names
+    outside = {name for name in graph.modules if "." not in name} - {*PACKAGES}
+    return outside - sys.stdlib_module_names - {"_typeshed"}  # which exists for type checkers only
 
 
 def unit_of(module: str) -> str:
@@ -56,8 +57,8 @@ def unit_of(module: str) -> str:
 
 
 def unit_imports(graph: ImportGraph) -> dict[str, set[str]]:
-    """Unit → the other units that it imports."""
-    modules = product_modules(graph)
+    """Unit → the other units that it imports; `enrichment/__init__.py` belongs to none."""
+    modules = [module for module in product_modules(graph) if module != "enrichment"]
     imports: dict[str, set[str]] = {unit_of(module): set() for module in modules}
     for module in modules:
         imported = graph.find_modules_directly_imported_by(module).intersection(modules)
