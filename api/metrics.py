@@ -26,7 +26,7 @@ from api.endpoint import endpoint
 from api.response_cache import ResponseCache
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
-from enrichment.services.command_checks import PAUSE_SCOPES
+from enrichment.domain.statuses import PauseScope
 from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
 
 BREAKER_STATES = ("closed", "half_open", "open")
@@ -103,7 +103,7 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
         "pauses",
         "Pauses in force.",
         ["scope"],
-        [([scope], sample.pauses.get(scope, 0)) for scope in PAUSE_SCOPES],
+        [([scope], sample.pauses.get(scope, 0)) for scope in PauseScope],
     )
     yield _gauges(
         "tracked_symbols",

@@ -1,52 +1,65 @@
-"""What an operator can do. API, command line and dashboard share these; each writes its audit row
-in the same transaction as its effect."""
+"""Everything that an operator can do; the API, the command line and the dashboard share it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from enrichment.domain.clock import utc_now
-from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownBreaker
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
+from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.domain.symbol_csv import parse_csv, parse_tracked
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
-    known_state,
-    not_active,
-    nothing_to_run,
-    past_window,
+    backfill_window,
+    no_symbols_message,
     pause_key,
+    require_breaker,
+    require_job,
     require_rule,
-    window_as_text,
+    require_tracked,
 )
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import job_control, jobs, pauses, symbols
 from enrichment.warehouse.series import flags_and_gaps, status
 
-__all__ = ["Commands", "TriggerResult", "parse_csv", "parse_tracked"]
+__all__ = ["BreakerAction", "Commands", "TriggerResult", "parse_csv", "parse_tracked"]
 
 MANUAL_PRIORITY = 0
 BACKFILL_PRIORITY = 20
-OPEN_STATES = ("queued", "running")
-COMMAND_REACHES_WORKERS_SECONDS = 2.0
+OVERRIDE_DELAY_SECONDS = 2.0
+"""Every worker has applied a breaker's override after this time."""
 MAX_SILENCE = timedelta(days=30)
-BREAKER_ACTIONS = ("force_open", "disable", "reset")
+
+
+class BreakerAction(StrEnum):
+    """force_open: reject every call; disable: allow every call; reset: back to automatic."""
+
+    FORCE_OPEN = "force_open"
+    DISABLE = "disable"
+    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
 class TriggerResult:
-    """A manual job and how many symbols it holds."""
+    """A job that was opened, and its number of symbols."""
 
     job_id: UUID
     symbols_to_process: int
 
 
 class Commands:
-    """The one service through which anything is changed."""
+    """The only service that changes anything.
+
+    A command's audit row is written in the transaction of its effect. Arguments that all take:
+    `actor`, who gives the command, and `reason`, both for the audit. Errors are InvalidRequest or
+    one of its subclasses.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -62,35 +75,35 @@ class Commands:
     ) -> TriggerResult:
         """Open a manual job for these symbols, for an asset class, or for all active symbols.
 
-        The same idempotency key gives the same job again. Raises NotTracked for unknown symbols and
-        InvalidRequest where nothing would be enriched.
+        The same idempotency key returns the same job. Raises NotTracked for unknown symbols and
+        Conflict if there is nothing to enrich.
         """
         if symbols and asset_class:
             raise Conflict("give either symbols or an asset class, not both")
-        wanted = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
+        names = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
-            if idempotency_key and (known := pauses.job_with_key(conn, idempotency_key)):
-                return TriggerResult(*known)
-            if wanted and (unknown := not_active(conn, wanted)):
-                raise NotTracked(unknown)
+            if idempotency_key and (existing := pauses.job_with_key(conn, idempotency_key)):
+                return TriggerResult(*existing)
+            if names:
+                require_tracked(conn, names)
             opened = job_control.open_job(
                 conn,
                 JobKind.MANUAL,
                 action="trigger",
                 actor=actor,
                 reason=reason,
-                params={"symbols": wanted, "asset_class": kind},
-                symbols=wanted,
+                params={"symbols": names, "asset_class": kind},
+                symbols=names,
                 asset_class=kind,
                 priority=MANUAL_PRIORITY,
                 idempotency_key=idempotency_key,
             )
             if opened is not None:
                 if opened[1] == 0:
-                    raise Conflict(nothing_to_run(kind))
+                    raise Conflict(no_symbols_message(kind))
                 return TriggerResult(*opened)
-        return self._triggered_elsewhere(idempotency_key)
+        return self._opened_concurrently(idempotency_key)
 
     def backfill(
         self,
@@ -102,19 +115,24 @@ class Commands:
         reason: str | None = None,
     ) -> TriggerResult:
         """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
-        wanted = sorted({parse_symbol(symbol) for symbol in symbols})
+        names = sorted({parse_symbol(symbol) for symbol in symbols})
+        if not names:
+            raise NotTracked("name at least one tracked symbol")
         with self._db.begin() as conn:
-            if not wanted or (unknown := not_active(conn, wanted)):
-                raise NotTracked(unknown if wanted else "name at least one tracked symbol")
-            window = past_window(start, end, pauses.now(conn))
+            require_tracked(conn, names)
+            window = backfill_window(start, end, pauses.now(conn))
             opened = job_control.open_job(
                 conn,
                 JobKind.BACKFILL,
                 action="backfill",
                 actor=actor,
                 reason=reason,
-                params={"symbols": wanted, **window_as_text(window)},
-                symbols=wanted,
+                params={
+                    "symbols": names,
+                    "from": window.start.isoformat(),
+                    "to": window.end.isoformat(),
+                },
+                symbols=names,
                 priority=BACKFILL_PRIORITY,
                 backfill=window,
             )
@@ -125,26 +143,26 @@ class Commands:
     def confirm(
         self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str
     ) -> float:
-        """Mark a flagged bar as real: the flag goes and is not raised again, the score follows.
+        """Confirm that a flagged bar is correct: its flag is removed and not raised again.
 
-        Returns the new score; InvalidRequest where there is no such flag.
+        Returns the series' new quality score; InvalidRequest if there is no such flag.
         """
         name, kind = parse_symbol(symbol), Timeframe.parse(timeframe)
         if not reason.strip():
-            raise InvalidRequest("say how you know that the bar is real: the reason is kept")
+            raise InvalidRequest("give a reason: how you know that the bar is correct")
         with self._db.begin() as conn:
-            evidence = status.read_quality_inputs(conn, name, kind)
-            found = flags_and_gaps.confirm(
+            inputs = status.read_quality_inputs(conn, name, kind)
+            removed = flags_and_gaps.confirm(
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
             )
-            if not found or evidence is None:
+            if not removed or inputs is None:
                 raise InvalidRequest(
                     f"{name} {kind} has no flag {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
                     f"see 'enrichment quality {name}'"
                 )
-            changed = without_flag(evidence, check, ts)
-            quality = assess_quality(changed)
-            status.reassess(conn, name, kind, quality, changed)
+            remaining = without_flag(inputs, check, ts)
+            quality = assess_quality(remaining)
+            status.reassess(conn, name, kind, quality, remaining)
             pauses.audit(
                 conn,
                 actor=actor,
@@ -154,40 +172,45 @@ class Commands:
             )
             return quality.score
 
-    def _triggered_elsewhere(self, idempotency_key: str | None) -> TriggerResult:
-        """The job that a simultaneous request with the same key has just opened."""
+    def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
+        """The job that another request with the same key has opened meanwhile."""
         with self._db.begin() as conn:
-            known = pauses.job_with_key(conn, idempotency_key or "")
-        if known is None:
+            existing = pauses.job_with_key(conn, idempotency_key or "")
+        if existing is None:
             raise InvalidRequest("the job could not be opened: try again")
-        return TriggerResult(*known)
+        return TriggerResult(*existing)
 
     def pause(
         self,
         *,
         actor: str,
-        scope: str = "global",
+        scope: str = PauseScope.GLOBAL,
         key: str = "",
         reason: str | None = None,
         until: datetime | None = None,
     ) -> None:
-        """Keep a scope's items from being claimed until it is resumed, or until `until`.
+        """Start no items of a scope until it is resumed, or until `until`; running ones finish.
 
-        scope: global, asset_class, symbol or provider, with its key. What is at work finishes.
+        key: the asset class, symbol or provider; empty for the global scope.
         """
         key = pause_key(scope, key)
         with self._db.begin() as conn:
-            if scope == "symbol" and symbols.not_active(conn, [key]):
-                raise NotTracked.of(key)
+            if scope == PauseScope.SYMBOL:
+                require_tracked(conn, [key])
             pauses.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
             pauses.audit(
                 conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
             )
 
     def resume(
-        self, *, actor: str, scope: str = "global", key: str = "", reason: str | None = None
+        self,
+        *,
+        actor: str,
+        scope: str = PauseScope.GLOBAL,
+        key: str = "",
+        reason: str | None = None,
     ) -> None:
-        """Lift a scope's pause."""
+        """Remove a scope's pause."""
         key = pause_key(scope, key)
         with self._db.begin() as conn:
             pauses.resume(conn, scope=scope, key=key)
@@ -197,10 +220,10 @@ class Commands:
             jobs.notify(conn)
 
     def cancel(self, job_id: UUID, *, actor: str, reason: str | None = None) -> None:
-        """End a job: waiting symbols are cancelled now, those at work at their next step."""
+        """Cancel a job: waiting symbols at once, running ones at their next step."""
         with self._db.begin() as conn:
-            state = known_state(job_control.job_state(conn, job_id), job_id)
-            if state not in OPEN_STATES:
+            state = require_job(conn, job_id)
+            if state not in OPEN_JOB_STATES:
                 raise Conflict(f"job {job_id} is {state} already: nothing to cancel")
             job_control.request_cancel(conn, job_id)
             pauses.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
@@ -215,16 +238,16 @@ class Commands:
     ) -> int:
         """Run a finished job's failed symbols again, all or those of one error class.
 
-        Returns how many there are; InvalidRequest if there are none, or the job still runs.
+        Returns their number; Conflict if there are none, or the job is still running.
         """
         with self._db.begin() as conn:
-            state = known_state(job_control.job_state(conn, job_id), job_id)
-            if state in OPEN_STATES:
-                raise Conflict(f"job {job_id} is still {state}: wait for its end")
+            state = require_job(conn, job_id)
+            if state in OPEN_JOB_STATES:
+                raise Conflict(f"job {job_id} is still {state}: wait until it has finished")
             count = job_control.reopen_failed(conn, job_id, error_class)
             if count == 0:
-                kind = f" with {error_class}" if error_class else ""
-                raise Conflict(f"job {job_id} has no failed symbols{kind}: nothing to resume")
+                suffix = f" with {error_class}" if error_class else ""
+                raise Conflict(f"job {job_id} has no failed symbols{suffix}: nothing to resume")
             pauses.audit(
                 conn,
                 actor=actor,
@@ -238,32 +261,29 @@ class Commands:
     def override_breaker(
         self, name: str, action: str, *, actor: str, reason: str | None = None
     ) -> None:
-        """Force a breaker open, disable it, or let it decide again ('reset'), in every worker.
+        """Override a breaker in every worker, until a reset and across restarts.
 
-        action: force_open, disable or reset. Forced states outlive restarts, until a reset.
+        action: one of BreakerAction.
         """
-        if action not in BREAKER_ACTIONS:
+        if action not in list(BreakerAction):
             raise InvalidRequest(
-                f"unknown action {action!r}: choose one of {', '.join(BREAKER_ACTIONS)}"
+                f"unknown action {action!r}: choose one of {', '.join(BreakerAction)}"
             )
         with self._db.begin() as conn:
-            known = resilience_state.breaker_names(conn)
-            if name not in known:
-                listed = ", ".join(known) or "none yet: no worker has run"
-                raise UnknownBreaker(f"unknown breaker {name!r}: known are {listed}")
+            require_breaker(conn, name)
             resilience_state.override(conn, name=name, action=action, actor=actor, reason=reason)
             pauses.audit(conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason)
-            if action != "force_open":
-                job_control.wake_snoozed(conn, COMMAND_REACHES_WORKERS_SECONDS)
+            if action != BreakerAction.FORCE_OPEN:
+                job_control.wake_snoozed(conn, OVERRIDE_DELAY_SECONDS)
 
     def silence(
         self, rule: str, *, length: timedelta, actor: str, reason: str | None = None
     ) -> datetime:
-        """Tell nobody of a rule's alerts for a time; its end. UnknownRule names those there are."""
+        """Send no notifications of a rule's alerts for `length`; returns when the silence ends."""
         if not timedelta(0) < length <= MAX_SILENCE:
             raise InvalidRequest(
                 f"a silence lasts from 1 second to {MAX_SILENCE.days} days: "
-                "to be rid of a rule, write 'enabled = false' in its file"
+                "to disable a rule, set 'enabled = false' in the rules file"
             )
         until = utc_now() + length
         with self._db.begin() as conn:
@@ -280,7 +300,7 @@ class Commands:
         return until
 
     def unsilence(self, rule: str, *, actor: str, reason: str | None = None) -> None:
-        """End a silence before its time; Conflict if there is none."""
+        """End a silence early; Conflict if there is none."""
         with self._db.begin() as conn:
             require_rule(conn, rule)
             if not alerts.unsilence(conn, rule=rule):
@@ -303,7 +323,7 @@ class Commands:
             )
 
     def untrack(self, symbol: str, *, actor: str, reason: str | None = None) -> None:
-        """Stop enriching a symbol; what is stored of it stays."""
+        """Stop enriching a symbol; its stored data stays."""
         name = parse_symbol(symbol)
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):

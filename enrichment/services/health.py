@@ -1,4 +1,4 @@
-"""Is all well? The figures of the overview, judged against their targets."""
+"""The health of the installation: the overview's metrics against their targets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from enrichment.domain.statuses import HealthStatus, PauseScope, WorkerState
 from enrichment.warehouse.read_models.dto import Overview, PatternStatus, Pause, WorkerStatus
+from resilience import CircuitBreakerStatus, State
 
-FRESH = timedelta(hours=24)
-OPEN = ("open", "forced_open")
+LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0
 VALIDATION_TARGET = 95.0
 QUALITY_TARGET = 0.90
@@ -19,10 +20,9 @@ DURATION_TARGET_SECONDS = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """status: healthy, warning or critical; issues: one sentence each, gravest first."""
-
-    status: str
+    status: HealthStatus
     issues: tuple[str, ...]
+    """One sentence each, most severe first."""
 
 
 def assess(
@@ -31,54 +31,59 @@ def assess(
     patterns: Sequence[PatternStatus] = (),
     workers: Sequence[WorkerStatus] = (),
 ) -> Health:
-    """critical: nothing is enriched. warning: something is, but not as well as it should be.
+    """Critical if the scheduler is not running, a warning if any target is missed.
 
-    patterns: every worker's, of which the open breakers count. workers: of which those count that
-    live and wait.
+    Args:
+        pauses: The pauses in force.
+        patterns: The resilience patterns of every worker; open breakers are issues.
+        workers: Those that are alive but waiting are issues.
     """
     critical = []
     if not overview.scheduler.running:
         critical.append(
-            "The scheduler is not running: no worker's clock has ticked for 90 s. "
+            "The scheduler is not running: no worker has ticked for 90 s. "
             "Start one with 'enrichment worker'."
         )
-    warnings = [_pause_sentence(pause) for pause in pauses]
+    warnings = [_pause_issue(pause) for pause in pauses]
     warnings += [
-        f"Worker {worker.worker_id} takes no symbols: {worker.note}."
+        f"Worker {worker.worker_id} is waiting and starts no symbols: {worker.note}."
         for worker in workers
-        if worker.alive and worker.state == "waiting"
+        if worker.alive and worker.state == WorkerState.WAITING
     ]
     warnings += _breaker_issues(patterns)
     warnings += _job_issues(overview)
     warnings += _quality_issues(overview)
-    status = "critical" if critical else "warning" if warnings else "healthy"
-    return Health(status, (*critical, *warnings))
+    if critical:
+        return Health(HealthStatus.CRITICAL, (*critical, *warnings))
+    return Health(HealthStatus.WARNING if warnings else HealthStatus.HEALTHY, tuple(warnings))
 
 
 def success_rate(overview: Overview) -> float | None:
-    """Percent of the last job's symbols that succeeded."""
+    """The last job's succeeded symbols in percent; None if it had none."""
     job = overview.last_job
     if job is None or job.successful + job.failed == 0:
         return None
     return 100.0 * job.successful / (job.successful + job.failed)
 
 
-def _pause_sentence(pause: Pause) -> str:
-    what = "Everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
+def _pause_issue(pause: Pause) -> str:
+    what = "Everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
     reason = f": {pause.reason}" if pause.reason else ""
     return f"{what} is paused by {pause.paused_by} since {pause.at:%Y-%m-%d %H:%M} UTC{reason}."
 
 
 def _breaker_issues(patterns: Sequence[PatternStatus]) -> list[str]:
-    """Of workers that still report; what a silent one last said is not known to hold."""
+    """Open breakers of workers that still publish their state."""
     workers = Counter(
         pattern.name
         for pattern in patterns
-        if pattern.kind == "circuit_breaker" and pattern.state in OPEN and not pattern.stale
+        if pattern.kind == CircuitBreakerStatus.kind
+        and pattern.state == State.OPEN
+        and not pattern.stale
     )
     return [
         f"The breaker {name} is open in {count} worker{'s' * (count != 1)}: "
-        "what is behind it is not asked for now."
+        "its requests are rejected for now."
         for name, count in sorted(workers.items())
     ]
 
@@ -87,7 +92,7 @@ def _job_issues(overview: Overview) -> list[str]:
     job, issues = overview.last_job, []
     if job is None:
         return ["No job has finished yet."]
-    if job.completed_at and overview.timestamp - job.completed_at > FRESH:
+    if job.completed_at and overview.timestamp - job.completed_at > LAST_JOB_MAX_AGE:
         hours = (overview.timestamp - job.completed_at) / timedelta(hours=1)
         issues.append(f"The last job finished {hours:.0f} hours ago; the target is within 24.")
     rate = success_rate(overview)

@@ -1,4 +1,4 @@
-"""What an operator can do to a job or a scope, on real Postgres: effect, audit, clear refusals."""
+"""Pausing, cancelling and resuming on real Postgres: their effect, their audit, their errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from enrichment.domain.errors import InvalidRequest, NotTracked, Snooze, UnknownJob
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, Snooze, UnknownJob
 from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
 from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
@@ -32,9 +32,9 @@ def track(db: Database, *names: str) -> Commands:
 
 
 def progress(db: Database, job_id: UUID) -> Progress:
-    found = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
-    assert found is not None
-    return found
+    job = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
+    assert job is not None
+    return job
 
 
 def finish(db: Database, task: Task) -> None:
@@ -55,25 +55,25 @@ def audited(db: Database) -> list[str]:
         )
 
 
-def test_cancelling_ends_waiting_items_at_once(db: Database) -> None:
+def test_cancelling_a_job_cancels_waiting_items_at_once(db: Database) -> None:
     commands = track(db, "A", "B", "C")
     job = commands.trigger(actor="test")
     commands.cancel(job.job_id, actor="me", reason="wrong list")
-    found = progress(db, job.job_id)
-    assert (found.state, found.counts) == ("cancelled", {"cancelled": 3})
+    ended = progress(db, job.job_id)
+    assert (ended.state, ended.counts) == ("cancelled", {"cancelled": 3})
     assert JobQueue(db).claim("w", 5) == []
     assert audited(db) == ["cancel"]
 
 
-def test_cancelling_lets_a_worker_drop_what_is_at_work(db: Database) -> None:
-    begun, cancelled = threading.Event(), threading.Event()
-    waiting = threading.Event()
+def test_a_cancelled_jobs_running_item_ends_at_its_next_step(db: Database) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+    never = threading.Event()
 
     def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
-        begun.set()
+        started.set()
         for _ in range(400):
             report("fetch 1d")  # where a cancelled item ends
-            waiting.wait(0.05)
+            never.wait(0.05)
         raise AssertionError("it was not cancelled")
 
     registry = WorkerRegistry(db, "w")
@@ -92,43 +92,45 @@ def test_cancelling_lets_a_worker_drop_what_is_at_work(db: Database) -> None:
     thread.start()
     commands = track(db, "A", "B")
     job = commands.trigger(actor="test")
-    assert begun.wait(10)
+    assert started.wait(10)
     commands.cancel(job.job_id, actor="me")
     for _ in range(200):
         if progress(db, job.job_id).finished:
             cancelled.set()
             break
-        waiting.wait(0.05)
+        never.wait(0.05)
     worker.stop()
     thread.join()
     assert cancelled.is_set()
     assert progress(db, job.job_id).counts == {"cancelled": 2}
 
 
-@pytest.mark.parametrize("way", ["given back", "failed", "lost"])
-def test_a_cancelled_job_ends_though_an_item_comes_back(db: Database, way: str) -> None:
+@pytest.mark.parametrize("outcome", ["released", "failed", "lost"])
+def test_a_cancelled_job_ends_though_an_item_returns_to_the_queue(
+    db: Database, outcome: str
+) -> None:
     commands = track(db, "A", "B")
     job = commands.trigger(actor="test")
-    queue = JobQueue(db, lease_seconds=0.0 if way == "lost" else 30.0)
+    queue = JobQueue(db, lease_seconds=0.0 if outcome == "lost" else 30.0)
     (task,) = queue.claim("w", 1)
     commands.cancel(job.job_id, actor="me")
-    if way == "given back":
-        queue.release(task, 600.0, "the vendor rests")
-    elif way == "failed":
+    if outcome == "released":
+        queue.release(task, 600.0, "rate limited")
+    elif outcome == "failed":
         queue.fail(task, Failure("Timeout", "it broke", "fetch"), 600.0)
-    assert queue.reclaim_expired(max_retries=3) == (way == "lost")
+    assert queue.reclaim_expired(max_retries=3) == (outcome == "lost")
     assert queue.close_finished_jobs() == [job.job_id]
-    found = progress(db, job.job_id)
-    assert (found.state, found.counts) == ("cancelled", {"cancelled": 2})
+    ended = progress(db, job.job_id)
+    assert (ended.state, ended.counts) == ("cancelled", {"cancelled": 2})
 
 
-def test_cancelling_while_workers_claim_blocks_nobody(db: Database) -> None:
+def test_cancelling_while_workers_claim_does_not_deadlock(db: Database) -> None:
     commands = track(db, *[f"S{n}" for n in range(20)])
-    queue, claimed = JobQueue(db), threading.Event()
+    queue, stop = JobQueue(db), threading.Event()
     cancelled: list[UUID] = []
 
     def claim() -> None:
-        while not claimed.is_set():
+        while not stop.is_set():
             for task in queue.claim("w", 3):
                 queue.release(task)
 
@@ -140,14 +142,14 @@ def test_cancelling_while_workers_claim_blocks_nobody(db: Database) -> None:
             commands.cancel(job.job_id, actor="me")
             cancelled.append(job.job_id)
     finally:
-        claimed.set()
+        stop.set()
         thread.join()
     queue.reclaim_expired(max_retries=3)
     queue.close_finished_jobs()
     assert {progress(db, job_id).state for job_id in cancelled} == {"cancelled"}
 
 
-def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None:
+def test_resuming_a_job_runs_only_its_failed_items(db: Database) -> None:
     commands = track(db, "A", "B", "C")
     job = commands.trigger(actor="test")
     queue = JobQueue(db)
@@ -157,9 +159,9 @@ def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None
     assert progress(db, job.job_id).state == "partial"
     assert commands.resume_failed(job.job_id, actor="me", error_class="Timeout") == 1
     assert progress(db, job.job_id).counts == {"completed": 1, "failed": 1, "pending": 1}
-    begun = "SELECT count(*) FROM enrichment_job_items WHERE started_at IS NOT NULL"
-    with db.begin() as conn:  # what is run again begins anew
-        assert conn.execute(text(begun)).scalar_one() == 2
+    started = "SELECT count(*) FROM enrichment_job_items WHERE started_at IS NOT NULL"
+    with db.begin() as conn:  # started_at of the reopened item was reset
+        assert conn.execute(text(started)).scalar_one() == 2
     (again,) = queue.claim("w", 5)
     assert again.retry_count == 0
     finish(db, again)
@@ -169,34 +171,34 @@ def test_resuming_runs_the_failed_alone_and_keeps_the_rest(db: Database) -> None
     (last,) = queue.claim("w", 5)
     finish(db, last)
     queue.close_finished_jobs()
-    found = progress(db, job.job_id)
-    assert (found.state, found.counts, found.inserted) == ("completed", {"completed": 3}, 21)
+    ended = progress(db, job.job_id)
+    assert (ended.state, ended.counts, ended.inserted) == ("completed", {"completed": 3}, 21)
     assert audited(db) == ["resume_failed", "resume_failed"]
 
 
-def test_refusals_say_why(db: Database) -> None:
+def test_jobs_that_cannot_be_cancelled_or_resumed(db: Database) -> None:
     commands = track(db, "A")
     job = commands.trigger(actor="test")
     with pytest.raises(UnknownJob, match="enrichment history"):
         commands.cancel(uuid4(), actor="me")
     with pytest.raises(UnknownJob):
         commands.resume_failed(uuid4(), actor="me")
-    with pytest.raises(InvalidRequest, match="still queued"):
+    with pytest.raises(Conflict, match="queued"):
         commands.resume_failed(job.job_id, actor="me")
     (task,) = JobQueue(db).claim("w", 1)
     finish(db, task)
     JobQueue(db).close_finished_jobs()
-    with pytest.raises(InvalidRequest, match="completed already"):
+    with pytest.raises(Conflict, match="completed"):
         commands.cancel(job.job_id, actor="me")
-    with pytest.raises(InvalidRequest, match="no failed symbols"):
+    with pytest.raises(Conflict, match="no failed"):
         commands.resume_failed(job.job_id, actor="me")
     assert audited(db) == []
 
 
 @pytest.mark.parametrize(
-    ("scope", "key", "error", "mend"),
+    ("scope", "key", "error", "expected"),
     [
-        ("symbol", "NOPE", NotTracked, "symbols list"),
+        ("symbol", "NOPE", NotTracked, "NOPE"),
         ("symbol", "no pe", InvalidRequest, "malformed"),
         ("asset_class", "bond", InvalidRequest, "stock, etf, crypto"),
         ("provider", "bloomberg", InvalidRequest, "polygon"),
@@ -204,14 +206,14 @@ def test_refusals_say_why(db: Database) -> None:
         ("global", "AAPL", InvalidRequest, "no key"),
     ],
 )
-def test_pausing_what_does_not_exist(
-    db: Database, scope: str, key: str, error: type[Exception], mend: str
+def test_pausing_an_unknown_scope_or_key(
+    db: Database, scope: str, key: str, error: type[Exception], expected: str
 ) -> None:
-    with pytest.raises(error, match=mend):
+    with pytest.raises(error, match=expected):
         Commands(db).pause(actor="me", scope=scope, key=key)
 
 
-def test_a_pause_ends_by_itself(db: Database) -> None:
+def test_a_pause_expires(db: Database) -> None:
     commands = track(db, "A")
     commands.trigger(actor="test")
     commands.pause(actor="me", until=datetime.now(UTC) + timedelta(hours=1))
@@ -222,26 +224,26 @@ def test_a_pause_ends_by_itself(db: Database) -> None:
     assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
 
 
-def test_a_paused_provider_is_not_asked(db: Database) -> None:
+def test_no_requests_are_sent_to_a_paused_provider(db: Database) -> None:
     Commands(db).pause(actor="me", scope="provider", key="polygon")
     failover = Failover({}, lambda _: ("polygon",), paused=ProviderPauses(db))
     now = DatabaseClock(db)()
-    with pytest.raises(Snooze, match="polygon is paused"):
+    with pytest.raises(Snooze, match="polygon"):
         failover.fetch("A", AssetClass.STOCK, Timeframe.D1, Window(now - timedelta(days=1), now))
 
 
-def test_a_removed_symbol_leaves_the_queue_without_failing_its_job(db: Database) -> None:
+def test_a_removed_symbols_item_is_cancelled_without_failing_the_job(db: Database) -> None:
     commands = track(db, "A", "B")
     job = commands.trigger(actor="test")
     commands.untrack("B", actor="me")
     (task,) = JobQueue(db).claim("w", 5)
     finish(db, task)
     JobQueue(db).close_finished_jobs()
-    found = progress(db, job.job_id)
-    assert (found.state, found.counts) == ("completed", {"cancelled": 1, "completed": 1})
+    ended = progress(db, job.job_id)
+    assert (ended.state, ended.counts) == ("completed", {"cancelled": 1, "completed": 1})
 
 
-def test_the_databases_clock_is_what_counts(db: Database) -> None:
+def test_the_database_clock_is_monotonic_and_current(db: Database) -> None:
     clock = DatabaseClock(db)
     first = clock()
     with db.begin() as conn:
@@ -250,7 +252,7 @@ def test_the_databases_clock_is_what_counts(db: Database) -> None:
     assert clock() >= first
 
 
-def test_pruning_drops_old_logs_and_jobs_only(db: Database) -> None:
+def test_pruning_drops_only_old_logs_and_jobs(db: Database) -> None:
     commands = track(db, "A")
     old, new = commands.trigger(actor="test"), commands.trigger(actor="test")
     queue = JobQueue(db)

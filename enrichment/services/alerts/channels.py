@@ -1,5 +1,7 @@
-"""Where alerts go: a generic webhook, Slack, PagerDuty Events v2. Sending one twice does no harm:
-the webhook gets the change's id as `Idempotency-Key`, PagerDuty one `dedup_key` per firing.
+"""Notification channels: a generic webhook, Slack, PagerDuty Events v2.
+
+Sending a notification twice does no harm: webhooks get the event's id as `Idempotency-Key`,
+PagerDuty gets the same `dedup_key` throughout an episode.
 """
 
 from __future__ import annotations
@@ -9,32 +11,37 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from enrichment.domain.statuses import AlertChange, AlertSeverity
 from enrichment.vendors.http import HttpClient
 from enrichment.warehouse.alert_rows import Delivery
 
 Payload = Callable[[Delivery], Mapping[str, Any]]
 SLACK_HOST: Final = "hooks.slack.com"
-_COLOURS = {"critical": "danger", "warning": "warning", "info": "#439FE0"}
+_COLOURS = {
+    AlertSeverity.CRITICAL: "danger",
+    AlertSeverity.WARNING: "warning",
+    AlertSeverity.INFO: "#439FE0",
+}
 
 
 class Channel:
-    """Posts a payload to one address, which is not shown anywhere: it may hold a secret."""
+    """Posts payloads to one URL, which is never shown: it may contain a secret."""
 
     def __init__(self, client: HttpClient, url: str, payload: Payload) -> None:
         self._client, self._url, self._payload = client, url, payload
 
     def send(self, delivery: Delivery) -> None:
-        """ProviderError or Snooze unless the other side has taken it."""
+        """Post one notification; ProviderError or Snooze unless it was accepted."""
         self._client.post_json(
             self._url,
             self._payload(delivery),
             headers={"Idempotency-Key": str(delivery.event_id)},
-            label=urlsplit(self._url).hostname or "the address",
+            label=urlsplit(self._url).hostname or "the webhook",
         )
 
 
 def generic(delivery: Delivery) -> Mapping[str, Any]:
-    """The change of state, field by field."""
+    """The event as JSON, field by field."""
     return {
         "event_id": str(delivery.event_id),
         "episode": str(delivery.episode),
@@ -50,13 +57,13 @@ def generic(delivery: Delivery) -> Mapping[str, Any]:
 
 def slack(delivery: Delivery) -> Mapping[str, Any]:
     """A message with a coloured attachment: https://api.slack.com/messaging/webhooks."""
-    resolved = delivery.state == "resolved"
-    sign = ":white_check_mark:" if resolved else ":rotating_light:"
+    resolved = delivery.state == AlertChange.RESOLVED
+    emoji = ":white_check_mark:" if resolved else ":rotating_light:"
     return {
-        "text": f"{sign} *{delivery.rule}* {delivery.state} ({delivery.severity})",
+        "text": f"{emoji} *{delivery.rule}* {delivery.state} ({delivery.severity})",
         "attachments": [
             {
-                "color": "good" if resolved else _COLOURS[delivery.severity],
+                "color": "good" if resolved else _COLOURS[AlertSeverity(delivery.severity)],
                 "text": delivery.detail,
                 "ts": int(delivery.at.timestamp()),
             }
@@ -68,12 +75,13 @@ def pagerduty(routing_key: str) -> Payload:
     """An Events API v2 event: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/."""
 
     def payload(delivery: Delivery) -> Mapping[str, Any]:
+        resolved = delivery.state == AlertChange.RESOLVED
         event: dict[str, Any] = {
             "routing_key": routing_key,
-            "event_action": "resolve" if delivery.state == "resolved" else "trigger",
+            "event_action": "resolve" if resolved else "trigger",
             "dedup_key": f"market-enrichment/{delivery.rule}/{delivery.episode}",
         }
-        if delivery.state != "resolved":
+        if not resolved:
             event["payload"] = {
                 "summary": f"{delivery.rule}: {delivery.detail}"[:1024],
                 "source": socket.gethostname(),

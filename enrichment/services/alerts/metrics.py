@@ -1,6 +1,6 @@
-"""The figures that rules speak of: those of the overview, the metrics and the health, by name.
+"""The metrics that alert rules can use, by name: of the overview, the metrics and the health.
 
-Rates are percent, scores 0–1, times seconds, truths 1 or 0; None where nothing is known.
+Rates are percent, scores 0–1, times seconds, booleans 1 or 0; None if the value is unknown.
 """
 
 from __future__ import annotations
@@ -9,19 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from enrichment.domain.statuses import HealthStatus, ItemStatus
 from enrichment.services.health import Health
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS
-from enrichment.warehouse.read_models.dto import ComputeMetrics, FetchMetrics, LastJob, Overview
-from enrichment.warehouse.read_models.dto import QualityMetrics as Quality
+from enrichment.warehouse.read_models.dto import (
+    ComputeMetrics,
+    FetchMetrics,
+    LastJob,
+    Overview,
+    QualityMetrics,
+)
 from enrichment.warehouse.read_models.metrics import MetricsSample
+from resilience import CircuitBreakerStatus, State
 
 Number = float | None
-_HEALTH = ("healthy", "warning", "critical")
 
 
 @dataclass(frozen=True, slots=True)
 class AlertInputs:
-    """The installation at one moment, as the screens show it."""
+    """The installation at one moment."""
 
     overview: Overview
     health: Health
@@ -29,49 +35,58 @@ class AlertInputs:
 
 
 def _job(read: Callable[[LastJob], Number]) -> Callable[[AlertInputs], Number]:
-    def figure(now: AlertInputs) -> Number:
-        job = now.overview.last_job
+    def metric(inputs: AlertInputs) -> Number:
+        job = inputs.overview.last_job
         return None if job is None else read(job)
 
-    return figure
+    return metric
 
 
 def _fetch(read: Callable[[FetchMetrics], Number]) -> Callable[[AlertInputs], Number]:
-    return lambda now: read(now.overview.metrics.fetch_pipeline)
+    return lambda inputs: read(inputs.overview.metrics.fetch_pipeline)
 
 
 def _compute(read: Callable[[ComputeMetrics], Number]) -> Callable[[AlertInputs], Number]:
-    return lambda now: read(now.overview.metrics.compute_pipeline)
+    return lambda inputs: read(inputs.overview.metrics.compute_pipeline)
 
 
-def _quality(read: Callable[[Quality], Number]) -> Callable[[AlertInputs], Number]:
-    return lambda now: read(now.overview.metrics.data_quality)
+def _quality(read: Callable[[QualityMetrics], Number]) -> Callable[[AlertInputs], Number]:
+    return lambda inputs: read(inputs.overview.metrics.data_quality)
 
 
 def _failure_rate(job: LastJob) -> Number:
-    """Failed symbols over all that ended, as a fraction."""
+    """Failed symbols over all finished ones, 0–1."""
     total = job.successful + job.failed
     return job.failed / total if total else None
 
 
-def _since_last(now: AlertInputs) -> Number:
-    last = now.overview.scheduler.last_enrichment_time
-    return None if last is None else (now.overview.timestamp - last).total_seconds()
+def _seconds_since_last_job(inputs: AlertInputs) -> Number:
+    last = inputs.overview.scheduler.last_enrichment_time
+    return None if last is None else (inputs.overview.timestamp - last).total_seconds()
 
 
-def _workers_alive(now: AlertInputs) -> Number:
-    return sum(worker.heartbeat_age <= ALIVE_SECONDS for worker in now.sample.workers)
+def _workers_alive(inputs: AlertInputs) -> Number:
+    return sum(worker.heartbeat_age <= ALIVE_SECONDS for worker in inputs.sample.workers)
 
 
-def _open_breakers(now: AlertInputs) -> Number:
+def _open_breakers(inputs: AlertInputs) -> Number:
     """Breakers that are open in at least one worker."""
-    patterns = now.sample.patterns
-    return len({p.name for p in patterns if p.kind == "circuit_breaker" and p.state == "open"})
+    return len(
+        {
+            pattern.name
+            for pattern in inputs.sample.patterns
+            if pattern.kind == CircuitBreakerStatus.kind and pattern.state == State.OPEN
+        }
+    )
 
 
-FIGURES: Final[dict[str, Callable[[AlertInputs], Number]]] = {
-    "scheduler.running": lambda now: float(now.overview.scheduler.running),
-    "scheduler.seconds_since_last_enrichment": _since_last,
+def _waiting(inputs: AlertInputs) -> Number:
+    return sum(inputs.sample.queue.get(s, 0) for s in (ItemStatus.PENDING, ItemStatus.RETRY))
+
+
+METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
+    "scheduler.running": lambda inputs: float(inputs.overview.scheduler.running),
+    "scheduler.seconds_since_last_enrichment": _seconds_since_last_job,
     "last_job.duration_seconds": _job(lambda job: job.duration_seconds),
     "last_job.successful": _job(lambda job: job.successful),
     "last_job.failed": _job(lambda job: job.failed),
@@ -89,13 +104,11 @@ FIGURES: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "data_quality.symbols_tracked": _quality(lambda m: m.symbols_tracked),
     "data_quality.avg_validation_rate": _quality(lambda m: m.avg_validation_rate),
     "data_quality.avg_quality_score": _quality(lambda m: m.avg_quality_score),
-    "job_queue.waiting": lambda now: (
-        now.sample.queue.get("pending", 0) + now.sample.queue.get("retry", 0)
-    ),
-    "job_queue.at_work": lambda now: now.sample.queue.get("in_progress", 0),
-    "job_queue.oldest_age_seconds": lambda now: now.sample.queue_oldest_age or 0.0,
-    "health.level": lambda now: _HEALTH.index(now.health.status),
-    "health.issues": lambda now: len(now.health.issues),
+    "job_queue.waiting": _waiting,
+    "job_queue.at_work": lambda inputs: inputs.sample.queue.get(ItemStatus.IN_PROGRESS, 0),
+    "job_queue.oldest_age_seconds": lambda inputs: inputs.sample.queue_oldest_age or 0.0,
+    "health.level": lambda inputs: list(HealthStatus).index(inputs.health.status),
+    "health.issues": lambda inputs: len(inputs.health.issues),
     "workers.alive": _workers_alive,
     "breakers.open": _open_breakers,
 }

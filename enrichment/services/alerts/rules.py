@@ -1,4 +1,4 @@
-"""Rules: the five that every installation has, and the user's own from a TOML file.
+"""Alert rules: the five default ones, and the user's own from a TOML file.
 
     [[rule]]
     name = "QueueStuck"
@@ -8,7 +8,8 @@
     for = "10m"
     severity = "warning"
 
-A rule with the name of a default one takes its place; `enabled = false` leaves it out.
+A rule with the name of a default one replaces it; `enabled = false` disables it. The key `figure`
+names the metric.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, Final
 
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError, InvalidRequest
-from enrichment.services.alerts.metrics import FIGURES
+from enrichment.domain.statuses import AlertSeverity
+from enrichment.services.alerts.metrics import METRICS
 
 OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": op.gt,
@@ -35,9 +37,8 @@ OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     "==": op.eq,
     "!=": op.ne,
 }
-SEVERITIES: Final = ("critical", "warning", "info")
-NO_TIME = timedelta(0)
-HOLD = timedelta(minutes=2)
+DEFAULT_DURATION = timedelta(0)
+DEFAULT_KEEP_FIRING_FOR = timedelta(minutes=2)
 _FIELDS = frozenset(
     ("name", "figure", "operator", "threshold", "for", "keep_firing_for", "severity", "enabled")
 )
@@ -45,47 +46,49 @@ _FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Fires once `figure operator threshold` has held for `duration`; resolved once it has not
-    held for `keep_firing_for`, so that a flapping figure is one alert and not many.
-    """
+    """An alert's condition, `metric operator threshold`, and how long it must hold."""
 
     name: str
-    figure: str
+    metric: str
     operator: str
     threshold: float | bool
-    severity: str
-    duration: timedelta = NO_TIME
-    keep_firing_for: timedelta = HOLD
+    severity: AlertSeverity
+    duration: timedelta = DEFAULT_DURATION
+    """Fires once the condition has held for this time."""
+    keep_firing_for: timedelta = DEFAULT_KEEP_FIRING_FOR
+    """Resolved once the condition has not held for this time, so that flapping is one alert."""
 
     @property
     def condition(self) -> str:
-        shown = str(self.threshold).lower() if isinstance(self.threshold, bool) else self.threshold
-        return f"{self.figure} {self.operator} {shown}"
+        boolean = isinstance(self.threshold, bool)
+        threshold = str(self.threshold).lower() if boolean else self.threshold
+        return f"{self.metric} {self.operator} {threshold}"
 
     def holds(self, value: float | None) -> bool | None:
-        """Whether the condition holds of the figure's value; None where that is unknown."""
+        """Whether the condition holds for the metric's value; None if the value is unknown."""
         return None if value is None else OPERATORS[self.operator](value, float(self.threshold))
 
 
 DEFAULT_RULES: Final = (
-    Rule("SchedulerNotRunning", "scheduler.running", "==", False, "critical"),
-    Rule("EnrichmentJobFailed", "last_job.failed", ">", 5, "warning"),
-    Rule("HighFailureRate", "last_job.failure_rate", ">", 0.1, "warning"),
-    Rule("LongDuration", "last_job.duration_seconds", ">", 1800, "warning"),
-    Rule("LowDataQuality", "data_quality.avg_quality_score", "<", 0.85, "warning"),
+    Rule("SchedulerNotRunning", "scheduler.running", "==", False, AlertSeverity.CRITICAL),
+    Rule("EnrichmentJobFailed", "last_job.failed", ">", 5, AlertSeverity.WARNING),
+    Rule("HighFailureRate", "last_job.failure_rate", ">", 0.1, AlertSeverity.WARNING),
+    Rule("LongDuration", "last_job.duration_seconds", ">", 1800, AlertSeverity.WARNING),
+    Rule("LowDataQuality", "data_quality.avg_quality_score", "<", 0.85, AlertSeverity.WARNING),
 )
 
 
 def load(file: Path | None) -> tuple[Rule, ...]:
-    """The rules in force: the default ones, changed and joined by those of the file.
+    """The default rules, replaced and extended by those of the file.
 
-    ConfigurationError names the file, the rule and how to mend it.
+    Raises:
+        ConfigurationError: It names the file, the rule and how to fix it.
     """
     rules = {rule.name: rule for rule in DEFAULT_RULES}
     for position, table in enumerate(_tables(file) if file else (), 1):
         name = table.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,79}", name):
-            raise _wrong(file, f"number {position}", "name", "letters, digits and '_'", name)
+            raise _invalid(file, f"number {position}", "name", "letters, digits and '_'", name)
         if table.get("enabled", True) is False:
             rules.pop(name, None)
             continue
@@ -99,54 +102,57 @@ def _tables(file: Path) -> list[dict[str, Any]]:
     except OSError as exc:
         raise ConfigurationError(
             f"{file}: the alert rules can't be read ({exc.strerror}): "
-            "mend ALERT_RULES_FILE or leave it out"
+            "correct ALERT_RULES_FILE or remove it"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"{file}: not TOML: {exc}") from None
     tables = content.pop("rule", [])
     if content or not (isinstance(tables, list) and all(isinstance(t, dict) for t in tables)):
-        odd = ", ".join(sorted(content)) or "rule"
-        raise ConfigurationError(f"{file}: {odd} is not understood: write each rule as [[rule]]")
+        unknown = ", ".join(sorted(content)) or "rule"
+        raise ConfigurationError(f"{file}: {unknown} is not valid: write each rule as [[rule]]")
     return tables
 
 
 def _rule(file: Path | None, name: str, table: Mapping[str, Any]) -> Rule:
     unknown = sorted(set(table) - _FIELDS)
     if unknown:
-        raise _wrong(file, name, unknown[0], f"one of {', '.join(sorted(_FIELDS))}", "this field")
+        allowed = ", ".join(sorted(_FIELDS))
+        raise ConfigurationError(
+            f"{file}: rule {name}: unknown field {unknown[0]}: known are {allowed}"
+        )
 
     def choice(field: str, allowed: Any) -> str:
         value = table.get(field)
         if not isinstance(value, str) or value not in allowed:
-            raise _wrong(file, name, field, f"one of {', '.join(allowed)}", value)
+            raise _invalid(file, name, field, f"one of {', '.join(allowed)}", value)
         return value
 
-    def length(field: str, default: timedelta) -> timedelta:
+    def duration(field: str, default: timedelta) -> timedelta:
         value = table.get(field)
         if value is None:
             return default
         try:
             return parse_duration(value if isinstance(value, str) else "", zero=True)
         except InvalidRequest:
-            wanted = 'a number with s, m, h or d, such as "10m"'
-            raise _wrong(file, name, field, wanted, value) from None
+            expected = 'a number with s, m, h or d, such as "10m"'
+            raise _invalid(file, name, field, expected, value) from None
 
     threshold = table.get("threshold")
     if not isinstance(threshold, int | float) or not math.isfinite(threshold):
-        raise _wrong(file, name, "threshold", "a number, true or false", threshold)
+        raise _invalid(file, name, "threshold", "a number, true or false", threshold)
     return Rule(
         name,
-        choice("figure", FIGURES),
+        choice("figure", METRICS),
         choice("operator", OPERATORS),
         threshold,
-        choice("severity", SEVERITIES),
-        length("for", NO_TIME),
-        length("keep_firing_for", HOLD),
+        AlertSeverity(choice("severity", list(AlertSeverity))),
+        duration("for", DEFAULT_DURATION),
+        duration("keep_firing_for", DEFAULT_KEEP_FIRING_FOR),
     )
 
 
-def _wrong(
-    file: Path | None, rule: str, field: str, wanted: str, got: object
+def _invalid(
+    file: Path | None, rule: str, field: str, expected: str, value: object
 ) -> ConfigurationError:
-    shown = "nothing" if got is None else got if got == "this field" else repr(got)
-    return ConfigurationError(f"{file}: rule {rule}: {field} must be {wanted}, not {shown}")
+    actual = "missing" if value is None else repr(value)
+    return ConfigurationError(f"{file}: rule {rule}: {field} must be {expected}, is {actual}")

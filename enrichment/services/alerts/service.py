@@ -1,8 +1,7 @@
-"""Evaluates the rules and delivers what changed, in a thread of a worker or of the API.
+"""Evaluates the alert rules and delivers the notifications, in a thread of a worker or of the API.
 
-Workers evaluate every minute, one of them at a time. The API's process watches over them: it
-evaluates where no worker has for two minutes, which is how SchedulerNotRunning comes to fire when
-the last worker is dead.
+Workers evaluate every minute, one of them at a time. The API evaluates if no worker has done so for
+two minutes, so that SchedulerNotRunning fires after the last worker has died.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from enrichment.domain.errors import EnrichmentError, Snooze
-from enrichment.services.alerts.evaluation import Change, next_state
-from enrichment.services.alerts.metrics import FIGURES, AlertInputs
+from enrichment.domain.statuses import AlertChange, AlertSeverity, AlertStatus
+from enrichment.services.alerts.evaluation import next_state
+from enrichment.services.alerts.metrics import METRICS, AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.warehouse.alert_rows import AlertState, Delivery
 from enrichment.warehouse.alerts import AlertStore, Evaluation
@@ -26,22 +26,29 @@ _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0
 WATCHER_SECONDS = 120.0
 POLL_SECONDS = 5.0
-STARTUP_DELAY_SECONDS = (
-    10.0  # a worker's clock ticks at once; its first evaluation comes after that
-)
+STARTUP_DELAY_SECONDS = 10.0  # so that a worker has ticked before its first evaluation
 LEASE_SECONDS = 120.0
 FIRST_DELAY_SECONDS = 5.0
 MAX_DELAY_SECONDS = 900.0
 
 
 class Sender(Protocol):
-    """A channel; raises EnrichmentError unless the other side has taken the delivery."""
+    """A notification channel."""
 
-    def send(self, delivery: Delivery) -> None: ...
+    def send(self, delivery: Delivery) -> None:
+        """Send one notification; raises EnrichmentError unless it was accepted."""
 
 
 class AlertService:
-    """interval: seconds since anybody's last evaluation after which this one evaluates."""
+    """Evaluates the rules and delivers notifications, alone among all processes.
+
+    Args:
+        store: The alerts in the database.
+        read_inputs: Reads what the rules' metrics are taken from.
+        channels: By name. Without any, alerts are only recorded.
+        evaluator: Name of this process, shown with the evaluation.
+        interval: Seconds since the last evaluation, by any process, after which this one evaluates.
+    """
 
     def __init__(
         self,
@@ -53,19 +60,16 @@ class AlertService:
         evaluator: str,
         interval: float,
     ) -> None:
-        self._store, self._readings = store, read_inputs
+        self._store, self._read_inputs = store, read_inputs
         self._rules, self._channels = rules, channels
         self._evaluator, self._interval = evaluator, interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._troubles: dict[Callable[[], object], str] = {}
+        self._last_errors: dict[Callable[[], object], str] = {}
 
-    def start(self, after: float = 0.0) -> None:
-        """Deliver, and `after` seconds from now also evaluate, in a daemon thread until `stop()`.
-
-        after: what everything started together needs to be up, or its start would be an alert.
-        """
-        first = time.monotonic() + after
+    def start(self, delay: float = 0.0) -> None:
+        """Deliver, and after `delay` seconds also evaluate, in a daemon thread until `stop()`."""
+        first = time.monotonic() + delay
         self._thread = threading.Thread(target=self._run, args=(first,), name="alerts", daemon=True)
         self._thread.start()
 
@@ -75,67 +79,72 @@ class AlertService:
             self._thread.join(POLL_SECONDS)
 
     def evaluate(self) -> bool:
-        """Judge every rule, if it is time and nobody else does; whether it was."""
+        """Evaluate every rule if it is due; False if it is not, or another process evaluates."""
         with self._store.evaluation(self._evaluator, self._interval) as evaluation:
             if evaluation is None:
                 return False
-            readings = self._readings()
+            inputs = self._read_inputs()
             for rule in self._rules:
-                self._judge(evaluation, rule, FIGURES[rule.figure](readings))
+                self._evaluate_rule(evaluation, rule, METRICS[rule.metric](inputs))
             for state in evaluation.forgotten([rule.name for rule in self._rules]):
-                self._forget(evaluation, state)
+                self._resolve_removed(evaluation, state)
         return True
 
     def deliver(self) -> int:
-        """Send what is due; how many were taken."""
-        taken = 0
+        """Send the notifications that are due; returns how many were delivered."""
+        delivered = 0
         while self._channels and not self._stop.is_set():
             delivery = self._store.claim_delivery(list(self._channels), LEASE_SECONDS)
             if delivery is None:
                 break
-            taken += self._send(delivery)
-        return taken
+            delivered += self._send(delivery)
+        return delivered
 
-    def _judge(self, evaluation: Evaluation, rule: Rule, value: float | None) -> None:
-        done = next_state(rule, evaluation.states.get(rule.name), value, evaluation.now, uuid.uuid4)
-        before = evaluation.states.get(rule.name)
-        state = done.state
-        if done.change is not None:
-            _log.warning("alert %s %s: %s", rule.name, done.change, rule.condition)
+    def _evaluate_rule(self, evaluation: Evaluation, rule: Rule, value: float | None) -> None:
+        previous = evaluation.states.get(rule.name)
+        step = next_state(rule, previous, value, evaluation.now, uuid.uuid4)
+        state = step.state
+        if step.change is not None:
+            _log.warning("alert %s %s: %s", rule.name, step.change, rule.condition)
             evaluation.record(
                 state,
-                done.change,
+                step.change,
                 severity=rule.severity,
                 condition=rule.condition,
                 value=value,
-                detail=_detail(rule, done.change, value),
+                detail=_detail(rule, step.change, value),
             )
-        if state.state == "firing" and not state.notified:
+        if state.state == AlertStatus.FIRING and not state.notified:
             state = self._notify(evaluation, state)
-        elif done.change == "resolved" and before is not None and before.notified:
-            # What people were told of, they are told the end of, silenced or not.
-            evaluation.enqueue(state, "resolved", list(self._channels))
+        elif step.change == AlertChange.RESOLVED and previous is not None and previous.notified:
+            # Whoever was notified of the alert is notified of its end, even during a silence.
+            evaluation.enqueue(state, AlertChange.RESOLVED, list(self._channels))
         evaluation.save(state, severity=rule.severity, condition=rule.condition, value=value)
 
     def _notify(self, evaluation: Evaluation, state: AlertState) -> AlertState:
-        """Hand a firing alert to the channels, unless it is silenced; the silence's end does."""
+        """Queue a firing alert's notifications; a silenced one waits for the silence to end."""
         if not self._channels or evaluation.silenced(state.rule):
             return state
-        evaluation.enqueue(state, "firing", list(self._channels))
+        evaluation.enqueue(state, AlertChange.FIRING, list(self._channels))
         return replace(state, notified=True)
 
-    def _forget(self, evaluation: Evaluation, state: AlertState) -> None:
-        """Resolve an alert whose rule is gone."""
-        if state.state == "firing":
-            gone = "the rule is no longer there"
+    def _resolve_removed(self, evaluation: Evaluation, state: AlertState) -> None:
+        """Resolve an alert whose rule was removed."""
+        if state.state == AlertStatus.FIRING:
+            detail = "the rule was removed"
             evaluation.record(
-                state, "resolved", severity="info", condition=gone, value=None, detail=gone
+                state,
+                AlertChange.RESOLVED,
+                severity=AlertSeverity.INFO,
+                condition=detail,
+                value=None,
+                detail=detail,
             )
             if state.notified:
-                evaluation.enqueue(state, "resolved", list(self._channels))
+                evaluation.enqueue(state, AlertChange.RESOLVED, list(self._channels))
         evaluation.save(
-            AlertState(state.rule, "ok", evaluation.now),
-            severity="info",
+            AlertState(state.rule, AlertStatus.OK, evaluation.now),
+            severity=AlertSeverity.INFO,
             condition="",
             value=None,
         )
@@ -144,11 +153,11 @@ class AlertService:
         try:
             self._channels[delivery.channel].send(delivery)
         except EnrichmentError as exc:
-            wait = FIRST_DELAY_SECONDS * 2.0 ** min(delivery.attempts - 1, 10)
-            asked = exc.seconds if isinstance(exc, Snooze) else 0.0
-            seconds = max(min(wait, MAX_DELAY_SECONDS), asked)
+            backoff = FIRST_DELAY_SECONDS * 2.0 ** min(delivery.attempts - 1, 10)
+            retry_after = exc.seconds if isinstance(exc, Snooze) else 0.0
+            seconds = max(min(backoff, MAX_DELAY_SECONDS), retry_after)
             _log.warning(
-                "alert %s not taken by %s, again in %.0f s: %s",
+                "alert %s not delivered to %s, next attempt in %.0f s: %s",
                 delivery.rule,
                 delivery.channel,
                 seconds,
@@ -162,23 +171,23 @@ class AlertService:
     def _run(self, first: float) -> None:
         while not self._stop.is_set():
             if time.monotonic() >= first:
-                self._guarded(self.evaluate)
-            self._guarded(self.deliver)
+                self._log_errors(self.evaluate)
+            self._log_errors(self.deliver)
             self._stop.wait(POLL_SECONDS)
 
-    def _guarded(self, part: Callable[[], object]) -> None:
+    def _log_errors(self, action: Callable[[], object]) -> None:
         try:
-            part()
-            self._troubles.pop(part, None)
+            action()
+            self._last_errors.pop(action, None)
         except EnrichmentError as exc:
-            if self._troubles.get(part) != str(exc):  # said once, not at every look
-                _log.error("alerts not judged or delivered for now: %s", exc)
-            self._troubles[part] = str(exc)
-        except Exception:  # the thread must outlive whatever one look meets
-            _log.exception("alerts not judged or delivered")
+            if self._last_errors.get(action) != str(exc):  # not the same error at every poll
+                _log.error("alerts: %s failed: %s", action.__name__, exc)
+            self._last_errors[action] = str(exc)
+        except Exception:  # the thread must survive any error
+            _log.exception("alerts: %s failed", action.__name__)
 
 
-def _detail(rule: Rule, change: Change, value: float | None) -> str:
-    shown = "unknown" if value is None else f"{value:g}"
-    verb = "holds" if change == "firing" else "no longer holds"
-    return f"{rule.figure} is {shown}; {rule.condition} {verb}"
+def _detail(rule: Rule, change: AlertChange, value: float | None) -> str:
+    text = "unknown" if value is None else f"{value:g}"
+    verb = "holds" if change is AlertChange.FIRING else "no longer holds"
+    return f"{rule.metric} is {text}; {rule.condition} {verb}"

@@ -1,4 +1,4 @@
-"""The rules: the five of every installation, and what is said of a bad file."""
+"""The rules: the five default ones, the user's file, and errors in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ severity = "warning"
 """
 
 
-def written(folder: Path, content: str) -> Path:
+def rules_file(folder: Path, content: str) -> Path:
     file = folder / "alerts.toml"
     file.write_text(content, encoding="utf-8")
     return file
@@ -57,13 +57,13 @@ def test_thresholds_are_exact(rule: int, value: float | None, holds: bool | None
     assert DEFAULT_RULES[rule].holds(value) is holds
 
 
-def test_a_file_adds_replaces_and_leaves_out(tmp_path: Path) -> None:
+def test_a_file_adds_replaces_and_disables_rules(tmp_path: Path) -> None:
     content = (
         GOOD
         + '[[rule]]\nname = "LongDuration"\nenabled = false\n'
         + GOOD.replace("QueueStuck", "LowDataQuality").replace('"10m"', '"0s"')
     )
-    rules = {rule.name: rule for rule in load(written(tmp_path, content))}
+    rules = {rule.name: rule for rule in load(rules_file(tmp_path, content))}
     assert set(rules) == {
         "SchedulerNotRunning",
         "EnrichmentJobFailed",
@@ -76,34 +76,31 @@ def test_a_file_adds_replaces_and_leaves_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("[[rule]", "not TOML"),
-        ('[[alert]]\nname = "X"', r"alert is not understood: write each rule as \[\[rule\]\]"),
+        ('[[alert]]\nname = "X"', r"alert .*\[\[rule\]\]"),
         ("[rule]\nname = 1", r"\[\[rule\]\]"),
-        ("[[rule]]\nname = 3", "rule number 1: name must be letters"),
-        (
-            GOOD.replace('"job_queue.oldest_age_seconds"', '"import os"'),
-            "figure must be one of sch",
-        ),
-        (GOOD.replace('">"', '"=>"'), "rule QueueStuck: operator must be one of >, >=, <"),
-        (GOOD.replace("3600", '"much"'), "threshold must be a number, true or false, not 'much'"),
-        (GOOD.replace("3600", "nan"), "threshold must be a number"),
-        (GOOD.replace("threshold = 3600", ""), "threshold must be a number, .* not nothing"),
-        (GOOD.replace("10m", "ten minutes"), 'for must be a number .* such as "10m"'),
-        (GOOD.replace('"warning"', '"bad"'), "severity must be one of critical, warning, info"),
-        (GOOD + "treshold = 1", "treshold must be one of .*threshold"),
+        ("[[rule]]\nname = 3", "rule number 1: name "),
+        (GOOD.replace('"job_queue.oldest_age_seconds"', '"import os"'), "figure .*scheduler.run"),
+        (GOOD.replace('">"', '"=>"'), "rule QueueStuck: operator .*>, >=, <"),
+        (GOOD.replace("3600", '"much"'), "threshold .*'much'"),
+        (GOOD.replace("3600", "nan"), "threshold .*number"),
+        (GOOD.replace("threshold = 3600", ""), "threshold .*missing"),
+        (GOOD.replace("10m", "ten minutes"), 'for .*"10m"'),
+        (GOOD.replace('"warning"', '"bad"'), "severity .*critical, warning, info"),
+        (GOOD + "treshold = 1", "treshold.*threshold"),
     ],
 )
-def test_a_bad_file_is_named_with_its_rule_and_the_mend(
-    tmp_path: Path, content: str, said: str
+def test_an_error_names_the_file_the_rule_and_the_fix(
+    tmp_path: Path, content: str, expected: str
 ) -> None:
-    file = written(tmp_path, content)
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    file = rules_file(tmp_path, content)
+    with pytest.raises(ConfigurationError, match=expected) as caught:
         load(file)
     assert str(caught.value).startswith(f"{file}: ")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"No such file .* mend ALERT_RULES_FILE"):
+    with pytest.raises(ConfigurationError, match="ALERT_RULES_FILE"):
         load(tmp_path / "none.toml")
