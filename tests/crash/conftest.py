@@ -13,7 +13,7 @@ from sqlalchemy import text
 from enrichment.sandbox import create_app, running
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
-from tests.crash.harness import (
+from tests.helpers.crash_harness import (
     NOW,
     SYMBOLS,
     TIMEFRAMES,
@@ -22,7 +22,7 @@ from tests.crash.harness import (
     assert_exactly_once,
     fingerprints,
 )
-from tests.crash.servers import OwnServer
+from tests.helpers.own_server import OwnServer
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,15 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.crash.harness import NOW, SYMBOLS, CrashHarness, SeriesKey, assert_exactly_once, until
-from tests.crash.inside import bare_worker
+from tests.helpers.crash_harness import (
+    NOW,
+    SYMBOLS,
+    CrashHarness,
+    SeriesKey,
+    assert_exactly_once,
+    until,
+)
+from tests.helpers.worker_in_process import bare_worker
 
 LIMIT = 8
 

@@ -15,7 +15,13 @@ from enrichment.domain.model import Task
 from enrichment.services.commands import Commands
 from enrichment.warehouse.queue import leases
 from enrichment.warehouse.queue.jobs import JobQueue
-from tests.crash.harness import HEARTBEAT, CrashHarness, SeriesKey, assert_exactly_once, until
+from tests.helpers.crash_harness import (
+    HEARTBEAT,
+    CrashHarness,
+    SeriesKey,
+    assert_exactly_once,
+    until,
+)
 
 SYMBOLS = ("X:SIM1USD", "X:SIM2USD", "X:SIM3USD")
 

@@ -17,7 +17,7 @@ from enrichment.domain.errors import DatabaseUnavailable
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
-from tests.crash.harness import (
+from tests.helpers.crash_harness import (
     LOGS,
     NOW,
     SYMBOLS,
@@ -27,8 +27,8 @@ from tests.crash.harness import (
     fingerprints,
     until,
 )
-from tests.crash.inside import bare_worker
-from tests.crash.servers import OwnServer, disk
+from tests.helpers.own_server import OwnServer, disk
+from tests.helpers.worker_in_process import bare_worker
 
 
 def statuses(stage: CrashHarness) -> dict[str, str]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.crash.harness import (
+from tests.helpers.crash_harness import (
     HEARTBEAT,
     LEASE,
     SYMBOLS,
@@ -23,7 +23,7 @@ from tests.crash.harness import (
     assert_exactly_once,
     until,
 )
-from tests.crash.worker_program import STEPS
+from tests.helpers.crash_worker import STEPS
 
 GRACE_SECONDS = 2.0
 

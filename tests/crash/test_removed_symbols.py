@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enrichment.services.commands import Commands
-from tests.crash.harness import SYMBOLS, CrashHarness
+from tests.helpers.crash_harness import SYMBOLS, CrashHarness
 
 
 def test_what_is_at_work_finishes_and_the_rest_is_cancelled(stage: CrashHarness) -> None:

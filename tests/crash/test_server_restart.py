@@ -16,7 +16,7 @@ import pytest
 
 from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
-from tests.crash.harness import (
+from tests.helpers.crash_harness import (
     NOW,
     SYMBOLS,
     CrashHarness,
@@ -25,8 +25,8 @@ from tests.crash.harness import (
     fingerprints,
     until,
 )
-from tests.crash.inside import process, settings_for
-from tests.crash.servers import OwnServer
+from tests.helpers.own_server import OwnServer
+from tests.helpers.worker_in_process import process, settings_for
 
 PACE = WorkerTiming(poll=0.05, heartbeat=0.2, lease=15.0)
 

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.crash.harness import NOW, CrashHarness, until
+from tests.helpers.crash_harness import NOW, CrashHarness, until
 
 HOUR = timedelta(hours=1)
 DUE, LATER, OTHERS, PAUSED = (f"X:SIM{n}USD" for n in range(1, 5))

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from enrichment.warehouse.database import Database
-from tests.e2e.running import Running, started
+from tests.helpers.running_stack import Running, started
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [

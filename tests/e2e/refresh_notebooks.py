@@ -65,7 +65,7 @@ def main() -> None:
     from enrichment.warehouse.database import Database
     from enrichment.warehouse.embedded import EmbeddedPostgres
     from enrichment.wiring.database import upgrade_schema
-    from tests.e2e.troubled_nights import troubled_nights
+    from tests.helpers.troubled_nights import troubled_nights
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=NOTEBOOKS)

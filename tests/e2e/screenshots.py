@@ -27,8 +27,8 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.e2e.ninety_nights import remember
-from tests.e2e.running import Running, started
+from tests.helpers.invented_history import remember
+from tests.helpers.running_stack import Running, started
 from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[2]

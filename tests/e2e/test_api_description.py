@@ -13,9 +13,9 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
+from tests.helpers.api_client import run_everything, tracking
+from tests.helpers.nightly_runs import Nightly, quiet
 from tests.helpers.server_process import serving
-from tests.integration.api_client import run_everything, tracking
-from tests.integration.nightly import Nightly, quiet
 
 BEARER = "s3cret"
 # Nothing works on the jobs here, so waiting for their end is kept short.

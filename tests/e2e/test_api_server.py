@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
+from tests.helpers.api_client import ROOT, tracking
 from tests.helpers.server_process import ServerProcess, serving
 from tests.helpers.waiting import until
-from tests.integration.api_client import ROOT, tracking
 
 
 def ask(api: ServerProcess, path: str, method: str = "GET") -> tuple[int, Any]:

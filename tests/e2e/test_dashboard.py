@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.e2e.page_actions import choose, with_reason
-from tests.e2e.running import Running
+from tests.helpers.page_actions import choose, with_reason
+from tests.helpers.running_stack import Running
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import talib
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.e2e.running import Running, started
+from tests.helpers.running_stack import Running, started
 
 RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 ROOT = "/api/v1/enrichment"

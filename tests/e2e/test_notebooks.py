@@ -16,7 +16,7 @@ import pytest
 
 from enrichment.warehouse.database import Database
 from tests.e2e.refresh_notebooks import NOTEBOOKS, ROOT, executed, tidied
-from tests.e2e.troubled_nights import quiet_night, troubled_nights
+from tests.helpers.troubled_nights import quiet_night, troubled_nights
 
 NAMES = ("quality_overview", "anatomy_of_a_symbol", "comparing_providers", "job_post_mortem")
 FILES = [NOTEBOOKS / f"{name}.ipynb" for name in NAMES]

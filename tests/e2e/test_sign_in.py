@@ -10,10 +10,10 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.e2e.openid import CLIENT, SECRET, openid
-from tests.e2e.page_actions import with_reason
+from tests.helpers.api_client import tracking
+from tests.helpers.openid_provider import CLIENT, SECRET, openid
+from tests.helpers.page_actions import with_reason
 from tests.helpers.server_process import serving
-from tests.integration.api_client import tracking
 
 PERSONS = {
     "Ada": {"email": "Ada@example.com", "email_verified": True},

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.running import free_ports
+from tests.helpers.running_stack import free_ports
 from tests.helpers.waiting import until
 
 HEALTH = {"api": "/livez", "dashboard": "/_stcore/health"}

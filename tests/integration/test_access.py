@@ -21,7 +21,7 @@ from enrichment.dashboard.auth import (
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.integration.api_client import tracking
+from tests.helpers.api_client import tracking
 
 pytestmark = pytest.mark.usefixtures("own_main")
 APP = Path(__file__).parents[2] / "app.py"

@@ -17,8 +17,8 @@ from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import alerts as alerting
+from tests.helpers.api_client import body, client_of
 from tests.helpers.webhook_receiver import webhook_receiver
-from tests.integration.api_client import body, client_of
 
 ROOT = "/api/v1/enrichment/alerts"
 

@@ -14,7 +14,7 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from resilience import init_resilience_manager
-from tests.integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
+from tests.helpers.api_client import ROOT, body, client_of, next_page, run_everything, tracking
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from sqlalchemy import text
 from enrichment.pipeline.features import FEATURES
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.integration.api_client import DATA, body, client_of, next_page
-from tests.integration.nightly import Nightly, quiet
+from tests.helpers.api_client import DATA, body, client_of, next_page
+from tests.helpers.nightly_runs import Nightly, quiet
 
 PRICES = ["open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume"]
 

@@ -15,9 +15,9 @@ from api import create_app, openapi
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.api_client import client_of, run_everything, tracking
 from tests.helpers.fuzz_inputs import INPUTS
-from tests.integration.api_client import client_of, run_everything, tracking
-from tests.integration.nightly import Nightly, quiet
+from tests.helpers.nightly_runs import Nightly, quiet
 
 LEAKS = re.compile(
     r"Traceback|psycopg2|sqlalchemy|FROM (bars|enrichment_|tracked_)|/site-packages/|File \""

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.integration.api_client import ROOT, body, client_of, next_page, run_everything, tracking
+from tests.helpers.api_client import ROOT, body, client_of, next_page, run_everything, tracking
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from api.protection import ClientRates
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from resilience import RateLimiter
-from tests.integration.api_client import ROOT, body, client_of, tracking
+from tests.helpers.api_client import ROOT, body, client_of, tracking
 
 BEARER = {"Authorization": "Bearer s3cret"}
 CHANGES = [

@@ -14,7 +14,7 @@ from enrichment.domain.model import FetchedBars, Timeframe
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.integration.nightly import Nightly, assert_stored, quiet
+from tests.helpers.nightly_runs import Nightly, assert_stored, quiet
 
 GOOD = 800
 NEW = 805

@@ -36,10 +36,15 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import execution
-from tests.crash.harness import SYMBOLS, CrashHarness, assert_exactly_once, fingerprints, rows
-from tests.e2e.running import free_ports
 from tests.helpers import waiting
-from tests.integration.dask_parts import (
+from tests.helpers.crash_harness import (
+    SYMBOLS,
+    CrashHarness,
+    assert_exactly_once,
+    fingerprints,
+    rows,
+)
+from tests.helpers.dask_cluster import (
     PACE,
     Gate,
     Vendor,
@@ -49,6 +54,7 @@ from tests.integration.dask_parts import (
     work_until_killed,
     working,
 )
+from tests.helpers.running_stack import free_ports
 
 until = partial(waiting.until, seconds=30.0)
 ITEMS = "SELECT symbol, status, retry_count FROM enrichment_job_items ORDER BY symbol"

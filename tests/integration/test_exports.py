@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from enrichment.cli.export import GRAFANA, PROMETHEUS_RULES, template
 from enrichment.cli.main import app
 from enrichment.warehouse.database import Database
+from tests.helpers.api_client import client_of
 from tests.helpers.promtool import needs_promtool, promtool
-from tests.integration.api_client import client_of
-from tests.integration.installation import fill
+from tests.helpers.seeded_warehouse import fill
 
 MINUTES = 30
 SERIES = '{asset_class="stock",timeframe="1d"}'

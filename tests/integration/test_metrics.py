@@ -15,9 +15,9 @@ from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.retention import prune
 from enrichment.warehouse.series import run_log
+from tests.helpers.api_client import client_of, run_everything
 from tests.helpers.promtool import needs_promtool, promtool
-from tests.integration.api_client import client_of, run_everything
-from tests.integration.installation import fill, log_fetches
+from tests.helpers.seeded_warehouse import fill, log_fetches
 
 Samples = Mapping[str, float]
 

@@ -18,7 +18,7 @@ from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import FakeVendor
-from tests.integration.nightly import Nightly, half, quiet
+from tests.helpers.nightly_runs import Nightly, half, quiet
 
 WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
 NIGHT = 700

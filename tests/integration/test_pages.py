@@ -20,8 +20,8 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
-from tests.integration.api_client import run_everything, tracking
-from tests.integration.nightly import Nightly, quiet
+from tests.helpers.api_client import run_everything, tracking
+from tests.helpers.nightly_runs import Nightly, quiet
 
 pytestmark = pytest.mark.usefixtures("own_main")
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"

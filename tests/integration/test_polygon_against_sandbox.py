@@ -19,7 +19,7 @@ from enrichment.sandbox import create_app, running
 from enrichment.vendors.base import direct
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
-from tests.integration.vendor_faults import FAULTS, faults_of
+from tests.helpers.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)

@@ -35,7 +35,7 @@ from enrichment.vendors.registry import VENDORS
 from enrichment.vendors.yahoo import YahooProvider
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
-from tests.integration.vendor_faults import FAULTS, faults_of
+from tests.helpers.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)

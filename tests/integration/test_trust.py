@@ -21,7 +21,7 @@ from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.flags_and_gaps import explain_gaps_by_outages
 from enrichment.warehouse.series.warehouse import Warehouse
 from tests.helpers.fakes import FakeVendor, recorded
-from tests.integration.nightly import Nightly, assert_stored, half, quiet
+from tests.helpers.nightly_runs import Nightly, assert_stored, half, quiet
 
 
 def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(

@@ -15,8 +15,8 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
-from tests.integration.api_client import tracking
-from tests.integration.installation import log_fetches
+from tests.helpers.api_client import tracking
+from tests.helpers.seeded_warehouse import log_fetches
 
 YESTERDAY = """
 UPDATE enrichment_fetch_hourly SET hour = date_trunc('day', now()) - interval '1 day'

@@ -23,7 +23,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, market, parse
-from tests.helpers.wire import JSON, FakeTransport, vendor
+from tests.helpers.fake_transport import JSON, FakeTransport, vendor
 
 DAY = 86_400_000
 ROW: list[Any] = [

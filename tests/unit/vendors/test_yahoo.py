@@ -15,7 +15,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.yahoo import YahooProvider, parse, ticker
-from tests.helpers.wire import JSON, FakeTransport, vendor
+from tests.helpers.fake_transport import JSON, FakeTransport, vendor
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), NOW)

@@ -20,8 +20,8 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.crash.worker_program import WorkerOptions, run
 from tests.helpers import waiting
+from tests.helpers.crash_worker import WorkerOptions, run
 
 NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
 SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))

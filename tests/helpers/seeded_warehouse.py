@@ -10,7 +10,7 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
-from tests.integration.api_client import run_everything
+from tests.helpers.api_client import run_everything
 
 
 def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ago: int = 0) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.wiring.database import upgrade_schema
-from tests.crash.harness import until
+from tests.helpers.crash_harness import until
 
 
 class OwnServer:
