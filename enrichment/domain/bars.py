@@ -2,7 +2,14 @@
 
 Timestamps are `datetime64[us]` in UTC and mark a bar's start. Daily bars carry their session's date
 at 00:00 UTC and weekly bars the Monday of their week at 00:00 UTC, whatever the vendor's own
-convention, so that series of different vendors meet on the same keys.
+convention, so that bars of different vendors have the same keys.
+
+>>> import numpy as np
+>>> ts = np.array(["2024-01-02", "2024-01-03"], "datetime64[us]")
+>>> close = np.array([10.0, 11.0])
+>>> bars = Bars.of(ts, close, close, close, close, volume=np.array([500.0, 0.0]))
+>>> bars.take(bars.volume > 0).close.tolist()
+[10.0]
 """
 
 from __future__ import annotations
@@ -18,29 +25,45 @@ from numpy.typing import NDArray
 
 Timestamps = NDArray[np.datetime64]
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PRICES = ("open", "high", "low", "close")
+# Beyond these bounds, which no market reaches, ratios and sums of a feature could overflow.
+_MIN_PRICE, _MAX_VALUE = 1e-50, 1e50
 
 
 def to_datetime64(moment: datetime) -> np.datetime64:
-    """A timezone-aware moment as `datetime64[us]` in UTC."""
+    """A timezone-aware datetime as `datetime64[us]` in UTC."""
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
 def to_datetime(ts: np.datetime64) -> datetime:
-    """A `datetime64` as a timezone-aware UTC moment."""
+    """A `datetime64` as a timezone-aware datetime in UTC."""
     moment: datetime = ts.astype("datetime64[us]").item()
     return moment.replace(tzinfo=UTC)
 
 
-def isin_sorted(ts: Timestamps, ascending: Timestamps) -> NDArray[np.bool_]:
-    """Whether each moment is one of the ascending ones."""
+def no_timestamps() -> Timestamps:
+    """An empty column of timestamps."""
+    return np.empty(0, "datetime64[us]")
+
+
+def isin_sorted(ts: Timestamps, ascending: Timestamps) -> Mask:
+    """Whether each timestamp is one of the ascending ones: `numpy.isin` by binary search."""
     return ascending.searchsorted(ts, side="right") > ascending.searchsorted(ts)
 
 
-def safe_divide(above: Floats, below: Floats) -> Floats:
-    """above / below where below > 0, else NaN."""
-    out = np.full(len(above), np.nan)
+def between(ascending: Timestamps, start: datetime, end: datetime) -> Timestamps:
+    """The timestamps with start ≤ ts < end."""
+    bounds = ascending.searchsorted([to_datetime64(start), to_datetime64(end)])
+    return ascending[slice(*bounds)]
+
+
+def safe_divide(numerator: Floats, denominator: Floats) -> Floats:
+    """numerator / denominator where the denominator is positive, else NaN."""
+    out = np.full(len(numerator), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
-        np.divide(above, below, out=out, where=below > 0)
+        np.divide(numerator, denominator, out=out, where=denominator > 0)
     return out
 
 
@@ -48,19 +71,18 @@ def safe_divide(above: Floats, below: Floats) -> Floats:
 class Bars:
     """Columns of one OHLCV series, each of length n.
 
-    ts: UTC start of each bar. Prices are in the instrument's currency, volume in units traded.
-    vwap, trades and taker_buy_volume are NaN where the vendor does not give them.
+    Raises ValueError on construction if the columns differ in length.
     """
 
-    ts: Timestamps
-    open: Floats
+    ts: Timestamps  # start of each bar, UTC
+    open: Floats  # prices are in the instrument's currency
     high: Floats
     low: Floats
     close: Floats
-    volume: Floats
-    vwap: Floats
-    trades: Floats
-    taker_buy_volume: Floats
+    volume: Floats  # units traded
+    vwap: Floats  # volume-weighted average price; NaN where the vendor does not send it
+    trades: Floats  # number of trades; NaN likewise
+    taker_buy_volume: Floats  # units bought by market orders; NaN likewise
 
     def __post_init__(self) -> None:
         if len(set(map(len, _columns(self)))) != 1:
@@ -84,53 +106,71 @@ class Bars:
         taker_buy_volume: Floats | None = None,
     ) -> Self:
         """Bars of the given columns; the optional ones default to NaN."""
-        unknown = np.full(len(ts), np.nan)
+        missing = np.full(len(ts), np.nan)
         return cls(
             ts.astype("datetime64[us]"),
             *(np.ascontiguousarray(c, np.float64) for c in (open, high, low, close, volume)),
             *(
-                unknown if c is None else np.ascontiguousarray(c, np.float64)
+                missing if c is None else np.ascontiguousarray(c, np.float64)
                 for c in (vwap, trades, taker_buy_volume)
             ),
         )
 
     @classmethod
     def empty(cls) -> Self:
-        return cls.of(np.empty(0, "datetime64[us]"), *(np.empty(0) for _ in range(5)))
+        """Bars without a row."""
+        return cls.of(no_timestamps(), *(np.empty(0) for _ in range(5)))
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Name → column, `ts` first."""
         return dict(zip(self.__slots__, _columns(self), strict=True))
 
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Self:
-        """The chosen rows, by mask, index or slice."""
+    def take(self, rows: Mask | NDArray[np.intp] | slice) -> Self:
+        """The rows of a mask, an index or a slice."""
         return type(self)(*[column[rows] for column in _columns(self)])
 
     def concat(self, *others: Bars) -> Self:
-        """These rows, then the others'."""
-        rows = zip(_columns(self), *map(_columns, others), strict=True)
-        return type(self)(*map(np.concatenate, rows))
+        """These rows, then those of the others."""
+        columns = zip(_columns(self), *map(_columns, others), strict=True)
+        return type(self)(*map(np.concatenate, columns))
 
     def ascending(self) -> Self:
-        """The rows in the order of their starts; rows of one start keep theirs."""
+        """The rows sorted by start; rows with the same start keep their order."""
         return self.take(np.argsort(self.ts, kind="stable"))
 
-    def missing_from(self, other: Bars) -> NDArray[np.bool_]:
-        """Whether each row's start is none of the other's, which are ascending."""
+    def missing_from(self, other: Bars) -> Mask:
+        """Whether the start of each row occurs nowhere in `other`, which is ascending."""
         return ~isin_sorted(self.ts, other.ts)
 
     def overlaid_by(self, other: Bars) -> Self:
-        """These ascending rows with the other's laid over them, whose row stays on equal starts."""
+        """The union of both by start; where both have a row, the other's. Both are ascending."""
         first = int(np.searchsorted(self.ts, other.ts[0])) if len(other) else len(self)
         rest = self.take(slice(first, None))
-        alone = rest.missing_from(other)
-        over = rest.take(alone).concat(other).ascending() if alone.any() else other
-        return self.take(slice(first)).concat(over)
+        kept = rest.missing_from(other)
+        overlaid = rest.take(kept).concat(other).ascending() if kept.any() else other
+        return self.take(slice(first)).concat(overlaid)
 
     def intersect(self, other: Bars) -> tuple[Self, Bars]:
         """The rows of both with the same starts, ascending; neither may repeat a start."""
         _, mine, theirs = np.intersect1d(self.ts, other.ts, assume_unique=True, return_indices=True)
         return self.take(mine), other.take(theirs)
+
+    def equal_rows(self, other: Bars) -> Mask:
+        """Whether each row has the values of the other's row in the same place; NaN equals NaN."""
+        equal = np.ones(len(self), dtype=bool)
+        for mine, theirs in zip(_columns(self), _columns(other), strict=True):
+            same = mine == theirs
+            if not same.all():
+                same |= (mine != mine) & (theirs != theirs)
+            equal &= same
+        return equal
+
+    def usable_rows(self) -> Mask:
+        """Whether each row can enter a computation: finite prices above 0, a finite volume ≥ 0."""
+        usable = (self.volume >= 0) & (self.volume <= _MAX_VALUE)
+        for price in (self.open, self.high, self.low, self.close):
+            usable &= (price >= _MIN_PRICE) & (price <= _MAX_VALUE)
+        return usable
 
 
 _columns: Callable[[Bars], tuple[NDArray[Any], ...]] = attrgetter(*Bars.__slots__)

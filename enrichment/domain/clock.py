@@ -1,4 +1,8 @@
-"""The wall clock, in one place. Whoever needs the time takes it as an argument."""
+"""The wall clock. Functions that need the time take it, or a clock, as an argument.
+
+>>> utc_now().tzinfo
+datetime.timezone.utc
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: 90s, 30m, 2h, 1d."""
+"""Durations as users write them: 90s, 30m, 2h, 1d."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_duration(text: str, *, zero: bool = False) -> timedelta:
-    """A whole number with s, m, h or d, positive unless `zero`; InvalidRequest says how to write
-    it.
+    """A whole number with the unit s, m, h or d.
+
+    Raises InvalidRequest if it is malformed, or 0 although `zero` is not allowed.
+
+    >>> parse_duration("90m")
+    datetime.timedelta(seconds=5400)
     """
-    found = re.fullmatch(r"([0-9]{1,5})([smhd])", text)
-    if found is None or (int(found[1]) == 0 and not zero):
+    match = re.fullmatch(r"([0-9]{1,5})([smhd])", text)
+    if match is None or (int(match[1]) == 0 and not zero):
         raise InvalidRequest(f"{text!r}: write a number with s, m, h or d, such as 30m")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -1,17 +1,17 @@
 """Every error that market-enrichment raises on purpose.
 
 EnrichmentError
-├── ConfigurationError          a setting, an address or a port that must be mended
-│   └── DatabaseUnavailable     the database does not answer
-├── InvalidRequest              a command's argument is wrong (unknown symbol, timeframe …)
+├── ConfigurationError          a setting, an address or a port must be fixed first
+│   └── DatabaseUnavailable     the database does not respond
+├── InvalidRequest              an argument of a command is wrong (unknown symbol, timeframe …)
 │   ├── InvalidSymbol           malformed ticker
-│   ├── UnknownJob              there is no job of this id
-│   ├── UnknownBreaker          there is no breaker of this name
-│   ├── UnknownRule             there is no alert rule of this name
-│   ├── NotAllowed              whoever asks may look, but not change anything
-│   ├── Conflict                well put, but not possible as things stand, or together
+│   ├── UnknownJob              no job has this id
+│   ├── UnknownBreaker          no circuit breaker has this name
+│   ├── UnknownRule             no alert rule has this name
+│   ├── NotAllowed              the caller has read access only
+│   ├── Conflict                valid, but not in the present state, or not in this combination
 │   └── NotTracked              the symbol is not (or no longer) tracked
-├── ProviderError               a vendor's answer could not be used
+├── ProviderError               a vendor's response could not be used
 │   ├── ProviderUnavailable     transient: 5xx, reset, timeout
 │   │   └── QuotaExceeded       transient: 429, carries retry_after
 │   ├── MalformedResponse       not the wire format: HTML, truncated JSON, wrong types
@@ -19,13 +19,18 @@ EnrichmentError
 │   ├── UnknownSymbol           permanent: the vendor does not know the ticker
 │   ├── RequestRefused          permanent: the vendor or the client refuses this very request
 │   └── NoProvider              no vendor is configured, or none is able to serve this task
-├── Snooze                      try this item again at a later time, without counting a retry
-├── Cancelled                   an operator cancelled the job; the item ends without an effect
+├── Snooze                      try this item again later, without counting a retry
+├── Cancelled                   an operator cancelled the job; nothing was written
 ├── StepFailed                  a step of an item failed; the cause is chained
 ├── WorkerLost                  every process that ran the item died while it did
 └── LeaseLost                   another worker owns the item now; nothing was written
 
 `permanent` errors are not retried: repeating the same request cannot help.
+
+>>> ProviderUnavailable("503 from polygon").permanent, UnknownSymbol("no bars").permanent
+(False, True)
+>>> NotTracked.of("AAPL")
+NotTracked("AAPL is not tracked: see 'enrichment symbols list'")
 """
 
 from __future__ import annotations
@@ -35,43 +40,43 @@ from uuid import UUID
 
 
 class EnrichmentError(Exception):
-    """Base of the tree. The message is one line and names the mend.
+    """Base of the tree. The message is one line and says how to fix it.
 
-    Errors travel between processes whole, each with its fields and its cause.
+    Errors are pickled with their fields and their cause.
     """
 
     permanent: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revived, (type(self), self.args, self.__dict__, self.__cause__)
+        return _unpickle, (type(self), self.args, self.__dict__, self.__cause__)
 
 
-def _revived(
-    kind: type[EnrichmentError],
-    arguments: tuple[Any, ...],
+def _unpickle(
+    error_type: type[EnrichmentError],
+    args: tuple[Any, ...],
     fields: dict[str, Any],
     cause: BaseException | None,
 ) -> EnrichmentError:
-    error = kind.__new__(kind, *arguments)
+    error = error_type.__new__(error_type, *args)
     error.__dict__.update(fields)
     error.__cause__ = cause
     return error
 
 
 class ConfigurationError(EnrichmentError):
-    """A setting, an address or a port that must be mended before work can start."""
+    """A setting, an address or a port must be fixed before work can start."""
 
     permanent = True
 
 
 class DatabaseUnavailable(ConfigurationError):
-    """The database does not answer, or refuses us. It may be back in a moment."""
+    """The database does not respond, or refuses the connection. Worth a retry."""
 
     permanent = False
 
 
 class InvalidRequest(EnrichmentError, ValueError):
-    """A command's argument is wrong."""
+    """An argument of a command is wrong."""
 
     permanent = True
 
@@ -81,7 +86,7 @@ class InvalidSymbol(InvalidRequest):
 
 
 class UnknownJob(InvalidRequest):
-    """There is no job of this id."""
+    """No job has this id."""
 
     @classmethod
     def of(cls, job_id: UUID) -> Self:
@@ -89,11 +94,11 @@ class UnknownJob(InvalidRequest):
 
 
 class UnknownBreaker(InvalidRequest):
-    """There is no breaker of this name."""
+    """No circuit breaker has this name."""
 
 
 class UnknownRule(InvalidRequest):
-    """There is no alert rule of this name."""
+    """No alert rule has this name."""
 
 
 class UnknownVendor(InvalidRequest):
@@ -101,11 +106,11 @@ class UnknownVendor(InvalidRequest):
 
 
 class NotAllowed(InvalidRequest):
-    """Whoever asks may look, but not change anything."""
+    """The caller has read access only."""
 
 
 class Conflict(InvalidRequest):
-    """Each part of the request is right, but not together, or not as things stand now."""
+    """The request is valid, but not in the present state, or not in this combination."""
 
 
 class NotTracked(InvalidRequest):
@@ -117,26 +122,23 @@ class NotTracked(InvalidRequest):
 
 
 class ProviderError(EnrichmentError):
-    """A vendor's answer could not be used."""
+    """A vendor's response could not be used."""
 
 
 class ProviderUnavailable(ProviderError):
-    """The vendor failed for now: 5xx, connection reset, timeout."""
+    """A transient failure of the vendor: 5xx, connection reset, timeout."""
 
 
 class QuotaExceeded(ProviderUnavailable):
-    """The vendor answered 429.
-
-    retry_after: seconds that the vendor asks to wait, or None where it did not say.
-    """
+    """The vendor responded with 429."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after = retry_after  # seconds to wait, if the vendor says so
 
 
 class MalformedResponse(ProviderError):
-    """The answer is not the vendor's wire format."""
+    """The response does not have the vendor's wire format."""
 
 
 class AccessDenied(ProviderError):
@@ -152,20 +154,17 @@ class UnknownSymbol(ProviderError):
 
 
 class RequestRefused(ProviderError):
-    """The request itself is wrong: a 4xx of no special meaning, a redirect, an unusable address.
-
-    code: the vendor's own number for what is wrong, where it gave one.
-    """
+    """The request itself is wrong: any other 4xx, a redirect, an unusable address."""
 
     permanent = True
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = code  # the vendor's own error code, if it sent one
 
 
 class NoProvider(ProviderError):
-    """No vendor is configured for this task."""
+    """No vendor is configured for this task, or none is able to serve it."""
 
     permanent = True
 
@@ -179,20 +178,17 @@ class Snooze(EnrichmentError):
 
 
 class Cancelled(EnrichmentError):
-    """An operator cancelled the job while the item was at work; nothing was written."""
+    """An operator cancelled the job while the item was running; nothing was written."""
 
 
 class StepFailed(EnrichmentError):
-    """A step of an item failed; the cause is chained.
-
-    step: its name; timeframe: the series it worked on; duration_ms: how long it had run.
-    """
+    """A step of an item failed; the cause is chained."""
 
     def __init__(self, step: str, timeframe: str | None, duration_ms: float) -> None:
         super().__init__(f"{step} failed")
-        self.step = step
-        self.timeframe = timeframe
-        self.duration_ms = duration_ms
+        self.step = step  # its name
+        self.timeframe = timeframe  # of the series, None for a step of the whole item
+        self.duration_ms = duration_ms  # from its start to the failure
 
 
 class WorkerLost(EnrichmentError):
@@ -200,4 +196,4 @@ class WorkerLost(EnrichmentError):
 
 
 class LeaseLost(EnrichmentError):
-    """The item's lease was taken over; this worker's result was discarded."""
+    """Another worker took over the lease of the item; this worker's result was discarded."""

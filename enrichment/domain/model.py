@@ -1,4 +1,10 @@
-"""The words of this field as frozen values: symbols, timeframes, tasks and their results."""
+"""Frozen values of the domain: symbols, timeframes, tasks and their results.
+
+>>> parse_symbol(" brk.b ")
+'BRK.B'
+>>> [str(timeframe) for timeframe in Timeframe.parse_list("1d,5m|1h")]
+['5m', '1h', '1d']
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,12 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from enrichment.domain.errors import InvalidRequest, InvalidSymbol
+from enrichment.domain.statuses import SeriesStatus
 
 if TYPE_CHECKING:  # settings and command line use this module and need no numpy
     from enrichment.domain.bars import Bars
 
-# Upper bounds of the histogram of fetches; one more bucket holds what took longer.
+# Upper bounds of the latency histogram of fetches; one more bucket counts slower ones.
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
 _SYMBOL = re.compile(r"(?:[XC]:)?[A-Z0-9][A-Z0-9.\-]{0,23}")
@@ -23,12 +30,15 @@ _SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")
 
 
 class AssetClass(StrEnum):
+    """Decides on the calendar of a symbol and on the vendors that serve it."""
+
     STOCK = "stock"
     ETF = "etf"
     CRYPTO = "crypto"
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The asset class of that name. Raises InvalidRequest if there is none."""
         try:
             return cls(text.strip().lower())
         except ValueError:
@@ -38,6 +48,8 @@ class AssetClass(StrEnum):
 
 
 class Timeframe(StrEnum):
+    """Length of a bar, ascending."""
+
     M5 = "5m"
     M15 = "15m"
     M30 = "30m"
@@ -53,10 +65,12 @@ class Timeframe(StrEnum):
 
     @property
     def intraday(self) -> bool:
+        """Whether a bar is shorter than a day."""
         return self not in (Timeframe.D1, Timeframe.W1)
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The timeframe of that name. Raises InvalidRequest if there is none."""
         try:
             return cls(text.strip().lower())
         except ValueError:
@@ -66,11 +80,14 @@ class Timeframe(StrEnum):
 
     @classmethod
     def parse_list(cls, text: str) -> tuple[Self, ...]:
-        """Timeframes separated by commas or bars, without repetition, in ascending length."""
-        chosen = {cls.parse(part) for part in re.split(r"[,|]", text) if part.strip()}
-        if not chosen:
+        """Timeframes separated by ',' or '|', each once, in ascending length.
+
+        Raises InvalidRequest if one is unknown or there is none.
+        """
+        named = {cls.parse(part) for part in re.split(r"[,|]", text) if part.strip()}
+        if not named:
             raise InvalidRequest(f"no timeframe given: choose from {', '.join(cls)}")
-        return tuple(timeframe for timeframe in cls if timeframe in chosen)
+        return tuple(timeframe for timeframe in cls if timeframe in named)
 
 
 _DURATIONS = {
@@ -85,7 +102,7 @@ _DURATIONS = {
 
 
 def parse_symbol(text: str) -> str:
-    """The ticker in upper case; InvalidSymbol where it can't be one."""
+    """The ticker in upper case. Raises InvalidSymbol if it is malformed."""
     symbol = text.strip().upper()
     if not _SYMBOL.fullmatch(symbol):
         shown = text if len(text) <= 40 else f"{text[:40]}…"
@@ -118,8 +135,13 @@ class Window:
     start: datetime
     end: datetime
 
+    def __contains__(self, ts: datetime) -> bool:
+        return self.start <= ts < self.end
+
 
 class Severity(StrEnum):
+    """Of a flag; an error keeps the bar out of the series."""
+
     ERROR = "error"
     WARNING = "warning"
     INFO = "info"
@@ -127,9 +149,9 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What a check found at one bar."""
+    """Finding of a check at one bar."""
 
-    ts: datetime
+    ts: datetime  # start of the bar
     check: str
     severity: Severity
     detail: str
@@ -137,51 +159,49 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedBar:
-    """A bar that is kept apart with the reason, as the vendor sent it (NaN as None)."""
+    """A bar that is kept out of the series."""
 
     ts: datetime
-    check: str
+    check: str  # the first check that rejected it
     detail: str
-    bar: Mapping[str, float | None]
+    bar: Mapping[str, float | None]  # columns as the vendor sent them, None where not finite
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What validation made of fetched bars: the good ones in order, and everything found."""
+    """Fetched bars after validation."""
 
-    bars: Bars
-    flags: tuple[Flag, ...] = ()
-    quarantined: tuple[QuarantinedBar, ...] = ()
+    bars: Bars  # the good ones, ascending and unique
+    flags: tuple[Flag, ...] = ()  # ascending
+    quarantined: tuple[QuarantinedBar, ...] = ()  # ascending
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A score in [0, 1] with its four components, each in [0, 1], and the reasons for what is
-    missing.
-    """
+    """Quality of a series; score and components are in [0, 1]."""
 
     score: float
     completeness: float
     validation: float
     features: float
     freshness: float
-    status: str
-    reasons: tuple[str, ...] = ()
+    status: SeriesStatus
+    reasons: tuple[str, ...] = ()  # one per deduction, the largest first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FetchedBars:
-    """A provider's answer for one series and window, all pages together."""
+    """A vendor's response for one series and window, all pages together."""
 
     bars: Bars
-    source: str
-    adjusted: bool
-    requests: int = 1
-    quota_remaining: int | None = None
+    source: str  # name of the vendor
+    adjusted: bool  # whether the prices are adjusted for splits
+    requests: int = 1  # HTTP requests that it took
+    quota_remaining: int | None = None  # requests that the vendor still allows, if it says so
 
 
 class JobKind(StrEnum):
-    """What opened a job. Scheduled and catch-up jobs share a date's one slot."""
+    """What started a job. Scheduled and catch-up jobs share the one slot of their date."""
 
     SCHEDULED = "scheduled"
     CATCHUP = "catchup"
@@ -191,36 +211,32 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One claimed item: the symbol to enrich and the proof (worker, fence) of owning it.
-
-    backfill: the stretch of history to fetch, None for the newest bars; left: timeframe → where the
-    part of it that is still to be fetched ends.
-    """
+    """One claimed item of a job: the symbol to enrich, and the lease on it."""
 
     job_id: UUID
     symbol: str
     asset_class: AssetClass
     timeframes: tuple[Timeframe, ...]
-    worker_id: str
-    fence: int
+    worker_id: str  # holder of the lease
+    fence: int  # fencing token of the lease
     retry_count: int = 0
-    backfill: Window | None = None
-    remaining: tuple[tuple[Timeframe, datetime], ...] = ()
+    backfill: Window | None = None  # the history to fetch; None: the newest bars
+    remaining: tuple[tuple[Timeframe, datetime], ...] = ()  # where the rest of a backfill ends
 
     def remaining_until(self, timeframe: Timeframe) -> datetime | None:
-        """Where the rest of a timeframe's backfill ends; None if it has not begun."""
+        """End of the rest of a timeframe's backfill; None if it has not begun."""
         return dict(self.remaining).get(timeframe)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with an item, and at which step."""
+    """Why an item failed."""
 
     error_class: str
-    error: str
-    step: str
+    error: str  # its message
+    step: str  # the step that failed
     timeframe: str | None = None
-    duration_ms: float = 0.0
+    duration_ms: float = 0.0  # of that step
 
 
 @dataclass(frozen=True, slots=True)

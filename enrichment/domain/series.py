@@ -1,4 +1,12 @@
-"""One series between two runs: what is known of it, and what a run made of it."""
+"""One series before and after a run: what is stored of it, what was fetched, what is to be written.
+
+>>> from dataclasses import replace
+>>> snapshot = SeriesSnapshot(bars=250, overlap_from=datetime(2024, 1, 2), coverage=(5_000, 0))
+>>> snapshot.overlap_trusted
+True
+>>> replace(snapshot, newest_flagged=datetime(2024, 1, 3)).overlap_trusted
+False
+"""
 
 from __future__ import annotations
 
@@ -7,65 +15,47 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Bars, Timestamps
+from enrichment.domain.bars import Bars, Timestamps, no_timestamps
 from enrichment.domain.model import FetchedBars, Flag, Quality, Timeframe, ValidationResult, Window
-
-
-def no_timestamps() -> Timestamps:
-    return np.empty(0, "datetime64[us]")
+from enrichment.domain.statuses import GapCause
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredTail:
-    """The stored bars from some moment on, ascending, after some that lend their past to them.
+    """The newest stored bars of a series, preceded by the lookback of their features."""
 
-    carried: the values of the cumulative features at the first bar; empty where the tail begins
-    with the series itself. bare: whether those that lend their past were left out.
-    """
-
-    bars: Bars = field(default_factory=Bars.empty)
+    bars: Bars = field(default_factory=Bars.empty)  # ascending
+    # Stored values of the cumulative features at the first bar; empty if it begins the series.
     cumulative_seed: Mapping[str, float] = field(default_factory=dict)
-    without_lookback: bool = False
+    without_lookback: bool = False  # the lookback was not read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesSnapshot:
-    """What the warehouse knows of a series before a run, without its bars.
+    """State of a series before a run, without most of its bars. The default is an empty series."""
 
-    bars: how many are stored, from first_ts to last_ts. overlap_from: start of the newest few,
-    which are asked for again. history_from: the earliest moment that was ever asked for. source,
-    adjusted: of the last run. gaps: open gaps; due: those of them whose next attempt is due.
-    flagged: (start, check) of the flags that count against the score; doubted: start of the newest
-    bar with a flag that is more than a remark. confirmed: (start, check) that an analyst called
-    real. untraded: missing bars of which another source says that nobody traded. complete: whether
-    every stored bar has a value of every present feature. coverage: feature values past their
-    warm-up that the last run has seen, and how many were NULL. tail: the bars from overlap_from on,
-    where they were read along with it.
-    """
-
-    bars: int = 0
-    first_ts: datetime | None = None
-    last_ts: datetime | None = None
-    overlap_from: datetime | None = None
-    history_from: datetime | None = None
-    source: str | None = None
-    adjusted: bool | None = None
-    gaps: Timestamps = field(default_factory=no_timestamps)
-    gaps_due: Timestamps = field(default_factory=no_timestamps)
-    flagged: frozenset[tuple[datetime, str]] = frozenset()
-    newest_flagged: datetime | None = None
-    confirmed: frozenset[tuple[datetime, str]] = frozenset()
-    no_trade_ts: frozenset[datetime] = frozenset()
-    features_current: bool = True
-    coverage: tuple[int, int] | None = None
-    tail: StoredTail | None = None
+    bars: int = 0  # number of stored bars
+    first_ts: datetime | None = None  # start of the oldest stored bar
+    last_ts: datetime | None = None  # start of the newest stored bar
+    overlap_from: datetime | None = None  # start of the newest bars, which each run fetches again
+    history_from: datetime | None = None  # earliest start that was ever requested
+    source: str | None = None  # vendor of the last run
+    adjusted: bool | None = None  # whether its prices were adjusted for splits
+    gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
+    gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
+    flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
+    newest_flagged: datetime | None = None  # newest bar with a warning or an error
+    confirmed: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) confirmed as real
+    no_trade_ts: frozenset[datetime] = frozenset()  # missing because nobody traded
+    features_current: bool = True  # whether every bar has values of the present set of features
+    coverage: tuple[int, int] | None = None  # feature values past warm-up, and how many are NULL
+    tail: StoredTail | None = None  # bars from overlap_from on, if they were read as well
 
     @property
     def overlap_trusted(self) -> bool:
-        """Whether there is an overlap that nothing doubts, and a coverage to go on from."""
+        """Whether no bar of the overlap is flagged and the coverage is known."""
         if self.overlap_from is None or self.coverage is None:
             return False
         return self.newest_flagged is None or self.newest_flagged < self.overlap_from
@@ -73,23 +63,19 @@ class SeriesSnapshot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FetchResult:
-    """One fetch with what validation made of it; `failure` says why there is nothing.
-
-    cause: why bars that are still missing in the window are missing. same: whether it only says
-    what is stored, so that nothing is to be judged again.
-    """
+    """One request to a vendor with the validation of its response."""
 
     window: Window
-    fetched: FetchedBars | None
+    fetched: FetchedBars | None  # None if the request failed
     milliseconds: float
     validation: ValidationResult = field(default_factory=lambda: ValidationResult(Bars.empty()))
-    failure: str | None = None
-    cause: str = "unexplained"
-    unchanged: bool = False
+    failure: str | None = None  # message of the error, if the request failed
+    cause: GapCause = GapCause.UNEXPLAINED  # of bars that are still missing in the window
+    unchanged: bool = False  # the response equals the stored bars, so it was not validated again
 
     @property
     def replaces_findings(self) -> bool:
-        """Whether what was found in its window takes the place of what was known of it."""
+        """Whether its flags and gaps replace those stored for the window."""
         return self.failure is None and not self.unchanged
 
     @property
@@ -99,92 +85,79 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
-    """The vendor put a history on another basis: prices up to the bar at `until` were multiplied by
-    `factor`. ts: the first bar after it, or that bar where there is none yet.
-    """
+    """A vendor multiplied the history up to a bar by one factor, as after a split."""
 
-    factor: float
-    until: datetime
-    ts: datetime
+    factor: float  # new price / old price
+    until: datetime  # start of the last bar on the new basis
+    ts: datetime  # start of the first bar after it; `until` where there is none yet
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """An expected bar that is not stored, and why, as far as this run can tell."""
+    """An expected bar that is not stored."""
 
     ts: datetime
-    cause: str = "unexplained"
-    error: str | None = None
+    cause: GapCause = GapCause.UNEXPLAINED
+    error: str | None = None  # message of the failed request
 
 
 @dataclass(frozen=True, slots=True)
 class FlagCount:
-    """A check that objects to bars: how many, and the newest of them as examples."""
+    """The bars that one check flagged."""
 
     bars: int
-    at: Sequence[datetime] = ()
+    at: Sequence[datetime] = ()  # the newest of them, as examples
 
 
 @dataclass(frozen=True, slots=True)
 class QualityInputs:
-    """What is known of a series.
+    """The counts from which the quality of a series is computed."""
 
-    expected, missing, untraded: bars that the calendar has, those of them that are lost, and those
-    that a thinly traded series never had. checked: bars that validation saw; objections: check →
-    its bars among them, each bar under one check only. feature_cells, feature_nulls: feature values
-    past their warm-up, and those that are NULL. sessions_behind: sessions since the newest bar.
-    missing_at: the newest of the missing bars.
-    """
-
-    expected: int
-    missing: int
-    checked: int
-    feature_cells: int
-    feature_nulls: int
-    sessions_behind: int
-    no_trades: int = 0
-    flag_counts: Mapping[str, FlagCount] = field(default_factory=dict)
-    missing_at: Sequence[datetime] = ()
+    expected: int  # bars that the calendar has since the first one
+    missing: int  # expected bars that are not stored although they may have been traded
+    checked: int  # bars that validation saw
+    feature_cells: int  # feature values past their warm-up
+    feature_nulls: int  # those of them that are NULL
+    sessions_behind: int  # sessions that ended since the newest bar
+    no_trades: int = 0  # expected bars in which nobody traded
+    flag_counts: Mapping[str, FlagCount] = field(default_factory=dict)  # check → its bars, disjoint
+    missing_at: Sequence[datetime] = ()  # the newest missing bars, as examples
 
     @property
     def flagged_bars(self) -> int:
-        """Checked bars that some check objects to."""
-        return sum(objection.bars for objection in self.flag_counts.values())
+        """Checked bars with a flag that lowers the score."""
+        return sum(count.bars for count in self.flag_counts.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesUpdate:
-    """One timeframe of a task, ready to be written.
-
-    downloads: the fetches of this run, the main one first; their windows are what it judges.
-    bars, features: the rows from the first new or changed one on, aligned; empty if nothing
-    changed. flags: everything found in the windows. gaps: bars missing there after this run.
-    history_from: the earliest moment asked for so far. evidence: what the quality rests on.
-    appends: whether all of its bars lie behind those stored.
-    """
+    """What one run writes of one series."""
 
     timeframe: Timeframe
-    fetches: Sequence[FetchResult]
-    bars: Bars
-    features: Mapping[str, NDArray[Any]]
+    fetches: Sequence[FetchResult]  # of this run, the main one first
+    bars: Bars  # all rows from the first new or changed one on
+    features: Mapping[str, NDArray[Any]]  # aligned with `bars`; empty if nothing changed
     compute_ms: float
-    flags: Sequence[Flag]
-    gaps: Sequence[Gap]
+    flags: Sequence[Flag]  # found in the windows of the fetches
+    gaps: Sequence[Gap]  # still missing in the windows
     quality: Quality
     quality_inputs: QualityInputs
-    history_from: datetime
+    history_from: datetime  # earliest start requested so far
     rebase: Rebase | None = None
-    appends: bool = False
+    appends: bool = False  # whether all `bars` start after those stored
 
     @property
     def as_of(self) -> datetime:
-        """The moment up to which this run speaks: the latest end of its windows."""
-        return max(download.window.end for download in self.fetches)
+        """The latest end of the fetched windows."""
+        return max(result.window.end for result in self.fetches)
 
     @property
     def fetched(self) -> FetchedBars:
-        """The main fetch, which decides on the series' source."""
-        main = self.fetches[0].fetched
-        if main is None:
-            raise ValueError("a run without its main fetch has nothing to write")
-        return main
+        """Response to the main fetch, whose vendor becomes the source of the series.
+
+        Raises ValueError if that fetch failed.
+        """
+        response = self.fetches[0].fetched
+        if response is None:
+            raise ValueError("an update without its main fetch can't be written")
+        return response

@@ -1,7 +1,12 @@
 """States and statuses, as the database, the API and the screens spell them.
 
-A `StrEnum` member is its word: it can be bound to SQL, compared with a stored value and put into
-JSON as it is. In SQL texts, which are put together once, write `{JobState.RUNNING}`.
+A `StrEnum` member equals its value: it can be bound to SQL, compared with a stored value and put
+into JSON unchanged. In SQL texts, which are put together once, write `{JobState.RUNNING}`.
+
+>>> SeriesStatus("healthy") is SeriesStatus.HEALTHY
+True
+>>> f"status = '{SeriesStatus.STALE}'"
+"status = 'stale'"
 """
 
 from __future__ import annotations
@@ -94,3 +99,12 @@ class AlertSeverity(StrEnum):
     CRITICAL = "critical"
     WARNING = "warning"
     INFO = "info"
+
+
+class GapCause(StrEnum):
+    """Of `bar_gaps`: why an expected bar is missing, as far as it is known."""
+
+    UNEXPLAINED = "unexplained"
+    FAILED_REQUEST = "failed_request"  # the request for it failed
+    NO_TRADES = "no_trades"  # two vendors agree that nobody traded
+    VENDOR_OUTAGE = "vendor_outage"  # many symbols miss the same bar

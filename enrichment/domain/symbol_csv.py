@@ -1,4 +1,11 @@
-"""Symbols with their settings, from texts and CSV files."""
+"""Tracked symbols from text and CSV files.
+
+>>> parsed = read_csv("symbol,asset_class,timeframes\\naapl,stock,1d|1h\\nX:BTCUSD,bond,1h")
+>>> [tracked.symbol for tracked in parsed.symbols]
+['AAPL']
+>>> [(bad.line, bad.detail) for bad in parsed.bad_lines]
+[(3, "unknown asset class 'bond': choose one of stock, etf, crypto")]
+"""
 
 from __future__ import annotations
 
@@ -15,22 +22,22 @@ HEADER = ("symbol", "asset_class", "timeframes")
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line of a file that can't be used. line: its number, the header being 1."""
+    """A line of a file with an error."""
 
-    line: int
+    line: int  # its number; the header is line 1
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolList:
-    """What a file names: its good lines, each symbol once, and its bad ones."""
+    """Content of a file."""
 
-    symbols: Sequence[TrackedSymbol]
+    symbols: Sequence[TrackedSymbol]  # each once
     bad_lines: Sequence[RejectedLine]
 
 
 def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
-    """A symbol with its settings, from their texts."""
+    """A symbol with its settings. Raises InvalidRequest if one of them is malformed."""
     return TrackedSymbol(
         parse_symbol(symbol), AssetClass.parse(asset_class), Timeframe.parse_list(timeframes)
     )
@@ -39,32 +46,32 @@ def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymb
 def read_csv(content: str) -> SymbolList:
     """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
 
-    A symbol's last line counts.
+    The last line of a symbol wins. Errors become `bad_lines`; nothing is raised.
     """
     reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
-    found: dict[str, TrackedSymbol] = {}
-    problems: list[RejectedLine] = []
+    symbols: dict[str, TrackedSymbol] = {}
+    bad_lines: list[RejectedLine] = []
     try:
         if not set(HEADER) <= set(reader.fieldnames or ()):
             return SymbolList([], [RejectedLine(1, f"the first line must be: {','.join(HEADER)}")])
         for row in reader:
             try:
                 tracked = parse_tracked(*(row[name] or "" for name in HEADER))
-                found[tracked.symbol] = tracked
+                symbols[tracked.symbol] = tracked
             except InvalidRequest as exc:
-                problems.append(RejectedLine(reader.line_num, str(exc)))
+                bad_lines.append(RejectedLine(reader.line_num, str(exc)))
     except csv.Error as exc:
-        problems.append(RejectedLine(reader.line_num + 1, f"this is not CSV: {exc}"))
-    if not found and not problems:
-        problems.append(RejectedLine(1, "the file names no symbol"))
-    return SymbolList(list(found.values()), problems)
+        bad_lines.append(RejectedLine(reader.line_num + 1, f"this is not CSV: {exc}"))
+    if not symbols and not bad_lines:
+        bad_lines.append(RejectedLine(1, "the file names no symbol"))
+    return SymbolList(list(symbols.values()), bad_lines)
 
 
 def parse_csv(content: str) -> list[TrackedSymbol]:
-    """Like `read_csv`, where nothing may be wrong: the error names every bad line."""
-    listed = read_csv(content)
-    if listed.bad_lines:
+    """Like `read_csv`, but raises InvalidRequest, which names every bad line, if there is one."""
+    parsed = read_csv(content)
+    if parsed.bad_lines:
         raise InvalidRequest(
-            "; ".join(f"line {bad.line}: {bad.detail}" for bad in listed.bad_lines)
+            "; ".join(f"line {bad.line}: {bad.detail}" for bad in parsed.bad_lines)
         )
-    return list(listed.symbols)
+    return list(parsed.symbols)

@@ -22,6 +22,7 @@ from enrichment.domain.model import (
     Window,
 )
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, SeriesUpdate, StoredTail
+from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import fetch_plan, reconcile
 from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.merge import merge
@@ -225,7 +226,9 @@ class EnrichmentPipeline(Generic[Outcome]):
             if not isinstance(exc.__cause__, ProviderError | Snooze):
                 raise
             why = str(exc.__cause__)
-            return [FetchResult(hole, None, exc.duration_ms, failure=why, cause="failed_request")]
+            return [
+                FetchResult(hole, None, exc.duration_ms, failure=why, cause=GapCause.FAILED_REQUEST)
+            ]
         due = known.gaps_due[(known.gaps_due >= _ts(hole.start)) & (known.gaps_due < _ts(hole.end))]
         if np.isin(due, again.validation.bars.ts).all():
             return [again]
@@ -248,10 +251,10 @@ class EnrichmentPipeline(Generic[Outcome]):
         )
         told = tuple(reconcile.other_source_flags(added, other))
         return [
-            replace(first, cause="no_trades"),
+            replace(first, cause=GapCause.NO_TRADES),
             replace(
                 second,
-                cause="no_trades",
+                cause=GapCause.NO_TRADES,
                 validation=replace(second.validation, bars=added, flags=told),
             ),
         ]

@@ -10,7 +10,14 @@ from datetime import datetime
 import numpy as np
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import Bars, Timestamps, isin_sorted, to_datetime, to_datetime64
+from enrichment.domain.bars import (
+    Bars,
+    Timestamps,
+    isin_sorted,
+    no_timestamps,
+    to_datetime,
+    to_datetime64,
+)
 from enrichment.domain.model import AssetClass, Flag, Timeframe, Window
 from enrichment.domain.series import (
     FetchResult,
@@ -20,7 +27,6 @@ from enrichment.domain.series import (
     SeriesSnapshot,
     SeriesUpdate,
     StoredTail,
-    no_timestamps,
 )
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.validation import classify_missing, missing_bars

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from enrichment.domain.model import Quality, Severity
 from enrichment.domain.series import FlagCount, QualityInputs
+from enrichment.domain.statuses import SeriesStatus
 from enrichment.pipeline.features import FEATURES
 
 WEIGHTS: Mapping[str, float] = {
@@ -186,7 +187,9 @@ def feature_coverage(bars_before: int, features: Mapping[str, NDArray[Any]]) -> 
     return cells, nulls
 
 
-def _status(score: float, sessions_behind: int) -> str:
+def _status(score: float, sessions_behind: int) -> SeriesStatus:
     if score < STALE_BELOW or sessions_behind >= STALE_SESSIONS:
-        return "stale"
-    return "healthy" if score > HEALTHY_ABOVE and sessions_behind <= 0 else "warning"
+        return SeriesStatus.STALE
+    if score > HEALTHY_ABOVE and sessions_behind <= 0:
+        return SeriesStatus.HEALTHY
+    return SeriesStatus.WARNING

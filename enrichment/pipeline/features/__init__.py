@@ -32,9 +32,6 @@ from enrichment.pipeline.features import (
 
 Column = NDArray[Any]
 
-# Beyond these bounds, which no market comes near, ratios and sums could overflow.
-_TINY, _HUGE = 1e-50, 1e50
-
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -118,7 +115,7 @@ def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> d
     Raises ValueError where `carried` lacks a feature or holds a value that is not finite, as after
     a feature was added to a database that holds bars: compute such a series from its first bar.
     """
-    usable = _usable_rows(bars)
+    usable = bars.usable_rows()
     complete = bool(usable.all())
     rows = bars if complete else bars.take(usable)
     columns = _compute_columns(rows)
@@ -145,13 +142,6 @@ def _apply_seed(name: str, column: Column, value: float) -> Column:
             f"no stored value of {name} at the first bar: compute the series from its first bar"
         )
     return np.asarray(column - column[0] + value)
-
-
-def _usable_rows(bars: Bars) -> NDArray[np.bool_]:
-    usable = (bars.volume >= 0) & (bars.volume <= _HUGE)
-    for price in (bars.open, bars.high, bars.low, bars.close):
-        usable &= (price >= _TINY) & (price <= _HUGE)
-    return usable
 
 
 def _insert_nulls(column: Column, usable: NDArray[np.bool_]) -> Column:
