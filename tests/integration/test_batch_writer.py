@@ -21,7 +21,7 @@ from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.series.batch_writer import BatchWriter
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import TASK
-from tests.integration.test_warehouse import bars, enriched, table
+from tests.integration.series_updates import bars, rows, series_update
 
 
 class Slow(Warehouse):
@@ -52,7 +52,7 @@ def committed_behind(
 ) -> list[Future[RowCounts]]:
     """The promises of the tasks that are finished while the first one's transaction runs."""
     with BatchWriter(slow) as group:
-        group.commit(first, [enriched(bars(3), appends=True)])
+        group.commit(first, [series_update(bars(3), appends=True)])
         assert slow.began.wait(20)
         promises = [group.commit(task, [series]) for task, series in rest]  # type: ignore[list-item]
         slow.may_go.set()
@@ -62,44 +62,47 @@ def committed_behind(
 def test_what_is_finished_meanwhile_shares_a_transaction(db: Database) -> None:
     first, *rest = claimed(db, "A", "B", "C", "D")
     slow = Slow(db)
-    series = [enriched(bars(n), appends=True) for n in (5, 6, 7)]
+    series = [series_update(bars(n), appends=True) for n in (5, 6, 7)]
     promises = committed_behind(slow, first, list(zip(rest, series, strict=True)))
     assert slow.batches == [["A"], ["B", "C", "D"]]
     assert [promise.result(0) for promise in promises] == [RowCounts(n) for n in (5, 6, 7)]
-    assert table(db, "SELECT symbol, count(*) FROM bars GROUP BY symbol ORDER BY symbol") == [
+    assert rows(db, "SELECT symbol, count(*) FROM bars GROUP BY symbol ORDER BY symbol") == [
         ("A", 3),
         ("B", 5),
         ("C", 6),
         ("D", 7),
     ]
-    assert table(db, "SELECT DISTINCT status FROM enrichment_job_items") == [("completed",)]
-    assert table(db, "SELECT symbol, bars FROM enrichment_status ORDER BY symbol") == [
+    assert rows(db, "SELECT DISTINCT status FROM enrichment_job_items") == [("completed",)]
+    assert rows(db, "SELECT symbol, bars FROM enrichment_status ORDER BY symbol") == [
         ("A", 3),
         ("B", 5),
         ("C", 6),
         ("D", 7),
     ]
-    assert table(
+    assert rows(
         db, "SELECT count(DISTINCT xmin::text) FROM enrichment_job_items WHERE symbol > 'A'"
     ) == [(1,)]
 
 
 def test_an_item_that_another_worker_owns_is_left_out_of_its_batch(db: Database) -> None:
     first, stale, mine = claimed(db, "A", "B", "C")
-    rest = [(replace(stale, fence=stale.fence - 1), enriched(bars(4))), (mine, enriched(bars(4)))]
+    rest = [
+        (replace(stale, fence=stale.fence - 1), series_update(bars(4))),
+        (mine, series_update(bars(4))),
+    ]
     lost, kept = committed_behind(Slow(db), first, rest)
     assert isinstance(lost.exception(0), LeaseLost)
     assert kept.result(0) == RowCounts(4)
-    assert table(db, "SELECT DISTINCT symbol FROM bars ORDER BY symbol") == [("A",), ("C",)]
-    assert table(db, "SELECT count(*) FROM enrichment_fetch_log WHERE symbol = 'B'") == [(0,)]
+    assert rows(db, "SELECT DISTINCT symbol FROM bars ORDER BY symbol") == [("A",), ("C",)]
+    assert rows(db, "SELECT count(*) FROM enrichment_fetch_log WHERE symbol = 'B'") == [(0,)]
 
 
 def test_an_item_that_cannot_be_stored_fails_alone(db: Database) -> None:
     first, bad, good = claimed(db, "A", "B", "C")
-    wrong = enriched(bars(4), features={"no_such_feature": np.zeros(4)}, appends=True)
+    wrong = series_update(bars(4), features={"no_such_feature": np.zeros(4)}, appends=True)
     slow = Slow(db)
     failed, kept = committed_behind(
-        slow, first, [(bad, wrong), (good, enriched(bars(4), appends=True))]
+        slow, first, [(bad, wrong), (good, series_update(bars(4), appends=True))]
     )
     failure = failed.exception(0)
     assert isinstance(failure, StepFailed)
@@ -107,7 +110,7 @@ def test_an_item_that_cannot_be_stored_fails_alone(db: Database) -> None:
     assert "no_such_feature" in str(failure.__cause__)
     assert kept.result(0) == RowCounts(4)
     assert slow.batches == [["A"], ["B", "C"], ["B"], ["C"]]
-    assert table(db, "SELECT symbol, status FROM enrichment_job_items ORDER BY symbol") == [
+    assert rows(db, "SELECT symbol, status FROM enrichment_job_items ORDER BY symbol") == [
         ("A", "completed"),
         ("B", "in_progress"),
         ("C", "completed"),
@@ -117,7 +120,7 @@ def test_an_item_that_cannot_be_stored_fails_alone(db: Database) -> None:
 def test_without_a_database_every_promise_fails_with_the_reason() -> None:
     nowhere = Database("postgresql://nobody@127.0.0.1:1/none")
     with BatchWriter(Warehouse(nowhere)) as group:
-        promise = group.commit(TASK, [enriched(bars(3))])
+        promise = group.commit(TASK, [series_update(bars(3))])
     failure = promise.exception(0)
     assert isinstance(failure, StepFailed)
     assert isinstance(failure.__cause__, DatabaseUnavailable)
@@ -126,8 +129,8 @@ def test_without_a_database_every_promise_fails_with_the_reason() -> None:
 def test_series_are_read_together_as_they_are_read_alone(db: Database) -> None:
     warehouse = Warehouse(db)
     a, b = claimed(db, "A", "B")
-    warehouse.commit(a, [enriched(bars(30), appends=True)])
-    warehouse.commit(b, [enriched(bars(900), appends=True)])
+    warehouse.commit(a, [series_update(bars(30), appends=True)])
+    warehouse.commit(b, [series_update(bars(900), appends=True)])
     tasks = claimed(db, "A", "B", "C")
     found = warehouse.read_snapshots(tasks, datetime(2030, 1, 1, tzinfo=UTC))
     assert [known[Timeframe.D1].bars for known in found.values()] == [30, 900, 0]
@@ -146,7 +149,7 @@ def test_where_nothing_is_expected_only_the_overlap_is_read(db: Database) -> Non
     warehouse = Warehouse(db)
     (task,) = claimed(db, "A")
     stored = bars(900)
-    warehouse.commit(task, [enriched(stored, appends=True)])
+    warehouse.commit(task, [series_update(stored, appends=True)])
     (task,) = claimed(db, "A")
     evening = to_datetime(stored.ts[-1]) + timedelta(days=1)
     for now, count in ((evening, OVERLAP), (evening + timedelta(days=7), OVERLAP + LOOKBACK)):
@@ -160,10 +163,10 @@ def test_commit_waits_where_too_much_is_waiting(db: Database) -> None:
     first, second, third = claimed(db, "A", "B", "C")
     slow = Slow(db)
     with BatchWriter(slow, max_items=1) as group:
-        group.commit(first, [enriched(bars(3))])
+        group.commit(first, [series_update(bars(3))])
         assert slow.began.wait(20)
-        group.commit(second, [enriched(bars(3))])
-        late = threading.Thread(target=lambda: group.commit(third, [enriched(bars(3))]))
+        group.commit(second, [series_update(bars(3))])
+        late = threading.Thread(target=lambda: group.commit(third, [series_update(bars(3))]))
         late.start()
         late.join(0.05)
         assert late.is_alive()
