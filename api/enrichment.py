@@ -163,7 +163,7 @@ def blueprint(
     """The endpoints on these services; what monitors ask for again and again is shared."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
     read_overview, read_metrics = recent.cached(reader.overview), recent.cached(reader.metrics)
-    read_pauses, read_patterns = recent.cached(reader.pauses), recent.cached(reader.resilience)
+    read_night = recent.cached(reader.night)
     read_workers = recent.cached(reader.workers)
 
     @bp.get("/dashboard/overview")
@@ -190,15 +190,15 @@ def blueprint(
     @endpoint("dashboard", HealthAnswer, responses={304: None})
     def health_() -> Response:
         """healthy, warning or critical, and why."""
-        found = read_overview()
-        judged = health.assess(found, read_pauses(), read_patterns(), read_workers())
+        state = read_night()
+        judged = health.assess(state)
         return conditional_response(
             HealthAnswer(
-                found.timestamp,
+                state.timestamp,
                 judged.status,
                 any(worker.alive for worker in read_workers()),
-                found.scheduler.running,
-                found.scheduler.last_enrichment_time,
+                state.scheduler_running,
+                state.last_enrichment_time,
                 list(judged.issues),
                 config,
             )

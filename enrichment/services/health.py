@@ -1,123 +1,195 @@
-"""The health of the installation: the overview's metrics against their targets."""
+"""The one judgement of the night and of what is enriched: healthy, warning or critical, and why.
+
+API, dashboard, `/metrics` and the alert rules all use it. It rests on the last scheduled or
+catch-up run and on the present state of all series, providers and workers; a run that somebody
+triggers for a few symbols changes it only through the state of these symbols.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.domain.statuses import HealthStatus, PauseScope, WorkerState
-from enrichment.warehouse.read_models.dto import Overview, PatternStatus, Pause, WorkerStatus
-from resilience import CircuitBreakerStatus, State
+from enrichment.domain.statuses import HealthStatus, JobState, SeriesStatus
+from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
-SUCCESS_TARGET = 95.0
-VALIDATION_TARGET = 95.0
+SUCCESS_TARGET = 95.0  # percent of the symbols of a run
+VALIDATION_TARGET = 95.0  # percent of the bars
 QUALITY_TARGET = 0.90
 DURATION_TARGET_SECONDS = 1800.0
+_BREAKER_SUFFIX = "_api"  # a provider's patterns are named after it
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
+    """A status and its reasons, one sentence each, the gravest first."""
+
     status: HealthStatus
     issues: tuple[str, ...]
-    """One sentence each, most severe first."""
 
 
-def assess(
-    overview: Overview,
-    pauses: Sequence[Pause],
-    patterns: Sequence[PatternStatus] = (),
-    workers: Sequence[WorkerStatus] = (),
-) -> Health:
-    """Critical if the scheduler is not running, a warning if any target is missed.
+def assess(state: NightState, *, with_alerts: bool = True) -> Health:
+    """Judge the installation.
+
+    Critical: nothing is enriched, or for an asset class nothing can be. Warning: something is, but
+    not as well as it should be.
 
     Args:
-        pauses: The pauses in force.
-        patterns: The resilience patterns of every worker; open breakers are issues.
-        workers: Those that are alive but waiting are issues.
+        state: One reading of the installation.
+        with_alerts: Whether firing alerts are a reason. The alert rules themselves are evaluated
+            without, so that an alert on the health does not keep itself firing.
     """
-    critical = []
-    if not overview.scheduler.running:
-        critical.append(
-            "The scheduler is not running: no worker has ticked for 90 s. "
+    critical = [*_scheduler_issues(state), *_provider_outages(state)]
+    warnings = [
+        *_pause_issues(state),
+        *_worker_issues(state),
+        *_breaker_issues(state),
+        *_run_issues(state),
+        *_series_issues(state),
+        *_quality_issues(state),
+        *(_alert_issues(state) if with_alerts else ()),
+    ]
+    status = (
+        HealthStatus.CRITICAL
+        if critical
+        else HealthStatus.WARNING
+        if warnings
+        else HealthStatus.HEALTHY
+    )
+    return Health(status, (*critical, *warnings))
+
+
+def success_rate(run: NightRun | None) -> float | None:
+    """Percent of a run's symbols that it enriched, or that have been enriched since."""
+    rate = None if run is None else run.failure_rate
+    return None if rate is None else 100.0 * (1.0 - rate)
+
+
+def _scheduler_issues(state: NightState) -> Iterator[str]:
+    if not state.scheduler_running:
+        yield (
+            "The scheduler is not running: no worker's clock has ticked for 90 s. "
             "Start one with 'enrichment worker'."
         )
-    warnings = [_pause_issue(pause) for pause in pauses]
-    warnings += [
-        f"Worker {worker.worker_id} is waiting and starts no symbols: {worker.note}."
-        for worker in workers
-        if worker.alive and worker.state == WorkerState.WAITING
-    ]
-    warnings += _breaker_issues(patterns)
-    warnings += _job_issues(overview)
-    warnings += _quality_issues(overview)
-    if critical:
-        return Health(HealthStatus.CRITICAL, (*critical, *warnings))
-    return Health(HealthStatus.WARNING if warnings else HealthStatus.HEALTHY, tuple(warnings))
 
 
-def success_rate(overview: Overview) -> float | None:
-    """The last job's succeeded symbols in percent; None if it had none."""
-    job = overview.last_job
-    if job is None or job.successful + job.failed == 0:
-        return None
-    return 100.0 * job.successful / (job.successful + job.failed)
+def _provider_outages(state: NightState) -> Iterator[str]:
+    """Asset classes of which no provider can be asked."""
+    unavailable = {
+        breaker.name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breaker)
+        for breaker in state.breakers
+        if breaker.stops_all
+    }
+    unavailable |= {pause.key: "paused" for pause in state.pauses if pause.scope == "provider"}
+    for asset_class in state.asset_classes:
+        order = state.providers.get(asset_class, ())
+        if order and all(name in unavailable for name in order):
+            why = ", ".join(f"{name} ({unavailable[name]})" for name in order)
+            yield f"No provider can be asked for {asset_class}: {why}."
 
 
-def _pause_issue(pause: Pause) -> str:
-    what = "Everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
-    reason = f": {pause.reason}" if pause.reason else ""
-    return f"{what} is paused by {pause.paused_by} since {pause.at:%Y-%m-%d %H:%M} UTC{reason}."
+def _pause_issues(state: NightState) -> Iterator[str]:
+    for pause in state.pauses:
+        what = "Everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
+        until = f", until {pause.until:%Y-%m-%d %H:%M} UTC" if pause.until else ""
+        reason = f": {pause.reason}" if pause.reason else ""
+        since = f"{pause.at:%Y-%m-%d %H:%M} UTC"
+        yield f"{what} is paused by {pause.paused_by} since {since}{until}{reason}."
 
 
-def _breaker_issues(patterns: Sequence[PatternStatus]) -> list[str]:
-    """Open breakers of workers that still publish their state."""
-    workers = Counter(
-        pattern.name
-        for pattern in patterns
-        if pattern.kind == CircuitBreakerStatus.kind
-        and pattern.state == State.OPEN
-        and not pattern.stale
-    )
-    return [
-        f"The breaker {name} is open in {count} worker{'s' * (count != 1)}: "
-        "its requests are rejected for now."
-        for name, count in sorted(workers.items())
-    ]
+def _worker_issues(state: NightState) -> Iterator[str]:
+    for worker in state.waiting_workers:
+        yield f"Worker {worker.worker_id} takes no symbols: {worker.note}."
 
 
-def _job_issues(overview: Overview) -> list[str]:
-    job, issues = overview.last_job, []
-    if job is None:
-        return ["No job has finished yet."]
-    if job.completed_at and overview.timestamp - job.completed_at > LAST_JOB_MAX_AGE:
-        hours = (overview.timestamp - job.completed_at) / timedelta(hours=1)
-        issues.append(f"The last job finished {hours:.0f} hours ago; the target is within 24.")
-    rate = success_rate(overview)
+def _breaker_issues(state: NightState) -> Iterator[str]:
+    for breaker in state.breakers:
+        workers = f"{breaker.workers} worker{'s' * (breaker.workers != 1)}"
+        if breaker.mode == "auto":
+            if breaker.is_open:
+                yield (
+                    f"The breaker {breaker.name} is open in {workers}: its provider fails and is "
+                    "not asked for now."
+                )
+            continue
+        effect = "not asked" if breaker.is_open else "asked without protection"
+        yield (
+            f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: its provider "
+            f"is {effect} until somebody resets it."
+        )
+
+
+def _breaker_state(breaker: BreakerState) -> str:
+    """`open`, or the mode that was set by hand with who, when and why."""
+    if breaker.mode == "auto":
+        return f"breaker {breaker.state.replace('_', ' ')}"
+    by = f" by {breaker.set_by}" if breaker.set_by else ""
+    since = f" since {breaker.since:%Y-%m-%d %H:%M} UTC" if breaker.since else ""
+    reason = f" ({breaker.reason})" if breaker.reason else ""
+    return f"{breaker.mode.replace('_', ' ')}{by}{since}{reason}"
+
+
+def _run_issues(state: NightState) -> Iterator[str]:
+    run = state.run
+    if run is None:
+        if state.last_enrichment_time is None:
+            yield "No run has finished yet."
+        return
+    age = state.timestamp - run.completed_at if run.completed_at else None
+    if age and age > LAST_JOB_MAX_AGE and not state.is_running:
+        hours = age / timedelta(hours=1)
+        yield f"The last {_run_name(run)} finished {hours:.0f} hours ago; the target is within 24."
+    if run.state == JobState.CANCELLED:
+        yield f"The last {_run_name(run)} was cancelled; {run.cancelled:,} symbols were left out."
+    rate = success_rate(run)
     if rate is not None and rate < SUCCESS_TARGET:
-        issues.append(
-            f"{job.failed} of {job.successful + job.failed} symbols failed in the last job "
-            f"({rate:.1f} % succeeded; the target is {SUCCESS_TARGET:.0f} %)."
+        yield (
+            f"{run.still_failing:,} of {run.judged_symbols:,} symbols of the last "
+            f"{_run_name(run)} failed and have not been enriched since ({rate:.1f} % succeeded; "
+            f"the target is {SUCCESS_TARGET:.0f} %)."
         )
-    if job.duration_seconds and job.duration_seconds > DURATION_TARGET_SECONDS:
-        issues.append(
-            f"The last job took {job.duration_seconds / 60:.0f} minutes; the target is 30."
+    if run.duration_seconds and run.duration_seconds > DURATION_TARGET_SECONDS:
+        yield (
+            f"The last {_run_name(run)} took {run.duration_seconds / 60:.0f} minutes; "
+            f"the target is {DURATION_TARGET_SECONDS / 60:.0f}."
         )
-    return issues
 
 
-def _quality_issues(overview: Overview) -> list[str]:
-    quality, issues = overview.metrics.data_quality, []
-    if quality.avg_quality_score is not None and quality.avg_quality_score < QUALITY_TARGET:
-        issues.append(
-            f"The mean quality score is {quality.avg_quality_score:.2f}; "
+def _run_name(run: NightRun) -> str:
+    return f"night, of {run.slot_date}," if run.slot_date else "run of all symbols"
+
+
+def _series_issues(state: NightState) -> Iterator[str]:
+    if state.error_symbols:
+        causes = ", ".join(
+            f"{cause.symbols:,} {cause.error_class} (such as {cause.example_symbol})"
+            for cause in state.causes
+        )
+        yield f"{state.error_symbols:,} symbols have a series in error: {causes or 'unknown'}."
+    stale = state.statuses.get(SeriesStatus.STALE, 0)
+    if stale:
+        yield f"{stale:,} of {state.series:,} series are stale."
+
+
+def _quality_issues(state: NightState) -> Iterator[str]:
+    left_out = state.series - state.scored
+    note = f" ({left_out:,} of {state.series:,} series have no score and are left out)"
+    note = note if left_out > 0 else ""
+    if state.mean_score is not None and state.mean_score < QUALITY_TARGET:
+        yield (
+            f"The mean quality score is {state.mean_score:.2f}{note}; "
             f"the target is {QUALITY_TARGET:.2f}."
         )
-    if quality.avg_validation_rate is not None and quality.avg_validation_rate < VALIDATION_TARGET:
-        issues.append(
-            f"{quality.avg_validation_rate:.1f} % of the bars pass validation; "
+    if state.validation_rate is not None and state.validation_rate < VALIDATION_TARGET:
+        yield (
+            f"{state.validation_rate:.1f} % of the bars pass validation{note}; "
             f"the target is {VALIDATION_TARGET:.0f} %."
         )
-    return issues
+
+
+def _alert_issues(state: NightState) -> Iterator[str]:
+    if state.alerts:
+        rules = ", ".join(alert.rule for alert in state.alerts)
+        yield f"Firing alerts: {rules}."

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse.database import Database
 
-REVISION = "0007"
+REVISION = "0008"
 
 
 def is_current(db: Database, feature_columns: Iterable[str]) -> bool:

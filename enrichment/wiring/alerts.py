@@ -72,9 +72,9 @@ def read_inputs(reader: ReadModels) -> Callable[[], AlertInputs]:
     """What reads the figures that rules speak of."""
 
     def read() -> AlertInputs:
-        overview = reader.overview()
-        judged = health.assess(overview, reader.pauses(), reader.resilience(), reader.workers())
-        return AlertInputs(overview, judged, reader.monitoring.sample())
+        night = reader.night()
+        judged = health.assess(night, with_alerts=False)
+        return AlertInputs(reader.overview(), night, judged, reader.monitoring.sample())
 
     return read
 

@@ -12,6 +12,7 @@ from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.overview import OverviewQueries
 
 
@@ -124,10 +125,10 @@ def test_series_are_counted_by_status_and_the_gravest_named_first(
                 " ('GONE', '1d', 'error', 0.10, now(), '{\"sessions_behind\": 7}')"
             )
         )
-    found = morning.status_counts()
+    night = ReadModels(db, hour=1, minute=30, enabled=True).night()
     assert morning.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
-    assert found.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
-    assert (found.series, found.fresh) == (3, 1)
+    assert night.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
+    assert (night.series, night.current, night.error_symbols) == (3, 1, 0)
     assert [(s.symbol, s.timeframe, s.status) for s in morning.needs_attention()] == [
         ("AAPL", "1h", "stale"),
         ("X:BTCUSD", "1h", "not_enriched"),

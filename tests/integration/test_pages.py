@@ -282,7 +282,7 @@ def test_the_overview_answers_the_mornings_questions(
     assert shown["Workers alive"] == "1"
     assert page.button(key="trigger-all-yes").label == "Trigger 3 symbols: yes"
     told = words(page)
-    assert "1 of 3 symbols failed in the last job" in told
+    assert "1 of 3 symbols of the last" in told
     assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in told
     assert "2 not enriched · 1 error" in told
     assert page.code[0].value == "answered 500"

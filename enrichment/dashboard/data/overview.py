@@ -16,7 +16,8 @@ from enrichment.warehouse.read_models.dto import (
     SeriesStatus,
     WorkerStatus,
 )
-from enrichment.warehouse.read_models.overview import Night, RecentError, StatusCounts
+from enrichment.warehouse.read_models.night import NightState
+from enrichment.warehouse.read_models.overview import Night, RecentError
 from enrichment.warehouse.read_models.quality_all import DayOfQuality, SeriesQuality
 
 JOBS = 30
@@ -29,8 +30,8 @@ class OverviewData:
     """The figures of one moment; `running` is the oldest job at work."""
 
     overview: Overview
+    night: NightState
     history: HistoryPage
-    status_counts: StatusCounts
     attention: list[SeriesStatus]
     nights: list[Night]
     errors: list[RecentError]
@@ -48,8 +49,8 @@ def overview_data() -> OverviewData:
     running = reader.progress_of_open_jobs()
     return OverviewData(
         overview=reader.overview(),
+        night=reader.night(),
         history=reader.history(JOBS),
-        status_counts=reader.morning.status_counts(),
         attention=reader.morning.needs_attention(),
         nights=reader.morning.nights(),
         errors=reader.morning.errors(),

@@ -40,30 +40,30 @@ def now_cards(data: OverviewData) -> list[Card]:
 
 def trend_cards(data: OverviewData) -> list[Card]:
     """What should reach a target, and how it came to be."""
-    standing, days = data.status_counts, data.quality_days
+    night, days = data.night, data.quality_days
     done = [job for job in reversed(data.history.jobs) if job.completed_at is not None]
     rates = [_rate(job) for job in done if job.successful + job.failed]
     took = [job.duration_seconds for job in done if job.duration_seconds is not None]
     p95 = float(np.quantile(took, 0.95)) if took else None
-    share = 100 * standing.fresh / standing.series if standing.series else None
+    share = 100 * night.current / night.series if night.series else None
     return [
         Card(
             "Symbols successful",
-            percent(health.success_rate(data.overview)),
-            "last job; target: above 95 %",
+            percent(health.success_rate(data.night.run)),
+            "last scheduled run; target: above 95 %",
             rates,
         ),
         Card("Duration, p95", seconds(p95), f"of {len(took)} jobs; target: below 30 min", took),
         Card(
             "Mean quality",
-            decimal(data.overview.metrics.data_quality.avg_quality_score, 3),
-            "target: above 0.90",
+            decimal(night.mean_score, 3),
+            f"of {night.scored:,} of {night.series:,} series; target: above 0.90",
             [day.score for day in days],
         ),
         Card(
             "Up to date",
             percent(share),
-            f"{standing.fresh:,} of {standing.series:,} series, up to the newest session",
+            f"{night.current:,} of {night.series:,} series, up to the newest session",
             [100 * day.freshness for day in days],
         ),
     ]

@@ -58,7 +58,7 @@ def resume() -> None:
 
 
 def banner(data: OverviewData) -> None:
-    judged = health.assess(data.overview, data.pauses, data.patterns, data.workers)
+    judged = health.assess(data.night)
     headline = {
         "healthy": "Healthy: the last run worked and nothing needs you.",
         "warning": "Needs a look",
@@ -167,13 +167,13 @@ def recent_jobs(data: OverviewData) -> None:
 def attention(data: OverviewData) -> None:
     """The series that are not healthy."""
     st.subheader("Series that need a look")
-    if not data.status_counts.series:
+    if not data.night.series:
         empty_state(
             "No symbols are tracked. Add one on the page Symbols, or: "
             "`enrichment symbols add AAPL --asset-class stock`"
         )
         return
-    counts = sorted(data.status_counts.statuses.items(), key=lambda item: -item[1])
+    counts = sorted(data.night.statuses.items(), key=lambda item: -item[1])
     st.caption(" · ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in counts))
     if not data.attention:
         st.success("All series are healthy.", icon=":material/check:")

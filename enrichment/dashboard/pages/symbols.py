@@ -63,7 +63,7 @@ def listed(search: str, status: str, after: str | None) -> list[SymbolDetails]:
 def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
     reader = services().reader
     found = reader.symbols.names(MOST, search=search or None, status=status or None)
-    return found, dict(reader.morning.status_counts().statuses), pd.Timestamp.now(tz="UTC")
+    return found, dict(reader.night().statuses), pd.Timestamp.now(tz="UTC")
 
 
 @cached_read

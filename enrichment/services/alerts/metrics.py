@@ -15,11 +15,11 @@ from enrichment.warehouse.queue.workers import ALIVE_SECONDS
 from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
-    LastJob,
     Overview,
     QualityMetrics,
 )
 from enrichment.warehouse.read_models.metrics import MetricsSample
+from enrichment.warehouse.read_models.night import NightRun, NightState
 from resilience import CircuitBreakerStatus, State
 
 Number = float | None
@@ -30,14 +30,17 @@ class AlertInputs:
     """The installation at one moment."""
 
     overview: Overview
-    health: Health
+    night: NightState
+    health: Health  # judged without the alerts themselves
     sample: MetricsSample
 
 
-def _job(read: Callable[[LastJob], Number]) -> Callable[[AlertInputs], Number]:
+def _run(read: Callable[[NightRun], Number]) -> Callable[[AlertInputs], Number]:
+    """Of the run that the installation is judged by."""
+
     def metric(inputs: AlertInputs) -> Number:
-        job = inputs.overview.last_job
-        return None if job is None else read(job)
+        run = inputs.night.run
+        return None if run is None else read(run)
 
     return metric
 
@@ -52,12 +55,6 @@ def _compute(read: Callable[[ComputeMetrics], Number]) -> Callable[[AlertInputs]
 
 def _quality(read: Callable[[QualityMetrics], Number]) -> Callable[[AlertInputs], Number]:
     return lambda inputs: read(inputs.overview.metrics.data_quality)
-
-
-def _failure_rate(job: LastJob) -> Number:
-    """Failed symbols over all finished ones, 0–1."""
-    total = job.successful + job.failed
-    return job.failed / total if total else None
 
 
 def _seconds_since_last_job(inputs: AlertInputs) -> Number:
@@ -87,11 +84,11 @@ def _waiting(inputs: AlertInputs) -> Number:
 METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "scheduler.running": lambda inputs: float(inputs.overview.scheduler.running),
     "scheduler.seconds_since_last_enrichment": _seconds_since_last_job,
-    "last_job.duration_seconds": _job(lambda job: job.duration_seconds),
-    "last_job.successful": _job(lambda job: job.successful),
-    "last_job.failed": _job(lambda job: job.failed),
-    "last_job.retried": _job(lambda job: job.retried),
-    "last_job.failure_rate": _job(_failure_rate),
+    "last_job.duration_seconds": _run(lambda run: run.duration_seconds),
+    "last_job.successful": _run(lambda run: run.successful + run.enriched_since),
+    "last_job.failed": _run(lambda run: run.still_failing),
+    "last_job.retried": _run(lambda run: run.retried),
+    "last_job.failure_rate": _run(lambda run: run.failure_rate),
     "fetch_pipeline.total_fetches": _fetch(lambda m: m.total_fetches),
     "fetch_pipeline.successful": _fetch(lambda m: m.successful),
     "fetch_pipeline.success_rate": _fetch(lambda m: m.success_rate),

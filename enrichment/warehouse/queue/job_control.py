@@ -129,7 +129,8 @@ WHERE job_id = :job_id AND status = 'failed'
 """
 
 _REOPEN_JOB = """
-UPDATE enrichment_jobs SET state = 'running', completed_at = NULL, cancel_requested_at = NULL,
+UPDATE enrichment_jobs j SET state = 'running', completed_at = NULL, cancel_requested_at = NULL,
+    worked_seconds = coalesce(job_seconds(j), 0), resumed_at = now(),
     successful = NULL, failed = NULL, cancelled = NULL, retried = NULL, inserted = NULL,
     updated = NULL
 WHERE job_id = :job_id

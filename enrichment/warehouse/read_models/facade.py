@@ -6,7 +6,7 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -40,6 +40,7 @@ from enrichment.warehouse.read_models.dto import (
 )
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
 from enrichment.warehouse.read_models.metrics import MetricsReader
+from enrichment.warehouse.read_models.night import PAUSES, NightState, read_night
 from enrichment.warehouse.read_models.overview import OverviewQueries
 from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
@@ -53,10 +54,27 @@ QUEUE_SHOWN = 100
 
 
 class ReadModels:
-    """The queries, on a database that may be read-only. hour, minute: the nightly slot, UTC."""
+    """The queries, on a database that may be read-only.
 
-    def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
+    Args:
+        db: Where to read.
+        hour: Of the nightly slot, UTC.
+        minute: Of the nightly slot.
+        enabled: Whether there is a nightly run.
+        providers: Asset class → its providers, in the order in which they are asked.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        hour: int,
+        minute: int,
+        enabled: bool,
+        providers: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._db = db
+        self._providers = providers or {}
         self.quality = QualityHistory(db)
         self.jobs = JobReports(db)
         self.symbols = SymbolQueries(db)
@@ -80,6 +98,11 @@ class ReadModels:
                 metrics=metrics_24h.read(conn),
                 job_queue=fetch_all(conn, QueuedItem, _QUEUE, {"limit": QUEUE_SHOWN}),
             )
+
+    def night(self) -> NightState:
+        """What the health is judged by, in one snapshot."""
+        with self._db.begin() as conn:
+            return read_night(conn, self._providers)
 
     def scheduler_status(self) -> SchedulerStatus:
         with self._db.begin() as conn:
@@ -151,7 +174,7 @@ class ReadModels:
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
         with self._db.begin() as conn:
-            return fetch_all(conn, Pause, _PAUSES)
+            return fetch_all(conn, Pause, PAUSES)
 
     def resilience(self) -> list[PatternStatus]:
         """Every pattern that a worker has published within the last day, by name and kind."""
@@ -243,7 +266,7 @@ WHERE t.symbol = :symbol
 
 _HISTORY = """
 SELECT j.job_id, j.started_at, j.completed_at,
-    extract(epoch FROM coalesce(j.completed_at, now()) - j.started_at)::float8 AS duration_seconds,
+    job_seconds(j) AS duration_seconds,
     coalesce(j.successful, i.successful)::int AS successful,
     coalesce(j.failed, i.failed)::int AS failed, coalesce(j.retried, i.retried)::int AS retried,
     coalesce(j.inserted, i.inserted)::bigint AS total_records_inserted,
@@ -264,9 +287,7 @@ ORDER BY j.created_at DESC, j.job_id DESC LIMIT :limit
 """
 
 _JOB = """
-SELECT state, total,
-    extract(epoch FROM coalesce(completed_at, now()) - started_at)::float8 AS seconds
-FROM enrichment_jobs WHERE job_id = :job_id
+SELECT state, total, job_seconds(j) AS seconds FROM enrichment_jobs j WHERE job_id = :job_id
 """
 
 _OPEN_JOBS = """
@@ -325,14 +346,10 @@ ORDER BY id DESC LIMIT :limit
 
 _SLOTS = """
 SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8 AS late_seconds,
-    extract(epoch FROM completed_at - started_at)::float8 AS duration_seconds, successful, failed
-FROM (SELECT *, (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
+    duration_seconds, successful, failed
+FROM (SELECT j.*, CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
+        (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
         AS slot
-    FROM enrichment_jobs WHERE kind IN ('scheduled', 'catchup')) slots
+    FROM enrichment_jobs j WHERE kind IN ('scheduled', 'catchup')) slots
 ORDER BY slot_date DESC LIMIT :limit
-"""
-
-_PAUSES = """
-SELECT scope, key, paused_by, reason, at, until FROM pauses
-WHERE until IS NULL OR until > now() ORDER BY scope, key
 """

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import LastJob
+from enrichment.warehouse.read_models.night import last_run
 from enrichment.warehouse.rows import fetch_all, fetch_one
 
 EXAMPLES = 5
@@ -89,15 +90,27 @@ class JobReports:
 
 
 def last_job(conn: Connection) -> LastJob | None:
-    """The job that finished last; cancelled ones do not count."""
-    return fetch_one(conn, LastJob, _LAST_JOB)
+    """The run that the installation is judged by; where there is none, the newest finished job.
+
+    Its failed symbols are those that no later run has enriched.
+    """
+    run = last_run(conn)
+    if run is None:
+        return fetch_one(conn, LastJob, _NEWEST)
+    return LastJob(
+        run.started_at,
+        run.completed_at,
+        run.duration_seconds,
+        successful=run.successful + run.enriched_since,
+        failed=run.still_failing,
+        retried=run.retried,
+    )
 
 
-_LAST_JOB = """
+_NEWEST = """
 SELECT started_at, completed_at,
-    extract(epoch FROM completed_at - started_at)::float8 AS duration_seconds,
-    successful, failed, retried
-FROM enrichment_jobs WHERE state IN ('completed', 'partial', 'failed')
+    job_seconds(j) AS duration_seconds, successful, failed, retried
+FROM enrichment_jobs j WHERE state IN ('completed', 'partial', 'failed')
 ORDER BY completed_at DESC LIMIT 1
 """
 

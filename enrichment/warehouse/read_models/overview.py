@@ -6,7 +6,6 @@ Times are timezone-aware UTC, durations seconds, scores 0–1. Inactive symbols 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -49,20 +48,6 @@ class RecentError:
     at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StatusCounts:
-    """How the series of all active symbols stand. statuses: how many there are in each status.
-    fresh: how many were enriched within the last 26 hours, up to the newest session.
-    """
-
-    statuses: Mapping[str, int]
-    fresh: int
-
-    @property
-    def series(self) -> int:
-        return sum(self.statuses.values())
-
-
 class OverviewQueries:
     """Reads the morning's answers. hour, minute: the nightly slot, UTC."""
 
@@ -84,14 +69,6 @@ class OverviewQueries:
         """Active symbol → asset class, by name."""
         with self._db.begin() as conn:
             return {row.symbol: row.asset_class for row in conn.execute(text(_SYMBOLS))}
-
-    def status_counts(self) -> StatusCounts:
-        with self._db.begin() as conn:
-            rows = conn.execute(text(_STANDING)).all()
-        return StatusCounts(
-            statuses={row.status: row.n for row in rows},
-            fresh=sum(row.fresh for row in rows),
-        )
 
     def needs_attention(self, limit: int = 50) -> list[SeriesStatus]:
         """The series that are not healthy, the gravest first."""
@@ -115,7 +92,7 @@ SELECT d.date,
             AND m.created_at < (d.date + 1) AT TIME ZONE 'UTC') THEN 'manual'
         ELSE 'missed' END) AS state,
     j.successful, j.failed,
-    extract(epoch FROM j.completed_at - j.started_at)::float8 AS duration_seconds,
+    CASE WHEN j.completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
     extract(epoch FROM j.created_at
         - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
         AS late_seconds
@@ -136,13 +113,6 @@ GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 """
 
 _SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER BY symbol"
-
-_STANDING = f"""
-SELECT coalesce(e.status, 'not_enriched') AS status, count(*) AS n,
-    count(*) FILTER (WHERE e.last_success_at > now() - interval '26 hours'
-        AND (e.evidence ->> 'sessions_behind')::integer <= 0) AS fresh
-FROM tracked_symbols t {SERIES_OF_T} WHERE t.active GROUP BY 1
-"""
 
 _ATTENTION = f"""
 SELECT t.symbol, t.asset_class, tf.timeframe, t.active, {STATE}

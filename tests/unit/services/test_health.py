@@ -1,123 +1,139 @@
-"""The health of the installation: its status and its issues."""
+"""Health: what one reading of the installation means."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
-from enrichment.domain.statuses import HealthStatus
-from enrichment.services.health import Health, assess, success_rate
-from enrichment.warehouse.read_models.dto import (
-    ComputeMetrics,
-    FetchMetrics,
-    LastJob,
-    Metrics,
-    Overview,
-    PatternStatus,
-    Pause,
-    QualityMetrics,
-    SchedulerStatus,
-    WorkerStatus,
+from enrichment.domain.statuses import JobState
+from enrichment.services.health import assess, success_rate
+from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.night import (
+    BreakerState,
+    NightRun,
+    NightState,
+    WaitingWorker,
 )
 
 NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
-JOB = LastJob(NOW - timedelta(hours=4), NOW - timedelta(hours=4), 60.0, 100, 0, 2)
-GOOD = Overview(
-    timestamp=NOW,
-    scheduler=SchedulerStatus(True, JOB.completed_at, NOW + timedelta(hours=19)),
-    last_job=JOB,
-    metrics=Metrics(
-        FetchMetrics(100, 100, 100.0, 20.0, None),
-        ComputeMetrics(100, 100, 100.0, 3.0),
-        QualityMetrics(100, 100.0, 0.99),
-    ),
-    job_queue=[],
+RUN = NightRun(
+    job_id=UUID(int=1),
+    kind="scheduled",
+    slot_date=date(2026, 3, 2),
+    state=JobState.COMPLETED,
+    started_at=NOW - timedelta(hours=4, minutes=1),
+    completed_at=NOW - timedelta(hours=4),
+    duration_seconds=60.0,
+    successful=100,
+    failed=0,
+    cancelled=0,
+    retried=2,
+    enriched_since=0,
+    still_failing=0,
 )
+GOOD = NightState(
+    timestamp=NOW,
+    scheduler_running=True,
+    run=RUN,
+    is_running=False,
+    last_enrichment_time=RUN.completed_at,
+    asset_classes=("stock",),
+    providers={"stock": ("polygon", "yahoo")},
+    statuses={"healthy": 100},
+    current=100,
+    error_symbols=0,
+    causes=(),
+    scored=100,
+    mean_score=0.99,
+    validation_rate=100.0,
+    pauses=(),
+    breakers=(),
+    waiting_workers=(),
+    alerts=(),
+)
+PAUSE = Pause("global", "", "ada", "maintenance", NOW - timedelta(hours=1), None)
 
 
-def quality(rate: float, score: float) -> Overview:
-    return replace(GOOD, metrics=replace(GOOD.metrics, data_quality=QualityMetrics(9, rate, score)))
+def breaker(name: str, state: str = "open", mode: str = "auto", workers: int = 2) -> BreakerState:
+    return BreakerState(name, state, mode, workers, 2, None, None, None)
 
 
-def test_no_issues_is_healthy() -> None:
-    assert assess(GOOD, []) == Health(HealthStatus.HEALTHY, ())
+def after(**changes: object) -> NightState:
+    return replace(GOOD, run=replace(RUN, **changes))  # type: ignore[arg-type]
 
 
-def breaker(worker: str, state: str, *, stale: bool = False, name: str = "yahoo") -> PatternStatus:
-    return PatternStatus(worker, "circuit_breaker", name, state, {}, NOW, 1.0, stale)
-
-
-def test_an_open_breaker_is_one_issue_unless_its_worker_is_stale() -> None:
-    health = assess(
-        GOOD,
-        [],
-        [
-            breaker("w1", "open"),
-            breaker("w2", "open"),
-            breaker("w3", "open", stale=True),
-            breaker("w1", "closed", name="polygon"),
-            breaker("w1", "half_open", name="binance"),
-        ],
-    )
-    assert health.status == "warning"
-    (issue,) = health.issues
-    assert "yahoo is open in 2 workers" in issue
-
-
-def worker(state: str, *, alive: bool = True) -> WorkerStatus:
-    return WorkerStatus("w1", "here", 1, 5, 0, state, NOW, NOW, alive, "tcp://s does not answer")
-
-
-def test_a_live_waiting_worker_is_an_issue() -> None:
-    workers = [worker("waiting"), worker("running"), worker("waiting", alive=False)]
-    health = assess(GOOD, [], workers=workers)
-    assert health.status == "warning"
-    (issue,) = health.issues
-    assert "w1" in issue
-    assert "tcp://s does not answer" in issue
+def test_all_is_well() -> None:
+    assert assess(GOOD).status == "healthy"
+    assert assess(GOOD).issues == ()
 
 
 @pytest.mark.parametrize(
-    ("overview", "expected"),
+    ("state", "status", "words"),
     [
-        (replace(GOOD, last_job=None), "No job"),
-        (replace(GOOD, last_job=replace(JOB, completed_at=NOW - timedelta(hours=25))), "25 hours"),
-        (replace(GOOD, last_job=replace(JOB, successful=94, failed=6)), "6 of 100"),
-        (replace(GOOD, last_job=replace(JOB, duration_seconds=2400.0)), "40 minutes"),
-        (quality(100.0, 0.89), "0.89"),
-        (quality(94.9, 0.99), "94.9 %"),
+        (replace(GOOD, scheduler_running=False), "critical", "scheduler is not running"),
+        (replace(GOOD, pauses=(PAUSE,)), "warning", "paused by ada"),
+        (
+            replace(GOOD, waiting_workers=(WaitingWorker("w1", "tcp://s does not answer"),)),
+            "warning",
+            "tcp://s does not answer",
+        ),
+        (replace(GOOD, breakers=(breaker("yahoo_api"),)), "warning", "open in 2 workers"),
+        (
+            replace(GOOD, breakers=(breaker("polygon_api"), breaker("yahoo_api", "open"))),
+            "critical",
+            "No provider can be asked for stock",
+        ),
+        (replace(GOOD, run=None, last_enrichment_time=None), "warning", "No run has finished yet"),
+        (after(successful=95, still_failing=6), "warning", "6 of 101 symbols"),
+        (after(state=JobState.CANCELLED, cancelled=7), "warning", "7 symbols were left out"),
+        (after(duration_seconds=1801.0), "warning", "took 30 minutes"),
+        (after(completed_at=NOW - timedelta(hours=25)), "warning", "25 hours ago"),
+        (replace(GOOD, error_symbols=3), "warning", "3 symbols have a series in error"),
+        (replace(GOOD, statuses={"healthy": 90, "stale": 10}), "warning", "10 of 100 series"),
+        (replace(GOOD, mean_score=0.89), "warning", "mean quality score is 0.89"),
+        (replace(GOOD, validation_rate=94.9), "warning", "94.9 % of the bars"),
     ],
 )
-def test_a_missed_target_is_a_warning_with_its_value(overview: Overview, expected: str) -> None:
-    health = assess(overview, [])
-    assert health.status == "warning"
-    (issue,) = health.issues
-    assert expected in issue
+def test_each_reason_has_its_status_and_its_sentence(
+    state: NightState, status: str, words: str
+) -> None:
+    judged = assess(state)
+    assert judged.status == status
+    assert any(words in issue for issue in judged.issues)
 
 
-def test_values_equal_to_the_targets_are_healthy() -> None:
-    job = replace(JOB, successful=95, failed=5, duration_seconds=1800.0)
-    assert assess(replace(quality(95.0, 0.90), last_job=job), []).status == "healthy"
+@pytest.mark.parametrize(
+    "state",
+    [
+        after(successful=95, still_failing=5),  # exactly the target
+        after(duration_seconds=1800.0),
+        after(completed_at=NOW - timedelta(hours=24)),
+        replace(after(completed_at=NOW - timedelta(hours=25)), is_running=True),
+        replace(GOOD, mean_score=0.90, validation_rate=95.0),
+        replace(GOOD, mean_score=None, validation_rate=None),
+        replace(GOOD, breakers=(breaker("yahoo_api", "half_open"),)),
+        after(failed=50, successful=50, enriched_since=50),
+    ],
+)
+def test_what_meets_its_target_is_no_reason(state: NightState) -> None:
+    assert assess(state).issues == ()
 
 
-def test_a_pause_is_an_issue_with_its_actor_and_reason() -> None:
-    health = assess(GOOD, [Pause("global", "", "ann", "vendor migration", NOW, None)])
-    assert health.status == "warning"
-    (issue,) = health.issues
-    assert "ann" in issue
-    assert "vendor migration" in issue
+def test_a_provider_that_one_worker_still_reaches_is_not_out() -> None:
+    some = (breaker("polygon_api"), breaker("yahoo_api", workers=1))
+    assert assess(replace(GOOD, breakers=some)).status == "warning"
 
 
-def test_a_stopped_scheduler_is_critical_and_the_first_issue() -> None:
-    stopped = replace(GOOD, scheduler=SchedulerStatus(False, None, None), last_job=None)
-    health = assess(stopped, [])
-    assert health.status == "critical"
-    assert "enrichment worker" in health.issues[0]
+def test_critical_reasons_come_first() -> None:
+    state = replace(GOOD, scheduler_running=False, pauses=(PAUSE,))
+    assert [("scheduler" in issue) for issue in assess(state).issues] == [True, False]
 
 
-def test_success_rate() -> None:
-    assert success_rate(GOOD) == 100.0
-    assert success_rate(replace(GOOD, last_job=None)) is None
-    assert success_rate(replace(GOOD, last_job=replace(JOB, successful=0))) is None
+def test_the_success_rate_counts_what_was_enriched_since() -> None:
+    assert success_rate(None) is None
+    assert success_rate(replace(RUN, successful=0)) is None
+    half = replace(RUN, successful=50, failed=50, enriched_since=25, still_failing=25)
+    assert success_rate(half) == 75.0

@@ -1,0 +1,274 @@
+"""What the night is judged by: its last run, and the present state of all series and providers.
+
+Times are timezone-aware UTC, durations seconds, rates percent, scores 0–1. Symbols that are not
+active are left out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from enrichment.domain.model import JobKind
+from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus, WorkerState
+from enrichment.warehouse.database import sql
+from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
+from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T
+from enrichment.warehouse.resilience_state import STALE_SECONDS
+from enrichment.warehouse.rows import fetch_all, fetch_one
+
+CAUSES_SHOWN = 5
+NIGHT_KINDS = f"('{JobKind.SCHEDULED}', '{JobKind.CATCHUP}')"
+OPEN_STATES = f"('{JobState.QUEUED}', '{JobState.RUNNING}')"
+FINISHED_STATES = f"('{JobState.COMPLETED}', '{JobState.PARTIAL}', '{JobState.FAILED}')"
+
+
+@dataclass(frozen=True, slots=True)
+class NightRun:
+    """The newest scheduled or catch-up run that has ended.
+
+    Where there has never been one, the newest run of all symbols that somebody triggered.
+    """
+
+    job_id: UUID
+    kind: str
+    slot_date: dt.date | None
+    state: str
+    started_at: dt.datetime | None
+    completed_at: dt.datetime | None
+    duration_seconds: float | None  # at work; without the time before it was resumed
+    successful: int
+    failed: int
+    cancelled: int
+    retried: int
+    enriched_since: int  # of the failed symbols: enriched by a later run of any kind
+    still_failing: int  # of the failed symbols: neither enriched since nor taken out
+
+    @property
+    def judged_symbols(self) -> int:
+        """Those that ended, without failed ones that have been taken out since."""
+        return self.successful + self.enriched_since + self.still_failing
+
+    @property
+    def failure_rate(self) -> float | None:
+        """The share of the judged symbols that still fail, in [0, 1]; None for an empty run."""
+        return self.still_failing / self.judged_symbols if self.judged_symbols else None
+
+
+@dataclass(frozen=True, slots=True)
+class FailingCause:
+    """Active symbols with a series in error, by the error class of their newest run."""
+
+    error_class: str
+    symbols: int
+    example_symbol: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """A circuit breaker that is not simply closed, in the workers that report it so.
+
+    Its mode is `auto`, `forced_open` or `disabled`; the last three fields say who set it by hand.
+    """
+
+    name: str
+    state: str
+    mode: str
+    workers: int
+    reporting: int  # workers that publish this breaker
+    set_by: str | None
+    reason: str | None
+    since: dt.datetime | None
+
+    @property
+    def stops_all(self) -> bool:
+        """Whether no worker gets a request past it."""
+        return self.workers == self.reporting and self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        return self.mode == "forced_open" or (self.mode == "auto" and self.state == "open")
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingWorker:
+    worker_id: str
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FiringAlert:
+    rule: str
+    severity: str
+    since: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NightState:
+    """One reading of everything that the judgement rests on, in one snapshot."""
+
+    timestamp: dt.datetime
+    scheduler_running: bool
+    run: NightRun | None
+    is_running: bool  # a scheduled or catch-up run is open now
+    last_enrichment_time: dt.datetime | None
+    asset_classes: Sequence[str]  # of the active symbols
+    providers: Mapping[str, Sequence[str]]  # asset class → providers in the order they are asked
+    statuses: Mapping[str, int]  # active series by status
+    current: int  # active series that reach the newest session as of their last run
+    error_symbols: int  # active symbols with a series in error
+    causes: Sequence[FailingCause]  # of these, the most frequent first
+    scored: int  # series that the mean score and the validation rate cover
+    mean_score: float | None
+    validation_rate: float | None
+    pauses: Sequence[Pause]
+    breakers: Sequence[BreakerState]
+    waiting_workers: Sequence[WaitingWorker]
+    alerts: Sequence[FiringAlert]
+
+    @property
+    def series(self) -> int:
+        return sum(self.statuses.values())
+
+
+def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> NightState:
+    """The installation now; the connection's transaction is the snapshot."""
+    now = conn.execute(sql(_NOW)).one()
+    statuses = conn.execute(sql(_STATUSES)).all()
+    quality = conn.execute(sql(_QUALITY)).one()
+    return NightState(
+        timestamp=now.now,
+        scheduler_running=scheduler_running(conn),
+        run=last_run(conn),
+        is_running=now.is_running,
+        last_enrichment_time=now.last_enrichment_time,
+        asset_classes=now.asset_classes,
+        providers=providers,
+        statuses={row.status: row.series for row in statuses},
+        current=sum(row.current for row in statuses),
+        error_symbols=conn.execute(sql(_ERROR_SYMBOLS)).scalar_one(),
+        causes=fetch_all(conn, FailingCause, _CAUSES, {"limit": CAUSES_SHOWN}),
+        scored=quality.scored,
+        mean_score=quality.mean_score,
+        validation_rate=quality.validation_rate,
+        pauses=fetch_all(conn, Pause, PAUSES),
+        breakers=fetch_all(conn, BreakerState, _BREAKERS, {"stale": STALE_SECONDS}),
+        waiting_workers=fetch_all(conn, WaitingWorker, _WAITING, {"alive": ALIVE_SECONDS}),
+        alerts=fetch_all(conn, FiringAlert, _FIRING),
+    )
+
+
+def last_run(conn: Connection) -> NightRun | None:
+    """The run that the installation is judged by."""
+    return fetch_one(conn, NightRun, _LAST_RUN)
+
+
+_NOW = f"""
+SELECT now() AS now,
+    EXISTS (SELECT 1 FROM enrichment_jobs
+        WHERE state IN {OPEN_STATES} AND kind IN {NIGHT_KINDS}) AS is_running,
+    (SELECT max(completed_at) FROM enrichment_jobs
+        WHERE state IN {FINISHED_STATES}) AS last_enrichment_time,
+    ARRAY(SELECT DISTINCT asset_class FROM tracked_symbols
+        WHERE active ORDER BY asset_class) AS asset_classes
+"""
+
+_LAST_RUN = f"""
+WITH run AS (
+    SELECT j.*, job_seconds(j) AS duration_seconds FROM enrichment_jobs j
+    WHERE completed_at IS NOT NULL AND (kind IN {NIGHT_KINDS} OR kind = '{JobKind.MANUAL}'
+        AND state IN {FINISHED_STATES} AND params ->> 'symbols' IS NULL
+        AND params ->> 'asset_class' IS NULL)
+    ORDER BY kind IN {NIGHT_KINDS} DESC, slot_date DESC NULLS LAST, completed_at DESC LIMIT 1
+), failed AS (
+    SELECT t.active, EXISTS (
+        SELECT 1 FROM enrichment_job_items later
+        WHERE later.symbol = i.symbol AND later.status = '{ItemStatus.COMPLETED}'
+            AND later.completed_at > i.completed_at) AS enriched_since
+    FROM run JOIN enrichment_job_items i USING (job_id)
+    LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
+    WHERE i.status = '{ItemStatus.FAILED}'
+)
+SELECT job_id, kind, slot_date, state, started_at, completed_at, duration_seconds,
+    successful, failed, cancelled, retried,
+    (SELECT count(*) FROM failed WHERE enriched_since) AS enriched_since,
+    (SELECT count(*) FROM failed WHERE active AND NOT enriched_since) AS still_failing
+FROM run
+"""
+
+_STATUSES = f"""
+SELECT coalesce(e.status, '{SeriesStatus.NOT_ENRICHED}') AS status, count(*) AS series,
+    count(*) FILTER (WHERE e.last_success_at > now() - interval '26 hours'
+        AND (e.evidence ->> 'sessions_behind')::integer <= 0) AS current
+FROM tracked_symbols t {SERIES_OF_T} WHERE t.active GROUP BY 1
+"""
+
+_ERROR_SYMBOLS = f"""
+SELECT count(DISTINCT t.symbol) FROM tracked_symbols t {SERIES_OF_T}
+WHERE t.active AND e.status = '{SeriesStatus.ERROR}'
+"""
+
+_CAUSES = f"""
+WITH failing AS (
+    SELECT DISTINCT t.symbol FROM tracked_symbols t {SERIES_OF_T}
+    WHERE t.active AND e.status = '{SeriesStatus.ERROR}'
+), newest AS (
+    SELECT f.symbol, i.error_class, i.last_error FROM failing f CROSS JOIN LATERAL (
+        SELECT error_class, last_error FROM enrichment_job_items
+        WHERE symbol = f.symbol AND status = '{ItemStatus.FAILED}'
+        ORDER BY created_at DESC LIMIT 1) i
+)
+SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS symbols,
+    min(symbol) AS example_symbol,
+    coalesce((array_agg(last_error ORDER BY symbol))[1], '') AS example
+FROM newest GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT :limit
+"""
+
+_QUALITY = """
+SELECT count(score) AS scored, round(avg(score)::numeric, 4)::float8 AS mean_score,
+    round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate
+FROM (
+    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score AS score
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
+    ORDER BY m.symbol, m.timeframe, m.date DESC
+) latest
+"""
+
+PAUSES = """
+SELECT scope, key, paused_by, reason, at, until FROM pauses
+WHERE until IS NULL OR until > now() ORDER BY scope, key
+"""
+
+_BREAKERS = """
+WITH published AS (
+    SELECT name, state, coalesce(status ->> 'mode', 'auto') AS mode,
+        count(*) OVER (PARTITION BY name) AS reporting
+    FROM resilience_state WHERE kind = 'circuit_breaker'
+        AND updated_at > now() - make_interval(secs => :stale)
+)
+SELECT p.name, p.state, p.mode, count(*) AS workers, max(p.reporting) AS reporting,
+    o.actor AS set_by, o.reason, o.at AS since
+FROM published p LEFT JOIN LATERAL (
+    SELECT actor, reason, at FROM resilience_overrides
+    WHERE name = p.name AND p.mode <> 'auto' ORDER BY id DESC LIMIT 1) o ON true
+WHERE p.state <> 'closed' OR p.mode <> 'auto'
+GROUP BY p.name, p.state, p.mode, o.actor, o.reason, o.at ORDER BY p.name, p.mode, p.state
+"""
+
+_WAITING = f"""
+SELECT worker_id, note FROM workers
+WHERE state = '{WorkerState.WAITING}' AND heartbeat_at > now() - make_interval(secs => :alive)
+ORDER BY worker_id
+"""
+
+_FIRING = """
+SELECT rule, severity, since FROM alert_states WHERE state = 'firing'
+ORDER BY severity = 'critical' DESC, rule
+"""
