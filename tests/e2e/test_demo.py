@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -21,9 +20,9 @@ import talib
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.helpers.running_stack import Running, started
+from tests.helpers.fakes import RECORDED
+from tests.helpers.running_stack import Running, console, started, stored
 
-RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 ROOT = "/api/v1/enrichment"
 
 
@@ -37,18 +36,6 @@ def recorded(symbol: str) -> dict[str, np.ndarray]:
     }
 
 
-def stored(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
-    with db.begin() as conn:
-        found = conn.execute(
-            text(
-                f"SELECT {columns} FROM bars"
-                " WHERE symbol = :symbol AND timeframe = '1d' ORDER BY ts"
-            ),
-            {"symbol": symbol},
-        )
-        return [tuple(row) for row in found]
-
-
 def ask(running: Running, path: str, *, method: str = "GET") -> tuple[int, Any]:
     request = urllib.request.Request(running.api + path, method=method)
     try:
@@ -57,18 +44,6 @@ def ask(running: Running, path: str, *, method: str = "GET") -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-
-
-def console(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
-    return subprocess.run(
-        [str(script), *arguments],
-        env={**clean, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_it_says_what_it_stored_and_where_to_look(demo: Running) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from enrichment.warehouse.database import Database
-from tests.e2e.test_demo import RECORDED, console, stored
-from tests.helpers.running_stack import Running
+from tests.helpers.fakes import RECORDED
+from tests.helpers.running_stack import Running, console, stored
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 CRASH = "2000-09-29"

@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
+from sqlalchemy import text
+
+from enrichment.warehouse.database import Database
 
 READY = "Ctrl-C stops everything"
 
@@ -111,3 +115,27 @@ def _read(running: Running) -> None:
         if READY in line:
             running.ready.set()
     running.ready.set()
+
+
+def stored(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
+    with db.begin() as conn:
+        found = conn.execute(
+            text(
+                f"SELECT {columns} FROM bars"
+                " WHERE symbol = :symbol AND timeframe = '1d' ORDER BY ts"
+            ),
+            {"symbol": symbol},
+        )
+        return [tuple(row) for row in found]
+
+
+def console(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
+    return subprocess.run(
+        [str(script), *arguments],
+        env={**clean, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

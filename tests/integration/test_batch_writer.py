@@ -21,7 +21,7 @@ from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.series.batch_writer import BatchWriter
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import TASK
-from tests.integration.series_updates import bars, rows, series_update
+from tests.helpers.series_updates import bars, rows, series_update
 
 
 class Slow(Warehouse):

@@ -31,7 +31,7 @@ from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.integration.series_updates import START, WINDOW, bars, claim, series_update
+from tests.helpers.series_updates import START, WINDOW, bars, claim, series_update
 
 COMPONENTS = {"completeness": 0.96, "validation": 0.95, "features": 0.94, "freshness": 0.93}
 

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from enrichment.dashboard.times import LOCAL
 from enrichment.warehouse.database import Database
-from tests.integration.test_pages import NAMES, charts, fill, opened, words
+from tests.helpers.dashboard_pages import NAMES, charts, fill, opened, words
 
 pytestmark = pytest.mark.usefixtures("own_main")
 

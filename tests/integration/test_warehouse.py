@@ -13,7 +13,7 @@ from enrichment.domain.model import Flag, QuarantinedBar, Severity, Timeframe, V
 from enrichment.domain.series import Gap
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.integration.series_updates import START, bars, claim, rows, series_update
+from tests.helpers.series_updates import START, bars, claim, rows, series_update
 
 
 def test_bars_features_logs_quality_and_completion_arrive_together(db: Database) -> None:
