@@ -1,4 +1,4 @@
-"""Addresses of this machine: what is loopback, and which ports are free."""
+"""Checks of hosts and ports: loopback addresses and free ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enrichment.domain.errors import ConfigurationError
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether the name or address means this very machine."""
+    """Whether the host name or address is this machine's loopback interface."""
     try:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
@@ -17,11 +17,15 @@ def is_loopback(host: str | None) -> bool:
 
 
 def require_free(name: str, host: str, port: int) -> None:
-    """ConfigurationError, naming the setting to change, if the service can't listen there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Check that a service can listen on the port.
+
+    Raises:
+        ConfigurationError: it can't; the message names the setting to change.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            listener.bind((host, port))
         except OSError as exc:
             raise ConfigurationError(
                 f"port {port} of the {name} can't be used on {host} ({exc.strerror}): stop the "

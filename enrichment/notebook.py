@@ -1,11 +1,11 @@
-"""What a notebook needs: questions to the warehouse in SQL, its readers, and its vendors' answers.
+"""Read-only access to the warehouse for notebooks: SQL, read models and vendors' answers.
 
     from enrichment.notebook import connect
     warehouse = connect()
     warehouse.query("SELECT * FROM enrichment_status WHERE symbol = :symbol", symbol="AAPL")
 
-It reads the database that `enrichment up` uses with the same settings, or that of a running demo,
-whose ENRICHMENT_HOME the demo prints. Nothing is written through it.
+It reads the database that `enrichment up` uses with the same settings. For the database of a
+running demo set ENRICHMENT_HOME to the folder that the demo prints.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class VendorAnswer:
-    """What one provider said to a request: its bars, or why there are none."""
+    """One provider's bars for a request, or the error it failed with."""
 
     provider: str
     fetched: FetchedBars | None = None
@@ -42,18 +42,24 @@ class VendorAnswer:
 
 
 class WarehouseReader:
-    """The open connection; `reader` and `reports` are those of the dashboard."""
+    """A read-only connection to the warehouse, made by `connect`.
 
-    def __init__(self, settings: Settings, db: Database, close: ExitStack) -> None:
+    Attributes:
+        settings: the settings it was opened with.
+        reader: the read models of the API and the dashboard.
+        reports: the quality reports.
+    """
+
+    def __init__(self, settings: Settings, db: Database, resources: ExitStack) -> None:
         self.settings = settings
         self.reader: ReadModels = build_read_models(db, settings)
         self.reports = self.reader.reports
-        self._analysis = AdhocSql(db)
-        self._close = close
+        self._sql = AdhocSql(db)
+        self._resources = resources
 
     def query(self, sql: str, **values: Any) -> pd.DataFrame:
-        """The rows of one statement, `:name` standing for the value of that name."""
-        return self._analysis.query(sql, **values)
+        """The rows of one SQL statement, in which `:name` is replaced by the value of that name."""
+        return self._sql.query(sql, **values)
 
     def ask_each(
         self,
@@ -64,10 +70,19 @@ class WarehouseReader:
         *,
         protection: VendorProtection | None = None,
     ) -> list[VendorAnswer]:
-        """Every configured provider's own answer to the same request, in their order.
+        """Fetch the same bars from every configured provider.
 
-        These requests are the vendors' real ones and use up their quotas. protection: how often
-        and how long a vendor is tried; None: as by the workers.
+        The requests are real and count against the vendors' quotas.
+
+        Args:
+            symbol: ticker.
+            asset_class: selects the providers.
+            timeframe: length of a bar.
+            window: range of bar starts.
+            protection: retries and timeouts; None for those of the workers.
+
+        Returns:
+            One answer per provider, in the configured order.
         """
         manager = init_resilience_manager()
         answers = []
@@ -85,29 +100,34 @@ class WarehouseReader:
         return answers
 
     def close(self) -> None:
-        """Let go of the connection; done by itself when the kernel ends."""
-        self._close.close()
+        """Close the connection; done automatically when the kernel ends."""
+        self._resources.close()
 
 
 def connect(
     settings: Settings | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> WarehouseReader:
-    """Open the database of the settings (default: those of the environment) for reading.
+    """Open the warehouse for reading.
 
-    timeout_seconds: of one query. ConfigurationError where there is no database yet.
+    Args:
+        settings: None to read them from the environment.
+        timeout_seconds: of one query.
+
+    Raises:
+        ConfigurationError: there is no database yet.
     """
-    chosen = settings or Settings.load()
-    if chosen.database_url is None and not (chosen.enrichment_home / "postgres").exists():
+    settings = settings or Settings.load()
+    if settings.database_url is None and not (settings.enrichment_home / "postgres").exists():
         raise ConfigurationError(
-            f"there is no database in {chosen.enrichment_home}: run 'enrichment up' first, set "
+            f"there is no database in {settings.enrichment_home}: run 'enrichment up' first, set "
             "ENRICHMENT_HOME to the folder that 'enrichment demo' prints, or set DATABASE_URL"
         )
-    stack = ExitStack()
-    db = stack.enter_context(open_reading_database(chosen, timeout_seconds=timeout_seconds))
-    atexit.register(stack.close)
-    return WarehouseReader(chosen, db, stack)
+    resources = ExitStack()
+    db = resources.enter_context(open_reading_database(settings, timeout_seconds=timeout_seconds))
+    atexit.register(resources.close)
+    return WarehouseReader(settings, db, resources)
 
 
 def frame(bars: Bars) -> pd.DataFrame:
-    """The columns of bars, one row per bar, by its start in UTC."""
+    """Bars as a data frame: one row per bar, indexed by its start in UTC."""
     return pd.DataFrame(bars.columns()).set_index("ts").tz_localize("UTC")

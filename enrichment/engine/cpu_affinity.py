@@ -1,8 +1,8 @@
-"""How a process of many threads uses its machine: one processor for all, few memory arenas.
+"""CPU affinity and malloc arenas of a process with many threads.
 
-One interpreter runs one thread at a time. Where the kernel spreads its threads over several
-processors, each call that lets go of the interpreter (a request, a statement, a sort) wakes a
-thread elsewhere, whose caches are cold: a small symbol then takes nearly twice the processor time.
+Because of the interpreter lock only one thread runs at a time. If the kernel spreads the threads
+over several processors, every call that releases the lock (a request, a statement, a sort) wakes a
+thread on a processor with cold caches; a small symbol then takes nearly twice the processor time.
 """
 
 from __future__ import annotations
@@ -21,57 +21,66 @@ from typing import IO
 import psutil
 
 POLL_SECONDS = 1.0
+CROWDED_SHARE = 0.25  # of a processor's time: more load than on the quietest one that causes a move
 _M_ARENA_MAX = -8  # of glibc's malloc.h
-CROWDED_SHARE = 0.25  # of a processor's time, taken by others, more than on the quietest one
 
 
 @contextmanager
 def pinned_to_one_processor(
-    wanted: bool = True, *, look_seconds: float = POLL_SECONDS
+    enabled: bool = True, *, poll_seconds: float = POLL_SECONDS
 ) -> Iterator[None]:
-    """All threads of this process on one processor for as long as the block, of those it may use.
+    """Pin all threads of this process to one processor for as long as the block.
 
-    Not on one that another such process of this machine keeps to, while there are others; and it
-    moves to a quieter one when it is crowded. Does nothing unless wanted, where there is but one,
-    and outside Linux.
+    Avoids processors to which another process is pinned by this function, and moves to a less
+    loaded one when others use more than CROWDED_SHARE of it. Does nothing outside Linux or where
+    only one processor is allowed.
+
+    Args:
+        enabled: False does nothing.
+        poll_seconds: interval at which the load is measured.
     """
-    if not wanted or sys.platform != "linux" or len(allowed := os.sched_getaffinity(0)) < 2:
+    if not enabled or sys.platform != "linux" or len(allowed := os.sched_getaffinity(0)) < 2:
         yield
         return
-    ended = threading.Event()
-    place = _ProcessorLock(allowed)
-    watch = threading.Thread(target=place.watch, args=(ended, look_seconds), name="processor")
-    watch.start()
+    stopped = threading.Event()
+    processor = _PinnedProcessor(allowed)
+    poller = threading.Thread(target=processor.poll, args=(stopped, poll_seconds), name="affinity")
+    poller.start()
     try:
         yield
     finally:
-        ended.set()
-        watch.join()
-        place.leave()
-        bind(allowed)
+        stopped.set()
+        poller.join()
+        processor.unlock()
+        set_affinity(allowed)
 
 
-def quieter(here: int, others: Mapping[int, float]) -> int:
-    """Where to go on from `here`. others: processor → share of its time that others took."""
-    quietest = min(others, key=lambda number: others[number])
-    return quietest if others[here] - others[quietest] > CROWDED_SHARE else here
+def least_loaded(current: int, loads: Mapping[int, float]) -> int:
+    """The processor to move to, or `current` if it is not crowded.
+
+    Args:
+        current: the present processor.
+        loads: processor → share of its time that other processes used, from 0 to 1.
+    """
+    least = min(loads, key=lambda number: loads[number])
+    return least if loads[current] - loads[least] > CROWDED_SHARE else current
 
 
-def bind(processors: Set[int]) -> None:
-    """Let all threads of this process, and those they will start, run on these alone."""
+def set_affinity(processors: Set[int]) -> None:
+    """Restrict all threads of this process, and those they will start, to these processors."""
     if sys.platform == "linux":
         for thread in os.listdir("/proc/self/task"):
-            with suppress(OSError):  # it has ended, or may not choose
+            with suppress(OSError):  # the thread has ended, or the container forbids it
                 os.sched_setaffinity(int(thread), processors)
 
 
-def _locked(path: Path) -> IO[str] | None:
-    """The file, which this process alone has until it closes it or ends; None if another has it."""
-    import fcntl  # not everywhere
+def _open_locked(path: Path) -> IO[str] | None:
+    """The file, exclusively locked until it is closed; None if another process has locked it."""
+    import fcntl  # absent on Windows
 
     try:
         file = path.open("a")
-    except OSError:  # another user's
+    except OSError:  # it belongs to another user
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,51 +90,55 @@ def _locked(path: Path) -> IO[str] | None:
     return file
 
 
-class _ProcessorLock:
-    """The processor that this process keeps to, and a lock that tells others of it."""
+class _PinnedProcessor:
+    """The processor this process is pinned to, with a lock file that other processes see."""
 
     def __init__(self, allowed: Set[int]) -> None:
         self._allowed = allowed
         self._process = psutil.Process()
-        self._lock: IO[str] | None = None
-        choice = random.sample(sorted(allowed), len(allowed))
-        self._here = next(filter(self._take, choice), choice[0])
-        bind({self._here})
+        self._lock_file: IO[str] | None = None
+        candidates = random.sample(sorted(allowed), len(allowed))
+        self._current = next(filter(self._try_lock, candidates), candidates[0])
+        set_affinity({self._current})
 
-    def watch(self, ended: threading.Event, seconds: float) -> None:
-        while not ended.wait(seconds):
-            there = quieter(self._here, self._look())
-            leaves = there != self._here and random.random() < 0.5  # of two in one place one goes
-            if leaves and self._take(there):
-                self._here = there
-            bind({self._here})  # also what was started while it moved
+    def poll(self, stopped: threading.Event, seconds: float) -> None:
+        while not stopped.wait(seconds):
+            target = least_loaded(self._current, self._loads())
+            # At random, since two processes on one processor would otherwise both leave it.
+            moves = target != self._current and random.random() < 0.5
+            if moves and self._try_lock(target):
+                self._current = target
+            set_affinity({self._current})  # again, for threads started during a move
 
-    def leave(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
+    def unlock(self) -> None:
+        if self._lock_file is not None:
+            self._lock_file.close()
 
-    def _take(self, number: int) -> bool:
-        """Whether the processor is free for this process, which then has it."""
-        lock = _locked(Path(gettempdir()) / f"market-enrichment-processor-{number}")
-        if lock is None:
+    def _try_lock(self, number: int) -> bool:
+        """Lock the processor for this process; False if another process has locked it."""
+        file = _open_locked(Path(gettempdir()) / f"market-enrichment-processor-{number}")
+        if file is None:
             return False
-        self.leave()
-        self._lock = lock
+        self.unlock()
+        self._lock_file = file
         return True
 
-    def _look(self) -> dict[int, float]:
-        """What others took of each processor since the last look, as shares of its time."""
+    def _loads(self) -> dict[int, float]:
+        """Processor → share of its time that other processes used since the previous call."""
         busy = psutil.cpu_percent(percpu=True)
         own = self._process.cpu_percent()
-        found = {n: busy[n] / 100 if n < len(busy) else 1.0 for n in self._allowed}
-        return found | {self._here: max(0.0, found[self._here] - own / 100)}
+        loads = {n: busy[n] / 100 if n < len(busy) else 1.0 for n in self._allowed}
+        return loads | {self._current: max(0.0, loads[self._current] - own / 100)}
 
 
 def use_few_arenas(count: int = 2) -> bool:
-    """Let all threads take their memory from `count` arenas; call it before threads are started.
+    """Limit glibc's malloc to `count` arenas; call it before threads are started.
 
-    glibc gives each thread an arena of its own, and each keeps what its largest symbol once took:
-    with five threads at a year of 5-minute bars that is 80 MB. False where malloc is another's.
+    By default each thread has an arena, which keeps the memory of its largest symbol: 80 MB with
+    five threads and a year of 5-minute bars.
+
+    Returns:
+        False where malloc is not glibc's.
     """
     if not sys.platform.startswith("linux"):
         return False

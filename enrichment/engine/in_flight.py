@@ -1,4 +1,4 @@
-"""What a worker has at hand: items that wait for a thread, are at work, or are being stored."""
+"""The items that a worker has claimed: waiting for a thread, running, or being stored."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from uuid import UUID
 
 from enrichment.domain.model import Task
 
-PREFETCH_SECONDS = 0.25  # how far ahead of its threads a worker claims
+PREFETCH_SECONDS = 0.25  # a worker claims what its threads start within this time
 MAX_PREFETCH = 100
 
 
 class InFlightItems:
-    """The items of one worker with so many threads; any thread may call.
+    """Thread-safe set of a worker's claimed items.
 
-    clock: seconds, monotonic.
+    Args:
+        threads: number of the worker's threads.
+        clock: monotonic seconds.
     """
 
     def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,28 +36,31 @@ class InFlightItems:
 
     @property
     def busy(self) -> int:
-        """Threads at work."""
+        """Number of threads that run an item."""
         return len(self._on_threads)
 
     def claim_capacity(self) -> int:
-        """How many items to claim now: one for each idle thread, and as many ahead of the threads
-        as they finished within AHEAD_SECONDS lately; 0 until half of these have begun.
+        """Number of items to claim now.
+
+        One per idle thread, plus as many as the threads recently finished in PREFETCH_SECONDS. 0
+        while each thread has an item and more than half of the prefetched items are left.
         """
         with self._changed:
             self._measure_prefetch()
             claimed = len(self._on_threads) + len(self._unstarted)
-            room = self._threads + self._prefetch - claimed
-            return max(0, room) if claimed < self._threads or 2 * room >= self._prefetch else 0
+            capacity = self._threads + self._prefetch - claimed
+            enough = claimed >= self._threads and 2 * capacity < self._prefetch
+            return 0 if enough else max(0, capacity)
 
     def _measure_prefetch(self) -> None:
         now = self._clock()
         if now - self._measured_from >= PREFETCH_SECONDS:
-            pace = self._finished / (now - self._measured_from)
-            self._prefetch = min(MAX_PREFETCH, int(pace * PREFETCH_SECONDS))
+            per_second = self._finished / (now - self._measured_from)
+            self._prefetch = min(MAX_PREFETCH, int(per_second * PREFETCH_SECONDS))
             self._measured_from, self._finished = now, 0
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """These items are the worker's from now on."""
+        """Add items that have just been claimed."""
         with self._changed:
             now = self._clock()
             for task in tasks:
@@ -63,13 +68,13 @@ class InFlightItems:
                 self._unstarted[task] = now
 
     def attach_future(self, task: Task, future: Future[None]) -> None:
-        """The item runs once a thread is free, unless the future is cancelled before."""
+        """Store the future of an item that waits for a thread, by which it can be evicted."""
         with self._changed:
             if task in self._unstarted:
                 self._futures[task] = future
 
     def start(self, task: Task) -> None:
-        """A thread takes the item."""
+        """Mark an item as running on a thread."""
         with self._changed:
             self._unstarted.pop(task, None)
             self._futures.pop(task, None)
@@ -77,18 +82,18 @@ class InFlightItems:
             self._started_at[task] = self._clock()
 
     def set_step(self, task: Task, step: str) -> None:
-        """The item has reached a step."""
+        """Set the step that an item has reached."""
         with self._changed:
             if task in self._steps:
                 self._steps[task] = step
 
     def release_thread(self, task: Task) -> None:
-        """The item's thread is free again; the item itself is still being stored."""
+        """Free the thread of an item whose rows are still being stored."""
         with self._changed:
             self._free_thread(task)
 
     def remove(self, task: Task) -> None:
-        """The item is no longer this worker's."""
+        """Remove an item that has finished, failed or been released."""
         with self._changed:
             self._free_thread(task)
             self._unstarted.pop(task, None)
@@ -104,31 +109,31 @@ class InFlightItems:
             self._finished += 1
 
     def steps(self, *, max_seconds: float = float("inf")) -> dict[Task, str]:
-        """Item → its step, without those that have been at work for more seconds than this."""
+        """Step by item, without the items that have been running for more than `max_seconds`."""
         with self._changed:
             now = self._clock()
-            hung = {task for task, began in self._started_at.items() if now - began > max_seconds}
+            hung = {task for task, start in self._started_at.items() if now - start > max_seconds}
             return {task: step for task, step in self._steps.items() if task not in hung}
 
     def evict_unstarted(self, seconds: float) -> list[Task]:
-        """Let go of the items that have waited for a thread for so long, and name them."""
+        """Remove and return the items that have waited for a thread for at least `seconds`."""
         with self._changed:
             now = self._clock()
-            late = [task for task, taken in self._unstarted.items() if now - taken >= seconds]
-            free = [t for t in late if t in self._futures and self._futures[t].cancel()]
-        for task in free:
+            late = [task for task, added in self._unstarted.items() if now - added >= seconds]
+            evicted = [t for t in late if t in self._futures and self._futures[t].cancel()]
+        for task in evicted:
             self.remove(task)
-        return free
+        return evicted
 
     def job_drained(self) -> bool:
-        """Whether the last item at hand of some job has gone since this was last asked."""
+        """Whether the last in-flight item of some job was removed since the previous call."""
         with self._changed:
-            ended = self._touched_jobs - {task.job_id for task in self._steps}
+            drained = self._touched_jobs - {task.job_id for task in self._steps}
             self._touched_jobs.clear()
-        return bool(ended)
+        return bool(drained)
 
     def wait_until_empty(self, seconds: float) -> list[Task]:
-        """Wait until no item is left, at most so long; the items that are."""
+        """Wait at most `seconds` until no item is left; returns those that are."""
         with self._changed:
             self._changed.wait_for(lambda: not self._steps, timeout=seconds)
             return list(self._steps)

@@ -1,11 +1,12 @@
-"""A worker: claims items, runs each through the pipeline on a thread, records what became of it.
+"""A worker: claims items from the queue and enriches each on a thread.
 
-It claims as many items as it has free threads, and ahead of them what its threads will begin within
-a quarter of a second: nothing where a symbol takes long, dozens where many small ones are read and
-stored together. A heartbeat on a connection of its own renews
-the leases, publishes each item's step, and gives back what other workers lost. If the heartbeat
-fails for a whole lease, and again when asked anew, the worker stops itself. Once does not count: a
-machine that was asleep finds its connection ended, has lost its items, and may go on with others.
+It claims one item per idle thread, plus as many as the threads will start within the next 0.25 s:
+none where a symbol takes long, dozens where small ones are read and stored in batches.
+
+The heartbeat thread has a database connection of its own. It renews the leases, publishes each
+item's step and reclaims items whose leases have expired. The worker stops when heartbeats fail for
+longer than a lease and at least twice in a row: after the machine was suspended the first one fails
+because its connection is closed, and the next one succeeds.
 """
 
 from __future__ import annotations
@@ -13,69 +14,51 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
-from uuid import UUID
 
 from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
 from enrichment.domain.model import Failure, RowCounts, Task
+from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
+from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
-BATCH_SECONDS = 0.002  # items that end this close together are replaced by one claim
-
-
-class ItemQueue(Protocol):
-    """The queue as a worker sees it; `storage.jobs.JobQueue` is the real one."""
-
-    def claim(self, worker_id: str, limit: int) -> list[Task]: ...
-
-    def renew(self, tasks: Mapping[Task, str]) -> set[Task]: ...
-
-    def discard(self, task: Task) -> None: ...
-
-    def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None: ...
-
-    def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None: ...
-
-    def close_finished_jobs(self) -> list[UUID]: ...
-
-    def reclaim_expired(self, max_retries: int) -> int: ...
-
-
-class Registry(Protocol):
-    """This worker's entry among the workers."""
-
-    worker_id: str
-
-    def beat(self, *, busy: int, state: str, note: str | None = None) -> None: ...
-
-
-# What is promised is stored by somebody else: the item stays at hand, its thread does not.
-Enrich = Callable[[Task, Callable[[str], None]], RowCounts | Future[RowCounts]]
-Prepare = Callable[[Sequence[Task]], Sequence[Enrich]]
-BlockedReason = Callable[[], str | None]
+BATCH_SECONDS = 0.002  # items that end within this time are replaced by a single claim
+MAX_ERROR_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTiming:
-    """A worker's rhythm, in seconds."""
+    """Intervals and timeouts of a worker, in seconds."""
 
     poll: float = 1.0
+    """Between two looks at the queue when no notification comes."""
     heartbeat: float = 10.0
+    """Between two heartbeats."""
     lease: float = 30.0
+    """For which a claim is valid without a heartbeat."""
     drain: float = 10.0
+    """For which running items may finish after `stop()`."""
     max_item: float = 3600.0
+    """After which the lease of a hung item is no longer renewed."""
 
 
 class Worker:
-    """Runs until `stop()`; `max_retries` counted failures per item, after 2, 4, 8 … seconds.
+    """Runs items until `stop()`.
 
-    ready: what to run for each of the items that were claimed together; default: `enrich` for all.
-    waits: for what; nothing is claimed meanwhile. None: for nothing.
+    Args:
+        enrich: enriches one item.
+        queue: the job queue.
+        registry: this worker's row among the workers.
+        heartbeat_queue: the job queue on the heartbeat's own connection.
+        threads: items that run at the same time.
+        max_retries: retries of an item that fails, after 2, 4, 8 … seconds.
+        timing: intervals and timeouts.
+        prepare: reads in one batch what items claimed together need; None: each reads its own.
+        blocked_reason: why nothing can be claimed now; None if items can be claimed.
     """
 
     def __init__(
@@ -102,7 +85,7 @@ class Worker:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="enrich")
         self._in_flight = InFlightItems(threads)
         self._cancelled: set[Task] = set()
-        self._pending_outcomes: list[tuple[Task, Exception]] = []
+        self._unrecorded: list[tuple[Task, Exception]] = []
         self._lock = threading.Lock()
         self._last_error = ""
         self._wake = threading.Event()
@@ -110,22 +93,26 @@ class Worker:
         self._stopped = threading.Event()
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Look for items now instead of at the next poll."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop claiming; `run` returns once the items at hand are finished or given back."""
+        """Stop claiming; `run` returns once the running items have finished or been released."""
         self._stopping.set()
         self._wake.set()
 
     def run(self) -> bool:
-        """Work until stopped. False if items were still hanging when they were given back."""
-        heart = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
-        heart.start()
+        """Work until stopped.
+
+        Returns:
+            False if items were still running when they were released.
+        """
+        heartbeat = threading.Thread(target=self._run_heartbeat, name="heartbeat", daemon=True)
+        heartbeat.start()
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                self._claim_and_start()
+                self._poll()
                 self._wake.wait(self._timing.poll)
                 if self._in_flight.steps():
                     self._stopping.wait(BATCH_SECONDS)
@@ -133,23 +120,23 @@ class Worker:
         finally:
             self._stopped.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
-            heart.join(timeout=self._timing.drain)
+            heartbeat.join(timeout=self._timing.drain)
 
-    def _claim_and_start(self) -> None:
-        """Claim what the threads will take next, and close jobs that have ended."""
+    def _poll(self) -> None:
+        """Claim and start items, record failures that could not be recorded, close jobs."""
         try:
-            room = 0 if self._blocked_reason() else self._in_flight.claim_capacity()
-            if room:
-                self._start(self._queue.claim(self._registry.worker_id, room))
-            self._record_pending()
+            capacity = 0 if self._blocked_reason() else self._in_flight.claim_capacity()
+            if capacity:
+                self._start(self._queue.claim(self._registry.worker_id, capacity))
+            self._retry_unrecorded()
             if self._in_flight.job_drained():
                 self._queue.close_finished_jobs()
             if self._last_error:
-                _log.info("claiming again")
+                _log.info("claiming items again")
             self._last_error = ""
         except EnrichmentError as exc:
-            if str(exc) != self._last_error:  # said once, not at every poll
-                _log.error("no new work for now: %s", exc)
+            if str(exc) != self._last_error:  # logged once, not at every poll
+                _log.error("can't claim items: %s", exc)
             self._last_error = str(exc)
 
     def _start(self, tasks: Sequence[Task]) -> None:
@@ -161,55 +148,50 @@ class Worker:
         if self._prepare is not None and tasks:
             try:
                 return self._prepare(tasks)
-            except Exception as exc:  # what fails for one of them fails again with it, recorded
-                _log.warning("%d symbols are read one by one: %s", len(tasks), exc)
+            except Exception as exc:  # the item at fault fails again by itself, and is recorded
+                _log.warning("batch of %d symbols failed, reading each: %s", len(tasks), exc)
         return [self._enrich] * len(tasks)
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
         self._in_flight.start(task)
         try:
-            outcome = enrich(task, lambda step: self._on_step(task, step))
-        except Exception as exc:  # the one broad catch: whatever an item does, it is recorded
+            result = enrich(task, lambda step: self._on_step(task, step))
+        except Exception as exc:  # the one broad catch: every failure of an item is recorded
             self._fail_item(task, exc)
             return
-        if isinstance(outcome, Future):
+        if isinstance(result, Future):
             self._in_flight.release_thread(task)
             self._wake.set()
-            outcome.add_done_callback(lambda kept: self._on_stored(task, kept))
+            result.add_done_callback(lambda stored: self._on_stored(task, stored))
         else:
-            self._complete_item(task, outcome)
+            self._complete_item(task, result)
 
-    def _on_stored(self, task: Task, promise: Future[RowCounts]) -> None:
-        failure = promise.exception()
-        if failure is None:
-            self._complete_item(task, promise.result())
-        elif isinstance(failure, Exception):
-            # Whoever keeps promises does not wait for what became of them to be recorded.
-            self._pool.submit(self._fail_item, task, failure)
+    def _on_stored(self, task: Task, stored: Future[RowCounts]) -> None:
+        error = stored.exception()
+        if error is None:
+            self._complete_item(task, stored.result())
+        elif isinstance(error, Exception):
+            # The writer thread calls this and must not wait for the failure to be recorded.
+            self._pool.submit(self._fail_item, task, error)
 
-    def _complete_item(self, task: Task, written: RowCounts) -> None:
-        _log.info(
-            "%s completed: %d inserted, %d updated",
-            task.symbol,
-            written.inserted,
-            written.updated,
-        )
-        self._end(task)
+    def _complete_item(self, task: Task, rows: RowCounts) -> None:
+        _log.info("%s completed: %d inserted, %d updated", task.symbol, rows.inserted, rows.updated)
+        self._remove(task)
 
     def _fail_item(self, task: Task, exc: Exception) -> None:
         try:
             self._record(task, exc)
         finally:
-            self._end(task)
+            self._remove(task)
 
-    def _end(self, task: Task) -> None:
+    def _remove(self, task: Task) -> None:
         self._in_flight.remove(task)
         with self._lock:
             self._cancelled.discard(task)
         self._wake.set()
 
     def _on_step(self, task: Task, step: str) -> None:
-        """Remember the step an item has reached; Cancelled if its job should end here."""
+        """Note the step an item has reached. Raises Cancelled if its job was cancelled."""
         self._in_flight.set_step(task, step)
         with self._lock:
             cancelled = task in self._cancelled
@@ -217,8 +199,9 @@ class Worker:
             raise Cancelled(f"{task.symbol}: the job was cancelled")
 
     def _record(self, task: Task, exc: Exception) -> None:
-        """Snooze, retry or fail the item; what can't be written now is written before the next
-        claim, unless the lease has run out by then.
+        """Snooze, retry or fail the item.
+
+        If the database is unavailable, `_poll` tries again until the lease has expired.
         """
         cause = exc.__cause__ if isinstance(exc, StepFailed) and exc.__cause__ else exc
         try:
@@ -228,46 +211,46 @@ class Worker:
                 _log.info("%s", cause)
                 self._queue.discard(task)
             elif isinstance(cause, Snooze):
-                _log.info("%s waits %.0f s: %s", task.symbol, cause.seconds, cause)
+                _log.info("%s snoozed for %.0f s: %s", task.symbol, cause.seconds, cause)
                 self._queue.release(task, cause.seconds, str(cause))
             else:
-                self._fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
+                self._retry_or_fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
         except LeaseLost as lost:
             _log.warning("%s: %s", task.symbol, lost)
         except EnrichmentError as error:
-            _log.error("%s: outcome not recorded yet: %s", task.symbol, error)
+            _log.error("%s: failure not recorded yet: %s", task.symbol, error)
             with self._lock:
-                self._pending_outcomes.append((task, exc))
+                self._unrecorded.append((task, exc))
 
-    def _record_pending(self) -> None:
+    def _retry_unrecorded(self) -> None:
         with self._lock:
-            waiting, self._pending_outcomes = self._pending_outcomes, []
-        for task, exc in waiting:
+            unrecorded, self._unrecorded = self._unrecorded, []
+        for task, exc in unrecorded:
             self._record(task, exc)
 
-    def _fail(self, task: Task, failure: Failure, *, permanent: bool) -> None:
+    def _retry_or_fail(self, task: Task, failure: Failure, *, permanent: bool) -> None:
         last = permanent or task.retry_count >= self._max_retries
         delay = None if last else FIRST_RETRY_SECONDS * 2.0**task.retry_count
         _log.warning(
-            "%s failed at %s (%s), %s",
+            "%s failed in step %s (%s), %s",
             task.symbol,
             failure.step,
             failure.error,
-            "for good" if delay is None else f"again in {delay:.0f} s",
+            "no more retries" if delay is None else f"retry in {delay:.0f} s",
         )
         self._queue.fail(task, failure, delay)
 
-    def _beat_until_stopped(self) -> None:
-        alive, failed = time.monotonic(), 0
+    def _run_heartbeat(self) -> None:
+        last_success, failures = time.monotonic(), 0
         while not self._stopped.is_set():
             try:
                 self._beat()
-                alive, failed = time.monotonic(), 0
+                last_success, failures = time.monotonic(), 0
             except EnrichmentError as exc:
                 _log.error("heartbeat failed: %s", exc)
-                failed += 1
-                if failed > 1 and time.monotonic() - alive > self._timing.lease:
-                    _log.critical("no heartbeat for a whole lease: this worker stops itself")
+                failures += 1
+                if failures > 1 and time.monotonic() - last_success > self._timing.lease:
+                    _log.critical("no heartbeat for longer than the lease: stopping this worker")
                     self.stop()
             self._stopped.wait(self._timing.heartbeat)
 
@@ -278,31 +261,32 @@ class Worker:
         cancelled = self._heartbeat_queue.renew(steps)
         with self._lock:
             self._cancelled = cancelled & self._in_flight.steps().keys()
-        self._publish_heartbeat()
+        blocked = self._blocked_reason()
+        self._registry.beat(busy=self._in_flight.busy, state=self._state(blocked), note=blocked)
         if self._heartbeat_queue.reclaim_expired(self._max_retries):
             self._wake.set()
         self._heartbeat_queue.close_finished_jobs()
 
-    def _publish_heartbeat(self) -> None:
-        note = self._blocked_reason()
-        state = "draining" if self._stopping.is_set() else "waiting" if note else "running"
-        self._registry.beat(busy=self._in_flight.busy, state=state, note=note)
+    def _state(self, blocked: str | None) -> WorkerState:
+        if self._stopping.is_set():
+            return WorkerState.DRAINING
+        return WorkerState.WAITING if blocked else WorkerState.RUNNING
 
     def _drain(self) -> bool:
-        """Give back what has not begun, let the rest finish for a while, then give that back too,
-        attempts unchanged.
+        """Release the items that have not started, wait for the running ones, release the rest.
+
+        Released items keep their retry counts.
         """
         try:
             for task in self._in_flight.evict_unstarted(0.0):
                 self._queue.release(task)
-            hanging = self._in_flight.wait_until_empty(self._timing.drain)
-            for task in hanging:
+            for task in self._in_flight.wait_until_empty(self._timing.drain):
                 self._queue.release(task)
-                _log.warning("%s given back unfinished", task.symbol)
+                _log.warning("%s released unfinished", task.symbol)
             self._queue.close_finished_jobs()
-            self._registry.beat(busy=0, state="stopped")
+            self._registry.beat(busy=0, state=WorkerState.STOPPED)
         except EnrichmentError as exc:
-            _log.error("stopped without saying so, the leases at hand will run out: %s", exc)
+            _log.error("items not released, their leases will expire: %s", exc)
         return not self._in_flight.steps()
 
 
@@ -310,7 +294,7 @@ def _failure(exc: Exception, cause: BaseException) -> Failure:
     step = exc if isinstance(exc, StepFailed) else StepFailed("run", None, 0.0)
     message = " ".join(str(cause).split()) or type(cause).__name__
     return Failure(
-        type(cause).__name__, message[:1000], step.step, step.timeframe, step.duration_ms
+        type(cause).__name__, message[:MAX_ERROR_CHARS], step.step, step.timeframe, step.duration_ms
     )
 
 

@@ -1,1 +1,1 @@
-"""The composition root: the only place where objects are built and wired. Entry points call it."""
+"""The composition root: builds and connects all objects, for the entry points."""

@@ -1,8 +1,8 @@
-"""Building what judges and delivers alerts, for the workers and the API."""
+"""Builds the alert service and its channels, for the workers and the API."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,34 +27,34 @@ PROTECTION = VendorProtection(
 
 
 def load_rules(settings: Settings) -> tuple[Rule, ...]:
-    """The default rules and those of ALERT_RULES_FILE, or of `alerts.toml` in ENRICHMENT_HOME."""
+    """The default rules, and those of ALERT_RULES_FILE or of `alerts.toml` in ENRICHMENT_HOME."""
     return rules.load(rules_file(settings))
 
 
 def rules_file(settings: Settings) -> Path | None:
-    """The file of the user's own rules; None where there is none."""
+    """The file with the user's rules, or None."""
     if settings.alert_rules_file is not None:
         return settings.alert_rules_file
-    usual = settings.enrichment_home / "alerts.toml"
-    return usual if usual.exists() else None
+    default = settings.enrichment_home / "alerts.toml"
+    return default if default.exists() else None
 
 
 def build_channels(
     settings: Settings, manager: ResilienceManager, *, protection: VendorProtection = PROTECTION
 ) -> dict[str, Channel]:
-    """The channels that are set up, by name, each behind its own resilience patterns."""
-    found: dict[str, Channel] = {}
+    """The configured channels by name, each with its own resilience patterns."""
+    built: dict[str, Channel] = {}
 
     def add(name: str, url: str, payload: Payload, setting: str) -> None:
         guard = VendorGuard(manager, name, per_minute=None, protection=protection)
         client = HttpClient(
             url, call=guard, timeouts=guard.protection.timeouts, key_setting=setting, pool_size=2
         )
-        found[name] = Channel(client, url, payload)
+        built[name] = Channel(client, url, payload)
 
     if settings.alert_webhook_url is not None:
         url = settings.alert_webhook_url.get_secret_value()
-        if _speaks_slack(settings.alert_webhook_format, url):
+        if _is_slack(settings.alert_webhook_format, url):
             add("slack", url, channels.slack, "ALERT_WEBHOOK_URL")
         else:
             add("webhook", url, channels.generic, "ALERT_WEBHOOK_URL")
@@ -65,16 +65,16 @@ def build_channels(
             channels.pagerduty(settings.pagerduty_routing_key.get_secret_value()),
             "PAGERDUTY_ROUTING_KEY",
         )
-    return found
+    return built
 
 
 def read_inputs(reader: ReadModels) -> Callable[[], AlertInputs]:
-    """What reads the figures that rules speak of."""
+    """A function that reads what the rules are evaluated on."""
 
     def read() -> AlertInputs:
         night = reader.night()
-        judged = health.assess(night, with_alerts=False)
-        return AlertInputs(reader.overview(), night, judged, reader.monitoring.sample())
+        status = health.assess(night, with_alerts=False)
+        return AlertInputs(reader.overview(), night, status, reader.monitoring.sample())
 
     return read
 
@@ -89,19 +89,28 @@ def build_alert_service(
     rules: tuple[Rule, ...] | None = None,
     protection: VendorProtection = PROTECTION,
 ) -> AlertService:
-    """What evaluates and delivers; rules: those in force, if they have been read already."""
-    chosen: Mapping[str, Channel] = build_channels(settings, manager, protection=protection)
+    """The service that evaluates rules and delivers alerts.
+
+    Args:
+        settings: of the channels and the rules file.
+        reader: what the rules are evaluated on.
+        manager: holds the channels' resilience patterns.
+        evaluator: name under which this process claims evaluations.
+        interval: seconds since the last evaluation by any process before this one evaluates.
+        rules: None to load them.
+        protection: of the channels.
+    """
     return AlertService(
         reader.alerts,
         read_inputs(reader),
         load_rules(settings) if rules is None else rules,
-        chosen,
+        build_channels(settings, manager, protection=protection),
         evaluator=evaluator,
         interval=interval,
     )
 
 
-def _speaks_slack(wanted: str, url: str) -> bool:
-    if wanted == "auto":
+def _is_slack(payload_format: str, url: str) -> bool:
+    if payload_format == "auto":
         return urlsplit(url).hostname == channels.SLACK_HOST
-    return wanted == "slack"
+    return payload_format == "slack"

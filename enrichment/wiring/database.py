@@ -1,4 +1,4 @@
-"""The only place where objects are built and wired. Entry points call it; nothing else does."""
+"""Opens the databases and builds what reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def embedded_server(settings: Settings) -> Iterator[EmbeddedPostgres | None]:
-    """The embedded server, running for as long as the block; None if another database is set."""
+    """The embedded server, running during the block; None if DATABASE_URL is set."""
     if settings.database_url is not None:
         yield None
         return
@@ -45,9 +45,9 @@ def database_url(settings: Settings) -> Iterator[str]:
 def open_database(
     settings: Settings, *, pool_size: int = 2, application: str = "enrichment"
 ) -> Iterator[Database]:
-    """A pool on a database whose schema is current.
+    """A connection pool on a database whose schema is current.
 
-    The embedded server's schema is brought up to date here; a server of the user's own only by
+    The schema of the embedded server is upgraded here, that of DATABASE_URL only by
     'enrichment db upgrade'.
     """
     from enrichment.warehouse.schema_version import is_current, require_current
@@ -65,22 +65,22 @@ def open_database(
 
 @contextmanager
 def open_reading_database(settings: Settings, *, timeout_seconds: float) -> Iterator[Database]:
-    """A small pool on which nothing can be written and no query outlasts the timeout."""
+    """A read-only connection for notebooks. timeout_seconds: of each query."""
     from enrichment.warehouse.schema_version import require_current
 
     with database_url(settings) as url, closing(Database(url, pool_size=1)) as db:
         require_current(db, feature_columns())
         with open_reader(
             db, pool_size=1, application="enrichment-notebook", timeout_seconds=timeout_seconds
-        ) as reader_role:
-            yield reader_role
+        ) as reader:
+            yield reader
 
 
 @contextmanager
 def open_reader(
     db: Database, *, pool_size: int, application: str, timeout_seconds: float
 ) -> Iterator[Database]:
-    """A pool on the same database with the rights of the role that only reads."""
+    """A read-only pool on the same database, with the rights of the reader role."""
     from enrichment.warehouse import reader_role
 
     url = db.url.render_as_string(hide_password=False)
@@ -99,20 +99,21 @@ def open_reader(
 
 
 def upgrade_schema(db: Database) -> None:
-    """Bring the schema to this version."""
+    """Migrate the schema to the current version."""
     from enrichment.warehouse.schema import migrate
 
     migrate(db, feature_columns())
 
 
 def feature_columns() -> dict[str, str]:
-    """Feature name → 'number' or 'label'."""
+    """Feature name → 'number' or 'label', its kind of column."""
     from enrichment.pipeline.features import FEATURES
 
     return {name: feature.kind for name, feature in FEATURES.items()}
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:
+    """The queries of API, dashboard, CLI and notebooks."""
     return ReadModels(
         db,
         hour=settings.enrichment_hour,

@@ -1,4 +1,4 @@
-"""Building what enriches: on the worker's own threads, or in the processes of a Dask cluster."""
+"""Builds what enriches items: on the worker's threads or in the processes of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import RowCounts
-from enrichment.engine.worker import BlockedReason, Enrich, Prepare
+from enrichment.engine.ports import BlockedReason, Enrich, Prepare
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database, DatabaseClock
@@ -31,7 +31,7 @@ from resilience import ResilienceManager, init_resilience_manager
 
 @dataclass(frozen=True)
 class ItemExecutor:
-    """Where a worker's items are enriched; the fields are `Worker`'s arguments of these names."""
+    """Where a worker's items are enriched; the fields are arguments of `engine.worker.Worker`."""
 
     enrich: Enrich
     prepare: Prepare | None
@@ -40,27 +40,30 @@ class ItemExecutor:
 
 @dataclass(frozen=True)
 class ResilienceContext:
-    """The resilience of one process, published as one worker's, and the limits of all."""
+    """The resilience patterns of one process and the rate limits that all processes share."""
 
     manager: ResilienceManager
     shared_limits: SharedLimits
 
 
 def process_name() -> str:
-    """A name of this process that no other has had."""
+    """A unique name of this process: host, process id and a random suffix."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
 @contextmanager
 def open_resilience(db: Database, worker_id: str) -> Iterator[ResilienceContext]:
-    """On a pool of their own, so that what they say never waits for the bars."""
+    """Resilience patterns whose status is published as `worker_id`'s.
+
+    They have a connection pool of their own, so that publishing never waits for bars to be stored.
+    """
     url = db.url.render_as_string(hide_password=False)
     application = "enrichment-resilience"
     pool = Database(url, pool_size=2, application=application, statement_timeout_ms=2000)
-    with closing(pool) as shared:
-        store = ResilienceStore(shared, worker_id)
+    with closing(pool):
+        store = ResilienceStore(pool, worker_id)
         yield ResilienceContext(
-            init_resilience_manager(publisher=store, commands=store), SharedLimits(shared)
+            init_resilience_manager(publisher=store, commands=store), SharedLimits(pool)
         )
 
 
@@ -71,42 +74,44 @@ def open_executor(
     resilience: ResilienceContext,
     protection: VendorProtection | None,
 ) -> Iterator[ItemExecutor]:
-    """As the settings say. protection: how vendors are protected."""
+    """The executor that ENRICHMENT_EXECUTOR names. protection: None for the defaults."""
     if settings.dask_scheduler is not None:
-        with _needing_dask():
+        with _dask_required():
             from enrichment.engine.dask_client import DaskExecutor
-        opened = partial(open_dask_pipeline, _portable_settings(settings, db), protection)
-        with DaskExecutor(settings.dask_scheduler, opened) as dask_client:
-            yield ItemExecutor(dask_client.enrich, None, dask_client.blocked_reason)
+        open_pipeline = partial(open_dask_pipeline, _portable_settings(settings, db), protection)
+        with DaskExecutor(settings.dask_scheduler, open_pipeline) as dask:
+            yield ItemExecutor(dask.enrich, None, dask.blocked_reason)
         return
-    with _pipeline(settings, db, resilience, protection) as pipeline:
+    with _open_pipeline(settings, db, resilience, protection) as pipeline:
         yield ItemExecutor(pipeline.enrich, pipeline.prepare_batch, lambda: None)
 
 
 def check_cluster(settings: Settings, address: str) -> str:
-    """For `enrichment doctor`: what the cluster is made of; ConfigurationError: what to mend."""
-    with _needing_dask():
+    """A description of the Dask cluster. Raises ConfigurationError if it can't run tasks."""
+    with _dask_required():
         from enrichment.engine import dask_client
     with open_database(settings, application="enrichment-doctor") as db:
-        return dask_client.check_cluster(address, partial(_reach, _portable_settings(settings, db)))
+        probe = partial(_probe_database, _portable_settings(settings, db))
+        return dask_client.check_cluster(address, probe)
 
 
 @contextmanager
 def open_dask_pipeline(
     settings: Settings, protection: VendorProtection | None, threads: int
 ) -> Iterator[Enrich]:
-    """In a Dask worker's process: all that enriches, for so many threads."""
+    """In a Dask worker's process: a pipeline for this many threads."""
     with (
         open_database(settings, pool_size=threads + 2, application="enrichment-dask") as db,
-        open_resilience(db, f"dask:{process_name()}") as found,
-        closing(found.manager),
-        _pipeline(settings, db, found, protection) as pipeline,
+        open_resilience(db, f"dask:{process_name()}") as resilience,
+        closing(resilience.manager),
+        _open_pipeline(settings, db, resilience, protection) as pipeline,
     ):
         yield pipeline.enrich
 
 
 @contextmanager
-def _needing_dask() -> Iterator[None]:
+def _dask_required() -> Iterator[None]:
+    """ConfigurationError if an import in the block fails because Dask is not installed."""
     try:
         yield
     except ModuleNotFoundError as exc:
@@ -117,31 +122,34 @@ def _needing_dask() -> Iterator[None]:
 
 
 def _portable_settings(settings: Settings, db: Database) -> Settings:
-    """What travels: the settings with the address of the database in use."""
+    """The settings to pickle, with the address of the database in use."""
     url = SecretStr(db.url.render_as_string(hide_password=False))
     return settings.model_copy(update={"database_url": url})
 
 
-def _reach(settings: Settings) -> None:
+def _probe_database(settings: Settings) -> None:
     """In a Dask worker's process: DatabaseUnavailable unless the database answers there."""
     with open_database(settings, pool_size=1, application="enrichment-doctor"):
         pass
 
 
 @contextmanager
-def _pipeline(
-    settings: Settings, db: Database, found: ResilienceContext, protection: VendorProtection | None
+def _open_pipeline(
+    settings: Settings,
+    db: Database,
+    resilience: ResilienceContext,
+    protection: VendorProtection | None,
 ) -> Iterator[EnrichmentPipeline[Future[RowCounts]]]:
-    source = build_providers(
+    providers = build_providers(
         settings,
-        found.manager,
-        shared=found.shared_limits,
+        resilience.manager,
+        shared=resilience.shared_limits,
         protection=protection,
         paused=ProviderPauses(db),
     )
     with BatchWriter(Warehouse(db)) as warehouse:
         yield EnrichmentPipeline(
-            source,
+            providers,
             warehouse,
             history_days=settings.history_days,
             now=DatabaseClock(db),

@@ -1,4 +1,4 @@
-"""Building a worker's process: its queue, scheduler, executor, resilience and alerts."""
+"""Builds a worker process: queue, scheduler, executor, resilience and alerts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def build_scheduler(
     settings: Settings, db: Database, *, worker_id: str | None = None
 ) -> EnrichmentScheduler:
-    """The nightly clock and the Python interface; worker_id: whose tick is recorded."""
+    """The scheduler with its Python API. worker_id: whose ticks are recorded; None records none."""
     from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
     from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
     from enrichment.warehouse.queue.workers import WorkerRegistry
@@ -53,7 +53,7 @@ def build_scheduler(
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """Everything that runs in a worker's process."""
+    """The threads of a worker process."""
 
     worker: Worker
     scheduler: EnrichmentScheduler
@@ -62,7 +62,7 @@ class WorkerProcess:
     alerts: AlertService
 
     def run(self) -> bool:
-        """Work until `stop()`; False if items were still hanging when they were given back."""
+        """Work until `stop()`. Returns False if items were still running when released."""
         from enrichment.services.alerts.service import STARTUP_DELAY_SECONDS
 
         self.listener.start()
@@ -77,6 +77,7 @@ class WorkerProcess:
             self.resilience.close()
 
     def stop(self) -> None:
+        """Stop claiming items; `run` then drains and returns."""
         self.worker.stop()
 
 
@@ -87,45 +88,47 @@ def open_worker_process(
     protection: VendorProtection | None = None,
     timing: WorkerTiming | None = None,
 ) -> Iterator[WorkerProcess]:
-    """A worker with its clock, its listener and its vendors; protection, pace: their defaults."""
+    """A worker process that is ready to run. protection, timing: None for the defaults."""
     from enrichment.engine.cpu_affinity import use_few_arenas
     from enrichment.engine.worker import Worker, WorkerTiming
     from enrichment.services.alerts.service import WORKER_SECONDS
     from enrichment.warehouse.queue.jobs import JobQueue
     from enrichment.warehouse.queue.notify import JobListener
     from enrichment.warehouse.queue.workers import WorkerRegistry
-    from enrichment.wiring import alerts as alerting
     from enrichment.wiring import execution
+    from enrichment.wiring.alerts import build_alert_service, load_rules
 
     use_few_arenas()
-    rules = alerting.load_rules(settings)
+    rules = load_rules(settings)
     threads, lease = settings.max_concurrent_symbols, (timing or WorkerTiming()).lease
     worker_id = execution.process_name()
     with (
         open_database(settings, pool_size=threads + 3, application="enrichment-worker") as db,
-        ExitStack() as ending,
+        ExitStack() as stack,
     ):
         url = db.url.render_as_string(hide_password=False)
 
         def pool(name: str, size: int, timeout_ms: int = 0) -> Database:
             application = f"enrichment-{name}"
-            opened = Database(
+            database = Database(
                 url, pool_size=size, application=application, statement_timeout_ms=timeout_ms
             )
-            return ending.enter_context(closing(opened))
+            return stack.enter_context(closing(database))
 
-        heart, watch = pool("heartbeat", 1), pool("alerts", 2, 10_000)
-        registry = WorkerRegistry(heart, worker_id)
+        heartbeat_db, alerts_db = pool("heartbeat", 1), pool("alerts", 2, 10_000)
+        registry = WorkerRegistry(heartbeat_db, worker_id)
         registry.register(
             host=socket.gethostname(), pid=os.getpid(), version=__version__, threads=threads
         )
-        patterns = ending.enter_context(execution.open_resilience(db, worker_id))
-        executor = ending.enter_context(execution.open_executor(settings, db, patterns, protection))
+        resilience = stack.enter_context(execution.open_resilience(db, worker_id))
+        executor = stack.enter_context(
+            execution.open_executor(settings, db, resilience, protection)
+        )
         worker = Worker(
             executor.enrich,
             JobQueue(db, lease_seconds=lease),
             registry,
-            heartbeat_queue=JobQueue(heart, lease_seconds=lease),
+            heartbeat_queue=JobQueue(heartbeat_db, lease_seconds=lease),
             threads=threads,
             max_retries=settings.max_retries,
             timing=timing,
@@ -136,11 +139,11 @@ def open_worker_process(
             worker,
             build_scheduler(settings, db, worker_id=worker_id),
             JobListener(db, worker.wake),
-            patterns.manager,
-            alerting.build_alert_service(
+            resilience.manager,
+            build_alert_service(
                 settings,
-                build_read_models(watch, settings),
-                patterns.manager,
+                build_read_models(alerts_db, settings),
+                resilience.manager,
                 evaluator=worker_id,
                 interval=WORKER_SECONDS,
                 rules=rules,

@@ -25,7 +25,8 @@ from sqlalchemy import text
 from api.application import create_app
 from enrichment.config import Settings
 from enrichment.domain.model import RowCounts, Task
-from enrichment.engine.worker import Enrich, Worker, WorkerTiming
+from enrichment.engine.ports import Enrich
+from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres

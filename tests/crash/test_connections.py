@@ -62,7 +62,7 @@ def test_used_up_connections_are_waited_for(
     heart.ping()  # a worker's heartbeat has its connection from the start
     crowd = [others.engine.connect() for _ in range(LIMIT - 1)]
     with caplog.at_level("INFO"), bare_worker(work, heart, stage.vendor, NOW, threads=5, lease=2.0):
-        until(lambda: "no new work for now" in caplog.text, "it says so")
+        until(lambda: "can't claim items" in caplog.text, "it says so")
         assert "raise its limit of connections" in caplog.text
         assert stage.rows("SELECT DISTINCT status FROM enrichment_job_items") == [("pending",)]
         for connection in crowd[: LIMIT // 2]:  # half of them: fewer than the worker has threads

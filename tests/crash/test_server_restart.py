@@ -80,7 +80,7 @@ def test_worker_and_api_live_through_it(
             own_server.stop_at_once()
             until(lambda: status(f"{address}/readyz") == 503, "the API reports it")
             assert status(f"{address}/livez") == 200
-            until(lambda: "no new work for now" in caplog.text, "the worker reports it")
+            until(lambda: "can't claim items" in caplog.text, "the worker reports it")
             assert own_server.postgres.revive()
             until(lambda: status(f"{address}/readyz") == 200, "the API is ready again")
             assert status(f"{address}/livez") == 200

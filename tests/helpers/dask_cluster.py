@@ -1,4 +1,4 @@
-"""What the tests of a Dask cluster share: a vendor that holds answers back, workers, schedulers."""
+"""For tests of a Dask cluster: a vendor that can hold responses, workers and clusters."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from enrichment.wiring.worker import WorkerProcess, open_worker_process
 from tests.helpers.waiting import in_thread
 
 LEASE = 1.0
-PACE = WorkerTiming(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
+TIMING = WorkerTiming(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
 
 
 @dataclass
 class Gate:
-    """Stands before a vendor, counts who is asked for, and holds back answers."""
+    """Counts a vendor's requests by symbol and holds responses on demand."""
 
-    asked: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
     _held: defaultdict[str, list[threading.Event]] = field(
         default_factory=lambda: defaultdict(list)
     )
 
     def hold(self, *symbols: str) -> None:
-        """The next answer of each stays away until `release`."""
+        """Hold the next response for each symbol until `release`."""
         for symbol in symbols:
             self._held[symbol].append(threading.Event())
 
     def release(self, *symbols: str) -> None:
-        """What is held of these goes out; of all where none is named."""
+        """Send the held responses for these symbols, or for all if none is given."""
         for symbol in symbols or tuple(self._held):
             for event in self._held[symbol]:
                 event.set()
 
     def __call__(self) -> None:
-        """As Flask's before_request."""
+        """Flask's before_request hook."""
         _, ticker, rest = request.path.partition("/ticker/")
         if ticker:
             symbol = rest.partition("/")[0]
-            self.asked[symbol] += 1
-            number = self.asked[symbol] - 1
+            number = self.requests[symbol]
+            self.requests[symbol] += 1
             if number < len(self._held[symbol]):
                 self._held[symbol][number].wait(60)
 
@@ -65,44 +65,43 @@ class Vendor:
     gate: Gate
 
 
-def settings_of(db: Database, vendor: Vendor, executor: str, **others: Any) -> Settings:
-    chosen = {
+def settings_of(db: Database, vendor: Vendor, executor: str, **options: Any) -> Settings:
+    defaults = {
         "enrichment_sandbox_port": urlsplit(vendor.address).port,
         "enable_daily_enrichment": False,
         "history_days": 30,
         "providers_crypto": ("polygon",),
         "max_concurrent_symbols": 6,
-        **others,
     }
     return Settings(
         _env_file=None,
         database_url=SecretStr(db.url.render_as_string(hide_password=False)),
         enrichment_executor=executor,
-        **chosen,
+        **{**defaults, **options},
     )
 
 
 @contextmanager
 def working(
-    settings: Settings, *, pace: WorkerTiming = PACE, protection: VendorProtection | None = None
+    settings: Settings, *, timing: WorkerTiming = TIMING, protection: VendorProtection | None = None
 ) -> Iterator[WorkerProcess]:
     with (
-        open_worker_process(settings, timing=pace, protection=protection) as process,
+        open_worker_process(settings, timing=timing, protection=protection) as process,
         in_thread(process),
     ):
         yield process
 
 
 def work_until_killed(settings: Settings) -> None:
-    """A worker as a process of its own."""
-    with open_worker_process(settings, timing=PACE) as process:
+    """Run a worker; in a process of its own."""
+    with open_worker_process(settings, timing=TIMING) as process:
         process.run()
 
 
 def running_on(client: Client) -> dict[str, list[str]]:
-    """Dask worker → keys of what its threads run."""
-    found: dict[str, list[str]] = client.run(_active)
-    return found
+    """Dask worker → keys of its running tasks."""
+    keys: dict[str, list[str]] = client.run(_active)
+    return keys
 
 
 def _active(dask_worker: Any) -> list[str]:
@@ -111,7 +110,7 @@ def _active(dask_worker: Any) -> list[str]:
 
 @contextmanager
 def cluster_on(port: int, **environment: str) -> Iterator[None]:
-    """A scheduler on this port and one Dask worker with two threads, killed together in the end."""
+    """A scheduler on this port with a Dask worker of two threads, killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", _CLUSTER, str(port)],
         env={**os.environ, **environment},

@@ -1,10 +1,8 @@
-"""The patterns across processes: one quota for all, statuses and commands through Postgres."""
+"""Resilience patterns across processes: shared quotas, statuses and commands in Postgres."""
 
 from __future__ import annotations
 
 import multiprocessing
-import threading
-from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
@@ -16,12 +14,13 @@ from enrichment.warehouse.read_models.dto import PatternStatus
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
 from resilience import RateLimited, RateLimiter, ResilienceManager, init_resilience_manager
+from tests.helpers.waiting import until
 
 NAME = "polygon_api"
 
 
 def reserve_ten(url: str, results: multiprocessing.Queue[int]) -> None:
-    """In a process of its own: ask ten times for a permit at once."""
+    """In a process of its own: make ten reservations that may not wait."""
     db = Database(url, pool_size=1)
     limits = SharedLimits(db)
     answers = [limits.reserve(NAME, 1, 5, 60.0, 5, True, 0.0) for _ in range(10)]
@@ -33,32 +32,24 @@ def reader(db: Database) -> ReadModels:
     return ReadModels(db, hour=1, minute=30, enabled=True)
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    waiting = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return True
-        waiting.wait(0.05)
-    return condition()
-
-
 def manager_of(db: Database, worker: str) -> ResilienceManager:
     store = ResilienceStore(db, worker)
     return init_resilience_manager(publisher=store, commands=store)
 
 
-def shown(db: Database, worker: str, kind: str = "circuit_breaker") -> PatternStatus | None:
-    found = [p for p in reader(db).resilience() if p.worker_id == worker and p.kind == kind]
-    return found[0] if found else None
+def published(db: Database, worker: str) -> PatternStatus | None:
+    """The status of the worker's only pattern."""
+    patterns = [p for p in reader(db).resilience() if p.worker_id == worker]
+    return patterns[0] if patterns else None
 
 
 def state(db: Database, worker: str) -> str | None:
-    pattern = shown(db, worker)
+    pattern = published(db, worker)
     return None if pattern is None else pattern.state
 
 
 def fail() -> None:
-    raise OSError("the vendor is away")
+    raise OSError("the vendor is down")
 
 
 def test_four_processes_share_a_quota_of_five_a_minute(db: Database, db_url: str) -> None:
@@ -76,15 +67,15 @@ def test_four_processes_share_a_quota_of_five_a_minute(db: Database, db_url: str
     assert sum(granted) == 5
 
 
-def test_reservations_queue_up_and_too_long_a_wait_reserves_nothing(db: Database) -> None:
+def test_reservations_wait_in_order_and_too_long_a_wait_reserves_nothing(db: Database) -> None:
     limits = SharedLimits(db)
     waits = [limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait for _ in range(5)]
     assert waits[:2] == [0.0, 0.0]
     for wait, expected in zip(waits[2:], (1.0, 2.0, 3.0), strict=True):
         assert expected - 0.5 < wait <= expected
-    refused = limits.reserve("steady", 1, 60, 60.0, 2, False, 0.5)
-    assert not refused.granted
-    assert 3.0 < refused.wait <= 4.0
+    rejected = limits.reserve("steady", 1, 60, 60.0, 2, False, 0.5)
+    assert not rejected.granted
+    assert 3.0 < rejected.wait <= 4.0
     assert limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait <= 4.0
 
 
@@ -96,14 +87,14 @@ def test_strict_permits_of_any_interval_never_exceed_the_rate(db: Database) -> N
     assert all(119.0 < wait <= 120.0 for wait in waits[6:9])
 
 
-def test_without_its_store_a_limiter_goes_on_alone_and_says_so() -> None:
-    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    limiter = RateLimiter("alone", 5, 60, 5, strict=True, shared=SharedLimits(gone))
+def test_without_its_store_a_limiter_is_degraded_to_its_local_limit() -> None:
+    unreachable = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    limiter = RateLimiter("alone", 5, 60, 5, strict=True, shared=SharedLimits(unreachable))
     assert [limiter.allow_request() for _ in range(7)] == [True] * 5 + [False] * 2
     assert limiter.status().as_dict()["shared"] == "degraded"
 
 
-def test_a_shared_limiter_names_the_wait(db: Database) -> None:
+def test_a_shared_limiter_rejects_with_the_wait(db: Database) -> None:
     limiter = RateLimiter("named", 5, 60, 5, strict=True, shared=SharedLimits(db))
     for _ in range(5):
         limiter.acquire(timeout=0)
@@ -117,52 +108,52 @@ def test_a_shared_limiter_names_the_wait(db: Database) -> None:
 def test_statuses_and_transitions_are_published_in_order(db: Database) -> None:
     manager = manager_of(db, "w1")
     breaker = manager.register_circuit_breaker(NAME, minimum_calls=2, window_size=2)
-    assert until(lambda: state(db, "w1") == "closed")
+    until(lambda: state(db, "w1") == "closed")
     for _ in range(2):
-        with pytest.raises(OSError, match="away"):
+        with pytest.raises(OSError, match="down"):
             breaker.execute(fail)
-    assert until(lambda: state(db, "w1") == "open")
+    until(lambda: state(db, "w1") == "open")
     breaker.reset()
-    assert until(lambda: state(db, "w1") == "closed")
+    until(lambda: state(db, "w1") == "closed")
     manager.close()
     changes = [(t.from_state, t.to_state) for t in reversed(reader(db).transitions())]
     assert changes == [("closed", "open"), ("open", "closed")]
-    pattern = shown(db, "w1")
+    pattern = published(db, "w1")
     assert pattern is not None
     fields = {"name", "state", "failure_count", "success_count", "failure_rate", "opened_at"}
     assert fields <= set(pattern.status)
 
 
-def test_an_old_row_is_stale_never_closed(db: Database) -> None:
+def test_an_old_row_is_stale(db: Database) -> None:
     manager = manager_of(db, "w1")
     manager.register_circuit_breaker(NAME)
-    assert until(lambda: shown(db, "w1") is not None)
+    until(lambda: published(db, "w1") is not None)
     manager.close()
-    pattern = shown(db, "w1")
+    pattern = published(db, "w1")
     assert pattern is not None
     assert not pattern.stale
     with db.begin() as conn:
         conn.execute(text("UPDATE resilience_state SET updated_at = now() - interval '16 s'"))
-    pattern = shown(db, "w1")
+    pattern = published(db, "w1")
     assert pattern is not None
     assert pattern.stale
     assert pattern.age_seconds > 15
 
 
-def test_an_override_reaches_every_worker_and_outlives_restarts(db: Database) -> None:
+def test_an_override_reaches_every_worker_and_survives_restarts(db: Database) -> None:
     first, second = manager_of(db, "w1"), manager_of(db, "w2")
     breakers = [m.register_circuit_breaker(NAME) for m in (first, second)]
-    assert until(lambda: state(db, "w2") == "closed")
+    until(lambda: state(db, "w2") == "closed")
     commands = Commands(db)
     commands.override_breaker(NAME, "force_open", actor="test", reason="vendor maintenance")
-    assert until(lambda: all(b.status().state == "open" for b in breakers), 2.0)
+    until(lambda: all(b.status().state == "open" for b in breakers), seconds=2.0)
     first.close()
     second.close()
     restarted = manager_of(db, "w3")
     breaker = restarted.register_circuit_breaker(NAME)
-    assert until(lambda: breaker.status().state == "open", 2.0)
+    until(lambda: breaker.status().state == "open", seconds=2.0)
     commands.override_breaker(NAME, "reset", actor="test")
-    assert until(lambda: breaker.status().state == "closed", 2.0)
+    until(lambda: breaker.status().state == "closed", seconds=2.0)
     restarted.close()
     with db.begin() as conn:
         audited = conn.execute(
@@ -174,7 +165,7 @@ def test_an_override_reaches_every_worker_and_outlives_restarts(db: Database) ->
     ]
 
 
-def test_an_override_of_the_unknown_says_what_is_known(db: Database) -> None:
+def test_an_invalid_override_lists_what_is_allowed(db: Database) -> None:
     commands = Commands(db)
     with pytest.raises(InvalidRequest, match="no worker has run"):
         commands.override_breaker("nasdaq_api", "reset", actor="test")
@@ -182,9 +173,9 @@ def test_an_override_of_the_unknown_says_what_is_known(db: Database) -> None:
         commands.override_breaker(NAME, "explode", actor="test")
 
 
-def test_a_publisher_without_a_database_harms_no_call() -> None:
-    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    manager = manager_of(gone, "w1")
+def test_a_publisher_without_a_database_does_not_affect_calls() -> None:
+    unreachable = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    manager = manager_of(unreachable, "w1")
     breaker = manager.register_circuit_breaker(NAME)
     assert breaker.execute(len, "abc") == 3
     manager.close()

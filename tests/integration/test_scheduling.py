@@ -1,4 +1,4 @@
-"""The nightly clock: one job per UTC date, whatever the hosts' zones, outages and rivals do."""
+"""The scheduler creates one nightly job per UTC date, whatever the time zone, outage or number."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def nights(db: Database) -> list[tuple[date, str]]:
         return [(row.slot_date, row.kind) for row in rows]
 
 
-def unsynced(url: str) -> str:
-    """The address for a session that need not wait for the disk."""
+def async_commit(url: str) -> str:
+    """The database's address with asynchronous commits, which are faster."""
     return f"{url}{'&' if '?' in url else '?'}options=-c%20synchronous_commit%3Doff"
 
 
 def finish_all(db: Database) -> None:
-    """Run whatever is queued to its end."""
+    """Complete all queued items and close their jobs."""
     queue = JobQueue(db)
     for task in queue.claim("w", 100):
         with db.begin() as conn:
@@ -95,33 +95,33 @@ def finish_all(db: Database) -> None:
     queue.close_finished_jobs()
 
 
-def test_eight_schedulers_open_two_hundred_slots_once_each(db: Database, db_url: str) -> None:
+def test_eight_schedulers_create_each_of_200_nightly_jobs_once(db: Database, db_url: str) -> None:
     track_for_years(db, "AAPL", "MSFT")
-    together = threading.Barrier(SCHEDULERS)
+    barrier = threading.Barrier(SCHEDULERS)
     opened: list[UUID] = []
-    failed: list[Exception] = []
+    errors: list[Exception] = []
 
-    def offer() -> None:
-        own = Database(unsynced(db_url), pool_size=1)
-        slots = nightly(own)
+    def tick_every_night() -> None:
+        database = Database(async_commit(db_url), pool_size=1)
+        slots = nightly(database)
         try:
             for n in range(NIGHTS):
-                together.wait(60)
+                barrier.wait(60)
                 job_id = slots.open_due_job(FIRST_NIGHT + n * NIGHT)
                 if job_id is not None:
                     opened.append(job_id)
         except Exception as exc:
-            failed.append(exc)
-            together.abort()
+            errors.append(exc)
+            barrier.abort()
         finally:
-            own.close()
+            database.close()
 
-    threads = [threading.Thread(target=offer) for _ in range(SCHEDULERS)]
+    threads = [threading.Thread(target=tick_every_night) for _ in range(SCHEDULERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == []
+    assert errors == []
     assert len(set(opened)) == len(opened) == NIGHTS
     expected = [((FIRST_NIGHT + n * NIGHT).date(), "scheduled") for n in range(NIGHTS)]
     assert nights(db) == expected
@@ -142,32 +142,34 @@ def test_eight_schedulers_open_two_hundred_slots_once_each(db: Database, db_url:
         ("America/New_York", [-18000.0, -14400.0]),
     ],
 )
-def test_two_years_under_a_hosts_zone(
+def test_two_years_in_a_hosts_time_zone(
     db: Database, db_url: str, zone: str, offsets: list[float]
 ) -> None:
     track_for_years(db, "AAPL")
     done = subprocess.run(
-        [sys.executable, "-c", TICK_THROUGH_TWO_YEARS, unsynced(db_url), str(TWO_YEARS)],
+        [sys.executable, "-c", TICK_THROUGH_TWO_YEARS, async_commit(db_url), str(TWO_YEARS)],
         env={**os.environ, "TZ": zone},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["offsets"] == offsets  # the zone was in force, with both of its clocks
+    output = json.loads(done.stdout)
+    assert output["offsets"] == offsets  # the zone was in use, with both of its offsets
     slots = [FIRST_NIGHT + n * NIGHT for n in range(TWO_YEARS)]
-    assert [datetime.fromisoformat(at) for at in found["opened"]] == slots
+    assert [datetime.fromisoformat(at) for at in output["opened"]] == slots
     assert [night for night, _ in nights(db)] == [slot.date() for slot in slots]
 
 
-def test_five_days_down_give_one_run(db: Database) -> None:
+def test_after_five_days_of_outage_one_job_runs(db: Database) -> None:
     track_for_years(db, "AAPL")
     slots = nightly(db)
     assert slots.open_due_job(FIRST_NIGHT) is not None
     finish_all(db)
-    back = FIRST_NIGHT + 5 * NIGHT + timedelta(hours=3)
-    assert [slots.open_due_job(back + timedelta(seconds=30 * n)) for n in range(3)].count(None) == 2
+    restart = FIRST_NIGHT + 5 * NIGHT + timedelta(hours=3)
+    assert [slots.open_due_job(restart + timedelta(seconds=30 * n)) for n in range(3)].count(
+        None
+    ) == 2
     assert nights(db) == [
         (FIRST_NIGHT.date(), "scheduled"),
         ((FIRST_NIGHT + 5 * NIGHT).date(), "catchup"),
@@ -184,7 +186,9 @@ def test_five_days_down_give_one_run(db: Database) -> None:
         (timedelta(hours=20, seconds=1), None),
     ],
 )
-def test_how_late_a_start_may_be(db: Database, late: timedelta, kind: str | None) -> None:
+def test_a_late_start_is_a_catch_up_up_to_20_hours(
+    db: Database, late: timedelta, kind: str | None
+) -> None:
     track_for_years(db, "AAPL")
     slots = nightly(db)
     slots.open_due_job(FIRST_NIGHT + late)
@@ -192,7 +196,7 @@ def test_how_late_a_start_may_be(db: Database, late: timedelta, kind: str | None
     assert nights(db) == ([] if kind is None else [(FIRST_NIGHT.date(), kind)])
 
 
-def test_after_a_pause_over_several_slots_only_the_latest_runs(db: Database) -> None:
+def test_after_a_pause_over_several_nights_only_the_latest_runs(db: Database) -> None:
     commands = track_for_years(db, "AAPL")
     slots = nightly(db)
     commands.pause(actor="test")
@@ -205,7 +209,7 @@ def test_after_a_pause_over_several_slots_only_the_latest_runs(db: Database) -> 
     assert nights(db) == [((FIRST_NIGHT + 2 * NIGHT).date(), "catchup")]
 
 
-def test_a_pause_over_an_unbegun_night_leaves_one_run_too(db: Database) -> None:
+def test_a_pause_before_a_queued_job_starts_leaves_one_job_too(db: Database) -> None:
     commands = track_for_years(db, "AAPL", "MSFT")
     slots = nightly(db)
     slots.open_due_job(FIRST_NIGHT)
@@ -217,8 +221,8 @@ def test_a_pause_over_an_unbegun_night_leaves_one_run_too(db: Database) -> None:
     assert {task.job_id for task in JobQueue(db).claim("w", 5)} == {latest}
 
 
-class Alarms:
-    """A slot store whose tick and upkeep fail as told, counting how often each was called."""
+class FakeSlots:
+    """Counts the calls of each method; the failing ones raise."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing
@@ -226,13 +230,13 @@ class Alarms:
         self.changed = threading.Condition()
 
     def open_due_job(self, now: datetime | None = None) -> UUID | None:
-        self._called("open_due_job")
+        self._count("open_due_job")
         return None
 
     def maintain(self) -> None:
-        self._called("maintain")
+        self._count("maintain")
 
-    def _called(self, name: str) -> None:
+    def _count(self, name: str) -> None:
         with self.changed:
             self.calls[name] += 1
             self.changed.notify_all()
@@ -246,10 +250,14 @@ class Alarms:
             )
 
 
-def test_a_failing_callback_starves_nobody(db: Database) -> None:
+def test_a_failing_callback_does_not_stop_the_others(db: Database) -> None:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    ticked: Counter[Alarms] = Counter()
-    alarms = [Alarms("open_due_job"), Alarms("maintain"), Alarms("open_due_job", "maintain")]
+    ticked: Counter[FakeSlots] = Counter()
+    stores = [
+        FakeSlots("open_due_job"),
+        FakeSlots("maintain"),
+        FakeSlots("open_due_job", "maintain"),
+    ]
     schedulers = [
         EnrichmentScheduler(
             ScheduleSettings(),
@@ -260,17 +268,17 @@ def test_a_failing_callback_starves_nobody(db: Database) -> None:
             tick_seconds=1,
             maintenance_seconds=1,
         )
-        for slots in alarms
+        for slots in stores
     ]
     threads = [scheduler.start() for scheduler in schedulers]
     try:
-        assert [slots.until_each_was_called(3) for slots in alarms] == [True] * 3
+        assert [slots.until_each_was_called(3) for slots in stores] == [True] * 3
         assert all(thread.is_alive() for thread in threads)
     finally:
         for scheduler, thread in zip(schedulers, threads, strict=True):
             scheduler.stop()
             thread.join()
-    assert set(ticked) == {alarms[1]}  # only a tick that worked counts as one
+    assert set(ticked) == {stores[1]}  # only a successful tick is counted
 
 
 @pytest.fixture
@@ -279,12 +287,12 @@ def scheduler(db: Database) -> EnrichmentScheduler:
 
 
 def progress(db: Database, job_id: UUID) -> Progress:
-    found = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
-    assert found is not None
-    return found
+    progress = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
+    assert progress is not None
+    return progress
 
 
-def test_python_interface_triggers_and_follows_a_symbol(
+def test_python_api_triggers_and_returns_the_job_status(
     db: Database, scheduler: EnrichmentScheduler
 ) -> None:
     track_for_years(db, "AAPL", "MSFT")
@@ -297,8 +305,8 @@ def test_python_interface_triggers_and_follows_a_symbol(
     assert (status.status, status.retry_count, status.last_error) == ("completed", 0, None)
     assert status.started_at <= status.completed_at <= status.timestamp
     assert scheduler.trigger_enrichment_now(asset_class="crypto").symbols_to_process == 1
-    everything = scheduler.trigger_enrichment_now()
-    assert progress(db, everything.job_id).counts == {"pending": 3}
+    all_symbols = scheduler.trigger_enrichment_now()
+    assert progress(db, all_symbols.job_id).counts == {"pending": 3}
     with db.begin() as conn:
         actors = conn.execute(
             text("SELECT DISTINCT actor FROM operator_actions WHERE action = 'trigger'")
@@ -306,7 +314,7 @@ def test_python_interface_triggers_and_follows_a_symbol(
         assert list(actors) == ["python"]
 
 
-def test_python_interface_pauses_and_resumes(db: Database, scheduler: EnrichmentScheduler) -> None:
+def test_python_api_pauses_and_resumes(db: Database, scheduler: EnrichmentScheduler) -> None:
     track_for_years(db, "AAPL")
     scheduler.trigger_enrichment_now()
     scheduler.pause()
@@ -315,7 +323,7 @@ def test_python_interface_pauses_and_resumes(db: Database, scheduler: Enrichment
     assert len(JobQueue(db).claim("w", 1)) == 1
 
 
-def test_python_interface_tells_how_the_clock_stands(
+def test_python_api_returns_the_scheduler_status(
     db: Database, scheduler: EnrichmentScheduler
 ) -> None:
     track_for_years(db, "AAPL")
@@ -331,16 +339,18 @@ def test_python_interface_tells_how_the_clock_stands(
             )
         )
     assert timedelta(0) < status.next_enrichment_time - now <= timedelta(days=1)
-    clock = build_scheduler(Settings(), db, worker_id="w")
-    clock.tick()
+    ticking = build_scheduler(Settings(), db, worker_id="w")
+    ticking.tick()
     scheduler.trigger_enrichment_now()
     finish_all(db)
-    status = clock.get_scheduler_status()
+    status = ticking.get_scheduler_status()
     assert status.running
     assert status.last_enrichment_time >= now
 
 
-def test_python_interface_counts_the_last_day(db: Database, scheduler: EnrichmentScheduler) -> None:
+def test_python_api_returns_metrics_of_24_hours(
+    db: Database, scheduler: EnrichmentScheduler
+) -> None:
     track_for_years(db, "AAPL", "MSFT")
     empty = scheduler.get_enrichment_metrics()
     assert (empty.fetch_pipeline.total_fetches, empty.fetch_pipeline.success_rate) == (0, None)
@@ -358,9 +368,9 @@ def test_python_interface_counts_the_last_day(db: Database, scheduler: Enrichmen
                 " VALUES ('AAPL', true, 3)"
             )
         )
-    found = scheduler.get_enrichment_metrics()
-    fetches, computations = found.fetch_pipeline, found.compute_pipeline
+    metrics = scheduler.get_enrichment_metrics()
+    fetches, computations = metrics.fetch_pipeline, metrics.compute_pipeline
     assert (fetches.total_fetches, fetches.successful, fetches.success_rate) == (3, 2, 66.67)
     assert fetches.avg_response_time_ms == 25.0  # of the successful ones
     assert (computations.total_computations, computations.success_rate) == (1, 100.0)
-    assert found.data_quality.symbols_tracked == 2
+    assert metrics.data_quality.symbols_tracked == 2

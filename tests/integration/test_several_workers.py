@@ -1,4 +1,4 @@
-"""Several workers on one database: they share the load, and a killed one costs a lease at most."""
+"""Several workers on one database share the load; a killed one costs at most a lease."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.model import RowCounts, Task
-from enrichment.engine.worker import Enrich, Worker, WorkerTiming
+from enrichment.engine.ports import Enrich
+from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import jobs
-from enrichment.warehouse.queue import leases as ownership
+from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import Progress
@@ -28,9 +28,9 @@ from enrichment.warehouse.read_models.facade import ReadModels
 
 THREADS = 2
 LEASE = 1.5
-PACE = WorkerTiming(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
+TIMING = WorkerTiming(poll=0.05, heartbeat=0.2, lease=LEASE, drain=5.0)
 
-# A worker that reports each item it begins and never finishes one.
+# A worker that prints each item it starts and never finishes one.
 HANGING_WORKER = """
 import os, sys, threading
 from enrichment.warehouse.database import Database
@@ -57,7 +57,7 @@ Worker(
 
 @contextmanager
 def working(url: str, name: str, enrich: Enrich) -> Iterator[None]:
-    """A worker of its own connections, as on another machine."""
+    """A worker with connections of its own, as on another machine."""
     with ExitStack() as stack:
         db = Database(url, pool_size=THREADS + 2)
         stack.callback(db.close)
@@ -71,7 +71,7 @@ def working(url: str, name: str, enrich: Enrich) -> Iterator[None]:
             heartbeat_queue=queue,
             threads=THREADS,
             max_retries=2,
-            timing=PACE,
+            timing=TIMING,
         )
         thread = threading.Thread(target=worker.run)
         thread.start()
@@ -88,7 +88,7 @@ def trigger(db: Database, count: int) -> UUID:
 
 def finish(db: Database, task: Task) -> RowCounts:
     with db.begin() as conn:
-        ownership.assert_owned(conn, task)
+        leases.assert_owned(conn, task)
         jobs.complete(conn, task, RowCounts(inserted=1))
     return RowCounts(inserted=1)
 
@@ -108,23 +108,23 @@ def until_finished(db: Database, job_id: UUID, watch: Callable[[], None]) -> Pro
 def test_three_workers_share_the_load(db: Database, db_url: str) -> None:
     names = ["w1", "w2", "w3"]
     done: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    all_have_begun = {name: threading.Event() for name in names}
-    working_now: Counter[str] = Counter()
-    most: Counter[str] = Counter()
+    started = {name: threading.Event() for name in names}
+    running: Counter[str] = Counter()
+    max_running: Counter[str] = Counter()
     lock = threading.Lock()
 
     def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
         with lock:
-            working_now[task.worker_id] += 1
-            most[task.worker_id] = max(most[task.worker_id], working_now[task.worker_id])
-        all_have_begun[task.worker_id].set()
-        for begun in all_have_begun.values():
-            assert begun.wait(20), "a worker got nothing to do"
-        written = finish(db, task)
+            running[task.worker_id] += 1
+            max_running[task.worker_id] = max(max_running[task.worker_id], running[task.worker_id])
+        started[task.worker_id].set()
+        for event in started.values():
+            assert event.wait(20), "a worker got no item"
+        rows = finish(db, task)
         with lock:
             done[task.worker_id][task.symbol] += 1
-            working_now[task.worker_id] -= 1
-        return written
+            running[task.worker_id] -= 1
+        return rows
 
     with ExitStack() as stack:
         for name in names:
@@ -136,14 +136,12 @@ def test_three_workers_share_the_load(db: Database, db_url: str) -> None:
         60,
     )
     assert sorted(done) == names
-    everything = sum(done.values(), Counter[str]())
-    assert everything == Counter({f"S{n}": 1 for n in range(60)})
-    assert max(most.values()) <= THREADS
+    attempts = sum(done.values(), Counter[str]())
+    assert attempts == Counter({f"S{n}": 1 for n in range(60)})
+    assert max(max_running.values()) <= THREADS
 
 
-def test_a_killed_worker_of_three_delays_its_job_by_a_lease_at_most(
-    db: Database, db_url: str
-) -> None:
+def test_a_killed_worker_delays_its_job_by_at_most_a_lease(db: Database, db_url: str) -> None:
     doomed = subprocess.Popen(
         [sys.executable, "-c", HANGING_WORKER, db_url, str(LEASE)],
         stdout=subprocess.PIPE,
@@ -156,18 +154,18 @@ def test_a_killed_worker_of_three_delays_its_job_by_a_lease_at_most(
         with ExitStack() as stack:
             for name in ("w1", "w2"):
                 stack.enter_context(working(db_url, name, lambda task, _: finish(db, task)))
-            until_all_else_is_done(db, job_id)
+            until_other_items_are_done(db, job_id)
             os.kill(doomed.pid, signal.SIGKILL)
             doomed.wait(10)
-            killed_at, leases = leases_of(db, "doomed")
+            killed_at, lease_ends = leases_of(db, "doomed")
             progress = until_finished(db, job_id, lambda: None)
     finally:
         doomed.kill()
         doomed.wait(10)
         if doomed.stdout is not None:
             doomed.stdout.close()
-    assert set(leases) <= lost  # a reaper may have been here already
-    assert all(until <= killed_at + timedelta(seconds=LEASE) for until in leases.values())
+    assert set(lease_ends) <= lost  # some may have been reclaimed already
+    assert all(until <= killed_at + timedelta(seconds=LEASE) for until in lease_ends.values())
     assert (progress.state, progress.counts) == ("completed", {"completed": 20})
     with db.begin() as conn:
         rows = conn.execute(
@@ -177,7 +175,7 @@ def test_a_killed_worker_of_three_delays_its_job_by_a_lease_at_most(
     assert {row.worker_id for row in rows} <= {"w1", "w2"}
 
 
-def until_all_else_is_done(db: Database, job_id: UUID) -> None:
+def until_other_items_are_done(db: Database, job_id: UUID) -> None:
     """Until only the hanging worker's items are left."""
     reader, waiting = ReadModels(db, hour=1, minute=30, enabled=True), threading.Event()
     for _ in range(1000):
@@ -189,7 +187,7 @@ def until_all_else_is_done(db: Database, job_id: UUID) -> None:
 
 
 def leases_of(db: Database, worker: str) -> tuple[datetime, dict[str, datetime]]:
-    """The database's clock, and until when the worker holds which symbol."""
+    """The database's time and, for each symbol of the worker, the end of its lease."""
     with db.begin() as conn:
         now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
         rows = conn.execute(

@@ -1,4 +1,4 @@
-"""A worker on a real queue: what becomes of an item, whatever its enrichment does."""
+"""A worker on a real queue: how items end, whatever their enrichment does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from enrichment.domain.errors import (
     StepFailed,
 )
 from enrichment.domain.model import RowCounts, Task, Timeframe
-from enrichment.engine.worker import Enrich, Prepare, Worker, WorkerTiming
+from enrichment.engine.ports import Enrich, Prepare
+from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
@@ -34,26 +35,26 @@ from tests.helpers.waiting import in_thread, until
 QUICK = WorkerTiming(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
 
 
-class Bench:
-    """A scripted pipeline: what each symbol's attempts do, in order; then it succeeds."""
+class FakePipeline:
+    """Raises the given errors of each symbol, one per attempt; then completes the item."""
 
-    def __init__(self, db: Database, script: dict[str, list[Exception]] | None = None) -> None:
+    def __init__(self, db: Database, errors: dict[str, list[Exception]] | None = None) -> None:
         self.db = db
-        self.script = script or {}
+        self.errors = errors or {}
         self.attempts: Counter[str] = Counter()
-        self.at_once = self.most_at_once = 0
+        self.running = self.max_running = 0
         self._lock = threading.Lock()
 
     def enrich(self, task: Task, report: Callable[[str], None]) -> RowCounts:
         with self._lock:
             self.attempts[task.symbol] += 1
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.running += 1
+            self.max_running = max(self.max_running, self.running)
         try:
             report("fetch 1d")
-            planned = self.script.get(task.symbol)
-            if planned:
-                error = planned.pop(0)
+            errors = self.errors.get(task.symbol)
+            if errors:
+                error = errors.pop(0)
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
                 leases.assert_owned(conn, task)
@@ -61,20 +62,20 @@ class Bench:
             return RowCounts(inserted=1)
         finally:
             with self._lock:
-                self.at_once -= 1
+                self.running -= 1
 
 
-class Faltering(WorkerRegistry):
-    """A worker's entry that can't be written the first few times."""
+class FlakyRegistry(WorkerRegistry):
+    """Fails on the first few heartbeats."""
 
-    def __init__(self, db: Database, worker_id: str, lost_beats: int) -> None:
+    def __init__(self, db: Database, worker_id: str, failing_beats: int) -> None:
         super().__init__(db, worker_id)
-        self.lost_beats = lost_beats
+        self.failing_beats = failing_beats
 
     def beat(self, *, busy: int, state: str, note: str | None = None) -> None:
-        if self.lost_beats:
-            self.lost_beats -= 1
-            raise DatabaseUnavailable("the connection was ended")
+        if self.failing_beats:
+            self.failing_beats -= 1
+            raise DatabaseUnavailable("the connection was closed")
         super().beat(busy=busy, state=state, note=note)
 
 
@@ -84,12 +85,12 @@ def working(
     enrich: Enrich,
     *,
     threads: int = 3,
-    pace: WorkerTiming = QUICK,
+    timing: WorkerTiming = QUICK,
     name: str = "w",
-    ready: Prepare | None = None,
-    lost_beats: int = 0,
+    prepare: Prepare | None = None,
+    failing_beats: int = 0,
 ) -> Iterator[Worker]:
-    registry = Faltering(db, name, lost_beats)
+    registry = FlakyRegistry(db, name, failing_beats)
     registry.register(host="here", pid=1, version="test", threads=threads)
     queue = JobQueue(db)
     worker = Worker(
@@ -99,8 +100,8 @@ def working(
         heartbeat_queue=queue,
         threads=threads,
         max_retries=2,
-        timing=pace,
-        prepare=ready,
+        timing=timing,
+        prepare=prepare,
     )
     listener = JobListener(db, worker.wake)
     listener.start()
@@ -111,14 +112,14 @@ def working(
         listener.stop()
 
 
-def trigger(db: Database, *names: str) -> Commands:
+def track(db: Database, *names: str) -> Commands:
     commands = Commands(db)
     commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
     return commands
 
 
 def until_finished(db: Database, commands: Commands) -> Progress:
-    """Trigger everything and wait for the job's end, hurrying the retries' delays along."""
+    """Trigger all symbols and wait for the end of the job, skipping the delays of retries."""
     job = commands.trigger(actor="test")
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     waiting = threading.Event()
@@ -155,63 +156,63 @@ def logged_failures(db: Database) -> list[tuple[str, str, float]]:
 
 
 def test_a_job_runs_to_its_end_on_limited_threads(db: Database) -> None:
-    bench = Bench(db)
-    with working(db, bench.enrich, threads=3):
-        progress = until_finished(db, trigger(db, *[f"S{n}" for n in range(30)]))
+    pipeline = FakePipeline(db)
+    with working(db, pipeline.enrich, threads=3):
+        progress = until_finished(db, track(db, *[f"S{n}" for n in range(30)]))
     assert progress.state == "completed"
     assert progress.counts == {"completed": 30}
     assert progress.inserted == 30
-    assert 1 <= bench.most_at_once <= 3
-    assert set(bench.attempts.values()) == {1}
+    assert 1 <= pipeline.max_running <= 3
+    assert set(pipeline.attempts.values()) == {1}
 
 
 def test_failures_are_retried_and_logged_until_the_limit(db: Database) -> None:
     broken = [ProviderUnavailable("the vendor answered 500") for _ in range(3)]
-    bench = Bench(db, {"FLAKY": [ProviderUnavailable("reset")], "BROKEN": list(broken)})
-    with working(db, bench.enrich):
-        progress = until_finished(db, trigger(db, "FLAKY", "BROKEN", "GOOD"))
+    pipeline = FakePipeline(db, {"FLAKY": [ProviderUnavailable("reset")], "BROKEN": list(broken)})
+    with working(db, pipeline.enrich):
+        progress = until_finished(db, track(db, "FLAKY", "BROKEN", "GOOD"))
     assert progress.state == "partial"
     assert progress.counts == {"completed": 2, "failed": 1}
-    assert bench.attempts == {"GOOD": 1, "FLAKY": 2, "BROKEN": 3}
+    assert pipeline.attempts == {"GOOD": 1, "FLAKY": 2, "BROKEN": 3}
     assert logged_failures(db) == [("BROKEN", "ProviderUnavailable", 12.5)] * 3 + [
         ("FLAKY", "ProviderUnavailable", 12.5)
     ]
 
 
-def test_what_repeating_cannot_help_fails_at_once(db: Database) -> None:
-    bench = Bench(db, {"AAPL": [AccessDenied("wrong key: set POLYGON_API_KEY")]})
-    with working(db, bench.enrich):
-        progress = until_finished(db, trigger(db, "AAPL"))
+def test_permanent_errors_are_not_retried(db: Database) -> None:
+    pipeline = FakePipeline(db, {"AAPL": [AccessDenied("wrong key: set POLYGON_API_KEY")]})
+    with working(db, pipeline.enrich):
+        progress = until_finished(db, track(db, "AAPL"))
     assert progress.state == "failed"
-    assert bench.attempts["AAPL"] == 1
+    assert pipeline.attempts["AAPL"] == 1
     (failed,) = ReadModels(db, hour=1, minute=30, enabled=True).failed_items(progress.job_id)
     assert failed.last_error == "wrong key: set POLYGON_API_KEY"
 
 
-def test_a_snooze_is_no_retry(db: Database) -> None:
-    bench = Bench(db, {"AAPL": [Snooze("breaker open", 30.0) for _ in range(9)]})
-    with working(db, bench.enrich):
-        progress = until_finished(db, trigger(db, "AAPL"))
+def test_a_snooze_does_not_count_as_a_retry(db: Database) -> None:
+    pipeline = FakePipeline(db, {"AAPL": [Snooze("breaker open", 30.0) for _ in range(9)]})
+    with working(db, pipeline.enrich):
+        progress = until_finished(db, track(db, "AAPL"))
     assert progress.state == "completed"
-    assert bench.attempts["AAPL"] == 10
+    assert pipeline.attempts["AAPL"] == 10
     with db.begin() as conn:
         retries = conn.execute(text("SELECT retry_count FROM enrichment_job_items")).scalar()
     assert retries == 0
 
 
-def test_draining_gives_hanging_items_back_unharmed(db: Database) -> None:
-    release, begun = threading.Event(), threading.Event()
+def test_draining_releases_hanging_items(db: Database) -> None:
+    release, started = threading.Event(), threading.Event()
 
     def hang(task: Task, report: Callable[[str], None]) -> RowCounts:
-        begun.set()
+        started.set()
         release.wait(30)
         with db.begin() as conn:
             leases.assert_owned(conn, task)
-        raise AssertionError("a stale item must not pass")
+        raise AssertionError("the lease of a released item is still valid")
 
-    trigger(db, "AAPL").trigger(actor="test")
+    track(db, "AAPL").trigger(actor="test")
     with working(db, hang) as worker:
-        assert begun.wait(10)
+        assert started.wait(10)
         worker.stop()
     with db.begin() as conn:
         row = conn.execute(
@@ -221,127 +222,115 @@ def test_draining_gives_hanging_items_back_unharmed(db: Database) -> None:
     release.set()
 
 
-def test_the_heartbeat_keeps_long_items_and_shows_their_step(db: Database) -> None:
+def test_the_heartbeat_renews_long_items_and_publishes_their_step(db: Database) -> None:
     release = threading.Event()
-    bench = Bench(db)
+    pipeline = FakePipeline(db)
 
     def slow(task: Task, report: Callable[[str], None]) -> RowCounts:
         report("fetch 1d")
         release.wait(30)
-        return bench.enrich(task, report)
+        return pipeline.enrich(task, report)
 
-    trigger(db, "AAPL")
+    track(db, "AAPL")
     job = Commands(db).trigger(actor="test")
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    waiting = threading.Event()
+
+    def progress() -> Progress:
+        progress = reader.progress(job.job_id)
+        assert progress is not None
+        return progress
+
     with working(db, slow):
-        seen = False
-        for _ in range(200):
-            progress = reader.progress(job.job_id)
-            assert progress is not None
-            if progress.at_work == {"AAPL": "fetch 1d"}:
-                seen = True
-                break
-            waiting.wait(0.05)
+        until(lambda: progress().at_work == {"AAPL": "fetch 1d"}, "the step is published")
         release.set()
-        for _ in range(200):
-            progress = reader.progress(job.job_id)
-            assert progress is not None
-            if progress.finished:
-                break
-            waiting.wait(0.05)
-    assert seen
-    assert progress.state == "completed"
+        until(lambda: progress().finished, "the job ends")
+    assert progress().state == "completed"
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_items_of_a_lost_worker_come_back(db: Database, lost: int) -> None:
-    trigger(db, "AAPL").trigger(actor="test")
+def test_items_of_a_lost_worker_are_reclaimed(db: Database, lost: int) -> None:
+    track(db, "AAPL").trigger(actor="test")
     JobQueue(db, lease_seconds=0.01 * lost).claim("gone", 1)
-    bench = Bench(db)
+    pipeline = FakePipeline(db)
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    waiting = threading.Event()
-    with working(db, bench.enrich):
-        for _ in range(200):
-            status = reader.job_status("AAPL")
-            assert status is not None
-            if status.status == "completed":
-                break
-            waiting.wait(0.05)
-    assert (status.status, status.retry_count) == ("completed", 1)
+    with working(db, pipeline.enrich):
+        until(lambda: reader.job_status("AAPL").status == "completed", "the item is completed")
+    assert reader.job_status("AAPL").retry_count == 1
 
 
-def test_one_lost_heartbeat_after_a_lease_is_survived(db: Database) -> None:
-    """As on a machine that has slept: its connection is gone, and the next one is good."""
-    bench = Bench(db)
-    commands = trigger(db, "A")
-    with working(db, bench.enrich, pace=replace(QUICK, lease=0.0), lost_beats=1):
+def test_a_single_failed_heartbeat_does_not_stop_a_worker(db: Database) -> None:
+    """As after the machine was suspended: the connection is closed, the next one works."""
+    pipeline = FakePipeline(db)
+    commands = track(db, "A")
+    with working(db, pipeline.enrich, timing=replace(QUICK, lease=0.0), failing_beats=1):
         until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE heartbeat_at > started_at"))
         assert until_finished(db, commands).state == "completed"
 
 
-def test_a_worker_whose_heartbeat_stays_away_for_a_lease_stops_itself(
+def test_a_worker_without_heartbeats_for_a_lease_stops(
     db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with working(db, Bench(db).enrich, pace=replace(QUICK, lease=0.0), lost_beats=2):
+    with working(db, FakePipeline(db).enrich, timing=replace(QUICK, lease=0.0), failing_beats=2):
         until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE state = 'stopped'"))
-    assert "this worker stops itself" in caplog.text
+    assert "stopping this worker" in caplog.text
 
 
-def test_what_cannot_be_read_together_is_enriched_one_by_one(db: Database) -> None:
-    bench = Bench(db)
+def test_without_a_prepared_batch_items_are_enriched_one_by_one(db: Database) -> None:
+    pipeline = FakePipeline(db)
 
-    def ready(tasks: Sequence[Task]) -> Sequence[Enrich]:
-        raise ValueError("one of them is unreadable")
+    def prepare(tasks: Sequence[Task]) -> Sequence[Enrich]:
+        raise ValueError("one symbol can't be read")
 
-    with working(db, bench.enrich, ready=ready):
-        progress = until_finished(db, trigger(db, "AAPL", "MSFT"))
+    with working(db, pipeline.enrich, prepare=prepare):
+        progress = until_finished(db, track(db, "AAPL", "MSFT"))
     assert progress.counts == {"completed": 2}
 
 
-def test_an_item_is_at_hand_until_its_promise_is_kept(db: Database) -> None:
-    bench = Bench(db)
-    promised: dict[str, tuple[Task, Future[RowCounts]]] = {}
-    both = threading.Event()
+def test_an_item_is_in_flight_until_its_future_is_done(db: Database) -> None:
+    pipeline = FakePipeline(db)
+    futures: dict[str, tuple[Task, Future[RowCounts]]] = {}
+    both_started = threading.Event()
 
     def enrich(task: Task, report: Callable[[str], None]) -> Future[RowCounts]:
-        promised[task.symbol] = (task, Future())
-        if len(promised) == 2:
-            both.set()
-        return promised[task.symbol][1]
+        futures[task.symbol] = (task, Future())
+        if len(futures) == 2:
+            both_started.set()
+        return futures[task.symbol][1]
 
     with working(db, enrich, threads=1):
-        job = trigger(db, "AAPL", "MSFT").trigger(actor="test")
-        assert both.wait(20)  # one thread took both: a promise holds none
-        bench.enrich(promised["AAPL"][0], lambda step: None)
-        promised["AAPL"][1].set_result(RowCounts(inserted=1))
+        job = track(db, "AAPL", "MSFT").trigger(actor="test")
+        assert both_started.wait(20)  # on one thread: a future occupies none
+        pipeline.enrich(futures["AAPL"][0], lambda step: None)
+        futures["AAPL"][1].set_result(RowCounts(inserted=1))
         failure = StepFailed("store", None, 3.0)
-        failure.__cause__ = AccessDenied("the disk refuses")
-        promised["MSFT"][1].set_exception(failure)
+        failure.__cause__ = AccessDenied("the disk is read-only")
+        futures["MSFT"][1].set_exception(failure)
         reader = ReadModels(db, hour=1, minute=30, enabled=True)
-        until(lambda: (found := reader.progress(job.job_id)) and found.finished, "the job ends")
+        until(
+            lambda: (progress := reader.progress(job.job_id)) and progress.finished, "the job ends"
+        )
     items = {item.symbol: item.status for item in reader.jobs.items(job.job_id, 9)}
     assert items == {"AAPL": "completed", "MSFT": "failed"}
 
 
-def test_what_was_claimed_ahead_is_given_back_at_once_by_a_stop(db: Database) -> None:
-    bench, reached, release = Bench(db), threading.Event(), threading.Event()
+def test_stopping_releases_prefetched_items_at_once(db: Database) -> None:
+    pipeline, prefetching, release = FakePipeline(db), threading.Event(), threading.Event()
     quick = 60
 
     def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
-        if sum(bench.attempts.values()) >= quick:
-            reached.set()
+        if sum(pipeline.attempts.values()) >= quick:
+            prefetching.set()
             release.wait(20)
-        return bench.enrich(task, report)
+        return pipeline.enrich(task, report)
 
-    commands = trigger(db, *[f"S{n}" for n in range(200)])
+    commands = track(db, *[f"S{n}" for n in range(200)])
     commands.trigger(actor="test")
-    ahead = "SELECT count(*) FROM enrichment_job_items WHERE status = 'in_progress'"
-    with working(db, enrich, threads=1, pace=replace(QUICK, drain=5.0)) as worker:
-        assert reached.wait(20)
-        until(lambda: scalar(db, ahead) > 1, "more than the thread's own item is claimed")
+    claimed = "SELECT count(*) FROM enrichment_job_items WHERE status = 'in_progress'"
+    with working(db, enrich, threads=1, timing=replace(QUICK, drain=5.0)) as worker:
+        assert prefetching.wait(20)
+        until(lambda: scalar(db, claimed) > 1, "more than the thread's own item is claimed")
         worker.stop()
-        until(lambda: scalar(db, ahead) == 1, "the rest is given back")
+        until(lambda: scalar(db, claimed) == 1, "the rest is released")
         release.set()
-    assert scalar(db, ahead) == 0
+    assert scalar(db, claimed) == 0
     assert scalar(db, "SELECT max(retry_count) FROM enrichment_job_items") == 0

@@ -1,4 +1,4 @@
-"""Few arenas: what glibc itself says of its heaps after many threads have allocated."""
+"""The number of glibc's heaps after many threads have allocated memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PROGRAM = """
 import ctypes, threading
 from enrichment.engine.cpu_affinity import use_few_arenas
 {call}
-meet = threading.Barrier(8)
+barrier = threading.Barrier(8)
 def allocate():
-    meet.wait()
-    kept = [bytearray(60_000) for _ in range(50)]
-    meet.wait()
+    barrier.wait()
+    blocks = [bytearray(60_000) for _ in range(50)]
+    barrier.wait()
 threads = [threading.Thread(target=allocate) for _ in range(8)]
 [t.start() for t in threads]; [t.join() for t in threads]
 libc = ctypes.CDLL(None)
