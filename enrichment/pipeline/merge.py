@@ -28,6 +28,7 @@ from enrichment.domain.series import (
     SeriesUpdate,
     StoredTail,
 )
+from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.validation import classify_missing, missing_bars
 
@@ -164,6 +165,9 @@ def _gaps(seen: _MergedSeries) -> list[Gap]:
         return []
     gaps: dict[datetime, Gap] = {}
     for download in seen.downloads:
+        quarantined = {
+            bar.ts: f"{bar.check}: {bar.detail}" for bar in download.validation.quarantined
+        }
         lost, _ = classify_missing(
             seen.missing(download.window),
             merged.ts,
@@ -175,7 +179,10 @@ def _gaps(seen: _MergedSeries) -> list[Gap]:
             moment = to_datetime(ts)
             if moment in seen.known.no_trade_ts:
                 continue
-            gaps[moment] = Gap(moment, download.cause, download.failure)
+            if moment in quarantined:
+                gaps[moment] = Gap(moment, GapCause.QUARANTINED, quarantined[moment])
+            else:
+                gaps[moment] = Gap(moment, download.cause, download.failure)
     return [gaps[moment] for moment in sorted(gaps)]
 
 

@@ -1,4 +1,4 @@
-"""A job's time at work, without the time between its end and its being resumed."""
+"""What the night is judged by: a job's time at work, and bars that validation set apart."""
 
 from alembic import op
 
@@ -35,13 +35,31 @@ BEGIN
 END $$;
 """
 
+CAUSES = """
+ALTER TABLE bar_gaps DROP CONSTRAINT bar_gaps_cause_check;
+ALTER TABLE bar_gaps ADD CONSTRAINT bar_gaps_cause_check CHECK (cause IN ({causes}));
+"""
+BEFORE = "'unexplained', 'vendor_outage', 'failed_request', 'no_trades'"
+
+# A bar that was sent and set apart explains its gap.
+QUARANTINED = """
+UPDATE bar_gaps g SET cause = 'quarantined', error = q.check_name || ': ' || q.detail
+FROM bar_quarantine q
+WHERE (q.symbol, q.timeframe, q.ts) = (g.symbol, g.timeframe, g.ts)
+    AND g.cause = 'unexplained' AND g.resolved_at IS NULL
+"""
+
 
 def upgrade() -> None:
     op.execute(COLUMNS)
     op.execute(ENDING.format(since="NEW.resumed_at"))
+    op.execute(CAUSES.format(causes=f"{BEFORE}, 'quarantined'"))
+    op.execute(QUARANTINED)
 
 
 def downgrade() -> None:
+    op.execute("UPDATE bar_gaps SET cause = 'unexplained' WHERE cause = 'quarantined'")
+    op.execute(CAUSES.format(causes=BEFORE))
     op.execute(ENDING.format(since="NULL"))
     op.execute("DROP FUNCTION job_seconds(enrichment_jobs)")
     op.execute("ALTER TABLE enrichment_jobs DROP COLUMN worked_seconds, DROP COLUMN resumed_at")
