@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import requests
-from features import with_pandas
 from sqlalchemy import text
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
+from tests.benchmarks.features import with_pandas
 from tests.benchmarks.installation import Installation, Run, installation
 from tests.benchmarks.report import Figure, parser, tell
 
