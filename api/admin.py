@@ -1,55 +1,46 @@
-"""The blueprint of what operators look after: the audit, workers, pauses, breakers by hand."""
+"""The blueprint of administration: audit log, workers, pauses, breaker overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from flask import Blueprint, Response, request
 from pydantic import Field
 
 from api.endpoint import endpoint
-from api.enrichment import PREFIX, ResilienceAnswer, actor
+from api.enrichment import PREFIX, ResilienceResponse, actor
 from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text
 from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
-from enrichment.services.commands import Commands
+from enrichment.services.commands import BreakerAction, Commands
 from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import Pause, Transition, WorkerStatus
 from enrichment.warehouse.read_models.facade import ReadModels
 
 
-class Override(StrEnum):
-    """force_open: let nothing through; disable: let everything through; reset: decide again."""
-
-    FORCE_OPEN = "force_open"
-    DISABLE = "disable"
-    RESET = "reset"
-
-
 @dataclass(frozen=True, slots=True)
-class AuditAnswer:
+class AuditResponse:
     timestamp: datetime
     count: int
     actions: Sequence[AuditEntry]
 
 
 @dataclass(frozen=True, slots=True)
-class WorkersAnswer:
+class WorkersResponse:
     timestamp: datetime
     workers: Sequence[WorkerStatus]
 
 
 @dataclass(frozen=True, slots=True)
-class PausesAnswer:
+class PausesResponse:
     timestamp: datetime
     pauses: Sequence[Pause]
 
 
 @dataclass(frozen=True, slots=True)
-class TransitionsAnswer:
+class TransitionsResponse:
     timestamp: datetime
     count: int
     transitions: Sequence[Transition]
@@ -57,7 +48,7 @@ class TransitionsAnswer:
 
 class AuditQuery(QueryModel):
     actor: Text | None = None
-    action: Text | None = Field(None, description="Such as trigger, pause or untrack.")
+    action: Text | None = Field(None, description="For example trigger, pause or untrack.")
     limit: Limit = 50
     cursor: NumberCursor | None = None
 
@@ -71,53 +62,53 @@ class OverrideQuery(QueryModel):
 
 
 def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
-    """The endpoints on these services."""
-    bp = Blueprint("operations", __name__, url_prefix=PREFIX)
+    """Build the blueprint."""
+    bp = Blueprint("admin", __name__, url_prefix=PREFIX)
 
     @bp.get("/audit")
-    @endpoint("operations", AuditAnswer, responses={304: None})
+    @endpoint("operations", AuditResponse, responses={304: None})
     def audit(query: AuditQuery) -> Response:
-        """Who did what, and why, newest first."""
-        found = reader.journal.actions(
+        """The operators' actions with actor and reason, newest first."""
+        rows = reader.journal.actions(
             query.limit + 1,
             actor=query.actor,
             action=query.action,
             before=query.cursor,
         )
         return page_response(
-            found,
+            rows,
             query.limit,
-            lambda page: AuditAnswer(utc_now(), len(page), page),
+            lambda page: AuditResponse(utc_now(), len(page), page),
             lambda last: last.id,
         )
 
     @bp.get("/workers")
-    @endpoint("operations", WorkersAnswer)
+    @endpoint("operations", WorkersResponse)
     def workers() -> Response:
-        """Workers of the last day with their heartbeats."""
-        return json_response(WorkersAnswer(utc_now(), reader.workers()))
+        """Workers that were alive within the last day, with their last heartbeat."""
+        return json_response(WorkersResponse(utc_now(), reader.workers()))
 
     @bp.get("/pauses")
-    @endpoint("operations", PausesAnswer, responses={304: None})
+    @endpoint("operations", PausesResponse, responses={304: None})
     def pauses() -> Response:
         """The pauses in force."""
-        return conditional_response(PausesAnswer(utc_now(), reader.pauses()))
+        return conditional_response(PausesResponse(utc_now(), reader.pauses()))
 
     @bp.get("/resilience/transitions")
-    @endpoint("resilience", TransitionsAnswer, responses={304: None})
+    @endpoint("resilience", TransitionsResponse, responses={304: None})
     def transitions(query: TransitionsQuery) -> Response:
-        """The breakers' changes of state, newest first."""
-        found = reader.transitions(query.limit)
-        return conditional_response(TransitionsAnswer(utc_now(), len(found), found))
+        """State changes of circuit breakers, newest first."""
+        rows = reader.transitions(query.limit)
+        return conditional_response(TransitionsResponse(utc_now(), len(rows), rows))
 
     @bp.post("/resilience/breakers/<name>/<action>")
-    @endpoint("resilience", ResilienceAnswer, changes=True)
-    def override(name: Text, action: Override, query: OverrideQuery) -> Response:
-        """Force a breaker open, disable it, or let it decide again, in every worker.
+    @endpoint("resilience", ResilienceResponse, changes_state=True)
+    def override_breaker(name: Text, action: BreakerAction, query: OverrideQuery) -> Response:
+        """Force a circuit breaker open, disable it or reset it, in every worker.
 
-        Workers follow within two seconds. Forced states outlive restarts, until a reset.
+        It takes effect within two seconds, and lasts until a reset, across restarts.
         """
         commands.override_breaker(name, action, actor=actor(request), reason=query.reason)
-        return json_response(ResilienceAnswer(utc_now(), reader.resilience()))
+        return json_response(ResilienceResponse(utc_now(), reader.resilience()))
 
     return bp

@@ -1,4 +1,4 @@
-"""The blueprint of `/api/v1/enrichment/alerts`: what fires, what did, and silencing it."""
+"""The blueprint of `/api/v1/enrichment/alerts`: state, history and silences."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from enrichment.services.commands import MAX_SILENCE, Commands
 from enrichment.warehouse.alert_rows import AlertEvent, AlertReport
 from enrichment.warehouse.alerts import AlertStore
 
-MAX_MINUTES = MAX_SILENCE // timedelta(minutes=1)
+MAX_SILENCE_MINUTES = MAX_SILENCE // timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class AlertHistoryAnswer:
+class AlertHistoryResponse:
     timestamp: datetime
     count: int
     events: Sequence[AlertEvent]
 
 
 @dataclass(frozen=True, slots=True)
-class SilenceAnswer:
+class SilenceResponse:
     timestamp: datetime
     rule: str
     silenced_until: datetime | None
@@ -46,48 +46,48 @@ class UnsilenceQuery(QueryModel):
 
 
 class SilenceQuery(UnsilenceQuery):
-    minutes: Annotated[int, Field(ge=1, le=MAX_MINUTES), Whole] = 120
+    minutes: Annotated[int, Field(ge=1, le=MAX_SILENCE_MINUTES), Whole] = 120
 
 
 def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
-    """The endpoints on these services."""
+    """Build the blueprint."""
     bp = Blueprint("alerts", __name__, url_prefix=f"{PREFIX}/alerts")
 
     @bp.get("")
     @endpoint("alerts", AlertReport, responses={304: None})
     def alerts() -> Response:
-        """Every rule as it stood at the last evaluation, gravest first."""
+        """State of every rule at the last evaluation, most severe first."""
         return conditional_response(store.report())
 
     @bp.get("/history")
-    @endpoint("alerts", AlertHistoryAnswer, responses={304: None})
+    @endpoint("alerts", AlertHistoryResponse, responses={304: None})
     def history(query: AlertHistoryQuery) -> Response:
-        """What fired and was resolved, newest first, and who took the news of it."""
-        found = store.history(query.limit + 1, query.cursor)
+        """Alerts that fired or were resolved, newest first, with their deliveries."""
+        rows = store.history(query.limit + 1, query.cursor)
         return page_response(
-            found,
+            rows,
             query.limit,
-            lambda page: AlertHistoryAnswer(utc_now(), len(page), page),
+            lambda page: AlertHistoryResponse(utc_now(), len(page), page),
             lambda last: last.id,
         )
 
     @bp.post("/<rule>/silence")
-    @endpoint("alerts", SilenceAnswer, changes=True)
+    @endpoint("alerts", SilenceResponse, changes_state=True)
     def silence(rule: Text, query: SilenceQuery) -> Response:
-        """Tell nobody of a rule's alerts for a while; what still fires afterwards is told then."""
+        """Send no notifications of a rule for a while; if it still fires then, they are sent."""
         until = commands.silence(
             rule,
             length=timedelta(minutes=query.minutes),
             actor=actor(request),
             reason=query.reason,
         )
-        return json_response(SilenceAnswer(utc_now(), rule, until))
+        return json_response(SilenceResponse(utc_now(), rule, until))
 
     @bp.post("/<rule>/unsilence")
-    @endpoint("alerts", SilenceAnswer, changes=True, problems=(409,))
+    @endpoint("alerts", SilenceResponse, changes_state=True, error_statuses=(409,))
     def unsilence(rule: Text, query: UnsilenceQuery) -> Response:
-        """End a silence before its time."""
+        """End a silence early."""
         commands.unsilence(rule, actor=actor(request), reason=query.reason)
-        return json_response(SilenceAnswer(utc_now(), rule, None))
+        return json_response(SilenceResponse(utc_now(), rule, None))
 
     return bp

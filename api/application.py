@@ -1,4 +1,4 @@
-"""The Flask application: its blueprints, what protects them, errors as problems."""
+"""The Flask application: blueprints, protection and error handlers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from api import admin, alerts, data, enrichment, jobs, metrics, service, symbols
-from api.endpoint import RequestInvalid, parsed_request
+from api.endpoint import RequestInvalid, current_endpoint
 from api.enrichment import Schedule
 from api.protection import ApiProtection, ClientRates, protect
 from api.response_cache import ResponseCache
@@ -28,11 +28,14 @@ def create_app(
     clients: ClientRates | None = None,
     cache: ResponseCache | None = None,
 ) -> Flask:
-    """The application on these services.
+    """Build the application.
 
-    ready: raises unless requests can be answered. config: what `health` shows. token: what changes
-    state asks for it, if given. clients: how often each may ask; by default as often as it likes.
-    recent: for how long the figures are shared among readers; by default each reads anew.
+    Args:
+        ready: Raises an EnrichmentError if requests can't be answered.
+        config: The settings that `/dashboard/health` shows.
+        token: Required for every change of state, if given.
+        clients: Rate limit per client; none by default.
+        cache: Shares responses among clients for a moment; by default every request reads anew.
     """
     app, cache = Flask(__name__), cache or ResponseCache(0)
     app.register_blueprint(service.blueprint(ready))
@@ -46,24 +49,25 @@ def create_app(
     protect(app, ApiProtection(token, clients or ClientRates(None)))
 
     @app.after_request
-    def forget_what_changed(response: Response) -> Response:
-        operation = parsed_request()
-        if operation is not None and operation.changes:
+    def invalidate_cache(response: Response) -> Response:
+        endpoint = current_endpoint()
+        if endpoint is not None and endpoint.changes_state:
             cache.invalidate()
         return response
 
     @app.errorhandler(RequestInvalid)
-    def refused(error: RequestInvalid) -> Response:
+    def handle_invalid_request(error: RequestInvalid) -> Response:
         return error.as_problem()
 
     @app.errorhandler(EnrichmentError)
-    def ours(error: EnrichmentError) -> Response:
-        if problem_of(error).status_code == 500:
+    def handle_enrichment_error(error: EnrichmentError) -> Response:
+        response = problem_of(error)
+        if response.status_code == 500:
             app.logger.error("%s: %s", type(error).__name__, error)
-        return problem_of(error)
+        return response
 
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> Response:
+    def handle_http_error(error: HTTPException) -> Response:
         response = problem(error.code or 500, error.name, error.description or error.name)
         for name, value in error.get_headers():
             if name.lower() not in ("content-type", "content-length"):
@@ -71,7 +75,7 @@ def create_app(
         return response
 
     @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> Response:
+    def handle_unexpected_error(error: Exception) -> Response:
         app.logger.exception("request failed", exc_info=error)
         return problem(500, "Internal error", "the request failed; see the server's log")
 

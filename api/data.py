@@ -1,8 +1,8 @@
-"""The blueprint of `/api/v1/data`: what is known of the data, and the data itself."""
+"""The blueprint of `/api/v1/data`: quality, corrections and bars."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -29,7 +29,7 @@ Column = StrEnum("Column", {name: name for name in bar_download.COLUMNS})  # typ
 
 
 @dataclass(frozen=True, slots=True)
-class CorrectionsAnswer:
+class CorrectionsResponse:
     timestamp: datetime
     count: int
     corrections: Sequence[CorrectedValue]
@@ -37,52 +37,52 @@ class CorrectionsAnswer:
 
 class QualityQuery(QueryModel):
     days: Annotated[int, Field(ge=1, le=MAX_DAYS), Whole] = Field(
-        7, description="UTC days, today among them."
+        7, description="UTC days, including today."
     )
 
 
 class CorrectionsQuery(QueryModel):
     symbol: Symbol | None = None
     timeframe: Timeframe | None = None
-    since: Moment | None = Field(None, description="Made at this time or later.")
+    since: Moment | None = Field(None, description="Time of the first correction.")
     limit: Limit = 100
     cursor: NumberCursor | None = None
 
 
 class BarsQuery(QueryModel):
     timeframe: Timeframe = Timeframe.D1
-    start: Moment | None = Field(None, alias="from", description="Start of the first bar.")
-    end: Moment | None = Field(None, alias="to", description="Bars start before this time.")
+    start: Moment | None = Field(None, alias="from", description="Earliest start of a bar.")
+    end: Moment | None = Field(None, alias="to", description="End of the range, exclusive.")
     columns: list[Column] | None = Field(
-        None, description="Columns beside `ts`, in this order; left out: all."
+        None, description="Columns besides `ts`, in this order; by default all."
     )
     limit: Annotated[int, Field(ge=1, le=MAX_BARS), Whole] | None = Field(
-        None, description="At most so many bars, the oldest."
+        None, description="Maximum number of bars, from the start of the range."
     )
     format: Format = Format.JSON
 
 
 def blueprint(reader: ReadModels) -> Blueprint:
-    """The endpoints on these read models."""
+    """Build the blueprint."""
     bp = Blueprint("data", __name__, url_prefix="/api/v1/data")
 
     @bp.get("/quality/<symbol>")
     @endpoint("data", SymbolQuality, responses={304: None})
     def quality(symbol: Symbol, query: QualityQuery) -> Response:
-        """A symbol's quality day by day, and its newest fetches.
+        """A symbol's data quality by day, and its latest fetches.
 
-        Gaps and anomalies count on the day they were first seen.
+        Gaps and anomalies count on the day on which they were first detected.
         """
-        found = reader.quality.of(symbol, query.days)
-        if found is None:
+        report = reader.quality.of(symbol, query.days)
+        if report is None:
             raise NotTracked.of(symbol)
-        return conditional_response(found)
+        return conditional_response(report)
 
     @bp.get("/corrections")
-    @endpoint("data", CorrectionsAnswer, responses={304: None})
+    @endpoint("data", CorrectionsResponse, responses={304: None})
     def corrections(query: CorrectionsQuery) -> Response:
-        """Stored values that a vendor restated, newest first: old, new and why."""
-        found = reader.journal.corrections(
+        """Stored values that were corrected because a vendor restated them, newest first."""
+        rows = reader.journal.corrections(
             query.limit + 1,
             symbol=query.symbol,
             timeframe=query.timeframe,
@@ -90,18 +90,18 @@ def blueprint(reader: ReadModels) -> Blueprint:
             before=query.cursor,
         )
         return page_response(
-            found,
+            rows,
             query.limit,
-            lambda page: CorrectionsAnswer(utc_now(), len(page), page),
+            lambda page: CorrectionsResponse(utc_now(), len(page), page),
             lambda last: last.id,
         )
 
     @bp.get("/bars/<symbol>")
-    @endpoint("data", content=_contents())
+    @endpoint("data", content=_content())
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
-        """A series' bars with their features, oldest first, all as they stood at one moment.
+        """A series' bars with their features, oldest first, from one database snapshot.
 
-        Simulated series, of the sandbox vendor, are named by the header `X-Simulated: true`.
+        The header `X-Simulated: true` marks simulated series of the sandbox vendor.
         """
         if not reader.bars.known(symbol):
             raise NotTracked.of(symbol)
@@ -109,14 +109,14 @@ def blueprint(reader: ReadModels) -> Blueprint:
         batches = reader.bars.chunks(
             symbol, query.timeframe, columns, query.start, query.end, query.limit
         )
-        head = {"timestamp": utc_now(), "symbol": symbol, "timeframe": query.timeframe}
-        pieces = encoded(query.format, batches, bar_download.schema(columns), head)
-        return _file(pieces, symbol, query)
+        fields = {"timestamp": utc_now(), "symbol": symbol, "timeframe": query.timeframe}
+        chunks = encoded(query.format, batches, bar_download.schema(columns), fields)
+        return _download(chunks, symbol, query)
 
     return bp
 
 
-def _contents() -> dict[str, dict[str, Any]]:
+def _content() -> dict[str, dict[str, Any]]:
     number = {"type": ["number", "null"]}
     label = {"type": ["string", "null"]}
     kinds = {"number": number, "label": label}
@@ -139,13 +139,13 @@ def _contents() -> dict[str, dict[str, Any]]:
         },
     }
     return {
-        encoding.media: {"schema": series if kind is Format.JSON else {}}
+        encoding.media_type: {"schema": series if kind is Format.JSON else {}}
         for kind, encoding in ENCODINGS.items()
     }
 
 
-def _file(pieces: Any, symbol: str, query: BarsQuery) -> Response:
-    response = Response(stream_with_context(pieces), mimetype=ENCODINGS[query.format].media)
+def _download(chunks: Iterator[bytes], symbol: str, query: BarsQuery) -> Response:
+    response = Response(stream_with_context(chunks), mimetype=ENCODINGS[query.format].media_type)
     if query.format is not Format.JSON:
         name = f"{symbol.replace(':', '_')}-{query.timeframe}.{query.format}"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page to read: plain HTML, nothing fetched from elsewhere."""
+"""The OpenAPI document as an HTML page without external resources."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from markupsafe import Markup, escape
 
 
 def page(api: Mapping[str, Any]) -> str:
-    """The page of an OpenAPI document."""
+    """Render an OpenAPI document."""
     return render_template(
-        "docs.html", api=api, groups=_groups(api), type_of=type_of, prose=prose, bounds=bounds
+        "docs.html",
+        api=api,
+        groups=_groups(api),
+        type_of=type_of,
+        inline_code=inline_code,
+        bounds=bounds,
     )
 
 
 def _groups(api: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[tuple[str, str, Any]]]]:
-    """Tag → (method, path, operation), the groups in the order of the document's tags."""
+    """The (method, path, operation) of each tag, in the document's order of tags."""
     operations = [
         (method.upper(), path, operation)
         for path, methods in api["paths"].items()
         for method, operation in methods.items()
     ]
     groups = [(tag, [o for o in operations if tag["name"] in o[2]["tags"]]) for tag in api["tags"]]
-    return [(tag, found) for tag, found in groups if found]
+    return [(tag, tagged) for tag, tagged in groups if tagged]
 
 
 def type_of(schema: Mapping[str, Any]) -> Markup:
-    """A schema's type in words, with links to the named ones."""
+    """A schema's type as text, with links to named schemas."""
     if reference := schema.get("$ref"):
         name = reference.rsplit("/", 1)[1]
         return Markup('<a href="#{0}">{0}</a>').format(name)
@@ -46,9 +51,9 @@ def type_of(schema: Mapping[str, Any]) -> Markup:
     return escape(schema.get("format", kind))
 
 
-def prose(words: str) -> Markup:
-    """Text with `names` set apart."""
-    parts = words.split("`")
+def inline_code(text: str) -> Markup:
+    """HTML of a text in which backquotes mark code."""
+    parts = text.split("`")
     marked = [
         Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts)
     ]
@@ -56,12 +61,12 @@ def prose(words: str) -> Markup:
 
 
 def bounds(schema: Mapping[str, Any]) -> str:
-    """What a parameter's schema says beside its type."""
-    words = {
+    """Default and limits of a parameter's schema as text."""
+    formats = {
         "default": "default {}",
         "minimum": "≥ {}",
         "maximum": "≤ {}",
         "maxLength": "at most {} characters",
         "maxItems": "at most {}",
     }
-    return ", ".join(text.format(schema[name]) for name, text in words.items() if name in schema)
+    return ", ".join(text.format(schema[name]) for name, text in formats.items() if name in schema)

@@ -1,4 +1,4 @@
-"""Bars as files: each format is written piece by piece, while they are read."""
+"""Bars as downloads: every format is encoded in chunks while the bars are read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as parquet
 
 Batches = Iterator[pa.RecordBatch]
-Reading = Generator[pa.RecordBatch, None, None]
+BatchReader = Generator[pa.RecordBatch, None, None]
 Encoder = Callable[[Batches, pa.Schema, dict[str, object]], Iterator[bytes]]
 
 
 class Format(StrEnum):
-    """How bars are written down."""
+    """Format of a download of bars."""
 
     JSON = "json"
     CSV = "csv"
@@ -30,32 +30,31 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """media: the content's type; encode: (batches, their schema, head of a JSON answer) → bytes."""
-
-    media: str
+    media_type: str
     encode: Encoder
+    """(batches, their schema, the JSON response's leading fields) → chunks of the content."""
 
 
-class _Outlet(BytesIO):
-    """A file of which what was written is taken away at once; it remembers how far it is."""
+class _ChunkBuffer(BytesIO):
+    """A file whose content is taken out while it is written; `tell` counts what was taken."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._gone = 0
+        self._taken = 0
 
     def tell(self) -> int:
-        return self._gone + super().tell()
+        return self._taken + super().tell()
 
     def take(self) -> bytes:
-        written = self.getvalue()
-        self._gone += len(written)
+        chunk = self.getvalue()
+        self._taken += len(chunk)
         self.seek(0)
         self.truncate()
-        return written
+        return chunk
 
 
-def _json(batches: Batches, schema: pa.Schema, head: dict[str, object]) -> Iterator[bytes]:
-    yield orjson.dumps(head, option=orjson.OPT_UTC_Z)[:-1] + b',"bars":['
+def _json(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> Iterator[bytes]:
+    yield orjson.dumps(fields, option=orjson.OPT_UTC_Z)[:-1] + b',"bars":['
     first = True
     for batch in batches:
         rows = orjson.dumps(batch.to_pylist(), option=orjson.OPT_UTC_Z)[1:-1]
@@ -64,37 +63,37 @@ def _json(batches: Batches, schema: pa.Schema, head: dict[str, object]) -> Itera
     yield b"]}"
 
 
-def _csv(batches: Batches, schema: pa.Schema, head: dict[str, object]) -> Iterator[bytes]:
-    outlet = _Outlet()
-    texts = schema.set(0, pa.field("ts", pa.string()))
-    with pa_csv.CSVWriter(outlet, texts, write_options=_PLAIN) as writer:
+def _csv(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> Iterator[bytes]:
+    buffer = _ChunkBuffer()
+    text_schema = schema.set(0, pa.field("ts", pa.string()))
+    with pa_csv.CSVWriter(buffer, text_schema, write_options=_UNQUOTED) as writer:
         for batch in batches:
-            moments = pc.strftime(batch.column(0).cast(_SECONDS), format="%Y-%m-%dT%H:%M:%SZ")
-            writer.write_batch(batch.set_column(0, "ts", moments))
-            yield outlet.take()
-        yield outlet.take()
+            times = pc.strftime(batch.column(0).cast(_SECONDS), format="%Y-%m-%dT%H:%M:%SZ")
+            writer.write_batch(batch.set_column(0, "ts", times))
+            yield buffer.take()
+        yield buffer.take()
 
 
-def _arrow(batches: Batches, schema: pa.Schema, head: dict[str, object]) -> Iterator[bytes]:
-    outlet = _Outlet()
-    with ipc.new_stream(outlet, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            yield outlet.take()
-    yield outlet.take()
-
-
-def _parquet(batches: Batches, schema: pa.Schema, head: dict[str, object]) -> Iterator[bytes]:
-    outlet = _Outlet()
-    with parquet.ParquetWriter(outlet, schema, compression="zstd") as writer:
+def _arrow(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> Iterator[bytes]:
+    buffer = _ChunkBuffer()
+    with ipc.new_stream(buffer, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-            yield outlet.take()
-    yield outlet.take()
+            yield buffer.take()
+    yield buffer.take()
+
+
+def _parquet(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> Iterator[bytes]:
+    buffer = _ChunkBuffer()
+    with parquet.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            yield buffer.take()
+    yield buffer.take()
 
 
 _SECONDS = pa.timestamp("s", tz="UTC")
-_PLAIN = pa_csv.WriteOptions(quoting_style="needed", quoting_header="none")
+_UNQUOTED = pa_csv.WriteOptions(quoting_style="needed", quoting_header="none")
 
 ENCODINGS = {
     Format.JSON: Encoding("application/json", _json),
@@ -106,21 +105,23 @@ ENCODINGS = {
 
 def encoded(
     format: Format,
-    batches: Reading,
+    batches: BatchReader,
     schema: pa.Schema,
-    head: dict[str, object],
+    fields: dict[str, object],
 ) -> Iterator[bytes]:
-    """The pieces of a file. The first bars are read before this returns, so that what goes
-    wrong at the start can still be answered with a problem.
+    """The chunks of a file.
+
+    The first batch is read before this returns, so that an error can still be answered with a
+    problem.
     """
     first = next(batches, None)
-    return ENCODINGS[format].encode(_joined(first, batches), schema, head)
+    return ENCODINGS[format].encode(_chained(first, batches), schema, fields)
 
 
-def _joined(first: pa.RecordBatch | None, rest: Reading) -> Batches:
+def _chained(first: pa.RecordBatch | None, rest: BatchReader) -> Batches:
     try:
         if first is not None:
             yield first
             yield from rest
     finally:
-        rest.close()  # ends its transaction
+        rest.close()  # ends the transaction

@@ -1,5 +1,5 @@
-"""What an endpoint takes and answers, said once: requests are checked by it, and the OpenAPI
-document is made of it.
+"""The description of an endpoint: requests are validated by it and the OpenAPI document is made
+of it.
 """
 
 from __future__ import annotations
@@ -18,65 +18,69 @@ from api.responses import FieldError, adapter, problem
 from enrichment.domain.errors import InvalidRequest
 
 View = TypeVar("View", bound=Callable[..., Response])
-MAX_VALUE_CHARS = 40
+MAX_VALUE_CHARS = 40  # of a value that an error message quotes
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint's description.
-
-    answer: type of the JSON body; content: media type → JSON schema of other bodies.
-    path: parameter → type; query, body: models; takes: media type of a body of text, which the
-    regular expression `pattern` describes in its plainest form.
-    """
+    """Parameters, body and responses of an endpoint."""
 
     tag: str
     summary: str
     details: str
-    answer: Any
+    response_model: Any
+    """Type of the JSON response; None if `content` describes it."""
     status: int
-    changes: bool
-    problems: tuple[int, ...]
+    changes_state: bool
+    """Whether the bearer token is required, where the API has one."""
+    error_statuses: tuple[int, ...]
+    """Besides those that every endpoint may answer with."""
     path: Mapping[str, Any]
+    """Path parameter → type."""
     query: type[QueryModel] | None
     body: type[BaseModel] | None
-    takes: str | None
-    pattern: str | None
+    """Model of the JSON body."""
+    text_type: str | None
+    """Media type of a text body."""
+    text_pattern: str | None
+    """Regular expression of a text body, for the description only."""
     content: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Media type → JSON schema of responses other than the JSON one."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Request header → description."""
     responses: Mapping[int, Any] = field(default_factory=dict)
+    """Further status → type of its JSON response, or None without a body."""
 
 
 class RequestInvalid(InvalidRequest):
-    """A request whose parameters are not what the operation takes."""
+    """A request with invalid parameters or an invalid body."""
 
-    def __init__(self, complaints: list[FieldError]) -> None:
-        super().__init__("; ".join(complaint.detail for complaint in complaints[:5]))
-        self.complaints = complaints
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__("; ".join(error.detail for error in errors[:5]))
+        self.errors = errors
 
     def as_problem(self) -> Response:
-        return problem(400, "Invalid request", str(self), self.complaints)
+        return problem(400, "Invalid request", str(self), self.errors)
 
 
 def endpoint(
     tag: str,
-    answer: Any = None,
+    response_model: Any = None,
     *,
     status: int = 200,
-    changes: bool = False,
-    problems: tuple[int, ...] = (),
-    takes: str | None = None,
-    pattern: str | None = None,
+    changes_state: bool = False,
+    error_statuses: tuple[int, ...] = (),
+    text_type: str | None = None,
+    text_pattern: str | None = None,
     content: Mapping[str, Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
     responses: Mapping[int, Any] | None = None,
 ) -> Callable[[View], Callable[..., Response]]:
-    """Describe a view, and give it its parameters checked and typed.
+    """Describe a view, and call it with validated and typed parameters.
 
-    The view's arguments say what it takes: `query` a Query, `body` a model of a JSON body (or the
-    text of a body of type `takes`), any other a part of the path. Its docstring is the summary.
-    changes: whether it changes state; then it asks for the token. problems: further statuses.
-    headers: header that the view reads → what it is for. responses: further status → answer.
+    The view's annotations are its parameters: `query` is a QueryModel, `body` a model of the JSON
+    body (or a string if `text_type` is given), every other one a path parameter. The first line of
+    its docstring is the summary, the rest the details. The arguments are the fields of `Endpoint`.
     """
 
     def decorate(view: View) -> Callable[..., Response]:
@@ -87,115 +91,123 @@ def endpoint(
         summary, _, details = (inspect.getdoc(view) or "").partition("\n")
 
         @functools.wraps(view)
-        def checked(**given: Any) -> Response:
-            values = {name: _part(name, kind, given[name]) for name, kind in path.items()}
+        def validated(**arguments: Any) -> Response:
+            values = {n: _parse_path(n, kind, arguments[n]) for n, kind in path.items()}
+            parsed_query = _parse_query(query or QueryModel)
             if query is not None:
-                values["query"] = _query(query)
-            else:
-                _query(QueryModel)
-            if takes is not None:
-                values["body"] = _text(takes)
+                values["query"] = parsed_query
+            if text_type is not None:
+                values["body"] = _parse_text(text_type)
             elif body is not None:
-                values["body"] = _body(body)
+                values["body"] = _parse_json(body)
             return view(**values)
 
-        checked.operation = Endpoint(  # type: ignore[attr-defined]  # read by `described`
+        validated.endpoint = Endpoint(  # type: ignore[attr-defined]  # read by `endpoint_of`
             tag=tag,
             summary=summary,
             details=details.strip(),
-            answer=answer,
+            response_model=response_model,
             status=status,
-            changes=changes,
-            problems=problems,
+            changes_state=changes_state,
+            error_statuses=error_statuses,
             path=hints,
             query=query,
-            body=None if takes else body,
-            takes=takes,
-            pattern=pattern,
+            body=None if text_type else body,
+            text_type=text_type,
+            text_pattern=text_pattern,
             content=content or {},
             headers=headers or {},
             responses=responses or {},
         )
-        return checked
+        return validated
 
     return decorate
 
 
 def endpoint_of(view: Any) -> Endpoint | None:
     """A view's description, if it has one."""
-    return getattr(view, "operation", None)
+    return getattr(view, "endpoint", None)
 
 
-def parsed_request() -> Endpoint | None:
-    """The operation that the present request is for, if it is for one."""
+def current_endpoint() -> Endpoint | None:
+    """The description of the requested endpoint, if it has one."""
     return endpoint_of(current_app.view_functions.get(request.endpoint or ""))
 
 
-def _part(name: str, kind: Any, value: Any) -> Any:
+def _parse_path(name: str, kind: Any, value: Any) -> Any:
     try:
         return kind.validate_python(value)
     except ValidationError as exc:
         raise RequestInvalid(_field_errors(exc, name)) from None
 
 
-def _query(model: type[QueryModel]) -> QueryModel:
-    several = {
+def _parse_query(model: type[QueryModel]) -> QueryModel:
+    lists = {
         info.alias or name for name, info in model.model_fields.items() if _is_list(info.annotation)
     }
-    values: dict[str, Any] = {}
-    for name, given in request.args.lists():
-        if len(given) > 1 and name not in several:
+    parameters: dict[str, Any] = {}
+    for name, values in request.args.lists():
+        if len(values) > 1 and name not in lists:
             raise RequestInvalid(
                 [FieldError(name[:MAX_VALUE_CHARS], f"{name[:MAX_VALUE_CHARS]}: give it once")]
             )
-        values[name] = given if name in several else given[0]
+        parameters[name] = values if name in lists else values[0]
     try:
-        return model.model_validate(values)
+        return model.model_validate(parameters)
     except ValidationError as exc:
-        raise RequestInvalid(_field_errors(exc, known=_names(model))) from None
+        raise RequestInvalid(_field_errors(exc, allowed=_field_names(model))) from None
 
 
 def _is_list(annotation: Any) -> bool:
-    """Whether a field takes several values, or None."""
+    """Whether the annotation is a list, or a list or None."""
     return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
 
 
-def _body(model: type[BaseModel]) -> BaseModel:
+def _parse_json(model: type[BaseModel]) -> BaseModel:
     if request.mimetype != "application/json":
-        raise RequestInvalid(
-            [FieldError("body", "body: send JSON, with Content-Type: application/json")]
-        )
+        raise _invalid_body("send JSON, with Content-Type: application/json")
     try:
         return model.model_validate_json(request.get_data())
     except ValidationError as exc:
-        raise RequestInvalid(_field_errors(exc, "body", known=_names(model))) from None
+        raise RequestInvalid(_field_errors(exc, "body", _field_names(model))) from None
 
 
-def _text(media: str) -> str:
-    if request.mimetype != media:
-        raise RequestInvalid([FieldError("body", f"body: send text, with Content-Type: {media}")])
+def _parse_text(media_type: str) -> str:
+    if request.mimetype != media_type:
+        raise _invalid_body(f"send text, with Content-Type: {media_type}")
     try:
         return request.get_data().decode("utf-8")
     except UnicodeDecodeError:
-        raise RequestInvalid([FieldError("body", "body: encode the text as UTF-8")]) from None
+        raise _invalid_body("encode the text as UTF-8") from None
 
 
-def _names(model: type[BaseModel]) -> str:
+def _invalid_body(detail: str) -> RequestInvalid:
+    return RequestInvalid([FieldError("body", f"body: {detail}")])
+
+
+def _field_names(model: type[BaseModel]) -> str:
     names = [info.alias or name for name, info in model.model_fields.items()]
     return f"known are {', '.join(names)}" if names else "there are none here"
 
 
-def _field_errors(exc: ValidationError, whole: str = "", known: str = "") -> list[FieldError]:
-    found = []
+def _field_errors(exc: ValidationError, parameter: str = "", allowed: str = "") -> list[FieldError]:
+    """pydantic's errors in our words.
+
+    Args:
+        parameter: The name for errors that concern the value as a whole.
+        allowed: What to answer to an unknown parameter.
+    """
+    errors = []
     for error in exc.errors(include_url=False, include_context=False):
-        name = ".".join(str(part)[:MAX_VALUE_CHARS] for part in error["loc"][:4]) or whole
+        name = ".".join(str(part)[:MAX_VALUE_CHARS] for part in error["loc"][:4]) or parameter
         if error["type"] == "extra_forbidden":
-            found.append(FieldError(name, f"unknown parameter {name!r}: {known}"))
+            errors.append(FieldError(name, f"unknown parameter {name!r}: {allowed}"))
             continue
         message = error["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "it should be")
-        given = error["input"] if error["type"] != "missing" else None
-        told = "malformed" in message  # it names the text itself
-        shown = f"={given[:MAX_VALUE_CHARS]!r}" if isinstance(given, str) and not told else ""
-        found.append(FieldError(name, f"{name}{shown}: {message}"))
-    return found
+        value = error["input"] if error["type"] != "missing" else None
+        suffix = ""
+        if isinstance(value, str) and "malformed" not in message:  # that message quotes it
+            suffix = f"={value[:MAX_VALUE_CHARS]!r}"
+        errors.append(FieldError(name, f"{name}{suffix}: {message}"))
+    return errors

@@ -1,4 +1,4 @@
-"""The blueprint of `/api/v1/enrichment`: how the engine is, and starting and stopping it."""
+"""The blueprint of `/api/v1/enrichment`: dashboard, trigger, pause, resume, history, resilience."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
 from api.endpoint import endpoint
-from api.parameters import FOLLOWING, Limit, QueryModel, Reason, Seconds, Symbol, Whole
+from api.parameters import CURSOR, Limit, QueryModel, Reason, Seconds, Symbol, Whole
 from api.response_cache import ResponseCache
 from api.responses import conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import AssetClass
+from enrichment.domain.statuses import ItemStatus, PauseScope
 from enrichment.services import health
 from enrichment.services.commands import Commands
 from enrichment.vendors.registry import VENDORS
@@ -40,7 +41,7 @@ MAX_SYMBOLS = 200
 MAX_KEY_LENGTH = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HISTORY_CURSOR = r"^[0-9]{1,17}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-KEY_HEADER = {"Idempotency-Key": "The same key gives the same job again, however often it is sent."}
+KEY_HEADER = {"Idempotency-Key": "Requests with the same key open one job and return it."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ResultSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class TriggerAnswer:
+class TriggerResponse:
     timestamp: datetime
     job_id: UUID
     status: str
@@ -61,8 +62,8 @@ class TriggerAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class PauseAnswer:
-    """until: when the pause ends by itself."""
+class PauseResponse:
+    """until: when the pause expires."""
 
     timestamp: datetime
     status: str
@@ -73,14 +74,14 @@ class PauseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryAnswer:
+class HistoryResponse:
     timestamp: datetime
     count: int
     jobs: list[HistoricJob]
 
 
 @dataclass(frozen=True, slots=True)
-class MetricsAnswer:
+class MetricsResponse:
     fetch_pipeline: FetchMetrics
     compute_pipeline: ComputeMetrics
     data_quality: QualityMetrics
@@ -98,8 +99,8 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class HealthAnswer:
-    """running: a worker is alive; scheduler_running: its clock ticks."""
+class HealthResponse:
+    """running: a worker is alive; scheduler_running: its scheduler ticks."""
 
     timestamp: datetime
     health_status: str
@@ -111,7 +112,7 @@ class HealthAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ResilienceAnswer:
+class ResilienceResponse:
     timestamp: datetime
     patterns: list[PatternStatus]
 
@@ -127,11 +128,11 @@ class TriggerQuery(QueryModel):
 
 class HistoryQuery(QueryModel):
     limit: Limit = 10
-    cursor: Annotated[str, Field(pattern=HISTORY_CURSOR, description=FOLLOWING)] | None = None
+    cursor: Annotated[str, Field(pattern=HISTORY_CURSOR, description=CURSOR)] | None = None
 
 
 class ScopeQuery(QueryModel):
-    """What is paused: everything, or one of these."""
+    """The scope of a pause: one of these parameters, or everything."""
 
     asset_class: AssetClass | None = None
     symbol: Symbol | None = None
@@ -139,32 +140,32 @@ class ScopeQuery(QueryModel):
     reason: Reason = None
 
     @property
-    def scope(self) -> tuple[str, str]:
-        """(scope, key); Conflict where more than one is named."""
+    def scope(self) -> tuple[PauseScope, str]:
+        """(scope, key); Conflict if more than one is given."""
         named = [
             (scope, str(key))
-            for scope in ("asset_class", "symbol", "provider")
+            for scope in (PauseScope.ASSET_CLASS, PauseScope.SYMBOL, PauseScope.PROVIDER)
             if (key := getattr(self, scope)) is not None
         ]
         if len(named) > 1:
-            raise Conflict("name one of asset_class, symbol and provider, or none for everything")
-        return named[0] if named else ("global", "")
+            raise Conflict("give one of asset_class, symbol and provider, or none for everything")
+        return named[0] if named else (PauseScope.GLOBAL, "")
 
 
 class PauseQuery(ScopeQuery):
     minutes: Annotated[int, Field(ge=1, le=525_600), Whole] | None = Field(
-        None, description="Minutes after which the pause ends by itself."
+        None, description="Minutes after which the pause expires."
     )
 
 
 def blueprint(
-    reader: ReadModels, commands: Commands, config: Schedule, recent: ResponseCache
+    reader: ReadModels, commands: Commands, config: Schedule, cache: ResponseCache
 ) -> Blueprint:
-    """The endpoints on these services; what monitors ask for again and again is shared."""
+    """Build the blueprint; what monitoring polls is read through the cache."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
-    read_overview, read_metrics = recent.cached(reader.overview), recent.cached(reader.metrics)
-    read_night = recent.cached(reader.night)
-    read_workers = recent.cached(reader.workers)
+    read_overview, read_metrics = cache.cached(reader.overview), cache.cached(reader.metrics)
+    read_night = cache.cached(reader.night)
+    read_workers = cache.cached(reader.workers)
 
     @bp.get("/dashboard/overview")
     @endpoint("dashboard", Overview, responses={304: None})
@@ -173,33 +174,33 @@ def blueprint(
         return conditional_response(read_overview())
 
     @bp.get("/dashboard/metrics")
-    @endpoint("dashboard", MetricsAnswer, responses={304: None})
+    @endpoint("dashboard", MetricsResponse, responses={304: None})
     def metrics() -> Response:
-        """Fetches, computations and quality of the last 24 hours.
+        """Fetches, computations and data quality of the last 24 hours.
 
-        Rates are percent, scores 0–1, null where nothing happened.
+        Rates are percent, scores 0–1, null if there is no data.
         """
-        found = read_metrics()
+        values = read_metrics()
         return conditional_response(
-            MetricsAnswer(
-                found.fetch_pipeline, found.compute_pipeline, found.data_quality, utc_now()
+            MetricsResponse(
+                values.fetch_pipeline, values.compute_pipeline, values.data_quality, utc_now()
             )
         )
 
     @bp.get("/dashboard/health")
-    @endpoint("dashboard", HealthAnswer, responses={304: None})
+    @endpoint("dashboard", HealthResponse, responses={304: None})
     def health_() -> Response:
-        """healthy, warning or critical, and why."""
-        state = read_night()
-        judged = health.assess(state)
+        """Health of the installation: healthy, warning or critical, and the issues."""
+        night = read_night()
+        result = health.assess(night)
         return conditional_response(
-            HealthAnswer(
-                state.timestamp,
-                judged.status,
+            HealthResponse(
+                night.timestamp,
+                result.status,
                 any(worker.alive for worker in read_workers()),
-                state.scheduler_running,
-                state.last_enrichment_time,
-                list(judged.issues),
+                night.scheduler_running,
+                night.last_enrichment_time,
+                list(result.issues),
                 config,
             )
         )
@@ -207,21 +208,26 @@ def blueprint(
     @bp.get("/dashboard/job-status/<symbol>")
     @endpoint("dashboard", JobStatus, responses={304: None})
     def job_status(symbol: Symbol) -> Response:
-        """A tracked symbol's newest run."""
-        found = reader.job_status(symbol)
-        if found is None:
+        """Status of a tracked symbol in its latest job."""
+        status = reader.job_status(symbol)
+        if status is None:
             raise NotTracked.of(symbol)
-        return conditional_response(found)
+        return conditional_response(status)
 
     @bp.post("/trigger")
     @endpoint(
-        "jobs", TriggerAnswer, status=202, changes=True, problems=(404, 409), headers=KEY_HEADER
+        "jobs",
+        TriggerResponse,
+        status=202,
+        changes_state=True,
+        error_statuses=(404, 409),
+        headers=KEY_HEADER,
     )
     def trigger(query: TriggerQuery) -> Response:
-        """Enrich these symbols now, those of an asset class, or all.
+        """Open a job for the given symbols, for an asset class, or for all symbols.
 
-        Answers at once, `Location` being the job; with `wait` when it has finished, or so many
-        seconds later.
+        The response comes at once, with the job's URL in `Location`; with `wait` it comes when the
+        job has finished, or after that many seconds.
         """
         job = commands.trigger(
             actor=actor(request),
@@ -232,9 +238,9 @@ def blueprint(
         )
         summary = None
         if query.wait is not None:
-            summary = _summary(_finished(reader, job.job_id, query.wait))
+            summary = _summary(_wait_until_finished(reader, job.job_id, query.wait))
         response = json_response(
-            TriggerAnswer(
+            TriggerResponse(
                 utc_now(), job.job_id, "triggered", job.symbols_to_process, True, summary
             ),
             202,
@@ -243,62 +249,62 @@ def blueprint(
         return response
 
     @bp.route("/pause", methods=["GET", "POST"])
-    @endpoint("operations", PauseAnswer, changes=True, problems=(404, 409))
+    @endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
     def pause(query: PauseQuery) -> Response:
-        """Claim nothing more of a scope until it is resumed; what is at work finishes."""
+        """Start no more symbols of a scope until it is resumed; running ones finish."""
         scope, key = query.scope
         until = None if query.minutes is None else utc_now() + timedelta(minutes=query.minutes)
         commands.pause(actor=actor(request), scope=scope, key=key, reason=query.reason, until=until)
-        return json_response(PauseAnswer(utc_now(), "paused", True, scope, key, until))
+        return json_response(PauseResponse(utc_now(), "paused", True, scope, key, until))
 
     @bp.route("/resume", methods=["GET", "POST"])
-    @endpoint("operations", PauseAnswer, changes=True, problems=(404, 409))
+    @endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
     def resume(query: ScopeQuery) -> Response:
-        """Lift the pause of a scope."""
+        """Resume a paused scope."""
         scope, key = query.scope
         commands.resume(actor=actor(request), scope=scope, key=key, reason=query.reason)
-        return json_response(PauseAnswer(utc_now(), "running", False, scope, key, None))
+        return json_response(PauseResponse(utc_now(), "running", False, scope, key, None))
 
     @bp.get("/history")
-    @endpoint("jobs", HistoryAnswer, responses={304: None})
+    @endpoint("jobs", HistoryResponse, responses={304: None})
     def history(query: HistoryQuery) -> Response:
         """Jobs, newest first."""
-        found = reader.history(query.limit, _history_key(query.cursor))
-        response = conditional_response(HistoryAnswer(found.timestamp, len(found.jobs), found.jobs))
-        return with_next_link(response, _history_cursor(found.next)) if found.next else response
+        page = reader.history(query.limit, _parse_history_cursor(query.cursor))
+        response = conditional_response(HistoryResponse(page.timestamp, len(page.jobs), page.jobs))
+        return with_next_link(response, _history_cursor(page.next)) if page.next else response
 
     @bp.get("/resilience")
-    @endpoint("resilience", ResilienceAnswer)
+    @endpoint("resilience", ResilienceResponse)
     def resilience() -> Response:
         """Every breaker, limiter, retry policy and bulkhead of every worker, with its age."""
-        return json_response(ResilienceAnswer(utc_now(), reader.resilience()))
+        return json_response(ResilienceResponse(utc_now(), reader.resilience()))
 
     return bp
 
 
 def actor(received: Request) -> str:
-    """Who the audit names: the address that the request came from."""
+    """The actor for the audit: the client's address."""
     return f"api:{received.remote_addr or 'local'}"
 
 
 def _history_cursor(key: tuple[datetime, UUID]) -> str:
-    """Microseconds since 1970 and the job."""
+    """Microseconds since 1970 and the job's id."""
     return f"{(key[0] - _EPOCH) // timedelta(microseconds=1)}_{key[1]}"
 
 
-def _history_key(cursor: str | None) -> tuple[datetime, UUID] | None:
+def _parse_history_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
     if cursor is None:
         return None
     microseconds, _, job_id = cursor.partition("_")
     return _EPOCH + timedelta(microseconds=int(microseconds)), UUID(job_id)
 
 
-def _finished(reader: ReadModels, job_id: UUID, seconds: float) -> Progress | None:
-    """The job once it has finished, or as it stands after `seconds`."""
-    until = time.monotonic() + seconds
+def _wait_until_finished(reader: ReadModels, job_id: UUID, seconds: float) -> Progress | None:
+    """The job's progress when it has finished, or after `seconds`."""
+    deadline = time.monotonic() + seconds
     while True:
         progress = reader.progress(job_id)
-        if progress is None or progress.finished or time.monotonic() >= until:
+        if progress is None or progress.finished or time.monotonic() >= deadline:
             return progress
         time.sleep(0.1)
 
@@ -308,7 +314,9 @@ def _summary(progress: Progress | None) -> ResultSummary | None:
         return None
     counts = progress.counts
     return ResultSummary(
-        counts.get("completed", 0), counts.get("failed", 0), progress.duration_seconds
+        counts.get(ItemStatus.COMPLETED, 0),
+        counts.get(ItemStatus.FAILED, 0),
+        progress.duration_seconds,
     )
 
 

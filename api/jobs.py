@@ -1,4 +1,4 @@
-"""The blueprint of `/api/v1/enrichment/jobs`: a run in full, its symbols, and steering it."""
+"""The blueprint of `/api/v1/enrichment/jobs`: a job, its symbols, cancelling and resuming it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
 
 @dataclass(frozen=True, slots=True)
-class JobAnswer:
-    """counts: symbols by status; at_work: symbol → step; error_groups: the failed ones by error."""
+class JobResponse:
+    """counts: symbols per status; at_work: running symbols and their step; error_groups: failed
+    symbols per error.
+    """
 
     timestamp: datetime
     job_id: UUID
@@ -47,7 +49,7 @@ class JobAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemsAnswer:
+class ItemsResponse:
     timestamp: datetime
     job_id: UUID
     count: int
@@ -69,38 +71,38 @@ class ResumeQuery(CancelQuery):
 
 
 def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
-    """The endpoints on these services."""
+    """Build the blueprint."""
     bp = Blueprint("jobs", __name__, url_prefix=f"{PREFIX}/jobs")
 
     @bp.get("/<uuid:job_id>")
-    @endpoint("jobs", JobAnswer, responses={304: None})
+    @endpoint("jobs", JobResponse, responses={304: None})
     def job(job_id: UUID) -> Response:
-        """A job as it stands: who asked for it, counts, throughput, time left, errors by class."""
+        """A job's state: who requested it, counts, throughput, estimated time left, errors."""
         return conditional_response(_job(reader, job_id))
 
     @bp.get("/<uuid:job_id>/items")
-    @endpoint("jobs", ItemsAnswer, responses={304: None})
+    @endpoint("jobs", ItemsResponse, responses={304: None})
     def items(job_id: UUID, query: ItemsQuery) -> Response:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
             raise UnknownJob.of(job_id)
-        found = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
+        rows = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
         return page_response(
-            found,
+            rows,
             query.limit,
-            lambda page: ItemsAnswer(utc_now(), job_id, len(page), page),
+            lambda page: ItemsResponse(utc_now(), job_id, len(page), page),
             lambda last: last.symbol,
         )
 
     @bp.post("/<uuid:job_id>/cancel")
-    @endpoint("jobs", JobAnswer, changes=True, problems=(409,))
+    @endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
     def cancel(job_id: UUID, query: CancelQuery) -> Response:
-        """End a job: waiting symbols are cancelled now, those at work at their next step."""
+        """Cancel a job: waiting symbols at once, running ones at their next step."""
         commands.cancel(job_id, actor=actor(request), reason=query.reason)
         return json_response(_job(reader, job_id))
 
     @bp.post("/<uuid:job_id>/resume")
-    @endpoint("jobs", JobAnswer, changes=True, problems=(409,))
+    @endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
     def resume_failed(job_id: UUID, query: ResumeQuery) -> Response:
         """Run a finished job's failed symbols again, all or those of one error class."""
         commands.resume_failed(
@@ -111,10 +113,10 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     return bp
 
 
-def _job(reader: ReadModels, job_id: UUID) -> JobAnswer:
-    asked, progress = reader.jobs.request(job_id), reader.progress(job_id)
-    if asked is None or progress is None:
+def _job(reader: ReadModels, job_id: UUID) -> JobResponse:
+    job_request, progress = reader.jobs.request(job_id), reader.progress(job_id)
+    if job_request is None or progress is None:
         raise UnknownJob.of(job_id)
-    groups = reader.jobs.error_groups(job_id) if progress.counts.get("failed") else []
-    fields = {**asdict(asked), **asdict(progress)}
-    return JobAnswer(timestamp=utc_now(), error_groups=groups, **fields)
+    groups = reader.jobs.error_groups(job_id) if progress.counts.get(ItemStatus.FAILED) else []
+    fields = {**asdict(job_request), **asdict(progress)}
+    return JobResponse(timestamp=utc_now(), error_groups=groups, **fields)

@@ -1,7 +1,7 @@
-"""`/metrics`: one sample of the installation in Prometheus' text format.
+"""`/metrics`: the metrics of the whole installation in Prometheus' text format.
 
-Every scrape reads the database, so it shows all workers, and any API process answers alike. Names
-follow https://prometheus.io/docs/practices/naming/: base units, `_total` for what only grows.
+Every scrape reads the database, so that any API process shows all workers. Names follow
+https://prometheus.io/docs/practices/naming/.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from api.endpoint import endpoint
 from api.response_cache import ResponseCache
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
-from enrichment.domain.statuses import PauseScope
+from enrichment.domain.statuses import QUEUED_ITEM_STATUSES, AlertStatus, PauseScope, SeriesStatus
 from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
+from resilience import BulkheadStatus, CircuitBreakerStatus, RateLimiterStatus, State, Status
 
-BREAKER_STATES = ("closed", "half_open", "open")
-QUEUE_STATUSES = ("pending", "retry", "in_progress")
-SERIES_STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
+Samples = Iterable[tuple[Sequence[str], float | None]]
+"""Label values and value; a value of None is left out."""
 
 
-def blueprint(monitoring: MetricsReader, recent: ResponseCache) -> Blueprint:
-    """`/metrics` over this database."""
+def blueprint(monitoring: MetricsReader, cache: ResponseCache) -> Blueprint:
+    """Build the blueprint."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_InstallationCollector(recent.cached(monitoring.sample)))
+    registry.register(_InstallationCollector(cache.cached(monitoring.sample)))
     bp = Blueprint("metrics", __name__)
 
     @bp.get("/metrics")
     @endpoint("service", content={"text/plain": {"schema": {"type": "string"}}})
     def metrics() -> Response:
-        """Figures of the whole installation in Prometheus' text format."""
+        """Metrics of the whole installation in Prometheus' text format."""
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     return bp
@@ -54,40 +54,37 @@ class _InstallationCollector(Collector):
         self._sample = sample
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # else the registry would take a sample when it is built
+        return ()  # otherwise the registry would call `collect` on registration
 
     def collect(self) -> Iterator[Metric]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         sample = self._sample()
-        for part in (_general, _jobs, _calls, _series, _workers, _patterns, _alerts):
-            yield from part(sample)
+        for collect in (_general, _jobs, _calls, _series, _workers, _patterns, _alerts):
+            yield from collect(sample)
         yield _gauge(
             "scrape_duration_seconds",
-            "Time that this scrape's queries and figures took.",
-            time.perf_counter() - began,
+            "Duration of this scrape.",
+            time.perf_counter() - started,
         )
 
 
-Labelled = Iterable[tuple[Sequence[str], float | None]]
-
-
 def _gauge(name: str, text: str, value: float | None) -> Metric:
-    """One figure; no sample where it is unknown."""
+    """A gauge without labels; no sample if the value is unknown."""
     return _gauges(name, text, (), [((), value)])
 
 
-def _gauges(name: str, text: str, labels: Sequence[str], values: Labelled) -> Metric:
-    return _filled(GaugeMetricFamily(f"enrichment_{name}", text, labels=labels), values)
+def _gauges(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    return _with_samples(GaugeMetricFamily(f"enrichment_{name}", text, labels=labels), samples)
 
 
-def _counters(name: str, text: str, labels: Sequence[str], values: Labelled) -> Metric:
-    return _filled(CounterMetricFamily(f"enrichment_{name}", text, labels=labels), values)
+def _counters(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    return _with_samples(CounterMetricFamily(f"enrichment_{name}", text, labels=labels), samples)
 
 
-def _filled(family: Any, values: Labelled) -> Metric:
-    for labels, value in values:
+def _with_samples(family: Any, samples: Samples) -> Metric:
+    for label_values, value in samples:
         if value is not None:
-            family.add_metric(labels, float(value))
+            family.add_metric(label_values, float(value))
     metric: Metric = family
     return metric
 
@@ -96,7 +93,7 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauges("build_info", "Version of this program.", ["version"], [([__version__], 1)])
     yield _gauge(
         "scheduler_running",
-        "Whether a live worker's clock has ticked within 90 s.",
+        "Whether a live worker's scheduler has ticked within 90 s.",
         sample.scheduler_running,
     )
     yield _gauges(
@@ -116,13 +113,13 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
 def _jobs(sample: MetricsSample) -> Iterator[Metric]:
     yield _counters(
         "jobs",
-        "Jobs that ended; a resumed job ends again.",
+        "Finished jobs; a resumed job counts again when it finishes again.",
         ["kind", "state"],
         [([job.kind, job.state], job.count) for job in sample.jobs],
     )
     yield _counters(
         "job_seconds",
-        "Time that ended jobs took.",
+        "Duration of finished jobs.",
         ["kind", "state"],
         [([job.kind, job.state], job.duration_seconds) for job in sample.jobs],
     )
@@ -133,7 +130,7 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauge("last_job_end_timestamp_seconds", "End of the last finished job.", completed)
     yield _gauge(
         "last_job_duration_seconds",
-        "Time that the last finished job took.",
+        "Duration of the last finished job.",
         job.duration_seconds if job else None,
     )
     outcomes = {} if job is None else {"successful": job.successful, "failed": job.failed}
@@ -145,18 +142,18 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
     )
     yield _gauge(
         "last_job_retried_symbols",
-        "Symbols of the last finished job that were tried more than once.",
+        "Symbols of the last finished job that were retried.",
         job.retried if job else None,
     )
     yield _gauges(
         "queue_items",
-        "Symbols waiting, waiting for a retry, or at work.",
+        "Symbols in the queue: pending, waiting for a retry, or in progress.",
         ["status"],
-        [([status], sample.queue.get(status, 0)) for status in QUEUE_STATUSES],
+        [([status], sample.queue.get(status, 0)) for status in QUEUED_ITEM_STATUSES],
     )
     yield _gauge(
         "queue_oldest_age_seconds",
-        "How long the oldest waiting symbol has waited; 0 if none waits.",
+        "Waiting time of the oldest pending symbol; 0 if there is none.",
         sample.queue_oldest_age or 0.0,
     )
 
@@ -165,7 +162,7 @@ def _calls(sample: MetricsSample) -> Iterator[Metric]:
     fetches, computed = sample.fetches, sample.computations
     yield _counters(
         "fetches",
-        "Fetches of a series; provider 'none' where none of them answered.",
+        "Fetches of a series; provider 'none' if every provider failed.",
         ["provider", "outcome"],
         [
             ([f.name, outcome], n)
@@ -174,7 +171,7 @@ def _calls(sample: MetricsSample) -> Iterator[Metric]:
         ],
     )
     durations = HistogramMetricFamily(
-        "enrichment_fetch_duration_seconds", "Time that a fetch took.", labels=["provider"]
+        "enrichment_fetch_duration_seconds", "Duration of a fetch.", labels=["provider"]
     )
     bounds = [*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"]
     for f in fetches:
@@ -194,13 +191,13 @@ def _calls(sample: MetricsSample) -> Iterator[Metric]:
     )
     yield SummaryMetricFamily(
         "enrichment_compute_duration_seconds",
-        "Time that a computation took.",
+        "Duration of a computation.",
         count_value=computed.total,
         sum_value=computed.duration_seconds,
     )
     yield _gauge(
         "provider_quota_remaining",
-        "Requests left by the vendor's own word, within the last five minutes.",
+        "Remaining requests as reported by the vendor within the last five minutes.",
         sample.quota_remaining,
     )
 
@@ -212,11 +209,7 @@ def _series(sample: MetricsSample) -> Iterator[Metric]:
         "series",
         "Active series by status.",
         [*labels, "status"],
-        [
-            ([*k, status], g.statuses.get(status, 0))
-            for k, g in groups
-            for status in SERIES_STATUSES
-        ],
+        [([*k, status], g.statuses.get(status, 0)) for k, g in groups for status in SeriesStatus],
     )
     yield _gauges(
         "scored_series",
@@ -244,13 +237,13 @@ def _series(sample: MetricsSample) -> Iterator[Metric]:
     )
     yield _gauges(
         "oldest_success_timestamp_seconds",
-        "When the series that has waited longest was last enriched.",
+        "Oldest time of last success among the series.",
         labels,
         [(key, g.oldest_success.timestamp() if g.oldest_success else None) for key, g in groups],
     )
     yield _gauges(
         "newest_success_timestamp_seconds",
-        "When any series was last enriched.",
+        "Newest time of last success among the series.",
         labels,
         [(key, g.newest_success.timestamp() if g.newest_success else None) for key, g in groups],
     )
@@ -260,80 +253,83 @@ def _workers(sample: MetricsSample) -> Iterator[Metric]:
     workers = [([worker.worker_id], worker) for worker in sample.workers]
     yield _gauges(
         "worker_heartbeat_age_seconds",
-        "Time since a worker's heartbeat; gone ten minutes after it, or when the worker stops.",
+        "Time since a worker's heartbeat; absent after ten minutes and once it has stopped.",
         ["worker"],
         [(key, worker.heartbeat_age) for key, worker in workers],
     )
     yield _gauges(
         "worker_threads",
-        "Symbols that a worker can have at work.",
+        "Symbols that a worker can enrich at once.",
         ["worker"],
         [(key, worker.threads) for key, worker in workers],
     )
     yield _gauges(
         "worker_busy_threads",
-        "Symbols that a worker has at work.",
+        "Symbols that a worker is enriching.",
         ["worker"],
         [(key, worker.busy) for key, worker in workers],
     )
 
 
 def _patterns(sample: MetricsSample) -> Iterator[Metric]:
-    breakers = _of_kind(sample, "circuit_breaker")
+    breakers = _of_kind(sample, CircuitBreakerStatus)
     labels = ["name", "worker"]
     yield _gauges(
         "circuit_breaker_state",
-        "1 for the state that a breaker is in, 0 for the others.",
+        "1 for the current state of a breaker, 0 for the others.",
         [*labels, "state"],
         [
             ([p.name, p.worker_id, state], float(p.state == state))
             for p in breakers
-            for state in BREAKER_STATES
+            for state in State
         ],
     )
     yield _gauges(
         "circuit_breaker_failure_ratio",
-        "Share of failures in a breaker's window, 0 to 1.",
+        "Failure rate in a breaker's window, 0 to 1.",
         labels,
         [([p.name, p.worker_id], p.status["failure_rate"]) for p in breakers],
     )
     yield _gauges(
         "rate_limiter_tokens",
-        "Permits that are free now.",
+        "Available tokens.",
         labels,
-        [([p.name, p.worker_id], p.status["tokens"]) for p in _of_kind(sample, "rate_limiter")],
+        [([p.name, p.worker_id], p.status["tokens"]) for p in _of_kind(sample, RateLimiterStatus)],
     )
     yield _gauges(
         "bulkhead_available_slots",
-        "Calls that a bulkhead would let in now.",
+        "Free slots of a bulkhead.",
         labels,
         [
             ([p.name, p.worker_id], p.status["available_slots"])
-            for p in _of_kind(sample, "bulkhead")
+            for p in _of_kind(sample, BulkheadStatus)
         ],
     )
 
 
-def _of_kind(sample: MetricsSample, kind: str) -> list[PatternSample]:
-    return [pattern for pattern in sample.patterns if pattern.kind == kind]
+def _of_kind(sample: MetricsSample, status: type[Status]) -> list[PatternSample]:
+    return [pattern for pattern in sample.patterns if pattern.kind == status.kind]
 
 
 def _alerts(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauges(
         "alert_firing",
-        "1 while a rule of this program fires.",
+        "1 while an alert rule is firing.",
         ["rule", "severity"],
-        [([alert.rule, alert.severity], alert.state == "firing") for alert in sample.alerts],
+        [
+            ([alert.rule, alert.severity], alert.state == AlertStatus.FIRING)
+            for alert in sample.alerts
+        ],
     )
     yield _gauges(
         "alert_deliveries_pending",
-        "Alert notifications that a channel has not taken yet.",
+        "Alert notifications that are not delivered yet.",
         ["channel"],
-        [([waiting.channel], waiting.count) for waiting in sample.undelivered],
+        [([group.channel], group.count) for group in sample.undelivered],
     )
     yield _gauges(
         "alert_deliveries_oldest_age_seconds",
-        "Age of the oldest of them.",
+        "Age of the oldest undelivered notification.",
         ["channel"],
-        [([waiting.channel], waiting.oldest_age) for waiting in sample.undelivered],
+        [([group.channel], group.oldest_age) for group in sample.undelivered],
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the operations' own types."""
+"""The OpenAPI 3.1 document, generated from the endpoints' descriptions."""
 
 from __future__ import annotations
 
@@ -16,50 +16,48 @@ from enrichment import __version__
 
 _REF = "#/components/schemas/{model}"
 _Key = tuple[Any, JsonSchemaMode]
-_TOKEN = {"token": {"type": "http", "scheme": "bearer"}}
+_SECURITY_SCHEMES = {"token": {"type": "http", "scheme": "bearer"}}
 PROBLEMS = {
-    400: "A parameter is wrong; `errors` names it.",
+    400: "A parameter is invalid; `errors` names it.",
     401: "The bearer token is missing or wrong.",
-    403: "A page of another site asked for a change.",
-    404: "There is no such thing.",
-    409: "Not possible together, or as things stand.",
-    413: "The body is too long.",
-    429: "Too many requests; `Retry-After` says when to come again.",
-    500: "The request failed; the server's log has the reason.",
-    503: "The database does not answer.",
+    403: "A cross-site request for a change.",
+    404: "Not found.",
+    409: "In conflict with the current state, or with another parameter.",
+    413: "The body is too large.",
+    429: "Too many requests; retry after `Retry-After` seconds.",
+    500: "Internal error; see the server's log.",
+    503: "The database is unavailable.",
 }
 TAGS = {
-    "dashboard": "How the engine and last night's run are.",
-    "jobs": "Runs: their history, their symbols, and steering them.",
-    "symbols": "What is tracked.",
-    "data": "Bars with their features, their quality, and what vendors corrected.",
-    "resilience": "How vendors are protected, and by what means.",
-    "operations": "Workers, pauses, and who changed what.",
-    "alerts": "What is wrong, who was told, and silencing it.",
-    "service": "The API itself.",
+    "dashboard": "State of the scheduler, the last job and the last 24 hours.",
+    "jobs": "Jobs: trigger, history, progress, cancel, resume.",
+    "symbols": "Tracked symbols.",
+    "data": "Bars with their features, data quality, and corrections by vendors.",
+    "resilience": "Circuit breakers, rate limiters, retry policies and bulkheads.",
+    "operations": "Workers, pauses and the audit log.",
+    "alerts": "Alert rules, their state and history, silences.",
+    "service": "Probes, metrics and the description of the API.",
 }
 
 
 def document(app: Flask) -> dict[str, Any]:
-    """The description of every operation of the application; what changes state names the token
-    where the application asks for it.
-    """
+    """The OpenAPI document of the application's endpoints."""
     secured = "token" in app.extensions
-    found = list(_operations(app))
-    schemas = _Schemas(operation for _, _, operation in found)
+    endpoints = list(_endpoints(app))
+    schemas = _Schemas(endpoint for _, _, endpoint in endpoints)
     paths: dict[str, Any] = {}
-    for path, method, operation in found:
-        paths.setdefault(path, {})[method] = _operation(operation, path, method, schemas)
-        if secured and operation.changes:
+    for path, method, endpoint in endpoints:
+        paths.setdefault(path, {})[method] = _operation(endpoint, path, method, schemas)
+        if secured and endpoint.changes_state:
             paths[path][method]["security"] = [{"token": []}]
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "market-enrichment",
             "version": __version__,
-            "summary": "What the engine does, what it stored, and steering it.",
+            "summary": "Monitoring and controlling the enrichment of market data.",
             "description": "All times are ISO-8601 in UTC. Errors are RFC 9457 problems. Lists are "
-            "paged: the `Link` header of an answer names the next page.",
+            "paginated: the `Link` header of a response names the next page.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -67,30 +65,31 @@ def document(app: Flask) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            **({"securitySchemes": _TOKEN} if secured else {}),
+            **({"securitySchemes": _SECURITY_SCHEMES} if secured else {}),
         },
     }
 
 
-def _operations(app: Flask) -> Iterator[tuple[str, str, Endpoint]]:
+def _endpoints(app: Flask) -> Iterator[tuple[str, str, Endpoint]]:
+    """Path, method and description of each endpoint that is described."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        operation = endpoint_of(app.view_functions[rule.endpoint])
-        if operation is None:
+        endpoint = endpoint_of(app.view_functions[rule.endpoint])
+        if endpoint is None:
             continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield path, method.lower(), operation
+            yield path, method.lower(), endpoint
 
 
 class _Schemas:
-    """The JSON schemas of all types, shared by name."""
+    """The JSON schemas of all types, with shared definitions."""
 
-    def __init__(self, operations: Iterator[Endpoint]) -> None:
-        wanted: dict[tuple[int, str], tuple[_Key, JsonSchemaMode, TypeAdapter[Any]]] = {}
-        for kind, mode in _types(operations):
-            wanted[id(kind), mode] = ((id(kind), mode), mode, adapter(kind))
+    def __init__(self, endpoints: Iterator[Endpoint]) -> None:
+        inputs: dict[tuple[int, str], tuple[_Key, JsonSchemaMode, TypeAdapter[Any]]] = {}
+        for kind, mode in _types(endpoints):
+            inputs[id(kind), mode] = ((id(kind), mode), mode, adapter(kind))
         self._by_type, definitions = TypeAdapter.json_schemas(
-            list(wanted.values()), ref_template=_REF
+            list(inputs.values()), ref_template=_REF
         )
         self._definitions: dict[str, Any] = definitions.get("$defs", {})
 
@@ -98,7 +97,7 @@ class _Schemas:
         return dict(self._by_type[(id(kind), mode), mode])
 
     def fields(self, kind: Any) -> Mapping[str, Any]:
-        """The fields of a query, each with its schema; the required ones marked so."""
+        """Schema of each field of a query model; `x-required` marks the required ones."""
         schema = self._resolved(self.of(kind, "validation"))
         required = schema.get("required", [])
         return {
@@ -108,7 +107,7 @@ class _Schemas:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The named schemas, but for those of queries, whose fields are parameters."""
+        """The named schemas, without those of queries, whose fields are parameters."""
         return {
             name: schema for name, schema in self._definitions.items() if not name.endswith("Query")
         }
@@ -118,35 +117,35 @@ class _Schemas:
         return self._definitions[reference.rsplit("/", 1)[1]] if reference else schema
 
 
-def _types(operations: Iterator[Endpoint]) -> Iterator[tuple[Any, JsonSchemaMode]]:
+def _types(endpoints: Iterator[Endpoint]) -> Iterator[tuple[Any, JsonSchemaMode]]:
     yield Problem, "serialization"
-    for operation in operations:
-        for kind in (operation.answer, *operation.responses.values()):
+    for endpoint in endpoints:
+        for kind in (endpoint.response_model, *endpoint.responses.values()):
             if kind is not None:
                 yield kind, "serialization"
-        for kind in (operation.query, operation.body, *operation.path.values()):
+        for kind in (endpoint.query, endpoint.body, *endpoint.path.values()):
             if kind is not None:
                 yield kind, "validation"
 
 
-def _operation(operation: Endpoint, path: str, method: str, schemas: _Schemas) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, path: str, method: str, schemas: _Schemas) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", path.removeprefix("/api/v1/").removeprefix("enrichment/"))
     value: dict[str, Any] = {
-        "tags": [operation.tag],
+        "tags": [endpoint.tag],
         "operationId": f"{method}_{name.strip('_')}",
-        "summary": operation.summary,
-        "parameters": list(_parameters(operation, schemas)),
-        "responses": _responses(operation, schemas),
+        "summary": endpoint.summary,
+        "parameters": list(_parameters(endpoint, schemas)),
+        "responses": _responses(endpoint, schemas),
     }
-    if operation.details:
-        value["description"] = operation.details
-    if operation.body is not None:
+    if endpoint.details:
+        value["description"] = endpoint.details
+    if endpoint.body is not None:
         value["requestBody"] = _request_body(
-            "application/json", schemas.of(operation.body, "validation")
+            "application/json", schemas.of(endpoint.body, "validation")
         )
-    if operation.takes is not None:
-        schema = {"type": "string", "pattern": operation.pattern or ""}
-        value["requestBody"] = _request_body(operation.takes, schema)
+    if endpoint.text_type is not None:
+        schema = {"type": "string", "pattern": endpoint.text_pattern or ""}
+        value["requestBody"] = _request_body(endpoint.text_type, schema)
     return value
 
 
@@ -154,62 +153,62 @@ def _request_body(media: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {media: {"schema": schema}}}
 
 
-def _parameters(operation: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any]]:
-    for name, kind in operation.path.items():
+def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+    for name, kind in endpoint.path.items():
         yield _parameter(name, "path", schemas.of(kind, "validation"), required=True)
-    if operation.query is not None:
-        for name, schema in schemas.fields(operation.query).items():
+    if endpoint.query is not None:
+        for name, schema in schemas.fields(endpoint.query).items():
             yield _parameter(name, "query", schema, required=schema["x-required"])
-    for name, text in operation.headers.items():
+    for name, text in endpoint.headers.items():
         schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"}
         yield _parameter(name, "header", {**schema, "description": text}, required=False)
 
 
-def _parameter(name: str, place: str, schema: Mapping[str, Any], *, required: bool) -> Any:
-    left = {k: v for k, v in schema.items() if k not in ("x-required", "title", "description")}
-    options = [option for option in left.get("anyOf", ()) if option.get("type") != "null"]
-    if options and len(options) < len(left["anyOf"]):  # absent, not null: a query has no null
-        left.pop("anyOf")
-        left.pop("default", None)
-        left |= options[0] if len(options) == 1 else {"anyOf": options}
-    description = schema.get("description") or left.pop("description", "")
-    left.pop("description", None)
-    value = {"name": name, "in": place, "required": required, "schema": left}
-    return {**value, "description": description} if description else value
+def _parameter(name: str, location: str, schema: Mapping[str, Any], *, required: bool) -> Any:
+    value = {k: v for k, v in schema.items() if k not in ("x-required", "title", "description")}
+    options = [option for option in value.get("anyOf", ()) if option.get("type") != "null"]
+    if options and len(options) < len(value["anyOf"]):  # a query parameter is absent, never null
+        value.pop("anyOf")
+        value.pop("default", None)
+        value |= options[0] if len(options) == 1 else {"anyOf": options}
+    description = schema.get("description") or value.get("description", "")
+    value.pop("description", None)
+    parameter = {"name": name, "in": location, "required": required, "schema": value}
+    return {**parameter, "description": description} if description else parameter
 
 
-def _responses(operation: Endpoint, schemas: _Schemas) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "The answer."}
-    content = dict(operation.content)
-    if operation.answer is not None:
-        schema = schemas.of(operation.answer, "serialization")
+def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "Success."}
+    content = dict(endpoint.content)
+    if endpoint.response_model is not None:
+        schema = schemas.of(endpoint.response_model, "serialization")
         content = {"application/json": {"schema": schema}} | content
     if content:
-        good["content"] = content
-    responses = {str(operation.status): good}
-    for status, kind in operation.responses.items():
+        success["content"] = content
+    responses = {str(endpoint.status): success}
+    for status, kind in endpoint.responses.items():
         if kind is None:
-            responses[str(status)] = {"description": "The reader has the answer already."}
+            responses[str(status)] = {"description": "Not modified."}
             continue
         schema = schemas.of(kind, "serialization")
         body = {"application/json": {"schema": schema}}
-        responses[str(status)] = {"description": "As the answer says.", "content": body}
+        responses[str(status)] = {"description": "Unprocessable content.", "content": body}
     problem = {"application/problem+json": {"schema": schemas.of(Problem, "serialization")}}
-    for status in _statuses(operation):
+    for status in _error_statuses(endpoint):
         responses[str(status)] = {"description": PROBLEMS[status], "content": problem}
     responses["414"] = {
-        "description": "The address is too long; the server says so in its own words.",
+        "description": "The URI is too long.",
         "content": {"text/html": {"schema": {"type": "string"}}},
     }
     return dict(sorted(responses.items()))
 
 
-def _statuses(operation: Endpoint) -> list[int]:
-    statuses = {400, 429, 500, 503, *operation.problems}
-    if operation.changes:
+def _error_statuses(endpoint: Endpoint) -> list[int]:
+    statuses = {400, 429, 500, 503, *endpoint.error_statuses}
+    if endpoint.changes_state:
         statuses |= {401, 403}
-    if operation.body is not None or operation.takes:
+    if endpoint.body is not None or endpoint.text_type:
         statuses.add(413)
-    if operation.path:
+    if endpoint.path:
         statuses.add(404)
     return sorted(statuses)

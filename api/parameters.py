@@ -1,6 +1,6 @@
-"""What arrives in a request, as types: each is checked, and described to its reader, in one place.
+"""Types of request parameters, with their validation and their description.
 
-Texts are checked as they stand: nothing is trimmed or guessed.
+Validation is strict: nothing is trimmed or coerced.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
 class QueryModel(BaseModel):
-    """The query of an operation. Names that it does not know are refused."""
+    """The query parameters of an endpoint; unknown ones are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class BodyModel(BaseModel):
-    """The JSON body of an operation. Names that it does not know are refused."""
+    """The JSON body of an endpoint; unknown fields are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -51,23 +51,23 @@ def _flag(value: Any) -> Any:
 
 def _symbol(value: Any) -> Any:
     if isinstance(value, str) and value != value.strip():
-        raise ValueError(f"malformed symbol {value[:40]!r}: no blanks around it")
+        raise ValueError(f"malformed symbol {value[:40]!r}: remove the surrounding blanks")
     return parse_symbol(value) if isinstance(value, str) else value
 
 
 def _printable(value: Any) -> Any:
-    if isinstance(value, str) and not (re.fullmatch(_PRINTABLE, value) and _encodes(value)):
+    if isinstance(value, str) and not (re.fullmatch(_PRINTABLE, value) and _is_encodable(value)):
         raise ValueError("no control characters")
     return value
 
 
-def _encodes(value: str) -> bool:
-    """Half a surrogate pair can't be stored."""
+def _is_encodable(value: str) -> bool:
+    """Whether UTF-8 can encode it: it has no lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _moment(value: Any) -> datetime:
-    """RFC 3339, or a date for its first moment in UTC."""
+    """An RFC 3339 time, or a date for its midnight in UTC."""
     try:
         if re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
             return datetime.combine(date.fromisoformat(value), time(), UTC)
@@ -81,15 +81,15 @@ def _moment(value: Any) -> datetime:
 
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
-        raise ValueError("without a zone")
+        raise ValueError("no time zone")
     try:
         return moment.astimezone(UTC)
-    except OverflowError:  # hours away from the first or the last year
+    except OverflowError:  # at the limits of datetime
         return moment.replace(tzinfo=UTC)
 
 
 Whole = BeforeValidator(_whole)
-"""A whole number: Annotated[int, Field(its bounds), Whole]."""
+"""A whole number: Annotated[int, Field(ge=…, le=…), Whole]."""
 Seconds = BeforeValidator(_seconds)
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Symbol = Annotated[
@@ -118,13 +118,13 @@ Moment = Annotated[
                 {"type": "string", "format": "date"},
                 {"type": "string", "format": "date-time"},
             ],
-            "description": "A date (its first moment in UTC) or an RFC 3339 time.",
+            "description": "A date (midnight UTC) or an RFC 3339 time.",
             "examples": ["2024-03-01"],
         }
     ),
 ]
-FOLLOWING = "Where the page before ended: the Link header of its answer has it."
-SymbolCursor = Annotated[Symbol | None, Field(description=FOLLOWING)]
-NumberCursor = Annotated[int, Field(ge=1, lt=2**63, description=FOLLOWING), Whole]
-Limit = Annotated[int, Field(ge=1, le=500, description="At most so many."), Whole]
-Reason = Annotated[Text | None, Field(description="Why: kept in the audit.")]
+CURSOR = "Start of the page, from the Link header of the previous page."
+SymbolCursor = Annotated[Symbol | None, Field(description=CURSOR)]
+NumberCursor = Annotated[int, Field(ge=1, lt=2**63, description=CURSOR), Whole]
+Limit = Annotated[int, Field(ge=1, le=500, description="Maximum number of entries."), Whole]
+Reason = Annotated[Text | None, Field(description="Recorded in the audit log.")]

@@ -1,4 +1,4 @@
-"""Answers that many readers ask for at once are made once and shared for a moment."""
+"""A cache of what many clients read at the same time."""
 
 from __future__ import annotations
 
@@ -13,70 +13,72 @@ _log = logging.getLogger(__name__)
 
 
 class ResponseCache:
-    """Shares what is read for `seconds`; 0 reads anew each time.
+    """Shares the result of a read for `seconds`; 0 disables it.
 
-    An answer up to twice that old is still given, while it is read anew behind it: nobody waits
-    for a figure that others have just been told. What is changed through this process is seen at
-    once: `forget`. The answer's own timestamp says of when it is.
+    A result up to twice as old is still returned while a thread refreshes it (stale while
+    revalidate), so that nobody waits for a refresh. After a change by this process, `invalidate`
+    makes it visible at once.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
-        self._shared: list[_CachedRead[object]] = []
+        self._reads: list[_CachedRead[object]] = []
 
     def cached(self, read: Callable[[], T]) -> Callable[[], T]:
-        """The same reading, shared."""
+        """The same function with its result cached."""
         if self._seconds <= 0:
             return read
-        shared: _CachedRead[T] = _CachedRead(read, self._seconds, self._clock)
-        self._shared.append(shared)  # type: ignore[arg-type]  # only forgotten, never read, here
-        return shared
+        cached_read: _CachedRead[T] = _CachedRead(read, self._seconds, self._clock)
+        self._reads.append(cached_read)  # type: ignore[arg-type]  # it is only invalidated here
+        return cached_read
 
     def invalidate(self) -> None:
-        for shared in self._shared:
-            shared.invalidate()
+        """Drop every cached result."""
+        for cached_read in self._reads:
+            cached_read.invalidate()
 
 
 class _CachedRead(Generic[T]):
     def __init__(self, read: Callable[[], T], seconds: float, clock: Callable[[], float]) -> None:
         self._read, self._seconds, self._clock = read, seconds, clock
         self._reading = threading.Lock()
-        self._found: tuple[float, T] | None = None
+        self._result: tuple[float, T] | None = None
+        """When it was read, and what."""
 
     def __call__(self) -> T:
-        """The newest reading, renewed behind it if it ages; one reader reads and the others wait
-        where there is none, or none that may still be given.
+        """The cached result. It is refreshed in a thread if older than `seconds`, and read here if
+        it is missing or older than twice that; concurrent callers then wait for the one that reads.
         """
-        found = self._younger_than(2 * self._seconds)
-        if found is None:
+        result = self._younger_than(2 * self._seconds)
+        if result is None:
             return self._wait_for_read()
         if self._younger_than(self._seconds) is None and self._reading.acquire(blocking=False):
-            threading.Thread(target=self._refresh, name="renewing", daemon=True).start()
-        return found[1]
+            threading.Thread(target=self._refresh, name="cache-refresh", daemon=True).start()
+        return result[1]
 
     def invalidate(self) -> None:
         with self._reading:
-            self._found = None
+            self._result = None
 
     def _younger_than(self, seconds: float) -> tuple[float, T] | None:
-        found = self._found
-        return None if found is None or self._clock() - found[0] >= seconds else found
+        result = self._result
+        return None if result is None or self._clock() - result[0] >= seconds else result
 
     def _wait_for_read(self) -> T:
         with self._reading:
-            found = self._younger_than(2 * self._seconds) or self._read_now()
-            return found[1]
+            result = self._younger_than(2 * self._seconds) or self._read_now()
+            return result[1]
 
     def _refresh(self) -> None:
-        """Read anew; the lock is held by whoever asked, and let go here."""
+        """Read again; the caller has acquired the lock, it is released here."""
         try:
             self._read_now()
         except Exception as exc:
-            _log.warning("a shared answer was not renewed, the next reader reads it: %s", exc)
+            _log.warning("a cached result was not refreshed, the next request reads it: %s", exc)
         finally:
             self._reading.release()
 
     def _read_now(self) -> tuple[float, T]:
-        began = self._clock()
-        self._found = found = (began, self._read())
-        return found
+        started = self._clock()
+        self._result = result = (started, self._read())
+        return result

@@ -1,4 +1,4 @@
-"""How answers look: JSON of typed values, pages with a link to the next, RFC 9457 problems."""
+"""Responses: JSON of dataclasses, pages with a link to the next one, RFC 9457 problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from enrichment.domain.errors import (
 
 T = TypeVar("T")
 _adapters: dict[type, TypeAdapter[Any]] = {}
-_TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # the general one last
+_TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # subclasses before their base
     NotTracked: (404, "Not tracked"),
     UnknownJob: (404, "Unknown job"),
     UnknownBreaker: (404, "Unknown breaker"),
@@ -37,7 +37,7 @@ _TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # the general one las
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one parameter, and how to mend it."""
+    """What is wrong with one parameter, and how to fix it."""
 
     parameter: str
     detail: str
@@ -45,7 +45,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """RFC 9457; `errors` where parameters are at fault."""
+    """An RFC 9457 problem; `errors` names the invalid parameters."""
 
     timestamp: datetime
     type: str
@@ -56,61 +56,63 @@ class Problem:
 
 
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """pydantic's view of a type, made once."""
+    """The type's TypeAdapter, built once."""
     if kind not in _adapters:
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A frozen dataclass as JSON; times as ISO-8601 UTC with 'Z'."""
+    """A dataclass as JSON; times as ISO-8601 UTC with 'Z'."""
     body = adapter(type(value)).dump_json(value)
     return Response(body, status, mimetype="application/json")
 
 
 def conditional_response(value: Any) -> Response:
-    """The answer, or 304 where the reader has it already: only its `timestamp` is newer."""
-    known = adapter(type(value))
-    stable = known.dump_json(value, exclude={"timestamp"})
+    """The value as JSON, or 304 if its ETag matches. The ETag does not depend on `timestamp`."""
+    content = adapter(type(value)).dump_json(value, exclude={"timestamp"})
     response = json_response(value)
     response.headers["Cache-Control"] = "no-cache"
-    response.set_etag(hashlib.blake2s(stable, digest_size=12).hexdigest(), weak=True)
+    response.set_etag(hashlib.blake2s(content, digest_size=12).hexdigest(), weak=True)
     response.make_conditional(request)
     return response
 
 
 def page_response(
-    found: Sequence[T], limit: int, made: Callable[[Sequence[T]], Any], key: Callable[[T], object]
+    rows: Sequence[T],
+    limit: int,
+    build: Callable[[Sequence[T]], Any],
+    cursor: Callable[[T], object],
 ) -> Response:
-    """A page of up to `limit`, with a link to the next one if more was found.
+    """A page of up to `limit` rows, with a link to the next one if there are more.
 
-    found: what was asked for with one more than `limit`. made: a page's answer. key: what the
-    page after an entry begins behind.
+    Args:
+        rows: The result of a query for `limit` + 1 rows.
+        build: Builds the response's value from the page.
+        cursor: The cursor of the page after this row.
     """
-    page = found[:limit]
-    response = conditional_response(made(page))
-    return with_next_link(response, key(page[-1])) if len(found) > limit else response
+    page = rows[:limit]
+    response = conditional_response(build(page))
+    return with_next_link(response, cursor(page[-1])) if len(rows) > limit else response
 
 
-def with_next_link(response: Response, key: object) -> Response:
-    """The response with a link to the page that begins after `key`."""
+def with_next_link(response: Response, cursor: object) -> Response:
+    """Add the Link header of the page that begins after `cursor`."""
     values: dict[str, Any] = {**(request.view_args or {}), **request.args.to_dict(flat=False)}
-    following = url_for(str(request.endpoint), **{**values, "cursor": str(key)})
-    response.headers["Link"] = f'<{following}>; rel="next"'
+    next_url = url_for(str(request.endpoint), **{**values, "cursor": str(cursor)})
+    response.headers["Link"] = f'<{next_url}>; rel="next"'
     return response
 
 
-def problem(
-    status: int, title: str, detail: str, complaints: Sequence[FieldError] = ()
-) -> Response:
+def problem(status: int, title: str, detail: str, errors: Sequence[FieldError] = ()) -> Response:
     """An RFC 9457 problem."""
-    value = Problem(utc_now(), "about:blank", title, status, detail, list(complaints))
+    value = Problem(utc_now(), "about:blank", title, status, detail, list(errors))
     body = adapter(Problem).dump_json(value)
     return Response(body, status, mimetype="application/problem+json")
 
 
 def problem_of(error: EnrichmentError) -> Response:
-    """The problem that an error of ours stands for."""
+    """The problem for an error of this program."""
     for kind, (status, title) in _TITLES.items():
         if isinstance(error, kind):
             return problem(status, title, str(error))

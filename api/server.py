@@ -1,4 +1,4 @@
-"""The API in production: gunicorn with threads, which finishes requests in flight on SIGTERM."""
+"""Serves the API with gunicorn's threads; on SIGTERM requests in flight are finished."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from enrichment.services.alerts.service import WATCHER_SECONDS
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.schema_version import require_current
-from enrichment.wiring import alerts as alerting
+from enrichment.wiring.alerts import build_alert_service, load_rules
 from enrichment.wiring.database import (
     build_read_models,
     feature_columns,
@@ -32,15 +32,15 @@ from enrichment.wiring.database import (
 from resilience import init_resilience_manager
 
 THREADS = 16
-READ_SECONDS = 5.0
-SHARED_SECONDS = 1.0
+STATEMENT_TIMEOUT_SECONDS = 5.0
+CACHE_SECONDS = 1.0
 
 
-class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
-    def __init__(self, app: Flask, bind: str, started: Callable[[], None]) -> None:
+class _GunicornServer(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
+    def __init__(self, app: Flask, bind: str, on_start: Callable[[], None]) -> None:
         self._app = app
         self._bind = bind
-        self._started = started
+        self._on_start = on_start
         super().__init__()
 
     def load_config(self) -> None:
@@ -56,7 +56,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,
-            "post_worker_init": lambda worker: self._started(),
+            "post_worker_init": lambda worker: self._on_start(),
         }
         for name, value in options.items():
             if name in self.cfg.settings:
@@ -76,18 +76,18 @@ def serve(settings: Settings) -> None:
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
     require_free("API", host, port)
-    columns, rules = feature_columns(), alerting.load_rules(settings)
+    columns, rules = feature_columns(), load_rules(settings)
     with (
         open_database(settings, pool_size=4, application="enrichment-api") as db,
         open_reader(
             db,
             pool_size=THREADS,
             application="enrichment-api-reader",
-            timeout_seconds=READ_SECONDS,
-        ) as reading,
+            timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
+        ) as reader_db,
     ):
         app = create_app(
-            build_read_models(reading, settings),
+            build_read_models(reader_db, settings),
             Commands(db),
             ready=lambda: require_current(db, columns),
             config=Schedule(
@@ -97,16 +97,16 @@ def serve(settings: Settings) -> None:
                 settings.max_retries,
             ),
             token=token.get_secret_value() if token else None,
-            cache=ResponseCache(SHARED_SECONDS),
+            cache=ResponseCache(CACHE_SECONDS),
             clients=ClientRates(settings.enrichment_api_rate or None),
         )
-        db.engine.dispose()  # connections must not cross gunicorn's fork
-        _Server(app, f"{host}:{port}", lambda: _watch(settings, db, rules)).run()
+        db.engine.dispose()  # connections must not be inherited by gunicorn's fork
+        _GunicornServer(app, f"{host}:{port}", lambda: _start_alerts(settings, db, rules)).run()
 
 
-def _watch(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
-    """Evaluate the alert rules where no worker does; in gunicorn's worker, threads do not fork."""
-    alerting.build_alert_service(
+def _start_alerts(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:
+    """Evaluate the alert rules if no worker does; called after the fork, for it starts a thread."""
+    build_alert_service(
         settings,
         build_read_models(db, settings),
         init_resilience_manager(),

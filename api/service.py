@@ -1,4 +1,4 @@
-"""The API itself: whether it is up, and what it can do."""
+"""Probes and the description of the API."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Probe:
 
 
 def blueprint(ready: Callable[[], None]) -> Blueprint:
-    """ready: raises unless requests can be answered."""
+    """Build the blueprint; `ready` raises an EnrichmentError if requests can't be answered."""
     bp = Blueprint("service", __name__)
 
     @bp.get("/livez")
     @endpoint("service", Probe)
     def livez() -> Response:
-        """The process answers. Asks nothing of the database."""
+        """Liveness: the process responds; the database is not used."""
         return json_response(Probe("alive", utc_now()))
 
     @bp.get("/readyz")
     @endpoint("service", Probe)
     def readyz() -> Response:
-        """The database answers and its schema is this version's."""
+        """Readiness: the database responds and its schema is current."""
         try:
             ready()
         except EnrichmentError:
@@ -49,7 +49,7 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
     @bp.get("/openapi.json")
     @endpoint("service", content={"application/json": {"schema": {"type": "object"}}})
     def openapi_json() -> Response:
-        """This description, as an OpenAPI 3.1 document."""
+        """The OpenAPI 3.1 document."""
         response = Response(adapter(dict).dump_json(_document()), mimetype="application/json")
         response.headers["Cache-Control"] = "no-cache"
         response.add_etag()
@@ -57,8 +57,8 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
 
     @bp.get("/docs")
     @endpoint("service", content={"text/html": {"schema": {"type": "string"}}})
-    def docs_() -> Response:
-        """This description, to read."""
+    def html_docs() -> Response:
+        """The OpenAPI document as an HTML page."""
         response = Response(docs.page(_document()), mimetype="text/html")
         response.headers["Content-Security-Policy"] = DOCS_POLICY
         return response
@@ -67,9 +67,9 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
 
 
 def _document() -> dict[str, Any]:
-    """The application's description, made once."""
-    made: dict[str, Any] = current_app.extensions
-    if "openapi" not in made:
-        made["openapi"] = openapi.document(current_app)
-    found: dict[str, Any] = made["openapi"]
-    return found
+    """The application's OpenAPI document, built once."""
+    extensions: dict[str, Any] = current_app.extensions
+    if "openapi" not in extensions:
+        extensions["openapi"] = openapi.document(current_app)
+    document: dict[str, Any] = extensions["openapi"]
+    return document

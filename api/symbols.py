@@ -1,4 +1,4 @@
-"""The blueprint of the symbols: what is tracked, and changing it."""
+"""The blueprint of the tracked symbols."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Timeframes = Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timef
 
 
 @dataclass(frozen=True, slots=True)
-class SymbolAnswer:
+class SymbolResponse:
     timestamp: datetime
     symbol: SymbolDetails
 
 
 @dataclass(frozen=True, slots=True)
-class SymbolsAnswer:
+class SymbolsResponse:
     timestamp: datetime
     count: int
     symbols: Sequence[SymbolDetails]
 
 
 @dataclass(frozen=True, slots=True)
-class ImportAnswer:
-    """imported: whether the symbols are tracked now: only if no line is bad, and not on a trial."""
+class ImportResponse:
+    """imported: whether the symbols are tracked now; false on a dry run and if a line is bad."""
 
     timestamp: datetime
     imported: bool
@@ -55,13 +55,13 @@ class ImportAnswer:
 class SymbolsQuery(QueryModel):
     asset_class: AssetClass | None = None
     active: Flag | None = None
-    search: Text | None = Field(None, description="A part of the name.")
+    search: Text | None = Field(None, description="Part of the symbol.")
     limit: Limit = 100
     cursor: SymbolCursor = None
 
 
 class ImportQuery(QueryModel):
-    dry_run: Flag = Field(False, description="Only say what would be imported.")
+    dry_run: Flag = Field(False, description="Validate the file without importing it.")
 
 
 class NewSymbol(BodyModel):
@@ -73,22 +73,22 @@ class NewSymbol(BodyModel):
 
 
 class SymbolChange(BodyModel):
-    """What is to change; what is left out stays."""
+    """Changes to a symbol; absent fields stay as they are."""
 
     asset_class: AssetClass | None = None
     timeframes: Timeframes | None = None
     active: bool | None = None
 
 
-def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
-    """The endpoints on these services."""
+def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
+    """Build the blueprint."""
     bp = Blueprint("symbols", __name__, url_prefix=PREFIX)
 
     @bp.get("/symbols")
-    @endpoint("symbols", SymbolsAnswer, responses={304: None})
+    @endpoint("symbols", SymbolsResponse, responses={304: None})
     def symbols(query: SymbolsQuery) -> Response:
-        """Tracked symbols by name, with the state of their series."""
-        found = catalogue.page(
+        """Tracked symbols in alphabetical order, with the status of their series."""
+        rows = queries.page(
             query.limit + 1,
             asset_class=query.asset_class,
             active=query.active,
@@ -96,94 +96,91 @@ def blueprint(catalogue: SymbolQueries, commands: Commands) -> Blueprint:
             after=query.cursor,
         )
         return page_response(
-            found,
+            rows,
             query.limit,
-            lambda page: SymbolsAnswer(utc_now(), len(page), page),
+            lambda page: SymbolsResponse(utc_now(), len(page), page),
             lambda last: last.symbol,
         )
 
     @bp.post("/symbols")
-    @endpoint("symbols", SymbolAnswer, status=201, changes=True, problems=(409,))
+    @endpoint("symbols", SymbolResponse, status=201, changes_state=True, error_statuses=(409,))
     def add(body: NewSymbol) -> Response:
-        """Track a symbol: from the next run on, with its history."""
-        known = catalogue.find(body.symbol)
-        if known is not None and known.active:
+        """Track a symbol; the next job fetches its history."""
+        existing = queries.find(body.symbol)
+        if existing is not None and existing.active:
             raise Conflict(f"{body.symbol} is tracked already: change it with PATCH")
         timeframes = tuple(t for t in Timeframe if t in body.timeframes)
         commands.track(
             [TrackedSymbol(body.symbol, body.asset_class, timeframes)], actor=actor(request)
         )
-        response = _one(catalogue, body.symbol, 201)
+        response = _symbol_response(queries, body.symbol, 201)
         response.headers["Location"] = url_for("symbols.symbol", symbol=body.symbol)
         return response
 
     @bp.get("/symbols/<symbol>")
-    @endpoint("symbols", SymbolAnswer, responses={304: None})
+    @endpoint("symbols", SymbolResponse, responses={304: None})
     def symbol(symbol: Symbol) -> Response:
-        """One symbol, with the state of its series."""
-        return conditional_response(SymbolAnswer(utc_now(), _known(catalogue, symbol)))
+        """A symbol with the status of its series."""
+        return conditional_response(SymbolResponse(utc_now(), _find(queries, symbol)))
 
     @bp.patch("/symbols/<symbol>")
-    @endpoint("symbols", SymbolAnswer, changes=True)
+    @endpoint("symbols", SymbolResponse, changes_state=True)
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
-        known = _known(catalogue, symbol)
-        chosen = body.timeframes or [Timeframe(state.timeframe) for state in known.timeframes]
+        current = _find(queries, symbol)
+        timeframes = body.timeframes or [Timeframe(state.timeframe) for state in current.timeframes]
         changed = TrackedSymbol(
             symbol,
-            body.asset_class or AssetClass(known.asset_class),
-            tuple(timeframe for timeframe in Timeframe if timeframe in chosen),
-            known.active if body.active is None else body.active,
+            body.asset_class or AssetClass(current.asset_class),
+            tuple(timeframe for timeframe in Timeframe if timeframe in timeframes),
+            current.active if body.active is None else body.active,
         )
-        if known.active and not changed.active:
+        if current.active and not changed.active:
             commands.untrack(symbol, actor=actor(request))
         commands.track([changed], actor=actor(request))
-        return _one(catalogue, symbol)
+        return _symbol_response(queries, symbol)
 
     @bp.post("/symbols/<symbol>/deactivate")
-    @endpoint("symbols", SymbolAnswer, changes=True)
+    @endpoint("symbols", SymbolResponse, changes_state=True)
     def deactivate(symbol: Symbol) -> Response:
-        """Stop enriching a symbol; what is stored of it stays."""
+        """Stop enriching a symbol; its stored data stays."""
         commands.untrack(symbol, actor=actor(request))
-        return _one(catalogue, symbol)
+        return _symbol_response(queries, symbol)
 
     @bp.post("/symbol-import")
     @endpoint(
         "symbols",
-        ImportAnswer,
-        changes=True,
-        takes="text/csv",
-        pattern=CSV_PATTERN,
-        responses={422: ImportAnswer},
+        ImportResponse,
+        changes_state=True,
+        text_type="text/csv",
+        text_pattern=CSV_PATTERN,
+        responses={422: ImportResponse},
     )
     def import_(query: ImportQuery, body: str) -> Response:
         """Track the symbols of a CSV file with the header symbol,asset_class,timeframes.
 
-        Timeframes are separated by '|'. All lines are read before anything changes: if one is bad,
-        nothing is imported, and the answer (422) names every bad line.
+        Timeframes are separated by '|'. If any line is invalid, nothing is imported and the
+        response (422) names every invalid line.
         """
-        listed = read_csv(body)
-        good = not listed.bad_lines
-        if good and not query.dry_run:
-            commands.track(listed.symbols, actor=actor(request))
-        value = ImportAnswer(
-            utc_now(),
-            good and not query.dry_run,
-            len(listed.symbols),
-            listed.symbols,
-            listed.bad_lines,
+        parsed = read_csv(body)
+        valid = not parsed.bad_lines
+        imported = valid and not query.dry_run
+        if imported:
+            commands.track(parsed.symbols, actor=actor(request))
+        value = ImportResponse(
+            utc_now(), imported, len(parsed.symbols), parsed.symbols, parsed.bad_lines
         )
-        return json_response(value, 200 if good else 422)
+        return json_response(value, 200 if valid else 422)
 
     return bp
 
 
-def _known(catalogue: SymbolQueries, symbol: str) -> SymbolDetails:
-    found = catalogue.find(symbol)
-    if found is None:
+def _find(queries: SymbolQueries, symbol: str) -> SymbolDetails:
+    details = queries.find(symbol)
+    if details is None:
         raise NotTracked.of(symbol)
-    return found
+    return details
 
 
-def _one(catalogue: SymbolQueries, symbol: str, status: int = 200) -> Response:
-    return json_response(SymbolAnswer(utc_now(), _known(catalogue, symbol)), status)
+def _symbol_response(queries: SymbolQueries, symbol: str, status: int = 200) -> Response:
+    return json_response(SymbolResponse(utc_now(), _find(queries, symbol)), status)

@@ -1,4 +1,4 @@
-"""Whatever is sent in whichever parameter: a documented answer that gives nothing away."""
+"""Hostile inputs in every parameter: a documented status and no internals in the response."""
 
 from __future__ import annotations
 
@@ -32,44 +32,46 @@ EXAMPLES = {
 
 
 def description() -> dict[str, Any]:
-    """The API's own, which needs no database."""
-    nowhere = Database("postgresql://nobody@127.0.0.1:1/none")
-    reader = ReadModels(nowhere, hour=1, minute=30, enabled=True)
-    app: Flask = create_app(reader, Commands(nowhere), ready=nowhere.ping)
+    """The OpenAPI document; it needs no database."""
+    unreachable = Database("postgresql://nobody@127.0.0.1:1/none")
+    reader = ReadModels(unreachable, hour=1, minute=30, enabled=True)
+    app: Flask = create_app(reader, Commands(unreachable), ready=unreachable.ping)
     return openapi.document(app)
 
 
 def parameters() -> Iterator[Any]:
-    """(method, path, place, name, statuses) of every parameter of every operation."""
-    told = description()
-    for path, methods in told["paths"].items():
+    """(method, path, location, name, statuses) of every parameter of every operation."""
+    document = description()
+    for path, methods in document["paths"].items():
         for method, operation in methods.items():
             statuses = {int(status) for status in operation["responses"]}
-            places = [(p["in"], p["name"]) for p in operation["parameters"]]
+            locations = [(p["in"], p["name"]) for p in operation["parameters"]]
             for media, content in operation.get("requestBody", {}).get("content", {}).items():
                 if media == "text/csv":
-                    places.append(("text", "body"))
+                    locations.append(("text", "body"))
                     continue
-                model = told["components"]["schemas"][content["schema"]["$ref"].rsplit("/", 1)[1]]
-                places += [("body", name) for name in model["properties"]]
-            for place, name in places:
-                label = f"{method} {path} {place} {name}"
-                yield pytest.param(method, path, place, name, statuses, id=label)
+                model = document["components"]["schemas"][
+                    content["schema"]["$ref"].rsplit("/", 1)[1]
+                ]
+                locations += [("body", name) for name in model["properties"]]
+            for location, name in locations:
+                label = f"{method} {path} {location} {name}"
+                yield pytest.param(method, path, location, name, statuses, id=label)
 
 
-def asked(client: FlaskClient, method: str, path: str, place: str, name: str, sent: str) -> Any:
-    values = {**EXAMPLES, **({name: sent} if place == "path" else {})}
-    address = re.sub(r"\{(\w+)\}", lambda part: quote(values[part[1]], safe=""), path)
+def send(client: FlaskClient, method: str, path: str, location: str, name: str, value: str) -> Any:
+    path_values = {**EXAMPLES, **({name: value} if location == "path" else {})}
+    address = re.sub(r"\{(\w+)\}", lambda part: quote(path_values[part[1]], safe=""), path)
     options: dict[str, Any] = {}
-    if place == "query":
-        address += f"?{name}={quote(sent, safe='')}"
-    elif place == "header":
-        options["headers"] = {name: sent}
-    elif place == "body":
+    if location == "query":
+        address += f"?{name}={quote(value, safe='')}"
+    elif location == "header":
+        options["headers"] = {name: value}
+    elif location == "body":
         new = {"symbol": "SIM7", "asset_class": "stock", "timeframes": ["1d"]}
-        options["json"] = {**(new if method == "post" else {}), name: sent}
-    elif place == "text":
-        options["data"] = sent.encode("utf-8", "surrogatepass")
+        options["json"] = {**(new if method == "post" else {}), name: value}
+    elif location == "text":
+        options["data"] = value.encode("utf-8", "surrogatepass")
         options["content_type"] = "text/csv"
     return client.open(address, method=method.upper(), **options)
 
@@ -82,18 +84,18 @@ def client(shared_db: Database) -> FlaskClient:
     return client_of(shared_db)
 
 
-@pytest.mark.parametrize(("method", "path", "place", "name", "statuses"), list(parameters()))
+@pytest.mark.parametrize(("method", "path", "location", "name", "statuses"), list(parameters()))
 def test_two_hundred_hostile_inputs(
-    client: FlaskClient, method: str, path: str, place: str, name: str, statuses: set[int]
+    client: FlaskClient, method: str, path: str, location: str, name: str, statuses: set[int]
 ) -> None:
     assert len(INPUTS) == 200
-    for sent in INPUTS:
-        if place == "header" and re.search(r"[\r\n\0]", sent):
-            continue  # no client can send these
-        response = asked(client, method, path, place, name, sent)
-        shown = (sent[:60], response.status_code, response.text[:300])
-        assert response.status_code in statuses | {404, 405, 308}, shown
-        assert response.status_code < 500, shown
-        assert not LEAKS.search(response.text), shown
+    for value in INPUTS:
+        if location == "header" and re.search(r"[\r\n\0]", value):
+            continue  # HTTP clients refuse to send these
+        response = send(client, method, path, location, name, value)
+        details = (value[:60], response.status_code, response.text[:300])
+        assert response.status_code in statuses | {404, 405, 308}, details
+        assert response.status_code < 500, details
+        assert not LEAKS.search(response.text), details
         if response.status_code >= 400 and response.status_code != 422:
-            assert response.mimetype == "application/problem+json", shown
+            assert response.mimetype == "application/problem+json", details

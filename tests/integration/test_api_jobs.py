@@ -1,4 +1,4 @@
-"""Jobs over HTTP: in full, symbol by symbol, cancelled, run again."""
+"""Jobs over HTTP: details, items, cancel, resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def commands(db: Database) -> Commands:
     return tracking(db)
 
 
-def test_a_job_in_full(db: Database, client: FlaskClient, commands: Commands) -> None:
+def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="cli:ada", reason="month end").job_id
     run_everything(db, failing="MSFT")
     value = body(client.get(f"{ROOT}/jobs/{job}"))
@@ -61,9 +61,7 @@ def test_a_job_in_full(db: Database, client: FlaskClient, commands: Commands) ->
     ]
 
 
-def test_its_symbols_by_page_and_by_status(
-    db: Database, client: FlaskClient, commands: Commands
-) -> None:
+def test_items_by_page_and_by_status(db: Database, client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="test").job_id
     run_everything(db, failing="MSFT")
     first = client.get(f"{ROOT}/jobs/{job}/items?limit=2")
@@ -85,9 +83,9 @@ def test_its_symbols_by_page_and_by_status(
     ]
     assert value["items"][0]["inserted"] == 250
     assert value["items"][1]["last_error"] == "answered 500"
-    following = next_page(first)
-    assert following is not None
-    second = client.get(following)
+    next_url = next_page(first)
+    assert next_url is not None
+    second = client.get(next_url)
     assert [item["symbol"] for item in body(second)["items"]] == ["X:BTCUSD"]
     assert next_page(second) is None
     failed = body(client.get(f"{ROOT}/jobs/{job}/items?status=failed"))["items"]
@@ -116,5 +114,5 @@ def test_cancel_and_resume(db: Database, client: FlaskClient, commands: Commands
 
 @pytest.mark.parametrize("path", ["", "/items", "/cancel", "/resume"])
 def test_an_unknown_job(client: FlaskClient, path: str) -> None:
-    ask = client.post if path in ("/cancel", "/resume") else client.get
-    assert "enrichment history" in body(ask(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]
+    send = client.post if path in ("/cancel", "/resume") else client.get
+    assert "enrichment history" in body(send(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]

@@ -1,4 +1,4 @@
-"""Who may ask, how often, and what every answer carries."""
+"""Token, hosts, rate limits, security headers, conditional requests."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def tracked(db: Database) -> Commands:
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
-def test_with_a_token_every_change_asks_for_it(db: Database, method: str, path: str) -> None:
+def test_a_token_is_required_for_every_change(db: Database, method: str, path: str) -> None:
     client = client_of(db, token="s3cret")
-    ask = getattr(client, method)
-    for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
-        refused = ask(f"{ROOT}{path}", headers=given)
-        body(refused, 401)
-        assert refused.headers["WWW-Authenticate"] == "Bearer"
-    assert ask(f"{ROOT}{path}", headers=BEARER).status_code != 401
-    assert ask(f"{ROOT}{path}", headers={"Authorization": "bearer s3cret"}).status_code != 401
+    send = getattr(client, method)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
+        rejected = send(f"{ROOT}{path}", headers=headers)
+        body(rejected, 401)
+        assert rejected.headers["WWW-Authenticate"] == "Bearer"
+    assert send(f"{ROOT}{path}", headers=BEARER).status_code != 401
+    assert send(f"{ROOT}{path}", headers={"Authorization": "bearer s3cret"}).status_code != 401
 
 
-def test_every_change_is_described_as_one(db: Database) -> None:
-    """What the list above leaves out asks for no token: nothing but reading may be left out."""
+def test_every_operation_that_is_not_a_get_is_secured(db: Database) -> None:
+    """CHANGES lists all secured operations, the others are GET."""
     document = client_of(db, token="s3cret").get("/openapi.json").get_json()
     secured = {
         (method, path)
@@ -67,13 +67,13 @@ def test_every_change_is_described_as_one(db: Database) -> None:
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
 
 
-def test_reading_asks_for_no_token(db: Database, tracked: Commands) -> None:
+def test_no_token_is_required_for_reading(db: Database, tracked: Commands) -> None:
     client = client_of(db, token="s3cret")
     body(client.get(f"{ROOT}/dashboard/overview"))
     body(client.post(f"{ROOT}/trigger", headers=BEARER), 202)
 
 
-def test_a_page_of_another_site_changes_nothing(db: Database, tracked: Commands) -> None:
+def test_cross_site_requests_cannot_change_anything(db: Database, tracked: Commands) -> None:
     client = client_of(db)
     for site in ("cross-site", "same-site"):
         body(client.get(f"{ROOT}/pause", headers={"Sec-Fetch-Site": site}), 403)
@@ -82,18 +82,18 @@ def test_a_page_of_another_site_changes_nothing(db: Database, tracked: Commands)
     body(client.get(f"{ROOT}/history", headers={"Sec-Fetch-Site": "cross-site"}))
 
 
-def test_without_a_token_it_answers_to_this_machines_names_only(db: Database) -> None:
+def test_without_a_token_only_loopback_hosts_are_accepted(db: Database) -> None:
     client = client_of(db)
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
         body(client.get(f"{ROOT}/history", headers={"Host": host}), 400)
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
         body(client.get(f"{ROOT}/history", headers={"Host": host}))
-    named = client_of(db, token="s3cret")
-    body(named.get(f"{ROOT}/history", headers={"Host": "enrichment.internal"}))
+    secured = client_of(db, token="s3cret")
+    body(secured.get(f"{ROOT}/history", headers={"Host": "enrichment.internal"}))
 
 
 def limited(db: Database, per_minute: int) -> tuple[FlaskClient, list[int]]:
-    """A client of an API with a rate limit on a clock that stands until it is moved (ns)."""
+    """A client of an API with a rate limit, and the limiter's clock in ns, which the test moves."""
     now = [0]
 
     def limiter(name: str, rate: int, interval: float, burst: int) -> RateLimiter:
@@ -102,22 +102,22 @@ def limited(db: Database, per_minute: int) -> tuple[FlaskClient, list[int]]:
     return client_of(db, clients=ClientRates(per_minute, limiter)), now
 
 
-def test_each_client_has_a_rate_of_its_own(db: Database) -> None:
+def test_each_client_has_its_own_rate_limit(db: Database) -> None:
     client, now = limited(db, 3)
-    here, there = ({"REMOTE_ADDR": address} for address in ("10.0.0.1", "10.0.0.2"))
+    first, second = ({"REMOTE_ADDR": address} for address in ("10.0.0.1", "10.0.0.2"))
     for _ in range(3):
-        body(client.get(f"{ROOT}/history", environ_base=here))
-    refused = client.get(f"{ROOT}/history", environ_base=here)
-    body(refused, 429)
-    assert refused.headers["Retry-After"] == "20"
-    body(client.get(f"{ROOT}/history", environ_base=there))
-    body(client.get("/livez", environ_base=here))
+        body(client.get(f"{ROOT}/history", environ_base=first))
+    rejected = client.get(f"{ROOT}/history", environ_base=first)
+    body(rejected, 429)
+    assert rejected.headers["Retry-After"] == "20"
+    body(client.get(f"{ROOT}/history", environ_base=second))
+    body(client.get("/livez", environ_base=first))
     now[0] = 20 * 10**9
-    body(client.get(f"{ROOT}/history", environ_base=here))
-    body(client.get(f"{ROOT}/history", environ_base=here), 429)
+    body(client.get(f"{ROOT}/history", environ_base=first))
+    body(client.get(f"{ROOT}/history", environ_base=first), 429)
 
 
-def test_the_least_recent_clients_are_forgotten(db: Database) -> None:
+def test_the_least_recently_seen_clients_are_dropped(db: Database) -> None:
     clients = ClientRates(1)
     assert clients.allow("first")
     assert not clients.allow("first")
@@ -127,7 +127,7 @@ def test_the_least_recent_clients_are_forgotten(db: Database) -> None:
 
 
 @pytest.mark.parametrize("path", ["/livez", f"{ROOT}/history", "/nowhere", f"{ROOT}/history?a=b"])
-def test_every_answer_carries_the_security_headers(db: Database, path: str) -> None:
+def test_every_response_has_the_security_headers(db: Database, path: str) -> None:
     headers = client_of(db).get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
@@ -136,20 +136,20 @@ def test_every_answer_carries_the_security_headers(db: Database, path: str) -> N
     assert headers["Cache-Control"] in ("no-store", "no-cache")
 
 
-def test_an_unchanged_answer_is_an_empty_304(db: Database, tracked: Commands) -> None:
+def test_an_unchanged_response_is_an_empty_304(db: Database, tracked: Commands) -> None:
     client = client_of(db)
     for path in ("history", "dashboard/overview", "symbols", "symbols/AAPL", "dashboard/health"):
         first = client.get(f"{ROOT}/{path}")
-        again = {"If-None-Match": first.headers["ETag"]}
         assert first.headers["Cache-Control"] == "no-cache"
-        unchanged = client.get(f"{ROOT}/{path}", headers=again)
+        conditional = {"If-None-Match": first.headers["ETag"]}
+        unchanged = client.get(f"{ROOT}/{path}", headers=conditional)
         assert (unchanged.status_code, unchanged.data) == (304, b""), path
-    seen = client.get(f"{ROOT}/history").headers["ETag"]
+    etag = client.get(f"{ROOT}/history").headers["ETag"]
     tracked.trigger(actor="test")
-    body(client.get(f"{ROOT}/history", headers={"If-None-Match": seen}))
+    body(client.get(f"{ROOT}/history", headers={"If-None-Match": etag}))
 
 
-def test_the_page_to_read_names_every_operation(db: Database) -> None:
+def test_the_html_docs_show_every_operation_and_schema(db: Database) -> None:
     client = client_of(db)
     document = client.get("/openapi.json").get_json()
     assert document["openapi"] == "3.1.0"

@@ -1,4 +1,4 @@
-"""What many ask for is read once; what was changed here is read again."""
+"""The response cache: shared reads, refresh behind the reader, invalidation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.response_cache import ResponseCache
 
 
 class Source:
-    """Counts how often it is read; may be told to fail, or to wait."""
+    """Counts its reads; can fail, or block until `gate` is set."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -27,7 +27,7 @@ class Source:
         return self.reads
 
 
-def test_a_reading_is_shared_until_it_is_too_old() -> None:
+def test_a_result_is_shared_until_it_expires() -> None:
     now = [100.0]
     source = Source()
     read = ResponseCache(1.0, lambda: now[0]).cached(source)
@@ -38,7 +38,7 @@ def test_a_reading_is_shared_until_it_is_too_old() -> None:
     assert read() == 2
 
 
-def test_an_ageing_reading_is_given_while_it_is_renewed() -> None:
+def test_a_stale_result_is_returned_while_it_is_refreshed() -> None:
     now = [100.0]
     source = Source()
     read = ResponseCache(1.0, lambda: now[0]).cached(source)
@@ -47,27 +47,29 @@ def test_an_ageing_reading_is_given_while_it_is_renewed() -> None:
     now[0] = 101.0
     assert [read() for _ in range(8)] == [1] * 8
     source.gate.set()
-    now[0] = 102.0  # the first is too old now: its successor is awaited, not read once more
+    now[0] = 102.0  # the first result has expired: its refresh is awaited, not read once more
     assert read() == 2
 
 
-def test_a_change_is_seen_though_a_renewal_began_before_it() -> None:
+def test_a_change_is_visible_though_a_refresh_started_before_it() -> None:
     now = [100.0]
     source = Source()
-    recent = ResponseCache(1.0, lambda: now[0])
-    read = recent.cached(source)
+    cache = ResponseCache(1.0, lambda: now[0])
+    read = cache.cached(source)
     assert read() == 1
     source.gate.clear()
     now[0] = 101.0
     assert read() == 1
     with ThreadPoolExecutor(1) as pool:
-        forgotten = pool.submit(recent.invalidate)
+        invalidated = pool.submit(cache.invalidate)
         source.gate.set()
-        forgotten.result(10)
+        invalidated.result(10)
     assert read() == 3
 
 
-def test_a_renewal_that_failed_is_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_refresh_is_logged_and_the_next_reader_reads(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     now = [100.0]
     source = Source()
     read = ResponseCache(1.0, lambda: now[0]).cached(source)
@@ -78,35 +80,35 @@ def test_a_renewal_that_failed_is_made_up_for(caplog: pytest.LogCaptureFixture) 
     now[0] = 102.0
     with pytest.raises(RuntimeError):
         read()
-    assert "not renewed" in caplog.text
+    assert "not refreshed" in caplog.text
     source.fails = False
     assert read() == 4
 
 
-def test_what_was_changed_here_is_read_again() -> None:
-    recent = ResponseCache(1.0, lambda: 0.0)
-    first, second = recent.cached(Source()), recent.cached(Source())
+def test_invalidation_drops_every_result() -> None:
+    cache = ResponseCache(1.0, lambda: 0.0)
+    first, second = cache.cached(Source()), cache.cached(Source())
     assert [first(), second()] == [1, 1]
-    recent.invalidate()
+    cache.invalidate()
     assert [first(), second(), first()] == [2, 2, 2]
 
 
-def test_without_a_time_everybody_reads() -> None:
+def test_zero_seconds_disable_the_cache() -> None:
     read = ResponseCache(0).cached(Source())
     assert [read(), read()] == [1, 2]
 
 
-def test_many_at_once_wait_for_one() -> None:
+def test_concurrent_readers_share_one_read() -> None:
     source = Source()
     source.gate.clear()
     read = ResponseCache(1.0, lambda: 0.0).cached(source)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(read) for _ in range(8)]
+        results = [pool.submit(read) for _ in range(8)]
         source.gate.set()
-        assert [answer.result(10) for answer in asked] == [1] * 8
+        assert [result.result(10) for result in results] == [1] * 8
 
 
-def test_a_failure_is_nobody_elses() -> None:
+def test_a_failure_is_not_cached() -> None:
     source = Source()
     source.fails = True
     read = ResponseCache(1.0, lambda: 0.0).cached(source)
