@@ -36,9 +36,10 @@ from enrichment.domain.model import (
 )
 from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.pipeline.enrich import BarSource, EnrichmentPipeline
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.notify import JobListener
+from enrichment.warehouse.queue.sql import CLOSE, COMPLETE
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.series.batch_writer import BatchWriter
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
@@ -91,16 +92,16 @@ class StopPoint:
             self._pipe.recv()  # for ever, unless the test lets it go on
 
     def watch(self, engine: Any) -> None:
-        """Stop within transactions, seen through the connection's own events."""
+        """Stop within transactions, before or after the statements of the queue that end a step."""
 
-        @event.listens_for(engine, "before_cursor_execute")
-        def before(*arguments: Any) -> None:
-            if self._storing and "SET status = 'completed'" in arguments[2]:
+        @event.listens_for(engine, "before_execute")
+        def before(_: object, statement: object, *__: object) -> None:
+            if self._storing and statement is sql(COMPLETE):
                 self.at("written", *self._storing)
 
-        @event.listens_for(engine, "after_cursor_execute")
-        def after(*arguments: Any) -> None:
-            self._here.closed = "FROM done LEFT JOIN" in arguments[2] and arguments[1].rowcount > 0
+        @event.listens_for(engine, "after_execute")
+        def after(_: object, statement: object, *arguments: Any) -> None:
+            self._here.closed = statement is sql(CLOSE) and arguments[-1].rowcount > 0
 
         @event.listens_for(engine, "commit")
         def commit(_: object) -> None:
