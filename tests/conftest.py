@@ -88,7 +88,7 @@ def shared_db(server: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
-def own_main() -> Iterator[None]:
+def main_module_kept() -> Iterator[None]:
     """Streamlit's tester puts the page in the place of `__main__`, which processes that other
     tests spawn would then run.
     """

@@ -1,4 +1,4 @@
-"""A vendor that stands still in time, a stage per test, and what an undisturbed run stores."""
+"""A vendor that stands still in time, a harness per test, and what an undisturbed run stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.crash_harness import (
     SYMBOLS,
     TIMEFRAMES,
     CrashHarness,
-    SeriesKey,
+    SeriesFingerprints,
     assert_exactly_once,
     fingerprints,
 )
@@ -33,7 +33,7 @@ def vendor() -> Iterator[str]:
 
 
 @pytest.fixture
-def stage(db: Database, vendor: str, tmp_path: Path) -> Iterator[CrashHarness]:
+def harness(db: Database, vendor: str, tmp_path: Path) -> Iterator[CrashHarness]:
     built = CrashHarness(db, vendor, NOW, tmp_path)
     yield built
     built.close()
@@ -50,22 +50,22 @@ def own_server() -> Iterator[OwnServer]:
 @pytest.fixture(scope="session")
 def undisturbed(
     server: Database, vendor: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SeriesKey]:
+) -> Iterator[SeriesFingerprints]:
     """What one run that nothing befalls stores of every symbol in every timeframe."""
     with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("CREATE DATABASE undisturbed TEMPLATE template_enrichment"))
         database = Database(server.url.set(database="undisturbed").render_as_string(False))
-        stage = CrashHarness(database, vendor, NOW, tmp_path_factory.mktemp("undisturbed"))
+        harness = CrashHarness(database, vendor, NOW, tmp_path_factory.mktemp("undisturbed"))
         try:
-            job = stage.trigger(SYMBOLS, ",".join(TIMEFRAMES))
-            worker = stage.start("undisturbed")
-            stage.until_closed(job)
-            assert worker.end() == 0, worker.said
+            job = harness.trigger(SYMBOLS, ",".join(TIMEFRAMES))
+            worker = harness.start("undisturbed")
+            harness.until_closed(job)
+            assert worker.terminate() == 0, worker.log_text
             series = fingerprints(database)
             assert sorted(series) == sorted(itertools.product(SYMBOLS, TIMEFRAMES))
-            assert_exactly_once(stage, job, series)
+            assert_exactly_once(harness, job, series)
             yield series
         finally:
-            stage.close()
+            harness.close()
             database.close()
             conn.execute(text("DROP DATABASE undisturbed WITH (FORCE)"))

@@ -12,7 +12,7 @@ from tests.helpers.crash_harness import (
     NOW,
     SYMBOLS,
     CrashHarness,
-    SeriesKey,
+    SeriesFingerprints,
     assert_exactly_once,
     until,
 )
@@ -21,55 +21,61 @@ from tests.helpers.worker_in_process import bare_worker
 LIMIT = 8
 
 
-def daily(undisturbed: SeriesKey) -> SeriesKey:
+def daily(undisturbed: SeriesFingerprints) -> SeriesFingerprints:
     return {key: value for key, value in undisturbed.items() if key[1] == "1d"}
 
 
 def test_five_threads_share_one_connection(
-    stage: CrashHarness, undisturbed: SeriesKey, db_url: str
+    harness: CrashHarness, undisturbed: SeriesFingerprints, db_url: str
 ) -> None:
-    job = stage.trigger(SYMBOLS, "1d")
+    job = harness.trigger(SYMBOLS, "1d")
     work = Database(db_url, pool_size=1, max_overflow=0)
     heart = Database(db_url, pool_size=1, max_overflow=0)
-    with bare_worker(work, heart, stage.vendor, NOW, threads=5, lease=30.0):
-        stage.until_closed(job)
-    assert_exactly_once(stage, job, daily(undisturbed))
-    assert stage.rows("SELECT max(retry_count) FROM enrichment_job_items") == [(0,)]
+    with bare_worker(work, heart, harness.vendor, NOW, threads=5, lease=30.0):
+        harness.until_closed(job)
+    assert_exactly_once(harness, job, daily(undisturbed))
+    assert harness.rows("SELECT max(retry_count) FROM enrichment_job_items") == [(0,)]
     work.close()
     heart.close()
 
 
 @pytest.fixture
-def crowded_url(stage: CrashHarness) -> Iterator[str]:
+def crowded_url(harness: CrashHarness) -> Iterator[str]:
     """The same database for a role that may open only so many connections."""
-    with stage.db.begin() as conn:
+    with harness.db.begin() as conn:
         conn.execute(text(f"CREATE ROLE crowded LOGIN PASSWORD 'x' CONNECTION LIMIT {LIMIT}"))
         for kind in ("TABLES", "SEQUENCES"):
             conn.execute(text(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO crowded"))
-    url = stage.db.url.set(username="crowded", password="x")
+    url = harness.db.url.set(username="crowded", password="x")
     yield url.render_as_string(hide_password=False)
-    with stage.db.begin() as conn:
+    with harness.db.begin() as conn:
         conn.execute(text("DROP OWNED BY crowded"))
         conn.execute(text("DROP ROLE crowded"))
 
 
 def test_used_up_connections_are_waited_for(
-    stage: CrashHarness, undisturbed: SeriesKey, crowded_url: str, caplog: pytest.LogCaptureFixture
+    harness: CrashHarness,
+    undisturbed: SeriesFingerprints,
+    crowded_url: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = stage.trigger(SYMBOLS, "1d")
+    job = harness.trigger(SYMBOLS, "1d")
     work, heart = Database(crowded_url, pool_size=7), Database(crowded_url, pool_size=1)
     others = Database(crowded_url, pool_size=LIMIT)
     heart.ping()  # a worker's heartbeat has its connection from the start
     crowd = [others.engine.connect() for _ in range(LIMIT - 1)]
-    with caplog.at_level("INFO"), bare_worker(work, heart, stage.vendor, NOW, threads=5, lease=2.0):
+    with (
+        caplog.at_level("INFO"),
+        bare_worker(work, heart, harness.vendor, NOW, threads=5, lease=2.0),
+    ):
         until(lambda: "can't claim items" in caplog.text, "it says so")
         assert "raise its limit of connections" in caplog.text
-        assert stage.rows("SELECT DISTINCT status FROM enrichment_job_items") == [("pending",)]
+        assert harness.rows("SELECT DISTINCT status FROM enrichment_job_items") == [("pending",)]
         for connection in crowd[: LIMIT // 2]:  # half of them: fewer than the worker has threads
             connection.invalidate()
             connection.close()
-        stage.until_closed(job)
-    assert_exactly_once(stage, job, daily(undisturbed))
+        harness.until_closed(job)
+    assert_exactly_once(harness, job, daily(undisturbed))
     for connection in crowd[LIMIT // 2 :]:
         connection.close()
     for database in (others, work, heart):

@@ -18,7 +18,7 @@ from enrichment.warehouse.queue.jobs import JobQueue
 from tests.helpers.crash_harness import (
     HEARTBEAT,
     CrashHarness,
-    SeriesKey,
+    SeriesFingerprints,
     assert_exactly_once,
     until,
 )
@@ -28,61 +28,61 @@ SYMBOLS = ("X:SIM1USD", "X:SIM2USD", "X:SIM3USD")
 
 @pytest.mark.parametrize("step", ["claimed", "fetched", "written", "before_commit"])
 def test_a_stale_commit_changes_nothing(
-    stage: CrashHarness, undisturbed: SeriesKey, step: str
+    harness: CrashHarness, undisturbed: SeriesFingerprints, step: str
 ) -> None:
-    job = stage.trigger(SYMBOLS, "1d")
-    frozen = stage.start("frozen", threads=1, step=step, item=2, idle=0.6)
-    frozen.stopped_at()
+    job = harness.trigger(SYMBOLS, "1d")
+    frozen = harness.start("frozen", threads=1, step=step, item=2, idle=0.6)
+    frozen.wait_until_stopped()
     frozen.freeze()
-    rescuer = stage.start("rescuer")
-    stage.until_closed(job)
+    rescuer = harness.start("rescuer")
+    harness.until_closed(job)
     assert_exactly_once(
-        stage, job, {k: v for k, v in undisturbed.items() if k[0] in SYMBOLS and k[1] == "1d"}
+        harness, job, {k: v for k, v in undisturbed.items() if k[0] in SYMBOLS and k[1] == "1d"}
     )
-    rescuer.end()
-    before = stage.effects()
+    rescuer.terminate()
+    before = harness.stored_state()
 
-    frozen.go_on()
+    frozen.resume()
     frozen.thaw()
-    until(lambda: "belongs to another worker" in frozen.said, lambda: frozen.said)
-    assert stage.effects() == before
-    again = Commands(stage.db).trigger(actor="test", symbols=SYMBOLS).job_id
-    stage.until_closed(again)
-    assert stage.rows(
+    until(lambda: "belongs to another worker" in frozen.log_text, lambda: frozen.log_text)
+    assert harness.stored_state() == before
+    again = Commands(harness.db).trigger(actor="test", symbols=SYMBOLS).job_id
+    harness.until_closed(again)
+    assert harness.rows(
         "SELECT DISTINCT status, starts_with(worker_id, 'frozen') FROM enrichment_job_items"
         " WHERE job_id = :job",
         job=again,
     ) == [("completed", True)]
-    assert frozen.end() == 0
+    assert frozen.terminate() == 0
 
 
-def test_an_item_that_is_being_stored_holds_up_nobody(stage: CrashHarness) -> None:
+def test_an_item_that_is_being_stored_holds_up_nobody(harness: CrashHarness) -> None:
     """Its row is locked by its own transaction, for as long as that takes."""
-    stage.trigger(SYMBOLS, "1d")
-    queue = JobQueue(stage.db, lease_seconds=0.01)
+    harness.trigger(SYMBOLS, "1d")
+    queue = JobQueue(harness.db, lease_seconds=0.01)
     stored, lost, kept = sorted(queue.claim("slow", 3), key=lambda task: task.symbol)
     until(
-        lambda: stage.rows("SELECT 1 FROM enrichment_job_items WHERE lease_until < now()"), "ends"
+        lambda: harness.rows("SELECT 1 FROM enrichment_job_items WHERE lease_until < now()"), "ends"
     )
-    with stage.db.begin() as conn:
+    with harness.db.begin() as conn:
         leases.assert_owned(conn, stored)
-        others = JobQueue(stage.db)
+        others = JobQueue(harness.db)
         assert others.renew({stored: "store", kept: "fetch 1d"}) == set()
         assert others.reclaim_expired(3) == 1
-        assert _statuses(stage, stored, lost, kept) == ["in_progress", "retry", "in_progress"]
+        assert _statuses(harness, stored, lost, kept) == ["in_progress", "retry", "in_progress"]
     assert queue.reclaim_expired(3) == 1
-    assert _statuses(stage, stored, lost, kept) == ["retry", "retry", "in_progress"]
+    assert _statuses(harness, stored, lost, kept) == ["retry", "retry", "in_progress"]
 
 
-def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: CrashHarness) -> None:
+def test_the_server_ends_a_transaction_that_its_worker_forgot(harness: CrashHarness) -> None:
     """Or the locks of a machine that has frozen would outlive every lease."""
-    stage.trigger(SYMBOLS[:1], "1d")
-    frozen = stage.start("frozen", step="before_commit", idle=4 * HEARTBEAT)
-    frozen.stopped_at()
+    harness.trigger(SYMBOLS[:1], "1d")
+    frozen = harness.start("frozen", step="before_commit", idle=4 * HEARTBEAT)
+    frozen.wait_until_stopped()
     frozen.freeze()
     until(
         lambda: (
-            not stage.rows(
+            not harness.rows(
                 "SELECT 1 FROM pg_stat_activity"
                 " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
                 " AND pid <> pg_backend_pid()"
@@ -90,13 +90,13 @@ def test_the_server_ends_a_transaction_that_its_worker_forgot(stage: CrashHarnes
         ),
         "the server ends the transaction",
     )
-    assert stage.rows("SELECT count(*) FROM bars") == [(0,)]
+    assert harness.rows("SELECT count(*) FROM bars") == [(0,)]
 
 
-def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: CrashHarness) -> None:
+def test_a_copy_that_its_worker_forgot_gives_its_item_back(harness: CrashHarness) -> None:
     """No timeout of the server's reaches a COPY whose client says nothing more."""
-    stage.trigger(SYMBOLS[:1], "1d")
-    queue = JobQueue(stage.db, lease_seconds=0.01)
+    harness.trigger(SYMBOLS[:1], "1d")
+    queue = JobQueue(harness.db, lease_seconds=0.01)
     (task,) = queue.claim("frozen", 1)
     asleep, awake = threading.Event(), threading.Event()
 
@@ -107,7 +107,7 @@ def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: CrashHarness) 
             return b""
 
     def copy() -> None:
-        with stage.db.begin() as conn:
+        with harness.db.begin() as conn:
             leases.assert_owned(conn, task)
             driver: Any = conn.connection.driver_connection
             with driver.cursor() as cursor:
@@ -120,9 +120,9 @@ def test_a_copy_that_its_worker_forgot_gives_its_item_back(stage: CrashHarness) 
         awake.set()
         with pytest.raises(DatabaseUnavailable):
             copying.result()
-    assert _statuses(stage, task) == ["retry"]
+    assert _statuses(harness, task) == ["retry"]
 
 
-def _statuses(stage: CrashHarness, *tasks: Task) -> list[str]:
-    found = dict(stage.rows("SELECT symbol, status FROM enrichment_job_items"))
+def _statuses(harness: CrashHarness, *tasks: Task) -> list[str]:
+    found = dict(harness.rows("SELECT symbol, status FROM enrichment_job_items"))
     return [found[task.symbol] for task in tasks]

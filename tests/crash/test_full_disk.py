@@ -22,48 +22,48 @@ from tests.helpers.crash_harness import (
     NOW,
     SYMBOLS,
     CrashHarness,
-    SeriesKey,
+    SeriesFingerprints,
     assert_exactly_once,
     fingerprints,
     until,
 )
-from tests.helpers.own_server import OwnServer, disk
+from tests.helpers.own_server import OwnServer, mounted_disk
 from tests.helpers.worker_in_process import bare_worker
 
 
-def statuses(stage: CrashHarness) -> dict[str, str]:
-    return dict(stage.rows("SELECT symbol, status FROM enrichment_job_items"))
+def statuses(harness: CrashHarness) -> dict[str, str]:
+    return dict(harness.rows("SELECT symbol, status FROM enrichment_job_items"))
 
 
 def test_what_does_not_fit_fails_and_is_resumed(
-    own_server: OwnServer, vendor: str, undisturbed: SeriesKey, tmp_path: Path
+    own_server: OwnServer, vendor: str, undisturbed: SeriesFingerprints, tmp_path: Path
 ) -> None:
     home = own_server.postgres.folder
     expected = {key: value for key, value in undisturbed.items() if key[1] == "4h"}
-    with disk(home.parent / "small", 640) as small:
+    with mounted_disk(home.parent / "small", 640) as small:
         (small.folder / "space").mkdir()
         owner = home.stat()
         shutil.chown(small.folder / "space", owner.st_uid, owner.st_gid)
-        stage = CrashHarness(own_server.database("starved"), vendor, NOW, tmp_path)
+        harness = CrashHarness(own_server.database("starved"), vendor, NOW, tmp_path)
         own_server.run(f"CREATE TABLESPACE small LOCATION '{small.folder / 'space'}'")
-        with stage.db.begin() as conn:
+        with harness.db.begin() as conn:
             conn.execute(text("ALTER TABLE bars SET TABLESPACE small"))
-        job = stage.trigger(SYMBOLS, "4h")
-        heart = Database(stage.db.url.render_as_string(False), pool_size=1)
-        with bare_worker(stage.db, heart, vendor, NOW, threads=2, lease=30.0, max_retries=0):
-            stage.until_closed(job)
-            _assert_some_are_missing(stage, expected)
+        job = harness.trigger(SYMBOLS, "4h")
+        heart = Database(harness.db.url.render_as_string(False), pool_size=1)
+        with bare_worker(harness.db, heart, vendor, NOW, threads=2, lease=30.0, max_retries=0):
+            harness.until_closed(job)
+            _assert_some_are_missing(harness, expected)
             small.grow(64_000)
-            failed = sum(status == "failed" for status in statuses(stage).values())
-            resumed = Commands(stage.db).resume_failed(
+            failed = sum(status == "failed" for status in statuses(harness).values())
+            resumed = Commands(harness.db).resume_failed(
                 job, actor="test", error_class="DatabaseUnavailable"
             )
             assert resumed == failed
-            stage.until_closed(job)
-        assert set(statuses(stage).values()) == {"completed"}
-        assert fingerprints(stage.db) == expected
+            harness.until_closed(job)
+        assert set(statuses(harness).values()) == {"completed"}
+        assert fingerprints(harness.db) == expected
         for log in LOGS:
-            assert stage.rows(
+            assert harness.rows(
                 f"SELECT DISTINCT count(*) FROM {log} WHERE success GROUP BY symbol"
             ) == [(1,)]
         heart.close()
@@ -71,13 +71,13 @@ def test_what_does_not_fit_fails_and_is_resumed(
         own_server.run("DROP TABLESPACE small")
 
 
-def _assert_some_are_missing(stage: CrashHarness, expected: SeriesKey) -> None:
+def _assert_some_are_missing(harness: CrashHarness, expected: SeriesFingerprints) -> None:
     """Completed are just those whose bars are all there; of the others there is no row at all."""
-    found = statuses(stage)
+    found = statuses(harness)
     assert set(found.values()) == {"completed", "failed"}
-    stored = fingerprints(stage.db)
+    stored = fingerprints(harness.db)
     assert stored == {key: expected[key] for key in expected if found[key[0]] == "completed"}
-    said = stage.rows(
+    said = harness.rows(
         "SELECT DISTINCT error_class, step, last_error FROM enrichment_job_items"
         " WHERE status = 'failed'"
     )
@@ -88,34 +88,34 @@ def _assert_some_are_missing(stage: CrashHarness, expected: SeriesKey) -> None:
 
 
 def test_a_server_that_a_full_disk_has_ended_comes_back(
-    vendor: str, undisturbed: SeriesKey, tmp_path: Path
+    vendor: str, undisturbed: SeriesFingerprints, tmp_path: Path
 ) -> None:
     with (
         TemporaryDirectory() as folder,
-        disk(Path(folder) / "d", 110_000) as small,
+        mounted_disk(Path(folder) / "d", 110_000) as small,
         EmbeddedPostgres(small.folder / "p") as postgres,
         closing(OwnServer(postgres)) as server,
-        closing(CrashHarness(server.database("starved"), vendor, NOW, tmp_path)) as stage,
+        closing(CrashHarness(server.database("starved"), vendor, NOW, tmp_path)) as harness,
     ):
-        job = stage.trigger(SYMBOLS, "1d")
-        worker = stage.start("worker", step="before_commit", item=3)
-        symbol = worker.stopped_at()
+        job = harness.trigger(SYMBOLS, "1d")
+        worker = harness.start("worker", step="before_commit", item=3)
+        symbol = worker.wait_until_stopped()
         ballast = small.fill()
         with pytest.raises(DatabaseUnavailable):
-            _use_up_the_log(stage)
-        until(lambda: not server.lives(), "the server gives up")
+            _use_up_the_log(harness)
+        until(lambda: not server.is_running(), "the server gives up")
         with pytest.raises(DatabaseUnavailable, match="free some disk"):
             postgres.revive()
-        worker.go_on()
+        worker.resume()
         ballast.unlink()
         assert postgres.revive()
-        assert stage.rows("SELECT 1 FROM bars WHERE symbol = :symbol", symbol=symbol) == []
-        stage.start("other")
-        stage.until_closed(job)
-        assert_exactly_once(stage, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})
+        assert harness.rows("SELECT 1 FROM bars WHERE symbol = :symbol", symbol=symbol) == []
+        harness.start("other")
+        harness.until_closed(job)
+        assert_exactly_once(harness, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})
 
 
-def _use_up_the_log(stage: CrashHarness) -> None:
+def _use_up_the_log(harness: CrashHarness) -> None:
     """Write until the write-ahead log needs a new file; the server ends where it has no room."""
     for _ in range(3):
-        stage.rows("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', '')")
+        harness.rows("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', '')")

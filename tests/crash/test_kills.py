@@ -18,8 +18,8 @@ from tests.helpers.crash_harness import (
     SYMBOLS,
     TIMEFRAMES,
     CrashHarness,
-    SeriesKey,
-    Started,
+    SeriesFingerprints,
+    StartedWorker,
     assert_exactly_once,
     until,
 )
@@ -59,59 +59,61 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_whatever_is_killed_the_effect_is_that_of_one_run(
-    stage: CrashHarness, undisturbed: SeriesKey, history: History
+    harness: CrashHarness, undisturbed: SeriesFingerprints, history: History
 ) -> None:
-    job = stage.trigger(history.symbols, ",".join(history.timeframes))
+    job = harness.trigger(history.symbols, ",".join(history.timeframes))
     draw = random.Random(-1 - history.seed)
     for number in range(1, history.kills + 1):
-        doomed = _start_doomed(stage, history.step if number == 1 else None, draw)
-        doomed.stopped_at()
+        doomed = _start_doomed(harness, history.step if number == 1 else None, draw)
+        doomed.wait_until_stopped()
         if history.at_once and number == history.kills:
-            _start_rescuer(stage)
+            _start_rescuer(harness)
         doomed.kill()
-    killed, held = stage.clock(), stage.held("doomed")
+    killed, held = harness.database_time(), harness.owned_items("doomed")
     if not history.at_once:
-        _start_rescuer(stage)
-    stage.until_closed(job)
+        _start_rescuer(harness)
+    harness.until_closed(job)
     expected = {
         key: value
         for key, value in undisturbed.items()
         if key[0] in history.symbols and key[1] in history.timeframes
     }
-    assert_exactly_once(stage, job, expected)
-    _assert_recovered_in_time(stage, killed, held)
+    assert_exactly_once(harness, job, expected)
+    _assert_recovered_in_time(harness, killed, held)
 
 
-def _start_doomed(stage: CrashHarness, step: str | None, draw: random.Random) -> Started:
+def _start_doomed(harness: CrashHarness, step: str | None, draw: random.Random) -> StartedWorker:
     """A worker that will stop at a point that it is bound to get to."""
-    left = len(stage.unfinished())
+    left = len(harness.unfinished_symbols())
     step = (step or draw.choice(STEPS)) if left else "closing"
     item = 1 if step == "closing" else draw.randint(1, left)
-    return stage.start("doomed", threads=draw.randint(1, 3), step=step, item=item)
+    return harness.start("doomed", threads=draw.randint(1, 3), step=step, item=item)
 
 
-def _start_rescuer(stage: CrashHarness) -> Started:
-    rescuer = stage.start("rescuer", threads=2)
+def _start_rescuer(harness: CrashHarness) -> StartedWorker:
+    rescuer = harness.start("rescuer", threads=2)
     until(
-        lambda: stage.rows("SELECT 1 FROM workers WHERE worker_id LIKE 'rescuer%'"),
+        lambda: harness.rows("SELECT 1 FROM workers WHERE worker_id LIKE 'rescuer%'"),
         "the rescuer registers",
     )
     return rescuer
 
 
-def _assert_recovered_in_time(stage: CrashHarness, killed: datetime, held: dict[str, int]) -> None:
+def _assert_recovered_in_time(
+    harness: CrashHarness, killed: datetime, held: dict[str, int]
+) -> None:
     """What the dead worker held was claimed again, and the job closed, soon after the leases ended.
 
     All moments are the database's. The wait counts from the kill, or from the moment when there is
     somebody to notice it.
     """
-    ((there,),) = stage.rows(
+    ((there,),) = harness.rows(
         "SELECT greatest(:killed, started_at) FROM workers WHERE worker_id LIKE 'rescuer%'",
         killed=killed,
     )
     longest = timedelta(seconds=LEASE + HEARTBEAT + GRACE_SECONDS)
     for symbol, fence in held.items():
-        ((again,),) = stage.rows(
+        ((again,),) = harness.rows(
             "SELECT min(at) FROM item_history"
             " WHERE symbol = :symbol AND status = 'in_progress' AND fence > :fence",
             symbol=symbol,
@@ -119,5 +121,5 @@ def _assert_recovered_in_time(stage: CrashHarness, killed: datetime, held: dict[
         )
         assert again - there <= longest
     if not held:
-        ((closed,),) = stage.rows("SELECT max(at) FROM job_history WHERE state = 'completed'")
+        ((closed,),) = harness.rows("SELECT max(at) FROM job_history WHERE state = 'completed'")
         assert closed - there <= longest

@@ -20,13 +20,13 @@ from tests.helpers.crash_harness import (
     NOW,
     SYMBOLS,
     CrashHarness,
-    SeriesKey,
+    SeriesFingerprints,
     assert_exactly_once,
     fingerprints,
     until,
 )
 from tests.helpers.own_server import OwnServer
-from tests.helpers.worker_in_process import process, settings_for
+from tests.helpers.worker_in_process import running_worker_process, settings_for
 
 PACE = WorkerTiming(poll=0.05, heartbeat=0.2, lease=15.0)
 
@@ -72,12 +72,12 @@ def test_worker_and_api_live_through_it(
         caplog.at_level("INFO"),
     ):
         until(lambda: status(f"{address}/readyz") == 200, "the API gets ready")
-        stage = CrashHarness(db, vendor, NOW, tmp_path)
-        job = stage.trigger(SYMBOLS, "1d")
-        with process(settings_for(url, vendor), PACE):
+        harness = CrashHarness(db, vendor, NOW, tmp_path)
+        job = harness.trigger(SYMBOLS, "1d")
+        with running_worker_process(settings_for(url, vendor), PACE):
             completed = "SELECT 1 FROM enrichment_job_items WHERE status = 'completed'"
-            until(lambda: stage.rows(completed), "a first symbol is completed")
-            own_server.stop_at_once()
+            until(lambda: harness.rows(completed), "a first symbol is completed")
+            own_server.stop_immediately()
             until(lambda: status(f"{address}/readyz") == 503, "the API reports it")
             assert status(f"{address}/livez") == 200
             until(lambda: "can't claim items" in caplog.text, "the worker reports it")
@@ -85,32 +85,32 @@ def test_worker_and_api_live_through_it(
             until(lambda: status(f"{address}/readyz") == 200, "the API is ready again")
             assert status(f"{address}/livez") == 200
             assert server.poll() is None
-            stage.until_closed(job)
+            harness.until_closed(job)
     series = fingerprints(db)
     assert sorted(symbol for symbol, _ in series) == sorted(SYMBOLS)
     assert {count for count, _ in series.values()} == {365}
-    assert_exactly_once(stage, job, series)
+    assert_exactly_once(harness, job, series)
 
 
 @pytest.mark.parametrize("step", ["before_commit", "after_commit"])
 def test_a_transaction_cut_off_leaves_all_or_nothing(
-    own_server: OwnServer, vendor: str, undisturbed: SeriesKey, tmp_path: Path, step: str
+    own_server: OwnServer, vendor: str, undisturbed: SeriesFingerprints, tmp_path: Path, step: str
 ) -> None:
-    stage = CrashHarness(own_server.database(f"cut_{step}"), vendor, NOW, tmp_path)
-    job = stage.trigger(SYMBOLS, "1d")
+    harness = CrashHarness(own_server.database(f"cut_{step}"), vendor, NOW, tmp_path)
+    job = harness.trigger(SYMBOLS, "1d")
     try:
-        worker = stage.start("worker", step=step, item=3)
-        symbol = worker.stopped_at()
+        worker = harness.start("worker", step=step, item=3)
+        symbol = worker.wait_until_stopped()
         worker.freeze()  # or its other thread takes the item up before it is looked at
-        own_server.stop_at_once()
+        own_server.stop_immediately()
         assert own_server.postgres.revive()
-        stored = [row[0] for row in stage.rows("SELECT DISTINCT symbol FROM bars")]
+        stored = [row[0] for row in harness.rows("SELECT DISTINCT symbol FROM bars")]
         assert (symbol in stored) == (step == "after_commit")
         worker.thaw()
-        worker.go_on()  # it goes on, or has stopped itself after a lease without its database
-        stage.start("other")
-        stage.until_closed(job)
-        assert worker.end() == 0
+        worker.resume()  # it goes on, or has stopped itself after a lease without its database
+        harness.start("other")
+        harness.until_closed(job)
+        assert worker.terminate() == 0
     finally:
-        stage.close()
-    assert_exactly_once(stage, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})
+        harness.close()
+    assert_exactly_once(harness, job, {k: v for k, v in undisturbed.items() if k[1] == "1d"})

@@ -38,14 +38,14 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def worker(stage: CrashHarness, environment: dict[str, str]) -> Iterator[Path]:
+def worker(harness: CrashHarness, environment: dict[str, str]) -> Iterator[Path]:
     """`enrichment worker` in this environment; yields its log."""
-    log = stage.folder / "worker.log"
+    log = harness.folder / "worker.log"
     with log.open("wb") as output:
         started = subprocess.Popen(
             [sys.executable, "-m", "enrichment", "worker"],
             env={**os.environ, **environment},
-            cwd=stage.folder,
+            cwd=harness.folder,
             stdout=output,
             stderr=output,
         )
@@ -74,10 +74,10 @@ def test_nothing_comes_early_and_nothing_stays_away(
     clock = {"LD_PRELOAD": str(wrong_clock), "CLOCK_SKEW": str(int(skew.total_seconds()))}
     _assert_wrong(clock, skew)
     with running(create_app()) as vendor:
-        stage = CrashHarness(db, vendor, NOW, tmp_path)
-        job = stage.trigger((DUE, LATER, OTHERS, PAUSED), "1h")
-        _prepare(stage)
-        at = stage.clock() + slot
+        harness = CrashHarness(db, vendor, NOW, tmp_path)
+        job = harness.trigger((DUE, LATER, OTHERS, PAUSED), "1h")
+        _prepare(harness)
+        at = harness.database_time() + slot
         settings = {
             "DATABASE_URL": db.url.render_as_string(hide_password=False),
             "ENRICHMENT_SANDBOX_PORT": str(urlsplit(vendor).port),
@@ -85,14 +85,14 @@ def test_nothing_comes_early_and_nothing_stays_away(
             "ENRICHMENT_MINUTE": str(at.minute),
             "HISTORY_DAYS": "10",
         }
-        with worker(stage, {**clock, **settings}) as log:
+        with worker(harness, {**clock, **settings}) as log:
             items = "SELECT symbol, status, fence FROM enrichment_job_items WHERE job_id = :job"
             ticked = (
                 "SELECT 1 FROM workers WHERE ticked_at IS NOT NULL AND heartbeat_at > started_at"
             )
             done = f"{items} AND status = 'completed'"
-            until(lambda: stage.rows(done, job=job) and stage.rows(ticked), log.read_text)
-            found = stage.rows(f"{items} ORDER BY symbol", job=job)
+            until(lambda: harness.rows(done, job=job) and harness.rows(ticked), log.read_text)
+            found = harness.rows(f"{items} ORDER BY symbol", job=job)
     assert found == [
         (DUE, "completed", 1),
         (LATER, "retry", 0),
@@ -100,9 +100,9 @@ def test_nothing_comes_early_and_nothing_stays_away(
         (PAUSED, "pending", 0),
     ]
     others = "SELECT count(*) FROM enrichment_jobs WHERE kind <> 'manual' HAVING count(*) > 0"
-    assert stage.rows(others) == scheduled
+    assert harness.rows(others) == scheduled
     # The last bar is that of the hour before the one that has begun, by the database's clock.
-    ((newest, completed),) = stage.rows(
+    ((newest, completed),) = harness.rows(
         "SELECT max(b.ts), max(i.completed_at) FROM bars b JOIN enrichment_job_items i"
         " USING (symbol) WHERE job_id = :job AND i.completed_at IS NOT NULL",
         job=job,
@@ -110,12 +110,14 @@ def test_nothing_comes_early_and_nothing_stays_away(
     assert HOUR <= completed - newest < 2 * HOUR + timedelta(minutes=1)
 
 
-def _prepare(stage: CrashHarness) -> None:
+def _prepare(harness: CrashHarness) -> None:
     """One item's retry is due in an hour, one is another worker's for an hour, one is paused for
     an hour; and all symbols have been tracked for long.
     """
-    Commands(stage.db).pause(actor="test", scope="symbol", key=PAUSED, until=stage.clock() + HOUR)
-    with stage.db.begin() as conn:
+    Commands(harness.db).pause(
+        actor="test", scope="symbol", key=PAUSED, until=harness.database_time() + HOUR
+    )
+    with harness.db.begin() as conn:
         for statement in (
             "UPDATE tracked_symbols SET created_at = now() - interval '9 days'",
             "UPDATE enrichment_job_items SET status = 'retry', run_after = now() + interval '1 h'"

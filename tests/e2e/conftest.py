@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from enrichment.warehouse.database import Database
-from tests.helpers.running_stack import Running, started
+from tests.helpers.running_stack import RunningStack, running_stack
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -72,10 +72,10 @@ def _quiet(*command: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def demo(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """One demo for the session, asked for the whole recorded history."""
     cwd = tmp_path_factory.mktemp("elsewhere")
-    with started(script, "demo", cwd, HISTORY_DAYS="5000") as running:
+    with running_stack(script, "demo", cwd, HISTORY_DAYS="5000") as running:
         yield running
 
 
@@ -91,7 +91,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def demo_db(demo: Running) -> Iterator[Database]:
+def demo_db(demo: RunningStack) -> Iterator[Database]:
     """The demo's database, as `enrichment db url` would name it."""
     url = f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}"
     database = Database(url, pool_size=1)

@@ -27,8 +27,8 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.helpers.invented_history import remember
-from tests.helpers.running_stack import Running, started
+from tests.helpers.invented_history import write_history
+from tests.helpers.running_stack import RunningStack, running_stack
 from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ README = (
 )
 
 
-def shoot(browser: Browser, demo: Running, folder: Path, shots: list[Shot]) -> None:
+def shoot(browser: Browser, demo: RunningStack, folder: Path, shots: list[Shot]) -> None:
     """Take them one by one, in a browser window for each theme and width."""
     for theme, width in dict.fromkeys((shot.theme, shot.width) for shot in shots):
         page = browser.new_page(
@@ -100,10 +100,10 @@ def _frame(page: Page, shot: Shot) -> None:
 
 
 @contextmanager
-def demonstrating(folder: Path) -> Iterator[tuple[Running, Database]]:
+def demonstrating(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
     """A demo with a past, and symbols whose data is not all well."""
     script = Path(sys.executable).with_name("enrichment")
-    with started(script, "demo", folder, HISTORY_DAYS="1500") as demo:
+    with running_stack(script, "demo", folder, HISTORY_DAYS="1500") as demo:
         db = Database(f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}")
         _strike(
             demo,
@@ -116,19 +116,19 @@ def demonstrating(folder: Path) -> Iterator[tuple[Running, Database]]:
         operator.track([parse_tracked(name, "stock", "1d") for name in FLAWED], actor="demo")
         operator.trigger(actor="cli:ada", reason="three new symbols")
         _wait(db, "SELECT NOT EXISTS (SELECT FROM enrichment_jobs WHERE completed_at IS NULL)")
-        remember(db)
+        write_history(db)
         yield demo, db
         db.close()
 
 
-def break_down(demo: Running, db: Database) -> None:
+def break_down(demo: RunningStack, db: Database) -> None:
     """From now on the vendor answers nothing but errors, while a job is at work."""
     _strike(demo, {"ticker": "*", "kind": "server_error", "status": 503})
     Commands(db).trigger(actor="cli:ada", reason="are they back?")
     _wait(db, "SELECT count(*) >= 2 FROM resilience_state WHERE state = 'open'")
 
 
-def _strike(demo: Running, *faults: dict[str, object]) -> None:
+def _strike(demo: RunningStack, *faults: dict[str, object]) -> None:
     address = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
     body = json.dumps(list(faults)).encode()
     urllib.request.urlopen(urllib.request.Request(address, data=body, method="POST")).close()
@@ -176,7 +176,7 @@ def main() -> None:
                     shoot(browser, demo, chosen.folder, wanted(chosen, "outage"))
         if "empty" in states:
             script, home = Path(sys.executable).with_name("enrichment"), Path(elsewhere) / "home"
-            with started(script, "up", Path(elsewhere), ENRICHMENT_HOME=str(home)) as fresh:
+            with running_stack(script, "up", Path(elsewhere), ENRICHMENT_HOME=str(home)) as fresh:
                 shoot(browser, fresh, chosen.folder, wanted(chosen, "empty"))
         browser.close()
 

@@ -13,8 +13,8 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
-from tests.helpers.api_client import run_everything, tracking
-from tests.helpers.nightly_runs import Nightly, quiet
+from tests.helpers.api_client import run_open_items, track_symbols
+from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 from tests.helpers.server_process import serving
 
 BEARER = "s3cret"
@@ -28,10 +28,10 @@ parameters = { "wait" = 0.1 }
 
 def fill(db: Database) -> None:
     """Something of everything that can be asked for."""
-    Nightly(db, quiet(60)).run_at(60)
-    commands = tracking(db)
+    NightlyRuns(db, quiet_bars(60)).run_at(60)
+    commands = track_symbols(db)
     commands.trigger(actor="test")
-    run_everything(db, failing="MSFT")
+    run_open_items(db, failing="MSFT")
     commands.pause(actor="test", scope="symbol", key="MSFT", reason="rehearsal")
     manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
     manager.register_circuit_breaker("polygon_api")

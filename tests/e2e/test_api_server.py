@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import ROOT, tracking
+from tests.helpers.api_client import ROOT, track_symbols
 from tests.helpers.server_process import ServerProcess, serving
 from tests.helpers.waiting import until
 
@@ -30,7 +30,7 @@ def ask(api: ServerProcess, path: str, method: str = "GET") -> tuple[int, Any]:
 
 
 def test_sigterm_lets_requests_in_flight_finish(db: Database, db_url: str, tmp_path: Path) -> None:
-    tracking(db)
+    track_symbols(db)
     answers: list[tuple[int, Any]] = []
     with serving(db_url, tmp_path) as api:
         asking = threading.Thread(

@@ -12,11 +12,11 @@ from sqlalchemy import text
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.page_actions import choose, with_reason
-from tests.helpers.running_stack import Running
+from tests.helpers.running_stack import RunningStack
 
 
 @pytest.fixture(scope="module")
-def page(demo: Running, browser: Browser) -> Page:
+def page(demo: RunningStack, browser: Browser) -> Page:
     opened = browser.new_page(
         viewport={"width": 1440, "height": 1200}, timezone_id="Asia/Kathmandu"
     )
@@ -29,7 +29,7 @@ def count(db: Database, query: str) -> int:
         return int(conn.execute(text(query)).scalar_one())
 
 
-def test_the_overview_shows_real_figures(demo: Running, page: Page) -> None:
+def test_the_overview_shows_real_figures(demo: RunningStack, page: Page) -> None:
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.goto(demo.dashboard)
@@ -47,7 +47,7 @@ def test_the_overview_shows_real_figures(demo: Running, page: Page) -> None:
 
 
 def test_pause_and_resume_take_effect_in_page_and_database(
-    demo: Running, page: Page, demo_db: Database
+    demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
     with_reason(page, "Pause", "maintenance of the vendor")
@@ -61,7 +61,7 @@ def test_pause_and_resume_take_effect_in_page_and_database(
 
 
 def test_what_others_change_is_seen_without_a_reload(
-    demo: Running, page: Page, demo_db: Database
+    demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
     resume = page.get_by_role("button", name="Resume", exact=True)
@@ -72,7 +72,7 @@ def test_what_others_change_is_seen_without_a_reload(
     expect(resume).to_be_disabled()
 
 
-def test_trigger_starts_a_job_that_ends(demo: Running, page: Page, demo_db: Database) -> None:
+def test_trigger_starts_a_job_that_ends(demo: RunningStack, page: Page, demo_db: Database) -> None:
     jobs = "SELECT count(*) FROM enrichment_jobs WHERE requested_by = 'dashboard'"
     before = count(demo_db, jobs)
     page.goto(demo.dashboard)
@@ -87,7 +87,7 @@ def test_trigger_starts_a_job_that_ends(demo: Running, page: Page, demo_db: Data
     assert count(demo_db, finished) == before + 1
 
 
-def opened(page: Page, demo: Running, name: str) -> list[str]:
+def opened(page: Page, demo: RunningStack, name: str) -> list[str]:
     """Reach a page through the navigation; what the browser's console complains of."""
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
@@ -114,7 +114,7 @@ def barriers(page: Page) -> list[str]:
 
 
 def test_jobs_shows_the_last_job_on_its_threads(
-    demo: Running, page: Page, demo_db: Database
+    demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     assert opened(page, demo, "Jobs") == []
     expect(page.locator(".js-plotly-plot")).to_have_count(3)
@@ -126,7 +126,7 @@ def test_jobs_shows_the_last_job_on_its_threads(
     expect(nothing).to_have_count(0 if failing else 1)
 
 
-def test_a_click_on_a_row_shows_that_job(demo: Running, page: Page, demo_db: Database) -> None:
+def test_a_click_on_a_row_shows_that_job(demo: RunningStack, page: Page, demo_db: Database) -> None:
     Commands(demo_db).trigger(actor="test", symbols=["SIM1"])
     begun = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     with demo_db.begin() as conn:
@@ -141,7 +141,9 @@ def test_a_click_on_a_row_shows_that_job(demo: Running, page: Page, demo_db: Dat
     expect(page.get_by_text("· requested by")).to_be_visible()
 
 
-def test_a_breaker_is_forced_open_and_reset(demo: Running, page: Page, demo_db: Database) -> None:
+def test_a_breaker_is_forced_open_and_reset(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
     assert opened(page, demo, "Resilience") == []
     with_reason(page, "Force open", "rehearsal")
     expect(page.get_by_text("● open").first).to_be_visible()
@@ -153,14 +155,16 @@ def test_a_breaker_is_forced_open_and_reset(demo: Running, page: Page, demo_db: 
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
-def test_operations_shows_workers_and_who_changed_what(demo: Running, page: Page) -> None:
+def test_operations_shows_workers_and_who_changed_what(demo: RunningStack, page: Page) -> None:
     assert opened(page, demo, "Operations") == []
     for heading in ("Alerts", "Workers", "Nightly slots", "Who changed what"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
 
 
-def test_symbols_draws_candles_with_features(demo: Running, page: Page, demo_db: Database) -> None:
+def test_symbols_draws_candles_with_features(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
     assert opened(page, demo, "Symbols") == []
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
     expect(page.get_by_text("bars stored")).to_be_visible()
@@ -178,7 +182,7 @@ def test_symbols_draws_candles_with_features(demo: Running, page: Page, demo_db:
 
 
 def test_a_list_is_imported_and_its_bad_lines_shown_before(
-    demo: Running, page: Page, demo_db: Database
+    demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     assert opened(page, demo, "Symbols") == []
     lines = ["symbol,asset_class,timeframes", "SIM77,stock,1d", "SIM78,etf,1h|1d"]
@@ -206,7 +210,7 @@ def upload(page: Page, lines: list[str]) -> None:
 
 
 def test_times_stay_local_from_page_to_page_and_tables_are_saved_as_csv(
-    demo: Running, page: Page
+    demo: RunningStack, page: Page
 ) -> None:
     assert opened(page, demo, "Operations") == []
     page.get_by_text("Local time").click()
@@ -223,7 +227,7 @@ def test_times_stay_local_from_page_to_page_and_tables_are_saved_as_csv(
     assert saved.value.path().read_text("utf-8-sig").splitlines()[0] == "series,score,status,why"
 
 
-def test_data_quality_shows_scores_and_their_parts(demo: Running, page: Page) -> None:
+def test_data_quality_shows_scores_and_their_parts(demo: RunningStack, page: Page) -> None:
     assert opened(page, demo, "Data quality") == []
     for heading in ("Score by day", "Series by score", "Bars that are missing"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()

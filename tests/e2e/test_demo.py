@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
 from tests.helpers.fakes import RECORDED
-from tests.helpers.running_stack import Running, console, started, stored
+from tests.helpers.running_stack import RunningStack, run_command, running_stack, stored_bars
 
 ROOT = "/api/v1/enrichment"
 
@@ -36,7 +36,7 @@ def recorded(symbol: str) -> dict[str, np.ndarray]:
     }
 
 
-def ask(running: Running, path: str, *, method: str = "GET") -> tuple[int, Any]:
+def ask(running: RunningStack, path: str, *, method: str = "GET") -> tuple[int, Any]:
     request = urllib.request.Request(running.api + path, method=method)
     try:
         with urllib.request.urlopen(request, timeout=90) as response:
@@ -46,7 +46,7 @@ def ask(running: Running, path: str, *, method: str = "GET") -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
-def test_it_says_what_it_stored_and_where_to_look(demo: Running) -> None:
+def test_it_says_what_it_stored_and_where_to_look(demo: RunningStack) -> None:
     assert "stored 10 symbols" in demo.output
     assert demo.dashboard in demo.output
     assert demo.api in demo.output
@@ -63,7 +63,7 @@ def test_every_recorded_bar_is_stored_exactly(demo_db: Database) -> None:
         ("FB", 196),
     ):
         file = recorded(symbol)
-        rows = stored(demo_db, symbol, "open, high, low, close, volume")
+        rows = stored_bars(demo_db, symbol, "open, high, low, close, volume")
         assert len(rows) == count
         for column, name in zip(zip(*rows, strict=True), file, strict=True):
             np.testing.assert_array_equal(column, file[name], err_msg=f"{symbol} {name}")
@@ -77,13 +77,13 @@ def test_features_equal_talib_on_the_recorded_file(demo_db: Database) -> None:
         "sma_200": talib.SMA(file["close"], 200),
         "ema_26": talib.EMA(file["close"], 26),
     }
-    rows = stored(demo_db, "AAPL", ", ".join(expected))
+    rows = stored_bars(demo_db, "AAPL", ", ".join(expected))
     for column, name in zip(zip(*rows, strict=True), expected, strict=True):
         values = np.array([np.nan if v is None else v for v in column], dtype=float)
         np.testing.assert_allclose(values, expected[name], rtol=1e-9, err_msg=name)
 
 
-def test_the_overview_shows_the_run(demo: Running) -> None:
+def test_the_overview_shows_the_run(demo: RunningStack) -> None:
     status, overview = ask(demo, f"{ROOT}/dashboard/overview")
     assert status == 200
     assert overview["scheduler"]["running"] is True
@@ -98,7 +98,7 @@ def test_the_overview_shows_the_run(demo: Running) -> None:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
 def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
-    demo: Running, demo_db: Database
+    demo: RunningStack, demo_db: Database
 ) -> None:
     with demo_db.begin() as conn:
         newest = text("SELECT pid, pg_backend_pid() FROM workers ORDER BY heartbeat_at DESC")
@@ -106,40 +106,40 @@ def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
     assert len(os.sched_getaffinity(worker)) == 1 < len(os.sched_getaffinity(server))
 
 
-def test_running_again_changes_no_row(demo: Running, demo_db: Database) -> None:
-    before = stored(demo_db, "AAPL", "bars::text")
+def test_running_again_changes_no_row(demo: RunningStack, demo_db: Database) -> None:
+    before = stored_bars(demo_db, "AAPL", "bars::text")
     status, answer = ask(
         demo, f"{ROOT}/trigger?symbols=AAPL&symbols=X:SIM1USD&wait=60", method="POST"
     )
     assert (status, answer["symbols_to_process"]) == (202, 2)
     assert (answer["result_summary"]["successful"], answer["result_summary"]["failed"]) == (2, 0)
-    assert stored(demo_db, "AAPL", "bars::text") == before
+    assert stored_bars(demo_db, "AAPL", "bars::text") == before
     with demo_db.begin() as conn:
         assert conn.execute(text("SELECT count(*) FROM data_corrections")).scalar() == 0
 
 
 def test_an_unknown_ticker_fails_with_the_reason_and_harms_nothing(
-    demo: Running, script: Path
+    demo: RunningStack, script: Path
 ) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
-    assert console(script, "symbols", "add", "NOSUCH", **home).returncode == 0
-    done = console(script, "trigger", "NOSUCH", "--wait", **home)
+    assert run_command(script, "symbols", "add", "NOSUCH", **home).returncode == 0
+    done = run_command(script, "trigger", "NOSUCH", "--wait", **home)
     assert done.returncode == 1
     assert "check the ticker" in done.stdout
     status, item = ask(demo, f"{ROOT}/dashboard/job-status/NOSUCH")
     assert (status, item["status"], item["retry_count"]) == (200, "failed", 0)
-    assert console(script, "symbols", "remove", "NOSUCH", **home).returncode == 0
+    assert run_command(script, "symbols", "remove", "NOSUCH", **home).returncode == 0
 
 
 @pytest.mark.parametrize(
     ("kind", "reason"), [("unauthorized", "POLYGON_API_KEY"), ("html", "not JSON")]
 )
 def test_a_vendor_that_refuses_or_sends_html_is_reported_and_the_bars_stay(
-    demo: Running, script: Path, demo_db: Database, kind: str, reason: str
+    demo: RunningStack, script: Path, demo_db: Database, kind: str, reason: str
 ) -> None:
     faults = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
     home = {"ENRICHMENT_HOME": str(demo.home)}
-    before = stored(demo_db, "IBM", "bars::text")
+    before = stored_bars(demo_db, "IBM", "bars::text")
     fault = {"ticker": "IBM", "kind": kind} | ({"status": 200} if kind == "html" else {})
     body = json.dumps([fault]).encode()
     request = urllib.request.Request(
@@ -147,54 +147,56 @@ def test_a_vendor_that_refuses_or_sends_html_is_reported_and_the_bars_stay(
     )
     urllib.request.urlopen(request, timeout=10).close()
     try:
-        done = console(script, "trigger", "IBM", "--wait", **home)
+        done = run_command(script, "trigger", "IBM", "--wait", **home)
     finally:
         urllib.request.urlopen(urllib.request.Request(faults, method="DELETE"), timeout=10).close()
     assert done.returncode == 1
     assert reason in done.stdout
-    assert console(script, "trigger", "IBM", "--wait", **home).returncode == 0
-    assert stored(demo_db, "IBM", "bars::text") == before
+    assert run_command(script, "trigger", "IBM", "--wait", **home).returncode == 0
+    assert stored_bars(demo_db, "IBM", "bars::text") == before
 
 
-def test_the_command_line_reads_the_same_figures(demo: Running, script: Path) -> None:
+def test_the_command_line_reads_the_same_figures(demo: RunningStack, script: Path) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
-    status = json.loads(console(script, "status", "--json", **home).stdout)
+    status = json.loads(run_command(script, "status", "--json", **home).stdout)
     assert status["overview"]["scheduler"]["running"] is True
     assert {s["status"] for s in status["series"] if s["active"]} <= {"healthy", "warning"}
-    (newest, *_), *_ = [json.loads(console(script, "history", "--json", **home).stdout)]
+    (newest, *_), *_ = [json.loads(run_command(script, "history", "--json", **home).stdout)]
     assert newest["failed"] == 0 or newest["failed"] == 1
-    assert "3,270" in console(script, "symbols", "list", **home).stdout
-    doctor = console(script, "doctor", ENRICHMENT_SANDBOX_PORT=str(demo.ports["sandbox"]), **home)
+    assert "3,270" in run_command(script, "symbols", "list", **home).stdout
+    doctor = run_command(
+        script, "doctor", ENRICHMENT_SANDBOX_PORT=str(demo.ports["sandbox"]), **home
+    )
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert "daily bars of AAPL" in doctor.stdout
 
 
-def test_an_operator_steers_from_the_command_line(demo: Running, script: Path) -> None:
+def test_an_operator_steers_from_the_command_line(demo: RunningStack, script: Path) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
-    patterns = json.loads(console(script, "breakers", "--json", **home).stdout)
+    patterns = json.loads(run_command(script, "breakers", "--json", **home).stdout)
     assert {p["kind"] for p in patterns if p["name"] == "polygon_api" and not p["stale"]} == {
         "circuit_breaker",
         "rate_limiter",
         "retry",
         "bulkhead",
     }
-    paused = console(script, "pause", "--symbol", "AAPL", "--for", "1h", **home)
+    paused = run_command(script, "pause", "--symbol", "AAPL", "--for", "1h", **home)
     assert paused.returncode == 0, paused.stderr
-    job = json.loads(console(script, "trigger", "AAPL", "--json", **home).stdout)["job_id"]
-    assert console(script, "cancel", job, "--reason", "test", **home).returncode == 0
+    job = json.loads(run_command(script, "trigger", "AAPL", "--json", **home).stdout)["job_id"]
+    assert run_command(script, "cancel", job, "--reason", "test", **home).returncode == 0
     status, found = ask(demo, f"{ROOT}/jobs/{job}")
     assert (status, found["state"], found["counts"]) == (200, "cancelled", {"cancelled": 1})
-    assert console(script, "resume", "--symbol", "AAPL", **home).returncode == 0
-    assert "dropped 0 months of logs, 0 jobs" in console(script, "db", "prune", **home).stdout
+    assert run_command(script, "resume", "--symbol", "AAPL", **home).returncode == 0
+    assert "dropped 0 months of logs, 0 jobs" in run_command(script, "db", "prune", **home).stdout
 
 
-def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path) -> None:
-    done = console(script, "up", f"--api-port={demo.ports['api']}")
+def test_a_second_one_beside_it_names_the_taken_port(demo: RunningStack, script: Path) -> None:
+    done = run_command(script, "up", f"--api-port={demo.ports['api']}")
     assert done.returncode == 1
     assert f"port {demo.ports['api']} of the API can't be used" in done.stderr
     assert "--api-port or ENRICHMENT_API_PORT" in done.stderr
     for part in ("api", "dashboard", "sandbox"):
-        alone = console(script, part, f"--port={demo.ports[part]}")
+        alone = run_command(script, part, f"--port={demo.ports[part]}")
         assert alone.returncode == 1
         assert str(demo.ports[part]) in alone.stderr
         assert alone.stderr.count("\n") == 1
@@ -204,8 +206,8 @@ def test_a_second_one_beside_it_names_the_taken_port(demo: Running, script: Path
 def test_stopping_leaves_nothing_running(
     script: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with started(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
-        family = up.family()
+    with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+        family = up.processes()
         assert len(family) >= 6
         assert up.stop(number) == 0, up.output
     _, alive = psutil.wait_procs(family, timeout=10)
@@ -213,7 +215,7 @@ def test_stopping_leaves_nothing_running(
 
 
 def test_a_database_that_dies_is_started_again(script: Path, tmp_path: Path) -> None:
-    with started(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+    with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
         (before, *_) = (up.home / "postgres" / "postmaster.pid").read_text().splitlines()
         os.kill(int(before), signal.SIGQUIT)
         waiting = threading.Event()
@@ -233,13 +235,13 @@ def _lines(file: Path) -> list[str]:
 
 def test_killing_it_outright_stops_its_children_too(script: Path, tmp_path: Path) -> None:
     home = {"ENRICHMENT_HOME": str(tmp_path / "home")}
-    with started(script, "up", tmp_path, **home) as up:
+    with running_stack(script, "up", tmp_path, **home) as up:
         children = psutil.Process(up.process.pid).children(recursive=True)
         up.process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     # The embedded server outlives its killed holder; the next command joins it and stops it.
-    assert console(script, "db", "url", **home).returncode == 0
+    assert run_command(script, "db", "url", **home).returncode == 0
     remaining = [
         p
         for p in psutil.process_iter(["name", "cmdline"])

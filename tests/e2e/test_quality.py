@@ -15,7 +15,7 @@ import pytest
 
 from enrichment.warehouse.database import Database
 from tests.helpers.fakes import RECORDED
-from tests.helpers.running_stack import Running, console, stored
+from tests.helpers.running_stack import RunningStack, run_command, stored_bars
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 CRASH = "2000-09-29"
@@ -24,11 +24,11 @@ CRASH = "2000-09-29"
 class Analyst:
     """Somebody with a terminal beside the running demo."""
 
-    def __init__(self, demo: Running, script: Any) -> None:
+    def __init__(self, demo: RunningStack, script: Any) -> None:
         self.demo, self.script = demo, script
 
     def types(self, *words: str) -> str:
-        done = console(self.script, *words, ENRICHMENT_HOME=str(self.demo.home))
+        done = run_command(self.script, *words, ENRICHMENT_HOME=str(self.demo.home))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -53,7 +53,7 @@ class Analyst:
 
 
 @pytest.fixture
-def analyst(demo: Running, script: Any) -> Analyst:
+def analyst(demo: RunningStack, script: Any) -> Analyst:
     return Analyst(demo, script)
 
 
@@ -64,7 +64,7 @@ def recorded_days(symbol: str) -> list[str]:
 
 def recorded_day(db: Database, symbol: str, timestamp: str) -> str:
     """The recorded date of a replayed bar: the sandbox shifts dates by whole sessions."""
-    moments = [row[0] for row in stored(db, symbol, "ts")]
+    moments = [row[0] for row in stored_bars(db, symbol, "ts")]
     return recorded_days(symbol)[moments.index(datetime.fromisoformat(timestamp))]
 
 
@@ -99,7 +99,9 @@ def test_a_person_reads_why_and_confirms_a_real_move(analyst: Analyst, demo_db: 
     assert after["score"] > before
     assert "outlier" not in [flag["check"] for flag in after["flags"]]
     assert "profit warning" in analyst.types("quality", "AAPL")
-    again = console(analyst.script, *told, "--reason", "x", ENRICHMENT_HOME=str(analyst.demo.home))
+    again = run_command(
+        analyst.script, *told, "--reason", "x", ENRICHMENT_HOME=str(analyst.demo.home)
+    )
     assert again.returncode == 1
     assert "no flag 'outlier'" in again.stderr
 
@@ -107,7 +109,7 @@ def test_a_person_reads_why_and_confirms_a_real_move(analyst: Analyst, demo_db: 
 def test_a_hole_of_the_vendor_is_named_and_filled_by_the_next_run(
     analyst: Analyst, demo_db: Database
 ) -> None:
-    days = [row[0] for row in stored(demo_db, "AAPL", "ts")][2000:2003]
+    days = [row[0] for row in stored_bars(demo_db, "AAPL", "ts")][2000:2003]
     analyst.types("symbols", "add", "SIM70")
     with analyst.fault(
         ticker="SIM70", kind="missing", bars=[f"{day:%Y-%m-%dT%H:%M:%SZ}" for day in days]
@@ -128,13 +130,13 @@ def test_a_hole_of_the_vendor_is_named_and_filled_by_the_next_run(
 def test_a_history_on_another_basis_is_fetched_again(analyst: Analyst, demo_db: Database) -> None:
     analyst.types("symbols", "add", "SIM71")
     analyst.types("trigger", "SIM71", "--wait")
-    before = stored(demo_db, "SIM71", "close")
+    before = stored_bars(demo_db, "SIM71", "close")
     with analyst.fault(ticker="SIM71", kind="restated", n=100_000, factor=0.5, columns="all"):
         analyst.types("trigger", "SIM71", "--wait")
-        assert stored(demo_db, "SIM71", "close") == [(close / 2,) for (close,) in before]
+        assert stored_bars(demo_db, "SIM71", "close") == [(close / 2,) for (close,) in before]
         (correction,) = analyst.quality("SIM71")["corrections"]
         assert (correction["reason"], correction["new_value"]) == ("rebased", 0.5)
         assert "prices × 0.5" in analyst.types("quality", "SIM71")
     analyst.types("trigger", "SIM71", "--wait")
-    assert stored(demo_db, "SIM71", "close") == before
+    assert stored_bars(demo_db, "SIM71", "close") == before
     analyst.types("symbols", "remove", "SIM71")

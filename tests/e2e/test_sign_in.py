@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import tracking
-from tests.helpers.openid_provider import CLIENT, SECRET, openid
+from tests.helpers.api_client import track_symbols
+from tests.helpers.openid_provider import CLIENT, SECRET, openid_provider
 from tests.helpers.page_actions import with_reason
 from tests.helpers.server_process import serving
 
@@ -32,9 +32,9 @@ server_metadata_url = "{provider}/.well-known/openid-configuration"
 @pytest.fixture
 def dashboard(db: Database, db_url: str, tmp_path: Path) -> Iterator[str]:
     """The dashboard's address; its provider knows Ada and Bob, and Ada is an operator."""
-    tracking(db)
+    track_symbols(db)
     (tmp_path / ".streamlit").mkdir()
-    with openid(PERSONS) as provider:
+    with openid_provider(PERSONS) as provider:
         settings = SECRETS.format(provider=provider.address, client=CLIENT, secret=SECRET)
         (tmp_path / ".streamlit" / "secrets.toml").write_text(settings)
         operators = {"ENRICHMENT_DASHBOARD_OPERATORS": "grace@example.com, ada@example.com"}

@@ -20,7 +20,7 @@ ROOT = "/api/v1/enrichment"
 DATA = "/api/v1/data"
 
 
-def client_of(
+def api_client(
     db: Database, *, token: str | None = None, clients: ClientRates | None = None
 ) -> FlaskClient:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
@@ -28,7 +28,7 @@ def client_of(
     return app.test_client()
 
 
-def tracking(db: Database) -> Commands:
+def track_symbols(db: Database) -> Commands:
     """Two stocks and a crypto pair are tracked."""
     commands = Commands(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in ("AAPL", "MSFT")], actor="test")
@@ -36,7 +36,7 @@ def tracking(db: Database) -> Commands:
     return commands
 
 
-def run_everything(db: Database, *, failing: str | None = None) -> None:
+def run_open_items(db: Database, *, failing: str | None = None) -> None:
     """Every open item ends: completed with 250 bars inserted and 1 updated, or failed."""
     queue = JobQueue(db)
     for task in queue.claim("w", 50):
@@ -48,7 +48,7 @@ def run_everything(db: Database, *, failing: str | None = None) -> None:
     queue.close_finished_jobs()
 
 
-def body(response: Any, status: int = 200) -> Any:
+def json_body(response: Any, status: int = 200) -> Any:
     """The JSON of an answer of this status: with its time, or a problem."""
     assert response.status_code == status, response.get_data(as_text=True)
     value = response.get_json(force=True)
@@ -59,7 +59,7 @@ def body(response: Any, status: int = 200) -> Any:
     return value
 
 
-def next_page(response: Any) -> str | None:
+def next_page_url(response: Any) -> str | None:
     """The address in the answer's Link header."""
     link = response.headers.get("Link")
     if link is None:

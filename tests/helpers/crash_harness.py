@@ -21,14 +21,14 @@ from sqlalchemy import text
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from tests.helpers import waiting
-from tests.helpers.crash_worker import WorkerOptions, run
+from tests.helpers.crash_worker import WorkerOptions, run_worker
 
 NOW = datetime(2026, 3, 18, 9, 20, tzinfo=UTC)
 SYMBOLS = tuple(f"X:SIM{n}USD" for n in range(1, 7))
 TIMEFRAMES = ("4h", "1d", "1w")
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 
-until = partial(waiting.until, seconds=PATIENCE_SECONDS)
+until = partial(waiting.until, seconds=TIMEOUT_SECONDS)
 LEASE, HEARTBEAT = 0.6, 0.15
 LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 
@@ -79,7 +79,7 @@ FROM bars b
 GROUP BY symbol, timeframe
 """
 
-SeriesKey = dict[tuple[str, str], tuple[int, str]]
+SeriesFingerprints = dict[tuple[str, str], tuple[int, str]]
 
 
 def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
@@ -87,26 +87,26 @@ def rows(db: Database, query: str, **values: object) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in conn.execute(text(query), values)]
 
 
-def fingerprints(db: Database) -> SeriesKey:
+def fingerprints(db: Database) -> SeriesFingerprints:
     return {(row[0], row[1]): (row[2], row[3]) for row in rows(db, _FINGERPRINTS)}
 
 
 @dataclass
-class Started:
+class StartedWorker:
     """A running worker process."""
 
     process: ForkServerProcess
     pipe: Pipe
     log: Path
 
-    def stopped_at(self) -> str:
+    def wait_until_stopped(self) -> str:
         """Wait until it stands at its point; the symbol it stands with."""
-        if not self.pipe.poll(PATIENCE_SECONDS):
-            raise AssertionError(f"it did not get to its point:\n{self.said}")
+        if not self.pipe.poll(TIMEOUT_SECONDS):
+            raise AssertionError(f"it did not get to its point:\n{self.log_text}")
         return str(self.pipe.recv())
 
     @property
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def kill(self) -> None:
@@ -119,14 +119,14 @@ class Started:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.pipe.send("go on")
 
-    def end(self) -> int | None:
+    def terminate(self) -> int | None:
         """Stop it cleanly; its exit code."""
         if self.process.is_alive():
             self.process.terminate()
-            self.process.join(PATIENCE_SECONDS)
+            self.process.join(TIMEOUT_SECONDS)
         return self.process.exitcode
 
     def _signal(self, number: signal.Signals) -> None:
@@ -142,7 +142,7 @@ class CrashHarness:
     vendor: str
     now: datetime
     folder: Path
-    started: list[Started] = field(default_factory=list)
+    workers: list[StartedWorker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         with self.db.begin() as conn:
@@ -153,21 +153,21 @@ class CrashHarness:
         commands.track([parse_tracked(s, "crypto", timeframes) for s in names], actor="test")
         return commands.trigger(actor="test", symbols=names).job_id
 
-    def start(self, name: str, **orders: Any) -> Started:
+    def start(self, name: str, **options: Any) -> StartedWorker:
         here, there = _processes.Pipe()
         log = self.folder / f"{name}-{next(_numbers)}.log"
         url = self.db.url.render_as_string(hide_password=False)
         rhythm = {"lease": LEASE, "heartbeat": HEARTBEAT}
-        given = WorkerOptions(name, url, self.vendor, self.now, log, **{**rhythm, **orders})
-        process = _processes.Process(target=run, args=(given, there), daemon=True)
+        given = WorkerOptions(name, url, self.vendor, self.now, log, **{**rhythm, **options})
+        process = _processes.Process(target=run_worker, args=(given, there), daemon=True)
         process.start()
         there.close()
-        started = Started(process, here, log)
-        self.started.append(started)
+        started = StartedWorker(process, here, log)
+        self.workers.append(started)
         return started
 
     def close(self) -> None:
-        for started in self.started:
+        for started in self.workers:
             started.kill()
             started.process.close()
             started.pipe.close()
@@ -175,12 +175,12 @@ class CrashHarness:
     def rows(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         return rows(self.db, query, **values)
 
-    def clock(self) -> datetime:
+    def database_time(self) -> datetime:
         """The database's clock."""
         now: datetime = self.rows("SELECT clock_timestamp()")[0][0]
         return now
 
-    def unfinished(self) -> list[str]:
+    def unfinished_symbols(self) -> list[str]:
         return [
             row[0]
             for row in self.rows(
@@ -189,7 +189,7 @@ class CrashHarness:
             )
         ]
 
-    def held(self, name: str) -> dict[str, int]:
+    def owned_items(self, name: str) -> dict[str, int]:
         """Symbol → fence of the items that workers of this name own."""
         query = (
             "SELECT symbol, fence FROM enrichment_job_items"
@@ -199,14 +199,16 @@ class CrashHarness:
 
     def until_closed(self, job: UUID) -> None:
         query = "SELECT 1 FROM enrichment_jobs WHERE job_id = :job AND completed_at IS NOT NULL"
-        until(lambda: self.rows(query, job=job), lambda: f"the job ends\n{self._story()}")
+        until(
+            lambda: self.rows(query, job=job), lambda: f"the job ends\n{self._history_and_logs()}"
+        )
 
-    def _story(self) -> str:
+    def _history_and_logs(self) -> str:
         """The items' ways and the workers' words, for a test that fails."""
         items = self.rows("SELECT * FROM item_history ORDER BY at")
-        return "\n".join([*map(str, items), *(started.said for started in self.started)])
+        return "\n".join([*map(str, items), *(started.log_text for started in self.workers)])
 
-    def effects(self) -> dict[str, Any]:
+    def stored_state(self) -> dict[str, Any]:
         """Everything that a run leaves behind, to see whether it has changed."""
         tables = ("bars", "enrichment_job_items", "enrichment_jobs", *LOGS, "enrichment_status")
         return {
@@ -217,12 +219,12 @@ class CrashHarness:
         }
 
 
-def assert_exactly_once(stage: CrashHarness, job: UUID, expected: SeriesKey) -> None:
+def assert_exactly_once(harness: CrashHarness, job: UUID, expected: SeriesFingerprints) -> None:
     """Every item completed once, every bar stored once, every computation logged once, and the job
     closed once with the totals of just that.
     """
     symbols = sorted({symbol for symbol, _ in expected})
-    items = stage.rows(
+    items = harness.rows(
         "SELECT symbol, status, inserted, updated FROM enrichment_job_items"
         " WHERE job_id = :job ORDER BY symbol",
         job=job,
@@ -232,26 +234,28 @@ def assert_exactly_once(stage: CrashHarness, job: UUID, expected: SeriesKey) -> 
         for s in symbols
     }
     assert items == [(symbol, "completed", inserted[symbol], 0) for symbol in symbols]
-    assert fingerprints(stage.db) == expected
-    assert stage.rows(
+    assert fingerprints(harness.db) == expected
+    assert harness.rows(
         "SELECT symbol, count(*) FROM item_history WHERE status = 'completed'"
         " GROUP BY symbol ORDER BY symbol"
     ) == [(symbol, 1) for symbol in symbols]
     series = [(*key, 1) for key in sorted(expected)]
     for log in LOGS:
-        assert series == stage.rows(
+        assert series == harness.rows(
             f"SELECT symbol, timeframe, count(*) FROM {log} WHERE success"
             " GROUP BY symbol, timeframe ORDER BY symbol, timeframe"
         )
-    assert stage.rows(
+    assert harness.rows(
         "SELECT symbol, timeframe, bars FROM enrichment_status ORDER BY symbol, timeframe"
     ) == [(*key, expected[key][0]) for key in sorted(expected)]
-    assert stage.rows("SELECT count(*) FROM data_corrections") == [(0,)]
-    assert stage.rows("SELECT state FROM job_history WHERE job_id = :job ORDER BY at", job=job) == [
+    assert harness.rows("SELECT count(*) FROM data_corrections") == [(0,)]
+    assert harness.rows(
+        "SELECT state FROM job_history WHERE job_id = :job ORDER BY at", job=job
+    ) == [
         ("running",),
         ("completed",),
     ]
-    assert stage.rows(
+    assert harness.rows(
         "SELECT total, successful, failed, cancelled, inserted, updated FROM enrichment_jobs"
         " WHERE job_id = :job",
         job=job,

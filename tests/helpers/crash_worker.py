@@ -74,56 +74,56 @@ class WorkerOptions:
 class StopPoint:
     """Holds the thread that reaches the point, once; tells the test through the pipe."""
 
-    def __init__(self, orders: WorkerOptions, pipe: Pipe) -> None:
-        self._orders, self._pipe = orders, pipe
+    def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
+        self._options, self._pipe = options, pipe
         self._lock = threading.Lock()
         self._reached = 0
-        self._here = threading.local()
+        self._thread = threading.local()
 
-    def at(self, step: str, what: str, items: int = 1) -> None:
+    def reached(self, step: str, what: str, items: int = 1) -> None:
         """items: how many of them get there together."""
-        if step != self._orders.step:
+        if step != self._options.step:
             return
         with self._lock:
             self._reached += items
-            due = self._reached - items < self._orders.item <= self._reached
+            due = self._reached - items < self._options.item <= self._reached
         if due:
             self._pipe.send(what)
             self._pipe.recv()  # for ever, unless the test lets it go on
 
-    def watch(self, engine: Any) -> None:
+    def watch_transactions(self, engine: Any) -> None:
         """Stop within transactions, before or after the statements of the queue that end a step."""
 
         @event.listens_for(engine, "before_execute")
         def before(_: object, statement: object, *__: object) -> None:
             if self._storing and statement is sql(COMPLETE):
-                self.at("written", *self._storing)
+                self.reached("written", *self._storing)
 
         @event.listens_for(engine, "after_execute")
         def after(_: object, statement: object, *arguments: Any) -> None:
-            self._here.closed = statement is sql(CLOSE) and arguments[-1].rowcount > 0
+            self._thread.closed = statement is sql(CLOSE) and arguments[-1].rowcount > 0
 
         @event.listens_for(engine, "commit")
         def commit(_: object) -> None:
             if self._storing:
-                self.at("before_commit", *self._storing)
-            elif getattr(self._here, "closed", False):
-                self._here.closed = False
-                self.at("closing", "job")
+                self.reached("before_commit", *self._storing)
+            elif getattr(self._thread, "closed", False):
+                self._thread.closed = False
+                self.reached("closing", "job")
 
     @property
     def _storing(self) -> tuple[str, int] | None:
         """The first symbol of the batch that this thread stores, and how many they are."""
-        return getattr(self._here, "storing", None)
+        return getattr(self._thread, "storing", None)
 
     @contextmanager
     def storing(self, symbol: str, items: int) -> Iterator[None]:
-        self._here.storing = (symbol, items)
+        self._thread.storing = (symbol, items)
         try:
             yield
         finally:
-            self._here.storing = None
-        self.at("after_commit", symbol, items)
+            self._thread.storing = None
+        self.reached("after_commit", symbol, items)
 
 
 class StoppingSource:
@@ -131,14 +131,14 @@ class StoppingSource:
 
     def __init__(self, inner: BarSource, stop: StopPoint) -> None:
         self._inner, self._stop = inner, stop
-        self.last: dict[str, Timeframe] = {}
+        self.last_timeframe: dict[str, Timeframe] = {}
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
         fetched = self._inner.fetch(symbol, asset_class, timeframe, window)
-        if timeframe == self.last[symbol]:
-            self._stop.at("fetched", symbol)
+        if timeframe == self.last_timeframe[symbol]:
+            self._stop.reached("fetched", symbol)
         return fetched
 
     def fetch_from_other(
@@ -173,9 +173,9 @@ class StoppingQueue:
 
     def claim(self, worker_id: str, limit: int) -> list[Task]:
         tasks = self._inner.claim(worker_id, limit)
-        self._source.last.update({task.symbol: task.timeframes[-1] for task in tasks})
+        self._source.last_timeframe.update({task.symbol: task.timeframes[-1] for task in tasks})
         for task in tasks:
-            self._stop.at("claimed", task.symbol)
+            self._stop.reached("claimed", task.symbol)
         return tasks
 
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
@@ -197,32 +197,32 @@ class StoppingQueue:
         return self._inner.reclaim_expired(max_retries)
 
 
-def run(orders: WorkerOptions, pipe: Pipe) -> None:
+def run_worker(options: WorkerOptions, pipe: Pipe) -> None:
     """The process: work until SIGTERM."""
-    logging.basicConfig(filename=orders.log, level=logging.INFO, force=True)
-    stop = StopPoint(orders, pipe)
-    db = Database(orders.url, pool_size=orders.threads + 2, idle_seconds=orders.idle)
-    heart = Database(orders.url, pool_size=1, idle_seconds=orders.idle)
-    stop.watch(db.engine)
-    stop.watch(heart.engine)
+    logging.basicConfig(filename=options.log, level=logging.INFO, force=True)
+    stop = StopPoint(options, pipe)
+    db = Database(options.url, pool_size=options.threads + 2, idle_seconds=options.idle)
+    heart = Database(options.url, pool_size=1, idle_seconds=options.idle)
+    stop.watch_transactions(db.engine)
+    stop.watch_transactions(heart.engine)
     settings = Settings(
         providers_crypto=("polygon",),
-        database_url=SecretStr(orders.url),
-        enrichment_sandbox_port=urlsplit(orders.vendor).port or 0,
+        database_url=SecretStr(options.url),
+        enrichment_sandbox_port=urlsplit(options.vendor).port or 0,
     )
     source = StoppingSource(build_providers(settings, init_resilience_manager()), stop)
     warehouse = BatchWriter(StoppingWarehouse(db, stop))
-    pipeline = EnrichmentPipeline(source, warehouse, history_days=120, now=lambda: orders.now)
-    registry = WorkerRegistry(heart, f"{orders.name}-{secrets.token_hex(3)}")
-    registry.register(host="test", pid=0, version="test", threads=orders.threads)
+    pipeline = EnrichmentPipeline(source, warehouse, history_days=120, now=lambda: options.now)
+    registry = WorkerRegistry(heart, f"{options.name}-{secrets.token_hex(3)}")
+    registry.register(host="test", pid=0, version="test", threads=options.threads)
     worker = Worker(
         pipeline.enrich,
-        StoppingQueue(JobQueue(db, lease_seconds=orders.lease), stop, source),
+        StoppingQueue(JobQueue(db, lease_seconds=options.lease), stop, source),
         registry,
-        heartbeat_queue=JobQueue(heart, lease_seconds=orders.lease),
-        threads=orders.threads,
+        heartbeat_queue=JobQueue(heart, lease_seconds=options.lease),
+        threads=options.threads,
         max_retries=5,
-        timing=WorkerTiming(poll=0.05, heartbeat=orders.heartbeat, lease=orders.lease, drain=5.0),
+        timing=WorkerTiming(poll=0.05, heartbeat=options.heartbeat, lease=options.lease, drain=5.0),
         prepare=pipeline.prepare_batch,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())

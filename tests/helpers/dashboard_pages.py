@@ -17,14 +17,14 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.wiring import alerts as alerting
 from resilience import init_resilience_manager
-from tests.helpers.api_client import run_everything, tracking
+from tests.helpers.api_client import run_open_items, track_symbols
 
 PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
 
 NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
 
 
-def opened(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+def open_page(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The page on this database, with nothing remembered of others."""
     monkeypatch.setenv("DATABASE_URL", url)
     st.cache_resource.clear()
@@ -34,11 +34,11 @@ def opened(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return page
 
 
-def fill(db: Database) -> Commands:
+def seed_for_pages(db: Database) -> Commands:
     """A job with a failure, a breaker that opened, a worker, alerts."""
-    commands = tracking(db)
+    commands = track_symbols(db)
     commands.trigger(actor="cli:ada", reason="month end")
-    run_everything(db, failing="MSFT")
+    run_open_items(db, failing="MSFT")
     manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
     breaker = manager.register_circuit_breaker("polygon_api")
     manager.register_rate_limiter("polygon_api", 5, 60, 5)
@@ -56,10 +56,10 @@ def fill(db: Database) -> Commands:
     return commands
 
 
-def words(page: AppTest) -> str:
+def page_text(page: AppTest) -> str:
     parts = (page.markdown, page.caption, page.info, page.warning, page.error, page.success)
     return "\n".join(str(element.value) for kind in parts for element in kind)
 
 
-def charts(page: AppTest) -> int:
+def chart_count(page: AppTest) -> int:
     return len(page.get("plotly_chart"))

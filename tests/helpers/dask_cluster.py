@@ -29,7 +29,7 @@ TIMING = WorkerTiming(poll=0.05, heartbeat=0.1, lease=LEASE, drain=5.0)
 
 
 @dataclass
-class Gate:
+class ResponseGate:
     """Counts a vendor's requests by symbol and holds responses on demand."""
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -60,12 +60,12 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Vendor:
+class GatedVendor:
     address: str
-    gate: Gate
+    gate: ResponseGate
 
 
-def settings_of(db: Database, vendor: Vendor, executor: str, **options: Any) -> Settings:
+def settings_of(db: Database, vendor: GatedVendor, executor: str, **options: Any) -> Settings:
     defaults = {
         "enrichment_sandbox_port": urlsplit(vendor.address).port,
         "enable_daily_enrichment": False,
@@ -82,7 +82,7 @@ def settings_of(db: Database, vendor: Vendor, executor: str, **options: Any) -> 
 
 
 @contextmanager
-def working(
+def running_worker(
     settings: Settings, *, timing: WorkerTiming = TIMING, protection: VendorProtection | None = None
 ) -> Iterator[WorkerProcess]:
     with (
@@ -98,7 +98,7 @@ def work_until_killed(settings: Settings) -> None:
         process.run()
 
 
-def running_on(client: Client) -> dict[str, list[str]]:
+def tasks_by_worker(client: Client) -> dict[str, list[str]]:
     """Dask worker → keys of its running tasks."""
     keys: dict[str, list[str]] = client.run(_active)
     return keys
@@ -109,7 +109,7 @@ def _active(dask_worker: Any) -> list[str]:
 
 
 @contextmanager
-def cluster_on(port: int, **environment: str) -> Iterator[None]:
+def dask_cluster(port: int, **environment: str) -> Iterator[None]:
     """A scheduler on this port with a Dask worker of two threads, killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", _CLUSTER, str(port)],

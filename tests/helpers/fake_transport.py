@@ -53,7 +53,7 @@ class FakeTransport(BaseAdapter):
 
 
 @contextmanager
-def vendor(wire: FakeTransport) -> Iterator[HttpClient]:
+def client_over(wire: FakeTransport) -> Iterator[HttpClient]:
     """A client whose vendor is the wire."""
     session = requests.Session()
     session.mount("https://", wire)

@@ -24,7 +24,7 @@ RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_s
 TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
 
 
-def recorded() -> Bars:
+def recorded_bars() -> Bars:
     with gzip.open(RECORDED, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["symbol"] == "AAPL"]
     prices = (
@@ -59,27 +59,27 @@ class InMemorySeriesStore:
     def __init__(self) -> None:
         self.bars = Bars.empty()
         self.features: dict[str, np.ndarray] = {}
-        self.known = SeriesSnapshot()
+        self.current = SeriesSnapshot()
         self.last: SeriesUpdate | None = None
         self.corrections: list[Rebase] = []
-        self.left: list[datetime] = []
+        self.backfill_left: list[datetime] = []
         self.reads = 0
 
     def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
     ) -> dict[Task, dict[Timeframe, SeriesSnapshot]]:
         self.reads += 1
-        since = self.known.overlap_from
+        since = self.current.overlap_from
         tail = None if since is None else self.read_tail("", Timeframe.D1, since, features.LOOKBACK)
-        if since is not None and nothing_due(self.known, TASK.asset_class, Timeframe.D1, now):
+        if since is not None and nothing_due(self.current, TASK.asset_class, Timeframe.D1, now):
             tail = StoredTail(
                 self.read_tail("", Timeframe.D1, since, 0).bars, without_lookback=True
             )
-        known = replace(self.known, tail=tail)
+        known = replace(self.current, tail=tail)
         return {task: dict.fromkeys(task.timeframes, known) for task in tasks}
 
     def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
-        return self.known
+        return self.current
 
     def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
@@ -90,7 +90,7 @@ class InMemorySeriesStore:
         return StoredTail(self.bars.take(slice(begin, None)), carried)
 
     def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
-        self.left.append(left)
+        self.backfill_left.append(left)
         self.write(enriched)
 
     def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> RowCounts:
@@ -110,9 +110,9 @@ class InMemorySeriesStore:
         counted = {
             (f.ts, f.check) for f in enriched.flags if counts_against_score(f.check, f.severity)
         }
-        kept = {one for one in self.known.flagged if not judged.start <= one[0] < judged.end}
+        kept = {one for one in self.current.flagged if not judged.start <= one[0] < judged.end}
         gaps = np.array([to_datetime64(gap.ts) for gap in enriched.gaps], "datetime64[us]")
-        self.known = SeriesSnapshot(
+        self.current = SeriesSnapshot(
             bars=len(self.bars),
             first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
             last_ts=to_datetime(self.bars.ts[-1]) if len(self.bars) else None,
@@ -124,7 +124,7 @@ class InMemorySeriesStore:
             newest_flagged=max((ts for ts, _ in counted | kept), default=None),
             gaps=gaps,
             gaps_due=gaps,
-            confirmed=self.known.confirmed,
+            confirmed=self.current.confirmed,
             coverage=(enriched.quality_inputs.feature_cells, enriched.quality_inputs.feature_nulls),
         )
         return RowCounts(len(new) - updated, updated)
@@ -134,10 +134,10 @@ class FakePipeline:
     """A pipeline whose present is the evening of a chosen session."""
 
     def __init__(self, bars: Bars, history_days: int = 6000) -> None:
-        self.vendor, self.memory = FakeVendor(bars), InMemorySeriesStore()
+        self.vendor, self.store = FakeVendor(bars), InMemorySeriesStore()
         self.now = datetime(2013, 3, 2, tzinfo=UTC)
         self.pipeline = EnrichmentPipeline(
-            self.vendor, self.memory, history_days=history_days, now=lambda: self.now
+            self.vendor, self.store, history_days=history_days, now=lambda: self.now
         )
 
     def run_at(self, bars: int) -> RowCounts:
@@ -146,10 +146,10 @@ class FakePipeline:
         return self.pipeline.enrich(TASK)
 
 
-def assert_equal_to_one_full_run(bench: FakePipeline) -> None:
-    expected = features.compute(bench.memory.bars)
+def assert_equal_to_one_full_run(fake: FakePipeline) -> None:
+    expected = features.compute(fake.store.bars)
     for name, column in expected.items():
-        found = bench.memory.features[name]
+        found = fake.store.features[name]
         if features.FEATURES[name].kind == "number":
             np.testing.assert_allclose(found, column, rtol=1e-9, atol=1e-12, err_msg=name)
         else:

@@ -11,7 +11,7 @@ from enrichment.warehouse.database import Database
 NIGHTS = 90
 
 
-def remember(db: Database) -> None:
+def write_history(db: Database) -> None:
     """Write the nights before today: jobs with their items, quality, rollups, breakers, alerts."""
     for statement in (_JOBS, _ITEMS, _QUALITY, _FETCHES, _ANSWERS, _BREAKERS, _ALERTS, _AUDIT):
         with db.begin() as conn:

@@ -17,19 +17,19 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.fakes import FakeVendor, recorded
+from tests.helpers.fakes import FakeVendor, recorded_bars
 
 
-def quiet(count: int = 900) -> Bars:
-    return recorded().take(slice(1400, 1400 + count))
+def quiet_bars(count: int = 900) -> Bars:
+    return recorded_bars().take(slice(1400, 1400 + count))
 
 
-def half(bars: Bars) -> Bars:
+def after_split(bars: Bars) -> Bars:
     prices = {name: getattr(bars, name) * 0.5 for name in ("open", "high", "low", "close")}
     return replace(bars, **prices, volume=bars.volume * 2)
 
 
-class Nightly:
+class NightlyRuns:
     """The real warehouse and queue around a vendor in memory, on the evening of a session."""
 
     def __init__(self, db: Database, bars: Bars, *symbols: str) -> None:
@@ -46,12 +46,12 @@ class Nightly:
         at = self.vendor.bars if at is None else at
         self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
         self.commands.trigger(actor="test")
-        tasks = self.claimed()
+        tasks = self.claim()
         for task, enrich in zip(tasks, self.pipeline.prepare_batch(tasks), strict=True):
             enrich(task, lambda step: None)
         self.queue.close_finished_jobs()
 
-    def claimed(self) -> list[Task]:
+    def claim(self) -> list[Task]:
         return self.queue.claim("w", len(self.symbols))
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
@@ -62,13 +62,13 @@ class Nightly:
         return QualityReports(self.db).bars("AAPL", Timeframe.D1, known_on=known_on)
 
 
-def assert_stored(night: Nightly, expected: Bars) -> None:
+def assert_stored(nights: NightlyRuns, expected: Bars) -> None:
     """The table equals these bars and, to 1e-9, one full computation of their features."""
-    found = night.bars()
+    found = nights.bars()
     for name, column in expected.columns().items():
         np.testing.assert_array_equal(found.columns()[name], column, err_msg=name)
     computed = features.compute(expected)
     names = [n for n, f in features.FEATURES.items() if f.kind == "number"]
-    stored = np.array(night.rows(f"SELECT {', '.join(names)} FROM bars ORDER BY ts"), dtype=float)
+    stored = np.array(nights.rows(f"SELECT {', '.join(names)} FROM bars ORDER BY ts"), dtype=float)
     for name, column in zip(names, stored.T, strict=True):
         np.testing.assert_allclose(column, computed[name], rtol=1e-9, atol=1e-10, err_msg=name)

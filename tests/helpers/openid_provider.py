@@ -24,7 +24,7 @@ CLIENT, SECRET = "dashboard", "not-a-secret-in-a-test"
 
 
 @dataclass
-class OpenID:
+class OpenIDProvider:
     """The provider's state. persons: name → claims about the person."""
 
     persons: Mapping[str, Mapping[str, Any]]
@@ -68,7 +68,7 @@ class OpenID:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    provider: OpenID
+    provider: OpenIDProvider
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def openid(persons: Mapping[str, Mapping[str, Any]]) -> Iterator[OpenID]:
+def openid_provider(persons: Mapping[str, Mapping[str, Any]]) -> Iterator[OpenIDProvider]:
     """A provider for these persons, answering for as long as the block."""
-    provider = OpenID(persons)
+    provider = OpenIDProvider(persons)
     handler = type("Handler", (_Handler,), {"provider": provider})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     provider.address = f"http://127.0.0.1:{server.server_port}"

@@ -45,14 +45,14 @@ class OwnServer:
         self._databases.pop(name).close()
         self.run(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def stop_at_once(self) -> None:
+    def stop_immediately(self) -> None:
         """Immediate mode, which is what SIGQUIT means to a postmaster."""
         pid = self._pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
         until(lambda: not _runs(pid), "the server ends")  # its file is gone a moment before it is
 
-    def lives(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it runs; an ended process may wait for ever to be noticed by its parent."""
         return _runs(self._pid())
 
@@ -67,7 +67,7 @@ class OwnServer:
             database.close()
 
 
-class Disk:
+class RamDisk:
     """A small file system in memory."""
 
     def __init__(self, folder: Path, kilobytes: int) -> None:
@@ -99,10 +99,10 @@ class Disk:
 
 
 @contextmanager
-def disk(folder: Path, kilobytes: int) -> Iterator[Disk]:
+def mounted_disk(folder: Path, kilobytes: int) -> Iterator[RamDisk]:
     """A mounted disk for as long as the block; the test is skipped where none can be mounted."""
     folder.mkdir()
-    made = Disk(folder, kilobytes)
+    made = RamDisk(folder, kilobytes)
     try:
         yield made
     finally:

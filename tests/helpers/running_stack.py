@@ -23,7 +23,7 @@ READY = "Ctrl-C stops everything"
 
 
 @dataclass
-class Running:
+class RunningStack:
     """A started `up` or `demo`."""
 
     process: subprocess.Popen[str]
@@ -49,7 +49,7 @@ class Running:
         assert found, self.output
         return Path(found[1])
 
-    def family(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """The process, its children and the embedded server of its folder."""
         me = psutil.Process(self.process.pid)
         server = [
@@ -80,7 +80,9 @@ def free_ports() -> dict[str, int]:
 
 
 @contextmanager
-def started(script: Path, command: str, cwd: Path, **environment: str) -> Iterator[Running]:
+def running_stack(
+    script: Path, command: str, cwd: Path, **environment: str
+) -> Iterator[RunningStack]:
     """Run `up` or `demo` until the end of the block."""
     ports = free_ports()
     arguments = [f"--{name}-port={port}" for name, port in ports.items()]
@@ -93,7 +95,7 @@ def started(script: Path, command: str, cwd: Path, **environment: str) -> Iterat
         stderr=subprocess.STDOUT,
         text=True,
     )
-    running = Running(process, ports)
+    running = RunningStack(process, ports)
     reader = threading.Thread(target=_read, args=(running,), daemon=True)
     reader.start()
     try:
@@ -108,7 +110,7 @@ def started(script: Path, command: str, cwd: Path, **environment: str) -> Iterat
         process.stdout.close()
 
 
-def _read(running: Running) -> None:
+def _read(running: RunningStack) -> None:
     assert running.process.stdout is not None
     for line in running.process.stdout:
         running.lines.append(line.rstrip())
@@ -117,7 +119,7 @@ def _read(running: Running) -> None:
     running.ready.set()
 
 
-def stored(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
+def stored_bars(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
     with db.begin() as conn:
         found = conn.execute(
             text(
@@ -129,7 +131,9 @@ def stored(db: Database, symbol: str, columns: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in found]
 
 
-def console(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    script: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
     return subprocess.run(
         [str(script), *arguments],

@@ -10,7 +10,7 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
-from tests.helpers.api_client import run_everything
+from tests.helpers.api_client import run_open_items
 
 
 def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ago: int = 0) -> None:
@@ -25,7 +25,7 @@ def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ag
             )
 
 
-def fill(db: Database) -> Commands:
+def seed(db: Database) -> Commands:
     """Two workers, one with patterns; a job with a failure; fetches; a pause; an alert."""
     commands = Commands(db)
     commands.track([parse_tracked(s, "stock", "1d,1h") for s in ("AAPL", "MSFT")], actor="test")
@@ -40,7 +40,7 @@ def fill(db: Database) -> Commands:
     manager.register_bulkhead("polygon_api", 10)
     manager.close()
     commands.trigger(actor="test")
-    run_everything(db, failing="MSFT")
+    run_open_items(db, failing="MSFT")
     commands.pause(actor="test", scope="symbol", key="AAPL")
     commands.trigger(actor="test", symbols=["MSFT"])
     log_fetches(db, "polygon", 5, 20, 300, 20_000)

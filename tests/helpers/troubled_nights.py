@@ -31,12 +31,14 @@ from enrichment.wiring.worker import build_scheduler, open_worker_process
 from tests.helpers.waiting import in_thread
 
 # A breaker that soon tries again, and a request that is not repeated within its item.
-BRIEF = VendorProtection(max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0)
-QUICK = WorkerTiming(poll=0.05, heartbeat=0.2)
+PROTECTION = VendorProtection(
+    max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0
+)
+TIMING = WorkerTiming(poll=0.05, heartbeat=0.2)
 
 
 @dataclass(frozen=True)
-class Night:
+class DemoNights:
     """Workers, a vendor with faults to set, and the database they work on.
 
     days: starts of AAPL's sessions at the vendor, ascending.
@@ -107,7 +109,7 @@ def quiet_night(db: Database, url: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _vendor(db: Database, url: str) -> Iterator[Night]:
+def _vendor(db: Database, url: str) -> Iterator[DemoNights]:
     app = create_app()
     vendor = app.extensions["sandbox"]
     now = datetime.now(UTC)
@@ -121,7 +123,7 @@ def _vendor(db: Database, url: str) -> Iterator[Night]:
             max_concurrent_symbols=2,
             enable_daily_enrichment=False,
         )
-        yield Night(db, settings, vendor.faults, [to_datetime(ts) for ts in sessions])
+        yield DemoNights(db, settings, vendor.faults, [to_datetime(ts) for ts in sessions])
 
 
 def _losses(days: list[datetime]) -> list[Fault]:
@@ -163,7 +165,7 @@ def _restated(ticker: str, day: datetime, factor: float) -> Fault:
 @contextmanager
 def _working(settings: Settings) -> Iterator[None]:
     with (
-        open_worker_process(settings, protection=BRIEF, timing=QUICK) as process,
+        open_worker_process(settings, protection=PROTECTION, timing=TIMING) as process,
         in_thread(process),
     ):
         yield

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-GLANCE_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
-class Runs(Protocol):
+class Runnable(Protocol):
     """A worker, or the whole process of one."""
 
     def run(self) -> object: ...
@@ -19,7 +19,7 @@ class Runs(Protocol):
 
 
 @contextmanager
-def in_thread(worker: Runs) -> Iterator[None]:
+def in_thread(worker: Runnable) -> Iterator[None]:
     """Runs for as long as the block, on a thread of its own."""
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -37,8 +37,8 @@ def until(
 ) -> None:
     """Wait for something to come about. what: what that is, or how to say it if it does not."""
     waiting = threading.Event()
-    for _ in range(int(seconds / GLANCE_SECONDS)):
+    for _ in range(int(seconds / POLL_SECONDS)):
         if condition():
             return
-        waiting.wait(GLANCE_SECONDS)
+        waiting.wait(POLL_SECONDS)
     raise AssertionError(f"within {seconds:.0f} s: {what if isinstance(what, str) else what()}")

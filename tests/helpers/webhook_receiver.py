@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass
-class Received:
+class ReceivedAlert:
     """A request that was taken."""
 
     path: str
@@ -25,8 +25,8 @@ class WebhookReceiver:
     """refusals: statuses to answer before it takes anything; asked: how often it was asked."""
 
     refusals: list[int] = field(default_factory=list)
-    asked: int = 0
-    delivered: list[Received] = field(default_factory=list)
+    requests: int = 0
+    delivered: list[ReceivedAlert] = field(default_factory=list)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -43,11 +43,11 @@ def webhook_receiver(*refusals: int) -> Iterator[WebhookReceiver]:
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             with receiver.lock:
-                receiver.asked += 1
+                receiver.requests += 1
                 status = receiver.refusals.pop(0) if receiver.refusals else 202
                 if status == 202:
                     key = self.headers["Idempotency-Key"]
-                    receiver.delivered.append(Received(self.path, key, json.loads(content)))
+                    receiver.delivered.append(ReceivedAlert(self.path, key, json.loads(content)))
             self.send_response(status)
             self.send_header("Content-Length", "2")
             self.end_headers()

@@ -36,7 +36,7 @@ def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 
 
 
 @contextmanager
-def process(settings: Settings, pace: WorkerTiming) -> Iterator[WorkerProcess]:
+def running_worker_process(settings: Settings, pace: WorkerTiming) -> Iterator[WorkerProcess]:
     """Everything of a worker's process, as `enrichment worker` runs it."""
     with open_worker_process(settings, timing=pace) as built, in_thread(built):
         yield built

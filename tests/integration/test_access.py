@@ -21,16 +21,16 @@ from enrichment.dashboard.auth import (
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.helpers.api_client import tracking
+from tests.helpers.api_client import track_symbols
 
-pytestmark = pytest.mark.usefixtures("own_main")
+pytestmark = pytest.mark.usefixtures("main_module_kept")
 APP = Path(__file__).parents[2] / "app.py"
 
 
 @pytest.fixture
 def app(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The dashboard with a password for each role."""
-    tracking(db)
+    track_symbols(db)
     monkeypatch.setenv("DATABASE_URL", db_url)
     monkeypatch.setenv("ENRICHMENT_DASHBOARD_PASSWORD", "helm")
     monkeypatch.setenv("ENRICHMENT_DASHBOARD_VIEWER_PASSWORD", "glass")

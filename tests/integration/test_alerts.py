@@ -126,7 +126,7 @@ def test_every_change_is_delivered_exactly_once_though_the_receiver_fails(
             ("SchedulerNotRunning", "resolved"),
             ("SchedulerNotRunning", "firing"),
         ]
-        assert receiver.asked == 5 + 3
+        assert receiver.requests == 5 + 3
         assert [r.key for r in receiver.delivered] == [str(e.event_id) for e in events(db)[::-1]]
         assert receiver.delivered[0].body | {"event_id": "", "episode": "", "at": ""} == {
             "event_id": "",
@@ -297,7 +297,7 @@ def test_a_silenced_alert_is_notified_when_the_silence_ends(db: Database) -> Non
             "SchedulerNotRunning", length=timedelta(hours=2), actor="ops", reason="new machine"
         )
         service.evaluate()
-        assert (service.deliver(), receiver.asked) == (0, 0)
+        assert (service.deliver(), receiver.requests) == (0, 0)
         (alert,) = AlertStore(db).report().alerts
         assert (alert.state, alert.silenced_by, alert.silence_reason) == (
             "firing",
@@ -330,7 +330,7 @@ def test_an_alert_resolved_during_a_pause_is_only_recorded(db: Database) -> None
         service.evaluate()
         commands.resume(actor="ops")
         service.evaluate()
-        assert (service.deliver(), receiver.asked) == (0, 0)
+        assert (service.deliver(), receiver.requests) == (0, 0)
     assert [(e.state, e.silenced) for e in events(db)] == [("resolved", True), ("firing", True)]
 
 

@@ -17,7 +17,7 @@ from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import alerts as alerting
-from tests.helpers.api_client import body, client_of
+from tests.helpers.api_client import api_client, json_body
 from tests.helpers.webhook_receiver import webhook_receiver
 
 ROOT = "/api/v1/enrichment/alerts"
@@ -39,9 +39,9 @@ def evaluated(db: Database) -> Database:
 
 
 def test_before_the_first_evaluation_there_is_nothing(db: Database) -> None:
-    value = body(client_of(db).get(ROOT))
+    value = json_body(api_client(db).get(ROOT))
     assert (value["evaluated_at"], value["alerts"]) == (None, [])
-    assert body(client_of(db).get(f"{ROOT}/history")) | {"timestamp": ""} == {
+    assert json_body(api_client(db).get(f"{ROOT}/history")) | {"timestamp": ""} == {
         "timestamp": "",
         "count": 0,
         "events": [],
@@ -49,7 +49,7 @@ def test_before_the_first_evaluation_there_is_nothing(db: Database) -> None:
 
 
 def test_alerts_show_the_gravest_first(evaluated: Database) -> None:
-    value = body(client_of(evaluated).get(ROOT))
+    value = json_body(api_client(evaluated).get(ROOT))
     assert value["evaluator"] == "test"
     assert [(a["rule"], a["state"]) for a in value["alerts"]] == [
         ("SchedulerNotRunning", "firing"),
@@ -59,7 +59,7 @@ def test_alerts_show_the_gravest_first(evaluated: Database) -> None:
         ("LowDataQuality", "ok"),
     ]
     assert value["alerts"][0]["condition"] == "scheduler.running == false"
-    (event,) = body(client_of(evaluated).get(f"{ROOT}/history"))["events"]
+    (event,) = json_body(api_client(evaluated).get(f"{ROOT}/history"))["events"]
     assert (event["rule"], event["state"], event["deliveries"]) == (
         "SchedulerNotRunning",
         "firing",
@@ -73,41 +73,41 @@ def test_history_is_paged_by_key(db: Database) -> None:
     for n in range(3):
         rule = DEFAULT_RULES[0].__class__(f"R{n}", "workers.alive", "==", 0, "info")
         AlertService(store, readings, (rule,), {}, evaluator="test", interval=0.0).evaluate()
-    client = client_of(db)
+    client = api_client(db)
     first = client.get(f"{ROOT}/history?limit=2")
-    assert [e["rule"] for e in body(first)["events"]] == ["R2", "R1"]
+    assert [e["rule"] for e in json_body(first)["events"]] == ["R2", "R1"]
     following = first.headers["Link"].partition(">")[0].removeprefix("<")
     second = client.get(following)
-    assert [e["rule"] for e in body(second)["events"]] == ["R0"]
+    assert [e["rule"] for e in json_body(second)["events"]] == ["R0"]
     assert "Link" not in second.headers
-    body(client.get(f"{ROOT}/history?limit=0"), 400)
-    body(client.get(f"{ROOT}/history?cursor=x"), 400)
+    json_body(client.get(f"{ROOT}/history?limit=0"), 400)
+    json_body(client.get(f"{ROOT}/history?cursor=x"), 400)
 
 
 def test_silence_and_its_end(evaluated: Database) -> None:
-    client = client_of(evaluated)
-    value = body(client.post(f"{ROOT}/SchedulerNotRunning/silence?minutes=180&reason=moving"))
+    client = api_client(evaluated)
+    value = json_body(client.post(f"{ROOT}/SchedulerNotRunning/silence?minutes=180&reason=moving"))
     until = datetime.fromisoformat(value["silenced_until"])
     assert timedelta(hours=2.9) < until - datetime.now(UTC) <= timedelta(hours=3)
-    alert = body(client.get(ROOT))["alerts"][0]
+    alert = json_body(client.get(ROOT))["alerts"][0]
     assert (alert["silenced_until"], alert["silence_reason"]) == (
         value["silenced_until"],
         "moving",
     )
-    body(client.post(f"{ROOT}/SchedulerNotRunning/unsilence"))
-    assert body(client.get(ROOT))["alerts"][0]["silenced_until"] is None
-    assert "not silenced" in body(client.post(f"{ROOT}/LongDuration/unsilence"), 409)["detail"]
-    body(client.post(f"{ROOT}/LongDuration/silence?minutes=43201"), 400)
-    assert "known are" in body(client.post(f"{ROOT}/Nonsense/silence"), 404)["detail"]
+    json_body(client.post(f"{ROOT}/SchedulerNotRunning/unsilence"))
+    assert json_body(client.get(ROOT))["alerts"][0]["silenced_until"] is None
+    assert "not silenced" in json_body(client.post(f"{ROOT}/LongDuration/unsilence"), 409)["detail"]
+    json_body(client.post(f"{ROOT}/LongDuration/silence?minutes=43201"), 400)
+    assert "known are" in json_body(client.post(f"{ROOT}/Nonsense/silence"), 404)["detail"]
 
 
 def test_with_a_token_silences_need_it_and_reading_does_not(db: Database) -> None:
-    client = client_of(db, token="s3cret")
-    body(client.post(f"{ROOT}/LongDuration/silence"), 401)
-    body(client.post(f"{ROOT}/LongDuration/unsilence"), 401)
-    body(client.get(ROOT))
+    client = api_client(db, token="s3cret")
+    json_body(client.post(f"{ROOT}/LongDuration/silence"), 401)
+    json_body(client.post(f"{ROOT}/LongDuration/unsilence"), 401)
+    json_body(client.get(ROOT))
     headers = {"Authorization": "Bearer s3cret"}
-    body(client.post(f"{ROOT}/LongDuration/silence", headers=headers))
+    json_body(client.post(f"{ROOT}/LongDuration/silence", headers=headers))
 
 
 def run(db: Database, home: Path, *arguments: str, **environment: str) -> Result:

@@ -14,21 +14,28 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from resilience import init_resilience_manager
-from tests.helpers.api_client import ROOT, body, client_of, next_page, run_everything, tracking
+from tests.helpers.api_client import (
+    ROOT,
+    api_client,
+    json_body,
+    next_page_url,
+    run_open_items,
+    track_symbols,
+)
 
 
 @pytest.fixture
 def client(db: Database) -> FlaskClient:
-    return client_of(db)
+    return api_client(db)
 
 
 @pytest.fixture
 def tracked(db: Database) -> Commands:
-    return tracking(db)
+    return track_symbols(db)
 
 
 def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
-    value = body(client.get(f"{ROOT}/dashboard/overview"))
+    value = json_body(client.get(f"{ROOT}/dashboard/overview"))
     assert list(value) == ["timestamp", "scheduler", "last_job", "metrics", "job_queue"]
     assert value["scheduler"]["running"] is False
     assert value["scheduler"]["last_enrichment_time"] is None
@@ -59,11 +66,11 @@ def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
 
 def test_overview_after_a_job(db: Database, client: FlaskClient, tracked: Commands) -> None:
     tracked.trigger(actor="test")
-    queued = body(client.get(f"{ROOT}/dashboard/overview"))["job_queue"]
+    queued = json_body(client.get(f"{ROOT}/dashboard/overview"))["job_queue"]
     assert queued[0] == {"symbol": "AAPL", "status": "pending", "retry_count": 0}
     assert len(queued) == 3
-    run_everything(db, failing="MSFT")
-    value = body(client.get(f"{ROOT}/dashboard/overview"))
+    run_open_items(db, failing="MSFT")
+    value = json_body(client.get(f"{ROOT}/dashboard/overview"))
     assert list(value["last_job"]) == [
         "started_at",
         "completed_at",
@@ -79,9 +86,9 @@ def test_overview_after_a_job(db: Database, client: FlaskClient, tracked: Comman
 
 
 def test_metrics_and_health(db: Database, client: FlaskClient, tracked: Commands) -> None:
-    value = body(client.get(f"{ROOT}/dashboard/metrics"))
+    value = json_body(client.get(f"{ROOT}/dashboard/metrics"))
     assert list(value) == ["fetch_pipeline", "compute_pipeline", "data_quality", "timestamp"]
-    value = body(client.get(f"{ROOT}/dashboard/health"))
+    value = json_body(client.get(f"{ROOT}/dashboard/health"))
     assert list(value) == [
         "timestamp",
         "health_status",
@@ -106,14 +113,14 @@ def test_metrics_and_health(db: Database, client: FlaskClient, tracked: Commands
     registry.register(host="here", pid=1, version="test", threads=5)
     registry.ticked()
     tracked.trigger(actor="test")
-    run_everything(db)
-    value = body(client.get(f"{ROOT}/dashboard/health"))
+    run_open_items(db)
+    value = json_body(client.get(f"{ROOT}/dashboard/health"))
     assert (value["health_status"], value["running"], value["issues"]) == ("healthy", True, [])
 
 
 def test_trigger_responds_at_once(client: FlaskClient, tracked: Commands) -> None:
     response = client.post(f"{ROOT}/trigger?symbols=AAPL&symbols=msft")
-    value = body(response, 202)
+    value = json_body(response, 202)
     assert response.headers["Location"] == f"{ROOT}/jobs/{value['job_id']}"
     assert {k: v for k, v in value.items() if k not in ("timestamp", "job_id")} == {
         "status": "triggered",
@@ -123,22 +130,24 @@ def test_trigger_responds_at_once(client: FlaskClient, tracked: Commands) -> Non
     }
     job = client.get(response.headers["Location"]).get_json()
     assert (job["state"], job["total"], job["counts"]) == ("queued", 2, {"pending": 2})
-    assert body(client.post(f"{ROOT}/trigger?asset_class=crypto"), 202)["symbols_to_process"] == 1
-    assert body(client.post(f"{ROOT}/trigger"), 202)["symbols_to_process"] == 3
+    assert (
+        json_body(client.post(f"{ROOT}/trigger?asset_class=crypto"), 202)["symbols_to_process"] == 1
+    )
+    assert json_body(client.post(f"{ROOT}/trigger"), 202)["symbols_to_process"] == 3
 
 
 def test_trigger_waits_no_longer_than_requested(client: FlaskClient, tracked: Commands) -> None:
-    value = body(client.post(f"{ROOT}/trigger?symbols=AAPL&wait=0.2"), 202)
+    value = json_body(client.post(f"{ROOT}/trigger?symbols=AAPL&wait=0.2"), 202)
     assert value["result_summary"] is None
 
 
 def test_trigger_with_an_idempotency_key(client: FlaskClient, tracked: Commands) -> None:
     headers = {"Idempotency-Key": "night-1"}
     first, second = (
-        body(client.post(f"{ROOT}/trigger", headers=headers), 202)["job_id"] for _ in range(2)
+        json_body(client.post(f"{ROOT}/trigger", headers=headers), 202)["job_id"] for _ in range(2)
     )
     assert first == second
-    body(client.post(f"{ROOT}/trigger", headers={"Idempotency-Key": "k" * 201}), 400)
+    json_body(client.post(f"{ROOT}/trigger", headers={"Idempotency-Key": "k" * 201}), 400)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +169,11 @@ def test_trigger_with_an_idempotency_key(client: FlaskClient, tracked: Commands)
 def test_trigger_with_bad_input(
     client: FlaskClient, tracked: Commands, query: str, status: int, detail: str
 ) -> None:
-    assert detail in body(client.post(f"{ROOT}/trigger?{query}"), status)["detail"]
+    assert detail in json_body(client.post(f"{ROOT}/trigger?{query}"), status)["detail"]
 
 
 def test_job_status(db: Database, client: FlaskClient, tracked: Commands) -> None:
-    value = body(client.get(f"{ROOT}/dashboard/job-status/aapl"))
+    value = json_body(client.get(f"{ROOT}/dashboard/job-status/aapl"))
     assert list(value) == [
         "symbol",
         "status",
@@ -176,22 +185,22 @@ def test_job_status(db: Database, client: FlaskClient, tracked: Commands) -> Non
     ]
     assert (value["symbol"], value["status"], value["started_at"]) == ("AAPL", "pending", None)
     tracked.trigger(actor="test")
-    run_everything(db, failing="MSFT")
-    value = body(client.get(f"{ROOT}/dashboard/job-status/MSFT"))
+    run_open_items(db, failing="MSFT")
+    value = json_body(client.get(f"{ROOT}/dashboard/job-status/MSFT"))
     assert (value["status"], value["last_error"]) == ("failed", "answered 500")
     assert datetime.fromisoformat(value["completed_at"]).tzinfo == UTC
-    assert body(client.get(f"{ROOT}/dashboard/job-status/X:BTCUSD"))["status"] == "completed"
-    body(client.get(f"{ROOT}/dashboard/job-status/NOPE"), 404)
-    body(client.get(f"{ROOT}/dashboard/job-status/no%20pe"), 400)
+    assert json_body(client.get(f"{ROOT}/dashboard/job-status/X:BTCUSD"))["status"] == "completed"
+    json_body(client.get(f"{ROOT}/dashboard/job-status/NOPE"), 404)
+    json_body(client.get(f"{ROOT}/dashboard/job-status/no%20pe"), 400)
 
 
 def test_history_is_paged_by_key(db: Database, client: FlaskClient, tracked: Commands) -> None:
     ids = []
     for _ in range(5):
         ids.append(str(tracked.trigger(actor="test", symbols=["AAPL"]).job_id))
-        run_everything(db)
+        run_open_items(db)
     first = client.get(f"{ROOT}/history?limit=3")
-    value = body(first)
+    value = json_body(first)
     assert list(value) == ["timestamp", "count", "jobs"]
     assert (value["count"], [job["job_id"] for job in value["jobs"]]) == (3, ids[:1:-1])
     assert list(value["jobs"][0]) == [
@@ -206,38 +215,38 @@ def test_history_is_paged_by_key(db: Database, client: FlaskClient, tracked: Com
         "total_records_updated",
     ]
     assert value["jobs"][0]["total_records_inserted"] == 250
-    next_url = next_page(first)
+    next_url = next_page_url(first)
     assert next_url is not None
     second = client.get(next_url)
-    assert [job["job_id"] for job in body(second)["jobs"]] == ids[1::-1]
+    assert [job["job_id"] for job in json_body(second)["jobs"]] == ids[1::-1]
     assert "Link" not in second.headers
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=ten", "limit=٣", "cursor=%00x"])
 def test_history_with_bad_input(client: FlaskClient, query: str) -> None:
-    body(client.get(f"{ROOT}/history?{query}"), 400)
+    json_body(client.get(f"{ROOT}/history?{query}"), 400)
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_pause_and_resume_with_a_reason(
     db: Database, client: FlaskClient, tracked: Commands, method: str
 ) -> None:
-    assert body(getattr(client, method)(f"{ROOT}/pause?reason=maintenance"))["paused"] is True
+    assert json_body(getattr(client, method)(f"{ROOT}/pause?reason=maintenance"))["paused"] is True
     (pause,) = ReadModels(db, hour=1, minute=30, enabled=True).pauses()
     assert (pause.scope, pause.reason) == ("global", "maintenance")
-    assert body(getattr(client, method)(f"{ROOT}/resume"))["paused"] is False
+    assert json_body(getattr(client, method)(f"{ROOT}/resume"))["paused"] is False
     assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
 
 
 def test_resilience_shows_every_pattern_with_its_age(db: Database, client: FlaskClient) -> None:
-    assert body(client.get(f"{ROOT}/resilience"))["patterns"] == []
+    assert json_body(client.get(f"{ROOT}/resilience"))["patterns"] == []
     store = ResilienceStore(db, "w1")
     manager = init_resilience_manager(publisher=store)
     manager.register_circuit_breaker("polygon_api")
     manager.register_bulkhead("polygon_api")
     manager.close()
     breaker, bulkhead = sorted(
-        body(client.get(f"{ROOT}/resilience"))["patterns"],
+        json_body(client.get(f"{ROOT}/resilience"))["patterns"],
         key=lambda p: str(p["kind"]),
         reverse=True,
     )
@@ -252,30 +261,30 @@ def test_resilience_shows_every_pattern_with_its_age(db: Database, client: Flask
 
 
 def test_a_token_is_required_for_changes(db: Database, tracked: Commands) -> None:
-    client = client_of(db, token="s3cret")
+    client = api_client(db, token="s3cret")
     for path in ("trigger", "pause", "resume"):
         rejected = client.post(f"{ROOT}/{path}")
-        body(rejected, 401)
+        json_body(rejected, 401)
         assert rejected.headers["WWW-Authenticate"] == "Bearer"
-    body(client.get(f"{ROOT}/pause", headers={"Authorization": "Bearer wrong"}), 401)
-    body(client.post(f"{ROOT}/trigger", headers={"Authorization": "Bearer s3cret"}), 202)
-    body(client.get(f"{ROOT}/dashboard/overview"))
+    json_body(client.get(f"{ROOT}/pause", headers={"Authorization": "Bearer wrong"}), 401)
+    json_body(client.post(f"{ROOT}/trigger", headers={"Authorization": "Bearer s3cret"}), 202)
+    json_body(client.get(f"{ROOT}/dashboard/overview"))
 
 
 def test_probes_and_unknown_paths(db: Database, client: FlaskClient) -> None:
-    assert body(client.get("/livez"))["status"] == "alive"
-    assert body(client.get("/readyz"))["status"] == "ready"
-    body(client.get("/nowhere"), 404)
-    body(client.delete(f"{ROOT}/history"), 405)
+    assert json_body(client.get("/livez"))["status"] == "alive"
+    assert json_body(client.get("/readyz"))["status"] == "ready"
+    json_body(client.get("/nowhere"), 404)
+    json_body(client.delete(f"{ROOT}/history"), 405)
 
 
 def test_without_a_database_requests_fail_with_503_and_the_process_lives() -> None:
     unreachable = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    client = client_of(unreachable)
-    body(client.get("/livez"))
-    body(client.get("/readyz"), 503)
+    client = api_client(unreachable)
+    json_body(client.get("/livez"))
+    json_body(client.get("/readyz"), 503)
     response = client.get(f"{ROOT}/dashboard/overview")
-    body(response, 503)
+    json_body(response, 503)
     assert response.headers["Retry-After"] == "5"
     with pytest.raises(DatabaseUnavailable, match="check DATABASE_URL"):
         unreachable.ping()

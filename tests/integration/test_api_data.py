@@ -16,20 +16,20 @@ from sqlalchemy import text
 from enrichment.pipeline.features import FEATURES
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import DATA, body, client_of, next_page
-from tests.helpers.nightly_runs import Nightly, quiet
+from tests.helpers.api_client import DATA, api_client, json_body, next_page_url
+from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
 PRICES = ["open", "high", "low", "close", "volume", "vwap", "trades", "taker_buy_volume"]
 
 
 @pytest.fixture
 def client(db: Database) -> FlaskClient:
-    Nightly(db, quiet(300)).run_at(300)
-    return client_of(db)
+    NightlyRuns(db, quiet_bars(300)).run_at(300)
+    return api_client(db)
 
 
 def test_json_has_every_column_of_every_bar(db: Database, client: FlaskClient) -> None:
-    value = body(client.get(f"{DATA}/bars/AAPL"))
+    value = json_body(client.get(f"{DATA}/bars/AAPL"))
     assert list(value) == ["timestamp", "symbol", "timeframe", "bars"]
     assert (value["symbol"], value["timeframe"]) == ("AAPL", "1d")
     assert list(value["bars"][0]) == ["ts", *PRICES, *FEATURES]
@@ -42,7 +42,7 @@ def test_json_has_every_column_of_every_bar(db: Database, client: FlaskClient) -
 
 def test_every_format_has_the_same_values(client: FlaskClient) -> None:
     query = f"{DATA}/bars/AAPL?columns=close&columns=trend_direction&columns=rsi_14"
-    expected = pd.DataFrame(body(client.get(query))["bars"])
+    expected = pd.DataFrame(json_body(client.get(query))["bars"])
     expected["ts"] = pd.to_datetime(expected["ts"], utc=True)
     readers: dict[str, Any] = {
         "csv": lambda raw: pd.read_csv(StringIO(raw.decode()), parse_dates=["ts"]),
@@ -59,11 +59,11 @@ def test_every_format_has_the_same_values(client: FlaskClient) -> None:
 
 
 def test_a_range_and_a_limit(client: FlaskClient) -> None:
-    every = [bar["ts"] for bar in body(client.get(f"{DATA}/bars/AAPL"))["bars"]]
+    every = [bar["ts"] for bar in json_body(client.get(f"{DATA}/bars/AAPL"))["bars"]]
     start, end = every[10], every[20]
 
     def starts(query: str) -> list[str]:
-        return [bar["ts"] for bar in body(client.get(f"{DATA}/bars/AAPL?{query}"))["bars"]]
+        return [bar["ts"] for bar in json_body(client.get(f"{DATA}/bars/AAPL?{query}"))["bars"]]
 
     assert starts(f"from={start}&to={end}") == every[10:20]
     assert starts(f"from={start[:10]}&limit=3") == every[10:13]
@@ -81,7 +81,7 @@ def test_a_long_series_in_several_chunks_is_complete(db: Database) -> None:
                 " n, n, n, n, n FROM generate_series(0, 45000) n"
             )
         )
-    client = client_of(db)
+    client = api_client(db)
     for name in ("json", "csv", "parquet"):
         response = client.get(f"{DATA}/bars/SIM1?timeframe=5m&columns=close&format={name}")
         assert response.headers["X-Simulated"] == "true"
@@ -108,7 +108,7 @@ def test_a_long_series_in_several_chunks_is_complete(db: Database) -> None:
     ],
 )
 def test_bars_with_bad_input(client: FlaskClient, query: str, status: int, detail: str) -> None:
-    assert detail in body(client.get(f"{DATA}/bars/{query}"), status)["detail"]
+    assert detail in json_body(client.get(f"{DATA}/bars/{query}"), status)["detail"]
 
 
 def test_corrections_newest_first(db: Database, client: FlaskClient) -> None:
@@ -122,7 +122,7 @@ def test_corrections_newest_first(db: Database, client: FlaskClient) -> None:
             )
         )
     first = client.get(f"{DATA}/corrections?symbol=msft&limit=3")
-    value = body(first)
+    value = json_body(first)
     assert list(value["corrections"][0]) == [
         "id",
         "corrected_at",
@@ -137,10 +137,10 @@ def test_corrections_newest_first(db: Database, client: FlaskClient) -> None:
         "job_id",
     ]
     assert [c["old_value"] for c in value["corrections"]] == [5.0, 4.0, 3.0]
-    next_url = next_page(first)
+    next_url = next_page_url(first)
     assert next_url is not None
-    assert [c["old_value"] for c in body(client.get(next_url))["corrections"]] == [2.0, 1.0]
+    assert [c["old_value"] for c in json_body(client.get(next_url))["corrections"]] == [2.0, 1.0]
     since = datetime(2024, 3, 6, tzinfo=UTC).isoformat().replace("+", "%2B")
-    value = body(client.get(f"{DATA}/corrections?since={since}&timeframe=1d&symbol=MSFT"))
+    value = json_body(client.get(f"{DATA}/corrections?since={since}&timeframe=1d&symbol=MSFT"))
     assert value["count"] == 2
-    assert body(client.get(f"{DATA}/corrections?timeframe=1w"))["count"] == 0
+    assert json_body(client.get(f"{DATA}/corrections?timeframe=1w"))["count"] == 0

@@ -15,9 +15,9 @@ from api import create_app, openapi
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.helpers.api_client import client_of, run_everything, tracking
+from tests.helpers.api_client import api_client, run_open_items, track_symbols
 from tests.helpers.fuzz_inputs import INPUTS
-from tests.helpers.nightly_runs import Nightly, quiet
+from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
 LEAKS = re.compile(
     r"Traceback|psycopg2|sqlalchemy|FROM (bars|enrichment_|tracked_)|/site-packages/|File \""
@@ -78,10 +78,10 @@ def send(client: FlaskClient, method: str, path: str, location: str, name: str, 
 
 @pytest.fixture(scope="module")
 def client(shared_db: Database) -> FlaskClient:
-    Nightly(shared_db, quiet(30)).run_at(30)
-    tracking(shared_db).trigger(actor="test")
-    run_everything(shared_db, failing="MSFT")
-    return client_of(shared_db)
+    NightlyRuns(shared_db, quiet_bars(30)).run_at(30)
+    track_symbols(shared_db).trigger(actor="test")
+    run_open_items(shared_db, failing="MSFT")
+    return api_client(shared_db)
 
 
 @pytest.mark.parametrize(("method", "path", "location", "name", "statuses"), list(parameters()))

@@ -9,23 +9,30 @@ from flask.testing import FlaskClient
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import ROOT, body, client_of, next_page, run_everything, tracking
+from tests.helpers.api_client import (
+    ROOT,
+    api_client,
+    json_body,
+    next_page_url,
+    run_open_items,
+    track_symbols,
+)
 
 
 @pytest.fixture
 def client(db: Database) -> FlaskClient:
-    return client_of(db)
+    return api_client(db)
 
 
 @pytest.fixture
 def commands(db: Database) -> Commands:
-    return tracking(db)
+    return track_symbols(db)
 
 
 def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="cli:ada", reason="month end").job_id
-    run_everything(db, failing="MSFT")
-    value = body(client.get(f"{ROOT}/jobs/{job}"))
+    run_open_items(db, failing="MSFT")
+    value = json_body(client.get(f"{ROOT}/jobs/{job}"))
     assert list(value) == [
         "timestamp",
         "job_id",
@@ -63,9 +70,9 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
 
 def test_items_by_page_and_by_status(db: Database, client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="test").job_id
-    run_everything(db, failing="MSFT")
+    run_open_items(db, failing="MSFT")
     first = client.get(f"{ROOT}/jobs/{job}/items?limit=2")
-    value = body(first)
+    value = json_body(first)
     assert (value["count"], [item["symbol"] for item in value["items"]]) == (2, ["AAPL", "MSFT"])
     assert list(value["items"][1]) == [
         "symbol",
@@ -83,36 +90,38 @@ def test_items_by_page_and_by_status(db: Database, client: FlaskClient, commands
     ]
     assert value["items"][0]["inserted"] == 250
     assert value["items"][1]["last_error"] == "answered 500"
-    next_url = next_page(first)
+    next_url = next_page_url(first)
     assert next_url is not None
     second = client.get(next_url)
-    assert [item["symbol"] for item in body(second)["items"]] == ["X:BTCUSD"]
-    assert next_page(second) is None
-    failed = body(client.get(f"{ROOT}/jobs/{job}/items?status=failed"))["items"]
+    assert [item["symbol"] for item in json_body(second)["items"]] == ["X:BTCUSD"]
+    assert next_page_url(second) is None
+    failed = json_body(client.get(f"{ROOT}/jobs/{job}/items?status=failed"))["items"]
     assert [item["symbol"] for item in failed] == ["MSFT"]
     assert (
         "'pending', 'in_progress'"
-        in body(client.get(f"{ROOT}/jobs/{job}/items?status=lost"), 400)["detail"]
+        in json_body(client.get(f"{ROOT}/jobs/{job}/items?status=lost"), 400)["detail"]
     )
 
 
 def test_cancel_and_resume(db: Database, client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="test").job_id
-    assert body(client.post(f"{ROOT}/jobs/{job}/cancel?reason=wrong+list"))["counts"] == {
+    assert json_body(client.post(f"{ROOT}/jobs/{job}/cancel?reason=wrong+list"))["counts"] == {
         "cancelled": 3
     }
-    body(client.post(f"{ROOT}/jobs/{job}/cancel"), 409)
+    json_body(client.post(f"{ROOT}/jobs/{job}/cancel"), 409)
     other = commands.trigger(actor="test").job_id
-    body(client.post(f"{ROOT}/jobs/{other}/resume"), 409)
-    run_everything(db, failing="MSFT")
-    body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=Timeout"), 409)
-    value = body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=ProviderUnavailable"))
+    json_body(client.post(f"{ROOT}/jobs/{other}/resume"), 409)
+    run_open_items(db, failing="MSFT")
+    json_body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=Timeout"), 409)
+    value = json_body(client.post(f"{ROOT}/jobs/{other}/resume?error_class=ProviderUnavailable"))
     assert (value["state"], value["counts"]["pending"]) == ("running", 1)
-    actions = body(client.get(f"{ROOT}/audit?action=cancel"))["actions"]
+    actions = json_body(client.get(f"{ROOT}/audit?action=cancel"))["actions"]
     assert [(a["target"], a["reason"]) for a in actions] == [(str(job), "wrong list")]
 
 
 @pytest.mark.parametrize("path", ["", "/items", "/cancel", "/resume"])
 def test_an_unknown_job(client: FlaskClient, path: str) -> None:
     send = client.post if path in ("/cancel", "/resume") else client.get
-    assert "enrichment history" in body(send(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]
+    assert (
+        "enrichment history" in json_body(send(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]
+    )

@@ -9,7 +9,7 @@ from api.protection import ClientRates
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from resilience import RateLimiter
-from tests.helpers.api_client import ROOT, body, client_of, tracking
+from tests.helpers.api_client import ROOT, api_client, json_body, track_symbols
 
 BEARER = {"Authorization": "Bearer s3cret"}
 CHANGES = [
@@ -32,16 +32,16 @@ CHANGES = [
 
 @pytest.fixture
 def tracked(db: Database) -> Commands:
-    return tracking(db)
+    return track_symbols(db)
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
 def test_a_token_is_required_for_every_change(db: Database, method: str, path: str) -> None:
-    client = client_of(db, token="s3cret")
+    client = api_client(db, token="s3cret")
     send = getattr(client, method)
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
         rejected = send(f"{ROOT}{path}", headers=headers)
-        body(rejected, 401)
+        json_body(rejected, 401)
         assert rejected.headers["WWW-Authenticate"] == "Bearer"
     assert send(f"{ROOT}{path}", headers=BEARER).status_code != 401
     assert send(f"{ROOT}{path}", headers={"Authorization": "bearer s3cret"}).status_code != 401
@@ -49,7 +49,7 @@ def test_a_token_is_required_for_every_change(db: Database, method: str, path: s
 
 def test_every_operation_that_is_not_a_get_is_secured(db: Database) -> None:
     """CHANGES lists all secured operations, the others are GET."""
-    document = client_of(db, token="s3cret").get("/openapi.json").get_json()
+    document = api_client(db, token="s3cret").get("/openapi.json").get_json()
     secured = {
         (method, path)
         for path, methods in document["paths"].items()
@@ -68,28 +68,28 @@ def test_every_operation_that_is_not_a_get_is_secured(db: Database) -> None:
 
 
 def test_no_token_is_required_for_reading(db: Database, tracked: Commands) -> None:
-    client = client_of(db, token="s3cret")
-    body(client.get(f"{ROOT}/dashboard/overview"))
-    body(client.post(f"{ROOT}/trigger", headers=BEARER), 202)
+    client = api_client(db, token="s3cret")
+    json_body(client.get(f"{ROOT}/dashboard/overview"))
+    json_body(client.post(f"{ROOT}/trigger", headers=BEARER), 202)
 
 
 def test_cross_site_requests_cannot_change_anything(db: Database, tracked: Commands) -> None:
-    client = client_of(db)
+    client = api_client(db)
     for site in ("cross-site", "same-site"):
-        body(client.get(f"{ROOT}/pause", headers={"Sec-Fetch-Site": site}), 403)
-    assert body(client.get(f"{ROOT}/pauses"))["pauses"] == []
-    body(client.get(f"{ROOT}/pause", headers={"Sec-Fetch-Site": "none"}))
-    body(client.get(f"{ROOT}/history", headers={"Sec-Fetch-Site": "cross-site"}))
+        json_body(client.get(f"{ROOT}/pause", headers={"Sec-Fetch-Site": site}), 403)
+    assert json_body(client.get(f"{ROOT}/pauses"))["pauses"] == []
+    json_body(client.get(f"{ROOT}/pause", headers={"Sec-Fetch-Site": "none"}))
+    json_body(client.get(f"{ROOT}/history", headers={"Sec-Fetch-Site": "cross-site"}))
 
 
 def test_without_a_token_only_loopback_hosts_are_accepted(db: Database) -> None:
-    client = client_of(db)
+    client = api_client(db)
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
-        body(client.get(f"{ROOT}/history", headers={"Host": host}), 400)
+        json_body(client.get(f"{ROOT}/history", headers={"Host": host}), 400)
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
-        body(client.get(f"{ROOT}/history", headers={"Host": host}))
-    secured = client_of(db, token="s3cret")
-    body(secured.get(f"{ROOT}/history", headers={"Host": "enrichment.internal"}))
+        json_body(client.get(f"{ROOT}/history", headers={"Host": host}))
+    secured = api_client(db, token="s3cret")
+    json_body(secured.get(f"{ROOT}/history", headers={"Host": "enrichment.internal"}))
 
 
 def limited(db: Database, per_minute: int) -> tuple[FlaskClient, list[int]]:
@@ -99,22 +99,22 @@ def limited(db: Database, per_minute: int) -> tuple[FlaskClient, list[int]]:
     def limiter(name: str, rate: int, interval: float, burst: int) -> RateLimiter:
         return RateLimiter(name, rate, interval, burst, clock=lambda: now[0])
 
-    return client_of(db, clients=ClientRates(per_minute, limiter)), now
+    return api_client(db, clients=ClientRates(per_minute, limiter)), now
 
 
 def test_each_client_has_its_own_rate_limit(db: Database) -> None:
     client, now = limited(db, 3)
     first, second = ({"REMOTE_ADDR": address} for address in ("10.0.0.1", "10.0.0.2"))
     for _ in range(3):
-        body(client.get(f"{ROOT}/history", environ_base=first))
+        json_body(client.get(f"{ROOT}/history", environ_base=first))
     rejected = client.get(f"{ROOT}/history", environ_base=first)
-    body(rejected, 429)
+    json_body(rejected, 429)
     assert rejected.headers["Retry-After"] == "20"
-    body(client.get(f"{ROOT}/history", environ_base=second))
-    body(client.get("/livez", environ_base=first))
+    json_body(client.get(f"{ROOT}/history", environ_base=second))
+    json_body(client.get("/livez", environ_base=first))
     now[0] = 20 * 10**9
-    body(client.get(f"{ROOT}/history", environ_base=first))
-    body(client.get(f"{ROOT}/history", environ_base=first), 429)
+    json_body(client.get(f"{ROOT}/history", environ_base=first))
+    json_body(client.get(f"{ROOT}/history", environ_base=first), 429)
 
 
 def test_the_least_recently_seen_clients_are_dropped(db: Database) -> None:
@@ -128,7 +128,7 @@ def test_the_least_recently_seen_clients_are_dropped(db: Database) -> None:
 
 @pytest.mark.parametrize("path", ["/livez", f"{ROOT}/history", "/nowhere", f"{ROOT}/history?a=b"])
 def test_every_response_has_the_security_headers(db: Database, path: str) -> None:
-    headers = client_of(db).get(path).headers
+    headers = api_client(db).get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -137,7 +137,7 @@ def test_every_response_has_the_security_headers(db: Database, path: str) -> Non
 
 
 def test_an_unchanged_response_is_an_empty_304(db: Database, tracked: Commands) -> None:
-    client = client_of(db)
+    client = api_client(db)
     for path in ("history", "dashboard/overview", "symbols", "symbols/AAPL", "dashboard/health"):
         first = client.get(f"{ROOT}/{path}")
         assert first.headers["Cache-Control"] == "no-cache"
@@ -146,11 +146,11 @@ def test_an_unchanged_response_is_an_empty_304(db: Database, tracked: Commands) 
         assert (unchanged.status_code, unchanged.data) == (304, b""), path
     etag = client.get(f"{ROOT}/history").headers["ETag"]
     tracked.trigger(actor="test")
-    body(client.get(f"{ROOT}/history", headers={"If-None-Match": etag}))
+    json_body(client.get(f"{ROOT}/history", headers={"If-None-Match": etag}))
 
 
 def test_the_html_docs_show_every_operation_and_schema(db: Database) -> None:
-    client = client_of(db)
+    client = api_client(db)
     document = client.get("/openapi.json").get_json()
     assert document["openapi"] == "3.1.0"
     page = client.get("/docs")

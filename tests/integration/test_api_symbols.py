@@ -9,29 +9,29 @@ from flask.testing import FlaskClient
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import ROOT, body, client_of, next_page, tracking
+from tests.helpers.api_client import ROOT, api_client, json_body, next_page_url, track_symbols
 
 SYMBOLS = f"{ROOT}/symbols"
 
 
 @pytest.fixture
 def client(db: Database) -> FlaskClient:
-    return client_of(db)
+    return api_client(db)
 
 
 @pytest.fixture
 def commands(db: Database) -> Commands:
-    return tracking(db)
+    return track_symbols(db)
 
 
 def names(response: Any) -> list[str]:
-    return [details["symbol"] for details in body(response)["symbols"]]
+    return [details["symbol"] for details in json_body(response)["symbols"]]
 
 
 def test_listing_by_page_asset_class_and_search(client: FlaskClient, commands: Commands) -> None:
     first = client.get(f"{SYMBOLS}?limit=2")
     assert names(first) == ["AAPL", "MSFT"]
-    next_url = next_page(first)
+    next_url = next_page_url(first)
     assert next_url is not None
     assert names(client.get(next_url)) == ["X:BTCUSD"]
     assert names(client.get(f"{SYMBOLS}?asset_class=crypto")) == ["X:BTCUSD"]
@@ -42,7 +42,7 @@ def test_listing_by_page_asset_class_and_search(client: FlaskClient, commands: C
 
 
 def test_one_symbol(client: FlaskClient, commands: Commands) -> None:
-    details = body(client.get(f"{SYMBOLS}/x:btcusd"))["symbol"]
+    details = json_body(client.get(f"{SYMBOLS}/x:btcusd"))["symbol"]
     assert list(details) == [
         "symbol",
         "asset_class",
@@ -71,33 +71,37 @@ def test_one_symbol(client: FlaskClient, commands: Commands) -> None:
             "last_error": None,
         }
     ]
-    body(client.get(f"{SYMBOLS}/NOPE"), 404)
+    json_body(client.get(f"{SYMBOLS}/NOPE"), 404)
 
 
 def test_adding_and_changing(client: FlaskClient) -> None:
     new = {"symbol": "sim1", "asset_class": "stock", "timeframes": ["1d", "5m"]}
     created = client.post(SYMBOLS, json=new)
-    details = body(created, 201)["symbol"]
+    details = json_body(created, 201)["symbol"]
     assert created.headers["Location"] == f"{SYMBOLS}/SIM1"
     assert (details["symbol"], details["simulated"]) == ("SIM1", True)
     assert [state["timeframe"] for state in details["timeframes"]] == ["5m", "1d"]
-    assert "PATCH" in body(client.post(SYMBOLS, json=new), 409)["detail"]
-    details = body(client.patch(f"{SYMBOLS}/SIM1", json={"timeframes": ["1w"]}))["symbol"]
+    assert "PATCH" in json_body(client.post(SYMBOLS, json=new), 409)["detail"]
+    details = json_body(client.patch(f"{SYMBOLS}/SIM1", json={"timeframes": ["1w"]}))["symbol"]
     assert (details["asset_class"], details["timeframes"][0]["timeframe"]) == ("stock", "1w")
     assert (
-        body(client.patch(f"{SYMBOLS}/SIM1", json={"active": False}))["symbol"]["active"] is False
+        json_body(client.patch(f"{SYMBOLS}/SIM1", json={"active": False}))["symbol"]["active"]
+        is False
     )
-    assert body(client.patch(f"{SYMBOLS}/SIM1", json={"active": True}))["symbol"]["active"] is True
-    body(client.patch(f"{SYMBOLS}/NOPE", json={"active": True}), 404)
+    assert (
+        json_body(client.patch(f"{SYMBOLS}/SIM1", json={"active": True}))["symbol"]["active"]
+        is True
+    )
+    json_body(client.patch(f"{SYMBOLS}/NOPE", json={"active": True}), 404)
 
 
 def test_deactivating_cancels_open_items(client: FlaskClient, commands: Commands) -> None:
     job = commands.trigger(actor="test").job_id
-    assert body(client.post(f"{SYMBOLS}/AAPL/deactivate"))["symbol"]["active"] is False
-    assert body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 1, "pending": 2}
-    body(client.post(f"{SYMBOLS}/AAPL/deactivate"), 404)
-    body(client.patch(f"{SYMBOLS}/MSFT", json={"active": False}))
-    assert body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 2, "pending": 1}
+    assert json_body(client.post(f"{SYMBOLS}/AAPL/deactivate"))["symbol"]["active"] is False
+    assert json_body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 1, "pending": 2}
+    json_body(client.post(f"{SYMBOLS}/AAPL/deactivate"), 404)
+    json_body(client.patch(f"{SYMBOLS}/MSFT", json={"active": False}))
+    assert json_body(client.get(f"{ROOT}/jobs/{job}"))["counts"] == {"cancelled": 2, "pending": 1}
 
 
 @pytest.mark.parametrize(
@@ -113,16 +117,16 @@ def test_deactivating_cancels_open_items(client: FlaskClient, commands: Commands
     ],
 )
 def test_adding_an_invalid_symbol(client: FlaskClient, content: Any, detail: str) -> None:
-    value = body(client.post(SYMBOLS, json=content), 400)
+    value = json_body(client.post(SYMBOLS, json=content), 400)
     assert detail in value["detail"]
     assert value["errors"]
 
 
 def test_bodies_that_are_not_json(client: FlaskClient) -> None:
     headers = {"Content-Type": "application/json"}
-    body(client.post(SYMBOLS, data="{", headers=headers), 400)
-    body(client.post(SYMBOLS, data=b"\xff\xfe", headers=headers), 400)
-    assert "Content-Type" in body(client.post(SYMBOLS, data="{}"), 400)["detail"]
+    json_body(client.post(SYMBOLS, data="{", headers=headers), 400)
+    json_body(client.post(SYMBOLS, data=b"\xff\xfe", headers=headers), 400)
+    assert "Content-Type" in json_body(client.post(SYMBOLS, data="{}"), 400)["detail"]
 
 
 CSV = "symbol,asset_class,timeframes\nAAPL,stock,1d|1h\nX:ETHUSD,crypto,1h\n"
@@ -132,7 +136,9 @@ def import_csv(
     client: FlaskClient, content: str | bytes, query: str = "", status: int = 200
 ) -> Any:
     headers = {"Content-Type": "text/csv; charset=utf-8"}
-    return body(client.post(f"{ROOT}/symbol-import{query}", data=content, headers=headers), status)
+    return json_body(
+        client.post(f"{ROOT}/symbol-import{query}", data=content, headers=headers), status
+    )
 
 
 def test_importing_a_file(client: FlaskClient) -> None:
@@ -166,4 +172,4 @@ def test_files_without_symbols(client: FlaskClient, content: str) -> None:
 def test_a_file_in_another_encoding_or_too_large(client: FlaskClient) -> None:
     import_csv(client, "symbol,asset_class,timeframes\nÄ".encode("latin-1"), status=400)
     headers = {"Content-Type": "text/csv"}
-    body(client.post(f"{ROOT}/symbol-import", data="x" * 2_000_001, headers=headers), 413)
+    json_body(client.post(f"{ROOT}/symbol-import", data="x" * 2_000_001, headers=headers), 413)

@@ -14,7 +14,7 @@ from enrichment.domain.model import FetchedBars, Timeframe
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.nightly_runs import Nightly, assert_stored, quiet
+from tests.helpers.nightly_runs import NightlyRuns, assert_stored, quiet_bars
 
 GOOD = 800
 NEW = 805
@@ -55,25 +55,25 @@ def test_a_bad_bar_is_set_apart_and_the_rest_is_stored(
     db: Database, change: Callable[[Bars], Bars], check: str, row: int
 ) -> None:
     """Among the new bars, or in the overlap, where the stored bar stays."""
-    night = Nightly(db, quiet())
+    night = NightlyRuns(db, quiet_bars())
     night.run_at(GOOD)
-    night.vendor.bars = change(quiet())
-    night.run_at(NEW, at=quiet())
+    night.vendor.bars = change(quiet_bars())
+    night.run_at(NEW, at=quiet_bars())
     kept = np.arange(NEW) if row < GOOD else np.setdiff1d(np.arange(NEW), [row])
-    assert_stored(night, quiet().take(kept))
+    assert_stored(night, quiet_bars().take(kept))
     assert night.rows("SELECT DISTINCT check_name FROM bar_quarantine") == [(check,)]
     ((detail,),) = night.rows("SELECT DISTINCT detail FROM bar_quarantine")
     assert isinstance(detail, str)
     assert len(detail) > 20
     cause = "unexplained" if check == "misaligned" else "quarantined"  # it was sent for other hours
-    missing = [] if row < GOOD else [(to_datetime(quiet().ts[row]), cause)]
+    missing = [] if row < GOOD else [(to_datetime(quiet_bars().ts[row]), cause)]
     assert night.rows("SELECT ts, cause FROM bar_gaps WHERE resolved_at IS NULL") == missing
-    night.vendor.bars = quiet()
+    night.vendor.bars = quiet_bars()
     night.run_at(NEW + 1)
-    assert_stored(night, quiet().take(slice(NEW + 1)))
+    assert_stored(night, quiet_bars().take(slice(NEW + 1)))
 
 
-class Careless(Nightly):
+class Careless(NightlyRuns):
     """A vendor that answers with more, in another order, or in another unit than asked."""
 
     def answer(self, change: Callable[[Bars], Bars]) -> None:
@@ -93,32 +93,32 @@ class Careless(Nightly):
 
 
 def test_doubled_and_unsorted_bars_are_put_in_order(db: Database) -> None:
-    night = Careless(db, quiet())
+    night = Careless(db, quiet_bars())
     night.run_at(GOOD)
     night.answer(
         lambda bars: bars.concat(bars).take(np.random.default_rng(1).permutation(2 * len(bars)))
     )
     night.run_at(NEW)
-    assert_stored(night, quiet().take(slice(NEW)))
+    assert_stored(night, quiet_bars().take(slice(NEW)))
     checks = night.rows("SELECT DISTINCT check_name FROM bar_flags ORDER BY 1")
     assert ("duplicate",) in checks
     assert ("out_of_order",) in checks
 
 
 def test_bars_that_were_not_asked_for_change_nothing(db: Database) -> None:
-    night = Careless(db, quiet())
+    night = Careless(db, quiet_bars())
     night.run_at(GOOD)
-    stray = quiet().take(slice(100, 103))
+    stray = quiet_bars().take(slice(100, 103))
     night.answer(lambda bars: replace(stray, close=stray.low).concat(bars))
     night.run_at(NEW)
-    assert_stored(night, quiet().take(slice(NEW)))
+    assert_stored(night, quiet_bars().take(slice(NEW)))
     assert night.rows("SELECT check_name, count(*) FROM bar_quarantine GROUP BY 1") == [
         ("outside_window", 3)
     ]
 
 
 def test_seconds_for_milliseconds_are_named(db: Database) -> None:
-    night = Careless(db, quiet())
+    night = Careless(db, quiet_bars())
     night.run_at(GOOD)
 
     def in_seconds(bars: Bars) -> Bars:
@@ -126,7 +126,7 @@ def test_seconds_for_milliseconds_are_named(db: Database) -> None:
 
     night.answer(in_seconds)
     night.run_at(NEW)
-    assert_stored(night, quiet().take(slice(GOOD)))
+    assert_stored(night, quiet_bars().take(slice(GOOD)))
     ((check, detail),) = night.rows(
         "SELECT DISTINCT check_name, substring(detail FROM 'seconds where.*') FROM bar_quarantine"
     )
@@ -138,7 +138,7 @@ def test_seconds_for_milliseconds_are_named(db: Database) -> None:
 def test_an_empty_answer_fails_with_a_reason_and_leaves_what_is_stored(
     db: Database, stored: int
 ) -> None:
-    night = Careless(db, quiet())
+    night = Careless(db, quiet_bars())
     if stored:
         night.run_at(stored)
     night.answer(lambda bars: bars.take(slice(0)))
@@ -150,9 +150,9 @@ def test_an_empty_answer_fails_with_a_reason_and_leaves_what_is_stored(
 
 
 def test_a_year_without_bars_is_a_year_of_gaps(db: Database) -> None:
-    whole = quiet()
+    whole = quiet_bars()
     lost = np.arange(300, 552)
-    night = Nightly(db, whole.take(np.setdiff1d(np.arange(900), lost)))
+    night = NightlyRuns(db, whole.take(np.setdiff1d(np.arange(900), lost)))
     night.run_at(GOOD - len(lost))
     assert night.rows("SELECT ts FROM bar_gaps ORDER BY ts") == [
         (to_datetime(ts),) for ts in whole.ts[lost]

@@ -46,13 +46,13 @@ from tests.helpers.crash_harness import (
 )
 from tests.helpers.dask_cluster import (
     TIMING,
-    Gate,
-    Vendor,
-    cluster_on,
-    running_on,
+    GatedVendor,
+    ResponseGate,
+    dask_cluster,
+    running_worker,
     settings_of,
+    tasks_by_worker,
     work_until_killed,
-    working,
 )
 from tests.helpers.running_stack import free_ports
 
@@ -90,18 +90,18 @@ def shared_client(address: str) -> Iterator[Client]:
 def client(shared_client: Client) -> Client:
     """A client of the idle cluster, after the previous test's processes have restarted."""
     shared_client.wait_for_workers(2, timeout=30)
-    until(lambda: not any(running_on(shared_client).values()), "all tasks have ended")
+    until(lambda: not any(tasks_by_worker(shared_client).values()), "all tasks have ended")
     return shared_client
 
 
 @pytest.fixture
-def vendor() -> Iterator[Vendor]:
+def vendor() -> Iterator[GatedVendor]:
     """A sandbox vendor with a fixed clock."""
-    now, gate = datetime.now(UTC), Gate()
+    now, gate = datetime.now(UTC), ResponseGate()
     app = create_app(clock=lambda: now)
     app.before_request(gate)
     with running(app) as address:
-        yield Vendor(address, gate)
+        yield GatedVendor(address, gate)
         gate.release()
 
 
@@ -146,11 +146,11 @@ class Job:
 
 
 def test_a_cluster_stores_the_same_bars_as_threads(
-    db: Database, shared_db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, shared_db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     for database, executor in ((db, address), (shared_db, "threads")):
         job = Job(database, "SIM1", "SIM2", timeframes="1d,1h", backfill=YEAR)
-        with working(settings_of(database, vendor, executor)):
+        with running_worker(settings_of(database, vendor, executor)):
             job.until_ended()
     stored = fingerprints(db)
     assert len(stored) == 4
@@ -158,14 +158,14 @@ def test_a_cluster_stores_the_same_bars_as_threads(
 
 
 def test_steps_and_each_process_breakers_are_published(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     symbols = [f"SIM{n}" for n in range(1, 7)]
     vendor.gate.hold(*symbols)
     job = Job(db, *symbols)
-    with working(settings_of(db, vendor, address)):
+    with running_worker(settings_of(db, vendor, address)):
         until(lambda: list(job.running().values()).count("fetch 1d") == 4, "four run")
-        assert sorted(len(keys) for keys in running_on(client).values()) == [2, 2]
+        assert sorted(len(keys) for keys in tasks_by_worker(client).values()) == [2, 2]
         assert sorted(job.running().values()) == ["fetch 1d"] * 4 + ["queued"] * 2
         vendor.gate.release()
         job.until_ended()
@@ -175,9 +175,9 @@ def test_steps_and_each_process_breakers_are_published(
 
 
 def test_an_unregistered_pipeline_is_registered_again(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
-    with working(settings_of(db, vendor, address)):
+    with running_worker(settings_of(db, vendor, address)):
         until(lambda: client.run_on_scheduler(pipelines), "the worker has connected")
         for name in client.run_on_scheduler(pipelines):
             client.unregister_worker_plugin(name)
@@ -187,39 +187,41 @@ def test_an_unregistered_pipeline_is_registered_again(
 
 
 def test_a_cancelled_task_ends_at_its_next_step(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     vendor.gate.hold("SIM1")
     job = Job(db, "SIM1", timeframes="1d,1w")
-    with working(settings_of(db, vendor, address)):
+    with running_worker(settings_of(db, vendor, address)):
         until(lambda: job.running() == {"SIM1": "fetch 1d"})
         job.commands.cancel(job.job_id, actor="test")
         job.until_ended()
-        assert any(running_on(client).values())
+        assert any(tasks_by_worker(client).values())
         vendor.gate.release()
-        until(lambda: not any(running_on(client).values()), "the task ends")
+        until(lambda: not any(tasks_by_worker(client).values()), "the task ends")
     assert job.items() == [("SIM1", "cancelled", 0)]
     assert vendor.gate.requests == {"SIM1": 1}
     assert rows(db, "SELECT count(*) FROM bars") == [(0,)]
 
 
 def test_a_drain_waits_for_running_tasks_and_releases_hanging_ones(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     vendor.gate.hold("SIM1", "SIM2")
     job = Job(db, "SIM1", "SIM2")
-    with working(settings_of(db, vendor, address), timing=replace(TIMING, drain=2.0)) as process:
+    with running_worker(
+        settings_of(db, vendor, address), timing=replace(TIMING, drain=2.0)
+    ) as process:
         until(lambda: job.running() == {"SIM1": "fetch 1d", "SIM2": "fetch 1d"})
         process.stop()
         vendor.gate.release("SIM1")
     assert job.items() == [("SIM1", "completed", 0), ("SIM2", "pending", 0)]
     vendor.gate.release()
-    until(lambda: not any(running_on(client).values()), "the task ends")
+    until(lambda: not any(tasks_by_worker(client).values()), "the task ends")
     assert rows(db, "SELECT DISTINCT symbol FROM bars") == [("SIM1",)]
 
 
 def test_all_processes_share_a_vendors_quota(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     quota = {
         "polygon_api_key": SecretStr("key"),
@@ -228,7 +230,7 @@ def test_all_processes_share_a_vendors_quota(
         "providers_stock": ("polygon",),
     }
     job = Job(db, *(f"SIM{n}" for n in range(8)))
-    with working(
+    with running_worker(
         settings_of(db, vendor, address, **quota), protection=VendorProtection(max_wait=0.1)
     ):
         until(lambda: Counter(i[1] for i in job.items()) == {"completed": 3, "pending": 5})
@@ -238,14 +240,14 @@ def test_all_processes_share_a_vendors_quota(
 
 
 def test_tasks_of_a_killed_process_run_in_the_other_one(
-    db: Database, address: str, client: Client, vendor: Vendor, tmp_path: Path
+    db: Database, address: str, client: Client, vendor: GatedVendor, tmp_path: Path
 ) -> None:
     harness = CrashHarness(db, vendor.address, datetime.now(UTC), tmp_path)
     vendor.gate.hold(*SYMBOLS[:4])
     job = harness.trigger(SYMBOLS, "1d,1w")
-    with working(settings_of(db, vendor, address)):
+    with running_worker(settings_of(db, vendor, address)):
         until(
-            lambda: [len(k) for k in running_on(client).values()] == [2, 2],
+            lambda: [len(k) for k in tasks_by_worker(client).values()] == [2, 2],
             "both processes run tasks",
         )
         doomed = next(iter(client.run(os.getpid).values()))
@@ -259,7 +261,7 @@ def test_tasks_of_a_killed_process_run_in_the_other_one(
 
 
 def test_a_task_that_runs_twice_at_once_is_stored_once(
-    db: Database, address: str, client: Client, vendor: Vendor
+    db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     job = Job(db, "SIM1")
     (task,) = JobQueue(db).claim("w", 1)
@@ -285,7 +287,7 @@ def test_a_task_that_runs_twice_at_once_is_stored_once(
 
 
 def test_tasks_of_a_dead_worker_write_nothing_after_another_has_taken_over(
-    db: Database, address: str, client: Client, vendor: Vendor, tmp_path: Path
+    db: Database, address: str, client: Client, vendor: GatedVendor, tmp_path: Path
 ) -> None:
     harness = CrashHarness(db, vendor.address, datetime.now(UTC), tmp_path)
     vendor.gate.hold("X:SIM1USD", "X:SIM2USD")
@@ -298,14 +300,14 @@ def test_tasks_of_a_dead_worker_write_nothing_after_another_has_taken_over(
     until(lambda: vendor.gate.requests.total() == 2, "both have sent a request")
     doomed.kill()
     doomed.join()
-    with working(settings_of(db, vendor, "threads")):
+    with running_worker(settings_of(db, vendor, "threads")):
         harness.until_closed(job)
-    before = harness.effects()
-    assert any(running_on(client).values())
+    before = harness.stored_state()
+    assert any(tasks_by_worker(client).values())
     vendor.gate.release()
-    until(lambda: not any(running_on(client).values()), "the tasks end")
+    until(lambda: not any(tasks_by_worker(client).values()), "the tasks end")
     until(lambda: rows(db, POOLS) == [(0,)], "the dead worker's pipelines are closed")
-    assert harness.effects() == before
+    assert harness.stored_state() == before
     assert rows(db, ITEMS) == [(symbol, "completed", 1) for symbol in SYMBOLS[:2]]
 
 
@@ -323,14 +325,16 @@ def test_a_task_that_kills_every_process_fails(client: Client, address: str) -> 
     assert "2 Dask workers died" in str(failed.value.__cause__)
 
 
-def test_a_worker_waits_for_a_lost_scheduler(db: Database, vendor: Vendor, tmp_path: Path) -> None:
+def test_a_worker_waits_for_a_lost_scheduler(
+    db: Database, vendor: GatedVendor, tmp_path: Path
+) -> None:
     port = free_ports()["api"]
     address = f"tcp://127.0.0.1:{port}"
     settings = settings_of(db, vendor, address)
     vendor.gate.hold("SIM1")
-    with working(settings):
+    with running_worker(settings):
         job = Job(db, "SIM1", "SIM2")
-        with cluster_on(port):
+        with dask_cluster(port):
             until(lambda: job.running().get("SIM1") == "fetch 1d", lambda: str(job.worker()))
             assert doctor_on_dask(settings).ok
         until(lambda: job.worker()[0] == "waiting", "the worker waits")
@@ -341,14 +345,14 @@ def test_a_worker_waits_for_a_lost_scheduler(db: Database, vendor: Vendor, tmp_p
         assert not finding.ok
         assert "start it with 'dask scheduler'" in finding.detail
         vendor.gate.release()
-        with cluster_on(port, PYTHONPATH=another_version(tmp_path)):
+        with dask_cluster(port, PYTHONPATH=another_version(tmp_path)):
             job.until_ended()
             until(lambda: job.worker() == ("running", None))
             assert "has market-enrichment 9.9, this process" in doctor_on_dask(settings).detail
     assert job.items() == [(symbol, "completed", 0) for symbol in ("SIM1", "SIM2")]
 
 
-def test_without_dask_the_error_names_the_package(db: Database, vendor: Vendor) -> None:
+def test_without_dask_the_error_names_the_package(db: Database, vendor: GatedVendor) -> None:
     settings = settings_of(db, vendor, "tcp://127.0.0.1:1")
     assert settings.database_url is not None
     environment = {

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from enrichment.cli.export import GRAFANA, PROMETHEUS_RULES, template
 from enrichment.cli.main import app
 from enrichment.warehouse.database import Database
-from tests.helpers.api_client import client_of
+from tests.helpers.api_client import api_client
 from tests.helpers.promtool import needs_promtool, promtool
-from tests.helpers.seeded_warehouse import fill
+from tests.helpers.seeded_warehouse import seed
 
 MINUTES = 30
 SERIES = '{asset_class="stock",timeframe="1d"}'
@@ -75,8 +75,8 @@ CASES: dict[str, tuple[dict[str, float | None], dict[str, float | None]]] = {
 
 def existing(db: Database) -> set[str]:
     """The names of all metrics and samples of a filled installation."""
-    fill(db)
-    text = client_of(db).get("/metrics").text
+    seed(db)
+    text = api_client(db).get("/metrics").text
     return set(re.findall(r"^(?:# TYPE )?(enrichment_\w+)", text, re.MULTILINE))
 
 

@@ -15,16 +15,16 @@ from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.retention import prune
 from enrichment.warehouse.series import run_log
-from tests.helpers.api_client import client_of, run_everything
+from tests.helpers.api_client import api_client, run_open_items
 from tests.helpers.promtool import needs_promtool, promtool
-from tests.helpers.seeded_warehouse import fill, log_fetches
+from tests.helpers.seeded_warehouse import log_fetches, seed
 
 Samples = Mapping[str, float]
 
 
 def scrape(db: Database) -> Samples:
     """Every sample as 'name{label=value,…}' without the prefix."""
-    answer = client_of(db).get("/metrics")
+    answer = api_client(db).get("/metrics")
     assert answer.status_code == 200
     found = {}
     for family in text_string_to_metric_families(answer.get_data(as_text=True)):
@@ -46,7 +46,7 @@ def test_a_new_installation_shows_zeros_and_leaves_out_what_is_unknown(db: Datab
 
 
 def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> None:
-    fill(db)
+    seed(db)
     found = scrape(db)
     expected = {
         "scheduler_running": 1,
@@ -92,13 +92,13 @@ def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> No
 
 @needs_promtool
 def test_prometheus_own_checker_finds_nothing_to_say(db: Database) -> None:
-    fill(db)
-    body = client_of(db).get("/metrics").get_data()
+    seed(db)
+    body = api_client(db).get("/metrics").get_data()
     assert promtool("check", "metrics", given=body) == (0, "")
 
 
 def test_no_metric_grows_with_the_number_of_symbols(db: Database) -> None:
-    commands = fill(db)
+    commands = seed(db)
     before = set(scrape(db))
     commands.track([parse_tracked(f"SIM{n}", "stock", "1d,1h") for n in range(200)], actor="test")
     assert set(scrape(db)) == before
@@ -110,7 +110,7 @@ def totals(found: Samples) -> Samples:
 
 
 def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Database) -> None:
-    fill(db)
+    seed(db)
     with db.begin() as conn:
         conn.execute(
             text(
@@ -142,7 +142,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
         conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
         run_log.roll_up(conn)
         lifetime_totals.advance(conn)
-    run_everything(db)
+    run_open_items(db)
     after = totals(scrape(db))
     assert all(after[name] >= value for name, value in before.items())
     assert after["jobs_total{kind=manual,state=completed}"] == 1
@@ -151,13 +151,13 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
 
 
 def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
-    commands = fill(db)
+    commands = seed(db)
     before = totals(scrape(db))
     job = ReadModels(db, hour=1, minute=30, enabled=True).history(10).jobs[-1]
     commands.resume_failed(job.job_id, actor="test")
     between = totals(scrape(db))
     assert between == before
-    run_everything(db)
+    run_open_items(db)
     after = totals(scrape(db))
     assert after["jobs_total{kind=manual,state=partial}"] == 1
     assert after["jobs_total{kind=manual,state=completed}"] >= 1
@@ -165,4 +165,4 @@ def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
 
 def test_without_a_database_the_scrape_fails_clearly() -> None:
     gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    assert client_of(gone).get("/metrics").status_code == 503
+    assert api_client(gone).get("/metrics").status_code == 503

@@ -23,7 +23,7 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.night import NightState
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.fakes import FakeVendor, recorded
+from tests.helpers.fakes import FakeVendor, recorded_bars
 
 SYMBOLS = [f"S{number:02}" for number in range(20)]
 FAILING = SYMBOLS[:6]
@@ -49,7 +49,7 @@ class Installation:
     def __init__(self, db: Database) -> None:
         self.db, self.queue, self.commands = db, JobQueue(db), Commands(db)
         self.reader = ReadModels(db, hour=1, minute=30, enabled=True, providers=PROVIDERS)
-        self.vendor = PickyVendor(recorded().take(slice(1400, 1500)))
+        self.vendor = PickyVendor(recorded_bars().take(slice(1400, 1500)))
         now = to_datetime(self.vendor.bars.ts[-1]) + timedelta(days=1)
         self.pipeline = EnrichmentPipeline(
             self.vendor, Warehouse(db), history_days=9000, now=lambda: now

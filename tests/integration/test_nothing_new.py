@@ -18,7 +18,7 @@ from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import FakeVendor
-from tests.helpers.nightly_runs import Nightly, half, quiet
+from tests.helpers.nightly_runs import NightlyRuns, after_split, quiet_bars
 
 WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
 NIGHT = 700
@@ -83,7 +83,7 @@ class Renamed(FakeVendor):
         return replace(found, source=self.source, adjusted=self.adjusted)
 
 
-class Pair(Nightly):
+class Pair(NightlyRuns):
     """Two symbols with one vendor's same answers."""
 
     def __init__(self, db: Database, bars: Bars) -> None:
@@ -101,10 +101,10 @@ class Pair(Nightly):
         )
 
     def run_at(self, sessions: int, at: Bars | None = None) -> None:
-        super().run_at(sessions, quiet() if at is None else at)
+        super().run_at(sessions, quiet_bars() if at is None else at)
 
     def claimed(self) -> list[Task]:
-        tasks = super().claimed()
+        tasks = super().claim()
         for task in tasks:
             if task.symbol == JUDGED:
                 self.thorough.enrich(task)
@@ -127,7 +127,7 @@ class Pair(Nightly):
 
 @pytest.fixture
 def pair(db: Database) -> Pair:
-    pair = Pair(db, quiet())
+    pair = Pair(db, quiet_bars())
     pair.run_at(NIGHT)
     return pair
 
@@ -178,12 +178,12 @@ def restated(row: int, **values: float) -> Callable[[Bars], Bars]:
     "answer",
     [
         restated(NIGHT - 3, volume=12_345.0),
-        restated(NIGHT - 1, close=float(quiet().high[NIGHT - 1])),
+        restated(NIGHT - 1, close=float(quiet_bars().high[NIGHT - 1])),
         restated(NIGHT - 2, low=-1.0),
         without(NIGHT - 4),
         without(NIGHT - 1),
         twice(NIGHT - 2),
-        half,
+        after_split,
     ],
     ids=["volume", "close", "bad", "lost", "newest-lost", "twice", "split"],
 )
@@ -211,7 +211,7 @@ def test_another_source_or_basis_is_judged(pair: Pair, source: str, adjusted: bo
 
 
 def test_a_missing_session_of_the_overlap_is_looked_for_each_night(db: Database) -> None:
-    pair = Pair(db, without(NIGHT - 3)(quiet()))
+    pair = Pair(db, without(NIGHT - 3)(quiet_bars()))
     for _ in range(2):
         pair.run_at(NIGHT)
         assert not pair.passed_over
@@ -226,7 +226,7 @@ def test_a_longer_history_is_asked_for(pair: Pair) -> None:
 
 
 def test_an_outlier_of_the_overlap_stays_in_doubt(db: Database) -> None:
-    bars = quiet()
+    bars = quiet_bars()
     spike = float(bars.close[NIGHT - 3]) * 1.9
     pair = Pair(db, changed(bars, NIGHT - 3, close=spike, high=spike))
     for _ in range(2):

@@ -10,11 +10,11 @@ from sqlalchemy import text
 from enrichment.domain.model import Timeframe
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.helpers.api_client import tracking
-from tests.helpers.dashboard_pages import NAMES, charts, fill, opened, words
-from tests.helpers.nightly_runs import Nightly, quiet
+from tests.helpers.api_client import track_symbols
+from tests.helpers.dashboard_pages import NAMES, chart_count, open_page, page_text, seed_for_pages
+from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
-pytestmark = pytest.mark.usefixtures("own_main")
+pytestmark = pytest.mark.usefixtures("main_module_kept")
 
 
 def scored_today(db: Database) -> None:
@@ -27,26 +27,26 @@ def scored_today(db: Database) -> None:
 def test_without_data_a_page_says_what_to_do(
     name: str, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = opened(name, db_url, monkeypatch)
+    page = open_page(name, db_url, monkeypatch)
     assert page.info
-    assert charts(page) == 0
+    assert chart_count(page) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_database_a_page_stays_calm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = opened(name, "postgresql://nobody@127.0.0.1:1/none", monkeypatch)
+    page = open_page(name, "postgresql://nobody@127.0.0.1:1/none", monkeypatch)
     assert "does not answer" in page.error[0].value
-    assert "Traceback" not in words(page)
+    assert "Traceback" not in page_text(page)
 
 
 def test_jobs_shows_a_job_with_its_errors_and_runs_them_again(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
-    page = opened("jobs", db_url, monkeypatch)
-    assert charts(page) == 3
-    assert "requested by cli:ada · month end" in words(page)
-    assert "**ProviderUnavailable** · 1 symbols: MSFT" in words(page)
+    seed_for_pages(db)
+    page = open_page("jobs", db_url, monkeypatch)
+    assert chart_count(page) == 3
+    assert "requested by cli:ada · month end" in page_text(page)
+    assert "**ProviderUnavailable** · 1 symbols: MSFT" in page_text(page)
     metrics = {metric.label: metric.value for metric in page.metric}
     assert (metrics["State"], metrics["Symbols done"], metrics["Failed"]) == (
         "partial",
@@ -61,8 +61,8 @@ def test_jobs_shows_a_job_with_its_errors_and_runs_them_again(
 def test_a_job_is_cancelled_with_a_reason_only(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking(db).trigger(actor="test")
-    page = opened("jobs", db_url, monkeypatch)
+    track_symbols(db).trigger(actor="test")
+    page = open_page("jobs", db_url, monkeypatch)
     assert page.button(key="cancel-yes").disabled
     page.text_input(key="cancel-reason").set_value("wrong list").run()
     page.button(key="cancel-yes").click().run()
@@ -77,11 +77,11 @@ def test_a_job_is_cancelled_with_a_reason_only(
 def test_resilience_forces_a_breaker(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
-    page = opened("resilience", db_url, monkeypatch)
-    assert charts(page) == 1
-    assert "**polygon** · :green[● closed]" in words(page)
-    assert "Every vendor is let through." in words(page)
+    seed_for_pages(db)
+    page = open_page("resilience", db_url, monkeypatch)
+    assert chart_count(page) == 1
+    assert "**polygon** · :green[● closed]" in page_text(page)
+    assert "Every vendor is let through." in page_text(page)
     page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
     page.button(key="force_open-yes").click().run()
     (action,) = ReadModels(db, hour=1, minute=30, enabled=True).journal.actions(
@@ -97,8 +97,8 @@ def test_resilience_forces_a_breaker(
 def test_operations_shows_alerts_and_silences_them(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
-    page = opened("operations", db_url, monkeypatch)
+    seed_for_pages(db)
+    page = open_page("operations", db_url, monkeypatch)
     assert "SchedulerNotRunning" in page.error[0].value
     page.selectbox(key="rule").set_value("SchedulerNotRunning")
     page.text_input(key="silence-reason").set_value("moving").run()
@@ -111,12 +111,12 @@ def test_operations_shows_alerts_and_silences_them(
 def test_symbols_shows_prices_and_steers_one(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Nightly(db, quiet(300), "SIM1").run_at(300)
+    NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
     scored_today(db)
-    page = opened("symbols", db_url, monkeypatch)
-    assert charts(page) == 2
-    assert "**simulated**" in words(page)
-    assert "300 bars stored" in words(page)
+    page = open_page("symbols", db_url, monkeypatch)
+    assert chart_count(page) == 2
+    assert "**simulated**" in page_text(page)
+    assert "300 bars stored" in page_text(page)
     page.button(key="trigger-one").click().run()
     assert page.button(key="resume-one").disabled
     page.text_input(key="pause-one-reason").set_value("merger").run()
@@ -139,7 +139,7 @@ def test_symbols_shows_prices_and_steers_one(
 def test_a_symbol_is_tracked_from_the_page(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = opened("symbols", db_url, monkeypatch)
+    page = open_page("symbols", db_url, monkeypatch)
     page.text_input(key="new-symbol").set_value("brk.b")
     page.button[-1].click().run()
     found = ReadModels(db, hour=1, minute=30, enabled=True).symbols.find("BRK.B")
@@ -163,10 +163,10 @@ def test_a_thousand_symbols_are_shown_page_by_page(
                 " VALUES ('SIM1100', '1d', 'stale', '{4 sessions behind}')"
             )
         )
-    page = opened("symbols", db_url, monkeypatch)
+    page = open_page("symbols", db_url, monkeypatch)
     assert list(page.dataframe[0].value["symbol"].iloc[[0, -1]]) == ["SIM1000", "SIM1099"]
-    assert "symbols 1–100 of 1,000" in words(page)
-    assert ":orange[●] 1 stale · :gray[●] 999 not enriched" in words(page)
+    assert "symbols 1–100 of 1,000" in page_text(page)
+    assert ":orange[●] 1 stale · :gray[●] 999 not enriched" in page_text(page)
     page.session_state["page"] = 2
     page.run()
     rows = page.dataframe[0].value
@@ -174,13 +174,13 @@ def test_a_thousand_symbols_are_shown_page_by_page(
     assert rows["why"].iloc[0] == "4 sessions behind"
     page.selectbox(key="status").set_value("stale").run()
     assert list(page.dataframe[0].value["symbol"]) == ["SIM1100"]
-    assert ":orange[●] **1d** 4 sessions behind" in words(page)
+    assert ":orange[●] **1d** 4 sessions behind" in page_text(page)
 
 
 def test_quality_shows_scores_gaps_and_corrections(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Nightly(db, quiet(300)).run_at(300)
+    NightlyRuns(db, quiet_bars(300)).run_at(300)
     with db.begin() as conn:
         conn.execute(
             text(
@@ -189,9 +189,9 @@ def test_quality_shows_scores_gaps_and_corrections(
             )
         )
     scored_today(db)
-    page = opened("quality", db_url, monkeypatch)
-    assert charts(page) == 4
-    assert "No vendor has restated a stored bar yet." in words(page)
+    page = open_page("quality", db_url, monkeypatch)
+    assert chart_count(page) == 4
+    assert "No vendor has restated a stored bar yet." in page_text(page)
 
 
 @pytest.mark.parametrize(("count", "each"), [(600, 1), (601, 2), (3001, 6)])
@@ -221,27 +221,27 @@ def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -
 def test_the_overview_answers_the_mornings_questions(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
-    page = opened("overview", db_url, monkeypatch)
+    seed_for_pages(db)
+    page = open_page("overview", db_url, monkeypatch)
     shown = {metric.label: metric.value for metric in page.metric}
     assert shown["Last run"] == "just now"
     assert shown["Symbols successful"] == "66.7 %"
     assert shown["Up to date"] == "0.0 %"
     assert shown["Workers alive"] == "1"
     assert page.button(key="trigger-all-yes").label == "Trigger 3 symbols: yes"
-    told = words(page)
+    told = page_text(page)
     assert "1 of 3 symbols of the last" in told
     assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in told
     assert "2 not enriched · 1 error" in told
     assert page.code[0].value == "answered 500"
-    assert charts(page) == 2  # the nights and the jobs; nothing has a score yet
+    assert chart_count(page) == 2  # the nights and the jobs; nothing has a score yet
 
 
 def test_less_than_everything_is_triggered_paused_and_resumed(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking(db)
-    page = opened("overview", db_url, monkeypatch)
+    track_symbols(db)
+    page = open_page("overview", db_url, monkeypatch)
     assert page.button(key="trigger-some").label == "Trigger these 3"
     page.selectbox(key="trigger-class").set_value("stock").run()
     assert page.button(key="trigger-some").label == "Trigger these 2"

@@ -9,9 +9,9 @@ from streamlit.testing.v1 import AppTest
 
 from enrichment.dashboard.times import LOCAL
 from enrichment.warehouse.database import Database
-from tests.helpers.dashboard_pages import NAMES, charts, fill, opened, words
+from tests.helpers.dashboard_pages import NAMES, chart_count, open_page, page_text, seed_for_pages
 
-pytestmark = pytest.mark.usefixtures("own_main")
+pytestmark = pytest.mark.usefixtures("main_module_kept")
 
 
 def again(page: AppTest) -> str:
@@ -19,7 +19,7 @@ def again(page: AppTest) -> str:
     st.cache_data.clear()
     page.run()
     assert not page.exception, page.exception
-    return words(page)
+    return page_text(page)
 
 
 def take_away(db: Database, server: Database) -> None:
@@ -35,31 +35,31 @@ def take_away(db: Database, server: Database) -> None:
 def test_a_page_says_when_its_figures_stand_still(
     name: str, db: Database, server: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
-    page = opened(name, db_url, monkeypatch)
-    assert "data as of" in words(page)
-    assert "stale · data" not in words(page)
+    seed_for_pages(db)
+    page = open_page(name, db_url, monkeypatch)
+    assert "data as of" in page_text(page)
+    assert "stale · data" not in page_text(page)
     with db.begin() as conn:
         conn.execute(text("UPDATE workers SET heartbeat_at = '2024-03-01T01:30Z'"))
     assert "no worker has reported since 2024-03-01 01:30 UTC" in again(page)
-    drawn = charts(page)
+    drawn = chart_count(page)
     take_away(db, server)
     assert "the database does not answer, these are the last figures it gave" in again(page)
-    assert charts(page) == drawn
+    assert chart_count(page) == drawn
 
 
 def test_times_are_in_the_zone_that_was_chosen(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(db)
+    seed_for_pages(db)
     with db.begin() as conn:
         conn.execute(text("UPDATE workers SET heartbeat_at = '2024-03-01T01:30Z'"))
     monkeypatch.setattr(type(st.context), "timezone", property(lambda self: "Asia/Kathmandu"))
-    page = opened("operations", db_url, monkeypatch)
-    assert "since 2024-03-01 01:30 UTC" in words(page)
+    page = open_page("operations", db_url, monkeypatch)
+    assert "since 2024-03-01 01:30 UTC" in page_text(page)
     page.session_state[LOCAL] = True
     page.run()
-    assert "since 2024-03-01 07:15 +0545" in words(page)
+    assert "since 2024-03-01 07:15 +0545" in page_text(page)
     monkeypatch.setattr(type(st.context), "timezone", property(lambda self: "Mars/Olympus"))
     page.run()
-    assert "since 2024-03-01 01:30 UTC" in words(page)
+    assert "since 2024-03-01 01:30 UTC" in page_text(page)

@@ -20,22 +20,22 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.flags_and_gaps import explain_gaps_by_outages
 from enrichment.warehouse.series.warehouse import Warehouse
-from tests.helpers.fakes import FakeVendor, recorded
-from tests.helpers.nightly_runs import Nightly, assert_stored, half, quiet
+from tests.helpers.fakes import FakeVendor, recorded_bars
+from tests.helpers.nightly_runs import NightlyRuns, after_split, assert_stored, quiet_bars
 
 
 def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(
     db: Database,
 ) -> None:
-    night = Nightly(db, quiet())
+    night = NightlyRuns(db, quiet_bars())
     night.run_at(800)
     before, known_on = night.bars(), night.rows("SELECT clock_timestamp()")[0][0]
     assert isinstance(known_on, datetime)
-    after = half(quiet()).take(slice(800)).concat(quiet().take(slice(800, None)))
+    after = after_split(quiet_bars()).take(slice(800)).concat(quiet_bars().take(slice(800, None)))
     night.vendor.bars = after
     night.run_at(801)
     assert night.rows("SELECT field, old_value, new_value, reason, ts FROM data_corrections") == [
-        ("factor", 1.0, 0.5, "rebased", to_datetime(quiet().ts[800]))
+        ("factor", 1.0, 0.5, "rebased", to_datetime(quiet_bars().ts[800]))
     ]
     assert_stored(night, after.take(slice(801)))
     then = night.bars(known_on)
@@ -47,31 +47,31 @@ def test_a_split_of_an_adjusted_series_is_one_correction_and_both_versions_stay(
 
 
 def test_a_restated_bar_is_a_correction_field_by_field(db: Database) -> None:
-    night = Nightly(db, quiet())
+    night = NightlyRuns(db, quiet_bars())
     night.run_at(800)
     known_on = night.rows("SELECT clock_timestamp()")[0][0]
-    restated = replace(quiet(), close=quiet().close.copy())
+    restated = replace(quiet_bars(), close=quiet_bars().close.copy())
     restated.close[797] = restated.low[797]
     night.vendor.bars = restated
     night.run_at(801)
     assert night.rows("SELECT field, old_value, new_value, reason, ts FROM data_corrections") == [
         (
             "close",
-            quiet().close[797],
-            quiet().low[797],
+            quiet_bars().close[797],
+            quiet_bars().low[797],
             "source_updated",
-            to_datetime(quiet().ts[797]),
+            to_datetime(quiet_bars().ts[797]),
         )
     ]
     assert_stored(night, restated.take(slice(801)))
     assert isinstance(known_on, datetime)
-    assert night.bars(known_on).close[797] == quiet().close[797]
+    assert night.bars(known_on).close[797] == quiet_bars().close[797]
     assert len(night.bars(known_on)) == 800
 
 
 def test_a_gap_is_asked_for_on_a_backing_off_schedule(db: Database) -> None:
-    whole = quiet()
-    night = Nightly(db, whole.take(np.setdiff1d(np.arange(900), [500])))
+    whole = quiet_bars()
+    night = NightlyRuns(db, whole.take(np.setdiff1d(np.arange(900), [500])))
     ledger = (
         "SELECT attempts, cause, extract(epoch FROM next_try_at - tried_at) / 86400,"
         " resolution FROM bar_gaps"
@@ -95,7 +95,7 @@ def test_a_gap_is_asked_for_on_a_backing_off_schedule(db: Database) -> None:
 
 def test_the_same_bar_missing_from_many_symbols_is_an_outage(db: Database) -> None:
     symbols = ("AAPL", "IBM", "MSFT", "GOOG")
-    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [500])), *symbols)
+    night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [500])), *symbols)
     night.run_at(799)
     with db.begin() as conn:
         conn.execute(text("DELETE FROM bar_gaps WHERE symbol = 'IBM'"))
@@ -113,13 +113,13 @@ def test_the_same_bar_missing_from_many_symbols_is_an_outage(db: Database) -> No
 
 
 def test_new_features_are_computed_for_what_is_stored(db: Database) -> None:
-    night = Nightly(db, quiet())
+    night = NightlyRuns(db, quiet_bars())
     night.run_at(800)
     with db.begin() as conn:
         conn.execute(text("UPDATE bars SET sma_20 = NULL"))
         conn.execute(text("UPDATE enrichment_status SET feature_set = 'of an older version'"))
     night.run_at(801)
-    assert_stored(night, quiet().take(slice(801)))
+    assert_stored(night, quiet_bars().take(slice(801)))
     assert night.rows("SELECT count(*) FROM data_corrections") == [(0,)]
     assert len(night.vendor.windows) == 2
 
@@ -140,29 +140,29 @@ class Failing(FakeVendor):
 
 
 def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) -> None:
-    night = Nightly(db, recorded())
+    night = NightlyRuns(db, recorded_bars())
     night.pipeline = EnrichmentPipeline(
         night.vendor, Warehouse(db), history_days=365, now=lambda: night.now
     )
     night.run_at(3270)
     start, end = datetime(2001, 1, 1, tzinfo=UTC), datetime(2003, 1, 1, tzinfo=UTC)
     night.commands.backfill(["aapl"], start, end, actor="test", reason="study")
-    failing = Failing(recorded(), answers=2)
+    failing = Failing(recorded_bars(), answers=2)
     pipeline = EnrichmentPipeline(
         failing, Warehouse(db), history_days=365, now=lambda: night.now, bars_per_chunk=1000
     )
-    (task,) = night.claimed()
+    (task,) = night.claim()
     assert (task.backfill, task.remaining) == (Window(start, end), ())
     with pytest.raises(StepFailed):
         pipeline.enrich(task)
     night.queue.release(task)
     asked, failing.answers = list(failing.windows), 99
-    (again,) = night.claimed()
+    (again,) = night.claim()
     assert again.remaining == ((Timeframe.D1, asked[-1].start),)
     pipeline.enrich(again)
     assert failing.windows[2].end == asked[-1].start
     assert failing.windows[-1].start == start
-    wanted = recorded().take(recorded().ts >= np.datetime64("2001-01-01"))
+    wanted = recorded_bars().take(recorded_bars().ts >= np.datetime64("2001-01-01"))
     assert_stored(night, wanted)
     night.queue.close_finished_jobs()
     assert night.rows("SELECT state, inserted FROM enrichment_jobs WHERE kind = 'backfill'") == [
@@ -185,7 +185,7 @@ def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) ->
 def test_a_backfill_of_nothing_is_refused(
     db: Database, symbols: list[str], start: str, end: str, error: type[Exception], says: str
 ) -> None:
-    night = Nightly(db, quiet())
+    night = NightlyRuns(db, quiet_bars())
     first, last = (datetime.fromisoformat(t).replace(tzinfo=UTC) for t in (start, end))
     with pytest.raises(error, match=says):
         night.commands.backfill(symbols, first, last, actor="test")
@@ -194,7 +194,7 @@ def test_a_backfill_of_nothing_is_refused(
 
 def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database) -> None:
     """The crash of 2000-09-29 is real."""
-    night = Nightly(db, recorded())
+    night = NightlyRuns(db, recorded_bars())
     night.run_at(400)
     crash = datetime(2000, 9, 29, tzinfo=UTC)
     (report,) = QualityReports(db).of("AAPL") or []
@@ -219,7 +219,7 @@ def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database
 
 
 def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
-    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [500, 501])))
+    night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [500, 501])))
     for sessions in (797, 798, 798):
         night.run_at(sessions)
     app = create_app(
@@ -256,7 +256,7 @@ def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
 
 
 def test_a_gap_and_a_flag_count_on_the_day_they_are_first_seen(db: Database) -> None:
-    night = Nightly(db, quiet().take(np.setdiff1d(np.arange(900), [795])))
+    night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [795])))
     night.run_at(799)
     seen = "SELECT gaps_detected FROM data_quality_metrics ORDER BY date"
     assert night.rows(seen) == [(1,)]

@@ -15,7 +15,7 @@ from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from enrichment.warehouse.series import run_log
 from resilience import init_resilience_manager
-from tests.helpers.api_client import tracking
+from tests.helpers.api_client import track_symbols
 from tests.helpers.seeded_warehouse import log_fetches
 
 YESTERDAY = """
@@ -25,7 +25,7 @@ UPDATE enrichment_fetch_hourly SET hour = date_trunc('day', now()) - interval '1
 
 
 def test_the_rollups_say_what_the_log_says(db: Database) -> None:
-    tracking(db)
+    track_symbols(db)
     log_fetches(db, "polygon", 5, 20, 300, 20_000, hours_ago=2)
     log_fetches(db, "yahoo", 40, hours_ago=2)
     log_fetches(db, "polygon", 30, hours_ago=1)

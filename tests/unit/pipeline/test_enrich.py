@@ -23,54 +23,54 @@ from tests.helpers.fakes import (
     FakeVendor,
     InMemorySeriesStore,
     assert_equal_to_one_full_run,
-    recorded,
+    recorded_bars,
 )
 
 
 def test_the_first_run_asks_for_the_whole_history() -> None:
-    bench = FakePipeline(recorded(), history_days=365)
+    bench = FakePipeline(recorded_bars(), history_days=365)
     written = bench.run_at(3270)
     assert bench.vendor.windows[0].start == datetime(2012, 3, 2, tzinfo=UTC)
     assert (written.inserted, written.updated) == (250, 0)
-    assert bench.memory.last is not None
-    assert bench.memory.last.quality.completeness == 1.0
-    assert bench.memory.last.gaps == []
+    assert bench.store.last is not None
+    assert bench.store.last.quality.completeness == 1.0
+    assert bench.store.last.gaps == []
 
 
 def test_a_run_with_nothing_new_writes_nothing_and_asks_for_the_overlap_only() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3270)
     again = bench.run_at(3270)
     assert (again.inserted, again.updated) == (0, 0)
-    assert bench.vendor.windows[1].start == to_datetime(recorded().ts[-OVERLAP])
+    assert bench.vendor.windows[1].start == to_datetime(recorded_bars().ts[-OVERLAP])
 
 
 def test_features_of_unchanged_bars_are_not_computed_again() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3270)
-    assert bench.memory.last is not None
-    before = bench.memory.last
+    assert bench.store.last is not None
+    before = bench.store.last
     bench.run_at(3270)
-    assert bench.memory.last.features == {}
-    assert bench.memory.last.quality == before.quality
+    assert bench.store.last.features == {}
+    assert bench.store.last.quality == before.quality
     assert_equal_to_one_full_run(bench)
 
 
 def test_the_next_night_adds_one_bar() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3000)
     assert bench.run_at(3001) == RowCounts(inserted=1)
     assert_equal_to_one_full_run(bench)
 
 
 def test_what_was_read_for_many_tasks_at_once_is_not_read_again() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3000)
-    bench.now = to_datetime(recorded().ts[3000]) + timedelta(days=1)
+    bench.now = to_datetime(recorded_bars().ts[3000]) + timedelta(days=1)
     (run,) = bench.pipeline.prepare_batch([TASK])
-    reads = bench.memory.reads
+    reads = bench.store.reads
     assert run(TASK, lambda step: None) == RowCounts(inserted=1)
-    assert bench.memory.reads == reads
+    assert bench.store.reads == reads
     assert_equal_to_one_full_run(bench)
 
 
@@ -89,8 +89,8 @@ class Meeting(FakeVendor):
 
 
 def test_timeframes_may_be_at_work_side_by_side() -> None:
-    vendor, memory = Meeting(recorded()), InMemorySeriesStore()
-    now = to_datetime(recorded().ts[-1]) + timedelta(days=1)
+    vendor, memory = Meeting(recorded_bars()), InMemorySeriesStore()
+    now = to_datetime(recorded_bars().ts[-1]) + timedelta(days=1)
     pipeline = EnrichmentPipeline(
         vendor, memory, history_days=300, now=lambda: now, parallel_timeframes=2
     )
@@ -100,15 +100,15 @@ def test_timeframes_may_be_at_work_side_by_side() -> None:
 
 def test_a_series_keeps_its_score_from_run_to_run() -> None:
     """Two splits and one crash of the recorded history are held against it, and nothing else."""
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     for upto in (1500, 1500, 1501):
         bench.run_at(upto)
-        assert bench.memory.last is not None
-        assert bench.memory.last.quality.score == pytest.approx(1 - 0.30 * 3 / upto, abs=1e-12)
+        assert bench.store.last is not None
+        assert bench.store.last.quality.score == pytest.approx(1 - 0.30 * 3 / upto, abs=1e-12)
 
 
 def test_a_restated_bar_is_updated_with_every_bar_after_it() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3000)
     bench.vendor.bars.close[2995] += 1.0
     bench.vendor.bars.high[2995] += 1.0
@@ -117,14 +117,14 @@ def test_a_restated_bar_is_updated_with_every_bar_after_it() -> None:
 
 
 def test_a_longer_history_is_fetched_when_it_is_asked_for() -> None:
-    bench = FakePipeline(recorded(), history_days=365)
+    bench = FakePipeline(recorded_bars(), history_days=365)
     bench.run_at(3270)
     bench.pipeline = EnrichmentPipeline(
-        bench.vendor, bench.memory, history_days=730, now=lambda: bench.now
+        bench.vendor, bench.store, history_days=730, now=lambda: bench.now
     )
     written = bench.run_at(3270)
-    earlier = (recorded().ts >= np.datetime64("2011-03-03")) & (
-        recorded().ts < np.datetime64("2012-03-02")
+    earlier = (recorded_bars().ts >= np.datetime64("2011-03-03")) & (
+        recorded_bars().ts < np.datetime64("2012-03-02")
     )
     assert written.inserted == np.count_nonzero(earlier)
     assert_equal_to_one_full_run(bench)
@@ -133,22 +133,22 @@ def test_a_longer_history_is_fetched_when_it_is_asked_for() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(min_value=1, max_value=1200), min_size=1, max_size=6))
 def test_however_a_history_is_cut_into_runs_the_features_are_those_of_one(cuts: list[int]) -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     for upto in sorted(set(cuts)):
         bench.run_at(upto)
-    np.testing.assert_array_equal(bench.memory.bars.close, recorded().close[: max(cuts)])
+    np.testing.assert_array_equal(bench.store.bars.close, recorded_bars().close[: max(cuts)])
     assert_equal_to_one_full_run(bench)
 
 
 def test_missing_sessions_become_gaps_and_cost_completeness() -> None:
-    whole = recorded()
+    whole = recorded_bars()
     lost = [3200, 3201, 3250]
     bench = FakePipeline(whole.take(np.setdiff1d(np.arange(3270), lost)), history_days=365)
     bench.now = datetime(2013, 3, 2, tzinfo=UTC)
     bench.pipeline.enrich(TASK)
-    assert bench.memory.last is not None
-    assert [gap.ts for gap in bench.memory.last.gaps] == [to_datetime(whole.ts[n]) for n in lost]
-    assert bench.memory.last.quality.completeness == pytest.approx(1 - 3 / 250)
+    assert bench.store.last is not None
+    assert [gap.ts for gap in bench.store.last.gaps] == [to_datetime(whole.ts[n]) for n in lost]
+    assert bench.store.last.quality.completeness == pytest.approx(1 - 3 / 250)
 
 
 def test_a_vendor_without_any_bars_says_what_to_check() -> None:
@@ -161,13 +161,13 @@ def test_a_vendor_without_any_bars_says_what_to_check() -> None:
 
 
 def test_a_vendor_that_loses_a_symbol_leaves_what_is_stored() -> None:
-    bench = FakePipeline(recorded())
+    bench = FakePipeline(recorded_bars())
     bench.run_at(3270)
     bench.vendor.bars = Bars.empty()
     with pytest.raises(StepFailed) as raised:
         bench.pipeline.enrich(TASK)
     assert "3,270 bars are stored" in str(raised.value.__cause__)
-    assert len(bench.memory.bars) == 3270
+    assert len(bench.store.bars) == 3270
 
 
 def test_the_step_that_failed_is_named() -> None:
@@ -188,7 +188,7 @@ def test_the_step_that_failed_is_named() -> None:
 
 
 def test_merge_tells_the_first_change() -> None:
-    bars = recorded().take(slice(0, 20))
+    bars = recorded_bars().take(slice(0, 20))
     assert overlay(bars, bars.take(slice(10, None)))[1] == 20
     assert overlay(bars.take(slice(0, 15)), bars.take(slice(10, None)))[1] == 15
     assert overlay(Bars.empty(), bars)[1] == 0

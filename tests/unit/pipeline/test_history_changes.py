@@ -20,7 +20,7 @@ from tests.helpers.fakes import (
     FakePipeline,
     FakeVendor,
     assert_equal_to_one_full_run,
-    recorded,
+    recorded_bars,
 )
 
 HALF = 0.5
@@ -34,7 +34,7 @@ def on_new_basis(bars: Bars, upto: int, factor: float = HALF) -> Bars:
 
 def quiet(count: int = 900) -> Bars:
     """Recorded sessions without a split or a crash, so that a factor stands out."""
-    return recorded().take(slice(1400, 1400 + count))
+    return recorded_bars().take(slice(1400, 1400 + count))
 
 
 def test_a_rebased_history_is_fetched_again_whole() -> None:
@@ -43,13 +43,13 @@ def test_a_rebased_history_is_fetched_again_whole() -> None:
     bench.vendor.bars = on_new_basis(quiet(), 800)
     written = bench.run_at(802)
     assert (written.inserted, written.updated) == (2, 800)
-    np.testing.assert_array_equal(bench.memory.bars.close, bench.vendor.bars.close[:802])
-    (rebase,) = bench.memory.corrections
+    np.testing.assert_array_equal(bench.store.bars.close, bench.vendor.bars.close[:802])
+    (rebase,) = bench.store.corrections
     assert rebase.factor == HALF
     assert rebase.ts == to_datetime(quiet().ts[800])
     assert_equal_to_one_full_run(bench)
     assert bench.run_at(803).updated == 0
-    assert len(bench.memory.corrections) == 1
+    assert len(bench.store.corrections) == 1
 
 
 def test_what_the_vendor_no_longer_serves_moves_to_the_new_basis() -> None:
@@ -58,7 +58,7 @@ def test_what_the_vendor_no_longer_serves_moves_to_the_new_basis() -> None:
     served = on_new_basis(quiet(), 801).take(slice(300, None))
     bench.vendor.bars = served
     bench.run_at(802 - 300)
-    np.testing.assert_array_equal(bench.memory.bars.close, on_new_basis(quiet(), 801).close[:802])
+    np.testing.assert_array_equal(bench.store.bars.close, on_new_basis(quiet(), 801).close[:802])
     assert_equal_to_one_full_run(bench)
 
 
@@ -69,8 +69,8 @@ def test_a_restatement_that_reaches_back_is_followed_to_its_end() -> None:
     restated.close[780:795] = restated.low[780:795]
     bench.vendor.bars = restated
     bench.run_at(801)
-    np.testing.assert_array_equal(bench.memory.bars.close, restated.close[:801])
-    assert bench.memory.corrections == []
+    np.testing.assert_array_equal(bench.store.bars.close, restated.close[:801])
+    assert bench.store.corrections == []
     assert_equal_to_one_full_run(bench)
 
 
@@ -103,9 +103,9 @@ def test_however_a_history_is_cut_and_restated_the_table_is_that_of_one_run(
         bench.run_at(upto)
     # A bar that was changed deeper than the overlap is seen when the vendor is asked for it again.
     shown = bench.vendor.bars.close[:upto]
-    differing = np.flatnonzero(bench.memory.bars.close != shown)
+    differing = np.flatnonzero(bench.store.bars.close != shown)
     np.testing.assert_allclose(
-        np.delete(bench.memory.bars.close, differing), np.delete(shown, differing)
+        np.delete(bench.store.bars.close, differing), np.delete(shown, differing)
     )
     assert len(differing) <= sum(isinstance(c, int) and c > 10 for _, c in nights)
     assert_equal_to_one_full_run(bench)
@@ -115,16 +115,16 @@ def test_a_hole_is_asked_for_again_and_filled() -> None:
     whole = quiet()
     bench = FakePipeline(whole.take(np.setdiff1d(np.arange(900), [500, 501])))
     bench.run_at(800 - 2)
-    assert bench.memory.last is not None
-    assert [gap.ts for gap in bench.memory.last.gaps] == [to_datetime(t) for t in whole.ts[500:502]]
+    assert bench.store.last is not None
+    assert [gap.ts for gap in bench.store.last.gaps] == [to_datetime(t) for t in whole.ts[500:502]]
     bench.vendor.bars = whole
     bench.run_at(801)
     assert bench.vendor.windows[-1] == Window(
         to_datetime(whole.ts[500]), to_datetime(whole.ts[501]) + timedelta(days=1)
     )
-    np.testing.assert_array_equal(bench.memory.bars.close, whole.close[:801])
-    assert bench.memory.last.gaps == []
-    assert bench.memory.last.quality.completeness == 1.0
+    np.testing.assert_array_equal(bench.store.bars.close, whole.close[:801])
+    assert bench.store.last.gaps == []
+    assert bench.store.last.quality.completeness == 1.0
     assert_equal_to_one_full_run(bench)
 
 
@@ -142,13 +142,13 @@ def test_a_hole_that_cannot_be_asked_for_fails_nothing() -> None:
     bench.run_at(799)
     moody = Moody(bench.vendor.bars)
     bench.pipeline = EnrichmentPipeline(
-        moody, bench.memory, history_days=6000, now=lambda: bench.now
+        moody, bench.store, history_days=6000, now=lambda: bench.now
     )
     assert bench.run_at(800).inserted == 1
-    assert bench.memory.last is not None
-    (gap,) = bench.memory.last.gaps
+    assert bench.store.last is not None
+    (gap,) = bench.store.last.gaps
     assert (gap.cause, gap.error) == ("failed_request", "answered 500")
-    assert bench.memory.last.quality.completeness < 1.0
+    assert bench.store.last.quality.completeness < 1.0
 
 
 class Elsewhere(FakeVendor):
@@ -170,18 +170,16 @@ def test_another_source_fills_a_hole_or_explains_it(other_has_it: bool) -> None:
     bench = FakePipeline(holed)
     bench.run_at(799)
     both = Elsewhere(holed, whole if other_has_it else holed)
-    bench.pipeline = EnrichmentPipeline(
-        both, bench.memory, history_days=6000, now=lambda: bench.now
-    )
+    bench.pipeline = EnrichmentPipeline(both, bench.store, history_days=6000, now=lambda: bench.now)
     bench.run_at(800)
-    assert bench.memory.last is not None
-    stored = to_datetime(whole.ts[500]) in map(to_datetime, bench.memory.bars.ts)
+    assert bench.store.last is not None
+    stored = to_datetime(whole.ts[500]) in map(to_datetime, bench.store.bars.ts)
     assert stored is other_has_it
     if other_has_it:
-        assert [flag.check for flag in bench.memory.last.flags] == ["other_source"]
-        assert bench.memory.last.gaps == []
+        assert [flag.check for flag in bench.store.last.flags] == ["other_source"]
+        assert bench.store.last.gaps == []
     else:
-        assert [gap.cause for gap in bench.memory.last.gaps] == ["no_trades"]
+        assert [gap.cause for gap in bench.store.last.gaps] == ["no_trades"]
 
 
 def test_another_source_adds_bars_and_restates_none() -> None:
@@ -197,12 +195,12 @@ def test_another_source_adds_bars_and_restates_none() -> None:
     theirs = replace(quiet(), close=quiet().close.copy())
     theirs.close[795] = theirs.low[795]
     bench.pipeline = EnrichmentPipeline(
-        Other(theirs), bench.memory, history_days=6000, now=lambda: bench.now
+        Other(theirs), bench.store, history_days=6000, now=lambda: bench.now
     )
     assert bench.run_at(802).inserted == 2
-    np.testing.assert_array_equal(bench.memory.bars.close, quiet().close[:802])
-    assert bench.memory.last is not None
-    checks = {flag.check for flag in bench.memory.last.flags}
+    np.testing.assert_array_equal(bench.store.bars.close, quiet().close[:802])
+    assert bench.store.last is not None
+    checks = {flag.check for flag in bench.store.last.flags}
     assert "mixed_adjustment" in checks
 
 
@@ -211,28 +209,28 @@ def backfill(start: datetime, end: datetime, **changes: object) -> object:
 
 
 def test_a_backfill_joins_what_is_stored() -> None:
-    bench = FakePipeline(recorded(), history_days=365)
+    bench = FakePipeline(recorded_bars(), history_days=365)
     bench.run_at(3270)
     start = datetime(2004, 1, 1, tzinfo=UTC)
     bench.pipeline.enrich(backfill(start, datetime(2006, 1, 1, tzinfo=UTC)))  # type: ignore[arg-type]
-    expected = recorded().take(recorded().ts >= np.datetime64("2004-01-01"))
-    np.testing.assert_array_equal(bench.memory.bars.ts, expected.ts)
-    np.testing.assert_array_equal(bench.memory.bars.close, expected.close)
+    expected = recorded_bars().take(recorded_bars().ts >= np.datetime64("2004-01-01"))
+    np.testing.assert_array_equal(bench.store.bars.ts, expected.ts)
+    np.testing.assert_array_equal(bench.store.bars.close, expected.close)
     assert_equal_to_one_full_run(bench)
 
 
 def test_an_interrupted_backfill_goes_on_where_it_stopped() -> None:
-    bench = FakePipeline(recorded(), history_days=365)
+    bench = FakePipeline(recorded_bars(), history_days=365)
     bench.run_at(3270)
     start, reached = datetime(2004, 1, 1, tzinfo=UTC), datetime(2008, 1, 1, tzinfo=UTC)
     rest = backfill(start, datetime(2013, 1, 1, tzinfo=UTC), remaining=((Timeframe.D1, reached),))
     bench.pipeline.enrich(rest)  # type: ignore[arg-type]
     assert bench.vendor.windows[-1] == Window(start, reached)
-    assert bench.memory.left == [start]
+    assert bench.store.backfill_left == [start]
 
 
 def test_a_backfill_before_the_listing_is_not_an_error_but_an_unknown_symbol_is() -> None:
-    bench = FakePipeline(recorded(), history_days=365)
+    bench = FakePipeline(recorded_bars(), history_days=365)
     bench.run_at(3270)
     early = backfill(datetime(1970, 1, 1, tzinfo=UTC), datetime(1980, 1, 1, tzinfo=UTC))
     bench.pipeline.enrich(early)  # type: ignore[arg-type]

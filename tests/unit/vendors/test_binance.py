@@ -23,7 +23,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, market, parse
-from tests.helpers.fake_transport import JSON, FakeTransport, vendor
+from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 DAY = 86_400_000
 ROW: list[Any] = [
@@ -39,7 +39,7 @@ def fetch(
     symbol: str = "X:BTCUSD",
     kind: AssetClass = AssetClass.CRYPTO,
 ) -> FetchedBars:
-    with vendor(wire) as http:
+    with client_over(wire) as http:
         provider = BinanceProvider(http, limit=limit)
         return provider.fetch(symbol, kind, Timeframe.D1, WINDOW)
 

@@ -15,7 +15,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.polygon import PolygonProvider, Row, decoded, parse
-from tests.helpers.fake_transport import JSON, FakeTransport, vendor
+from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 26, tzinfo=UTC))
@@ -32,7 +32,7 @@ def fetch(
     asset_class: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> FetchedBars:
-    with vendor(wire) as http:
+    with client_over(wire) as http:
         return PolygonProvider(http).fetch("SIM1", asset_class, timeframe, window)
 
 

@@ -15,7 +15,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.yahoo import YahooProvider, parse, ticker
-from tests.helpers.fake_transport import JSON, FakeTransport, vendor
+from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
 WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), NOW)
@@ -39,7 +39,7 @@ def fetch(
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> FetchedBars:
-    with vendor(wire) as http:
+    with client_over(wire) as http:
         provider = YahooProvider(http, now=lambda: NOW)
         return provider.fetch("SIM1", kind, timeframe, window)
 
