@@ -26,8 +26,16 @@ from api.endpoint import endpoint
 from api.response_cache import ResponseCache
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
-from enrichment.domain.statuses import QUEUED_ITEM_STATUSES, AlertStatus, PauseScope, SeriesStatus
+from enrichment.domain.statuses import (
+    QUEUED_ITEM_STATUSES,
+    AlertStatus,
+    HealthStatus,
+    PauseScope,
+    SeriesStatus,
+)
+from enrichment.services import health
 from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
+from enrichment.warehouse.read_models.night import NightRun
 from resilience import BulkheadStatus, CircuitBreakerStatus, RateLimiterStatus, State, Status
 
 Samples = Iterable[tuple[Sequence[str], float | None]]
@@ -94,7 +102,15 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
     yield _gauge(
         "scheduler_running",
         "Whether a live worker's scheduler has ticked within 90 s.",
-        sample.scheduler_running,
+        sample.night.scheduler_running,
+    )
+    yield _gauge(
+        "health_status",
+        "The judgement of the night: 0 healthy, 1 warning, 2 critical.",
+        list(HealthStatus).index(health.assess(sample.night).status),
+    )
+    yield _gauge(
+        "symbols_in_error", "Active symbols with a series in error.", sample.night.error_symbols
     )
     yield _gauges(
         "pauses",
@@ -123,28 +139,7 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
         ["kind", "state"],
         [([job.kind, job.state], job.duration_seconds) for job in sample.jobs],
     )
-    job = sample.last_job
-    started = job.started_at.timestamp() if job and job.started_at else None
-    completed = job.completed_at.timestamp() if job and job.completed_at else None
-    yield _gauge("last_job_start_timestamp_seconds", "Start of the last finished job.", started)
-    yield _gauge("last_job_end_timestamp_seconds", "End of the last finished job.", completed)
-    yield _gauge(
-        "last_job_duration_seconds",
-        "Duration of the last finished job.",
-        job.duration_seconds if job else None,
-    )
-    outcomes = {} if job is None else {"successful": job.successful, "failed": job.failed}
-    yield _gauges(
-        "last_job_symbols",
-        "Symbols of the last finished job.",
-        ["outcome"],
-        [([outcome], n) for outcome, n in outcomes.items()],
-    )
-    yield _gauge(
-        "last_job_retried_symbols",
-        "Symbols of the last finished job that were retried.",
-        job.retried if job else None,
-    )
+    yield from _last_run(sample.night.run)
     yield _gauges(
         "queue_items",
         "Symbols in the queue: pending, waiting for a retry, or in progress.",
@@ -155,6 +150,34 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
         "queue_oldest_age_seconds",
         "Waiting time of the oldest pending symbol; 0 if there is none.",
         sample.queue_oldest_age or 0.0,
+    )
+
+
+def _last_run(run: NightRun | None) -> Iterator[Metric]:
+    started = run.started_at.timestamp() if run and run.started_at else None
+    completed = run.completed_at.timestamp() if run and run.completed_at else None
+    yield _gauge("last_job_start_timestamp_seconds", "Start of the last scheduled run.", started)
+    yield _gauge("last_job_end_timestamp_seconds", "End of the last scheduled run.", completed)
+    yield _gauge(
+        "last_job_duration_seconds",
+        "Time at work of the last scheduled run, without the time before it was resumed.",
+        run.duration_seconds if run else None,
+    )
+    yield _gauges(
+        "last_job_symbols",
+        "Symbols of the last scheduled run; what a later run has enriched counts as successful.",
+        ["outcome"],
+        []
+        if run is None
+        else [
+            (["successful"], run.successful + run.enriched_since),
+            (["failed"], run.still_failing),
+        ],
+    )
+    yield _gauge(
+        "last_job_retried_symbols",
+        "Symbols of the last scheduled run that were retried.",
+        run.retried if run else None,
     )
 
 

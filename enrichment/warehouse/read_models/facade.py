@@ -81,7 +81,7 @@ class ReadModels:
         self.journal = AuditLog(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertStore(db)
-        self.monitoring = MetricsReader(db)
+        self.monitoring = MetricsReader(db, self._providers)
         self.quality_overview = QualityOverview(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)

@@ -7,7 +7,7 @@ added to a settled sum before retention could touch them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,10 +16,8 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue.workers import scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
-from enrichment.warehouse.read_models.dto import LastJob
-from enrichment.warehouse.read_models.jobs import last_job
+from enrichment.warehouse.read_models.night import NightState, read_night
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all
 
@@ -122,8 +120,7 @@ class MetricsSample:
     """The installation at one moment."""
 
     now: datetime
-    scheduler_running: bool
-    last_job: LastJob | None
+    night: NightState
     jobs: Sequence[JobTotals]
     queue: dict[str, int]
     queue_oldest_age: float | None
@@ -142,8 +139,9 @@ class MetricsSample:
 class MetricsReader:
     """Takes samples. A statement that runs for longer than 2 s ends in DatabaseUnavailable."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, providers: Mapping[str, Sequence[str]]) -> None:
         self._db = db
+        self._providers = providers
 
     def sample(self) -> MetricsSample:
         with self._db.begin() as conn:
@@ -157,8 +155,7 @@ class MetricsReader:
             overall: Any = conn.execute(text(_OVERALL)).one()
             return MetricsSample(
                 now=overall.now,
-                scheduler_running=scheduler_running(conn),
-                last_job=last_job(conn),
+                night=read_night(conn, self._providers),
                 jobs=fetch_all(conn, JobTotals, _JOBS),
                 queue=_counts(conn, _QUEUE),
                 queue_oldest_age=overall.queue_oldest_age,

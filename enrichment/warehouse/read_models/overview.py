@@ -36,16 +36,15 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class RecentError:
-    """Failed symbols of one error class in the jobs of the last days. example: the newest message,
-    of `job_id`, at `at`.
-    """
+    """Failed symbols of one error class in the jobs of the last days."""
 
     error_class: str
     symbols: int
+    still_failing: int  # of the symbols: no later run has enriched them, and they are active
     jobs: int
-    example: str
-    job_id: UUID
-    at: dt.datetime
+    example: str  # the newest message
+    job_id: UUID  # that the message is from
+    at: dt.datetime  # when it failed
 
 
 class OverviewQueries:
@@ -103,13 +102,18 @@ ORDER BY d.date
 
 _ERRORS = """
 SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbol) AS symbols,
+    count(DISTINCT i.symbol) FILTER (WHERE t.active AND NOT EXISTS (
+        SELECT 1 FROM enrichment_job_items later WHERE later.symbol = i.symbol
+            AND later.status = 'completed' AND later.completed_at > i.completed_at))
+        AS still_failing,
     count(DISTINCT i.job_id) AS jobs,
     (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1] AS example,
     (array_agg(i.job_id ORDER BY i.completed_at DESC, i.symbol))[1] AS job_id,
     max(i.completed_at) AS at
 FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
+LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
 WHERE j.created_at > now() - make_interval(days => :days) AND i.status = 'failed'
-GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
+GROUP BY 1 ORDER BY still_failing DESC, symbols DESC, 1 LIMIT :limit
 """
 
 _SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER BY symbol"
