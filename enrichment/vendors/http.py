@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
-from typing import Any, Self
-from urllib.parse import SplitResult, urlencode, urlsplit
+from typing import Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 import orjson
 import requests
@@ -117,10 +116,9 @@ class HttpClient:
 
         shown: what messages call the address, whose path may be a secret.
         """
+        sent = {**headers, "Content-Type": "application/json"}
         address, content = self._resolved(url), orjson.dumps(body)
-        sent = {**self._headers, **headers, "Content-Type": "application/json"}
-        request = requests.Request("POST", address, data=content, headers=sent)
-        self._call(lambda: self._send(lambda: self._session.prepare_request(request), label))
+        self._call(lambda: self._send("POST", address, label, data=content, headers=sent))
 
     def _resolved(self, path_or_url: str) -> str:
         try:
@@ -139,46 +137,34 @@ class HttpClient:
         self, url: str, params: Mapping[str, str | int] | None, decode: Decode
     ) -> JsonResponse:
         path = urlsplit(url).path
-        response = self._send(lambda: self._prepared(url, params), path)
+        response = self._send("GET", url, path, params=params)
         return JsonResponse(_decoded(response, path, decode), response.headers)
 
-    def _prepared(
-        self, url: str, params: Mapping[str, str | int] | None
-    ) -> requests.PreparedRequest:
-        request = self._blank.copy()
-        path = url.removeprefix(self._base)
-        if params is None or path == url or "?" in path:  # an address of the vendor's own making
-            request.prepare_url(url, params)
-        else:  # what `requests` would find out anew of an address whose parts are quoted already
-            prepared = str(self._blank.url).rstrip("/")
-            request.url = f"{prepared}{path}?{urlencode(params)}"
-        if self._session.cookies:
-            request.prepare_cookies(self._session.cookies)
-        return request
-
-    @cached_property
-    def _blank(self) -> requests.PreparedRequest:
-        """What all questions have in common, which `requests` would merge anew for each."""
-        asking = requests.Request("GET", self._base, headers=self._headers)
-        return self._session.prepare_request(asking)
-
-    @cached_property
-    def _environment(self) -> Mapping[str, Any]:
-        """Proxies and certificates, as the environment has them at the first request."""
-        return self._session.merge_environment_settings(self._base, {}, None, None, None)
-
     def _send(
-        self, prepared: Callable[[], requests.PreparedRequest], shown: str
+        self,
+        method: Literal["GET", "POST"],
+        url: str,
+        label: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The answer to one request, if it is a 2xx; shown: what messages call the address."""
+        """The response to one request if it is a 2xx; messages call the address `label`."""
         try:
-            response = self._session.send(
-                prepared(), timeout=self._timeouts(), allow_redirects=False, **self._environment
+            response = self._session.request(
+                method,
+                url,
+                params=params,
+                data=data,
+                headers={**self._headers, **(headers or {})},
+                timeout=self._timeouts(),
+                allow_redirects=False,
             )
         except (OSError, UnicodeError) as exc:
-            raise translated(exc, shown) from exc
+            raise translated(exc, label) from exc
         if response.status_code // 100 != 2:
-            raise self._refusal(response, shown)
+            raise self._refusal(response, label)
         return response
 
     def _refusal(self, response: requests.Response, path: str) -> ProviderError:
