@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -25,7 +26,7 @@ from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, 
 _DASK_SCHEDULER = re.compile(r"(tcp|tls)://([\w.\-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
 
 
-def _executor(value: Any) -> Any:
+def _valid_executor(value: Any) -> Any:
     if value != "threads" and not _DASK_SCHEDULER.fullmatch(str(value)):
         raise ValueError(
             "choose 'threads' or the address of a Dask scheduler, such as tcp://127.0.0.1:8786, "
@@ -34,28 +35,33 @@ def _executor(value: Any) -> Any:
     return value
 
 
-def _addresses(value: Any) -> Any:
-    """E-mail addresses in lower case from text separated by commas."""
-    given = value.split(",") if isinstance(value, str) else value
-    found = tuple(address.strip().lower() for address in given if address.strip())
-    wrong = [address for address in found if not re.fullmatch(r"[^@\s]+@[^@\s]+", address)]
-    if wrong:
-        raise ValueError(f"write e-mail addresses separated by commas, not {wrong[0]!r}")
-    return found
+def _split_list(value: Any) -> tuple[str, ...]:
+    """The non-empty parts of a comma-separated text, in lower case."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip().lower() for part in parts if part.strip())
 
 
-def _blank_is_absent(value: Any) -> Any:
+def _valid_emails(value: Any) -> tuple[str, ...]:
+    emails = _split_list(value)
+    for email in emails:
+        if not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
+            raise ValueError(f"write e-mail addresses separated by commas, not {email!r}")
+    return emails
+
+
+def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode]
-Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)]
+Emails = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_emails)]
+NoneIfEmpty = BeforeValidator(_none_if_empty)
+Secret = Annotated[SecretStr | None, NoneIfEmpty]
 
 
 def vendor_settings(vendors: Iterable[VendorSpec]) -> type[BaseSettings]:
-    """A base class of settings with the vendors' own settings as its fields."""
+    """A base class for settings, with the vendors' settings as its fields."""
     fields: dict[str, Any] = {
         setting.name: (_type_of(setting), Field(setting.default, description=setting.description))
         for spec in vendors
@@ -77,74 +83,92 @@ else:
 
 
 class Settings(VendorSettings):
-    """Every setting by the name of its environment variable, in lower case.
+    """All settings. A field's name is its environment variable in lower case.
 
-    Those of the vendors come from their registry.
+    The vendors' settings are inherited: their registry declares them.
+
+    >>> Settings(polygon_api_key="secret").polygon_api_key
+    SecretStr('**********')
     """
 
     vendors: ClassVar[VendorRegistry] = VENDORS
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
-    database_url: Annotated[SecretStr | None, BeforeValidator(_blank_is_absent)] = Field(
-        None, description="PostgreSQL ≥ 14 to use; absent: the embedded server"
+    database_url: Secret = Field(
+        None, description="URL of a PostgreSQL server ≥ 14; not set: an embedded server"
     )
     enrichment_home: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("market-enrichment")),
-        description="data folder of the embedded server and of the logs",
+        description="folder of the embedded server's data and of the logs",
     )
-    enrichment_hour: int = Field(1, ge=0, le=23, description="hour of the nightly run, UTC")
-    enrichment_minute: int = Field(30, ge=0, le=59, description="minute of the nightly run")
-    max_concurrent_symbols: int = Field(5, ge=1, le=500, description="symbols at work at once")
+    enrichment_hour: int = Field(
+        1, ge=0, le=23, description="hour at which the nightly run starts, UTC"
+    )
+    enrichment_minute: int = Field(30, ge=0, le=59, description="minute at which it starts")
+    max_concurrent_symbols: int = Field(
+        5, ge=1, le=500, description="symbols that a worker processes at the same time"
+    )
     parallel_timeframes: int = Field(
-        1, ge=1, le=7, description="timeframes of a symbol at work at once"
+        1, ge=1, le=7, description="timeframes of one symbol processed at the same time"
     )
-    one_processor: bool = Field(True, description="whether a worker keeps to one processor")
-    max_retries: int = Field(3, ge=0, le=20, description="retries of a symbol, after 2, 4, 8 … s")
-    enable_daily_enrichment: bool = Field(True, description="whether the nightly run takes place")
+    one_processor: bool = Field(True, description="whether a worker runs on a single CPU core")
+    max_retries: int = Field(
+        3, ge=0, le=20, description="retries of a failed symbol, after 2, 4, 8 … s"
+    )
+    enable_daily_enrichment: bool = Field(True, description="whether the nightly run is scheduled")
     history_days: int = Field(
-        365, ge=1, le=36_500, description="reach of a series' first run, in days"
+        365, ge=1, le=36_500, description="days of history that a new series starts with"
+    )
+    enrichment_sandbox: Annotated[bool | None, NoneIfEmpty] = Field(
+        None,
+        description="whether the sandbox replaces every vendor; "
+        "not set: only while no vendor has a key and no PROVIDERS_… is set",
     )
     providers_stock: ProviderOrder = Field(
-        ("polygon", "yahoo"), description="providers of stocks, in order"
+        ("polygon", "yahoo"), description="vendors of stocks, in order of failover"
     )
     providers_etf: ProviderOrder = Field(
-        ("polygon", "yahoo"), description="providers of ETFs, in order"
+        ("polygon", "yahoo"), description="vendors of ETFs, in order of failover"
     )
     providers_crypto: ProviderOrder = Field(
-        ("binance", "polygon", "yahoo"), description="providers of crypto, in order"
+        ("binance", "polygon", "yahoo"), description="vendors of crypto, in order of failover"
     )
     enrichment_api_host: str = Field("127.0.0.1", description="address the API listens on")
     enrichment_api_port: Port = Field(8000, description="port of the API")
     enrichment_api_token: Secret = Field(
-        None, description="bearer token for whatever changes state; required beyond loopback"
+        None,
+        description="bearer token of requests that change state; "
+        "required if the API listens beyond this machine",
     )
     enrichment_api_rate: int = Field(
-        3000, ge=0, description="requests a minute that the API answers to one client; 0: any"
+        3000, ge=0, description="requests a minute allowed to one client; 0: unlimited"
     )
     enrichment_dashboard_host: str = Field(
         "127.0.0.1", description="address the dashboard listens on"
     )
     enrichment_dashboard_port: Port = Field(8501, description="port of the dashboard")
     enrichment_dashboard_password: Secret = Field(
-        None, description="password of operators; required beyond loopback"
+        None,
+        description="password of operators; required if the dashboard listens beyond this machine",
     )
     enrichment_dashboard_viewer_password: Secret = Field(
-        None, description="password of those who may only look"
+        None, description="password of read-only users"
     )
-    enrichment_dashboard_operators: Addresses = Field(
-        (), description="addresses of those who may act, where people sign in by OpenID Connect"
+    enrichment_dashboard_operators: Emails = Field(
+        (), description="e-mail addresses of operators who sign in by OpenID Connect"
     )
-    enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox vendor")
-    enrichment_executor: Annotated[str, BeforeValidator(_executor)] = Field(
-        "threads", description="where symbols are enriched: 'threads' or a Dask scheduler's address"
+    enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox")
+    enrichment_executor: Annotated[str, BeforeValidator(_valid_executor)] = Field(
+        "threads", description="'threads', or the address of the Dask scheduler that runs symbols"
     )
 
-    alert_rules_file: Annotated[Path | None, BeforeValidator(_blank_is_absent)] = Field(
-        None, description="own alert rules, TOML; absent: alerts.toml in ENRICHMENT_HOME, if any"
+    alert_rules_file: Annotated[Path | None, NoneIfEmpty] = Field(
+        None,
+        description="TOML file of alert rules; not set: alerts.toml in ENRICHMENT_HOME, if any",
     )
-    alert_webhook_url: Secret = Field(None, description="address that alerts are posted to")
+    alert_webhook_url: Secret = Field(None, description="URL that alerts are posted to")
     alert_webhook_format: Literal["auto", "generic", "slack"] = Field(
-        "auto", description="what is posted; auto: Slack's form where the host is Slack's"
+        "auto", description="format of the posted alerts; auto: Slack's if the URL is Slack's"
     )
     pagerduty_routing_key: Secret = Field(
         None, description="integration key of PagerDuty's Events API v2"
@@ -156,16 +180,26 @@ class Settings(VendorSettings):
     @field_validator("providers_stock", "providers_etf", "providers_crypto", mode="before")
     @classmethod
     def _known_providers(cls, value: Any) -> Any:
-        """An ordered list of vendors from text separated by commas."""
-        parts = value.split(",") if isinstance(value, str) else value
-        names = tuple(name.strip().lower() for name in parts if name.strip())
+        names = _split_list(value)
         if not names or any(name not in cls.vendors for name in names):
             raise ValueError(f"name at least one of {', '.join(cls.vendors.names)}, not {value!r}")
         return names
 
+    @model_validator(mode="after")
+    def _usable_providers(self) -> Self:
+        for asset_class in AssetClass:
+            if not self.providers(asset_class):
+                names = self._provider_order(asset_class)
+                keys = [key for name in names for key in self.missing_credentials(name)]
+                raise ValueError(
+                    f"PROVIDERS_{asset_class.upper()}={','.join(names)}: set {', '.join(keys)}, "
+                    "add a vendor that needs no key, or set ENRICHMENT_SANDBOX=true"
+                )
+        return self
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Settings of this process; ConfigurationError names the variable and the mend."""
+        """Settings of this process; ConfigurationError names the variable and the remedy."""
         try:
             return cls(**overrides)
         except ValidationError as exc:
@@ -173,15 +207,23 @@ class Settings(VendorSettings):
 
     @property
     def uses_sandbox(self) -> bool:
-        """Whether the sandbox stands in for every vendor: no vendor has all its credentials."""
-        return not any(
-            spec.credentials and all(getattr(self, setting.name) for setting in spec.credentials)
-            for spec in self.vendors
+        """Whether the sandbox replaces every vendor."""
+        if self.enrichment_sandbox is not None:
+            return self.enrichment_sandbox
+        orders = {f"providers_{asset_class}" for asset_class in AssetClass}
+        keys = (spec for spec in self.vendors if spec.credentials)
+        return not orders & self.model_fields_set and all(
+            self.missing_credentials(spec.name) for spec in keys
         )
+
+    def missing_credentials(self, vendor: str) -> tuple[str, ...]:
+        """Environment variables that are to be set before the vendor can be asked."""
+        credentials = self.vendors[vendor].credentials
+        return tuple(c.name.upper() for c in credentials if getattr(self, c.name) is None)
 
     @property
     def dask_scheduler(self) -> str | None:
-        """The address of the Dask scheduler; None where symbols are enriched on threads."""
+        """The address of the Dask scheduler; None if symbols are processed by threads."""
         return None if self.enrichment_executor == "threads" else self.enrichment_executor
 
     @property
@@ -189,7 +231,12 @@ class Settings(VendorSettings):
         return f"http://127.0.0.1:{self.enrichment_sandbox_port}"
 
     def providers(self, asset_class: AssetClass) -> tuple[str, ...]:
-        """The order of providers for an asset class."""
+        """An asset class' vendors in order of failover, without those that lack credentials."""
+        names = self._provider_order(asset_class)
+        sandbox = self.uses_sandbox
+        return tuple(name for name in names if sandbox or not self.missing_credentials(name))
+
+    def _provider_order(self, asset_class: AssetClass) -> tuple[str, ...]:
         return {
             AssetClass.STOCK: self.providers_stock,
             AssetClass.ETF: self.providers_etf,
@@ -198,7 +245,7 @@ class Settings(VendorSettings):
 
     @property
     def providers_in_use(self) -> tuple[VendorSpec, ...]:
-        """The vendors of all asset classes, each once."""
+        """The vendors of all asset classes, without duplicates."""
         names = dict.fromkeys(name for kind in AssetClass for name in self.providers(kind))
         return tuple(self.vendors[name] for name in names)
 
@@ -206,7 +253,9 @@ class Settings(VendorSettings):
 def _explain(exc: ValidationError) -> str:
     problems = []
     for error in exc.errors():
-        name = str(error["loc"][0]).upper()
-        message = error["msg"].removeprefix("Value error, ").lower()
-        problems.append(f"{name}={error['input']!r}: {message}")
+        message = error["msg"].removeprefix("Value error, ")
+        if error["loc"]:  # of one setting, whose name and value the message does not hold
+            name = str(error["loc"][0]).upper()
+            message = f"{name}={error['input']!r}: {message[:1].lower()}{message[1:]}"
+        problems.append(message)
     return "; ".join(problems) + " (set it in the environment or in .env)"

@@ -68,10 +68,11 @@ def _checked(name: str, check: Callable[[], str]) -> Iterator[Finding]:
 
 
 def _configuration(settings: Settings) -> str:
-    vendor = "the sandbox vendor (no POLYGON_API_KEY)" if settings.uses_sandbox else "Polygon"
+    names = ", ".join(spec.name for spec in settings.providers_in_use)
+    vendors = f"the sandbox in place of {names}" if settings.uses_sandbox else f"bars from {names}"
     clock = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
     nightly = f"nightly at {clock}" if settings.enable_daily_enrichment else "nightly run disabled"
-    return f"{vendor}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
+    return f"{vendors}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
 
 
 def _database(settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 
-from enrichment.domain.errors import NoProvider, ProviderError, Snooze
+from enrichment.domain.errors import NoProvider, ProviderError, Snooze, UnknownVendor
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.base import Provider
 
@@ -31,7 +31,9 @@ class Failover:
         self._paused = paused
 
     def named(self, name: str) -> Provider:
-        """One provider alone, past all failover."""
+        """One provider without failover; UnknownVendor if it is none of these."""
+        if name not in self._providers:
+            raise UnknownVendor(f"provider {name!r} is none of {', '.join(self._providers)}")
         return self._providers[name]
 
     def fetch(

@@ -158,7 +158,7 @@ VENDORS = VendorRegistry(
             VendorSetting(
                 "polygon_api_key",
                 None,
-                "API key of Polygon; without it the sandbox stands in for every vendor",
+                "API key of Polygon",
                 secret=True,
             ),
         ),

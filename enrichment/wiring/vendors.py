@@ -64,10 +64,10 @@ def _client(
 
 
 def _headers(spec: VendorSpec, settings: Settings) -> dict[str, str]:
-    values = {setting.name: _credential(settings, setting.name) for setting in spec.credentials}
+    values = {
+        setting.name: SANDBOX_CREDENTIAL
+        if settings.uses_sandbox
+        else getattr(settings, setting.name).get_secret_value()
+        for setting in spec.credentials
+    }
     return {name: template.format(**values) for name, template in spec.headers.items()}
-
-
-def _credential(settings: Settings, name: str) -> str:
-    secret = getattr(settings, name)
-    return SANDBOX_CREDENTIAL if secret is None else str(secret.get_secret_value())

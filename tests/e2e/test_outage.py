@@ -87,6 +87,7 @@ def stage(db: Database, db_url: str) -> Iterator[Stage]:
     app.extensions["sandbox"].market.warm_up()
     with running(app) as vendor:
         settings = Settings(
+            enrichment_sandbox=True,
             providers_stock=("polygon",),
             database_url=SecretStr(db_url),
             enrichment_sandbox_port=urlsplit(vendor).port or 0,

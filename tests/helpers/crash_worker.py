@@ -206,6 +206,7 @@ def run_worker(options: WorkerOptions, pipe: Pipe) -> None:
     stop.watch_transactions(db.engine)
     stop.watch_transactions(heart.engine)
     settings = Settings(
+        enrichment_sandbox=True,
         providers_crypto=("polygon",),
         database_url=SecretStr(options.url),
         enrichment_sandbox_port=urlsplit(options.vendor).port or 0,

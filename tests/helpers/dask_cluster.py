@@ -67,6 +67,7 @@ class GatedVendor:
 
 def settings_of(db: Database, vendor: GatedVendor, executor: str, **options: Any) -> Settings:
     defaults = {
+        "enrichment_sandbox": True,
         "enrichment_sandbox_port": urlsplit(vendor.address).port,
         "enable_daily_enrichment": False,
         "history_days": 30,

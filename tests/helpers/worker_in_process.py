@@ -25,6 +25,7 @@ from tests.helpers.waiting import in_thread
 
 def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 3) -> Settings:
     return Settings(
+        enrichment_sandbox=True,
         providers_stock=("polygon",),
         providers_crypto=("polygon",),
         database_url=SecretStr(url),

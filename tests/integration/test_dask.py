@@ -224,6 +224,7 @@ def test_all_processes_share_a_vendors_quota(
     db: Database, address: str, client: Client, vendor: GatedVendor
 ) -> None:
     quota = {
+        "enrichment_sandbox": False,
         "polygon_api_key": SecretStr("key"),
         "polygon_base_url": vendor.address,
         "polygon_rate": 3,

@@ -16,9 +16,9 @@ from enrichment.domain.calendars import bar_starts, is_complete
 from enrichment.domain.errors import ProviderError, ProviderUnavailable
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox import create_app, running
-from enrichment.vendors.base import direct
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
+from tests.helpers.fake_transport import direct
 from tests.helpers.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)

@@ -26,7 +26,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.sandbox import create_app, running
-from enrichment.vendors.base import Provider, direct
+from enrichment.vendors.base import Provider
 from enrichment.vendors.binance import BinanceProvider
 from enrichment.vendors.guard import VendorProtection
 from enrichment.vendors.http import HttpClient
@@ -35,6 +35,7 @@ from enrichment.vendors.registry import VENDORS
 from enrichment.vendors.yahoo import YahooProvider
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
+from tests.helpers.fake_transport import direct
 from tests.helpers.vendor_faults import FAULTS, faults_of
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)

@@ -19,8 +19,8 @@ from enrichment.domain.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.vendors.base import direct
 from enrichment.vendors.http import HttpClient
+from tests.helpers.fake_transport import direct
 
 T = TypeVar("T")
 BASE = "https://vendor.test"
