@@ -21,7 +21,7 @@ from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSpec
 from tests.helpers.fake_transport import direct
 
 
-@pytest.mark.parametrize("spec", VENDORS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", list(VENDORS), ids=lambda spec: spec.name)
 def test_a_vendor_is_described_completely(spec: VendorSpec) -> None:
     with HttpClient("https://vendor.test", call=direct) as client:
         provider = spec.build(client, "where from")
