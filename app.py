@@ -7,7 +7,7 @@ import streamlit as st
 import enrichment.dashboard
 from enrichment.dashboard import auth, times
 
-# The row of the account and the time stands beside the pages' titles, not above them.
+# Puts the account and the time zone beside the page's title instead of above it.
 LAYOUT = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 4rem; }
 .st-key-head { position: relative; z-index: 1; }
@@ -38,6 +38,6 @@ page = st.navigation(
 )
 with st.container(key="head", horizontal=True, horizontal_alignment="right"):
     auth.account_menu()
-    times.choice()
+    times.local_time_toggle()
     st.html(LAYOUT)
 page.run()

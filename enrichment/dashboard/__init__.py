@@ -1,3 +1,3 @@
-"""The Streamlit dashboard: pages and charts over the read models; changes go through the
-commands.
+"""The Streamlit dashboard: pages and charts of what the read models return. All changes are made
+by the commands.
 """

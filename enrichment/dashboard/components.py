@@ -1,126 +1,102 @@
-"""What every page does alike: acting, staying calm without a database, tables, saying of when the
-figures are.
-"""
+"""Elements that the pages share: tables, selections, and buttons that ask for a reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard import times
-from enrichment.dashboard.data import cache
-from enrichment.dashboard.services import silent_since
-from enrichment.dashboard.times import ago as ago
-from enrichment.dashboard.times import local as local
-from enrichment.dashboard.times import moment as moment
+from enrichment.dashboard.charts import theme
+from enrichment.dashboard.formatting import label
+from enrichment.dashboard.times import display_zone
 from enrichment.domain.errors import EnrichmentError
 
-REFRESH_SECONDS = 2
 ROW_PIXELS = 35
 MAX_TABLE_PIXELS = 560
-GOOD, DOUBTFUL, BAD, NEUTRAL = "#2f9e6e", "#c9851b", "#d64550", "#7c8799"
-COLOURS = {
-    **dict.fromkeys(("healthy", "running", "completed", "ok", "closed"), GOOD),
-    **dict.fromkeys(("warning", "stale", "pending", "half open", "partial", "retry"), DOUBTFUL),
-    **dict.fromkeys(("error", "failed", "firing", "lost", "open", "forced open"), BAD),
-}
-MAX_COLOURED_ROWS = 150  # rows: styling more takes longer than reading them
-COLOURED_COLUMNS = ["status", "state", "breaker"]
+MAX_COLOURED_ROWS = 150  # styling more rows takes longer than reading them
+STATE_COLUMNS = ["status", "state", "breaker", "from_state", "to_state"]
+SCORE = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
+WIDE_TEXT = st.column_config.TextColumn(width="large")
 
 
-def run_command(what: Callable[[], object], done: str) -> None:
-    """Run a command from a button's callback and say what came of it."""
+def run_command(command: Callable[[], object], success: str) -> None:
+    """Run a command in a button's callback; show `success`, or the error's message, as a toast."""
     try:
-        what()
-        st.toast(done, icon=":material/check:")
+        command()
+        st.toast(success, icon=":material/check:")
     except EnrichmentError as exc:
         st.toast(str(exc), icon=":material/error:")
     st.cache_data.clear()
 
 
-def guarded(part: Callable[[], object]) -> None:
-    """Show a part of a page, or that the database is away, never a trace."""
-    try:
-        part()
-    except EnrichmentError:
-        st.error(
-            "**The database does not answer.** The figures return by themselves once it does; "
-            "nothing is lost meanwhile. `enrichment doctor` says more.",
-            icon=":material/cloud_off:",
-        )
+def empty_state(message: str) -> None:
+    """A message in the place of data that does not exist yet."""
+    st.info(message, icon=":material/info:")
 
 
-def auto_refresh(part: Callable[[], object]) -> None:
-    """Show a part that moves by itself."""
-    st.fragment(lambda: guarded(part), run_every=REFRESH_SECONDS)()
+def coloured(text: str, state: str) -> str:
+    """Markdown for text in the colour of a state."""
+    return f":{theme.MARKDOWN_COLOURS[theme.state_colour(state)]}[{text}]"
 
 
-def refresh_on_change(part: Callable[[], object], of: Callable[[], object]) -> None:
-    """Show a part that people type into: it stands still until what it is made of changes.
+def select(title: str, options: Mapping[str, str], *, key: str, width: int | None = None) -> str:
+    """A selectbox of which the session state holds the selected id under `key`.
 
-    of: what the part is made of, to be compared; its reading is shared.
+    The browser reports a selection by its label. A label that has changed since then (a job's
+    state, the time zone) would arrive as the value of the widget, so the id is kept apart from it.
+
+    Args:
+        title: Shown above the field.
+        options: Id → label, at least one.
+        key: Of the session state.
+        width: In pixels; all that there is if None.
+
+    Returns:
+        The selected id, the first option's until another is selected.
     """
-    drawn = _reading(of)
-    guarded(part)
+    widget, ids = f"{key}-select", list(options)
 
-    def watch() -> None:
-        if _reading(of) != drawn:
-            st.rerun()
+    def on_change() -> None:
+        if st.session_state[widget] in ids:
+            st.session_state[key] = st.session_state[widget]
 
-    st.fragment(watch, run_every=REFRESH_SECONDS)()
-
-
-def _reading(of: Callable[[], object]) -> object:
-    try:
-        return of()
-    except EnrichmentError:
-        return None
-
-
-def refreshed_at(at: datetime) -> None:
-    """Of when the figures are, and whether they stand still: the database is away, or nobody is
-    at work.
-    """
-    if cache.is_last_good():
-        _stale(at, "the database does not answer, these are the last figures it gave")
-    elif (silent := silent_since()) is not None:
-        _stale(at, f"no worker has reported since {moment(silent)}")
-    else:
-        st.badge(_of(at), icon=":material/schedule:", color="gray")
-
-
-def _of(at: datetime) -> str:
-    return f"data as of {moment(at, '%Y-%m-%d %H:%M:%S')}"
-
-
-def _stale(at: datetime, why: str) -> None:
-    st.badge(f"stale · {_of(at)} · {why}", icon=":material/history_toggle_off:", color="orange")
-
-
-def empty_state(what: str) -> None:
-    """What stands where there is nothing to show yet."""
-    st.info(what, icon=":material/info:")
+    if st.session_state.get(key) not in ids:
+        st.session_state[key] = ids[0]
+    st.session_state[widget] = st.session_state[key]
+    st.selectbox(
+        title,
+        ids,
+        format_func=lambda option: options.get(option, option),
+        key=widget,
+        on_change=on_change,
+        width=width or "stretch",
+    )
+    return str(st.session_state[key])
 
 
 def table(
     rows: list[dict[str, Any]] | pd.DataFrame,
-    columns: dict[str, Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
     *,
     key: str,
-    on_pick: Callable[[int], object] | None = None,
+    on_select: Callable[[int], object] | None = None,
 ) -> None:
     """Rows as a table that can be sorted, searched and downloaded as CSV.
 
-    picked: told the number of the row that a reader has chosen.
+    States are shown as text in their colour.
+
+    Args:
+        rows: One dictionary per row, or a frame.
+        columns: Column → its Streamlit configuration, where the default does not do.
+        key: Of the table's session state.
+        on_select: Called with the position of a row that the user has selected.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
-    zone = times.zone().key
-    moments = {
+    zone = display_zone().key
+    times = {
         name: st.column_config.DatetimeColumn(
             f"{name} ({zone})", format="YYYY-MM-DD HH:mm:ss", timezone=zone
         )
@@ -132,103 +108,114 @@ def table(
         for name in frame.select_dtypes("float").columns
     }
     st.dataframe(
-        _coloured(frame),
+        _with_state_labels(frame),
         hide_index=True,
         height=min(ROW_PIXELS * (len(frame) + 1) + 3, MAX_TABLE_PIXELS),
-        column_config={**moments, **fractions, **(columns or {})},
+        column_config={**times, **fractions, **(columns or {})},
         placeholder="–",
         key=key,
-        on_select="ignore" if on_pick is None else partial(_pick, key, on_pick),
+        on_select="ignore" if on_select is None else partial(_selected, key, on_select),
         selection_mode="single-row",
     )
 
 
-def _pick(key: str, picked: Callable[[int], object]) -> None:
+def _selected(key: str, on_select: Callable[[int], object]) -> None:
     for row in st.session_state[key]["selection"]["rows"]:
-        picked(row)
+        on_select(row)
 
 
-def _coloured(frame: pd.DataFrame) -> Any:
-    """The frame with the words of its states in their colour."""
-    columns = frame.columns.intersection(COLOURED_COLUMNS)
-    if columns.empty or not 0 < len(frame) <= MAX_COLOURED_ROWS:
+def _with_state_labels(frame: pd.DataFrame) -> Any:
+    columns = frame.columns.intersection(STATE_COLUMNS)
+    if columns.empty or frame.empty:
         return frame
-    return frame.style.map(lambda word: f"color: {COLOURS.get(word, NEUTRAL)}", subset=columns)
+    labels = {str(name): frame[name].map(label, na_action="ignore") for name in columns}
+    labelled = frame.assign(**labels)
+    if len(frame) > MAX_COLOURED_ROWS:
+        return labelled
+    css = frame[columns].map(lambda state: f"color: {theme.text_colour(state)}")
+    return labelled.style.apply(lambda _: css, axis=None, subset=columns)
 
 
-def paginator(names: int, size: int, what: str, *, key: str) -> int:
-    """The number of the page to show, the first being 0; says which of how many `what` it has."""
-    count = max(1, -(-names // size))
-    if count == 1:
+def paginator(count: int, page_size: int, noun: str, *, key: str) -> int:
+    """A choice of pages with a caption such as 'symbols 1–100 of 1,000'; the page's number from 0.
+
+    Args:
+        count: Rows on all pages together.
+        page_size: Rows on a page.
+        noun: What the rows are.
+        key: Of the session state.
+    """
+    pages = max(1, -(-count // page_size))
+    if pages == 1:
         return 0
-    if (st.session_state.get(key) or 1) > count:
-        del st.session_state[key]  # a narrower search has no such page
+    if (st.session_state.get(key) or 1) > pages:
+        del st.session_state[key]  # a narrower search has fewer pages
     with st.container(horizontal=True, vertical_alignment="center"):
-        chosen = st.pagination(count, key=key) - 1
-        st.caption(f"{what} {chosen * size + 1}–{min(names, (chosen + 1) * size)} of {names:,}")
-    return chosen
+        page = st.pagination(pages, key=key) - 1
+        last = min(count, (page + 1) * page_size)
+        st.caption(f"{noun} {page * page_size + 1}–{last} of {count:,}")
+    return page
 
 
-def rows_shown(key: str, step: int) -> int:
-    """How many rows of a list are wanted so far, newest first."""
+def row_limit(key: str, step: int) -> int:
+    """How many rows of a list to read, newest first: `step`, and as many again per 'Load more'."""
     return int(st.session_state.get(key, step))
 
 
 def load_more(key: str, step: int, rows: int) -> None:
-    """The way to the rows before these, if there may be any."""
-    wanted = rows_shown(key, step)
+    """A button that raises the `row_limit`, if as many rows as that were read."""
+    limit = row_limit(key, step)
 
-    def ask() -> None:
-        st.session_state[key] = wanted + step
+    def raise_limit() -> None:
+        st.session_state[key] = limit + step
 
-    if rows >= wanted:
+    if rows >= limit:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(f"the newest {rows:,}")
-            st.button("Show older", icon=":material/history:", key=f"{key}-more", on_click=ask)
+            st.button(
+                "Load more", icon=":material/history:", key=f"{key}-more", on_click=raise_limit
+            )
 
 
-def reason_given(key: str) -> str:
-    """What was typed into the reason field of this key."""
-    return str(st.session_state.get(key, "")).strip()
-
-
-def with_reason(
-    label: str,
-    question: str,
-    do: Callable[[str], None],
+def button_with_reason(
+    title: str,
+    explanation: str,
+    action: Callable[[str], None],
     *,
     key: str,
     disabled: bool = False,
     icon: str = ":material/gavel:",
 ) -> None:
-    """A button behind a question, which acts only once a reason is given; the audit keeps it."""
+    """A button that acts after a reason for the audit log has been given.
 
-    def answered() -> None:
-        do(reason_given(f"{key}-reason"))
-        st.session_state[f"{key}-asked"] = False
-        st.session_state[f"{key}-reason"] = ""
+    Args:
+        title: Of the button.
+        explanation: What will happen, shown above the reason.
+        action: Called with the reason.
+        key: Prefix of the session state's keys.
+        disabled: Whether the action is not possible now.
+        icon: Of the button.
+    """
+    reason_key = f"{key}-reason"
 
-    with st.popover(label, icon=icon, disabled=disabled, key=f"{key}-asked", on_change="rerun"):
-        st.markdown(question)
-        st.text_input("Reason, kept in the audit", key=f"{key}-reason", max_chars=500)
-        given = reason_given(f"{key}-reason")
+    def confirm() -> None:
+        action(_reason(reason_key))
+        st.session_state[f"{key}-open"] = False
+        st.session_state[reason_key] = ""
+
+    with st.popover(title, icon=icon, disabled=disabled, key=f"{key}-open", on_change="rerun"):
+        st.markdown(explanation)
+        st.text_input("Reason (kept in the audit log)", key=reason_key, max_chars=500)
+        reason = _reason(reason_key)
         st.button(
-            f"{label}: yes",
-            key=f"{key}-yes",
+            f"Confirm: {title}",
+            key=f"{key}-confirm",
             type="primary",
-            disabled=disabled or not given,
-            on_click=answered,
-            help=None if given else "Give a reason and press Enter first",
+            disabled=disabled or not reason,
+            on_click=confirm,
+            help=None if reason else "Enter a reason first",
         )
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} %"
-
-
-def seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} s"
-
-
-def decimal(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _reason(key: str) -> str:
+    return str(st.session_state.get(key, "")).strip()

@@ -1,4 +1,4 @@
-"""Starting Streamlit with this dashboard's settings and theme."""
+"""Starts Streamlit with the dashboard's settings and theme."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ _OPTIONS = {
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; holds the embedded server, if that is the database in use."""
+    """Serve until SIGTERM or Ctrl-C, with the embedded database if DATABASE_URL is not set.
+
+    Raises:
+        ConfigurationError: If it would be open to other machines without signing in.
+    """
     from streamlit.web import cli
 
     from enrichment.dashboard import auth
 
     host = settings.enrichment_dashboard_host
-    closed = settings.enrichment_dashboard_password is not None or auth.openid()
-    if not closed and not is_loopback(host):
+    protected = settings.enrichment_dashboard_password is not None or auth.openid_configured()
+    if not protected and not is_loopback(host):
         raise ConfigurationError(
-            f"the dashboard does not listen on {host} for everybody: set "
+            f"refusing to serve the dashboard on {host} without signing in: set "
             "ENRICHMENT_DASHBOARD_PASSWORD, or [auth] in .streamlit/secrets.toml for OpenID "
             "Connect, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
         )
@@ -53,19 +57,19 @@ def serve(settings: Settings) -> None:
         "server.port": str(settings.enrichment_dashboard_port),
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    holder = None
+    embedded = None
     if settings.database_url is None:
-        holder = EmbeddedPostgres(settings.enrichment_home / "postgres")
-        os.environ["DATABASE_URL"] = holder.start()
+        embedded = EmbeddedPostgres(settings.enrichment_home / "postgres")
+        os.environ["DATABASE_URL"] = embedded.start()
     sys.argv = ["streamlit", "run", str(script()), *flags]
     try:
         cli.main()
     finally:
-        if holder is not None:
-            holder.stop()
+        if embedded is not None:
+            embedded.stop()
 
 
 def script() -> Path:
-    """`app.py`: beside the packages in a checkout, inside this one in a wheel."""
+    """`app.py`: next to the packages in a checkout, inside this package in a wheel."""
     packaged = Path(__file__).with_name("app.py")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "app.py"

@@ -1,6 +1,4 @@
-"""What the pages share: the services, one pool for all sessions, and figures cached for 2
-seconds.
-"""
+"""The read models and commands that all sessions share."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from datetime import datetime
 import streamlit as st
 
 from enrichment.config import Settings
-from enrichment.dashboard.auth import actor as actor
 from enrichment.dashboard.auth import require_operator
 from enrichment.dashboard.data.cache import cached_read
 from enrichment.domain.model import AssetClass
@@ -25,44 +22,42 @@ STATEMENT_TIMEOUT_MS = 2000
 
 @dataclass(frozen=True)
 class Services:
-    """The read models; `writing` is for `commands` alone. orders: providers by asset class."""
-
     reader: ReadModels
-    writing: Commands
-    orders: Mapping[str, Sequence[str]]
+    commands: Commands  # get it by `commands()`, which checks the user's role
+    provider_orders: Mapping[str, Sequence[str]]  # asset class → its providers, first choice first
 
 
 @st.cache_resource(show_spinner=False)
 def services() -> Services:
-    """The read models under a statement timeout, and the commands on a connection without one."""
+    """The read models with a statement timeout, the commands on a connection without one."""
     settings = Settings.load()
     if settings.database_url is None:
         raise RuntimeError("start the dashboard with 'enrichment dashboard'")
     url = settings.database_url.get_secret_value()
-    writing = Database(url, pool_size=1, application="enrichment-dashboard")
+    database = Database(url, pool_size=1, application="enrichment-dashboard")
     reader = ReadModels(
         Database(
             url,
             application="enrichment-dashboard",
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
             read_only=True,
-            role=reader_role.role(writing),
+            role=reader_role.role(database),
         ),
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
     )
     orders = {kind.value: settings.providers(kind) for kind in AssetClass}
-    return Services(reader, Commands(writing), orders)
+    return Services(reader, Commands(database), orders)
 
 
 def commands() -> Commands:
-    """What changes anything; NotAllowed unless this session is an operator's."""
+    """The commands; NotAllowed unless the session's user is an operator."""
     require_operator()
-    return services().writing
+    return services().commands
 
 
 @cached_read
 def silent_since() -> datetime | None:
-    """The newest sign of life where no worker is alive; None where one is, or none ever was."""
+    """The newest heartbeat if no worker is alive; None if one is, or none ever was."""
     return services().reader.silent_since()

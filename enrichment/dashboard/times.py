@@ -1,57 +1,54 @@
-"""Times as people read them: in UTC, or in their browser's zone where they chose so."""
+"""Times in UTC, or in the browser's time zone when the user has switched to it."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pandas as pd
 import streamlit as st
 
-LOCAL = "local-time"  # the toggle's key, also in the URL
+LOCAL_TIME = "local-time"  # the toggle's key, also in the URL
 UTC = ZoneInfo("UTC")
 
 
-def choice() -> None:
-    """The toggle, for all pages: it stays on from page to page, and in the URL."""
+def local_time_toggle() -> None:
+    """The toggle, kept from page to page and in the URL."""
     st.toggle(
         "Local time",
-        key=LOCAL,
+        key=LOCAL_TIME,
         bind="query-params",
-        help=f"Times in your browser's zone, {browser_zone().key}, rather than in UTC",
+        help=f"Times in your browser's time zone, {browser_zone().key}, instead of UTC",
     )
 
 
 def browser_zone() -> ZoneInfo:
-    """The zone of the browser; UTC where it names none that is known here."""
+    """The browser's time zone; UTC if it names none that is known here."""
     try:
         return ZoneInfo(st.context.timezone or "UTC")
     except (ZoneInfoNotFoundError, ValueError):
         return UTC
 
 
-def zone() -> ZoneInfo:
-    """The zone that this session shows times in."""
-    return browser_zone() if st.session_state.get(LOCAL) else UTC
+def display_zone() -> ZoneInfo:
+    """The time zone in which this session shows times."""
+    return browser_zone() if st.session_state.get(LOCAL_TIME) else UTC
 
 
-def moment(at: datetime, form: str = "%Y-%m-%d %H:%M", *, named: bool = True) -> str:
-    """A timezone-aware time in the session's zone, with the zone's name unless the place has it."""
-    return f"{at.astimezone(zone()):{form}{' %Z' if named else ''}}"
+def format_time(at: datetime, form: str = "%Y-%m-%d %H:%M", *, with_zone: bool = True) -> str:
+    """A timezone-aware time in the session's zone, followed by the zone's name.
+
+    Args:
+        at: The time.
+        form: A `strftime` format.
+        with_zone: False where the zone is named elsewhere.
+    """
+    return f"{at.astimezone(display_zone()):{form}{' %Z' if with_zone else ''}}"
 
 
-def local(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its timezone-aware columns in the session's zone, for charts: Plotly draws
-    the wall clock of what it is given.
+def to_display_zone(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its timezone-aware columns in the session's zone, for Plotly, which draws
+    wall-clock times.
     """
     aware = [name for name, kind in frame.dtypes.items() if isinstance(kind, pd.DatetimeTZDtype)]
-    return frame.assign(**{str(name): frame[name].dt.tz_convert(zone()) for name in aware})
-
-
-def ago(then: datetime, now: datetime) -> str:
-    minutes = int((now - then) / timedelta(minutes=1))
-    if minutes < 1:
-        return "just now"
-    if minutes < 120:
-        return f"{minutes} min ago"
-    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
+    return frame.assign(**{str(name): frame[name].dt.tz_convert(display_zone()) for name in aware})

@@ -83,7 +83,7 @@ def _open(page: Page, name: str) -> None:
         page.get_by_text(re.compile(r"^\d more$")).click()
         link = page.get_by_test_id("stTopNavDropdownLink").filter(has_text=name)
     link.click()
-    expect(page.get_by_text("data as of").first).to_be_attached(timeout=30_000)
+    expect(page.get_by_text("Refreshed").first).to_be_attached(timeout=30_000)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # the charts' entrance

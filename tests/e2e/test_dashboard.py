@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from tests.helpers.page_actions import choose, with_reason
+from tests.helpers.page_actions import act_with_reason, select_option
 from tests.helpers.running_stack import RunningStack
 
 
@@ -29,28 +29,28 @@ def count(db: Database, query: str) -> int:
         return int(conn.execute(text(query)).scalar_one())
 
 
-def test_the_overview_shows_real_figures(demo: RunningStack, page: Page) -> None:
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+def test_the_overview_shows_figures_of_the_demo(demo: RunningStack, page: Page) -> None:
+    console_errors: list[str] = []
+    page.on("console", lambda m: console_errors.append(m.text) if m.type == "error" else None)
     page.goto(demo.dashboard)
     expect(page.get_by_role("heading", name="Market enrichment")).to_be_visible()
     expect(page.get_by_role("button", name="Trigger 10 symbols")).to_be_visible()
-    expect(page.get_by_text("data as of")).to_be_visible()
+    expect(page.get_by_text("Refreshed")).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_test_id("stMetric").filter(has_text="Workers alive")).to_contain_text("1")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         page.goto(demo.dashboard)
-        assert barriers(page) == []
+        assert accessibility_violations(page) == []
     page.emulate_media(color_scheme="light")
-    assert complaints == []
+    assert console_errors == []
 
 
-def test_pause_and_resume_take_effect_in_page_and_database(
+def test_pause_and_resume_change_page_and_database(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
-    with_reason(page, "Pause", "maintenance of the vendor")
+    act_with_reason(page, "Pause", "maintenance of the vendor")
     expect(page.get_by_text("Everything is paused by dashboard")).to_be_visible()
     assert count(demo_db, "SELECT count(*) FROM pauses") == 1
     page.get_by_role("button", name="Resume", exact=True).click()
@@ -60,7 +60,7 @@ def test_pause_and_resume_take_effect_in_page_and_database(
     assert count(demo_db, audited) >= 2
 
 
-def test_what_others_change_is_seen_without_a_reload(
+def test_changes_by_others_are_shown_without_a_reload(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
     page.goto(demo.dashboard)
@@ -72,11 +72,13 @@ def test_what_others_change_is_seen_without_a_reload(
     expect(resume).to_be_disabled()
 
 
-def test_trigger_starts_a_job_that_ends(demo: RunningStack, page: Page, demo_db: Database) -> None:
+def test_trigger_starts_a_job_that_completes(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
     jobs = "SELECT count(*) FROM enrichment_jobs WHERE requested_by = 'dashboard'"
     before = count(demo_db, jobs)
     page.goto(demo.dashboard)
-    with_reason(page, "Trigger 10 symbols", "a test of everything")
+    act_with_reason(page, "Trigger 10 symbols", "a test of everything")
     expect(page.get_by_text("every active symbol is queued")).to_be_visible()
     assert count(demo_db, jobs) == before + 1
     finished = f"{jobs} AND state = 'completed'"
@@ -87,28 +89,28 @@ def test_trigger_starts_a_job_that_ends(demo: RunningStack, page: Page, demo_db:
     assert count(demo_db, finished) == before + 1
 
 
-def opened(page: Page, demo: RunningStack, name: str) -> list[str]:
-    """Reach a page through the navigation; what the browser's console complains of."""
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+def open_page(page: Page, demo: RunningStack, name: str) -> list[str]:
+    """Open a page through the navigation; returns the errors of the browser's console."""
+    console_errors: list[str] = []
+    page.on("console", lambda m: console_errors.append(m.text) if m.type == "error" else None)
     page.goto(demo.dashboard)
     page.get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
-    expect(page.get_by_text("data as of").first).to_be_visible()
+    expect(page.get_by_text("Refreshed").first).to_be_visible()
     expect(page.get_by_text("encountered an error")).to_have_count(0)
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-        assert barriers(page) == []
-    return complaints
+        assert accessibility_violations(page) == []
+    return console_errors
 
 
-def barriers(page: Page) -> list[str]:
-    """What would keep people from using the page: axe-core's serious and critical findings."""
+def accessibility_violations(page: Page) -> list[str]:
+    """The serious and critical violations that axe-core finds."""
     page.locator(".js-plotly-plot, [data-testid=stDataFrame]").first.wait_for()
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     return [
         f"{violation['id']}: {violation['nodes'][0]['html'][:200]}"
-        for violation in found
+        for violation in violations
         if violation["impact"] in ("serious", "critical")
     ]
 
@@ -116,23 +118,23 @@ def barriers(page: Page) -> list[str]:
 def test_jobs_shows_the_last_job_on_its_threads(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
-    assert opened(page, demo, "Jobs") == []
+    assert open_page(page, demo, "Jobs") == []
     expect(page.locator(".js-plotly-plot")).to_have_count(3)
     expect(page.get_by_test_id("stMetric").filter(has_text="State")).to_be_visible()
     page.get_by_text("Only with failures").click()
     expect(page).to_have_url(re.compile("failed-only=true"))
     failing = count(demo_db, "SELECT count(*) FROM enrichment_jobs WHERE failed > 0")
-    nothing = page.get_by_text("No job fits these filters.")
+    nothing = page.get_by_text("No job matches these filters.")
     expect(nothing).to_have_count(0 if failing else 1)
 
 
-def test_a_click_on_a_row_shows_that_job(demo: RunningStack, page: Page, demo_db: Database) -> None:
+def test_selecting_a_row_shows_that_job(demo: RunningStack, page: Page, demo_db: Database) -> None:
     Commands(demo_db).trigger(actor="test", symbols=["SIM1"])
     begun = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     with demo_db.begin() as conn:
         name = str(conn.execute(text(f"{begun} FROM enrichment_jobs")).scalar_one())
-    assert opened(page, demo, "Jobs") == []
-    choose(page, "Job", name)
+    assert open_page(page, demo, "Jobs") == []
+    select_option(page, "Job", name)
     newest = page.get_by_text("manual · requested by test")
     expect(newest).to_be_visible()
     rows = page.get_by_test_id("stDataFrame").first.locator(".dvn-scroller")
@@ -141,37 +143,57 @@ def test_a_click_on_a_row_shows_that_job(demo: RunningStack, page: Page, demo_db
     expect(page.get_by_text("· requested by")).to_be_visible()
 
 
+def test_a_selected_job_stays_selected_while_its_label_changes(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
+    page.goto(demo.dashboard)
+    page.get_by_role("link", name="Jobs").click()
+    commands = Commands(demo_db)
+    commands.pause(actor="test", reason="holds the job back")
+    job = commands.trigger(actor="test", symbols=["SIM1", "SIM2"])
+    select_option(page, "Job", str(job.job_id)[:8])
+    state = page.get_by_test_id("stMetric").filter(has_text="State")
+    expect(state).to_contain_text("queued")
+    commands.resume(actor="test")
+    expect(state).to_contain_text("completed")
+    selection = page.get_by_role("combobox", name="Job")
+    expect(selection).to_have_accessible_name(re.compile(f"completed · {str(job.job_id)[:8]}"))
+    page.wait_for_timeout(5000)  # two refreshes, with the labels that the browser has
+    expect(state).to_contain_text("completed")
+    expect(page.get_by_text("encountered an error")).to_have_count(0)
+
+
 def test_a_breaker_is_forced_open_and_reset(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
-    assert opened(page, demo, "Resilience") == []
-    with_reason(page, "Force open", "rehearsal")
+    assert open_page(page, demo, "Resilience") == []
+    act_with_reason(page, "Force open", "rehearsal")
     expect(page.get_by_text("● open").first).to_be_visible()
     forced = "SELECT count(*) FROM operator_actions WHERE action = 'breaker_force_open'"
     assert count(demo_db, f"{forced} AND reason = 'rehearsal'") == 1
-    expect(page.get_by_text("Kept out until they recover")).to_be_visible()
-    with_reason(page, "Reset", "rehearsal over")
-    expect(page.get_by_text("Every vendor is let through.")).to_be_visible()
+    expect(page.get_by_text("Providers not available")).to_be_visible()
+    act_with_reason(page, "Reset", "rehearsal over")
+    expect(page.get_by_text("All providers available")).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
-def test_operations_shows_workers_and_who_changed_what(demo: RunningStack, page: Page) -> None:
-    assert opened(page, demo, "Operations") == []
-    for heading in ("Alerts", "Workers", "Nightly slots", "Who changed what"):
+def test_operations_shows_alerts_workers_runs_and_audit_log(demo: RunningStack, page: Page) -> None:
+    assert open_page(page, demo, "Operations") == []
+    for heading in ("Alerts", "Workers", "Scheduled runs", "Audit log"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
 
 
-def test_symbols_draws_candles_with_features(
+def test_symbols_shows_candles_and_triggers_one_symbol(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
-    assert opened(page, demo, "Symbols") == []
+    assert open_page(page, demo, "Symbols") == []
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
     expect(page.get_by_text("bars stored")).to_be_visible()
     page.get_by_role("textbox", name="Search").fill("SIM")
     page.get_by_role("textbox", name="Search").press("Enter")
     expect(page).to_have_url(re.compile("search=SIM"))
-    expect(page.get_by_text("simulated by the sandbox vendor")).to_be_visible()
+    expect(page.get_by_text("simulated by the sandbox")).to_be_visible()
     tracked = (
         "SELECT count(*) FROM operator_actions WHERE action = 'trigger' AND actor = 'dashboard'"
     )
@@ -181,22 +203,22 @@ def test_symbols_draws_candles_with_features(
     assert count(demo_db, tracked) == before + 1
 
 
-def test_a_list_is_imported_and_its_bad_lines_shown_before(
+def test_a_list_is_imported_after_its_invalid_lines_are_corrected(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
-    assert opened(page, demo, "Symbols") == []
+    assert open_page(page, demo, "Symbols") == []
     lines = ["symbol,asset_class,timeframes", "SIM77,stock,1d", "SIM78,etf,1h|1d"]
     upload(page, [*lines, "SIM79,bond,1d"])
-    expect(page.get_by_text("1 bad lines: nothing is imported")).to_be_visible()
+    expect(page.get_by_text("1 invalid lines")).to_be_visible()
     upload(page, lines)
-    with_reason(page, "Track these 2 symbols", "the new list")
+    act_with_reason(page, "Track these 2 symbols", "the new list")
     tracked = "SELECT count(*) FROM tracked_symbols WHERE symbol LIKE 'SIM7_' AND active"
     assert count(demo_db, tracked) == 2
     page.get_by_role("textbox", name="Search").fill("SIM7")
     page.get_by_role("textbox", name="Search").press("Enter")
-    expect(page.get_by_text("Nothing is stored of SIM77 1d yet.")).to_be_visible()
-    with_reason(page, "Deactivate", "only a rehearsal")
-    expect(page.get_by_text("SIM77 is no longer enriched.")).to_be_visible()
+    expect(page.get_by_text("No bars of SIM77 1d are stored yet.")).to_be_visible()
+    act_with_reason(page, "Untrack", "only a rehearsal")
+    expect(page.get_by_text("SIM77 is not tracked any more.")).to_be_visible()
     assert count(demo_db, tracked) == 1
     operator = Commands(demo_db)
     operator.untrack("SIM78", actor="test")
@@ -209,17 +231,17 @@ def upload(page: Page, lines: list[str]) -> None:
     )
 
 
-def test_times_stay_local_from_page_to_page_and_tables_are_saved_as_csv(
+def test_local_time_is_kept_from_page_to_page_and_tables_are_saved_as_csv(
     demo: RunningStack, page: Page
 ) -> None:
-    assert opened(page, demo, "Operations") == []
+    assert open_page(page, demo, "Operations") == []
     page.get_by_text("Local time").click()
     expect(page).to_have_url(re.compile("local-time=true"))
     expect(page.get_by_text("+0545").first).to_be_visible()
     page.get_by_role("link", name="Data quality").click()
     expect(page.get_by_role("heading", name="Data quality", exact=True)).to_be_visible()
     expect(page).to_have_url(re.compile("local-time=true"))
-    expect(page.get_by_text(re.compile(r"data as of .* \+0545"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Refreshed .* \+0545"))).to_be_visible()
     page.evaluate("delete window.showSaveFilePicker")  # its dialog is not the page's
     page.get_by_test_id("stDataFrame").first.hover()
     with page.expect_download() as saved:
@@ -227,8 +249,8 @@ def test_times_stay_local_from_page_to_page_and_tables_are_saved_as_csv(
     assert saved.value.path().read_text("utf-8-sig").splitlines()[0] == "series,score,status,why"
 
 
-def test_data_quality_shows_scores_and_their_parts(demo: RunningStack, page: Page) -> None:
-    assert opened(page, demo, "Data quality") == []
-    for heading in ("Score by day", "Series by score", "Bars that are missing"):
+def test_data_quality_shows_scores_and_their_components(demo: RunningStack, page: Page) -> None:
+    assert open_page(page, demo, "Data quality") == []
+    for heading in ("Score by day", "Series by score", "Missing bars"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from enrichment.warehouse.database import Database
 from tests.helpers.api_client import track_symbols
 from tests.helpers.openid_provider import CLIENT, SECRET, openid_provider
-from tests.helpers.page_actions import with_reason
+from tests.helpers.page_actions import act_with_reason
 from tests.helpers.server_process import serving
 
 PERSONS = {
@@ -48,20 +48,22 @@ def sign_in(page: Page, name: str) -> None:
     expect(page.get_by_role("link", name="Overview")).to_be_visible()
 
 
-def test_the_address_decides_who_may_act(browser: Browser, dashboard: str, db: Database) -> None:
+def test_the_address_decides_who_may_make_changes(
+    browser: Browser, dashboard: str, db: Database
+) -> None:
     expect.set_options(timeout=30_000)
     page = browser.new_page()
     page.goto(dashboard)
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     expect(page.get_by_role("button", name="Pause", exact=True)).to_have_count(0)
     sign_in(page, "Bob")
-    with_reason(page, "Pause", "just trying")
-    expect(page.get_by_text("look, not change")).to_be_visible()
+    act_with_reason(page, "Pause", "just trying")
+    expect(page.get_by_text("can't make changes")).to_be_visible()
     assert acted(db) == []
     page.get_by_role("button", name="bob@example.com").click()
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, "Ada")
-    with_reason(page, "Pause", "month end")
+    act_with_reason(page, "Pause", "month end")
     expect(page.get_by_text("Everything is paused by Ada@example.com")).to_be_visible()
     assert acted(db) == [("Ada@example.com", "pause")]
 

@@ -25,7 +25,7 @@ NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
 
 
 def open_page(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    """The page on this database, with nothing remembered of others."""
+    """The page on this database, with empty caches."""
     monkeypatch.setenv("DATABASE_URL", url)
     st.cache_resource.clear()
     st.cache_data.clear()

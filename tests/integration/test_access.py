@@ -1,4 +1,4 @@
-"""Signing in to the dashboard: viewers look, operators act, nobody guesses for long."""
+"""Signing in to the dashboard: viewers read, operators also make changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from enrichment.dashboard import server
 from enrichment.dashboard.auth import (
     ATTEMPTS_PER_MINUTE,
     SIGNED_IN_SECONDS,
-    Person,
-    person_from_claims,
-    role_of,
+    User,
+    role_for,
+    user_from_claims,
 )
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse.database import Database
@@ -58,44 +58,44 @@ def test_nothing_is_shown_before_signing_in(app: AppTest) -> None:
     assert labels(app) == ["Sign in"]
     assert not app.metric
     sign_in(app, "guess")
-    assert "not the password" in app.error[0].value
+    assert "Wrong password" in app.error[0].value
     assert not app.metric
 
 
-def test_a_viewer_sees_all_and_changes_nothing(app: AppTest, db: Database) -> None:
+def test_a_viewer_can_not_make_changes(app: AppTest, db: Database) -> None:
     sign_in(app, "glass")
     assert app.metric
     app.text_input(key="pause-all-reason").set_value("a rehearsal").run()
-    app.button(key="pause-all-yes").click().run()
+    app.button(key="pause-all-confirm").click().run()
     assert not app.exception
     assert paused_by(db) == []
-    assert "look, not change" in app.toast[0].value
+    assert "can't make changes" in app.toast[0].value
 
 
-def test_an_operator_acts_until_signing_out(app: AppTest, db: Database) -> None:
+def test_an_operator_makes_changes_until_signing_out(app: AppTest, db: Database) -> None:
     sign_in(app, "helm")
     app.text_input(key="pause-all-reason").set_value("a rehearsal").run()
-    app.button(key="pause-all-yes").click().run()
+    app.button(key="pause-all-confirm").click().run()
     assert paused_by(db) == ["dashboard:operator"]
     next(button for button in app.button if button.label == "Sign out").click().run()
     assert labels(app) == ["Sign in"]
 
 
-def test_guessing_is_limited(app: AppTest) -> None:
+def test_password_attempts_are_limited(app: AppTest) -> None:
     for _ in range(ATTEMPTS_PER_MINUTE):
         sign_in(app, "guess")
     sign_in(app, "helm")
-    assert "Too many tries" in app.error[0].value
+    assert "Too many attempts" in app.error[0].value
     assert not app.metric
 
 
 @pytest.mark.parametrize(
-    ("given", "role"),
+    ("password", "role"),
     [("helm", "operator"), ("glass", "viewer"), ("", None), ("Helm", None), ("helm ", None)],
 )
-def test_each_password_has_its_role(given: str, role: str | None) -> None:
-    assert role_of(given, {"operator": "helm", "viewer": "glass"}) == role
-    assert role_of(given, {}) is None
+def test_each_password_has_its_role(password: str, role: str | None) -> None:
+    assert role_for(password, {"operator": "helm", "viewer": "glass"}) == role
+    assert role_for(password, {}) is None
 
 
 NOW = 1_800_000_000.0
@@ -110,17 +110,17 @@ ADA: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("claims", "expected"),
     [
-        ({}, Person("Ada@example.com", "operator")),
-        ({"email_verified": True}, Person("Ada@example.com", "operator")),
-        ({"email_verified": False}, Person("Ada@example.com", "viewer")),
-        ({"email": "bob@example.com"}, Person("bob@example.com", "viewer")),
-        ({"email": None}, Person("oidc:1", "viewer")),
+        ({}, User("Ada@example.com", "operator")),
+        ({"email_verified": True}, User("Ada@example.com", "operator")),
+        ({"email_verified": False}, User("Ada@example.com", "viewer")),
+        ({"email": "bob@example.com"}, User("bob@example.com", "viewer")),
+        ({"email": None}, User("oidc:1", "viewer")),
         ({"is_logged_in": False}, None),
         ({"iat": NOW - SIGNED_IN_SECONDS - 1}, None),
     ],
 )
-def test_a_provider_vouches_for_a_person(claims: dict[str, Any], expected: Person | None) -> None:
-    assert person_from_claims(ADA | claims, {"ada@example.com"}, NOW) == expected
+def test_the_claims_name_the_user(claims: dict[str, Any], expected: User | None) -> None:
+    assert user_from_claims(ADA | claims, {"ada@example.com"}, NOW) == expected
 
 
 def test_operators_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_operators_are_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.load()
 
 
-def test_beyond_loopback_nobody_acts_without_signing_in(
+def test_beyond_loopback_nothing_is_shown_without_signing_in(
     db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", db_url)

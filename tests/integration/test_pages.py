@@ -1,4 +1,4 @@
-"""The dashboard's pages without a browser: with data, without any, and without a database."""
+"""The dashboard's pages without a browser: with data, without data, and without a database."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_without_data_a_page_says_what_to_do(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_database_a_page_stays_calm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_a_page_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     page = open_page(name, "postgresql://nobody@127.0.0.1:1/none", monkeypatch)
     assert "does not answer" in page.error[0].value
     assert "Traceback" not in page_text(page)
 
 
-def test_jobs_shows_a_job_with_its_errors_and_runs_them_again(
+def test_jobs_shows_the_errors_of_a_job_and_retries_them(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed_for_pages(db)
@@ -53,19 +53,19 @@ def test_jobs_shows_a_job_with_its_errors_and_runs_them_again(
         "3 of 3",
         "1",
     )
-    page.button(key="again-ProviderUnavailable").click().run()
+    page.button(key="retry-ProviderUnavailable").click().run()
     metrics = {metric.label: metric.value for metric in page.metric}
     assert (metrics["State"], metrics["Symbols done"]) == ("running", "2 of 3")
 
 
-def test_a_job_is_cancelled_with_a_reason_only(
+def test_cancelling_a_job_requires_a_reason(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     track_symbols(db).trigger(actor="test")
     page = open_page("jobs", db_url, monkeypatch)
-    assert page.button(key="cancel-yes").disabled
+    assert page.button(key="cancel-confirm").disabled
     page.text_input(key="cancel-reason").set_value("wrong list").run()
-    page.button(key="cancel-yes").click().run()
+    page.button(key="cancel-confirm").click().run()
     with db.begin() as conn:
         rows = conn.execute(
             text("SELECT actor, reason FROM operator_actions WHERE action='cancel'")
@@ -81,9 +81,9 @@ def test_resilience_forces_a_breaker(
     page = open_page("resilience", db_url, monkeypatch)
     assert chart_count(page) == 1
     assert "**polygon** · :green[● closed]" in page_text(page)
-    assert "Every vendor is let through." in page_text(page)
+    assert "All providers available" in page_text(page)
     page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
-    page.button(key="force_open-yes").click().run()
+    page.button(key="force_open-confirm").click().run()
     (action,) = ReadModels(db, hour=1, minute=30, enabled=True).journal.actions(
         10, action="breaker_force_open"
     )
@@ -102,13 +102,13 @@ def test_operations_shows_alerts_and_silences_them(
     assert "SchedulerNotRunning" in page.error[0].value
     page.selectbox(key="rule").set_value("SchedulerNotRunning")
     page.text_input(key="silence-reason").set_value("moving").run()
-    page.button(key="silence-yes").click().run()
+    page.button(key="silence-confirm").click().run()
     assert "silenced until" in page.error[0].value
     page.button(key="unsilence-SchedulerNotRunning").click().run()
     assert "silenced until" not in page.error[0].value
 
 
-def test_symbols_shows_prices_and_steers_one(
+def test_symbols_shows_the_prices_of_one_and_its_actions(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
@@ -120,20 +120,20 @@ def test_symbols_shows_prices_and_steers_one(
     page.button(key="trigger-one").click().run()
     assert page.button(key="resume-one").disabled
     page.text_input(key="pause-one-reason").set_value("merger").run()
-    page.button(key="pause-one-yes").click().run()
+    page.button(key="pause-one-confirm").click().run()
     assert "Paused by dashboard" in page.warning[0].value
     assert page.warning[0].value.endswith(": merger")
     page.button(key="resume-one").click().run()
     assert not page.warning
-    page.text_input(key="deactivate-reason").set_value("delisted").run()
-    page.button(key="deactivate-yes").click().run()
+    page.text_input(key="untrack-reason").set_value("delisted").run()
+    page.button(key="untrack-confirm").click().run()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     (action,) = reader.journal.actions(10, action="untrack")
     assert (action.target, action.reason) == ("SIM1", "delisted")
     found = reader.symbols.find("SIM1")
     assert found is not None
     assert not found.active
-    assert page.warning[0].value == "SIM1 is no longer enriched."
+    assert page.warning[0].value == "SIM1 is not tracked any more."
 
 
 def test_a_symbol_is_tracked_from_the_page(
@@ -191,11 +191,11 @@ def test_quality_shows_scores_gaps_and_corrections(
     scored_today(db)
     page = open_page("quality", db_url, monkeypatch)
     assert chart_count(page) == 4
-    assert "No vendor has restated a stored bar yet." in page_text(page)
+    assert "No vendor has corrected a stored bar yet." in page_text(page)
 
 
 @pytest.mark.parametrize(("count", "each"), [(600, 1), (601, 2), (3001, 6)])
-def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -> None:
+def test_bars_are_merged_into_candles(db: Database, count: int, each: int) -> None:
     with db.begin() as conn:
         conn.execute(
             text(
@@ -218,7 +218,7 @@ def test_candles_say_what_their_bars_said(db: Database, count: int, each: int) -
     assert found.frame["close"].iloc[-1] == count
 
 
-def test_the_overview_answers_the_mornings_questions(
+def test_the_overview_shows_metrics_errors_and_statuses(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed_for_pages(db)
@@ -228,16 +228,16 @@ def test_the_overview_answers_the_mornings_questions(
     assert shown["Symbols successful"] == "66.7 %"
     assert shown["Up to date"] == "0.0 %"
     assert shown["Workers alive"] == "1"
-    assert page.button(key="trigger-all-yes").label == "Trigger 3 symbols: yes"
-    told = page_text(page)
-    assert "1 of 3 symbols of the last" in told
-    assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in told
-    assert "2 not enriched · 1 error" in told
+    assert page.button(key="trigger-all-confirm").label == "Confirm: Trigger 3 symbols"
+    shown_text = page_text(page)
+    assert "1 of 3 symbols of the last" in shown_text
+    assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in shown_text
+    assert "2 not enriched · 1 error" in shown_text
     assert page.code[0].value == "answered 500"
     assert chart_count(page) == 2  # the nights and the jobs; nothing has a score yet
 
 
-def test_less_than_everything_is_triggered_paused_and_resumed(
+def test_some_symbols_are_triggered_and_a_provider_is_paused_and_resumed(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     track_symbols(db)
@@ -249,7 +249,7 @@ def test_less_than_everything_is_triggered_paused_and_resumed(
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     assert [details.total for details in reader.history(10).details] == [2]
     assert page.button(key="pause-some").disabled
-    page.selectbox(key="pause-scope").set_value("provider yahoo").run()
+    page.selectbox(key="pause-scope").set_value(("provider", "yahoo")).run()
     page.text_input(key="pause-reason").set_value("maintenance").run()
     page.button(key="pause-some").click().run()
     (pause,) = reader.pauses()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from enrichment.dashboard.data.providers import vendors
+from enrichment.dashboard.data.providers import provider_states
 from enrichment.domain.errors import QuotaExceeded, Snooze
 from enrichment.vendors.guard import VendorGuard
 from enrichment.warehouse.database import Database
@@ -60,8 +60,8 @@ def test_answers_of_429_are_counted_also_without_a_retry_after(db: Database) -> 
     with pytest.raises(Snooze):
         guard(refuse)
     manager.close()
-    (vendor,) = vendors(ReadModels(db, hour=1, minute=30, enabled=True).resilience())
-    assert (vendor.requests, vendor.refusals, vendor.refused) == (4, 1, 25.0)
-    assert (vendor.name, vendor.breaker) == ("polygon", "closed")
-    assert (vendor.tokens, vendor.quota) == (596, 600)
-    assert (vendor.active, vendor.slots) == (0, 10)
+    (provider,) = provider_states(ReadModels(db, hour=1, minute=30, enabled=True).resilience())
+    assert (provider.requests, provider.refusals, provider.refused_percent) == (4, 1, 25.0)
+    assert (provider.name, provider.breaker) == ("polygon", "closed")
+    assert (provider.quota_left, provider.quota) == (596, 600)
+    assert (provider.active, provider.concurrency) == (0, 10)

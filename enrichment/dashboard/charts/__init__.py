@@ -1,1 +1,1 @@
-"""Figures, made by pure functions from frames, in one theme."""
+"""Charts as Plotly figures, built from data frames by pure functions."""

@@ -1,4 +1,4 @@
-"""The nights as a calendar: each date a square, coloured and signed by how its run went."""
+"""A calendar of the nightly runs: a square per date, its colour and sign telling the outcome."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from enrichment.dashboard.charts.theme import framed
+from enrichment.dashboard.charts import theme
+from enrichment.domain.statuses import JobState
 
-# state → its sign in a square, its colour, what it says
-STATES = {
-    "before": ("", "rgba(138,148,166,.10)", "before the first run"),
-    "missed": ("–", "#8a94a6", "nothing ran"),
-    "manual": ("m", "#7a9bd8", "run by hand, not at night"),
-    "cancelled": ("c", "#8a94a6", "cancelled"),
-    "running": ("…", "#4c7fe0", "still running"),
-    "completed": ("✓", "#2f9e6e", "every symbol successful"),
-    "partial": ("!", "#e0a82e", "some symbols failed"),
-    "failed": ("✕", "#d64550", "failed"),
-}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 SQUARE_PIXELS = 30
+# state → the sign in its square, its colour, the text of its tooltip
+OUTCOMES = {
+    "before": ("", theme.translucent(theme.GREY, 0.1), "before the first run"),
+    "missed": ("–", theme.GREY, "no run"),
+    "manual": ("m", theme.LIGHT_BLUE, "manual run only"),
+    JobState.CANCELLED: ("c", theme.GREY, "cancelled"),
+    JobState.RUNNING: ("…", theme.BLUE, "running"),
+    JobState.COMPLETED: ("✓", theme.GREEN, "every symbol successful"),
+    JobState.PARTIAL: ("!", theme.AMBER, "some symbols failed"),
+    JobState.FAILED: ("✕", theme.RED, "failed"),
+}
 
 
-def state_of(state: str) -> str:
-    """The calendar's word for a job's state."""
-    return "running" if state == "queued" else state
+def outcome_of(state: str) -> str:
+    """The key of OUTCOMES for the state of a night; a queued job counts as running."""
+    return JobState.RUNNING if state == JobState.QUEUED else state
 
 
 def calendar(nights: pd.DataFrame) -> go.Figure:
-    """Weeks as columns, weekdays as lines.
+    """Weeks as columns, weekdays as rows.
 
-    nights: columns date, state (a key of STATES), successful, failed, duration_seconds,
-    late_seconds; one row per date.
+    Args:
+        nights: Columns date, state (a key of OUTCOMES), successful, failed, duration_seconds,
+            late_seconds; one row per date.
     """
     dates = pd.to_datetime(nights["date"])
     monday = dates - pd.to_timedelta(dates.dt.day_of_week, unit="D")
     figure = go.Figure()
-    for state, (sign, colour, meaning) in STATES.items():
+    for state, (sign, colour, meaning) in OUTCOMES.items():
         part = nights["state"] == state
         if not part.any():
             continue
@@ -58,16 +60,15 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(
         categoryorder="array", categoryarray=WEEKDAYS[::-1], showgrid=False, zeroline=False
     )
-    return framed(figure, 7 * SQUARE_PIXELS + 90)
+    return theme.apply_layout(figure, 7 * SQUARE_PIXELS + 90)
 
 
 def _tooltip(night: Any) -> str:
-    """A date in words, for whoever hovers over its square."""
-    lines = [f"<b>{pd.Timestamp(night.date):%a %d %b %Y}</b>", STATES[night.state][2]]
+    lines = [f"<b>{pd.Timestamp(night.date):%a %d %b %Y}</b>", OUTCOMES[night.state][2]]
     if pd.notna(night.successful):
         lines.append(f"{night.successful:.0f} symbols successful, {night.failed:.0f} failed")
     if pd.notna(night.duration_seconds):
         lines.append(f"took {night.duration_seconds:.0f} s")
     if pd.notna(night.late_seconds) and night.late_seconds >= 60:
-        lines.append(f"began {night.late_seconds / 60:.0f} min late")
+        lines.append(f"started {night.late_seconds / 60:.0f} min late")
     return "<br>".join(lines)

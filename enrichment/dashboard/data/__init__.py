@@ -1,1 +1,1 @@
-"""What the pages show, read and cached for all sessions."""
+"""What the pages show, read from the read models and cached for all sessions."""

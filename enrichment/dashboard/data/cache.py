@@ -1,4 +1,4 @@
-"""Reading for all sessions at once: cached for 2 s, and kept for when the database is away."""
+"""Reads and figures that all sessions share, cached, with the last good value during an outage."""
 
 from __future__ import annotations
 
@@ -14,46 +14,53 @@ from enrichment.domain.errors import DatabaseUnavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 CACHED_SECONDS = 2
-MAX_KEPT = 64
-_KEPT = "database-away"
+MAX_ENTRIES = 64
+_IS_LAST_GOOD = "database-unavailable"
 
 
 def cached_read(read: Callable[P, T]) -> Callable[P, T]:
-    """`read` for all sessions together. While the database is away, it gives what it gave last;
-    DatabaseUnavailable where that is nothing. Its arguments are hashable, its values not changed.
+    """Cache a read for all sessions. While the database is unavailable, return its last value.
+
+    Args:
+        read: A function of hashable arguments; callers do not change what it returns.
+
+    Raises:
+        DatabaseUnavailable: By the decorated function, if there is no last value.
     """
     cached = st.cache_data(ttl=CACHED_SECONDS, show_spinner=False)(read)
     name = (read.__code__.co_filename, read.__qualname__)
 
     @wraps(read)
-    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         key = (*name, *args, *sorted(kwargs.items()))
         try:
-            found = cached(*args, **kwargs)
+            value = cached(*args, **kwargs)
         except DatabaseUnavailable:
             if key not in _last_good():
                 raise
-            st.session_state[_KEPT] = True
+            st.session_state[_IS_LAST_GOOD] = True
             return cast("T", _last_good()[key])
-        st.session_state[_KEPT] = False
-        _remember(key, found)
-        return found
+        st.session_state[_IS_LAST_GOOD] = False
+        _keep(key, value)
+        return value
 
-    return reading
+    return wrapper
 
 
-def cached_figure(draw: Callable[P, T]) -> Callable[P, T]:
-    """`draw` for all sessions together, as drawing costs more than reading. What it gives is not to
-    be changed. Arguments that begin with _ do not tell calls apart: when the data was read does,
-    and the zone of its times.
+def cached_figure(build: Callable[P, T]) -> Callable[P, T]:
+    """Cache a figure for all sessions, since building it costs more than reading its data.
+
+    Args:
+        build: Arguments whose names begin with _ are not part of the cache's key: the others name
+            the data's version and the time zone. Callers do not change what it returns.
     """
-    cached = st.cache_resource(ttl=10 * CACHED_SECONDS, max_entries=MAX_KEPT, show_spinner=False)
-    return cast("Callable[P, T]", cached(draw))
+    cached = st.cache_resource(ttl=10 * CACHED_SECONDS, max_entries=MAX_ENTRIES, show_spinner=False)
+    return cast("Callable[P, T]", cached(build))
 
 
 def is_last_good() -> bool:
-    """Whether what was read last is what was kept."""
-    return bool(st.session_state.get(_KEPT))
+    """Whether this session's newest read returned the last value before an outage."""
+    return bool(st.session_state.get(_IS_LAST_GOOD))
 
 
 @st.cache_resource(show_spinner=False)
@@ -61,9 +68,9 @@ def _last_good() -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-def _remember(key: Any, value: Any) -> None:
-    last = _last_good()
-    last[key] = value
-    last.move_to_end(key)
-    while len(last) > MAX_KEPT:
-        last.popitem(last=False)
+def _keep(key: Any, value: Any) -> None:
+    entries = _last_good()
+    entries[key] = value
+    entries.move_to_end(key)
+    while len(entries) > MAX_ENTRIES:
+        entries.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Percentiles from histograms, and the vendors' figures made of them."""
+"""Latency percentiles and fallback shares of the providers, from the hourly fetch history."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
 def percentile(counts: Sequence[int], q: float) -> float | None:
-    """The latency in ms that the fraction q of the fetches did not exceed, None without any.
+    """The q-quantile of a latency histogram in ms, interpolated linearly within its bucket.
 
-    counts: per bucket of `LATENCY_BUCKETS_MS`. Within a bucket fetches are taken to be spread
-    evenly; in the last one, which has no upper bound, its lower bound is all that is known.
+    Args:
+        counts: Fetches per bucket of `LATENCY_BUCKETS_MS`; the last bucket has no upper bound.
+        q: A fraction from 0 to 1.
+
+    Returns:
+        The lower bound if it lies in the last bucket, None if the histogram is empty.
     """
-    rank, before = q * sum(counts), 0
+    rank, below = q * sum(counts), 0
     bounds = (0, *LATENCY_BUCKETS_MS)
     for lower, upper, count in zip(bounds, (*bounds[1:], None), counts, strict=True):
-        if count and before + count >= rank:
+        if count and below + count >= rank:
             return float(
-                lower if upper is None else lower + (upper - lower) * (rank - before) / count
+                lower if upper is None else lower + (upper - lower) * (rank - below) / count
             )
-        before += count
+        below += count
     return None
 
 
@@ -37,7 +41,7 @@ def latencies(fetches: Sequence[Fetches]) -> pd.DataFrame:
             "start": part.start,
             "provider": VENDORS.name_of(part.source),
             "fetches": part.total,
-            **{name: percentile(part.buckets, q) for name, q in PERCENTILES.items()},
+            **_percentiles(part.buckets),
         }
         for part in fetches
         if part.source != "none"
@@ -45,40 +49,51 @@ def latencies(fetches: Sequence[Fetches]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["start", "provider", "fetches", *PERCENTILES])
 
 
-def overall(fetches: Sequence[Fetches]) -> dict[str, dict[str, float | None]]:
-    """Provider → its percentiles over the whole span."""
-    sums: dict[str, list[int]] = {}
+def latencies_by_provider(fetches: Sequence[Fetches]) -> dict[str, dict[str, float | None]]:
+    """Provider → p50, p95 and p99 (ms) over all of these fetches."""
+    counts: dict[str, list[int]] = {}
     for part in fetches:
         name = VENDORS.name_of(part.source)
-        sums[name] = [a + b for a, b in zip(sums.get(name, [0] * 11), part.buckets, strict=True)]
-    return {
-        name: {label: percentile(counts, q) for label, q in PERCENTILES.items()}
-        for name, counts in sums.items()
-    }
+        sums = counts.get(name, [0] * len(part.buckets))
+        counts[name] = [a + b for a, b in zip(sums, part.buckets, strict=True)]
+    return {name: _percentiles(buckets) for name, buckets in counts.items()}
 
 
-def answers(found: Sequence[Answers], orders: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Columns start, asset_class, provider, answered, fallback: whether another provider comes
-    first in the asset class' order.
+def _percentiles(counts: Sequence[int]) -> dict[str, float | None]:
+    return {name: percentile(counts, q) for name, q in PERCENTILES.items()}
+
+
+def served_fetches(
+    history: Sequence[Answers], provider_orders: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Successful fetches by the provider that served them.
+
+    Args:
+        history: From the read models.
+        provider_orders: Asset class → its providers, first choice first.
+
+    Returns:
+        Columns start, asset_class, provider, fetches, fallback (whether the provider is not the
+        asset class's first choice).
     """
     rows = [
         {
             "start": part.start,
             "asset_class": part.asset_class,
-            "provider": VENDORS.name_of(part.source),
-            "answered": part.answered,
-            "fallback": VENDORS.name_of(part.source) != next(iter(orders[part.asset_class]), None),
+            "provider": (provider := VENDORS.name_of(part.source)),
+            "fetches": part.answered,
+            "fallback": provider != next(iter(provider_orders[part.asset_class]), None),
         }
-        for part in found
+        for part in history
     ]
-    return pd.DataFrame(rows, columns=["start", "asset_class", "provider", "answered", "fallback"])
+    return pd.DataFrame(rows, columns=["start", "asset_class", "provider", "fetches", "fallback"])
 
 
-def fallback_shares(answered: pd.DataFrame) -> dict[str, float]:
-    """Asset class → percent of its answers that came from a fallback."""
+def fallback_shares(served: pd.DataFrame) -> dict[str, float]:
+    """Asset class → percent of its fetches that a fallback served."""
     return {
-        str(kind): 100.0
-        * float(part.loc[part["fallback"], "answered"].sum())
-        / float(part["answered"].sum())
-        for kind, part in answered.groupby("asset_class")
+        str(asset_class): 100.0
+        * float(part.loc[part["fallback"], "fetches"].sum())
+        / float(part["fetches"].sum())
+        for asset_class, part in served.groupby("asset_class")
     }

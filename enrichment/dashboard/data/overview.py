@@ -22,44 +22,42 @@ from enrichment.warehouse.read_models.quality_all import DayOfQuality, SeriesQua
 
 JOBS = 30
 QUALITY_DAYS = 30
-WORST = 12
+LOWEST_SCORES = 12
 
 
 @dataclass(frozen=True)
 class OverviewData:
-    """The figures of one moment; `running` is the oldest job at work."""
-
     overview: Overview
     night: NightState
     history: HistoryPage
-    attention: list[SeriesStatus]
+    unhealthy_series: list[SeriesStatus]
     nights: list[Night]
     errors: list[RecentError]
-    worst: list[SeriesQuality]
+    lowest_scores: list[SeriesQuality]
     quality_days: list[DayOfQuality]
     workers: list[WorkerStatus]
     patterns: list[PatternStatus]
     pauses: list[Pause]
-    running: Progress | None
+    open_job: Progress | None  # the oldest one
 
 
 @cached_read
 def overview_data() -> OverviewData:
     reader = services().reader
-    running = reader.progress_of_open_jobs()
+    open_jobs = reader.progress_of_open_jobs()
     return OverviewData(
         overview=reader.overview(),
         night=reader.night(),
         history=reader.history(JOBS),
-        attention=reader.morning.needs_attention(),
+        unhealthy_series=reader.morning.needs_attention(),
         nights=reader.morning.nights(),
         errors=reader.morning.errors(),
-        worst=reader.quality_overview.worst(WORST),
+        lowest_scores=reader.quality_overview.worst(LOWEST_SCORES),
         quality_days=reader.quality_overview.days(QUALITY_DAYS),
         workers=reader.workers(),
         patterns=reader.resilience(),
         pauses=reader.pauses(),
-        running=running[0] if running else None,
+        open_job=open_jobs[0] if open_jobs else None,
     )
 
 

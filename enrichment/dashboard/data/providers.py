@@ -1,42 +1,42 @@
-"""The vendors' protection as the workers publish it, summed up by provider."""
+"""The state of each provider, summed up over the workers' resilience patterns."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from enrichment.warehouse.read_models.dto import PatternStatus
+from resilience import State
 
-STATE_SEVERITY = ("forced_open", "open", "half_open", "disabled", "closed")
+# Most severe first.
+BREAKER_STATES = ("forced_open", State.OPEN, State.HALF_OPEN, "disabled", State.CLOSED)
+UNAVAILABLE = ("forced_open", State.OPEN, State.HALF_OPEN)
 
 
 @dataclass(frozen=True, slots=True)
-class VendorState:
+class ProviderState:
     """A provider as all workers see it.
 
-    breaker: the gravest state; working: workers that have published it lately, the others' figures
-    count in requests and refusals (429) alone. failing: the highest failure rate, 0–1. tokens,
-    quota: permits left and permits a burst, None where there is no quota. active, slots: of the
-    bulkheads.
+    Requests and refusals are of all workers of the last day, the rest of those that report now.
     """
 
     name: str
-    breaker: str | None
-    working: int
-    failing: float | None
+    breaker: str | None  # the most severe state; None if no worker reports
+    workers: int
+    failure_rate: float | None  # the highest, 0–1
     last_error: str | None
-    tokens: int | None
-    quota: int | None
+    quota_left: int | None  # the fewest permits; None without a quota
+    quota: int | None  # permits in a burst
     requests: int
-    refusals: int
-    active: int
-    slots: int
+    refusals: int  # answers with the status 429
+    active: int  # running requests
+    concurrency: int  # how many may run
 
     @property
-    def refused(self) -> float | None:
-        """Percent of the requests that were answered with 429."""
+    def refused_percent(self) -> float | None:
+        """Refused requests in percent of all, None without requests."""
         return 100.0 * self.refusals / self.requests if self.requests else None
 
 
@@ -44,41 +44,46 @@ def of_kind(patterns: Sequence[PatternStatus], kind: str) -> list[PatternStatus]
     return [pattern for pattern in patterns if pattern.kind == kind]
 
 
-def vendors(patterns: Sequence[PatternStatus]) -> list[VendorState]:
-    """By name; breakers that protect no vendor are left out."""
+def provider_states(patterns: Sequence[PatternStatus]) -> list[ProviderState]:
+    """By name; patterns that protect something else than a provider are left out."""
     names = {p.name for p in of_kind(patterns, "rate_limiter") if p.name.endswith("_api")}
-    return [_vendor(name, [p for p in patterns if p.name == name]) for name in sorted(names)]
+    return [
+        _provider_state(name, [p for p in patterns if p.name == name]) for name in sorted(names)
+    ]
 
 
-def _vendor(name: str, patterns: Sequence[PatternStatus]) -> VendorState:
-    now = [pattern for pattern in patterns if not pattern.stale]
-    breakers = of_kind(now, "circuit_breaker")
+def _provider_state(name: str, patterns: Sequence[PatternStatus]) -> ProviderState:
+    current = [pattern for pattern in patterns if not pattern.stale]
+    breakers = of_kind(current, "circuit_breaker")
     states = [breaker.state for breaker in breakers]
-    limits = [limit.status for limit in of_kind(now, "rate_limiter") if limit.status.get("strict")]
-    asked = [limit.status for limit in of_kind(patterns, "rate_limiter")]
-    bulkheads = [bulkhead.status for bulkhead in of_kind(now, "bulkhead")]
-    return VendorState(
+    quotas = [limit for limit in _statuses(current, "rate_limiter") if limit.get("strict")]
+    requests = _statuses(patterns, "rate_limiter")
+    bulkheads = _statuses(current, "bulkhead")
+    errors = [error for breaker in breakers if (error := breaker.status.get("last_error"))]
+    return ProviderState(
         name=name.removesuffix("_api"),
-        breaker=next((state for state in STATE_SEVERITY if state in states), None),
-        working=len(breakers),
-        failing=max((b.status.get("failure_rate") or 0.0 for b in breakers), default=None),
-        last_error=next(
-            (_error_text(e) for b in breakers if (e := b.status.get("last_error"))), None
-        ),
-        tokens=min((int(limit["tokens"]) for limit in limits), default=None),
-        quota=min((int(limit["burst"]) for limit in limits), default=None),
-        requests=_sum(asked, "granted_count"),
-        refusals=_sum(asked, "paused_count"),
+        breaker=next((state for state in BREAKER_STATES if state in states), None),
+        workers=len(breakers),
+        failure_rate=max((b.status.get("failure_rate") or 0.0 for b in breakers), default=None),
+        last_error=_error_message(errors[0]) if errors else None,
+        quota_left=min((int(quota["tokens"]) for quota in quotas), default=None),
+        quota=min((int(quota["burst"]) for quota in quotas), default=None),
+        requests=_sum(requests, "granted_count"),
+        refusals=_sum(requests, "paused_count"),
         active=_sum(bulkheads, "active_count"),
-        slots=_sum(bulkheads, "max_concurrent"),
+        concurrency=_sum(bulkheads, "max_concurrent"),
     )
 
 
-def _error_text(error: str) -> str:
-    """An error's own words, of the form in which a breaker keeps it: Class('words')."""
-    found = re.fullmatch(r"\w+\((['\"])(.*)\1\)", error)
-    return found[2] if found else error
+def _statuses(patterns: Sequence[PatternStatus], kind: str) -> list[Mapping[str, Any]]:
+    return [pattern.status for pattern in of_kind(patterns, kind)]
 
 
-def _sum(statuses: Sequence[Any], field: str) -> int:
+def _error_message(error: str) -> str:
+    """The message of an error as a breaker stores it, Class('message')."""
+    match = re.fullmatch(r"\w+\((['\"])(.*)\1\)", error)
+    return match[2] if match else error
+
+
+def _sum(statuses: Sequence[Mapping[str, Any]], field: str) -> int:
     return sum(int(status.get(field) or 0) for status in statuses)

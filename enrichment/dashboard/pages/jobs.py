@@ -1,65 +1,72 @@
-"""Jobs: where did the time go, what failed, and doing something about it."""
+"""Jobs: the history, and one job's progress, timeline and errors, with retrying and cancelling."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import pandas as pd
 import streamlit as st
 
+from enrichment.dashboard.auth import actor
 from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.components import (
-    auto_refresh,
+    button_with_reason,
     empty_state,
-    local,
-    moment,
-    refresh_on_change,
-    refreshed_at,
     run_command,
-    seconds,
+    select,
     table,
-    with_reason,
 )
 from enrichment.dashboard.data.cache import cached_read
-from enrichment.dashboard.services import actor, commands, services
+from enrichment.dashboard.formatting import label, seconds
+from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.services import commands, services
+from enrichment.dashboard.times import format_time, to_display_zone
+from enrichment.domain.model import JobKind
+from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
 
-SHOWN = 200
-ITEMS = 500
-GANTT_ITEMS = 200
-OPEN = ("queued", "running")
-KINDS = ("scheduled", "catchup", "manual", "backfill")
+HISTORY_LIMIT = 200
+ITEM_LIMIT = 500
+TIMELINE_LIMIT = 200
+OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
+JOB_ID = "job"  # in the session state: the selected job
+
+
+@dataclass(frozen=True)
+class JobReport:
+    request: JobRequest | None
+    progress: Progress | None
+    error_groups: list[ErrorGroup]
+    items: list[JobItem]  # the first by name
+    longest: list[JobItem]
 
 
 @cached_read
-def fitting(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
-    return services().reader.history(SHOWN, kinds=kinds, with_failures=with_failures)
-
-
-def history() -> HistoryPage:
-    """The newest jobs that the filters let through."""
-    state = st.session_state
-    return fitting(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
+def read_history(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
+    return services().reader.history(HISTORY_LIMIT, kinds=kinds, with_failures=with_failures)
 
 
 @cached_read
-def details(
-    job_id: UUID,
-) -> tuple[JobRequest | None, Progress | None, list[ErrorGroup], list[JobItem], list[JobItem]]:
-    """What was asked for, how far it is, its errors, its first symbols, and the longest."""
+def read_job(job_id: UUID) -> JobReport:
     reader = services().reader
-    return (
-        reader.jobs.request(job_id),
-        reader.progress(job_id),
-        reader.jobs.error_groups(job_id),
-        reader.jobs.items(job_id, ITEMS),
-        reader.jobs.longest(job_id, GANTT_ITEMS),
+    return JobReport(
+        request=reader.jobs.request(job_id),
+        progress=reader.progress(job_id),
+        error_groups=reader.jobs.error_groups(job_id),
+        items=reader.jobs.items(job_id, ITEM_LIMIT),
+        longest=reader.jobs.longest(job_id, TIMELINE_LIMIT),
     )
 
 
-def frame(page: HistoryPage) -> pd.DataFrame:
-    """The history's jobs, newest first."""
+def filtered_history() -> HistoryPage:
+    """The newest jobs that match the filters."""
+    state = st.session_state
+    return read_history(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
+
+
+def history_frame(page: HistoryPage) -> pd.DataFrame:
     rows = [
         {
             "job_id": str(job.job_id),
@@ -80,99 +87,109 @@ def frame(page: HistoryPage) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def overview() -> None:
-    """The history: outcomes and durations of the jobs that the filters let through."""
-    if st.session_state.pop("picked", False):
-        st.rerun()  # the job that was picked is shown beside this part
-    page = history()
+def history() -> None:
+    if st.session_state.pop("job-selected", False):
+        st.rerun()  # the whole page: this part reruns by itself
+    page = filtered_history()
     if not page.jobs:
         filtered = st.session_state.get("kinds") or st.session_state.get("failed-only")
-        none = "No job yet. Trigger one on the overview, or wait for the nightly run."
-        empty_state("No job fits these filters." if filtered else none)
-        refreshed_at(page.timestamp)
+        no_jobs = "No job yet. Trigger one on the overview, or wait for the nightly run."
+        empty_state("No job matches these filters." if filtered else no_jobs)
+        refreshed_badge(page.timestamp)
         return
-    found = frame(page)
-    outcomes(found)
-    table(found, key="history", on_pick=lambda row: pick(found["job_id"].iloc[row]))
+    jobs = history_frame(page)
+    history_charts(jobs)
+    table(
+        jobs,
+        key="history",
+        on_select=lambda row: select_job(jobs["job_id"].iloc[row]),
+    )
     if page.next is not None:
-        st.caption(f"the newest {SHOWN}; the API has all, page by page")
-    refreshed_at(page.timestamp)
+        st.caption(f"the newest {HISTORY_LIMIT}; the API returns all, page by page")
+    refreshed_badge(page.timestamp)
 
 
-def outcomes(found: pd.DataFrame) -> None:
-    """found: as `frame` makes it."""
+def history_charts(jobs: pd.DataFrame) -> None:
+    """jobs: from `history_frame`."""
     left, right = st.columns(2)
     with left:
         st.subheader("Symbols by day")
-        by_day = found.assign(date=found["at"].dt.floor("D"))
+        by_day = jobs.assign(date=jobs["at"].dt.floor("D"))
         days = by_day.groupby("date", as_index=False)[["successful", "failed"]].sum()
         st.plotly_chart(job_charts.outcomes_by_day(days), key="days")
     with right:
         st.subheader("Duration, with p50 and p95")
-        done = found[found["seconds"].notna()].iloc[::-1]
-        if done.empty:
-            empty_state("None of these jobs has ended yet.")
+        started = jobs[jobs["seconds"].notna()].iloc[::-1]
+        if started.empty:
+            empty_state("None of these jobs has started yet.")
             return
-        st.plotly_chart(
-            job_charts.durations(local(done.rename(columns={"seconds": "duration_seconds"}))),
-            key="durations",
-        )
+        frame = to_display_zone(started.rename(columns={"seconds": "duration_seconds"}))
+        st.plotly_chart(job_charts.durations(frame), key="durations")
 
 
-def pick(job_id: str) -> None:
-    """Show the job of the row that was clicked."""
-    st.session_state["job"] = job_id
-    st.session_state["picked"] = True
+def select_job(job_id: str) -> None:
+    st.session_state[JOB_ID] = job_id
+    st.session_state["job-selected"] = True
 
 
-def detail() -> None:
-    """The chosen job: figures, its symbols on their threads, its errors."""
-    job_id = chosen()
+def selected_job() -> UUID | None:
+    job_id = st.session_state.get(JOB_ID)
+    return UUID(job_id) if job_id else None
+
+
+def job_report() -> None:
+    """The selected job's figures, timeline, errors and symbols."""
+    job_id = selected_job()
     if job_id is None:
         return
-    asked, progress, groups, items, longest = details(job_id)
-    if asked is None or progress is None:
+    report = read_job(job_id)
+    request, progress = report.request, report.progress
+    if request is None or progress is None:
         st.warning(f"There is no job {job_id}.", icon=":material/search_off:")
         return
-    why = f" · {asked.reason}" if asked.reason else ""
-    st.caption(f"{asked.kind} · requested by {asked.requested_by}{why}")
+    reason = f" · {request.reason}" if request.reason else ""
+    st.caption(f"{request.kind} · requested by {request.requested_by}{reason}")
+    job_metrics(progress)
+    timeline(report.longest)
+    error_groups(job_id, report.error_groups, finished=progress.finished)
+    item_table(report.items)
+
+
+def job_metrics(progress: Progress) -> None:
     rate = progress.symbols_per_second
-    shown = [
-        ("State", progress.state),
+    metrics = [
+        ("State", label(progress.state)),
         ("Symbols done", f"{progress.done} of {progress.total}"),
-        ("Failed", str(progress.counts.get("failed", 0))),
+        ("Failed", str(progress.counts.get(ItemStatus.FAILED, 0))),
         ("Duration", seconds(progress.duration_seconds)),
         ("Symbols a second", "–" if rate is None else f"{rate:.1f}"),
     ]
     widths = (4, 3, 2, 3, 3)  # a state is a long word
-    for column, (label, value) in zip(st.columns(widths), shown, strict=True):
-        column.metric(label, value)
-    timeline(longest)
-    errors(job_id, groups, finished=progress.finished)
-    listed(items)
+    for column, (title, value) in zip(st.columns(widths), metrics, strict=True):
+        column.metric(title, value)
 
 
-def timeline(ran: list[JobItem]) -> None:
-    """Where the time went. ran: the symbols that took longest."""
-    now = pd.Timestamp.now(tz="UTC")
-    if not ran:
-        empty_state("No symbol of this job has begun.")
+def timeline(longest: list[JobItem]) -> None:
+    """The symbols that took longest, on the threads that ran them."""
+    if not longest:
+        empty_state("No symbol of this job has started.")
         return
+    now = pd.Timestamp.now(tz="UTC")
     rows = pd.DataFrame(
         {
-            "symbol": [item.symbol for item in ran],
-            "worker": [(item.worker_id or "–").split(":")[0] for item in ran],
-            "status": [item.status for item in ran],
-            "started_at": [item.started_at or now for item in ran],
-            "completed_at": [item.completed_at or now for item in ran],
+            "symbol": [item.symbol for item in longest],
+            "worker": [(item.worker_id or "–").split(":")[0] for item in longest],
+            "status": [item.status for item in longest],
+            "started_at": [item.started_at or now for item in longest],
+            "completed_at": [item.completed_at or now for item in longest],
         }
     )
-    st.plotly_chart(job_charts.gantt(local(rows)), key="gantt")
-    if len(ran) == GANTT_ITEMS:
-        st.caption(f"the {GANTT_ITEMS} symbols that took longest")
+    st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")
+    if len(longest) == TIMELINE_LIMIT:
+        st.caption(f"the {TIMELINE_LIMIT} symbols that took longest")
 
 
-def errors(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
+def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
     for group in groups:
         with st.container(border=True):
             more = " …" if group.count > len(group.symbols) else ""
@@ -181,21 +198,21 @@ def errors(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
             )
             st.code(group.example, language=None, wrap_lines=True)
             st.button(
-                f"Run these {group.count} again",
+                f"Retry these {group.count}",
                 icon=":material/replay:",
-                key=f"again-{group.error_class}",
+                key=f"retry-{group.error_class}",
                 disabled=not finished,
-                on_click=run_again,
+                on_click=retry_failed,
                 args=(job_id, group.error_class),
             )
 
 
-def listed(items: list[JobItem]) -> None:
+def item_table(items: list[JobItem]) -> None:
     st.subheader("Symbols")
     rows = [
         {
             "symbol": item.symbol,
-            "status": item.status.replace("_", " "),
+            "status": item.status,
             "step": item.step,
             "retries": item.retry_count,
             "inserted": item.inserted,
@@ -207,85 +224,80 @@ def listed(items: list[JobItem]) -> None:
         for item in items
     ]
     table(rows, key="items")
-    if len(items) == ITEMS:
-        st.caption(f"the first {ITEMS} by name; the API has all, page by page")
+    if len(items) == ITEM_LIMIT:
+        st.caption(f"the first {ITEM_LIMIT} by name; the API returns all, page by page")
 
 
-def run_again(job_id: UUID, error_class: str | None) -> None:
+def retry_failed(job_id: UUID, error_class: str | None) -> None:
     run_command(
         lambda: commands().resume_failed(job_id, actor=actor(), error_class=error_class),
-        "Failed symbols are queued again",
+        "The failed symbols are queued again",
     )
 
 
 def cancel(job_id: UUID, reason: str) -> None:
     run_command(
         lambda: commands().cancel(job_id, actor=actor(), reason=reason),
-        "Being cancelled: symbols at work end at their next step",
+        "Cancelling: running symbols stop at their next step",
     )
 
 
-def chosen() -> UUID | None:
-    """The job that is looked at."""
-    found = st.session_state.get("job")
-    return UUID(found) if found else None
-
-
-def offered() -> list[tuple[UUID, str, int]]:
-    """What the choice of a job is made of: it stays as it is while an open job's symbols fail."""
-    page = history()
+def job_choices() -> list[tuple[UUID, str, int]]:
+    """What the job controls depend on: the failures of open jobs are not counted, so that the
+    controls do not rerun while these run.
+    """
+    page = filtered_history()
     return [
-        (job.job_id, details.state, 0 if details.state in OPEN else job.failed)
+        (job.job_id, details.state, 0 if details.state in OPEN_STATES else job.failed)
         for job, details in zip(page.jobs, page.details, strict=True)
     ]
 
 
-def chooser() -> None:
-    """Which job to look at, and what can be done to it."""
-    page = history()
-    jobs = {
-        str(job.job_id): (details, job.failed)
+def job_controls() -> None:
+    """Selecting a job, retrying its failed symbols, and cancelling it."""
+    page = filtered_history()
+    if not page.jobs:
+        return
+    jobs = {str(job_id): (state, failed) for job_id, state, failed in job_choices()}
+    labels = {
+        str(job.job_id): f"{format_time(details.created_at, '%Y-%m-%d %H:%M:%S')} · {details.kind}"
+        f" · {label(details.state)} · {str(job.job_id)[:8]}"
         for job, details in zip(page.jobs, page.details, strict=True)
     }
-    if not jobs:
-        return
-
-    def name(key: str) -> str:
-        job, _ = jobs[key]
-        return f"{moment(job.created_at, '%Y-%m-%d %H:%M:%S')} · {job.kind} · {job.state}"
-
     st.subheader("One job")
-    st.selectbox("Job", list(jobs), format_func=name, key="job")
-    job_id = chosen()
-    if job_id is None:
-        return
-    shown, failed = jobs.get(str(job_id), (None, 0))
-    running = shown is not None and shown.state in OPEN
+    job_id = select("Job", labels, key=JOB_ID)
+    state, failed = jobs[job_id]
+    is_open = state in OPEN_STATES
     with st.container(horizontal=True):
         st.button(
-            "Run failed again" if running else f"Run {failed} failed again",
+            "Retry failed" if is_open else f"Retry {failed} failed",
             icon=":material/replay:",
-            key="again",
-            disabled=running or not failed,
-            on_click=run_again,
-            args=(job_id, None),
+            key="retry",
+            disabled=is_open or not failed,
+            on_click=retry_failed,
+            args=(UUID(job_id), None),
         )
-        with_reason(
+        button_with_reason(
             "Cancel",
-            "Waiting symbols are cancelled now, those at work at their next step. What is stored "
-            "stays.",
-            lambda reason: cancel(job_id, reason),
+            "Waiting symbols are cancelled now, running ones at their next step. Data that is "
+            "already stored is kept.",
+            lambda reason: cancel(UUID(job_id), reason),
             key="cancel",
-            disabled=not running,
+            disabled=not is_open,
         )
 
 
 st.title("Jobs")
 with st.container(horizontal=True):
     st.multiselect(
-        "Kinds", KINDS, key="kinds", placeholder="all kinds", bind="query-params", width=420
+        "Kinds",
+        [kind.value for kind in JobKind],
+        key="kinds",
+        placeholder="all kinds",
+        bind="query-params",
+        width=420,
     )
     st.toggle("Only with failures", key="failed-only", bind="query-params")
-auto_refresh(overview)
-refresh_on_change(chooser, of=offered)
-auto_refresh(detail)
+auto_refresh(history)
+refresh_on_change(job_controls, inputs=job_choices)
+auto_refresh(job_report)

@@ -1,4 +1,4 @@
-"""Operations: is the engine sound, what is wrong, and who changed what."""
+"""Operations: alerts, workers, scheduled runs, and the audit log."""
 
 from __future__ import annotations
 
@@ -7,82 +7,80 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
+from enrichment.dashboard.auth import actor
 from enrichment.dashboard.components import (
-    ago,
-    auto_refresh,
+    button_with_reason,
     empty_state,
     load_more,
-    moment,
-    refresh_on_change,
-    refreshed_at,
-    rows_shown,
+    row_limit,
     run_command,
     table,
-    with_reason,
 )
 from enrichment.dashboard.data.cache import cached_read
-from enrichment.dashboard.services import actor, commands, services
+from enrichment.dashboard.formatting import age, label
+from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.services import commands, services
+from enrichment.dashboard.times import format_time
+from enrichment.domain.statuses import AlertSeverity, AlertStatus, WorkerState
 from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport
 from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import SlotStatus, WorkerStatus
 
-ACTIONS = 200
-EVENTS = 50
-HOURS = 2
+AUDIT_ENTRIES = 200
+ALERT_EVENTS = 50
+SILENCE_HOURS = 2
 
 
 @cached_read
-def report() -> AlertReport:
+def read_alerts() -> AlertReport:
     return services().reader.alerts.report()
 
 
 @cached_read
-def engine() -> tuple[list[WorkerStatus], list[SlotStatus]]:
+def read_engine() -> tuple[list[WorkerStatus], list[SlotStatus]]:
     reader = services().reader
     return reader.workers(), reader.slots()
 
 
 @cached_read
-def fired(limit: int) -> list[AlertEvent]:
+def read_alert_history(limit: int) -> list[AlertEvent]:
     return services().reader.alerts.history(limit)
 
 
 @cached_read
-def done(limit: int) -> list[AuditEntry]:
+def read_audit_log(limit: int) -> list[AuditEntry]:
     return services().reader.journal.actions(limit)
 
 
-def warnings() -> None:
-    """What fires, and what did."""
-    found = report()
-    refreshed_at(found.timestamp)
-    alerts(found)
-    changes(fired(rows_shown("fired", EVENTS)))
+def alert_sections() -> None:
+    report = read_alerts()
+    refreshed_badge(report.timestamp)
+    alerts(report)
+    alert_history(read_alert_history(row_limit("alert-events-limit", ALERT_EVENTS)))
 
 
-def page() -> None:
-    """Workers, slots, audit."""
-    working, taken = engine()
-    workers(working, report().timestamp)
-    slots(taken)
-    audit(done(rows_shown("done", ACTIONS)))
+def engine_sections() -> None:
+    worker_statuses, slots = read_engine()
+    workers(worker_statuses, read_alerts().timestamp)
+    scheduled_runs(slots)
+    audit_log(read_audit_log(row_limit("audit-limit", AUDIT_ENTRIES)))
 
 
-def alerts(found: AlertReport) -> None:
+def alerts(report: AlertReport) -> None:
     st.subheader("Alerts")
-    if found.evaluated_at is None:
-        empty_state("The rules have not been evaluated yet: a worker does so every minute.")
+    if report.evaluated_at is None:
+        empty_state("The alert rules have not been evaluated yet: a worker does so every minute.")
         return
-    firing = [alert for alert in found.alerts if alert.state == "firing"]
+    firing = [alert for alert in report.alerts if alert.state == AlertStatus.FIRING]
     for alert in firing:
-        show = st.error if alert.severity == "critical" else st.warning
+        show = st.error if alert.severity == AlertSeverity.CRITICAL else st.warning
         show(
-            f"**{alert.rule}** fires since {moment(alert.since)}: {alert.condition}"
-            f"{_silenced(alert)}",
+            f"**{alert.rule}** firing since {format_time(alert.since)}: {alert.condition}"
+            f"{silence_text(alert)}",
             icon=":material/notifications_active:",
         )
     if not firing:
-        st.success("Nothing fires.", icon=":material/check_circle:")
+        st.success("No active alerts.", icon=":material/check_circle:")
     rows = [
         {
             "rule": alert.rule,
@@ -93,89 +91,91 @@ def alerts(found: AlertReport) -> None:
             "since": alert.since,
             "silenced until": alert.silenced_until,
         }
-        for alert in found.alerts
+        for alert in report.alerts
     ]
     table(rows, key="alerts")
-    st.caption(f"evaluated {ago(found.evaluated_at, found.timestamp)} by {found.evaluator}")
+    st.caption(f"evaluated {age(report.evaluated_at, report.timestamp)} by {report.evaluator}")
 
 
-def changes(events: Sequence[AlertEvent]) -> None:
+def alert_history(events: Sequence[AlertEvent]) -> None:
     if not events:
         return
-    with st.expander(f"What fired and was resolved ({len(events)})"):
+    with st.expander(f"Alert history ({len(events)})"):
         rows = [
             {
                 "at": event.at,
                 "rule": event.rule,
                 "change": event.state,
                 "detail": event.detail,
-                "told": ", ".join(_told(event)) or ("silenced" if event.silenced else "nobody"),
+                "notifications": notifications_text(event),
             }
             for event in events
         ]
-        table(rows, key="events")
-        load_more("fired", EVENTS, len(rows))
+        table(rows, key="alert-events")
+        load_more("alert-events-limit", ALERT_EVENTS, len(rows))
 
 
-def workers(found: Sequence[WorkerStatus], now: datetime) -> None:
+def workers(statuses: Sequence[WorkerStatus], now: datetime) -> None:
     st.subheader("Workers")
-    if not found:
-        empty_state("No worker has run within the last day. Start one with `enrichment worker`.")
+    if not statuses:
+        empty_state("No worker has run in the last day. Start one with `enrichment worker`.")
         return
     rows = [
         {
             "worker": worker.worker_id,
-            "state": worker.state if worker.alive or worker.state == "stopped" else "lost",
+            "state": worker.state
+            if worker.alive or worker.state == WorkerState.STOPPED
+            else "lost",
             "host": worker.host,
             "pid": worker.pid,
             "busy": f"{worker.busy} of {worker.threads} threads",
             "started": worker.started_at,
-            "heartbeat": worker.heartbeat_at,
-            "silent for": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
-            "waits for": worker.note or "",
+            "last heartbeat": worker.heartbeat_at,
+            "heartbeat age": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
+            "waiting for": worker.note or "",
         }
-        for worker in found
+        for worker in statuses
     ]
     table(rows, key="workers")
 
 
-def slots(found: Sequence[SlotStatus]) -> None:
-    st.subheader("Nightly slots")
-    if not found:
-        empty_state("No nightly run has begun yet.")
+def scheduled_runs(slots: Sequence[SlotStatus]) -> None:
+    st.subheader("Scheduled runs")
+    if not slots:
+        empty_state("No scheduled run has started yet.")
         return
     rows = [
         {
-            "slot": slot.slot,
+            "scheduled": slot.slot,
             "kind": slot.kind,
             "state": slot.state,
-            "late": str(timedelta(seconds=round(slot.late_seconds))),
+            "delay": str(timedelta(seconds=round(slot.late_seconds))),
             "seconds": slot.duration_seconds,
             "successful": slot.successful,
             "failed": slot.failed,
         }
-        for slot in found
+        for slot in slots
     ]
     table(rows, key="slots")
 
 
-def audit(actions: Sequence[AuditEntry]) -> None:
-    st.subheader("Who changed what")
-    if not actions:
-        empty_state("Nobody has changed anything yet.")
+def audit_log(entries: Sequence[AuditEntry]) -> None:
+    st.subheader("Audit log")
+    if not entries:
+        empty_state("No changes have been made yet.")
         return
     rows = [
         {
-            "at": action.at,
-            "actor": action.actor,
-            "action": action.action.replace("_", " "),
-            "target": action.target,
-            "reason": action.reason,
+            "at": entry.at,
+            "actor": entry.actor,
+            "action": label(entry.action),
+            "target": entry.target,
+            "reason": entry.reason,
         }
-        for action in actions
+        for entry in entries
     ]
     table(rows, key="audit")
-    load_more("done", ACTIONS, len(rows))
+    load_more("audit-limit", AUDIT_ENTRIES, len(rows))
 
 
 def silence(reason: str) -> None:
@@ -183,56 +183,62 @@ def silence(reason: str) -> None:
     length = timedelta(hours=st.session_state["hours"])
     run_command(
         lambda: commands().silence(rule, length=length, actor=actor(), reason=reason),
-        f"{rule} is silent for {length}",
+        f"{rule} is silenced for {length}",
     )
 
 
 def unsilence(rule: str) -> None:
-    run_command(lambda: commands().unsilence(rule, actor=actor()), f"{rule} is heard again")
+    run_command(
+        lambda: commands().unsilence(rule, actor=actor()), f"The silence of {rule} has ended"
+    )
 
 
-def silenced() -> list[tuple[str, datetime | None]]:
-    return [(alert.rule, alert.silenced_until) for alert in report().alerts]
+def silences() -> list[tuple[str, datetime | None]]:
+    """Each rule, and until when it is silenced."""
+    return [(alert.rule, alert.silenced_until) for alert in read_alerts().alerts]
 
 
-def silences() -> None:
-    """Telling nobody of a rule's alerts for a while."""
-    found = report().alerts
-    if not found:
+def silence_controls() -> None:
+    """Stopping the notifications of a rule for a while, and ending that early."""
+    rules = silences()
+    if not rules:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.selectbox("Silence a rule", [alert.rule for alert in found], key="rule", width=320)
-        st.number_input("Hours", 1, 720, HOURS, key="hours", width=160)
-        with_reason(
+        st.selectbox("Silence a rule", [rule for rule, _ in rules], key="rule", width=320)
+        st.number_input("Hours", 1, 720, SILENCE_HOURS, key="hours", width=160)
+        button_with_reason(
             "Silence",
-            "Nobody is told of it meanwhile; what still fires afterwards is told then.",
+            "The rule sends no notifications until then. If it still fires afterwards, it sends "
+            "one.",
             silence,
             key="silence",
         )
-    for alert in found:
-        if alert.silenced_until is not None:
+    for rule, silenced_until in rules:
+        if silenced_until is not None:
             st.button(
-                f"{alert.rule}: end the silence",
+                f"{rule}: end the silence",
                 icon=":material/notifications:",
-                key=f"unsilence-{alert.rule}",
+                key=f"unsilence-{rule}",
                 on_click=unsilence,
-                args=(alert.rule,),
+                args=(rule,),
             )
 
 
-def _silenced(alert: Alert) -> str:
+def silence_text(alert: Alert) -> str:
     until = alert.silenced_until
-    return "" if until is None else f" (silenced until {moment(until)})"
+    return "" if until is None else f" (silenced until {format_time(until)})"
 
 
-def _told(event: AlertEvent) -> list[str]:
-    return [
-        f"{d.channel} {'took it' if d.delivered_at else f'waits, {d.attempts} attempts'}"
+def notifications_text(event: AlertEvent) -> str:
+    """Whether each channel has delivered the event's notification."""
+    deliveries = [
+        f"{d.channel} {'delivered' if d.delivered_at else f'pending after {d.attempts} attempts'}"
         for d in event.deliveries
     ]
+    return ", ".join(deliveries) or ("silenced" if event.silenced else "none")
 
 
 st.title("Operations")
-auto_refresh(warnings)
-refresh_on_change(silences, of=silenced)
-auto_refresh(page)
+auto_refresh(alert_sections)
+refresh_on_change(silence_controls, inputs=silences)
+auto_refresh(engine_sections)

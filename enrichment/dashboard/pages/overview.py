@@ -1,4 +1,4 @@
-"""Overview: did last night work, what stands in the way, and steering it."""
+"""Overview: whether the last night worked, what needs attention, and starting or pausing runs."""
 
 from __future__ import annotations
 
@@ -9,139 +9,142 @@ from datetime import timedelta
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard.charts import prices
-from enrichment.dashboard.charts.nights import calendar, state_of
-from enrichment.dashboard.charts.sparkline import sparkline
+from enrichment.dashboard.auth import actor
+from enrichment.dashboard.charts import jobs as job_charts
+from enrichment.dashboard.charts import nights, quality
 from enrichment.dashboard.components import (
-    ago,
-    auto_refresh,
+    SCORE,
+    WIDE_TEXT,
+    button_with_reason,
     empty_state,
-    moment,
-    refresh_on_change,
-    refreshed_at,
     run_command,
     table,
-    with_reason,
 )
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
-from enrichment.dashboard.data.overview_metrics import now_cards, trend_cards
+from enrichment.dashboard.data.overview_metrics import current_metrics, trend_metrics
 from enrichment.dashboard.data.providers import of_kind
-from enrichment.dashboard.services import actor, commands
+from enrichment.dashboard.formatting import age, label
+from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.services import commands
+from enrichment.dashboard.times import format_time
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import is_simulated
+from enrichment.domain.statuses import HealthStatus, PauseScope
 from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
+from resilience import State
 
-BANNERS = {"healthy": st.success, "warning": st.warning, "critical": st.error}
-ICONS = {
-    "healthy": ":material/check_circle:",
-    "warning": ":material/warning:",
-    "critical": ":material/error:",
+MAX_BREAKERS = 5
+HEADLINES = {
+    HealthStatus.HEALTHY: "Healthy: the last run succeeded and nothing needs attention.",
+    HealthStatus.WARNING: "Needs attention",
+    HealthStatus.CRITICAL: "Critical",
 }
 
 
-def trigger(reason: str) -> None:
+def trigger_all(reason: str) -> None:
     run_command(
         lambda: commands().trigger(actor=actor(), reason=reason),
         "Triggered: every active symbol is queued",
     )
 
 
-def pause(reason: str) -> None:
+def pause_all(reason: str) -> None:
     run_command(
-        lambda: commands().pause(actor=actor(), reason=reason), "Paused: nothing new starts"
+        lambda: commands().pause(actor=actor(), reason=reason), "Paused: no symbol is started"
     )
 
 
-def resume() -> None:
+def resume_all() -> None:
     run_command(lambda: commands().resume(actor=actor()), "Resumed")
 
 
-def banner(data: OverviewData) -> None:
-    judged = health.assess(data.night)
-    headline = {
-        "healthy": "Healthy: the last run worked and nothing needs you.",
-        "warning": "Needs a look",
-        "critical": "Critical",
-    }[judged.status]
-    text = "\n".join([f"**{headline}**", *(f"- {issue}" for issue in judged.issues)])
-    BANNERS[judged.status](text, icon=ICONS[judged.status])
+def health_banner(data: OverviewData) -> None:
+    assessment = health.assess(data.night)
+    status = HealthStatus(assessment.status)
+    text = "\n".join([f"**{HEADLINES[status]}**", *(f"- {issue}" for issue in assessment.issues)])
+    if status == HealthStatus.HEALTHY:
+        st.success(text, icon=":material/check_circle:")
+    elif status == HealthStatus.WARNING:
+        st.warning(text, icon=":material/warning:")
+    else:
+        st.error(text, icon=":material/error:")
 
 
-def progress(data: OverviewData) -> None:
-    if data.running is None:
+def job_progress(data: OverviewData) -> None:
+    job = data.open_job
+    if job is None:
         return
-    job = data.running
-    work = ", ".join(f"{symbol} ({step})" for symbol, step in list(job.at_work.items())[:5])
+    running = ", ".join(f"{symbol} ({step})" for symbol, step in list(job.at_work.items())[:5])
     eta = f" · about {job.eta_seconds:.0f} s left" if job.eta_seconds else ""
     st.progress(
         job.done / job.total if job.total else 0.0,
-        text=f"{job.done:,} of {job.total:,} symbols done{eta}{' · ' + work if work else ''}",
+        text=f"{job.done:,} of {job.total:,} symbols done{eta}{' · ' + running if running else ''}",
     )
 
 
-def cards(data: OverviewData) -> None:
-    for row in (now_cards(data), trend_cards(data)):
-        for column, card in zip(st.columns(4), row, strict=True):
+def metrics(data: OverviewData) -> None:
+    for row in (current_metrics(data), trend_metrics(data)):
+        for column, metric in zip(st.columns(4), row, strict=True):
             with column.container(border=True, height="stretch"):
-                st.metric(card.label, card.value)
-                if len(card.trend) > 1:
-                    st.html(sparkline(card.trend, card.label))
-                st.caption(card.note)
+                trend = metric.trend if len(metric.trend) > 1 else None
+                st.metric(metric.label, metric.value, chart_data=trend)
+                st.caption(metric.note)
 
 
-def nights(data: OverviewData) -> None:
-    st.subheader("Did the nights work?")
+def night_calendar(data: OverviewData) -> None:
+    st.subheader("Nightly runs")
     frame = pd.DataFrame([asdict(night) for night in data.nights])
-    frame["state"] = frame["state"].map(state_of)
+    frame["state"] = frame["state"].map(nights.outcome_of)
     if (frame["state"] == "before").all():
-        empty_state("No night yet: the first run comes at the time above, or trigger one.")
+        empty_state("No nightly run yet. The next run is shown above; you can also trigger one.")
         return
-    st.plotly_chart(calendar(frame), key="nights")
+    st.plotly_chart(nights.calendar(frame), key="nights")
 
 
-def troubles(data: OverviewData) -> None:
-    """Breakers that are not closed, and what symbols failed with lately."""
-    st.subheader("What stands in the way")
+def open_issues(data: OverviewData) -> None:
+    """Breakers that are not closed, and the errors of the last days."""
+    st.subheader("Errors and open breakers")
     breakers = of_kind(data.patterns, "circuit_breaker")
-    open_breakers = [breaker for breaker in breakers if breaker.state != "closed"]
-    for breaker in open_breakers[:5]:
-        known = (
-            "stale, the worker is silent"
+    not_closed = [breaker for breaker in breakers if breaker.state != State.CLOSED]
+    for breaker in not_closed[:MAX_BREAKERS]:
+        reported = (
+            "stale: the worker no longer reports"
             if breaker.stale
-            else f"as of {breaker.age_seconds:.0f} s ago"
+            else f"reported {breaker.age_seconds:.0f} s ago"
         )
         st.warning(
-            f"Breaker **{breaker.name}** is {(breaker.state or '').replace('_', ' ')} "
-            f"in {breaker.worker_id.split(':')[0]} ({known})",
+            f"Breaker **{breaker.name}** is {label(breaker.state or '')} "
+            f"in {breaker.worker_id.split(':')[0]} ({reported})",
             icon=":material/electric_bolt:",
         )
     for error in data.errors:
         st.markdown(
             f"**{error.error_class}** · {error.symbols:,} symbols in {error.jobs} "
-            f"job{'s' * (error.jobs != 1)}, last {ago(error.at, data.overview.timestamp)}"
+            f"job{'s' * (error.jobs != 1)}, last {age(error.at, data.overview.timestamp)}"
         )
         st.code(error.example, language=None, wrap_lines=True)
-    if not open_breakers and not data.errors:
+    if not not_closed and not data.errors:
         st.success(
-            "Every breaker is closed, and no symbol failed within a week.", icon=":material/check:"
+            "All breakers are closed, and no symbol has failed in the last week.",
+            icon=":material/check:",
         )
 
 
-def quality(data: OverviewData) -> None:
+def lowest_scores(data: OverviewData) -> None:
     st.subheader("Lowest quality")
-    if not data.worst:
-        empty_state("No series has been scored within a week.")
+    if not data.lowest_scores:
+        empty_state("No series has been scored in the last week.")
         return
     frame = pd.DataFrame(
         {
-            "name": [f"{s.symbol} {s.timeframe}" for s in data.worst],
-            "quality_score": [s.score for s in data.worst],
-            "status": [s.status for s in data.worst],
-            "why": ["; ".join(s.reasons) or "nothing taken off" for s in data.worst],
+            "name": [f"{s.symbol} {s.timeframe}" for s in data.lowest_scores],
+            "score": [s.score for s in data.lowest_scores],
+            "status": [s.status for s in data.lowest_scores],
+            "reasons": ["; ".join(s.reasons) or "no deductions" for s in data.lowest_scores],
         }
     )
-    st.plotly_chart(prices.quality_by_series(frame, worst=12), key="quality")
+    st.plotly_chart(quality.lowest_scores(frame), key="quality")
 
 
 def recent_jobs(data: OverviewData) -> None:
@@ -152,7 +155,7 @@ def recent_jobs(data: OverviewData) -> None:
     frame = pd.DataFrame(
         {
             "label": [
-                moment(job.started_at or details.created_at, "%m-%d %H:%M:%S", named=False)
+                format_time(job.started_at or details.created_at, "%m-%d %H:%M:%S", with_zone=False)
                 for job, details in zip(data.history.jobs, data.history.details, strict=True)
             ],
             "successful": [job.successful for job in data.history.jobs],
@@ -161,152 +164,154 @@ def recent_jobs(data: OverviewData) -> None:
             "kind": [details.kind for details in data.history.details],
         }
     )
-    st.plotly_chart(prices.job_outcomes(frame.iloc[::-1]), key="jobs")
+    st.plotly_chart(job_charts.job_outcomes(frame.iloc[::-1]), key="jobs")
 
 
-def attention(data: OverviewData) -> None:
-    """The series that are not healthy."""
-    st.subheader("Series that need a look")
+def unhealthy_series(data: OverviewData) -> None:
+    st.subheader("Series that need attention")
     if not data.night.series:
         empty_state(
-            "No symbols are tracked. Add one on the page Symbols, or: "
-            "`enrichment symbols add AAPL --asset-class stock`"
+            "No symbols are tracked. Track one on the page Symbols, or with "
+            "`enrichment symbols add AAPL --asset-class stock`."
         )
         return
     counts = sorted(data.night.statuses.items(), key=lambda item: -item[1])
-    st.caption(" · ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in counts))
-    if not data.attention:
+    st.caption(" · ".join(f"{count:,} {label(status)}" for status, count in counts))
+    if not data.unhealthy_series:
         st.success("All series are healthy.", icon=":material/check:")
         return
+    series = data.unhealthy_series
     rows = pd.DataFrame(
         {
-            "symbol": [s.symbol for s in data.attention],
-            "timeframe": [s.timeframe for s in data.attention],
-            "status": [s.status.replace("_", " ") for s in data.attention],
-            "quality": [s.quality_score for s in data.attention],
-            "last bar": pd.Series([s.last_ts for s in data.attention], dtype="datetime64[us, UTC]"),
-            "source": [_source(s.symbol, s.source) for s in data.attention],
-            "why": ["; ".join(s.reasons) or s.last_error or "" for s in data.attention],
+            "symbol": [s.symbol for s in series],
+            "timeframe": [s.timeframe for s in series],
+            "status": [s.status for s in series],
+            "quality": [s.quality_score for s in series],
+            "last bar": pd.Series([s.last_ts for s in series], dtype="datetime64[us, UTC]"),
+            "provider": [provider_text(s.symbol, s.source) for s in series],
+            "why": ["; ".join(s.reasons) or s.last_error or "" for s in series],
         }
     )
-    score = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
-    table(
-        rows,
-        {"quality": score, "why": st.column_config.TextColumn(width="large")},
-        key="attention",
-    )
+    columns = {"quality": SCORE, "why": WIDE_TEXT}
+    table(rows, columns, key="unhealthy")
 
 
-def _source(symbol: str, source: str | None) -> str:
+def provider_text(symbol: str, source: str | None) -> str:
     if source is None:
         return "–"
     return f"{source} (simulated)" if is_simulated(symbol) else source
 
 
-def now() -> None:
-    """Healthy? And what is at work."""
+def current_state() -> None:
     data = overview_data()
-    banner(data)
-    progress(data)
+    health_banner(data)
+    job_progress(data)
 
 
-def lately() -> None:
-    """How it came to be, and what needs a look."""
+def recent_history() -> None:
     data = overview_data()
-    cards(data)
+    metrics(data)
     wide, narrow = st.columns([3, 2])
     with wide:
-        nights(data)
+        night_calendar(data)
     with narrow:
-        troubles(data)
+        open_issues(data)
     left, right = st.columns(2)
     with left:
         recent_jobs(data)
     with right:
-        quality(data)
-    attention(data)
-    refreshed_at(data.overview.timestamp)
+        lowest_scores(data)
+    unhealthy_series(data)
+    refreshed_badge(data.overview.timestamp)
 
 
-def steering() -> None:
-    """Triggering and pausing, everything or less."""
+def run_controls() -> None:
+    """Triggering and pausing, for all symbols or some."""
     data, classes = overview_data(), active_symbols()
-    paused = any(pause.scope == "global" for pause in data.pauses)
+    paused = any(pause.scope == PauseScope.GLOBAL for pause in data.pauses)
     with st.container(horizontal=True):
-        with_reason(
+        button_with_reason(
             f"Trigger {len(classes):,} symbol{'s' if len(classes) > 1 else ''}"
             if classes
             else "Trigger",
-            f"Every active symbol is queued now: {len(classes):,} of them.",
-            trigger,
+            f"All {len(classes):,} active symbols are queued now.",
+            trigger_all,
             key="trigger-all",
             disabled=not classes,
             icon=":material/play_arrow:",
         )
-        with_reason(
+        button_with_reason(
             "Pause",
-            "Nothing new starts until somebody resumes, also after restarts and at night; symbols "
-            "at work are finished.",
-            pause,
+            "No symbol is started until you resume, neither after restarts nor by the nightly run. "
+            "Symbols that are running are finished.",
+            pause_all,
             key="pause-all",
             disabled=paused,
             icon=":material/pause:",
         )
-        st.button("Resume", icon=":material/resume:", on_click=resume, disabled=not paused)
+        st.button("Resume", icon=":material/resume:", on_click=resume_all, disabled=not paused)
         if classes:
             trigger_some(classes)
             pause_some(sorted(set(classes.values())))
 
 
-def trigger_some(classes: Mapping[str, str]) -> None:
-    """classes: active symbol → asset class."""
+def trigger_some(asset_classes: Mapping[str, str]) -> None:
+    """asset_classes: active symbol → asset class."""
     with st.popover("Trigger some", icon=":material/play_arrow:"):
-        kinds = sorted(set(classes.values()))
-        kind = st.selectbox("Asset class", ["all", *kinds], key="trigger-class")
-        offered = [name for name, own in classes.items() if kind in ("all", own)]
-        names = st.multiselect(
-            "Symbols", offered, key="trigger-symbols", placeholder="all of these"
+        choices = ["all", *sorted(set(asset_classes.values()))]
+        asset_class = st.selectbox("Asset class", choices, key="trigger-class")
+        candidates = [
+            symbol for symbol, own in asset_classes.items() if asset_class in ("all", own)
+        ]
+        selection = st.multiselect(
+            "Symbols", candidates, key="trigger-symbols", placeholder="all of these"
         )
-        wanted = names or offered
+        symbols = selection or candidates
         st.button(
-            f"Trigger these {len(wanted)}",
+            f"Trigger these {len(symbols)}",
             key="trigger-some",
             type="primary",
             on_click=lambda: run_command(
-                lambda: commands().trigger(actor=actor(), symbols=wanted),
-                f"Triggered: {len(wanted)} symbols are queued",
+                lambda: commands().trigger(actor=actor(), symbols=symbols),
+                f"Triggered: {len(symbols)} symbols are queued",
             ),
         )
 
 
-def pause_some(kinds: Sequence[str]) -> None:
-    scopes = {f"asset class {kind}": ("asset_class", kind) for kind in kinds}
-    scopes |= {f"provider {name}": ("provider", name) for name in VENDORS.names}
+def pause_some(asset_classes: Sequence[str]) -> None:
+    scopes = [
+        *((PauseScope.ASSET_CLASS, asset_class) for asset_class in asset_classes),
+        *((PauseScope.PROVIDER, name) for name in VENDORS.names),
+    ]
     with st.popover("Pause some", icon=":material/pause:"):
-        chosen = st.selectbox("What", list(scopes), key="pause-scope") or next(iter(scopes))
+        scope, key = st.selectbox(
+            "Scope", scopes, key="pause-scope", format_func=lambda option: scope_text(*option)
+        )
         minutes = st.number_input("Minutes", 1, 525_600, 120, key="pause-minutes")
-        reason = st.text_input("Reason, kept in the audit", key="pause-reason", max_chars=500)
-        scope, key = scopes[chosen]
+        reason = st.text_input(
+            "Reason (kept in the audit log)", key="pause-reason", max_chars=500
+        ).strip()
+        text = scope_text(scope, key)
         st.button(
-            f"Pause {chosen}",
+            f"Pause {text}",
             key="pause-some",
             type="primary",
-            disabled=not reason.strip(),
+            disabled=not reason,
             on_click=lambda: run_command(
                 lambda: commands().pause(
                     actor=actor(),
                     scope=scope,
                     key=key,
-                    reason=reason.strip(),
+                    reason=reason,
                     until=utc_now() + timedelta(minutes=minutes),
                 ),
-                f"Paused: {chosen}, for {minutes} minutes",
+                f"Paused: {text}, for {minutes} minutes",
             ),
         )
     for pause in overview_data().pauses:
-        if pause.scope != "global":
+        if pause.scope != PauseScope.GLOBAL:
             st.button(
-                f"Resume {pause.scope.replace('_', ' ')} {pause.key}",
+                f"Resume {scope_text(pause.scope, pause.key)}",
                 icon=":material/resume:",
                 key=f"resume-{pause.scope}-{pause.key}",
                 on_click=resume_one,
@@ -314,11 +319,18 @@ def pause_some(kinds: Sequence[str]) -> None:
             )
 
 
+def scope_text(scope: str, key: str) -> str:
+    return f"{label(scope)} {key}"
+
+
 def resume_one(scope: str, key: str) -> None:
-    run_command(lambda: commands().resume(actor=actor(), scope=scope, key=key), f"Resumed {key}")
+    run_command(
+        lambda: commands().resume(actor=actor(), scope=scope, key=key),
+        f"Resumed {scope_text(scope, key)}",
+    )
 
 
 st.title("Market enrichment")
-auto_refresh(now)
-refresh_on_change(steering, of=lambda: (overview_data().pauses, active_symbols()))
-auto_refresh(lately)
+auto_refresh(current_state)
+refresh_on_change(run_controls, inputs=lambda: (overview_data().pauses, active_symbols()))
+auto_refresh(recent_history)

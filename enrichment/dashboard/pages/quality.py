@@ -1,4 +1,4 @@
-"""Data quality: which data can be trusted, and why the rest can't."""
+"""Data quality: scores over time and now, missing bars, and vendor corrections."""
 
 from __future__ import annotations
 
@@ -9,49 +9,53 @@ import streamlit as st
 
 from enrichment.dashboard.charts import quality
 from enrichment.dashboard.components import (
-    auto_refresh,
+    SCORE,
+    WIDE_TEXT,
     empty_state,
     load_more,
-    refreshed_at,
-    rows_shown,
+    row_limit,
     table,
 )
 from enrichment.dashboard.data.cache import cached_read
+from enrichment.dashboard.formatting import label
+from enrichment.dashboard.refresh import auto_refresh, refreshed_badge
 from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.audit_log import CorrectedValue
 from enrichment.warehouse.read_models.quality_all import DayOfQuality, GapsOfMonth, SeriesQuality
 
 CORRECTIONS = 200
-SCORED = 2000
-WORST = 20
+SCORES = 2000
+LOWEST_SCORES = 20
 
 
 @cached_read
-def read() -> tuple[list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], pd.Timestamp]:
+def read_quality() -> tuple[
+    list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], pd.Timestamp
+]:
+    """Scores by day, series by score (lowest first), gaps by month, and when it was read."""
     overview = services().reader.quality_overview
-    return overview.days(), overview.worst(SCORED), overview.gaps(), pd.Timestamp.now(tz="UTC")
+    return overview.days(), overview.worst(SCORES), overview.gaps(), pd.Timestamp.now(tz="UTC")
 
 
 @cached_read
-def corrected(limit: int) -> list[CorrectedValue]:
+def read_corrections(limit: int) -> list[CorrectedValue]:
     return services().reader.journal.corrections(limit)
 
 
-def page() -> None:
-    """Scores over time and now, the worst series, gaps, corrections."""
-    days, scored, gaps, now = read()
-    corrections = corrected(rows_shown("corrected", CORRECTIONS))
-    refreshed_at(now.to_pydatetime())
-    if not scored:
-        empty_state("No series has been scored within the last week.")
+def quality_sections() -> None:
+    days, series, gaps, now = read_quality()
+    corrections = read_corrections(row_limit("corrections-limit", CORRECTIONS))
+    refreshed_badge(now.to_pydatetime())
+    if not series:
+        empty_state("No series has been scored in the last week.")
     else:
-        scores(days, scored)
-        worst(scored[:WORST])
-    missing(gaps)
-    restated(corrections)
+        score_charts(days, series)
+        lowest_scores(series[:LOWEST_SCORES])
+    missing_bars(gaps)
+    vendor_corrections(corrections)
 
 
-def scores(days: list[DayOfQuality], scored: list[SeriesQuality]) -> None:
+def score_charts(days: list[DayOfQuality], series: list[SeriesQuality]) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Score by day")
@@ -59,15 +63,15 @@ def scores(days: list[DayOfQuality], scored: list[SeriesQuality]) -> None:
         st.plotly_chart(quality.trend(frame), key="trend")
     with right:
         st.subheader("Series by score")
-        found = pd.Series([series.score for series in scored])
-        st.plotly_chart(quality.distribution(found), key="distribution")
-        if len(scored) == SCORED:
-            st.caption(f"the {SCORED} lowest")
+        scores = pd.Series([one.score for one in series])
+        st.plotly_chart(quality.distribution(scores), key="distribution")
+        if len(series) == SCORES:
+            st.caption(f"the {SCORES} lowest scores")
 
 
-def worst(found: list[SeriesQuality]) -> None:
-    st.subheader(f"What the lowest {len(found)} scores are made of")
-    frame = pd.DataFrame([asdict(series) for series in found])
+def lowest_scores(lowest: list[SeriesQuality]) -> None:
+    st.subheader(f"Components of the {len(lowest)} lowest scores")
+    frame = pd.DataFrame([asdict(series) for series in lowest])
     frame["name"] = frame["symbol"] + " " + frame["timeframe"]
     left, right = st.columns(2)
     with left:
@@ -77,49 +81,48 @@ def worst(found: list[SeriesQuality]) -> None:
             {
                 "series": f"{series.symbol} {series.timeframe}",
                 "score": series.score,
-                "status": series.status.replace("_", " "),
+                "status": series.status,
                 "why": "; ".join(series.reasons),
             }
-            for series in found
+            for series in lowest
         ]
-        score = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
-        why = st.column_config.TextColumn(width="large")
-        table(rows, {"score": score, "why": why}, key="worst")
+        columns = {"score": SCORE, "why": WIDE_TEXT}
+        table(rows, columns, key="lowest")
 
 
-def missing(gaps: list[GapsOfMonth]) -> None:
-    st.subheader("Bars that are missing")
+def missing_bars(gaps: list[GapsOfMonth]) -> None:
+    st.subheader("Missing bars")
     if not gaps:
         st.success("No open gaps.", icon=":material/check_circle:")
         return
     frame = pd.DataFrame([asdict(gap) for gap in gaps])
     frame["name"] = frame["symbol"] + " " + frame["timeframe"]
     st.plotly_chart(quality.gap_map(frame), key="gaps")
-    with st.expander("As a table"):
+    with st.expander("Missing bars as a table"):
         table(frame[["name", "month", "missing"]], key="missing")
 
 
-def restated(corrections: list[CorrectedValue]) -> None:
-    st.subheader("What vendors restated")
+def vendor_corrections(corrections: list[CorrectedValue]) -> None:
+    st.subheader("Vendor corrections")
     if not corrections:
-        empty_state("No vendor has restated a stored bar yet.")
+        empty_state("No vendor has corrected a stored bar yet.")
         return
     rows = [
         {
-            "found": value.corrected_at,
+            "corrected": value.corrected_at,
             "series": f"{value.symbol} {value.timeframe}",
             "bar": value.ts,
             "field": value.field,
             "old": value.old_value,
             "new": value.new_value,
-            "reason": value.reason.replace("_", " "),
-            "source": value.source,
+            "reason": label(value.reason),
+            "provider": value.source,
         }
         for value in corrections
     ]
     table(rows, key="corrections")
-    load_more("corrected", CORRECTIONS, len(rows))
+    load_more("corrections-limit", CORRECTIONS, len(rows))
 
 
 st.title("Data quality")
-auto_refresh(page)
+auto_refresh(quality_sections)

@@ -1,4 +1,4 @@
-"""Symbols: is it current, why not, and what is tracked."""
+"""Symbols: the status of every series, one symbol's prices, and which symbols are tracked."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from enrichment.dashboard.auth import actor
 from enrichment.dashboard.charts import quality
+from enrichment.dashboard.charts.candlestick import INDICATORS, OVERLAYS, candlestick
 from enrichment.dashboard.components import (
-    ago,
-    auto_refresh,
+    SCORE,
+    WIDE_TEXT,
+    button_with_reason,
+    coloured,
     empty_state,
-    guarded,
-    local,
-    moment,
     paginator,
-    refresh_on_change,
-    refreshed_at,
     run_command,
     table,
-    with_reason,
 )
 from enrichment.dashboard.data.cache import cached_figure, cached_read
-from enrichment.dashboard.services import actor, commands, services
-from enrichment.dashboard.times import zone
+from enrichment.dashboard.formatting import age, label
+from enrichment.dashboard.refresh import (
+    auto_refresh,
+    guarded,
+    refresh_on_change,
+    refreshed_badge,
+)
+from enrichment.dashboard.services import commands, services
+from enrichment.dashboard.times import display_zone, format_time, to_display_zone
 from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.statuses import PauseScope, SeriesStatus
 from enrichment.domain.symbol_csv import read_csv
 from enrichment.services.commands import parse_tracked
 from enrichment.warehouse.read_models.candles import Candles
@@ -38,182 +44,191 @@ from enrichment.warehouse.read_models.quality_all import ScoreOfDay
 from enrichment.warehouse.read_models.quality_symbol import SeriesReport
 from enrichment.warehouse.read_models.symbols import SymbolDetails, TimeframeState
 
-ON_PAGE = 100
-MOST = 20_000
-STATUSES = ("healthy", "warning", "stale", "error", "not_enriched")
-SIGNS = dict(zip(STATUSES, ("green", "yellow", "orange", "red", "gray"), strict=True))
-SPANS = {"3 months": 92, "1 year": 366, "5 years": 1827, "everything": 36_500}
-OVERLAYS = ("sma_20", "sma_50", "bollinger_upper", "bollinger_lower")
-PANELS = ("rsi_14", "volatility_20", "atr_14", "macd", "obv")
+PAGE_SIZE = 100
+MAX_SYMBOLS = 20_000
+RANGES = {92: "3 months", 366: "1 year", 1827: "5 years", 36_500: "all"}  # days → label
 COLUMNS = {
-    "quality": st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0),
+    "quality": SCORE,
     "bars": st.column_config.NumberColumn(format="localized"),
-    "why": st.column_config.TextColumn(width="large"),
+    "why": WIDE_TEXT,
 }
 
 
 @cached_read
-def listed(search: str, status: str, after: str | None) -> list[SymbolDetails]:
+def read_page(search: str, status: str, after: str | None) -> list[SymbolDetails]:
     return services().reader.symbols.page(
-        ON_PAGE, search=search or None, status=status or None, after=after
+        PAGE_SIZE, search=search or None, status=status or None, after=after
     )
 
 
 @cached_read
-def names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
+def read_names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
+    """The names of the symbols that match, all series' counts by status, and when it was read."""
     reader = services().reader
-    found = reader.symbols.names(MOST, search=search or None, status=status or None)
-    return found, dict(reader.night().statuses), pd.Timestamp.now(tz="UTC")
+    names = reader.symbols.names(MAX_SYMBOLS, search=search or None, status=status or None)
+    return names, dict(reader.night().statuses), pd.Timestamp.now(tz="UTC")
 
 
 @cached_read
-def one_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
+def read_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
     reader = services().reader
-    pauses = (p for p in reader.pauses() if (p.scope, p.key) == ("symbol", name))
+    pauses = (p for p in reader.pauses() if (p.scope, p.key) == (PauseScope.SYMBOL, name))
     return reader.symbols.find(name), next(pauses, None)
 
 
 @cached_read
-def score_days() -> list[ScoreOfDay]:
+def read_scores_by_day() -> list[ScoreOfDay]:
     return services().reader.quality_overview.symbol_days()
 
 
 @st.cache_data(ttl=30, show_spinner=False)
-def candles(symbol: str, timeframe: str, days: int, last: pd.Timestamp, panel: str) -> Candles:
+def read_candles(
+    symbol: str, timeframe: str, days: int, last: pd.Timestamp, indicator: str
+) -> Candles:
     end = last.to_pydatetime() + timedelta(seconds=1)
+    features = (*OVERLAYS, indicator)
     return services().reader.prices.candles(
-        symbol, Timeframe.parse(timeframe), end - timedelta(days=days), end, (*OVERLAYS, panel)
+        symbol, Timeframe.parse(timeframe), end - timedelta(days=days), end, features
     )
 
 
 @cached_read
-def reports(symbol: str) -> list[SeriesReport]:
+def read_reports(symbol: str) -> list[SeriesReport]:
     return services().reader.reports.of(symbol) or []
 
 
-def search() -> str:
-    return str(st.session_state.get("search") or "").strip()
+def filters() -> tuple[str, str]:
+    """The search text and the status; empty where nothing is filtered."""
+    state = st.session_state
+    return str(state.get("search") or "").strip(), str(state.get("status") or "")
 
 
-def status() -> str:
-    return str(st.session_state.get("status") or "")
-
-
-def sign(status: str) -> str:
-    return f":{SIGNS.get(status, 'gray')}[●]"
-
-
-def overview() -> None:
-    """The list with its freshness, page by page, and the lowest scores by day."""
-    found, statuses, now = names(search(), status())
-    refreshed_at(now.to_pydatetime())
-    if not found:
-        asked = search() or status()
-        empty_state("No symbol fits." if asked else "No symbols are tracked. Add one below.")
+def symbol_list() -> None:
+    """The symbols that match the filters, page by page, and the lowest scores by day."""
+    names, counts, now = read_names(*filters())
+    refreshed_badge(now.to_pydatetime())
+    if not names:
+        filtered = any(filters())
+        empty_state(
+            "No symbol matches these filters."
+            if filtered
+            else "No symbols are tracked. Track one below."
+        )
         return
     st.markdown(
         " · ".join(
-            f"{sign(kind)} {statuses[kind]:,} {kind.replace('_', ' ')}"
-            for kind in STATUSES
-            if kind in statuses
+            f"{coloured('●', status)} {counts[status]:,} {label(status)}"
+            for status in SeriesStatus
+            if status in counts
         )
     )
-    page = paginator(len(found), ON_PAGE, "symbols", key="page")
-    after = found[page * ON_PAGE - 1] if page else None
-    table(rows_of(listed(search(), status(), after), now), COLUMNS, key="symbols")
-    if len(found) == MOST:
-        st.caption(f"the first {MOST:,} by name: search for others")
-    scores = score_days()
+    page = paginator(len(names), PAGE_SIZE, "symbols", key="page")
+    after = names[page * PAGE_SIZE - 1] if page else None
+    rows = symbol_rows(read_page(*filters(), after), now)
+    table(rows, COLUMNS, key="symbols")
+    if len(names) == MAX_SYMBOLS:
+        st.caption(f"the first {MAX_SYMBOLS:,} by name: use the search to find others")
+    scores = read_scores_by_day()
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
-        st.plotly_chart(quality.symbol_days(frame), key="score-days")
+        st.plotly_chart(quality.scores_by_day(frame), key="scores-by-day")
 
 
-def rows_of(found: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dict[str, Any]]:
+def symbol_rows(symbols: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dict[str, Any]]:
     return [
         {
             "symbol": symbol.symbol,
-            "class": symbol.asset_class if symbol.active else f"{symbol.asset_class}, inactive",
-            "timeframe": state.timeframe,
-            "status": state.status.replace("_", " "),
-            "quality": state.quality_score,
-            "bars": state.bars,
-            "last bar": state.last_ts,
-            "enriched": ago(state.last_success_at, now) if state.last_success_at else "never",
-            "source": f"{state.source or '–'}{' (simulated)' if symbol.simulated else ''}",
-            "why": "; ".join(state.reasons) or state.last_error or "",
+            "asset class": symbol.asset_class + ("" if symbol.active else ", untracked"),
+            "timeframe": series.timeframe,
+            "status": series.status,
+            "quality": series.quality_score,
+            "bars": series.bars,
+            "last bar": series.last_ts,
+            "enriched": age(series.last_success_at, now) if series.last_success_at else "never",
+            "provider": f"{series.source or '–'}{' (simulated)' if symbol.simulated else ''}",
+            "why": "; ".join(series.reasons) or series.last_error or "",
         }
-        for symbol in found
-        for state in symbol.timeframes
+        for symbol in symbols
+        for series in symbol.timeframes
     ]
 
 
-def looked_at() -> object:
-    """What is told of the chosen symbol."""
-    found, _, _ = names(search(), status())
-    name = st.session_state.get("symbol") or next(iter(found), None)
-    return found, one_symbol(name) if name else None
+def symbol_inputs() -> object:
+    """What the section of one symbol depends on."""
+    names, _, _ = read_names(*filters())
+    name = st.session_state.get("symbol") or next(iter(names), None)
+    return names, read_symbol(name) if name else None
 
 
-def one() -> None:
-    """One symbol: its prices with features and flags, and what can be done to it."""
-    found, _, _ = names(search(), status())
-    if not found:
+def one_symbol() -> None:
+    """The selected symbol's status, actions and prices."""
+    names, _, _ = read_names(*filters())
+    if not names:
         return
     st.subheader("One symbol")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Symbol", found, key="symbol", width=260) or found[0]
-        chosen, pause = one_symbol(name)
-        if chosen is None:
+        name = st.selectbox("Symbol", names, key="symbol", width=260) or names[0]
+        symbol, pause = read_symbol(name)
+        if symbol is None:
             return
-        frames = [state.timeframe for state in chosen.timeframes]
-        timeframe = st.selectbox("Timeframe", frames, key="timeframe", width=140)
-        span = st.selectbox("Span", list(SPANS), index=1, key="span", width=160)
-        panel = st.selectbox("Below", PANELS, key="panel", width=180)
-    condition(chosen, pause)
-    steer(chosen, paused=pause is not None)
-    state = next((s for s in chosen.timeframes if s.timeframe == timeframe), chosen.timeframes[0])
-    picture(chosen, state, SPANS[span or "1 year"], panel or PANELS[0])
+        timeframes = [series.timeframe for series in symbol.timeframes]
+        timeframe = st.selectbox("Timeframe", timeframes, key="timeframe", width=140)
+        days = st.selectbox(
+            "Range", list(RANGES), index=1, key="range", width=160, format_func=RANGES.__getitem__
+        )
+        indicator = st.selectbox(
+            "Indicator",
+            list(INDICATORS),
+            key="indicator",
+            width=180,
+            format_func=INDICATORS.__getitem__,
+        )
+    status_messages(symbol, pause)
+    symbol_actions(symbol, paused=pause is not None)
+    series = next((s for s in symbol.timeframes if s.timeframe == timeframe), symbol.timeframes[0])
+    price_chart(symbol, series, days, indicator)
 
 
-def condition(chosen: SymbolDetails, pause: Pause | None) -> None:
-    """What keeps the symbol from being enriched, and why it is not as it should be."""
-    if not chosen.active:
-        st.warning(f"{chosen.symbol} is no longer enriched.", icon=":material/block:")
+def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
+    """Whether the symbol is enriched at all, and why its series are not healthy."""
+    if not symbol.active:
+        st.warning(f"{symbol.symbol} is not tracked any more.", icon=":material/block:")
     if pause is not None:
-        until = f" until {moment(pause.until)}" if pause.until else ""
-        why = f": {pause.reason}" if pause.reason else ""
+        until = f" until {format_time(pause.until)}" if pause.until else ""
+        reason = f": {pause.reason}" if pause.reason else ""
         st.warning(
-            f"Paused by {pause.paused_by} since {moment(pause.at)}{until}{why}",
+            f"Paused by {pause.paused_by} since {format_time(pause.at)}{until}{reason}",
             icon=":material/pause_circle:",
         )
-    for state in chosen.timeframes:
-        if reasons := "; ".join(state.reasons) or state.last_error:
-            st.caption(f"{sign(state.status)} **{state.timeframe}** {reasons}")
+    for series in symbol.timeframes:
+        if reasons := "; ".join(series.reasons) or series.last_error:
+            st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {reasons}")
 
 
-def steer(chosen: SymbolDetails, *, paused: bool) -> None:
-    name = chosen.symbol
+def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
+    name = symbol.symbol
     with st.container(horizontal=True):
         st.button(
             f"Trigger {name}",
             icon=":material/play_arrow:",
             key="trigger-one",
-            disabled=not chosen.active,
+            disabled=not symbol.active,
             on_click=lambda: run_command(
                 lambda: commands().trigger(actor=actor(), symbols=[name]), f"Triggered {name}"
             ),
         )
-        with_reason(
+        button_with_reason(
             "Pause",
-            f"No run of {name} starts until it is resumed.",
+            f"{name} is not enriched until you resume it.",
             lambda reason: run_command(
-                lambda: commands().pause(actor=actor(), scope="symbol", key=name, reason=reason),
+                lambda: commands().pause(
+                    actor=actor(), scope=PauseScope.SYMBOL, key=name, reason=reason
+                ),
                 f"{name} is paused",
             ),
             key="pause-one",
-            disabled=paused or not chosen.active,
+            disabled=paused or not symbol.active,
         )
         st.button(
             "Resume",
@@ -221,116 +236,121 @@ def steer(chosen: SymbolDetails, *, paused: bool) -> None:
             key="resume-one",
             disabled=not paused,
             on_click=lambda: run_command(
-                lambda: commands().resume(actor=actor(), scope="symbol", key=name),
-                f"{name} goes on",
+                lambda: commands().resume(actor=actor(), scope=PauseScope.SYMBOL, key=name),
+                f"{name} is resumed",
             ),
         )
-        with_reason(
-            "Deactivate",
-            f"{name} is no longer enriched; what is stored of it stays.",
+        button_with_reason(
+            "Untrack",
+            f"{name} is not enriched any more; its stored data is kept.",
             lambda reason: run_command(
                 lambda: commands().untrack(name, actor=actor(), reason=reason),
-                f"{name} is no longer enriched",
+                f"{name} is untracked",
             ),
-            key="deactivate",
-            disabled=not chosen.active,
+            key="untrack",
+            disabled=not symbol.active,
         )
 
 
-def picture(chosen: SymbolDetails, state: TimeframeState, days: int, panel: str) -> None:
-    if state.last_ts is None:
-        empty_state(f"Nothing is stored of {chosen.symbol} {state.timeframe} yet.")
+def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indicator: str) -> None:
+    if series.last_ts is None:
+        empty_state(f"No bars of {symbol.symbol} {series.timeframe} are stored yet.")
         return
-    last = pd.Timestamp(state.last_ts)
-    found = candles(chosen.symbol, state.timeframe, days, last, panel)
-    report = next((r for r in reports(chosen.symbol) if r.timeframe == state.timeframe), None)
-    flags = pd.DataFrame(
-        [
-            {
-                "ts": pd.Timestamp(f.timestamp),
-                "severity": f.severity,
-                "text": f"{f.check}: {f.detail}",
-            }
-            for f in (report.flags if report else ())
-            if f.timestamp >= found.frame["ts"].min()
-        ],
-        columns=["ts", "severity", "text"],
+    last = pd.Timestamp(series.last_ts)
+    candles = read_candles(symbol.symbol, series.timeframe, days, last, indicator)
+    flags = flags_from(symbol.symbol, series.timeframe, candles.frame["ts"].min())
+    figure = price_figure(
+        (symbol.symbol, series.timeframe, last, days, len(flags)),
+        display_zone().key,
+        indicator,
+        symbol.asset_class == AssetClass.CRYPTO,
+        candles.frame,
+        flags,
     )
-    series = (chosen.symbol, state.timeframe, last, days, len(flags))
-    continuous = chosen.asset_class == AssetClass.CRYPTO
-    figure = chart(series, zone().key, panel, continuous, found.frame, flags)
-    each = f" · one candle stands for {found.bars_each} bars" if found.bars_each > 1 else ""
-    simulated = " · **simulated** by the sandbox vendor" if chosen.simulated else ""
-    st.caption(f"{state.bars:,} bars stored{each}{simulated} · {len(flags)} flags in view")
+    merged = f" · {candles.bars_each} bars per candle" if candles.bars_each > 1 else ""
+    simulated = " · **simulated** by the sandbox" if symbol.simulated else ""
+    st.caption(f"{series.bars:,} bars stored{merged}{simulated} · {len(flags)} flags in this range")
     st.plotly_chart(figure, key="candles")
     if len(flags):
-        with st.expander("The flags as a table"):
+        with st.expander("Flags as a table"):
             table(flags, key="flags")
 
 
+def flags_from(symbol: str, timeframe: str, start: pd.Timestamp) -> pd.DataFrame:
+    """A series' flags from this time on: columns ts, severity, text."""
+    report = next((r for r in read_reports(symbol) if r.timeframe == timeframe), None)
+    rows = [
+        {
+            "ts": pd.Timestamp(flag.timestamp),
+            "severity": flag.severity,
+            "text": f"{flag.check}: {flag.detail}",
+        }
+        for flag in (report.flags if report else ())
+        if flag.timestamp >= start
+    ]
+    return pd.DataFrame(rows, columns=["ts", "severity", "text"])
+
+
 @cached_figure
-def chart(
-    series: tuple[str, str, pd.Timestamp, int, int],
+def price_figure(
+    version: tuple[str, str, pd.Timestamp, int, int],
     zone_name: str,
-    panel: str,
+    indicator: str,
     continuous: bool,
-    _frame: pd.DataFrame,
+    _candles: pd.DataFrame,
     _flags: pd.DataFrame,
 ) -> go.Figure:
-    """series: symbol, timeframe, its last bar, how many days and how many flags are shown."""
-    if Timeframe.parse(series[1]).duration < timedelta(days=1):
-        _frame, _flags = local(_frame), local(_flags)  # a day's bar is of the day wherever one is
-    return quality.candlestick(_frame, _flags, OVERLAYS, panel, continuous=continuous)
+    """version: symbol, timeframe, last bar, range in days, and number of flags."""
+    if Timeframe.parse(version[1]).duration < timedelta(days=1):  # daily bars are dates
+        _candles, _flags = to_display_zone(_candles), to_display_zone(_flags)
+    return candlestick(_candles, _flags, list(OVERLAYS), indicator, continuous=continuous)
 
 
-def add() -> None:
-    chosen = st.session_state
+def track_symbol() -> None:
+    form = st.session_state
+    symbol, timeframes = form["new-symbol"], ",".join(form["new-timeframes"])
     run_command(
         lambda: commands().track(
-            [
-                parse_tracked(
-                    chosen["new-symbol"], chosen["new-class"], ",".join(chosen["new-timeframes"])
-                )
-            ],
-            actor=actor(),
+            [parse_tracked(symbol, form["new-class"], timeframes)], actor=actor()
         ),
-        f"{chosen['new-symbol'].upper()} is tracked: trigger it, or wait for the night",
+        f"{symbol.upper()} is tracked: trigger it, or wait for the nightly run",
     )
 
 
-def management() -> None:
-    """Adding one symbol, and importing many."""
+def tracking_forms() -> None:
+    """Tracking one symbol, and importing a list."""
     left, right = st.columns(2)
-    with left, st.form("add", clear_on_submit=False):
+    with left, st.form("track", clear_on_submit=False):
         st.subheader("Track a symbol")
         st.text_input("Symbol", key="new-symbol", placeholder="AAPL, BRK.B or X:BTCUSD")
         st.selectbox("Asset class", [kind.value for kind in AssetClass], key="new-class")
         st.multiselect("Timeframes", [t.value for t in Timeframe], ["1d"], key="new-timeframes")
-        st.form_submit_button("Track", icon=":material/add:", on_click=add)
+        st.form_submit_button("Track", icon=":material/add:", on_click=track_symbol)
     with right, st.container(border=True):
         st.subheader("Import a CSV file")
         st.caption("header: symbol,asset_class,timeframes · timeframes separated by |")
         file = st.file_uploader("CSV file", type="csv", key="file", label_visibility="collapsed")
         if file is not None:
-            imported(file.getvalue().decode("utf-8", "replace"))
+            import_preview(file.getvalue().decode("utf-8", "replace"))
 
 
-def imported(content: str) -> None:
-    found = read_csv(content)
-    if found.bad_lines:
-        st.error(f"{len(found.bad_lines)} bad lines: nothing is imported until they are mended.")
-        table([asdict(line) for line in found.bad_lines], key="bad-lines")
+def import_preview(content: str) -> None:
+    """The symbols of a CSV file with a button to track them, or its invalid lines."""
+    parsed = read_csv(content)
+    if parsed.bad_lines:
+        st.error(f"{len(parsed.bad_lines)} invalid lines: correct them to import the file.")
+        table([asdict(line) for line in parsed.bad_lines], key="bad-lines")
         return
     rows = [
-        {"symbol": t.symbol, "class": t.asset_class, "timeframes": ", ".join(t.timeframes)}
-        for t in found.symbols
+        {"symbol": t.symbol, "asset class": t.asset_class, "timeframes": ", ".join(t.timeframes)}
+        for t in parsed.symbols
     ]
     table(rows, key="preview")
-    with_reason(
+    button_with_reason(
         f"Track these {len(rows)} symbols",
-        "Those tracked already get the asset class and the timeframes of the file.",
+        "Symbols that are already tracked get the asset class and the timeframes of the file.",
         lambda reason: run_command(
-            lambda: commands().track(found.symbols, actor=actor(), reason=reason),
+            lambda: commands().track(parsed.symbols, actor=actor(), reason=reason),
             f"{len(rows)} symbols are tracked",
         ),
         key="import",
@@ -339,17 +359,17 @@ def imported(content: str) -> None:
 
 st.title("Symbols")
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    st.text_input("Search", key="search", placeholder="a part of the name", bind="query-params")
+    st.text_input("Search", key="search", placeholder="part of the name", bind="query-params")
     st.selectbox(
         "Status",
-        STATUSES,
+        list(SeriesStatus),
         index=None,
         key="status",
         placeholder="any",
-        format_func=lambda kind: kind.replace("_", " "),
+        format_func=label,
         bind="query-params",
         width=220,
     )
-auto_refresh(overview)
-refresh_on_change(one, of=looked_at)
-guarded(management)
+auto_refresh(symbol_list)
+refresh_on_change(one_symbol, inputs=symbol_inputs)
+guarded(tracking_forms)

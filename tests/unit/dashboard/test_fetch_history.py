@@ -1,4 +1,4 @@
-"""Percentiles of histograms and who answered, against sums made by hand."""
+"""Latency percentiles and fallback shares, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ def histogram(*milliseconds: float) -> list[int]:
     return [int(n) for n in np.histogram(milliseconds, edges)[0]]
 
 
-def test_evenly_spread_latencies_have_their_own_percentiles() -> None:
+def test_percentiles_of_evenly_spread_latencies_are_exact() -> None:
     counts = histogram(*np.linspace(250, 500, 1001)[:-1])
-    found = [fetch_history.percentile(counts, q) for q in (0.5, 0.95, 0.99)]
-    assert found == pytest.approx([375, 487.5, 497.5])
+    percentiles = [fetch_history.percentile(counts, q) for q in (0.5, 0.95, 0.99)]
+    assert percentiles == pytest.approx([375, 487.5, 497.5])
 
 
-def test_a_percentile_lies_in_the_bucket_of_the_true_one() -> None:
+def test_a_percentile_is_in_the_same_bucket_as_the_exact_one() -> None:
     values = np.random.default_rng(7).lognormal(4.5, 1.0, 5000)
     for q in (0.01, 0.5, 0.95, 0.99):
-        true, found = float(np.quantile(values, q)), fetch_history.percentile(histogram(*values), q)
-        assert found is not None
-        assert np.digitize(true, LATENCY_BUCKETS_MS) == np.digitize(found, LATENCY_BUCKETS_MS)
+        exact = float(np.quantile(values, q))
+        estimate = fetch_history.percentile(histogram(*values), q)
+        assert estimate is not None
+        assert np.digitize(exact, LATENCY_BUCKETS_MS) == np.digitize(estimate, LATENCY_BUCKETS_MS)
 
 
-def test_beyond_the_last_bound_only_the_bound_is_known() -> None:
+def test_a_percentile_in_the_last_bucket_is_its_lower_bound() -> None:
     assert fetch_history.percentile(histogram(20_000, 90_000), 0.99) == 10_000
     assert fetch_history.percentile(histogram(), 0.5) is None
 
 
-def test_latencies_are_a_providers_whatever_stands_in_its_place() -> None:
+def test_latencies_of_the_sandbox_are_those_of_the_provider_it_replaces() -> None:
     counts = histogram(60, 70, 80, 90)
     fetches = [
         Fetches(HOUR, source, 4, 4, counts) for source in ("sandbox", "sandbox:yahoo", "none")
@@ -50,8 +51,8 @@ def test_latencies_are_a_providers_whatever_stands_in_its_place() -> None:
     rows = fetch_history.latencies(fetches)
     assert list(rows["provider"]) == ["polygon", "yahoo"]
     assert rows["p50"].tolist() == [75.0, 75.0]
-    both = fetch_history.overall([*fetches, Fetches(HOUR, "polygon", 4, 4, histogram(1, 2, 3, 4))])
-    assert both["polygon"]["p50"] == 10.0
+    fetches.append(Fetches(HOUR, "polygon", 4, 4, histogram(1, 2, 3, 4)))
+    assert fetch_history.latencies_by_provider(fetches)["polygon"]["p50"] == 10.0
     figure = json.loads(
         provider_charts.latency(rows, "UTC", (rows["start"].min(), rows["start"].max())).to_json()
     )
@@ -60,18 +61,18 @@ def test_latencies_are_a_providers_whatever_stands_in_its_place() -> None:
     assert "ms of %{customdata:,} fetches" in figure["data"][0]["hovertemplate"]
 
 
-def test_a_fallback_is_whoever_is_not_first_in_its_asset_class() -> None:
-    found = [
+def test_a_fallback_is_a_provider_that_is_not_the_first_of_its_asset_class() -> None:
+    history = [
         Answers(HOUR, "stock", "polygon", 30),
         Answers(HOUR, "stock", "yahoo", 10),
         Answers(HOUR + timedelta(hours=1), "crypto", "sandbox", 5),
         Answers(HOUR + timedelta(hours=1), "crypto", "sandbox:binance", 45),
     ]
-    rows = fetch_history.answers(found, ORDERS)
+    rows = fetch_history.served_fetches(history, ORDERS)
     assert rows["fallback"].tolist() == [False, True, True, False]
     assert fetch_history.fallback_shares(rows) == {"crypto": 10.0, "stock": 25.0}
     span = (pd.Timestamp(HOUR), pd.Timestamp(HOUR) + pd.Timedelta(hours=24))
-    drawn = provider_charts.answers(rows, "UTC", span)
-    hatched = {bar.name for bar in drawn.data if bar.marker.pattern.shape == "/"}
+    figure = provider_charts.requests_by_provider(rows, "UTC", span)
+    hatched = {bar.name for bar in figure.data if bar.marker.pattern.shape == "/"}
     assert hatched == {"polygon, as fallback", "yahoo, as fallback"}
-    assert drawn.layout.barmode == "stack"
+    assert figure.layout.barmode == "stack"

@@ -1,4 +1,4 @@
-"""Figures over time, by their JSON."""
+"""Job charts: the threads of a Gantt chart, and what each figure shows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from enrichment.dashboard.charts import jobs as job_charts
 NIGHT = pd.Timestamp("2024-03-01T01:30:00", tz="UTC")
 
 
-def drawn(figure: Any) -> dict[str, Any]:
+def as_json(figure: Any) -> dict[str, Any]:
     return dict(json.loads(figure.to_json()))
 
 
 def items(*spans: tuple[float, float], worker: str = "w") -> pd.DataFrame:
-    """Symbols S0, S1 … that ran from and to these seconds of the night."""
+    """Symbols S0, S1, …; spans: when each started and ended, in seconds after NIGHT."""
     return pd.DataFrame(
         {
             "symbol": [f"S{n}" for n in range(len(spans))],
@@ -33,14 +33,14 @@ def items(*spans: tuple[float, float], worker: str = "w") -> pd.DataFrame:
     )
 
 
-def test_a_symbol_takes_the_first_thread_that_is_free() -> None:
-    placed = job_charts.lanes(items((0, 10), (0, 3), (3, 5), (4, 6), (10, 12)))
-    assert list(placed) == ["w · 1", "w · 2", "w · 2", "w · 3", "w · 1"]
+def test_an_item_is_assigned_to_the_first_free_thread() -> None:
+    threads = job_charts.assign_threads(items((0, 10), (0, 3), (3, 5), (4, 6), (10, 12)))
+    assert list(threads) == [1, 2, 2, 3, 1]
 
 
-def test_each_worker_has_threads_of_its_own() -> None:
+def test_threads_are_numbered_per_worker() -> None:
     both = pd.concat([items((0, 2)), items((0, 2), worker="v")], ignore_index=True)
-    assert list(job_charts.lanes(both)) == ["w · 1", "v · 1"]
+    assert list(job_charts.assign_threads(both)) == [1, 1]
 
 
 @given(
@@ -50,43 +50,24 @@ def test_each_worker_has_threads_of_its_own() -> None:
         max_size=30,
     )
 )
-def test_nothing_overlaps_on_a_thread_and_no_thread_is_wasted(spans: list[tuple[int, int]]) -> None:
-    lanes = job_charts.lanes(items(*spans))
-    for lane in lanes.unique():
-        own = sorted(span for span, at in zip(spans, lanes, strict=True) if at == lane)
+def test_items_of_a_thread_do_not_overlap_and_threads_are_as_few_as_possible(
+    spans: list[tuple[int, int]],
+) -> None:
+    threads = job_charts.assign_threads(items(*spans))
+    for thread in threads.unique():
+        own = sorted(span for span, at in zip(spans, threads, strict=True) if at == thread)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(own))
-    busiest = max(sum(s <= start < e for s, e in spans) for start, _ in spans)
-    assert lanes.nunique() == busiest
+    most_at_once = max(sum(s <= start < e for s, e in spans) for start, _ in spans)
+    assert threads.nunique() == most_at_once
 
 
-def test_bars_are_as_long_as_the_symbols_took() -> None:
-    (trace,) = drawn(job_charts.gantt(items((0, 10), (2, 2.5))))["data"]
+def test_bars_are_as_long_as_the_items_took() -> None:
+    (trace,) = as_json(job_charts.gantt(items((0, 10), (2, 2.5))))["data"]
     assert trace["text"] == ["S0", "S1"]
     assert pd.Series(job_charts.gantt(items((0, 10), (2, 2.5))).data[0].x).tolist() == [10_000, 500]
 
 
-def test_a_spell_ends_with_the_next_change_of_the_same_breaker() -> None:
-    seconds = pd.Timedelta(seconds=1)
-    changes = pd.DataFrame(
-        {
-            "at": [NIGHT + 5 * seconds, NIGHT, NIGHT + 2 * seconds],
-            "name": ["polygon", "polygon", "yahoo"],
-            "worker": "w",
-            "from_state": ["open", "closed", "closed"],
-            "to_state": ["half_open", "open", "open"],
-            "reason": ["probe", "failures", None],
-        }
-    )
-    spells = job_charts.breaker_states(changes, NIGHT + 60 * seconds)
-    polygon = spells[spells["name"] == "polygon · w"]
-    assert list(polygon["state"]) == ["open", "half_open"]
-    took = (polygon["end"] - polygon["start"]).dt.total_seconds()
-    assert list(took) == [5.0, 55.0]
-    names = {trace["name"] for trace in drawn(job_charts.breaker_timeline(spells))["data"]}
-    assert names == {"open", "half open"}
-
-
-def test_the_band_is_the_median_and_the_95th_percentile_of_the_jobs_before() -> None:
+def test_the_band_shows_the_rolling_median_and_95th_percentile() -> None:
     jobs = pd.DataFrame(
         {
             "at": [NIGHT + pd.Timedelta(days=n) for n in range(30)],
@@ -100,13 +81,40 @@ def test_the_band_is_the_median_and_the_95th_percentile_of_the_jobs_before() -> 
     assert list(job.y) == list(range(30))
 
 
-def test_one_day_is_no_wall() -> None:
+def test_an_axis_of_one_day_has_room_for_two_weeks() -> None:
     days = pd.DataFrame({"date": [NIGHT.floor("D")], "successful": [9], "failed": [1]})
-    first, last = drawn(job_charts.outcomes_by_day(days))["layout"]["xaxis"]["range"]
+    first, last = as_json(job_charts.outcomes_by_day(days))["layout"]["xaxis"]["range"]
     assert pd.Timestamp(last) - pd.Timestamp(first) == pd.Timedelta(days=14)
 
 
-def test_threads_stand_in_the_order_of_their_numbers() -> None:
-    figure = drawn(job_charts.gantt(items(*[(0, 1)] * 12)))
+def test_threads_are_in_numerical_order() -> None:
+    figure = as_json(job_charts.gantt(items(*[(0, 1)] * 12)))
     shown = figure["layout"]["yaxis"]["categoryarray"][::-1]
     assert shown == [f"w · {number}" for number in range(1, 13)]
+
+
+def history(count: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "label": [f"03-{day + 1:02} 01:30:00" for day in range(count)],
+            "successful": [10 - day % 3 for day in range(count)],
+            "failed": [day % 3 for day in range(count)],
+            "duration_seconds": [1.5 * day for day in range(count)],
+            "kind": ["scheduled"] * count,
+        }
+    )
+
+
+def test_outcomes_are_stacked_per_job() -> None:
+    figure = as_json(job_charts.job_outcomes(history(5)))
+    assert [bar["name"] for bar in figure["data"]] == ["successful", "failed"]
+    assert figure["layout"]["barmode"] == "stack"
+    assert figure["layout"]["yaxis"]["title"]["text"] == "symbols"
+    assert "symbols failed" in figure["data"][1]["hovertemplate"]
+
+
+def test_an_axis_of_one_job_has_room_for_more() -> None:
+    figure = as_json(job_charts.job_outcomes(history(1)))
+    assert figure["layout"]["xaxis"]["range"] == [-0.5, job_charts.MIN_JOBS - 0.5]
+    many = as_json(job_charts.job_outcomes(history(28)))
+    assert many["layout"]["xaxis"]["range"] == [-0.5, 27.5]

@@ -1,4 +1,4 @@
-"""The calendar of nights, by its JSON."""
+"""The calendar of nightly runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from enrichment.dashboard.charts.nights import STATES, WEEKDAYS, calendar, state_of
+from enrichment.dashboard.charts.nights import OUTCOMES, WEEKDAYS, calendar, outcome_of
+from enrichment.domain.statuses import JobState
 from enrichment.warehouse.read_models.overview import Night
 
 MONDAY = date(2026, 3, 2)
@@ -28,38 +29,37 @@ def nights(*states: str) -> pd.DataFrame:
 
 
 def squares(figure: Any) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """(week, weekday) → sign, colour, words."""
+    """(week, weekday) → sign, colour, tooltip."""
     return {
-        (x[:10], y): (sign, trace["marker"]["color"], told)
+        (x[:10], y): (sign, trace["marker"]["color"], tooltip)
         for trace in json.loads(figure.to_json())["data"]
-        for x, y, sign, told in zip(
+        for x, y, sign, tooltip in zip(
             trace["x"], trace["y"], trace["text"], trace["customdata"], strict=True
         )
     }
 
 
-def test_each_date_is_a_square_in_its_week_with_sign_colour_and_words() -> None:
-    found = squares(calendar(nights("completed", "partial", *["missed"] * 6)))
-    assert set(found) == {("2026-03-02", day) for day in WEEKDAYS} | {("2026-03-09", "Mon")}
-    sign, colour, told = found["2026-03-02", "Tue"]
-    assert (sign, colour) == STATES["partial"][:2]
-    assert told == (
+def test_each_date_is_a_square_in_its_week_with_sign_colour_and_tooltip() -> None:
+    shown = squares(calendar(nights("completed", "partial", *["missed"] * 6)))
+    assert set(shown) == {("2026-03-02", day) for day in WEEKDAYS} | {("2026-03-09", "Mon")}
+    sign, colour, tooltip = shown["2026-03-02", "Tue"]
+    assert (sign, colour) == OUTCOMES["partial"][:2]
+    assert tooltip == (
         "<b>Tue 03 Mar 2026</b><br>some symbols failed<br>10 symbols successful, 2 failed"
-        "<br>took 61 s<br>began 120 min late"
+        "<br>took 61 s<br>started 120 min late"
     )
-    assert found["2026-03-09", "Mon"][2] == "<b>Mon 09 Mar 2026</b><br>nothing ran"
+    assert shown["2026-03-09", "Mon"][2] == "<b>Mon 09 Mar 2026</b><br>no run"
 
 
-def test_states_differ_in_sign_and_not_in_colour_alone() -> None:
-    signs = [STATES[state][0] for state in ("missed", "completed", "partial", "failed", "manual")]
+def test_outcomes_differ_in_sign_and_not_only_in_colour() -> None:
+    signs = [OUTCOMES[state][0] for state in ("missed", "completed", "partial", "failed", "manual")]
     assert len(set(signs)) == len(signs)
 
 
-def test_every_state_of_a_job_has_its_square() -> None:
-    states = ("queued", "running", "completed", "partial", "failed", "cancelled")
-    assert {state_of(state) for state in states} <= STATES.keys()
+def test_every_job_state_has_an_outcome() -> None:
+    assert {outcome_of(state) for state in JobState} <= OUTCOMES.keys()
 
 
-def test_dates_before_the_first_run_have_no_legend() -> None:
+def test_dates_before_the_first_run_are_not_in_the_legend() -> None:
     figure = json.loads(calendar(nights("before", "completed")).to_json())
     assert [trace["showlegend"] for trace in figure["data"]] == [False, True]

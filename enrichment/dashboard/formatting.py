@@ -1,0 +1,36 @@
+"""Identifiers, figures and durations as text."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+def label(identifier: str) -> str:
+    """The text for an identifier such as a state."""
+    return identifier.replace("_", " ")
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} s"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def age(then: datetime, now: datetime) -> str:
+    minutes = int((now - then) / timedelta(minutes=1))
+    if minutes < 1:
+        return "just now"
+    if minutes < 120:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
+
+
+def time_until(then: datetime, now: datetime) -> str:
+    minutes = max(0, int((then - now) / timedelta(minutes=1)))
+    return f"{minutes // 60} h {minutes % 60:02} min"

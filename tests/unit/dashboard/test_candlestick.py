@@ -1,0 +1,79 @@
+"""The candlestick chart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from enrichment.dashboard.charts.candlestick import candlestick
+
+
+def as_json(figure: Any) -> dict[str, Any]:
+    return dict(json.loads(figure.to_json()))
+
+
+def candles(count: int) -> pd.DataFrame:
+    prices = [100.0 + n % 7 for n in range(count)]
+    return pd.DataFrame(
+        {
+            "ts": pd.date_range("2024-01-01", periods=count, tz="UTC"),
+            "open": prices,
+            "high": [price + 2 for price in prices],
+            "low": [price - 2 for price in prices],
+            "close": [price + (-1) ** n for n, price in enumerate(prices)],
+            "volume": 1000.0,
+            "sma_20": prices,
+            "rsi_14": 50.0,
+        }
+    )
+
+
+NO_FLAGS = pd.DataFrame(columns=["ts", "severity", "text"])
+
+
+def test_overlays_are_drawn_over_the_candles_and_the_volume_below() -> None:
+    figure = as_json(candlestick(candles(50), NO_FLAGS, ("sma_20",), "rsi_14"))
+    assert [trace["name"] for trace in figure["data"]] == [
+        "price",
+        "SMA (20)",
+        "volume",
+        "RSI (14)",
+    ]
+    titles = [figure["layout"][axis]["title"]["text"] for axis in ("yaxis", "yaxis2", "yaxis3")]
+    assert titles == ["price", "volume", "RSI (14)"]
+
+
+def test_flagged_bars_are_marked_by_severity() -> None:
+    flags = pd.DataFrame(
+        {
+            "ts": [pd.Timestamp("2024-01-05", tz="UTC")] * 2,
+            "severity": ["error", "warning"],
+            "text": ["split: a factor of 4", "outlier: 12 deviations"],
+        }
+    )
+    figure = as_json(candlestick(candles(50), flags, (), None))
+    marks = {t["name"]: t["text"] for t in figure["data"] if t["name"].startswith("flag")}
+    assert marks == {
+        "flag: error": ["split: a factor of 4"],
+        "flag: warning": ["outlier: 12 deviations"],
+    }
+
+
+def test_six_hundred_candles_stay_small() -> None:
+    figure = candlestick(candles(600), NO_FLAGS, ("sma_20",), "rsi_14")
+    assert len(figure.to_json()) < 300_000
+
+
+def test_the_axis_leaves_out_the_hours_when_the_market_is_closed() -> None:
+    times = pd.to_datetime(["2024-03-01T20:00Z", "2024-03-04T14:30Z", "2024-03-04T14:45Z"])
+    flags = pd.DataFrame({"ts": [times[1] + pd.Timedelta("5min")], "severity": "info", "text": "x"})
+    rows = candles(3).assign(ts=times)
+    closing = candlestick(rows, flags, (), None)
+    assert list(closing.data[0].x) == ["2024-03-01 20:00", "2024-03-04 14:30", "2024-03-04 14:45"]
+    assert closing.layout.xaxis.type == "category"
+    assert list(closing.data[-1].x) == ["2024-03-04 14:30"]  # the candle that contains the flag
+    open_always = candlestick(rows, flags, (), None, continuous=True)
+    assert open_always.layout.xaxis.type is None
+    assert list(pd.to_datetime(open_always.data[-1].x)) == [times[1].tz_localize(None)]
