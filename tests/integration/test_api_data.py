@@ -58,6 +58,21 @@ def test_every_format_has_the_same_values(client: FlaskClient) -> None:
         pd.testing.assert_frame_equal(frame, expected, check_dtype=False, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("labels", [["up", "größer", None, "down"], [None] * 4])
+def test_labels_of_any_length(db: Database, client: FlaskClient, labels: list[str | None]) -> None:
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "UPDATE bars SET trend_direction = (CAST(:labels AS text[]))[1 + n % 4]"
+                " FROM (SELECT ts, (row_number() OVER (ORDER BY ts) - 1)::int AS n FROM bars) b"
+                " WHERE b.ts = bars.ts"
+            ),
+            {"labels": labels},
+        )
+    value = body(client.get(f"{DATA}/bars/AAPL?columns=trend_direction"))
+    assert [bar["trend_direction"] for bar in value["bars"]] == labels * 75
+
+
 def test_a_range_and_a_limit(client: FlaskClient) -> None:
     every = [bar["ts"] for bar in json_body(client.get(f"{DATA}/bars/AAPL"))["bars"]]
     start, end = every[10], every[20]

@@ -178,7 +178,7 @@ def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) ->
     ("symbols", "start", "end", "error", "says"),
     [
         (["NOPE"], "2001-01-01", "2002-01-01", NotTracked, "symbols add NOPE"),
-        (["AAPL"], "2002-01-01", "2001-01-01", InvalidRequest, "before the last"),
+        (["AAPL"], "2002-01-01", "2001-01-01", InvalidRequest, "before the end"),
         (["AAPL"], "2999-01-01", "2999-02-01", InvalidRequest, "in the past"),
     ],
 )

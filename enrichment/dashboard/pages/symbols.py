@@ -38,7 +38,7 @@ from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.statuses import PauseScope, SeriesStatus
 from enrichment.domain.symbol_csv import read_csv
 from enrichment.services.commands import parse_tracked
-from enrichment.warehouse.read_models.candles import Candles
+from enrichment.warehouse.read_models.bars import Candles
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import ScoreOfDay
 from enrichment.warehouse.read_models.quality_symbol import SeriesReport

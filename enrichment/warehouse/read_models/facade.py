@@ -18,8 +18,7 @@ from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.audit_log import AuditLog
-from enrichment.warehouse.read_models.bars import BarDownloads
-from enrichment.warehouse.read_models.candles import PriceCharts
+from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
 from enrichment.warehouse.read_models.dto import (
     FailedItem,
     HistoricJob,

@@ -17,10 +17,11 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
 from enrichment.pipeline.quality import Deduction, deductions
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.bars import RANGE
 from enrichment.warehouse.rows import fetch_all
 from enrichment.warehouse.series import status as standing
 from enrichment.warehouse.series.binary_copy import fetch
-from enrichment.warehouse.series.upsert import PRICES, bars_of
+from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
 
 NEWEST = 20  # quarantined bars and corrections that a report lists
 
@@ -126,7 +127,8 @@ class QualityReports:
             "known_on": known_on,
         }
         with self._db.begin() as conn:
-            ts, columns = fetch(conn, _NOW if known_on is None else _THEN, values, PRICES)
+            query = _BARS if known_on is None else _BARS_KNOWN_ON
+            ts, columns = fetch(conn, query, values, PRICES, not_null=REQUIRED)
         return bars_of(ts, columns)
 
 
@@ -200,17 +202,12 @@ SELECT ts AS timestamp, check_name AS check, confirmed_by, reason, at FROM bar_c
 """
 
 _COLUMNS = ", ".join(PRICES)
-_RANGE = (
-    "WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s"
-    " AND (%(start)s::timestamptz IS NULL OR ts >= %(start)s)"
-    " AND (%(end)s::timestamptz IS NULL OR ts < %(end)s)"
-)
 
-_NOW = f"SELECT ts, {_COLUMNS} FROM bars {_RANGE}"
+_BARS = f"SELECT ts, {_COLUMNS} FROM bars {RANGE}"
 
-_THEN = f"""
-SELECT ts, {_COLUMNS} FROM bars {_RANGE} AND known_from <= %(known_on)s
+_BARS_KNOWN_ON = f"""
+{_BARS} AND known_from <= :known_on
 UNION ALL
-SELECT ts, {_COLUMNS} FROM bar_versions
-{_RANGE} AND known_from <= %(known_on)s AND known_until > %(known_on)s
+SELECT ts, {_COLUMNS} FROM bar_versions {RANGE}
+    AND known_from <= :known_on AND known_until > :known_on
 """

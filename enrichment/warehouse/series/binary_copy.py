@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from itertools import chain
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pgpq import ArrowToPostgresBinaryEncoder
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Dialect, text
+
+from enrichment.domain.bars import Timestamps
 
 _ROWS_PER_BATCH = 50_000
 _READ_BYTES = 1 << 18
@@ -35,7 +38,7 @@ class Rows:
 
 def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
     """The columns as rows: NaN and None become NULL, datetime64 becomes timestamptz."""
-    batch = pa.RecordBatch.from_pydict({name: _arrow(c) for name, c in columns.items()})
+    batch = pa.RecordBatch.from_pydict({name: to_arrow(c) for name, c in columns.items()})
     encoder = ArrowToPostgresBinaryEncoder(batch.schema)
     parts = [encoder.write_header()]
     parts += [
@@ -49,7 +52,7 @@ def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
     return Rows(tuple(batch.schema.names), batch.num_rows, views)
 
 
-def _arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
+def to_arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
     if isinstance(column, pa.Array):
         return column
     if column.dtype.kind == "M":
@@ -96,34 +99,65 @@ def fetch(
     conn: Connection,
     query: str,
     values: Mapping[str, object],
-    columns: Sequence[str],
+    numbers: Sequence[str],
     *,
-    full: Container[str] = (),
+    labels: Sequence[str] = (),
+    not_null: Container[str] = (),
     order: str | None = "ts",
-) -> tuple[NDArray[np.datetime64], dict[str, NDArray[np.float64]]]:
-    """The rows of a query as columns: `ts` (datetime64[us], UTC), and the others by name, NULL as
-    NaN.
+) -> tuple[Timestamps, dict[str, NDArray[Any]]]:
+    """The rows of a query as columns: `ts` (datetime64[us], UTC), and the others by name.
 
-    query: selects `ts` (timestamptz) and then the columns (float8), with %(name)s for values.
-    full: columns that are never NULL. order: what to sort by; None leaves the rows as they come.
+    Every field of a row is not NULL and every row of one length, so that numpy reads the bytes as
+    they are: a missing number travels as NaN, and labels are padded to the longest of them.
+
+    Args:
+        query: Selects `ts` (timestamptz), numbers and labels, with `:name` for values.
+        numbers: Its float8 columns, NULL as NaN.
+        labels: Its text columns, as objects: str without trailing spaces, NULL as None.
+        not_null: Numbers that are never NULL.
+        order: What to sort by; None leaves the rows as they come.
     """
-    listed = ", ".join(
-        name if name in full else f"coalesce({name}, 'NaN') AS {name}" for name in columns
-    )
+    selected = ["ts", *(n if n in not_null else _OR_NAN.format(n=n) for n in numbers)]
+    listed = ", ".join(selected + [_PADDED.format(n=n) for n in labels])
     sorting = "" if order is None else f" ORDER BY {order}"
     driver: Any = conn.connection.driver_connection
     out = BytesIO()
     with driver.cursor() as cursor:
-        bound = cursor.mogrify(query, values).decode()
+        bound = cursor.mogrify(_in_driver_style(query, conn.dialect), values).decode()
         cursor.copy_expert(
-            f"COPY (SELECT ts, {listed} FROM ({bound}) AS found{sorting}) TO STDOUT BINARY",
-            out,
+            f"COPY (SELECT {listed} FROM ({bound}) AS selected{sorting}) TO STDOUT BINARY", out
         )
-    # Every field is not NULL and 8 bytes long, so every row is of one length.
-    fields = [("fields", ">i2"), ("ts_length", ">i4"), ("ts", ">i8")]
-    for name in columns:
-        fields += [(f"{name}_length", ">i4"), (name, ">f8")]
     body = memoryview(out.getbuffer())[len(_HEADER) : -len(_TRAILER)]
-    rows = np.frombuffer(body, dtype=np.dtype(fields))
+    rows = np.frombuffer(body, dtype=_row_type(body, numbers, labels))
     ts = _EPOCH + rows["ts"].astype("i8").astype("timedelta64[us]")
-    return ts, {name: rows[name].astype("f8") for name in columns}
+    columns: dict[str, NDArray[Any]] = {name: rows[name].astype("f8") for name in numbers}
+    return ts, columns | {name: _unpadded(rows[name]) for name in labels}
+
+
+_OR_NAN = "coalesce({n}, 'NaN') AS {n}"
+_PADDED = """rpad(coalesce({n}, ''), coalesce(length({n}) - octet_length({n}), 0)
+    + coalesce(max(octet_length({n})) OVER (), 0)) AS {n}"""
+
+
+@lru_cache(maxsize=256)
+def _in_driver_style(query: str, dialect: Dialect) -> str:
+    """The query with %(name)s for its values."""
+    return str(text(query).compile(dialect=dialect))
+
+
+def _row_type(body: memoryview, numbers: Sequence[str], labels: Sequence[str]) -> np.dtype[Any]:
+    """The fields of COPY's rows, each behind its length, as the first row has them."""
+    fields = [("fields", ">i2"), ("ts_length", ">i4"), ("ts", ">i8")]
+    for name in numbers:
+        fields += [(f"{name}_length", ">i4"), (name, ">f8")]
+    for name in labels:
+        at = np.dtype(fields).itemsize
+        size = int.from_bytes(body[at : at + 4], "big")
+        fields += [(f"{name}_length", ">i4"), (name, f"S{size}")]
+    return np.dtype(fields)
+
+
+def _unpadded(column: NDArray[np.bytes_]) -> NDArray[np.object_]:
+    padded, codes = np.unique(column, return_inverse=True)
+    labels = [label.decode().rstrip(" ") or None for label in padded]
+    return np.array(labels, dtype=object)[codes]

@@ -21,8 +21,8 @@ from enrichment.warehouse.database import sql
 from enrichment.warehouse.series.binary_copy import Rows, copy, encoded, repeated
 
 _SHORT = 1_000  # bars of a series
-FULL = ("open", "high", "low", "close", "volume")  # never NULL
-PRICES = (*FULL, "vwap", "trades", "taker_buy_volume")
+REQUIRED = ("open", "high", "low", "close", "volume")  # NOT NULL in the table
+PRICES = (*REQUIRED, "vwap", "trades", "taker_buy_volume")
 
 
 def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
