@@ -69,7 +69,7 @@ def test_labels_of_any_length(db: Database, client: FlaskClient, labels: list[st
             ),
             {"labels": labels},
         )
-    value = body(client.get(f"{DATA}/bars/AAPL?columns=trend_direction"))
+    value = json_body(client.get(f"{DATA}/bars/AAPL?columns=trend_direction"))
     assert [bar["trend_direction"] for bar in value["bars"]] == labels * 75
 
 
