@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
-    """The address of the session's server."""
+    """The URL of the session's server."""
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
@@ -62,7 +62,7 @@ def server(server_url: str) -> Iterator[Database]:
 
 @contextmanager
 def own_database(server: Database) -> Iterator[Database]:
-    """A database with the current schema and nothing in it, for as long as the block."""
+    """An empty database with the current schema, dropped at the end of the block."""
     name = f"test_{next(_numbers)}"
     _run(server, f"CREATE DATABASE {name} TEMPLATE template_enrichment")
     database = Database(_address(server, name), pool_size=5)
@@ -75,23 +75,21 @@ def own_database(server: Database) -> Iterator[Database]:
 
 @pytest.fixture
 def db(server: Database) -> Iterator[Database]:
-    """A database of this test's own."""
+    """An empty database with the current schema for one test."""
     with own_database(server) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def shared_db(server: Database) -> Iterator[Database]:
-    """A database that the tests of a module share, where what one leaves can't change another."""
+    """One database for all tests of a module, which must not depend on each other's rows."""
     with own_database(server) as database:
         yield database
 
 
 @pytest.fixture
 def main_module_kept() -> Iterator[None]:
-    """Streamlit's tester puts the page in the place of `__main__`, which processes that other
-    tests spawn would then run.
-    """
+    """Restores `__main__`, which AppTest replaces and a spawned process would run."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
@@ -99,7 +97,7 @@ def main_module_kept() -> Iterator[None]:
 
 @pytest.fixture
 def db_url(db: Database) -> str:
-    """The address of this test's database."""
+    """The URL of this test's database."""
     return db.url.render_as_string(hide_password=False)
 
 

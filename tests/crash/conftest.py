@@ -1,4 +1,4 @@
-"""A vendor that stands still in time, a harness per test, and what an undisturbed run stores."""
+"""A vendor with a fixed clock, a harness per test, and what a run without faults stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers.own_server import OwnServer
 
 @pytest.fixture(scope="session")
 def vendor() -> Iterator[str]:
-    """Its clock and the workers' stand still, so that every run asks for the same bars."""
+    """The sandbox, with the workers' fixed time, so that every run fetches the same bars."""
     with running(create_app(clock=lambda: NOW)) as address:
         yield address
 
@@ -51,7 +51,7 @@ def own_server() -> Iterator[OwnServer]:
 def undisturbed(
     server: Database, vendor: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SeriesFingerprints]:
-    """What one run that nothing befalls stores of every symbol in every timeframe."""
+    """What a run without faults stores of every symbol in every timeframe."""
     with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("CREATE DATABASE undisturbed TEMPLATE template_enrichment"))
         database = Database(server.url.set(database="undisturbed").render_as_string(False))

@@ -1,4 +1,4 @@
-"""Too few connections, or none: work waits, and says for what."""
+"""Too few database connections, or none: workers wait and log the reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_five_threads_share_one_connection(
 
 @pytest.fixture
 def crowded_url(harness: CrashHarness) -> Iterator[str]:
-    """The same database for a role that may open only so many connections."""
+    """The URL of the same database for a role with a limit of connections."""
     with harness.db.begin() as conn:
         conn.execute(text(f"CREATE ROLE crowded LOGIN PASSWORD 'x' CONNECTION LIMIT {LIMIT}"))
         for kind in ("TABLES", "SEQUENCES"):

@@ -1,6 +1,4 @@
-"""A worker frozen for longer than its lease: another does its work, and what it comes back with is
-refused.
-"""
+"""A worker frozen for longer than its lease: another one takes over, and its late commit fails."""
 
 from __future__ import annotations
 
@@ -34,12 +32,12 @@ def test_a_stale_commit_changes_nothing(
     frozen = harness.start("frozen", threads=1, step=step, item=2, idle=0.6)
     frozen.wait_until_stopped()
     frozen.freeze()
-    rescuer = harness.start("rescuer")
+    replacement = harness.start("replacement")
     harness.until_closed(job)
     assert_exactly_once(
         harness, job, {k: v for k, v in undisturbed.items() if k[0] in SYMBOLS and k[1] == "1d"}
     )
-    rescuer.terminate()
+    replacement.terminate()
     before = harness.stored_state()
 
     frozen.resume()
@@ -57,7 +55,7 @@ def test_a_stale_commit_changes_nothing(
 
 
 def test_an_item_that_is_being_stored_holds_up_nobody(harness: CrashHarness) -> None:
-    """Its row is locked by its own transaction, for as long as that takes."""
+    """The transaction that stores an item locks the item's row; heartbeats skip it."""
     harness.trigger(SYMBOLS, "1d")
     queue = JobQueue(harness.db, lease_seconds=0.01)
     stored, lost, kept = sorted(queue.claim("slow", 3), key=lambda task: task.symbol)
@@ -75,7 +73,7 @@ def test_an_item_that_is_being_stored_holds_up_nobody(harness: CrashHarness) -> 
 
 
 def test_the_server_ends_a_transaction_that_its_worker_forgot(harness: CrashHarness) -> None:
-    """Or the locks of a machine that has frozen would outlive every lease."""
+    """Otherwise a frozen machine would hold its locks beyond its leases."""
     harness.trigger(SYMBOLS[:1], "1d")
     frozen = harness.start("frozen", step="before_commit", idle=4 * HEARTBEAT)
     frozen.wait_until_stopped()
@@ -94,7 +92,7 @@ def test_the_server_ends_a_transaction_that_its_worker_forgot(harness: CrashHarn
 
 
 def test_a_copy_that_its_worker_forgot_gives_its_item_back(harness: CrashHarness) -> None:
-    """No timeout of the server's reaches a COPY whose client says nothing more."""
+    """No server timeout ends a COPY whose client has stopped sending."""
     harness.trigger(SYMBOLS[:1], "1d")
     queue = JobQueue(harness.db, lease_seconds=0.01)
     (task,) = queue.claim("frozen", 1)

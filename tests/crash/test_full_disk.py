@@ -1,6 +1,6 @@
-"""The disk under the database runs full: what is not stored is not called done, and is resumed.
+"""The database's disk fills up: items that could not be stored fail, and can be resumed.
 
-A small file system in memory stands for the disk, so these tests need the right to mount one.
+A tmpfs stands for the disk, so these tests need the right to mount one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_what_does_not_fit_fails_and_is_resumed(
 
 
 def _assert_some_are_missing(harness: CrashHarness, expected: SeriesFingerprints) -> None:
-    """Completed are just those whose bars are all there; of the others there is no row at all."""
+    """Completed items have all their bars, failed ones none."""
     found = statuses(harness)
     assert set(found.values()) == {"completed", "failed"}
     stored = fingerprints(harness.db)
@@ -116,6 +116,6 @@ def test_a_server_that_a_full_disk_has_ended_comes_back(
 
 
 def _use_up_the_log(harness: CrashHarness) -> None:
-    """Write until the write-ahead log needs a new file; the server ends where it has no room."""
+    """Write until the write-ahead log needs a new segment, for which there is no space."""
     for _ in range(3):
         harness.rows("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', '')")

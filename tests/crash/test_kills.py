@@ -1,7 +1,7 @@
-"""A worker killed outright at every step of its work: what it left undone is done once by the next.
+"""Workers killed with SIGKILL at every step of their work: the next worker finishes, exactly once.
 
-A seed decides everything: where and how often workers are killed, at which of their items, with how
-many threads, symbols and timeframes, and whether the next worker is there before the last kill.
+A seed decides where and how often workers are killed, at which of their items, with how many
+threads, symbols and timeframes, and whether the next worker starts before the last kill.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GRACE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class History:
-    """What a seed decides. The first worker dies at `step`; where later ones do is drawn anew."""
+    """What a seed decides. The first worker is killed at `step`, later ones at random steps."""
 
     seed: int
     step: str
@@ -58,20 +58,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("history", histories, ids=lambda h: f"{h.step}-{h.seed}")
 
 
-def test_whatever_is_killed_the_effect_is_that_of_one_run(
+def test_the_effect_of_killed_workers_is_that_of_one_run(
     harness: CrashHarness, undisturbed: SeriesFingerprints, history: History
 ) -> None:
     job = harness.trigger(history.symbols, ",".join(history.timeframes))
     draw = random.Random(-1 - history.seed)
     for number in range(1, history.kills + 1):
-        doomed = _start_doomed(harness, history.step if number == 1 else None, draw)
-        doomed.wait_until_stopped()
+        worker = _start_worker_to_kill(harness, history.step if number == 1 else None, draw)
+        worker.wait_until_stopped()
         if history.at_once and number == history.kills:
-            _start_rescuer(harness)
-        doomed.kill()
-    killed, held = harness.database_time(), harness.owned_items("doomed")
+            _start_replacement(harness)
+        worker.kill()
+    killed_at, owned = harness.database_time(), harness.owned_items("killed")
     if not history.at_once:
-        _start_rescuer(harness)
+        _start_replacement(harness)
     harness.until_closed(job)
     expected = {
         key: value
@@ -79,40 +79,42 @@ def test_whatever_is_killed_the_effect_is_that_of_one_run(
         if key[0] in history.symbols and key[1] in history.timeframes
     }
     assert_exactly_once(harness, job, expected)
-    _assert_recovered_in_time(harness, killed, held)
+    _assert_recovered_in_time(harness, killed_at, owned)
 
 
-def _start_doomed(harness: CrashHarness, step: str | None, draw: random.Random) -> StartedWorker:
-    """A worker that will stop at a point that it is bound to get to."""
+def _start_worker_to_kill(
+    harness: CrashHarness, step: str | None, draw: random.Random
+) -> StartedWorker:
+    """A worker that stops at a step which it is certain to reach."""
     left = len(harness.unfinished_symbols())
     step = (step or draw.choice(STEPS)) if left else "closing"
     item = 1 if step == "closing" else draw.randint(1, left)
-    return harness.start("doomed", threads=draw.randint(1, 3), step=step, item=item)
+    return harness.start("killed", threads=draw.randint(1, 3), step=step, item=item)
 
 
-def _start_rescuer(harness: CrashHarness) -> StartedWorker:
-    rescuer = harness.start("rescuer", threads=2)
+def _start_replacement(harness: CrashHarness) -> StartedWorker:
+    replacement = harness.start("replacement", threads=2)
     until(
-        lambda: harness.rows("SELECT 1 FROM workers WHERE worker_id LIKE 'rescuer%'"),
-        "the rescuer registers",
+        lambda: harness.rows("SELECT 1 FROM workers WHERE worker_id LIKE 'replacement%'"),
+        "the replacement registers",
     )
-    return rescuer
+    return replacement
 
 
 def _assert_recovered_in_time(
-    harness: CrashHarness, killed: datetime, held: dict[str, int]
+    harness: CrashHarness, killed_at: datetime, owned: dict[str, int]
 ) -> None:
-    """What the dead worker held was claimed again, and the job closed, soon after the leases ended.
+    """What the killed worker owned was claimed again, and the job closed, soon after its lease.
 
-    All moments are the database's. The wait counts from the kill, or from the moment when there is
-    somebody to notice it.
+    All times are the database's. The wait counts from the kill or, if that is later, from the start
+    of the worker that takes over.
     """
     ((there,),) = harness.rows(
-        "SELECT greatest(:killed, started_at) FROM workers WHERE worker_id LIKE 'rescuer%'",
-        killed=killed,
+        "SELECT greatest(:killed_at, started_at) FROM workers WHERE worker_id LIKE 'replacement%'",
+        killed_at=killed_at,
     )
     longest = timedelta(seconds=LEASE + HEARTBEAT + GRACE_SECONDS)
-    for symbol, fence in held.items():
+    for symbol, fence in owned.items():
         ((again,),) = harness.rows(
             "SELECT min(at) FROM item_history"
             " WHERE symbol = :symbol AND status = 'in_progress' AND fence > :fence",
@@ -120,6 +122,6 @@ def _assert_recovered_in_time(
             fence=fence,
         )
         assert again - there <= longest
-    if not held:
+    if not owned:
         ((closed,),) = harness.rows("SELECT max(at) FROM job_history WHERE state = 'completed'")
         assert closed - there <= longest

@@ -1,4 +1,4 @@
-"""A job whose symbols are removed while it runs still comes to its end."""
+"""A job whose symbols are removed while it runs still ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database server ends at once in the middle of a job, and starts again."""
+"""The database server is shut down in immediate mode in the middle of a job, and restarted."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_worker_and_api_live_through_it(
             until(lambda: status(f"{address}/readyz") == 503, "the API reports it")
             assert status(f"{address}/livez") == 200
             until(lambda: "can't claim items" in caplog.text, "the worker reports it")
-            assert own_server.postgres.revive()
+            own_server.restart()
             until(lambda: status(f"{address}/readyz") == 200, "the API is ready again")
             assert status(f"{address}/livez") == 200
             assert server.poll() is None
@@ -101,13 +101,13 @@ def test_a_transaction_cut_off_leaves_all_or_nothing(
     try:
         worker = harness.start("worker", step=step, item=3)
         symbol = worker.wait_until_stopped()
-        worker.freeze()  # or its other thread takes the item up before it is looked at
+        worker.freeze()  # so that its other thread does not take the item up before the check
         own_server.stop_immediately()
-        assert own_server.postgres.revive()
+        own_server.restart()
         stored = [row[0] for row in harness.rows("SELECT DISTINCT symbol FROM bars")]
         assert (symbol in stored) == (step == "after_commit")
         worker.thaw()
-        worker.resume()  # it goes on, or has stopped itself after a lease without its database
+        worker.resume()  # it continues, or stops itself after a lease without a database
         harness.start("other")
         harness.until_closed(job)
         assert worker.terminate() == 0

@@ -1,4 +1,4 @@
-"""A worker whose machine's clock is two hours off: only the database's clock decides anything."""
+"""A worker whose machine's clock is two hours off: only the database's clock counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DUE, LATER, OTHERS, PAUSED = (f"X:SIM{n}USD" for n in range(1, 5))
 
 @pytest.fixture(scope="module")
 def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that makes the wall clock wrong in the process that it is preloaded into."""
+    """A library that shifts the wall clock of the process that preloads it."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("there is no C compiler, or it is not Linux: the clock can't be made wrong")
@@ -111,8 +111,8 @@ def test_nothing_comes_early_and_nothing_stays_away(
 
 
 def _prepare(harness: CrashHarness) -> None:
-    """One item's retry is due in an hour, one is another worker's for an hour, one is paused for
-    an hour; and all symbols have been tracked for long.
+    """Make one item due for a retry in an hour, lease one to another worker and pause one for an
+    hour; all symbols have been tracked for days.
     """
     Commands(harness.db).pause(
         actor="test", scope="symbol", key=PAUSED, until=harness.database_time() + HOUR
@@ -129,7 +129,7 @@ def _prepare(harness: CrashHarness) -> None:
 
 
 def _assert_wrong(environment: dict[str, str], skew: timedelta) -> None:
-    """The preloaded library does what it is meant to do."""
+    """The preloaded library shifts the clock."""
     believed = subprocess.run(
         [sys.executable, "-c", "import time; print(time.time())"],
         env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""A client of the API over this test's database, and what its answers must look like."""
+"""A client of the API on a test's database, jobs for it to report, and checks of responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def api_client(
 
 
 def track_symbols(db: Database) -> Commands:
-    """Two stocks and a crypto pair are tracked."""
+    """Track two stocks and a crypto pair."""
     commands = Commands(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in ("AAPL", "MSFT")], actor="test")
     commands.track([parse_tracked("X:BTCUSD", "crypto", "1h")], actor="test")
@@ -37,7 +37,7 @@ def track_symbols(db: Database) -> Commands:
 
 
 def run_open_items(db: Database, *, failing: str | None = None) -> None:
-    """Every open item ends: completed with 250 bars inserted and 1 updated, or failed."""
+    """End every open item: `failing` fails, the others insert 250 bars and update one."""
     queue = JobQueue(db)
     for task in queue.claim("w", 50):
         if task.symbol == failing:
@@ -49,7 +49,7 @@ def run_open_items(db: Database, *, failing: str | None = None) -> None:
 
 
 def json_body(response: Any, status: int = 200) -> Any:
-    """The JSON of an answer of this status: with its time, or a problem."""
+    """The JSON body of a response of this status; an error has to be a problem document."""
     assert response.status_code == status, response.get_data(as_text=True)
     value = response.get_json(force=True)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", value["timestamp"])
@@ -60,7 +60,7 @@ def json_body(response: Any, status: int = 200) -> Any:
 
 
 def next_page_url(response: Any) -> str | None:
-    """The address in the answer's Link header."""
+    """The URL of the next page in the response's Link header."""
     link = response.headers.get("Link")
     if link is None:
         return None

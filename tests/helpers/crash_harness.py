@@ -1,4 +1,4 @@
-"""One job on one database with a vendor, the workers that come and go, and what is to be proved."""
+"""Workers as processes that tests stop, freeze and kill, and the exactly-once check afterwards."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _processes.set_forkserver_preload(
 )
 _numbers = itertools.count(1)
 
-# The database itself notes every change of an item and of a job, on its own clock.
+# Triggers record every change of an item and of a job, with the time of the database.
 _HISTORY = """
 CREATE TABLE item_history (at timestamptz, symbol text, status text, fence bigint, worker text);
 CREATE FUNCTION note_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -70,8 +70,7 @@ CREATE TRIGGER note_job AFTER UPDATE OF state ON enrichment_jobs FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION note_job();
 """
 
-# A series' bars as one number: equal where every row is there once, with the same values, whenever
-# they were stored.
+# Rows and a hash of their values for each series, without the time at which they were stored.
 _FINGERPRINTS = """
 SELECT symbol, timeframe, count(*),
     md5(string_agg((to_jsonb(b) - 'known_from')::text, '|' ORDER BY ts))
@@ -100,9 +99,9 @@ class StartedWorker:
     log: Path
 
     def wait_until_stopped(self) -> str:
-        """Wait until it stands at its point; the symbol it stands with."""
+        """Wait until the worker holds at its step; returns the symbol it holds with."""
         if not self.pipe.poll(TIMEOUT_SECONDS):
-            raise AssertionError(f"it did not get to its point:\n{self.log_text}")
+            raise AssertionError(f"the worker did not reach its step:\n{self.log_text}")
         return str(self.pipe.recv())
 
     @property
@@ -120,10 +119,10 @@ class StartedWorker:
         self._signal(signal.SIGCONT)
 
     def resume(self) -> None:
-        self.pipe.send("go on")
+        self.pipe.send("resume")
 
     def terminate(self) -> int | None:
-        """Stop it cleanly; its exit code."""
+        """Stop the worker with SIGTERM; returns its exit code."""
         if self.process.is_alive():
             self.process.terminate()
             self.process.join(TIMEOUT_SECONDS)
@@ -136,12 +135,12 @@ class StartedWorker:
 
 @dataclass
 class CrashHarness:
-    """Workers on one database. now: the moment at which every one of them believes to work."""
+    """A database, a vendor and the worker processes that a test starts on them."""
 
     db: Database
-    vendor: str
-    now: datetime
-    folder: Path
+    vendor: str  # base URL of the sandbox
+    now: datetime  # the clock of every worker's pipeline, which stands still
+    folder: Path  # for the workers' logs
     workers: list[StartedWorker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -176,7 +175,7 @@ class CrashHarness:
         return rows(self.db, query, **values)
 
     def database_time(self) -> datetime:
-        """The database's clock."""
+        """The database's current time."""
         now: datetime = self.rows("SELECT clock_timestamp()")[0][0]
         return now
 
@@ -200,16 +199,17 @@ class CrashHarness:
     def until_closed(self, job: UUID) -> None:
         query = "SELECT 1 FROM enrichment_jobs WHERE job_id = :job AND completed_at IS NOT NULL"
         until(
-            lambda: self.rows(query, job=job), lambda: f"the job ends\n{self._history_and_logs()}"
+            lambda: self.rows(query, job=job),
+            lambda: f"job closed\n{self._history_and_logs()}",
         )
 
     def _history_and_logs(self) -> str:
-        """The items' ways and the workers' words, for a test that fails."""
+        """All changes of items and all logs of workers, for the message of a failing test."""
         items = self.rows("SELECT * FROM item_history ORDER BY at")
         return "\n".join([*map(str, items), *(started.log_text for started in self.workers)])
 
     def stored_state(self) -> dict[str, Any]:
-        """Everything that a run leaves behind, to see whether it has changed."""
+        """Table → row count and a hash of all rows, to compare before and after."""
         tables = ("bars", "enrichment_job_items", "enrichment_jobs", *LOGS, "enrichment_status")
         return {
             table: self.rows(

@@ -1,7 +1,7 @@
-"""A worker as a process of its own that stops at a chosen point of its work and says so.
+"""A worker process that stops at a chosen step of its work and reports it to the test.
 
-Everything in it is the product's: pipeline, queue, warehouse, worker. The wrappers around them only
-hold a thread where its orders say, until the test lets it go on or kills the process.
+Pipeline, queue, warehouse and worker are the product's own. The wrappers around them only hold a
+thread at the step of the options, until the test resumes the worker or kills the process.
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ STEPS = ("claimed", "fetched", "written", "before_commit", "after_commit", "clos
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What to work on, and where to stop: at `step` of the `item`-th item (from 1) that gets there.
+    """What a worker works on and where it stops.
 
-    claimed: the item is this worker's. fetched: its last timeframe has come from the vendor.
-    written: its rows are written, the item is not completed yet. before_commit: all is done but the
-    commit. after_commit: just that. closing: the job's totals are written but not committed.
+    The steps:
+        claimed: the item belongs to this worker.
+        fetched: the vendor has answered for the item's last timeframe.
+        written: the item's rows are written, the item is not completed yet.
+        before_commit: the item is completed, the transaction is open.
+        after_commit: the transaction is committed.
+        closing: the job's totals are written, the transaction is open.
     """
 
     name: str
@@ -64,15 +68,15 @@ class WorkerOptions:
     now: datetime
     log: Path
     threads: int = 2
-    step: str | None = None
-    item: int = 1
+    step: str | None = None  # one of STEPS; None: nowhere
+    item: int = 1  # stop with the first, second … item that reaches the step
     lease: float = 1.0
     heartbeat: float = 0.2
     idle: float = 30.0
 
 
 class StopPoint:
-    """Holds the thread that reaches the point, once; tells the test through the pipe."""
+    """Holds the thread that reaches the step, once, and sends the symbol through the pipe."""
 
     def __init__(self, options: WorkerOptions, pipe: Pipe) -> None:
         self._options, self._pipe = options, pipe
@@ -81,7 +85,7 @@ class StopPoint:
         self._thread = threading.local()
 
     def reached(self, step: str, what: str, items: int = 1) -> None:
-        """items: how many of them get there together."""
+        """`items` items reach the step together; hold the thread if it is the one to stop."""
         if step != self._options.step:
             return
         with self._lock:
@@ -89,10 +93,10 @@ class StopPoint:
             due = self._reached - items < self._options.item <= self._reached
         if due:
             self._pipe.send(what)
-            self._pipe.recv()  # for ever, unless the test lets it go on
+            self._pipe.recv()  # blocks until the test resumes the worker
 
     def watch_transactions(self, engine: Any) -> None:
-        """Stop within transactions, before or after the statements of the queue that end a step."""
+        """Stop within transactions: before or after the queue's own statements, and at commit."""
 
         @event.listens_for(engine, "before_execute")
         def before(_: object, statement: object, *__: object) -> None:
@@ -113,7 +117,7 @@ class StopPoint:
 
     @property
     def _storing(self) -> tuple[str, int] | None:
-        """The first symbol of the batch that this thread stores, and how many they are."""
+        """First symbol and size of the batch that this thread stores, if any."""
         return getattr(self._thread, "storing", None)
 
     @contextmanager
@@ -127,7 +131,7 @@ class StopPoint:
 
 
 class StoppingSource:
-    """Counts an item as fetched with its last timeframe, the longest."""
+    """A source of bars whose step `fetched` is the response for an item's last timeframe."""
 
     def __init__(self, inner: BarSource, stop: StopPoint) -> None:
         self._inner, self._stop = inner, stop
@@ -166,7 +170,7 @@ class StoppingWarehouse(Warehouse):
 
 
 class StoppingQueue:
-    """Stops right after a claim, when the worker does not know yet what it owns."""
+    """A queue whose step `claimed` comes before the worker gets the tasks."""
 
     def __init__(self, inner: JobQueue, stop: StopPoint, source: StoppingSource) -> None:
         self._inner, self._stop, self._source = inner, stop, source
@@ -198,7 +202,7 @@ class StoppingQueue:
 
 
 def run_worker(options: WorkerOptions, pipe: Pipe) -> None:
-    """The process: work until SIGTERM."""
+    """The target of the process: work until SIGTERM."""
     logging.basicConfig(filename=options.log, level=logging.INFO, force=True)
     stop = StopPoint(options, pipe)
     db = Database(options.url, pool_size=options.threads + 2, idle_seconds=options.idle)

@@ -1,4 +1,4 @@
-"""A wire that answers what a test says, and any JSON there is."""
+"""A transport for `requests` that answers with given bodies, and a strategy for any JSON."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class FakeTransport(BaseAdapter):
 
 
 @contextmanager
-def client_over(wire: FakeTransport) -> Iterator[HttpClient]:
-    """A client whose vendor is the wire."""
+def client_over(transport: FakeTransport) -> Iterator[HttpClient]:
+    """An HTTP client of a vendor whose responses come from the transport."""
     session = requests.Session()
-    session.mount("https://", wire)
+    session.mount("https://", transport)
     with HttpClient("https://vendor.test", call=direct, session=session) as http:
         yield http

@@ -35,7 +35,7 @@ def recorded_bars() -> Bars:
 
 
 class FakeVendor:
-    """Serves bars up to a movable present; what was asked for is kept."""
+    """Serves the bars of the requested windows and records the windows."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -131,7 +131,7 @@ class InMemorySeriesStore:
 
 
 class FakePipeline:
-    """A pipeline whose present is the evening of a chosen session."""
+    """The real pipeline on a fake vendor and an in-memory store, with a clock that tests set."""
 
     def __init__(self, bars: Bars, history_days: int = 6000) -> None:
         self.vendor, self.store = FakeVendor(bars), InMemorySeriesStore()

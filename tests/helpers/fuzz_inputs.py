@@ -1,4 +1,4 @@
-"""Two hundred things that nobody should send, for each parameter."""
+"""200 hostile values for any parameter: injections, paths, numbers, times, characters."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A past for a demo: ninety invented nights, so that pictures of it show what a dashboard shows
-after a quarter. Mostly quiet; three nights of an outage, a late one, a symbol that got worse.
+"""Ninety invented nights for a demo, so that screenshots show a dashboard after a quarter.
+
+Most nights succeed; three have an outage, one is late, and the quality of one symbol declines.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ NIGHTS = 90
 
 
 def write_history(db: Database) -> None:
-    """Write the nights before today: jobs with their items, quality, rollups, breakers, alerts."""
+    """Insert the nights before today: jobs, items, quality, rollups, breakers, alerts, audit."""
     for statement in (_JOBS, _ITEMS, _QUALITY, _FETCHES, _ANSWERS, _BREAKERS, _ALERTS, _AUDIT):
         with db.begin() as conn:
             conn.execute(text(statement), {"nights": NIGHTS})
 
 
-# A number from 0 to 99 that is always the same for the same text.
+# A pseudo-random number from 0 to 99, the same for the same text.
 _DICE = "(abs(hashtext(({})::text)) % 100)"
 
 _JOBS = f"""

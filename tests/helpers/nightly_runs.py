@@ -1,4 +1,4 @@
-"""The real warehouse and queue around a vendor in memory, night after night."""
+"""Nightly runs of the real pipeline, queue and warehouse on a vendor in memory."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from tests.helpers.fakes import FakeVendor, recorded_bars
 
 
 def quiet_bars(count: int = 900) -> Bars:
+    """Recorded daily bars in which no check finds anything."""
     return recorded_bars().take(slice(1400, 1400 + count))
 
 
 def after_split(bars: Bars) -> Bars:
+    """The bars as a vendor restates them after a split of 2 for 1."""
     prices = {name: getattr(bars, name) * 0.5 for name in ("open", "high", "low", "close")}
     return replace(bars, **prices, volume=bars.volume * 2)
 
 
 class NightlyRuns:
-    """The real warehouse and queue around a vendor in memory, on the evening of a session."""
+    """Runs one job after another, each on the evening of a chosen session."""
 
     def __init__(self, db: Database, bars: Bars, *symbols: str) -> None:
         self.db, self.vendor = db, FakeVendor(bars)
@@ -43,6 +45,7 @@ class NightlyRuns:
         self.commands.track([parse_tracked(s, "stock", "1d") for s in self.symbols], actor="test")
 
     def run_at(self, sessions: int, at: Bars | None = None) -> None:
+        """Run a job on the night after the `sessions`-th of these bars (default: the vendor's)."""
         at = self.vendor.bars if at is None else at
         self.now = to_datetime(at.ts[sessions - 1]) + timedelta(days=1)
         self.commands.trigger(actor="test")
@@ -63,7 +66,7 @@ class NightlyRuns:
 
 
 def assert_stored(nights: NightlyRuns, expected: Bars) -> None:
-    """The table equals these bars and, to 1e-9, one full computation of their features."""
+    """The stored bars equal these, and the stored features one full computation, to 1e-9."""
     found = nights.bars()
     for name, column in expected.columns().items():
         np.testing.assert_array_equal(found.columns()[name], column, err_msg=name)

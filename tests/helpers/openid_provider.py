@@ -1,6 +1,6 @@
-"""An OpenID provider on loopback: discovery, a page to choose a person on, signed tokens.
+"""An OpenID Connect provider on loopback: discovery, a page to choose a person, signed tokens.
 
-It knows its persons by name and asks for no password; everything else is as the standard has it.
+It asks for no password; everything else follows the standard.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CLIENT, SECRET = "dashboard", "not-a-secret-in-a-test"
 
 @dataclass
 class OpenIDProvider:
-    """The provider's state. persons: name → claims about the person."""
+    """The provider's state."""
 
-    persons: Mapping[str, Mapping[str, Any]]
+    persons: Mapping[str, Mapping[str, Any]]  # name → claims
     address: str = ""
     key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "test"}))
     codes: dict[str, tuple[str, str, str]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class OpenIDProvider:
         }
 
     def persons_to_choose(self, query: Mapping[str, str]) -> str:
-        """A link for each person, which ends where the client asked to return to."""
+        """A page with a link for each person back to the client's redirect URI."""
         assert query["client_id"] == CLIENT
         assert "email" in query["scope"].split()
         links = []
@@ -56,7 +56,7 @@ class OpenIDProvider:
         return f"<!doctype html><title>Who are you?</title>{''.join(links)}"
 
     def tokens(self, asked: Mapping[str, str], credentials: str) -> dict[str, Any]:
-        """The tokens for a code, which is good once."""
+        """Exchange a code for tokens; each code works once."""
         assert credentials == f"{CLIENT}:{SECRET}"
         name, nonce, redirect = self.codes.pop(asked["code"])
         assert asked["redirect_uri"] == redirect
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def openid_provider(persons: Mapping[str, Mapping[str, Any]]) -> Iterator[OpenIDProvider]:
-    """A provider for these persons, answering for as long as the block."""
+    """Run a provider with these persons until the end of the block."""
     provider = OpenIDProvider(persons)
     handler = type("Handler", (_Handler,), {"provider": provider})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""Servers and disks of the tests' own, to be stopped and starved."""
+"""A Postgres server that a test may stop, and a small disk that it may fill."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import text
 
+from enrichment.domain.errors import DatabaseUnavailable
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.wiring.database import upgrade_schema
@@ -21,7 +22,7 @@ from tests.helpers.crash_harness import until
 
 
 class OwnServer:
-    """A server of the tests' own, to be stopped and starved, with databases on it."""
+    """An embedded server that no other test uses, with databases on it."""
 
     def __init__(self, postgres: EmbeddedPostgres) -> None:
         self.postgres = postgres
@@ -29,7 +30,7 @@ class OwnServer:
         self._databases: dict[str, Database] = {}
 
     def run(self, statement: str) -> None:
-        """Outside a transaction, as what concerns the whole server has to be."""
+        """Execute a statement outside a transaction, as CREATE DATABASE and its like need."""
         with self._admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             conn.execute(text(statement))
 
@@ -46,14 +47,26 @@ class OwnServer:
         self.run(f"DROP DATABASE {name} WITH (FORCE)")
 
     def stop_immediately(self) -> None:
-        """Immediate mode, which is what SIGQUIT means to a postmaster."""
+        """Shut the server down in immediate mode, which is SIGQUIT to a postmaster."""
         pid = self._pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
-        until(lambda: not _runs(pid), "the server ends")  # its file is gone a moment before it is
+        until(lambda: not _runs(pid), "the server ends")  # postmaster.pid goes first
+
+    def restart(self) -> None:
+        """Start the stopped server again; on a busy machine it may come up after its time limit."""
+        with suppress(DatabaseUnavailable):
+            self.postgres.revive()
+        until(self._answers, "the server answers again")
+
+    def _answers(self) -> bool:
+        with suppress(DatabaseUnavailable):
+            self._admin.ping()
+            return True
+        return False
 
     def is_running(self) -> bool:
-        """Whether it runs; an ended process may wait for ever to be noticed by its parent."""
+        """Whether the server's process runs; a zombie does not."""
         return _runs(self._pid())
 
     def _pid(self) -> int | None:
@@ -68,7 +81,7 @@ class OwnServer:
 
 
 class RamDisk:
-    """A small file system in memory."""
+    """A small tmpfs."""
 
     def __init__(self, folder: Path, kilobytes: int) -> None:
         self.folder = folder
@@ -78,7 +91,7 @@ class RamDisk:
         self._mount(f"remount,size={kilobytes}k")
 
     def fill(self) -> Path:
-        """Take what is free; the space comes back with the removal of the file."""
+        """Fill the free space with a file; removing the file frees it again."""
         ballast = self.folder / "ballast"
         with ballast.open("wb", buffering=0) as file:
             while (free := shutil.disk_usage(self.folder).free) > 0:
@@ -100,7 +113,7 @@ class RamDisk:
 
 @contextmanager
 def mounted_disk(folder: Path, kilobytes: int) -> Iterator[RamDisk]:
-    """A mounted disk for as long as the block; the test is skipped where none can be mounted."""
+    """A tmpfs mounted until the end of the block; skips the test where mounting is not allowed."""
     folder.mkdir()
     made = RamDisk(folder, kilobytes)
     try:

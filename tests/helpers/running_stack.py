@@ -1,4 +1,4 @@
-"""Starting `up` and `demo` as a user does, and looking at what runs."""
+"""`enrichment up` and `demo` as a user starts them, and other commands beside them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READY = "Ctrl-C stops everything"
 
 @dataclass
 class RunningStack:
-    """A started `up` or `demo`."""
+    """A running `up` or `demo`."""
 
     process: subprocess.Popen[str]
     ports: dict[str, int]
@@ -50,7 +50,7 @@ class RunningStack:
         return Path(found[1])
 
     def processes(self) -> list[psutil.Process]:
-        """The process, its children and the embedded server of its folder."""
+        """The process, its children and the embedded server in its home folder."""
         me = psutil.Process(self.process.pid)
         server = [
             p
@@ -67,7 +67,7 @@ class RunningStack:
 
 
 def free_ports() -> dict[str, int]:
-    """Ports nobody listens on, found all at once so that they differ."""
+    """Three free ports; all are bound at once, so that they differ."""
     sockets = [socket.socket() for _ in range(3)]
     try:
         for s in sockets:

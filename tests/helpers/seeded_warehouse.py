@@ -1,4 +1,4 @@
-"""An installation in which every figure has a value."""
+"""Rows in every table that figures and metrics are read from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.helpers.api_client import run_open_items
 
 
 def log_fetches(db: Database, source: str | None, *durations_ms: float, hours_ago: int = 0) -> None:
+    """Log one fetch of AAPL for each duration; without a source it is a failed one."""
     with db.begin() as conn:
         for ms in durations_ms:
             conn.execute(

@@ -1,4 +1,4 @@
-"""API and dashboard as they are served: a process of its own, asked over HTTP."""
+"""`enrichment api` and `enrichment dashboard` as processes that answer over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEALTH = {"api": "/livez", "dashboard": "/_stcore/health"}
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running part: its address and its process."""
+    """A running server: its base URL and its process."""
 
     url: str
     process: subprocess.Popen[str]
@@ -34,7 +34,10 @@ class ServerProcess:
 def serving(
     database: str, folder: Path, *, part: str = "api", **environment: str
 ) -> Iterator[ServerProcess]:
-    """`enrichment PART` on this database, answering; its output goes to `folder`/PART.log."""
+    """Run `enrichment PART` on this database until the end of the block.
+
+    Yields when its health endpoint answers. Its output goes to `folder`/PART.log.
+    """
     port = free_ports()[part]
     log = folder / f"{part}.log"
     own = {

@@ -1,8 +1,8 @@
-"""A demo's database after two nights on which much went wrong, for the notebooks to explain.
+"""A demo's database after two nights with many vendor faults, as input for the notebooks.
 
-On the first, the vendor loses bars, sends impossible ones and one absurd price. On the second, it
-restates what it said before and breaks down for a while. Afterwards it has found some lost bars,
-and one old price is no longer what it was.
+On the first night the sandbox omits bars, sends invalid ones and one outlier. On the second it
+restates stored bars and fails for a while. Afterwards it serves some of the omitted bars, and one
+old price differs from the stored one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from enrichment.wiring.database import build_read_models
 from enrichment.wiring.worker import build_scheduler, open_worker_process
 from tests.helpers.waiting import in_thread
 
-# A breaker that soon tries again, and a request that is not repeated within its item.
+# A breaker that recovers within a second, and no retry of a request within its item.
 PROTECTION = VendorProtection(
     max_retries=0, recovery_timeout=0.7, connect_timeout=2.0, read_timeout=5.0
 )
@@ -39,15 +39,12 @@ TIMING = WorkerTiming(poll=0.05, heartbeat=0.2)
 
 @dataclass(frozen=True)
 class DemoNights:
-    """Workers, a vendor with faults to set, and the database they work on.
-
-    days: starts of AAPL's sessions at the vendor, ascending.
-    """
+    """A database, the settings of its workers, and the faults of their vendor."""
 
     db: Database
     settings: Settings
     faults: FaultRegistry
-    days: list[datetime]
+    days: list[datetime]  # starts of AAPL's sessions at the vendor, ascending
 
     @property
     def environment(self) -> dict[str, str]:
@@ -63,7 +60,7 @@ class DemoNights:
         Commands(self.db).track([parse_tracked(*sample) for sample in samples], actor="demo")
 
     def run(self, *faults: Fault) -> None:
-        """One job over all symbols by two new workers, to its end, and the scheduler's tick."""
+        """Run one job over all symbols on two new workers to its end, then tick the scheduler."""
         self.faults.clear()
         self.faults.add(faults)
         job = Commands(self.db).trigger(actor="demo")
@@ -82,12 +79,12 @@ class DemoNights:
 
 @contextmanager
 def troubled_nights(db: Database, url: str) -> Iterator[dict[str, str]]:
-    """Run both nights; the vendor goes on for the block. Yields the settings as an environment."""
+    """Run both nights. Yields the settings as environment; the vendor runs until the end."""
     with _vendor(db, url) as night:
         days = night.days
         losses, restated = _losses(days), _restatements(days)
         night.track(*SAMPLES)
-        # Another vendor's opinion would tell the day that all have lost from an outage.
+        # With a second vendor's bars, the day that all symbols miss would not be an outage.
         operator = Commands(db)
         operator.pause(actor="demo", scope="provider", key="yahoo")
         night.run(*losses, *_nonsense(days), _restated("AAPL", days[-30], 1.35))
@@ -101,7 +98,7 @@ def troubled_nights(db: Database, url: str) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def quiet_night(db: Database, url: str) -> Iterator[dict[str, str]]:
-    """Run one night of one symbol on which nothing goes wrong."""
+    """Run one night of one symbol without a fault."""
     with _vendor(db, url) as night:
         night.track(("AAPL", "stock", "1d"))
         night.run()

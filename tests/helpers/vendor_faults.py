@@ -1,4 +1,4 @@
-"""What the sandbox does to its answers on request, and what every provider makes of it."""
+"""Faults that the sandbox injects, and the error that every provider raises for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAULTS: list[tuple[dict[str, object], type[ProviderError]]] = [
 
 
 def faults_of(address: str) -> Iterator[Callable[..., None]]:
-    """Adds faults to the sandbox at the address, and takes all away in the end."""
+    """A function that injects a fault into the sandbox; all faults are removed in the end."""
 
     def add(**description: object) -> None:
         answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)

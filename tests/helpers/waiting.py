@@ -1,4 +1,4 @@
-"""What runs beside a test, and waiting for what it brings about."""
+"""Running a worker on a thread beside a test, and polling until a condition holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Runnable(Protocol):
 
 @contextmanager
 def in_thread(worker: Runnable) -> Iterator[None]:
-    """Runs for as long as the block, on a thread of its own."""
+    """Run the worker on a thread of its own until the end of the block."""
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -32,13 +32,19 @@ def in_thread(worker: Runnable) -> Iterator[None]:
 
 def until(
     condition: Callable[[], Any],
-    what: str | Callable[[], str] = "it comes about",
+    what: str | Callable[[], str] = "the condition holds",
     seconds: float = 10.0,
 ) -> None:
-    """Wait for something to come about. what: what that is, or how to say it if it does not."""
+    """Wait until the condition holds.
+
+    Args:
+        condition: polled until it returns something true.
+        what: what is waited for, or a function that describes it; the message of a failure.
+        seconds: the longest wait; AssertionError after that.
+    """
     waiting = threading.Event()
     for _ in range(int(seconds / POLL_SECONDS)):
         if condition():
             return
         waiting.wait(POLL_SECONDS)
-    raise AssertionError(f"within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
+    raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")

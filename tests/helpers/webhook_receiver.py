@@ -1,4 +1,4 @@
-"""A receiver of alerts on 127.0.0.1 that refuses as often as it is told to."""
+"""An HTTP server on 127.0.0.1 that receives alert webhooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class ReceivedAlert:
-    """A request that was taken."""
+    """A request that was answered with 202."""
 
     path: str
     key: str
@@ -22,10 +22,10 @@ class ReceivedAlert:
 
 @dataclass
 class WebhookReceiver:
-    """refusals: statuses to answer before it takes anything; asked: how often it was asked."""
+    """The receiver's state."""
 
-    refusals: list[int] = field(default_factory=list)
-    requests: int = 0
+    refusals: list[int] = field(default_factory=list)  # statuses to answer before the first 202
+    requests: int = 0  # all requests, refused ones too
     delivered: list[ReceivedAlert] = field(default_factory=list)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -36,7 +36,7 @@ class WebhookReceiver:
 
 @contextmanager
 def webhook_receiver(*refusals: int) -> Iterator[WebhookReceiver]:
-    """A receiver that runs for as long as the block."""
+    """Run a receiver until the end of the block; it first answers with the refusals, in turn."""
     receiver = WebhookReceiver(list(refusals))
 
     class Handler(BaseHTTPRequestHandler):

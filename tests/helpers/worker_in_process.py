@@ -1,4 +1,4 @@
-"""A worker in the test's own process, for the troubles of its database."""
+"""A worker in the test's own process, for tests that take its database away."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 
 
 @contextmanager
 def running_worker_process(settings: Settings, pace: WorkerTiming) -> Iterator[WorkerProcess]:
-    """Everything of a worker's process, as `enrichment worker` runs it."""
+    """All that `enrichment worker` runs, on a thread until the end of the block."""
     with open_worker_process(settings, timing=pace) as built, in_thread(built):
         yield built
 
@@ -54,7 +54,7 @@ def bare_worker(
     lease: float,
     max_retries: int = 5,
 ) -> Iterator[Worker]:
-    """The worker alone, on exactly these two pools."""
+    """The worker without scheduler, listener and alerts, on exactly these two pools."""
     url = work.url.render_as_string(hide_password=False)
     source = build_providers(settings_for(url, vendor), init_resilience_manager())
     registry = WorkerRegistry(heart, "inside")
