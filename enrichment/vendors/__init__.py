@@ -1,1 +1,1 @@
-"""Vendors' wire formats made into one typed frame, `enrichment.domain.Fetched`."""
+"""Vendors: from their wire formats to bars, behind the resilience patterns."""

@@ -1,26 +1,29 @@
-"""Binance's klines as bars: crypto only, on the UTC clock, weeks from Monday.
+"""Bars from Binance's klines: crypto only, days in UTC, weeks from Monday.
 
-`X:BTCUSD` is asked for as BTCUSDT, the market that stands for dollars there; other quotes stay as
-they are (`X:ETHBTC` → ETHBTC).
+A symbol in US dollars stands for Binance's market in USDT; other quote currencies stay as they are.
+
+>>> vendor_symbol("X:BTCUSD"), vendor_symbol("X:ETHBTC")
+('BTCUSDT', 'ETHBTC')
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, safe_divide
-from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.bars import Bars, safe_divide, to_datetime64
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient, JsonResponse
-from enrichment.vendors.parsing import decimals, moments, numbers
+from enrichment.vendors.parsing import text_to_floats, to_floats, to_timestamps
 
 WEIGHT_PER_MINUTE = 6000  # Binance's limit of request weight for one address
-_MAX_ROWS = 1000  # klines an answer
+_MAX_ROWS = 1000  # klines in one response
 _INVALID_SYMBOL = -1121
 _FIELDS = 12
 _MAX_PAGES = 10_000
@@ -29,98 +32,100 @@ _MAX_PAGES = 10_000
 class BinanceProvider:
     """Fetches bars page by page.
 
-    name: as in the settings' order of providers. source: what is recorded as the bars' origin.
-    limit: klines a page, at most 1,000.
+    Args:
+        source: Recorded with the bars.
+        limit: Klines of a page, at most 1,000.
     """
 
+    name = "binance"
+
     def __init__(
-        self,
-        client: HttpClient,
-        *,
-        name: str = "binance",
-        source: str = "binance",
-        limit: int = _MAX_ROWS,
+        self, client: HttpClient, *, source: str = "binance", limit: int = _MAX_ROWS
     ) -> None:
-        self.name = name
         self.source = source
         self._client, self._limit = client, limit
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
-        """The bars that start in the window; ProviderError if it fails.
+        """Fetch the bars that start in the window.
 
-        Coins have no splits, so the bars count as adjusted.
+        They count as adjusted, since coins have no splits.
+
+        Raises:
+            ProviderError: The answer could not be used.
         """
         if asset_class is not AssetClass.CRYPTO:
             raise UnknownSymbol(f"Binance trades crypto only, {symbol} is a {asset_class}")
-        answers = self._pages(symbol, timeframe, window)
-        bars = parse([row for answer in answers for row in answer.body])
-        ts = canonical(asset_class, timeframe, bars.ts)
+        pages = self._pages(symbol, timeframe, window)
+        bars = parse([row for page in pages for row in page.body])
         return FetchedBars(
-            Bars(**{**bars.columns(), "ts": ts}),
+            replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
             adjusted=True,
-            requests=len(answers),
-            quota_remaining=_quota_remaining(answers[-1].headers),
+            requests=len(pages),
+            quota_remaining=_quota_remaining(pages[-1].headers),
         )
 
     def _pages(self, symbol: str, timeframe: Timeframe, window: Window) -> list[JsonResponse]:
         start, end = _milliseconds(window.start), _milliseconds(window.end) - 1
-        answers: list[JsonResponse] = []
-        while len(answers) < _MAX_PAGES:
+        pages: list[JsonResponse] = []
+        while len(pages) < _MAX_PAGES:
             params: dict[str, str | int] = {
-                "symbol": market(symbol),
+                "symbol": vendor_symbol(symbol),
                 "interval": timeframe.value,
                 "startTime": min(start, end),
                 "endTime": end,
                 "limit": self._limit,
             }
-            answers.append(self._ask(symbol, params))
-            rows = _rows(answers[-1].body)
+            pages.append(self._page(symbol, params))
+            rows = _rows(pages[-1].body)
             if len(rows) < self._limit:
-                return answers
-            newest = int(moments([_opened(rows[-1])], "openTime", "ms").astype(np.int64)[0]) // 1000
-            if newest < start:
+                return pages
+            newest = to_timestamps([_open_time(rows[-1])], "openTime", "ms")
+            newest_ms = int(newest.astype("datetime64[ms]").astype(np.int64)[0])
+            if newest_ms < start:
                 raise MalformedResponse("'openTime' does not advance from page to page")
-            start = newest + 1
+            start = newest_ms + 1
             if start > end:
-                return answers
+                return pages
         raise MalformedResponse(f"the klines do not end after {_MAX_PAGES} pages")
 
-    def _ask(self, symbol: str, params: Mapping[str, str | int]) -> JsonResponse:
+    def _page(self, symbol: str, params: Mapping[str, str | int]) -> JsonResponse:
         try:
             return self._client.get_json("/api/v3/klines", params)
         except RequestRefused as exc:
             if exc.code == _INVALID_SYMBOL:
-                raise UnknownSymbol(f"Binance has no market {market(symbol)} ({symbol})") from exc
+                raise UnknownSymbol(
+                    f"Binance has no market {vendor_symbol(symbol)} ({symbol})"
+                ) from exc
             raise
 
 
-def market(symbol: str) -> str:
-    """Binance's name of a crypto symbol."""
-    name = symbol.removeprefix("X:").replace("-", "")
-    return f"{name}T" if name.endswith("USD") else name
+def vendor_symbol(symbol: str) -> str:
+    """Binance's spelling of a symbol."""
+    pair = symbol.removeprefix("X:").replace("-", "")
+    return f"{pair}T" if pair.endswith("USD") else pair
 
 
 def parse(rows: list[Any]) -> Bars:
-    """Klines as bars: prices and volumes are text, vwap is quote volume over volume."""
+    """The bars of klines, whose prices and volumes are text; vwap is quote volume / volume."""
     if not rows:
         return Bars.empty()
     if any(type(row) is not list or len(row) < _FIELDS - 1 for row in rows):
         raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
-    opened, o, h, low, c, v, _, quote, trades, taker, *_ = zip(*rows, strict=False)
-    volume = decimals(list(v), "volume")
+    start, o, h, low, c, v, _, quote, trades, taker, *_ = zip(*rows, strict=False)
+    volume = text_to_floats(list(v), "volume")
     return Bars.of(
-        moments(list(opened), "openTime", "ms"),
-        decimals(list(o), "open"),
-        decimals(list(h), "high"),
-        decimals(list(low), "low"),
-        decimals(list(c), "close"),
+        to_timestamps(list(start), "openTime", "ms"),
+        text_to_floats(list(o), "open"),
+        text_to_floats(list(h), "high"),
+        text_to_floats(list(low), "low"),
+        text_to_floats(list(c), "close"),
         volume,
-        vwap=safe_divide(decimals(list(quote), "quoteVolume"), volume),
-        trades=numbers(list(trades), "trades"),
-        taker_buy_volume=decimals(list(taker), "takerBuyBase"),
+        vwap=safe_divide(text_to_floats(list(quote), "quoteVolume"), volume),
+        trades=to_floats(list(trades), "trades"),
+        taker_buy_volume=text_to_floats(list(taker), "takerBuyBase"),
     )
 
 
@@ -130,15 +135,15 @@ def _rows(body: Any) -> list[Any]:
     return body
 
 
-def _opened(row: Any) -> Any:
+def _open_time(row: Any) -> Any:
     if not isinstance(row, list) or not row:
         raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
     return row[0]
 
 
-def _milliseconds(moment: Any) -> int:
+def _milliseconds(moment: datetime) -> int:
     """The first whole millisecond at or after the moment."""
-    return int(-((utc(moment) - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")))
+    return int(-((to_datetime64(moment) - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")))
 
 
 def _quota_remaining(headers: Mapping[str, str]) -> int | None:

@@ -1,4 +1,9 @@
-"""Several providers in the order of a setting per asset class: the first that can, answers."""
+"""Several providers in an order for each asset class: the first that has bars, answers.
+
+>>> Failover({}, lambda asset_class: ()).named("bloomberg")
+Traceback (most recent call last):
+enrichment.domain.errors.UnknownVendor: no provider 'bloomberg' is in use: there is none
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,12 @@ PAUSED_WAIT_SECONDS = 30.0
 
 
 class Failover:
-    """Asks the next provider when one fails, has no bars, or is not to be asked now.
+    """Asks the next provider when one fails, has no bars, or can't be asked now.
 
-    paused: names of the providers that an operator has paused. If none answers, the first real
-    failure surfaces; if one only asks to wait, and the others do not know the symbol, the wait
-    does, for it may know it.
+    Args:
+        providers: By name.
+        order: The names to ask for an asset class, the first one first.
+        paused: The names of the providers that an operator has paused.
     """
 
     def __init__(
@@ -31,14 +37,25 @@ class Failover:
         self._paused = paused
 
     def named(self, name: str) -> Provider:
-        """One provider without failover; UnknownVendor if it is none of these."""
+        """One provider, without failover; UnknownVendor if it is not in use."""
         if name not in self._providers:
-            raise UnknownVendor(f"provider {name!r} is none of {', '.join(self._providers)}")
+            in_use = ", ".join(self._providers) or "there is none"
+            raise UnknownVendor(f"no provider {name!r} is in use: {in_use}")
         return self._providers[name]
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
+        """Fetch the bars that start in the window.
+
+        Without bars from any provider: a transient failure is raised first, then the shortest wait
+        of a provider that may know the symbol; then an empty answer is returned, or the first
+        permanent failure raised.
+
+        Raises:
+            ProviderError: A provider failed and none answered.
+            Snooze: A provider can be asked later, and no other knows the symbol.
+        """
         waits: list[Snooze] = []
         failures: list[ProviderError] = []
         empty: list[FetchedBars] = []
@@ -77,7 +94,11 @@ class Failover:
         *,
         excluding: str,
     ) -> FetchedBars | None:
-        """What the first other source than `but` says; None where none can be asked now."""
+        """Fetch from the first provider of another source that answers; None if none does.
+
+        Args:
+            excluding: The source not to ask, as in `FetchedBars.source`.
+        """
         paused = self._paused()
         for name in self._order(asset_class):
             provider = self._providers[name]

@@ -1,8 +1,10 @@
-"""A vendor's protection: Retry(CircuitBreaker(RateLimiter(Bulkhead(request)))) around every
-request.
+"""The resilient call around every request to a vendor.
 
-What the patterns reject, and what a vendor's quota rejects for longer than a request should wait,
-becomes a Snooze: the item comes back later and no retry is counted.
+It runs Retry(CircuitBreaker(RateLimiter(Bulkhead(request)))). A rejection by one of these patterns,
+or by the vendor's quota, becomes a Snooze: the item is tried later, without counting a retry.
+
+>>> VendorProtection(connect_timeout=5, read_timeout=400, budget=300).timeouts()
+(5, 300)
 """
 
 from __future__ import annotations
@@ -28,26 +30,29 @@ UNLIMITED_PER_MINUTE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class VendorProtection:
-    """How a vendor is protected; seconds everywhere. The defaults are for production.
-
-    connect_timeout, read_timeout: of one attempt, cut to what is left of the bulkhead's budget.
-    longest_wait: for a permit of the limiter, before the item rather comes back later.
-    """
+    """The parameters of a vendor's resilience patterns; times in seconds."""
 
     failure_threshold: float = 0.5
+    """Share of failed calls that opens the breaker."""
     recovery_timeout: float = 60.0
+    """From the breaker's opening to its first test call."""
     max_retries: int = 3
     initial_delay: float = 1.0
+    """Before the first retry; it doubles with each."""
     max_delay: float = 8.0
     deadline: float = 120.0
+    """No retry starts later than this after the first attempt."""
     max_concurrent: int = 10
+    """Requests at the same time."""
     budget: float = 300.0
+    """For one request, from entering the bulkhead."""
     max_wait: float = 60.0
+    """For a permit of the rate limiter; a longer wait is a Snooze."""
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
 
     def timeouts(self) -> tuple[float, float]:
-        """(connect, read) for the attempt that is about to begin."""
+        """(connect, read) of the next attempt, at most what is left of the budget."""
         left = remaining()
         budget = self.budget if left is None else max(left, 0.001)
         return min(self.connect_timeout, budget), min(self.read_timeout, budget)
@@ -56,9 +61,12 @@ class VendorProtection:
 class VendorGuard:
     """The resilient call of one vendor.
 
-    per_minute: the vendor's quota in requests a minute, kept strictly; None where there is none
-    (the limiter is there all the same: an answer of 429 pauses it).
-    shared: where all workers keep that quota together; without it, it holds for this process.
+    Args:
+        manager: Registers the patterns, under the name `{vendor}_api`.
+        per_minute: The vendor's quota of requests, never exceeded in any minute. None: no quota,
+            but a 429 still pauses the limiter.
+        shared: Keeps the quota for all workers together. None: each process has its own.
+        protection: Default: the parameters for production.
     """
 
     def __init__(
@@ -70,22 +78,22 @@ class VendorGuard:
         shared: SharedLimiter | None = None,
         protection: VendorProtection | None = None,
     ) -> None:
-        self.protection = chosen = protection or VendorProtection()
+        self.protection = parameters = protection or VendorProtection()
         name = f"{vendor}_api"
         rate = per_minute or UNLIMITED_PER_MINUTE
         self._pipeline = manager.pipeline(
             retry=manager.register_retry_policy(
                 name,
-                chosen.max_retries,
-                chosen.initial_delay,
-                chosen.max_delay,
-                deadline=chosen.deadline,
+                parameters.max_retries,
+                parameters.initial_delay,
+                parameters.max_delay,
+                deadline=parameters.deadline,
                 retry_on=_is_transient,
             ),
             breaker=manager.register_circuit_breaker(
                 name,
-                chosen.failure_threshold,
-                chosen.recovery_timeout,
+                parameters.failure_threshold,
+                parameters.recovery_timeout,
                 ignore=(QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
             ),
             limiter=manager.register_rate_limiter(
@@ -94,27 +102,28 @@ class VendorGuard:
                 60,
                 rate,
                 strict=per_minute is not None,
-                max_wait=chosen.max_wait,
+                max_wait=parameters.max_wait,
                 shared=shared if per_minute is not None else None,
             ),
-            bulkhead=manager.register_bulkhead(name, chosen.max_concurrent, chosen.budget),
-            pause_on=_pause,
+            bulkhead=manager.register_bulkhead(name, parameters.max_concurrent, parameters.budget),
+            pause_on=_pause_seconds,
         )
 
     def __call__(self, request: Callable[[], T]) -> T:
         try:
             return self._pipeline.execute(request)
-        except ResilienceError as exc:
-            raise Snooze(str(exc), exc.retry_after or DEFAULT_WAIT_SECONDS) from exc
-        except QuotaExceeded as exc:
+        except (ResilienceError, QuotaExceeded) as exc:
             raise Snooze(str(exc), exc.retry_after or DEFAULT_WAIT_SECONDS) from exc
 
 
 def _is_transient(exc: Exception) -> bool:
-    """Whether another attempt may help soon; a used-up quota is rather waited for outside."""
+    """Whether an immediate retry can help; an exhausted quota needs a longer wait."""
     return isinstance(exc, ProviderUnavailable) and not isinstance(exc, QuotaExceeded)
 
 
-def _pause(exc: Exception) -> float | None:
-    """Seconds for which all threads leave the vendor alone; 0 where it refused without saying."""
+def _pause_seconds(exc: Exception) -> float | None:
+    """For how long all threads stop calling the vendor.
+
+    None: no pause; 0: for a time that the limiter chooses, since the vendor named none.
+    """
     return (exc.retry_after or 0.0) if isinstance(exc, QuotaExceeded) else None

@@ -1,8 +1,12 @@
-"""HTTP as the providers see it: JSON in, our own errors out. The only importer of `requests`.
+"""The HTTP client of the vendors: JSON in, errors of `domain.errors` out.
 
-Every request, each page of a paginated answer included, goes through one injected resilient call.
-Foreign errors are translated here, once. Messages hold a request's path, never its query or
-headers.
+This is the only module that imports `requests`. Every request, also for each page of a paginated
+answer, goes through one injected resilient call, and every foreign error is translated here.
+Messages name a request's path, never its query or headers, which may hold secrets.
+
+>>> headers = {"Authorization": "Bearer secret", "Accept": "*/*"}
+>>> HttpClient("https://vendor.test", call=lambda request: request(), headers=headers)
+HttpClient('https://vendor.test:443', headers={'Authorization': '***', 'Accept': '*/*'})
 """
 
 from __future__ import annotations
@@ -34,32 +38,41 @@ from enrichment.domain.errors import (
 from enrichment.net import is_loopback
 from enrichment.vendors.base import ResilientCall
 
-TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two bytes of the answer
+DEFAULT_TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two reads of the answer
 Decode = Callable[[bytes], Any]
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
-_QUOTA = (418, 429)  # Binance bans an address with 418 that does not heed its 429
-_TRY_LATER = (408, 425)
-_UNREADABLE = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidJSONError)
-_UNASKABLE = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
-_SHOWN = 200  # characters of a vendor's own message
+_QUOTA_STATUSES = (418, 429)  # Binance answers 418 to an address that has ignored its 429
+_RETRYABLE_STATUSES = (408, 425)
+_DECODING_ERRORS = (
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.InvalidJSONError,
+)
+_REQUEST_ERRORS = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
+_MAX_REASON = 200  # characters kept of a vendor's own message
 
 
 @dataclass(frozen=True, slots=True)
 class JsonResponse:
-    """A decoded JSON body and the headers, whose names are case-insensitive."""
+    """A successful response."""
 
     body: Any
+    """The decoded JSON."""
     headers: Mapping[str, str]
+    """Their names are case-insensitive."""
 
 
 class HttpClient:
-    """Asks one vendor.
+    """Sends requests to one vendor.
 
-    call: runs every request. headers: sent with every request, secrets included.
-    timeouts: (connect, read) in seconds, asked before each request.
-    key_setting: the setting that an AccessDenied names. pool_size: connections kept open.
-    now: the wall clock, for a Retry-After that is a date.
+    Args:
+        base_url: Requests go to this scheme, host and port only.
+        call: Runs every request.
+        headers: Sent with every request, secrets included.
+        timeouts: Gives (connect, read) in seconds before each request.
+        session: Default: a new one with `pool_size` kept-alive connections.
+        key_setting: The setting that an AccessDenied tells the user to check.
+        now: The wall clock, for a Retry-After that is a date.
     """
 
     def __init__(
@@ -68,7 +81,7 @@ class HttpClient:
         *,
         call: ResilientCall,
         headers: Mapping[str, str] | None = None,
-        timeouts: Callable[[], tuple[float, float]] = lambda: TIMEOUTS,
+        timeouts: Callable[[], tuple[float, float]] = lambda: DEFAULT_TIMEOUTS,
         session: requests.Session | None = None,
         key_setting: str = "the API key",
         pool_size: int = 16,
@@ -81,9 +94,9 @@ class HttpClient:
         self._session = session or _session(urlsplit(self._base).hostname, pool_size)
 
     def __repr__(self) -> str:
-        shown = {name: _masked(name, value) for name, value in self._headers.items()}
+        masked = {n: "***" if _is_secret(n) else value for n, value in self._headers.items()}
         scheme, host, port = self._origin
-        return f"HttpClient('{scheme}://{host}:{port}', headers={shown})"
+        return f"HttpClient('{scheme}://{host}:{port}', headers={masked})"
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +115,13 @@ class HttpClient:
         *,
         decode: Decode = orjson.loads,
     ) -> JsonResponse:
-        """The JSON behind a path, or behind an absolute URL on the same scheme, host and port.
+        """GET JSON from a path, or from an absolute URL on the client's scheme, host and port.
 
-        decode: makes the body of its bytes; a ValueError says that they are not JSON.
+        Args:
+            decode: Makes the body from its bytes; a ValueError says that they are not JSON.
+
+        Raises:
+            ProviderError: Of the kind that fits the failure.
         """
         url = self._resolved(path_or_url)
         return self._call(lambda: self._get(url, params, decode))
@@ -112,24 +129,28 @@ class HttpClient:
     def post_json(
         self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], label: str
     ) -> None:
-        """Post JSON to an absolute URL on the same scheme, host and port; any 2xx will do.
+        """POST JSON to an absolute URL on the client's scheme, host and port; any 2xx is success.
 
-        shown: what messages call the address, whose path may be a secret.
+        Args:
+            label: Stands for the URL in messages, since its path may be a secret.
+
+        Raises:
+            ProviderError: Of the kind that fits the failure.
         """
-        sent = {**headers, "Content-Type": "application/json"}
         address, content = self._resolved(url), orjson.dumps(body)
-        self._call(lambda: self._send("POST", address, label, data=content, headers=sent))
+        headers = {**headers, "Content-Type": "application/json"}
+        self._call(lambda: self._send("POST", address, label, data=content, headers=headers))
 
     def _resolved(self, path_or_url: str) -> str:
         try:
             parts = urlsplit(path_or_url)
             if not parts.scheme and not parts.netloc:
                 return f"{self._base}/{path_or_url.lstrip('/')}"
-            same = _origin(parts) == self._origin and parts.username is None
+            own = _origin(parts) == self._origin and parts.username is None
         except ValueError:
-            same = False
-        if not same:
-            raise MalformedResponse("the vendor's answer leads to an address that is not its own")
+            own = False
+        if not own:
+            raise MalformedResponse("the vendor's answer links to a foreign address")
         base = urlsplit(self._base)
         return parts._replace(scheme=base.scheme, netloc=base.netloc, fragment="").geturl()
 
@@ -150,7 +171,7 @@ class HttpClient:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The response to one request if it is a 2xx; messages call the address `label`."""
+        """The response if it is a 2xx; messages call the address `label`."""
         try:
             response = self._session.request(
                 method,
@@ -162,38 +183,38 @@ class HttpClient:
                 allow_redirects=False,
             )
         except (OSError, UnicodeError) as exc:
-            raise translated(exc, label) from exc
+            raise _translated(exc, label) from exc
         if response.status_code // 100 != 2:
-            raise self._refusal(response, label)
+            raise self._error_of(response, label)
         return response
 
-    def _refusal(self, response: requests.Response, path: str) -> ProviderError:
-        status, body = response.status_code, _body(response)
-        said = f"{path} answered {status}{self._reason(body)}"
-        if status in _QUOTA:
-            return QuotaExceeded(said, _retry_after(response.headers, self._now()))
+    def _error_of(self, response: requests.Response, label: str) -> ProviderError:
+        status, body = response.status_code, _json_object(response)
+        message = f"{label} answered {status}{self._reason(body)}"
+        if status in _QUOTA_STATUSES:
+            return QuotaExceeded(message, _retry_after(response.headers, self._now()))
         if status in (401, 403, 451):
-            return AccessDenied(f"{said}: check {self._key_setting} and the plan it belongs to")
+            return AccessDenied(f"{message}: check {self._key_setting} and the plan it belongs to")
         if status == 404:
-            return UnknownSymbol(said)
-        if status >= 500 or status in _TRY_LATER:
-            return ProviderUnavailable(said)
+            return UnknownSymbol(message)
+        if status >= 500 or status in _RETRYABLE_STATUSES:
+            return ProviderUnavailable(message)
         code = body.get("code")
-        return RequestRefused(said, code if isinstance(code, int) else None)
+        return RequestRefused(message, code if isinstance(code, int) else None)
 
     def _reason(self, body: Mapping[str, Any]) -> str:
-        """The vendor's own words, on one line, without what we sent in secret."""
-        said = body.get("error") or body.get("message") or body.get("msg")
-        if not isinstance(said, str):
+        """The vendor's own message on one line, with our secrets masked."""
+        text = body.get("error") or body.get("message") or body.get("msg")
+        if not isinstance(text, str):
             return ""
         for name, value in self._headers.items():
             if _is_secret(name):
-                said = said.replace(value, "***").replace(value.rpartition(" ")[2], "***")
-        return f" ({' '.join(said.split())[:_SHOWN]})"
+                text = text.replace(value, "***").replace(value.rpartition(" ")[2], "***")
+        return f" ({' '.join(text.split())[:_MAX_REASON]})"
 
 
-def _body(response: requests.Response) -> Mapping[str, Any]:
-    """A refusal's JSON object, or an empty one."""
+def _json_object(response: requests.Response) -> Mapping[str, Any]:
+    """The response's JSON object; an empty one if it has none."""
     with suppress(orjson.JSONDecodeError):
         body = orjson.loads(response.content)
         if isinstance(body, dict):
@@ -201,22 +222,20 @@ def _body(response: requests.Response) -> Mapping[str, Any]:
     return {}
 
 
-def translated(exc: Exception, path: str) -> ProviderError:
-    """Our error for what `requests` raised: unavailable, unless the answer or the request is
-    bad.
-    """
-    said = f"{path}: {type(exc).__name__}"
-    if isinstance(exc, _UNREADABLE):
-        return MalformedResponse(f"{said}, the answer can't be decoded")
+def _translated(exc: Exception, label: str) -> ProviderError:
+    """The error that stands for one of `requests`."""
+    message = f"{label}: {type(exc).__name__}"
+    if isinstance(exc, _DECODING_ERRORS):
+        return MalformedResponse(f"{message}, the answer can't be decoded")
     if isinstance(exc, requests.Timeout):
-        return ProviderUnavailable(f"{said}, no answer in time")
-    if isinstance(exc, _UNASKABLE):
-        return RequestRefused(f"{said}, check the vendor's address and key in the settings")
-    return ProviderUnavailable(f"{said}, the connection failed")
+        return ProviderUnavailable(f"{message}, no answer in time")
+    if isinstance(exc, _REQUEST_ERRORS):
+        return RequestRefused(f"{message}, check the vendor's address and key in the settings")
+    return ProviderUnavailable(f"{message}, the connection failed")
 
 
 class _HeadersOnly(AuthBase):
-    """Leaves our Authorization header alone, which `requests` would replace from a .netrc."""
+    """Keeps `requests` from replacing our Authorization header by one from a .netrc file."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -234,7 +253,7 @@ def _session(host: str | None, pool_size: int) -> requests.Session:
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 def _decoded(response: requests.Response, path: str, decode: Decode) -> Any:
@@ -249,7 +268,7 @@ def _decoded(response: requests.Response, path: str, decode: Decode) -> Any:
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that Retry-After asks to wait, given as seconds or as an HTTP date."""
+    """The Retry-After header in seconds; it holds seconds or an HTTP date."""
     text = headers.get("Retry-After", "")
     try:
         seconds = float(text)
@@ -264,7 +283,3 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 def _is_secret(name: str) -> bool:
     return any(word in name.lower() for word in _SECRET_WORDS)
-
-
-def _masked(name: str, value: str) -> str:
-    return "***" if _is_secret(name) else value

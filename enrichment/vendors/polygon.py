@@ -1,7 +1,10 @@
-"""Polygon's aggregates (also Massive's) as bars.
+"""Bars from Polygon's aggregates (Massive's are the same).
 
-The vendor stamps daily bars at midnight in New York and weekly ones on the Sunday before, so a
-window of canonical bar starts is asked for by those stamps, in milliseconds, both ends included.
+Polygon stamps daily bars at midnight in New York and weekly ones on the Sunday before. A window of
+canonical bar starts is requested by these stamps, in milliseconds, both ends included.
+
+>>> parse([{"t": 1717041600000, "o": 1, "h": 3, "l": 1, "c": 2, "v": 100}]).close
+array([2.])
 """
 
 from __future__ import annotations
@@ -17,13 +20,12 @@ import msgspec
 import numpy as np
 import orjson
 
-from enrichment.domain.bars import Bars
-from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical, local_midnights
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient, JsonResponse
-from enrichment.vendors.parsing import moments, numbers
+from enrichment.vendors.parsing import to_floats, to_timestamps
 
 _RANGES = {
     Timeframe.M5: "5/minute",
@@ -43,27 +45,24 @@ _DAY = np.timedelta64(1, "D")
 class PolygonProvider:
     """Fetches bars page by page.
 
-    name: as in the settings' order of providers. source: what is recorded as the bars' origin.
-    limit: base aggregates a page, at most 50,000.
+    Args:
+        source: Recorded with the bars.
+        limit: Base aggregates of a page (minutes for intraday bars), at most 50,000.
     """
 
-    def __init__(
-        self,
-        client: HttpClient,
-        *,
-        name: str = "polygon",
-        source: str = "polygon",
-        limit: int = 50_000,
-    ) -> None:
-        self.name = name
+    name = "polygon"
+
+    def __init__(self, client: HttpClient, *, source: str = "polygon", limit: int = 50_000) -> None:
         self.source = source
         self._client, self._limit = client, limit
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
-        """The bars that start in the window, as the vendor orders them; ProviderError if it
-        fails.
+        """Fetch the bars that start in the window, in the vendor's order.
+
+        Raises:
+            ProviderError: The answer could not be used.
         """
         first, *others = self._pages(symbol, _path(symbol, asset_class, timeframe, window))
         if any(page.adjusted is not first.adjusted for page in others):
@@ -79,19 +78,19 @@ class PolygonProvider:
 
     def _pages(self, symbol: str, path: str) -> list[_Page]:
         params: dict[str, str | int] = {"adjusted": "true", "sort": "asc", "limit": self._limit}
-        pages = [_page(self._client.get_json(path, params, decode=decoded), symbol)]
+        pages = [_page(self._client.get_json(path, params, decode=decode), symbol)]
         seen: set[str] = set()
         while (url := pages[-1].next_url) is not None:
             if url in seen or len(pages) >= _MAX_PAGES:
                 raise MalformedResponse(f"'next_url' does not end after {len(pages)} pages")
             seen.add(url)
-            pages.append(_page(self._client.get_json(url, decode=decoded), symbol))
+            pages.append(_page(self._client.get_json(url, decode=decode), symbol))
         return pages
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What is left of one answer once its rows are columns, which take a tenth of their room."""
+    """One response, its rows as columns, which take a tenth of the memory."""
 
     bars: Bars
     adjusted: bool
@@ -99,14 +98,14 @@ class _Page:
     quota_remaining: int | None
 
 
-def _page(answer: JsonResponse, symbol: str) -> _Page:
-    body = answer.body
+def _page(response: JsonResponse, symbol: str) -> _Page:
+    body = response.body
     adjusted = _adjusted(body, symbol)
-    return _Page(parse(_rows(body)), adjusted, _next_url(body), _quota_remaining(answer.headers))
+    return _Page(parse(_rows(body)), adjusted, _next_url(body), _quota_remaining(response.headers))
 
 
 class Row(msgspec.Struct, gc=False, rename=dict(zip(_NAMES, _FIELDS, strict=True))):
-    """A result row with all that is asked of it."""
+    """A result row whose fields all have the right type."""
 
     ts: int
     open: float | None
@@ -128,37 +127,38 @@ class _Body(TypedDict, total=False):
     results: list[Row] | None
 
 
-_typed = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(_Body)
 
 
-def decoded(content: bytes) -> Any:
-    """A page whose rows are all `Row`s, or plain JSON where one of them is not as it should be.
+def decode(content: bytes) -> Any:
+    """A page with `Row`s as its rows, or with plain JSON if one of them has a wrong type.
 
-    Typed rows take 60 % of the time and of the memory that plain ones do.
+    Typed rows take 60 % of the time and memory of plain ones.
     """
     try:
-        return _typed.decode(content)
+        return _decoder.decode(content)
     except (ValueError, RecursionError):
         return orjson.loads(content)
 
 
 def parse(rows: list[Any]) -> Bars:
-    """Polygon's result rows, typed or plain JSON, as bars on the vendor's own timestamps; null
-    prices are NaN.
+    """The bars of result rows, typed or plain JSON, with the vendor's own timestamps.
+
+    A null price is NaN.
     """
     if not rows:
         return Bars.empty()
     if type(rows[0]) is Row:
         ts, *floats = (list(map(attrgetter(name), rows)) for name in _NAMES)
         *prices, vwap, trades = (np.array(column, np.float64) for column in floats)
-        return Bars.of(moments(ts, "t", "ms"), *prices, vwap=vwap, trades=trades)
+        return Bars.of(to_timestamps(ts, "t", "ms"), *prices, vwap=vwap, trades=trades)
     if set(map(type, rows)) != {dict}:
         raise MalformedResponse("'results' holds something that is not an object")
     return Bars.of(
-        moments(_required(rows, "t"), "t", "ms"),
-        *(numbers(_required(rows, name), name) for name in "ohlcv"),
-        vwap=numbers([row.get("vw") for row in rows], "vw"),
-        trades=numbers([row.get("n") for row in rows], "n"),
+        to_timestamps(_required(rows, "t"), "t", "ms"),
+        *(to_floats(_required(rows, name), name) for name in "ohlcv"),
+        vwap=to_floats([row.get("vw") for row in rows], "vw"),
+        trades=to_floats([row.get("n") for row in rows], "n"),
     )
 
 
@@ -170,19 +170,18 @@ def _path(symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Wi
 
 
 def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> int:
-    """The vendor's stamp, in milliseconds, of the first bar that may start at the moment or
-    later.
-    """
+    """The vendor's stamp, in milliseconds, of the first bar that can start at or after a moment."""
+    start = to_datetime64(moment)
     if timeframe.intraday:
-        return -((utc(moment) - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")).item()
-    day = (utc(moment) + np.timedelta64(timedelta(days=1, microseconds=-1))).astype("datetime64[D]")
+        return -((start - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")).item()
+    day = (start + np.timedelta64(timedelta(days=1, microseconds=-1))).astype("datetime64[D]")
     label = day - _DAY if timeframe is Timeframe.W1 else day
     midnight = local_midnights(asset_class, label.astype("datetime64[us]").reshape(1))
     return int(midnight.astype("datetime64[ms]").astype(np.int64)[0])
 
 
 def _adjusted(body: Any, symbol: str) -> bool:
-    """Whether the page's prices are adjusted, once it is known to be a good page of this symbol."""
+    """Whether the page's prices are adjusted; ProviderError unless it is a page of this symbol."""
     status = body.get("status") if isinstance(body, dict) else None
     if status == "NOT_AUTHORIZED":
         raise AccessDenied(f"the vendor refuses {symbol}: {_error_text(body)}")
@@ -198,9 +197,8 @@ def _adjusted(body: Any, symbol: str) -> bool:
 
 
 def _error_text(body: Mapping[str, Any]) -> str:
-    return " ".join(str(body.get("error") or body.get("message") or "no reason given").split())[
-        :200
-    ]
+    text = str(body.get("error") or body.get("message") or "no reason given")
+    return " ".join(text.split())[:200]
 
 
 def _rows(body: Mapping[str, Any]) -> list[Any]:
@@ -220,7 +218,7 @@ def _next_url(body: Any) -> str | None:
 
 
 def _required(rows: list[dict[str, Any]], field: str) -> list[Any]:
-    # A column at a time: a tuple for each row would keep the garbage collector busy.
+    # One column at a time, since a tuple for each row costs time in the garbage collector.
     try:
         return [row[field] for row in rows]
     except KeyError as exc:

@@ -1,27 +1,31 @@
-"""Yahoo's charts as bars: prices adjusted for splits, not for dividends, as Yahoo serves them.
+"""Bars from Yahoo's chart API: prices adjusted for splits, not for dividends.
 
-Stocks' hourly bars begin at half past there, with the session; those here stand on the clock, so
-stocks' 1h and 4h bars are built from half-hours, and crypto's 4h bars from hours. Yahoo keeps
-half-hours and shorter for 60 days and hours for 730: an older part of a window is not asked for.
+Yahoo's hourly bars of stocks start at half past, with the session. Ours start on the clock, so
+stocks' 1h and 4h bars are built from half-hours, and crypto's 4h bars from hours. A part of a
+window that is older than Yahoo's reach is not requested.
+
+>>> vendor_symbol("BRK.B"), vendor_symbol("X:BTCUSD")
+('BRK-B', 'BTC-USD')
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Timestamps
-from enrichment.domain.bars import to_datetime64 as utc
+from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical, clock_floor
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.aggregate import aggregate
 from enrichment.vendors.http import HttpClient
-from enrichment.vendors.parsing import moments, numbers
+from enrichment.vendors.parsing import to_floats, to_timestamps
 from enrichment.vendors.registry import VENDORS
 
 _INTERVALS = {
@@ -32,78 +36,87 @@ _INTERVALS = {
     Timeframe.D1: "1d",
     Timeframe.W1: "1wk",
 }
-_MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
+_REACH_MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
+_DAILY_MARGIN = timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
 _PRICES = ("open", "high", "low", "close")
 
 
 class YahooProvider:
-    """Fetches bars, one request a window.
+    """Fetches bars, one request for each window.
 
-    name: as in the settings' order of providers. source: what is recorded as the bars' origin.
-    now: the wall clock, for how far back Yahoo keeps intraday bars.
+    Args:
+        source: Recorded with the bars.
+        now: The wall clock, which decides what is within Yahoo's reach.
     """
+
+    name = "yahoo"
 
     def __init__(
         self,
         client: HttpClient,
         *,
-        name: str = "yahoo",
         source: str = "yahoo",
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.name = name
         self.source = source
         self._client, self._now = client, now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
-        """The bars that start in the window, as far as Yahoo keeps them; ProviderError if it
-        fails.
+        """Fetch the bars that start in the window and lie within Yahoo's reach.
+
+        Raises:
+            ProviderError: The answer could not be used.
         """
-        native = _native(asset_class, timeframe)
         start = window.start
-        reach = VENDORS["yahoo"].reach(asset_class, timeframe)
+        reach = VENDORS[self.name].reach(asset_class, timeframe)
         if reach is not None:
-            start = max(start, self._now() - reach + _MARGIN)
+            start = max(start, self._now() - reach + _REACH_MARGIN)
         if start >= window.end:
             return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
         if not timeframe.intraday:
-            start -= timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
-        answer = self._client.get_json(
-            f"/v8/finance/chart/{quote(ticker(symbol), safe='')}",
+            start -= _DAILY_MARGIN
+        served = _served_timeframe(asset_class, timeframe)
+        bars = self._chart(symbol, served, start, window.end)
+        bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
+        if served is not timeframe:
+            bars = aggregate(bars, clock_floor(asset_class, timeframe, bars.ts))
+        first, end = to_datetime64(window.start), to_datetime64(window.end)
+        in_window = (bars.ts >= first) & (bars.ts < end)
+        return FetchedBars(bars.take(in_window), self.source, adjusted=True)
+
+    def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Bars:
+        response = self._client.get_json(
+            f"/v8/finance/chart/{quote(vendor_symbol(symbol), safe='')}",
             {
-                "period1": _seconds(start),
-                "period2": _seconds(window.end),
-                "interval": _INTERVALS[native],
+                "period1": int(start.timestamp()),
+                "period2": int(end.timestamp()),
+                "interval": _INTERVALS[timeframe],
                 "events": "div,splits",
                 "includePrePost": "false",
             },
         )
-        bars = parse(answer.body, symbol)
-        bars = _on(canonical(asset_class, native, bars.ts), bars)
-        if native is not timeframe:
-            bars = _aggregated(bars, clock_floor(asset_class, timeframe, bars.ts))
-        kept = (bars.ts >= utc(window.start)) & (bars.ts < utc(window.end))
-        return FetchedBars(bars.take(kept), self.source, adjusted=True)
+        return parse(response.body, symbol)
 
 
-def ticker(symbol: str) -> str:
-    """Yahoo's name of a symbol: BRK.B → BRK-B, X:BTCUSD → BTC-USD."""
+def vendor_symbol(symbol: str) -> str:
+    """Yahoo's spelling of a symbol."""
     if symbol.startswith("X:"):
-        name = symbol.removeprefix("X:")
-        return f"{name[:-3]}-{name[-3:]}"
+        pair = symbol.removeprefix("X:")
+        return f"{pair[:-3]}-{pair[-3:]}"
     return symbol.replace(".", "-")
 
 
 def parse(body: Any, symbol: str) -> Bars:
-    """A chart as bars on Yahoo's own timestamps. A bar without any price does not exist; a single
-    missing price is NaN.
+    """A chart's bars with Yahoo's own timestamps.
+
+    A row without any price is left out; a single missing price is NaN.
     """
     chart = _object(_object(body, "the answer").get("chart"), "'chart'")
     error = chart.get("error")
     if error is not None:
-        raise _refusal(error, symbol)
+        raise _error_of(error, symbol)
     results = chart.get("result")
     if not isinstance(results, list) or not results:
         raise MalformedResponse("'result' is not a list with a chart")
@@ -112,59 +125,34 @@ def parse(body: Any, symbol: str) -> Bars:
     quotes = _list(_object(result.get("indicators"), "'indicators'").get("quote"), "quote")
     if not stamps:
         return Bars.empty()
-    quoted = _object(quotes[0] if quotes else None, "a quote")
-    columns = {n: numbers(_list(quoted.get(n), n), n) for n in (*_PRICES, "volume")}
+    values = _object(quotes[0] if quotes else None, "a quote")
+    columns = {n: to_floats(_list(values.get(n), n), n) for n in (*_PRICES, "volume")}
     if {len(column) for column in columns.values()} != {len(stamps)}:
         raise MalformedResponse("a quote's columns are not as long as 'timestamp'")
-    bars = Bars.of(moments(stamps, "timestamp", "s"), *columns.values())
+    bars = Bars.of(to_timestamps(stamps, "timestamp", "s"), *columns.values())
     missing = np.isnan(np.stack([columns[name] for name in _PRICES]))
     return bars.take(np.flatnonzero(~missing.all(axis=0)))
 
 
-def _native(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:
-    """The timeframe to ask for."""
+def _served_timeframe(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:
+    """The timeframe to request, from which the wanted one is built."""
     if asset_class is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
         return Timeframe.M30
     return Timeframe.H1 if timeframe is Timeframe.H4 else timeframe
 
 
-def _aggregated(bars: Bars, keys: Timestamps) -> Bars:
-    """Bars of equal key as one bar that starts at the key; a NaN in one of them stays visible."""
-    if len(bars) == 0:
-        return bars
-    order = np.argsort(bars.ts, kind="stable")
-    bars, keys = bars.take(order), keys[order]
-    first = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-    last = np.append(first[1:], len(keys)) - 1
-    return Bars.of(
-        keys[first],
-        bars.open[first],
-        np.maximum.reduceat(bars.high, first),
-        np.minimum.reduceat(bars.low, first),
-        bars.close[last],
-        np.add.reduceat(bars.volume, first),
-    )
+def _error_of(error: Any, symbol: str) -> ProviderError:
+    fields = error if isinstance(error, Mapping) else {}
+    text = str(fields.get("description") or fields.get("code") or "no reason given")
+    reason = " ".join(text.split())[:200]
+    if fields.get("code") == "Not Found":
+        return UnknownSymbol(f"Yahoo does not know {symbol} ({vendor_symbol(symbol)}): {reason}")
+    return ProviderError(f"Yahoo reports an error for {symbol}: {reason}")
 
 
-def _on(ts: Timestamps, bars: Bars) -> Bars:
-    return Bars(**{**bars.columns(), "ts": ts})
-
-
-def _seconds(moment: datetime) -> int:
-    return int(moment.timestamp())
-
-
-def _refusal(error: Any, symbol: str) -> ProviderError:
-    said = error if isinstance(error, Mapping) else {}
-    words = " ".join(str(said.get("description") or said.get("code") or "no reason given").split())
-    if said.get("code") == "Not Found":
-        return UnknownSymbol(f"Yahoo does not know {symbol} ({ticker(symbol)}): {words[:200]}")
-    return ProviderError(f"Yahoo reports an error for {symbol}: {words[:200]}")
-
-
-def _object(value: Any, what: str) -> Mapping[str, Any]:
+def _object(value: Any, label: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise MalformedResponse(f"{what} is not an object")
+        raise MalformedResponse(f"{label} is not an object")
     return value
 
 

@@ -22,7 +22,7 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.binance import BinanceProvider, market, parse
+from enrichment.vendors.binance import BinanceProvider, parse, vendor_symbol
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 DAY = 86_400_000
@@ -85,7 +85,7 @@ def test_pages_that_do_not_advance_are_refused() -> None:
     ("symbol", "name"), [("X:BTCUSD", "BTCUSDT"), ("X:ETHBTC", "ETHBTC"), ("X:SIM1USD", "SIM1USDT")]
 )
 def test_markets(symbol: str, name: str) -> None:
-    assert market(symbol) == name
+    assert vendor_symbol(symbol) == name
 
 
 def test_stocks_are_not_asked_for() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.polygon import PolygonProvider, Row, decoded, parse
+from enrichment.vendors.polygon import PolygonProvider, Row, decode, parse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
@@ -193,9 +193,9 @@ def test_rows_say_the_same_typed_or_not(rows: list[Any]) -> None:
         plain = parse(orjson.loads(content)["results"])
     except MalformedResponse as exc:
         with pytest.raises(MalformedResponse, match=re.escape(str(exc))):
-            parse(decoded(content)["results"])
+            parse(decode(content)["results"])
         return
-    body = decoded(content)
+    body = decode(content)
     assert all(type(row) is Row for row in body["results"])
     for name, column in parse(body["results"]).columns().items():
         np.testing.assert_array_equal(column, plain.columns()[name])

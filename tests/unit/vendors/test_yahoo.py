@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.yahoo import YahooProvider, parse, ticker
+from enrichment.vendors.yahoo import YahooProvider, parse, vendor_symbol
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 NOW = datetime(2024, 12, 27, 12, tzinfo=UTC)
@@ -117,7 +117,7 @@ def test_what_yahoo_no_longer_keeps_is_not_asked_for() -> None:
     ("symbol", "name"), [("BRK.B", "BRK-B"), ("X:BTCUSD", "BTC-USD"), ("AAPL", "AAPL")]
 )
 def test_tickers(symbol: str, name: str) -> None:
-    assert ticker(symbol) == name
+    assert vendor_symbol(symbol) == name
     assert unquote(name) == name
 
 
