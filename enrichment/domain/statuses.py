@@ -106,6 +106,6 @@ class GapCause(StrEnum):
 
     UNEXPLAINED = "unexplained"
     FAILED_REQUEST = "failed_request"  # the request for it failed
-    QUARANTINED = "quarantined"  # it was sent, and validation set it apart
+    QUARANTINED = "quarantined"  # the vendor sent it, but validation rejected it
     NO_TRADES = "no_trades"  # two vendors agree that nobody traded
     VENDOR_OUTAGE = "vendor_outage"  # many symbols miss the same bar

@@ -1,4 +1,11 @@
-"""What a doubtful bar does to the features: their values with it and without it."""
+"""Impact of a flagged bar: the features of the next bar with it and without it.
+
+>>> close = np.append(np.full(60, 10.0), [15.0, 10.0])
+>>> bars = Bars.of(np.arange(62).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> impacts = flag_impact(bars, to_datetime(bars.ts[60]))
+>>> [round(i.with_bar, 2) for i in impacts if i.feature == "sma_20"]
+[10.25]
+"""
 
 from __future__ import annotations
 
@@ -10,14 +17,14 @@ import numpy as np
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
 from enrichment.pipeline import features
 
+_MIN_CHANGE = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class FlagImpact:
-    """One feature at the bar after a doubtful one (at the newest bar's own place where there is
-    none after it).
-    """
+    """One feature at the bar after a flagged one."""
 
-    at: datetime
+    at: datetime  # start of that bar
     feature: str
     with_bar: float
     without_bar: float
@@ -29,22 +36,26 @@ class FlagImpact:
 
 
 def flag_impact(bars: Bars, ts: datetime) -> list[FlagImpact]:
-    """The features that the bar at `ts` changes in the bar after it, most changed first.
+    """The features of the next bar that the bar at `ts` changes by more than 1e-9, largest first.
 
-    bars: ascending, the doubtful bar among them, with its past. Only features that look back
-    further than one bar, and forget: a return over the bar itself says nothing new. A change below
-    1e-9 is none.
+    Only numbers that look back further than one bar: that a return over the bar itself changes is
+    obvious. Empty if there is no such bar or no next one.
+
+    Args:
+        bars: ascending, with the lookback of the features before `ts`.
+        ts: start of the flagged bar.
     """
     row = int(np.searchsorted(bars.ts, to_datetime64(ts)))
     if row >= len(bars) - 1 or bars.ts[row] != to_datetime64(ts):
         return []
-    upto = bars.take(slice(None, row + 2))
-    without = upto.take(np.arange(len(upto)) != row)
-    mine, theirs = features.compute(upto), features.compute(without)
-    found = [
-        FlagImpact(to_datetime(upto.ts[-1]), name, float(mine[name][-1]), float(theirs[name][-1]))
+    with_bar = bars.take(slice(None, row + 2))
+    without_bar = with_bar.take(np.arange(len(with_bar)) != row)
+    after, before = features.compute(with_bar), features.compute(without_bar)
+    at = to_datetime(with_bar.ts[-1])
+    impacts = [
+        FlagImpact(at, name, float(after[name][-1]), float(before[name][-1]))
         for name, feature in features.FEATURES.items()
         if feature.kind == "number" and feature.lookback > 1
     ]
-    moved = [one for one in found if np.isfinite([one.with_bar, one.without_bar]).all()]
-    return sorted((one for one in moved if one.change > 1e-9), key=lambda one: -one.change)
+    finite = [i for i in impacts if np.isfinite([i.with_bar, i.without_bar]).all()]
+    return sorted((i for i in finite if i.change > _MIN_CHANGE), key=lambda i: -i.change)

@@ -1,11 +1,19 @@
 """Features of bars: an ordered mapping from name to function, and `compute` for all of them.
 
 A new feature is one function from `Bars` to a column and one line in `FEATURES`. Functions see only
-usable rows in ascending order, look back and never ahead, and answer with a column of the same
-length: float64 with NaN for NULL, or objects of str and None.
+usable rows in ascending order, never look ahead, and return a column of the same length: float64
+with NaN for NULL, or objects of str and None.
 
-A cumulative feature (`CARRIED`) has no end to its memory. What is computed from the last bars only
-goes on from its stored value at the first of them: see `compute`.
+Cumulative features (`CUMULATIVE`) depend on all earlier bars. If only the last bars are at hand,
+they continue from their stored values at the first of these: see `compute`.
+
+>>> close = np.array([100.0, 110.0, 99.0])
+>>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> columns = compute(bars)
+>>> columns["return_1"].round(2).tolist(), columns["obv"].tolist()
+([nan, 0.1, -0.1], [100.0, 210.0, 111.0])
+>>> compute(bars.take(slice(1, None)), {"obv": 210.0})["obv"].tolist()
+[210.0, 111.0]
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Bars
+from enrichment.domain.bars import Bars, Mask
 from enrichment.pipeline.features import (
     averages,
     days,
@@ -35,32 +43,25 @@ Column = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """How one column is computed.
-
-    warmup: leading bars of a series whose value is NULL by definition (return_1d: may be NULL).
-    memory: bars before a bar that its value depends on; with that many at hand it equals a full
-    recompute to 1e-9 relative (the RSI: 1e-9 of its scale, the MACD: 1e-9 of the price).
-    part: which column to take of a function that answers with several, computed once for all.
-    carried: cumulative, so that it depends on every earlier bar through its value at the first one.
-    optional: NULL where its inputs say nothing (no taker volume, nothing traded), so that NULL past
-    the warm-up is no defect of the series.
-    """
+    """How one column is computed."""
 
     function: Callable[[Bars], Column | tuple[Column, ...]]
     kind: Literal["number", "label"]
-    warmup: int
+    warmup: int  # leading bars of a series whose value is NULL (return_1d: may be NULL)
+    # Bars before a bar that its value depends on; with these it equals a full recompute to 1e-9
+    # relative (the RSI: 1e-9 of its scale, the MACD: 1e-9 of the price).
     lookback: int
-    part: int | None = None
-    cumulative: bool = False
-    optional: bool = False
+    part: int | None = None  # index of the column, if the function returns several
+    cumulative: bool = False  # depends on all earlier bars, by its value at the first one
+    optional: bool = False  # NULL where inputs are missing (taker volume, trades): no deduction
 
 
 _DAY = days.MAX_BARS_PER_DAY
 _BOLLINGER = partial(volatility.bollinger_bands, length=20, width=2.0)
 
-# Wilder's averages forget by 13/14 a bar: after 700 bars a movement 1e13 times today's weighs less
-# than 1e-9. The EMA of 26 forgets by 25/27, that of 12 by 11/13: room for jumps of 1e6 and more.
-# The MACD's signal averages once more, over 9 bars, and forgets by 8/10.
+# Lookbacks of recursive averages: Wilder's weights decay by 13/14 a bar, so that after 700 bars a
+# movement 1e13 times today's weighs less than 1e-9. Those of the EMA of 26 decay by 25/27, of 12 by
+# 11/13, which allows for jumps of 1e6 and more; the MACD's signal adds an average of 9, by 8/10.
 FEATURES: Mapping[str, Feature] = {
     "return_1": Feature(returns.simple_return, "number", 1, 1),
     "return_1d": Feature(returns.daily_return, "number", _DAY, _DAY),
@@ -103,48 +104,48 @@ CUMULATIVE: tuple[str, ...] = tuple(
 def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> dict[str, Column]:
     """Every feature of ascending bars, in the order of FEATURES, aligned with the bars.
 
-    Rows whose prices or volume are not finite, or have no meaning (a price ≤ 0, a volume < 0), are
-    left out as if they did not exist and get NULL; they change no other row's value.
+    Unusable rows (`Bars.usable_rows`) are left out as if they did not exist and get NULL.
 
-    bars: a whole series, or its last bars: at least LOOKBACK before the first row that matters.
-    carried: for the last bars of a series, the stored value of every feature in CARRIED at the
-    first usable row of `bars`, which is the first row unless that is a broken one. That row and
-    all before it must be as they were when the value was stored. Without `carried` (or with an
-    empty one) the bars are taken for the beginning of their series.
+    Args:
+        bars: a whole series, or its last bars: at least LOOKBACK before the first row of interest.
+        cumulative_seed: for the last bars of a series, the stored value of every feature in
+            CUMULATIVE at the first usable row of `bars`. That row and all before it must be
+            unchanged since. None or empty: the series begins with `bars`.
 
-    Raises ValueError where `carried` lacks a feature or holds a value that is not finite, as after
-    a feature was added to a database that holds bars: compute such a series from its first bar.
+    Raises:
+        ValueError: the seed lacks a feature or its value is not finite, as after a feature was
+            added: compute such a series from its first bar.
     """
     usable = bars.usable_rows()
-    complete = bool(usable.all())
-    rows = bars if complete else bars.take(usable)
+    all_usable = bool(usable.all())
+    rows = bars if all_usable else bars.take(usable)
     columns = _compute_columns(rows)
     if cumulative_seed and len(rows):
         for name in CUMULATIVE:
             columns[name] = _apply_seed(name, columns[name], cumulative_seed.get(name, np.nan))
-    return columns if complete else {n: _insert_nulls(c, usable) for n, c in columns.items()}
+    return columns if all_usable else {n: _insert_nulls(c, usable) for n, c in columns.items()}
 
 
 def _compute_columns(rows: Bars) -> dict[str, Column]:
     functions = dict.fromkeys(feature.function for feature in FEATURES.values())
-    answers = {function: function(rows) for function in functions}
+    results = {function: function(rows) for function in functions}  # each once
     columns: dict[str, Column] = {}
     for name, feature in FEATURES.items():
-        answer = answers[feature.function]
-        columns[name] = np.asarray(answer if feature.part is None else answer[feature.part])
+        result = results[feature.function]
+        columns[name] = np.asarray(result if feature.part is None else result[feature.part])
     return columns
 
 
-def _apply_seed(name: str, column: Column, value: float) -> Column:
-    """The cumulative column moved so that it begins with its stored value."""
-    if not np.isfinite(value):
+def _apply_seed(name: str, column: Column, seed: float) -> Column:
+    """The cumulative column shifted so that it begins with the seed."""
+    if not np.isfinite(seed):
         raise ValueError(
             f"no stored value of {name} at the first bar: compute the series from its first bar"
         )
-    return np.asarray(column - column[0] + value)
+    return np.asarray(column - column[0] + seed)
 
 
-def _insert_nulls(column: Column, usable: NDArray[np.bool_]) -> Column:
+def _insert_nulls(column: Column, usable: Mask) -> Column:
     null = None if column.dtype == object else np.nan
     aligned = np.full(len(usable), null, dtype=column.dtype)
     aligned[usable] = column

@@ -1,6 +1,12 @@
-"""Days of UTC that hold bars: where they begin, and running sums within each.
+"""UTC days that have bars: where they begin, and running sums within each.
 
-A regular session lies within one UTC day; crypto's day is UTC's by convention.
+A regular session lies within one UTC day; crypto has UTC days by convention.
+
+>>> ts = np.array(["2024-01-02T09", "2024-01-02T10", "2024-01-03T09"], "datetime64[us]")
+>>> day_start_rows(ts).tolist()
+[0, 2]
+>>> daily_cumsum(ts, np.array([1.0, 2.0, 4.0]))[0].tolist()
+[1.0, 3.0, 4.0]
 """
 
 from __future__ import annotations
@@ -13,27 +19,27 @@ from enrichment.domain.bars import Floats, Timestamps
 MAX_BARS_PER_DAY = 288  # bars of five minutes
 
 _DAY = 86_400_000_000  # microseconds
-_BLOCK = 16_384  # rows that are summed up at once
+_BLOCK = 16_384  # rows summed at a time, to limit memory
 
 
 def day_start_rows(ts: Timestamps) -> NDArray[np.intp]:
-    """Rows at which a UTC day begins, the first row among them."""
+    """Rows at which a UTC day begins, including the first row."""
     day = ts.astype(np.int64) // _DAY
     return np.flatnonzero(np.diff(day, prepend=day[:1] - 1))
 
 
 def daily_cumsum(ts: Timestamps, *columns: Floats) -> tuple[Floats, ...]:
-    """Each column's sum from the day's first bar up to and including each bar.
+    """Cumulative sum of each column within each day.
 
-    Every day is summed up by itself: a running sum over all days would leave the rounding error of
-    one huge volume in every later day.
+    Every day is summed by itself: a running sum over all days would leave the rounding error of one
+    huge volume in every later day.
     """
     starts = day_start_rows(ts)
     if len(starts) == len(ts):
         return columns
     bounds = np.append(starts, len(ts))
     sums = tuple(np.empty(len(ts)) for _ in columns)
-    # The rows of a block begin where the first day that begins in it does.
+    # Blocks consist of whole days.
     firsts = np.unique(np.searchsorted(starts, np.arange(0, len(ts), _BLOCK)))
     for first, last in zip(firsts, [*firsts[1:], len(starts)], strict=True):
         rows = slice(bounds[first], bounds[last])

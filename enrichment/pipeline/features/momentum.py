@@ -1,4 +1,10 @@
-"""Momentum: whether gains or losses prevail."""
+"""Momentum: whether gains or losses prevail.
+
+>>> close = np.append(np.arange(100.0, 115.0), 113.0)
+>>> bars = Bars.of(np.arange(16).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> relative_strength_index(bars, length=14)[13:].round(2).tolist()
+[nan, 100.0, 92.86]
+"""
 
 from __future__ import annotations
 
@@ -13,11 +19,11 @@ MACD_WARMUP = _SLOW + _SIGNAL - 2
 
 
 def relative_strength_index(bars: Bars, *, length: int) -> Floats:
-    """Wilder's relative strength index (1978), TA-Lib RSI: 100 · gains / (gains + losses), both
-    smoothed as (previous · (length - 1) + this bar's) / length.
+    """Relative strength index in [0, 100] (Wilder, 1978), TA-Lib RSI: 100 · gains / (gains +
+    losses), both smoothed as (previous · (length - 1) + this bar's) / length.
 
-    NULL where the close did not move for 100 bars, or since the first one: there is neither gain
-    nor loss to compare.
+    NULL where the close did not move for 100 bars, or since the first one: there are neither gains
+    nor losses.
     """
     import talib
 
@@ -27,12 +33,12 @@ def relative_strength_index(bars: Bars, *, length: int) -> Floats:
 
 
 def macd(bars: Bars) -> tuple[Floats, Floats, Floats]:
-    """Appel's moving average convergence/divergence (1979), TA-Lib MACD(12, 26, 9), in the currency
+    """Moving average convergence/divergence (Appel, 1979), TA-Lib MACD(12, 26, 9), in the currency
     of the price: (line, signal, histogram).
 
     line = EMA 12 - EMA 26 of the close; signal = EMA 9 of the line; histogram = line - signal. All
     three begin with the signal. TA-Lib starts both averages on bar 26, so that the line of a young
-    series is not quite ema_12 - ema_26.
+    series differs slightly from ema_12 - ema_26.
     """
     import talib
 

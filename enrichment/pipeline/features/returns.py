@@ -1,4 +1,10 @@
-"""Returns, as fractions: 0.01 is one percent."""
+"""Returns, as fractions: 0.01 is one percent.
+
+>>> close = np.array([100.0, 110.0, 99.0])
+>>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> simple_return(bars).round(4).tolist()
+[nan, 0.1, -0.1]
+"""
 
 from __future__ import annotations
 
@@ -16,17 +22,16 @@ def simple_return(bars: Bars) -> Floats:
 
 
 def daily_return(bars: Bars) -> Floats:
-    """close / last close of the previous day - 1, days being those of UTC that hold bars.
+    """close / last close of the previous UTC day that has bars - 1.
 
-    A regular session lies within one UTC day. Daily and weekly bars are alone on their day, so the
-    return is the one over the last bar.
+    A regular session lies within one UTC day. For daily and weekly bars it equals `simple_return`.
     """
     out = np.full(len(bars), np.nan)
     starts = day_start_rows(bars.ts)[1:]
     if len(starts):
         lengths = np.diff(starts, append=len(bars))
-        before = np.repeat(bars.close[starts - 1], lengths)
-        out[starts[0] :] = (bars.close[starts[0] :] - before) / before
+        previous = np.repeat(bars.close[starts - 1], lengths)
+        out[starts[0] :] = (bars.close[starts[0] :] - previous) / previous
     return out
 
 

@@ -1,4 +1,10 @@
-"""Volatility: how much prices move, up or down."""
+"""Volatility: how much prices move, up or down.
+
+>>> close = np.array([10.0, 12.0, 14.0])
+>>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> [band.tolist()[-1] for band in bollinger_bands(bars, length=2, width=2.0)]
+[15.0, 13.0, 11.0]
+"""
 
 from __future__ import annotations
 
@@ -20,12 +26,12 @@ def log_return_std(bars: Bars, *, length: int) -> Floats:
 
 
 def average_true_range(bars: Bars, *, length: int) -> Floats:
-    """Wilder's average true range (New Concepts in Technical Trading Systems, 1978), TA-Lib ATR.
+    """Average true range (Wilder, New Concepts in Technical Trading Systems, 1978), TA-Lib ATR, in
+    the currency of the price.
 
     true range = max(high, previous close) - min(low, previous close);
-    atr = (previous atr · (length - 1) + true range) / length, from the mean of the first ones.
-    In the currency of the price. 0 where no price moved for 100 bars: what is left of older
-    movements by then would never be forgotten entirely.
+    atr = (previous atr · (length - 1) + true range) / length, beginning with the mean of the first
+    `length`. 0 where no price moved for 100 bars, since older movements would never reach 0.
     """
     import talib
 
@@ -34,11 +40,11 @@ def average_true_range(bars: Bars, *, length: int) -> Floats:
 
 
 def bollinger_bands(bars: Bars, *, length: int, width: float) -> tuple[Floats, Floats, Floats]:
-    """Bollinger's bands (2001), TA-Lib BBANDS but free of its drift: (upper, middle, lower).
+    """Bollinger bands (2001), TA-Lib BBANDS without its rounding drift: (upper, middle, lower).
 
     middle = mean of the last `length` closes; upper and lower = middle ± width · their population
     standard deviation. In the currency of the price.
     """
-    middle, spread = windows.rolling_mean_and_std(bars.close, length)
-    spread *= width
-    return middle + spread, middle, middle - spread
+    middle, deviation = windows.rolling_mean_and_std(bars.close, length)
+    deviation *= width
+    return middle + deviation, middle, middle - deviation

@@ -1,10 +1,15 @@
-"""Means, deviations and stillness over sliding windows that depend on nothing but the window.
+"""Rolling means and standard deviations that depend on the values of each window only.
 
-TA-Lib's SMA adds what enters a running sum and subtracts what leaves it, so one huge value leaves
-its rounding error behind for ever: after a volume of 1e12 the mean of twenty zeros is 1.6e-5 and
-later means are off by 3e-7; after one jump of 1e6 its STDDEV of 50 returns is off by 2e-8. Here
-each window is added up by itself, in a fixed tree of doubling spans (about log2(length) additions
-a row), so the result is the same to the last bit wherever a history is cut.
+TA-Lib's SMA updates a running sum, so that one huge value leaves its rounding error in all later
+ones: after a volume of 1e12 the mean of twenty zeros is 1.6e-5 and later means are off by 3e-7;
+after one jump of 1e6 its STDDEV of 50 returns is off by 2e-8. Here each window is summed by itself,
+in a fixed tree of doubling spans (about log2(length) additions a row), so that the result is the
+same to the last bit wherever a history is cut.
+
+>>> rolling(mean, np.array([1.0, 3.0, 5.0]), 2).tolist()
+[nan, 2.0, 4.0]
+>>> [column.tolist() for column in rolling_mean_and_std(np.array([1.0, 3.0, 5.0]), 3)][0]
+[nan, nan, 3.0]
 """
 
 from __future__ import annotations
@@ -12,16 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from enrichment.domain.bars import Floats
+from enrichment.domain.bars import Floats, Mask
 
 _CHUNK = 16_384  # rows whose intermediate columns stay in the processor's cache
 FLAT_BARS = 100
 
 
 def rolling(kernel: Callable[[Floats, int], Floats], column: Floats, length: int) -> Floats:
-    """The kernel over each window of `length` rows; NaN on the first length - 1 rows."""
+    """The kernel applied to each window of `length` rows; NaN on the first length - 1 rows."""
     out = np.full(len(column), np.nan)
     for first in range(length - 1, len(column), _CHUNK):
         last = first + _CHUNK
@@ -30,24 +34,24 @@ def rolling(kernel: Callable[[Floats, int], Floats], column: Floats, length: int
 
 
 def mean(column: Floats, length: int) -> Floats:
-    """Σ x / length of every whole window."""
+    """Σ x / length of every complete window."""
     rows = len(column) - length + 1
     total = np.zeros(rows)
-    part, span, taken = column, 1, 0
+    span_sum, span, covered = column, 1, 0
     while span <= length:
         if length & span:
-            total += part[taken : taken + rows]
-            taken += span
-        part = part[:-span] + part[span:]
+            total += span_sum[covered : covered + rows]
+            covered += span
+        span_sum = span_sum[:-span] + span_sum[span:]
         span *= 2
     total /= length
     return total
 
 
 def std(column: Floats, length: int) -> Floats:
-    """Population standard deviation √(mean(x²) - mean(x)²) of every whole window.
+    """Population standard deviation √(mean(x²) - mean(x)²) of every complete window.
 
-    Meant for returns, whose mean is small beside their deviation.
+    For returns, whose mean is small compared with their deviation.
     """
     average = mean(column, length)
     variance = mean(column * column, length) - average * average
@@ -56,26 +60,26 @@ def std(column: Floats, length: int) -> Floats:
 
 
 def mean_and_std(column: Floats, length: int) -> tuple[Floats, Floats]:
-    """Mean and population standard deviation of every whole window, for any column.
+    """Mean and population standard deviation of every complete window, for any column.
 
-    The sums of squares are those around each span's own mean, put together span by span (Chan,
-    Golub & LeVeque, 1979): prices move little beside their level, and the difference of their
+    Sums of squared deviations from each span's own mean are merged span by span (Chan, Golub &
+    LeVeque, 1979): prices move little compared with their level, and the difference of their
     squares would lose half of the digits.
     """
     rows = len(column) - length + 1
-    total, squares, taken = np.zeros(rows), np.zeros(rows), 0
-    part, around, span = column, np.zeros(len(column)), 1
+    total, squares, covered = np.zeros(rows), np.zeros(rows), 0
+    span_sum, span_squares, span = column, np.zeros(len(column)), 1
     while span <= length:
         if length & span:
-            mine, theirs = slice(taken, taken + rows), taken * span / (taken + span)
-            if taken:
-                squares += theirs * (part[mine] / span - total / taken) ** 2
-            squares += around[mine]
-            total += part[mine]
-            taken += span
-        step = part[span:] - part[:-span]
-        around = around[:-span] + around[span:] + step * step / (2 * span)
-        part = part[:-span] + part[span:]
+            new, weight = slice(covered, covered + rows), covered * span / (covered + span)
+            if covered:
+                squares += weight * (span_sum[new] / span - total / covered) ** 2
+            squares += span_squares[new]
+            total += span_sum[new]
+            covered += span
+        step = span_sum[span:] - span_sum[:-span]
+        span_squares = span_squares[:-span] + span_squares[span:] + step * step / (2 * span)
+        span_sum = span_sum[:-span] + span_sum[span:]
         span *= 2
     return total / length, np.sqrt(squares / length)
 
@@ -90,10 +94,10 @@ def rolling_mean_and_std(column: Floats, length: int) -> tuple[Floats, Floats]:
     return means, deviations
 
 
-def is_flat(high: Floats, low: Floats, steps: int = FLAT_BARS) -> NDArray[np.bool_]:
-    """Where no price has differed from the others for `steps` bars, or since the first bar."""
+def is_flat(high: Floats, low: Floats, steps: int = FLAT_BARS) -> Mask:
+    """Whether all prices of the last `steps` + 1 bars, or of all so far, are equal."""
     import talib
 
-    still = np.asarray(talib.MAX(high, steps + 1) == talib.MIN(low, steps + 1))
-    still[:steps] = np.maximum.accumulate(high[:steps]) == np.minimum.accumulate(low[:steps])
-    return still
+    flat = np.asarray(talib.MAX(high, steps + 1) == talib.MIN(low, steps + 1))
+    flat[:steps] = np.maximum.accumulate(high[:steps]) == np.minimum.accumulate(low[:steps])
+    return flat
