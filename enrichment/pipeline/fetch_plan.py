@@ -1,9 +1,35 @@
-"""What to ask a vendor for: the newest bars, holes that are due, a long history piece by piece."""
+"""Decides what a run fetches and which stored bars it reads, from the snapshot of the series.
+
+| Situation | When | Fetch | Read |
+|---|---|---|---|
+| `first_run` | no bar is stored | the configured history | nothing |
+| `incremental` | bars are stored | from the overlap on, then each due gap | the tail |
+| `longer_history` | more history is configured than was ever requested | all of it | the tail |
+| `backfill` | a job requests a part of the history | one chunk of it at a time | the tail |
+| `unchanged` | the overlap was returned as stored, no gap is due | nothing more | nothing more |
+| `history_changed` | the bars before the overlap changed, too | all history again | all bars |
+
+The tail: all stored bars from the earliest fetched window on, and the lookback of the features. The
+tail from the overlap on mostly comes with the snapshot and is not read again. After a change of the
+set of features all bars are read, since all need new values.
+
+The first four situations are known before the first request (`plan_update`, `plan_chunk`), the last
+two after its response (`plan_unchanged`, `plan_refetch`).
+
+>>> from datetime import UTC
+>>> plan = plan_update(
+...     SeriesSnapshot(), Timeframe.D1, datetime(2024, 3, 1, 1, 30, tzinfo=UTC), timedelta(days=60)
+... )
+>>> plan.situation.value, f"{plan.window.start:%Y-%m-%d}", plan.read.value
+('first_run', '2024-01-01', 'snapshot')
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 import numpy as np
 
@@ -12,47 +38,125 @@ from enrichment.domain.bars import Timestamps, to_datetime, to_datetime64
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot
 
-OVERLAP = 10
+OVERLAP = 10  # newest stored bars that each run fetches again
 BARS_PER_CHUNK = 10_000
 GAP_FETCHES_PER_RUN = 5
-_NEAR = 200  # bars: holes this close together are asked for in one request
+_MAX_BARS_BETWEEN_GAPS = 200  # closer gaps are fetched by one request
 
 
-def incremental_window(known: SeriesSnapshot, now: datetime, history: timedelta) -> Window:
-    """From the overlap on; or the whole history, where less of it was ever asked for."""
-    wanted = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
-    asked = known.history_from
-    if known.overlap_from is None or asked is None or wanted < asked - timedelta(days=1):
-        return Window(wanted, now)
-    return Window(known.overlap_from, now)
+class Situation(StrEnum):
+    """A row of the table above."""
+
+    FIRST_RUN = "first_run"
+    INCREMENTAL = "incremental"
+    LONGER_HISTORY = "longer_history"
+    BACKFILL = "backfill"
+    UNCHANGED = "unchanged"
+    HISTORY_CHANGED = "history_changed"
+
+
+class Read(StrEnum):
+    """Which stored bars are read."""
+
+    SNAPSHOT = "snapshot"  # those that came with the snapshot suffice
+    TAIL = "tail"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What to fetch and what to read of one series."""
+
+    situation: Situation
+    window: Window  # fetched first
+    read: Read
+    gaps: Sequence[Window] = ()  # fetched after it
+
+    @property
+    def read_from(self) -> datetime | None:
+        """Start of the bars to read; None: all."""
+        return None if self.read is Read.ALL else _start(self.window, self.gaps)
+
+
+def plan_update(
+    snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime, history: timedelta
+) -> FetchPlan:
+    """Plan of a run that brings a series up to date.
+
+    history: how far back the first run reaches.
+    """
+    configured = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
+    situation, start = _newest_situation(snapshot, configured)
+    window = Window(start, now)
+    gaps = gap_windows(timeframe, snapshot.gaps_due, window.start)
+    return FetchPlan(situation, window, _read(snapshot, _start(window, gaps)), gaps)
+
+
+def _newest_situation(snapshot: SeriesSnapshot, configured: datetime) -> tuple[Situation, datetime]:
+    """The situation, and where the fetch starts."""
+    if snapshot.overlap_from is None:
+        return Situation.FIRST_RUN, configured
+    requested = snapshot.history_from
+    if requested is None or configured < requested - timedelta(days=1):
+        return Situation.LONGER_HISTORY, configured
+    return Situation.INCREMENTAL, snapshot.overlap_from
+
+
+def plan_chunk(snapshot: SeriesSnapshot, chunk: Window) -> FetchPlan:
+    """Plan of one chunk of a backfill."""
+    return FetchPlan(Situation.BACKFILL, chunk, _read(snapshot, chunk.start))
+
+
+def plan_unchanged(plan: FetchPlan) -> FetchPlan:
+    """The rest of a plan whose response equals the stored bars."""
+    return FetchPlan(Situation.UNCHANGED, plan.window, Read.SNAPSHOT)
+
+
+def plan_refetch(plan: FetchPlan, snapshot: SeriesSnapshot, now: datetime) -> FetchPlan:
+    """Plan to fetch the whole history again, as far back as it was ever requested."""
+    start = min(snapshot.history_from or plan.window.start, plan.window.start)
+    return FetchPlan(Situation.HISTORY_CHANGED, Window(start, now), Read.ALL)
+
+
+def _start(window: Window, gaps: Sequence[Window]) -> datetime:
+    return min(each.start for each in (window, *gaps))
+
+
+def _read(snapshot: SeriesSnapshot, since: datetime) -> Read:
+    if not snapshot.features_current:
+        return Read.ALL
+    tail = snapshot.tail
+    came_along = tail is not None and not tail.without_lookback and since == snapshot.overlap_from
+    return Read.SNAPSHOT if snapshot.overlap_from is None or came_along else Read.TAIL
 
 
 def nothing_due(
-    known: SeriesSnapshot, asset_class: AssetClass, timeframe: Timeframe, now: datetime
+    snapshot: SeriesSnapshot, asset_class: AssetClass, timeframe: Timeframe, now: datetime
 ) -> bool:
-    """Whether no bar has ended since the newest one, and nothing is in doubt in the overlap."""
-    if known.last_ts is None or not known.overlap_trusted:
+    """Whether no bar has ended since the newest stored one and the overlap is trusted."""
+    if snapshot.last_ts is None or not snapshot.overlap_trusted:
         return False
     newest = calendars.last_complete(asset_class, timeframe, now)
-    return bool(to_datetime64(known.last_ts) >= newest)
+    return bool(to_datetime64(snapshot.last_ts) >= newest)
 
 
-def gap_windows(timeframe: Timeframe, due: Timestamps, before: datetime) -> list[Window]:
-    """Windows around the holes that are due and that the main window does not cover, oldest
-    first; at most HEALS_PER_RUN of them.
+def gap_windows(timeframe: Timeframe, gaps_due: Timestamps, before: datetime) -> list[Window]:
+    """Windows of the due gaps before a moment, close ones together, ascending.
+
+    At most GAP_FETCHES_PER_RUN; the rest is left to later runs.
     """
-    holes = due[due < to_datetime64(before)]
-    if len(holes) == 0:
+    gaps = gaps_due[gaps_due < to_datetime64(before)]
+    if len(gaps) == 0:
         return []
     step = np.timedelta64(timeframe.duration)
-    breaks = np.flatnonzero(np.diff(holes) > _NEAR * step) + 1
-    clusters = np.split(holes, breaks)[:GAP_FETCHES_PER_RUN]
+    breaks = np.flatnonzero(np.diff(gaps) > _MAX_BARS_BETWEEN_GAPS * step) + 1
+    clusters = np.split(gaps, breaks)[:GAP_FETCHES_PER_RUN]
     ends = [min(to_datetime(cluster[-1] + step), before) for cluster in clusters]
     return [Window(to_datetime(c[0]), end) for c, end in zip(clusters, ends, strict=True)]
 
 
 def backfill_chunks(window: Window, timeframe: Timeframe, bars: int) -> Iterator[Window]:
-    """The window in pieces of so many nominal bars, newest first."""
+    """The window in chunks of `bars` nominal bars, newest first."""
     end = window.end
     while end > window.start:
         start = max(window.start, end - bars * timeframe.duration)
@@ -60,11 +164,11 @@ def backfill_chunks(window: Window, timeframe: Timeframe, bars: int) -> Iterator
         end = start
 
 
-def extend_to_stored(window: Window, known: SeriesSnapshot, now: datetime) -> Window:
-    """A backfill's window without the future, and reaching up to what is stored: a history has no
-    hole that nobody asked about.
+def extend_to_stored(window: Window, snapshot: SeriesSnapshot, now: datetime) -> Window:
+    """A backfill's window, without the future and extended up to the stored history, so that no
+    part between them is never requested.
     """
     end = min(window.end, now)
-    if known.history_from is None:
+    if snapshot.history_from is None:
         return Window(window.start, end)
-    return Window(window.start, max(end, min(known.history_from, now)))
+    return Window(window.start, max(end, min(snapshot.history_from, now)))

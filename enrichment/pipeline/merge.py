@@ -1,8 +1,14 @@
-"""What was fetched joined to what is stored: the merged series, its features, gaps and quality."""
+"""Joins fetched bars to the stored ones: the merged series, its features, gaps and quality inputs.
+
+>>> close = np.array([10.0, 11.0, 12.0])
+>>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> merged, first_changed = overlay(bars.take(slice(2)), bars)
+>>> merged.close.tolist(), first_changed
+([10.0, 11.0, 12.0], 2)
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,217 +19,194 @@ from enrichment.domain import calendars
 from enrichment.domain.bars import (
     Bars,
     Timestamps,
+    between,
     isin_sorted,
     no_timestamps,
     to_datetime,
-    to_datetime64,
 )
-from enrichment.domain.model import AssetClass, Flag, Timeframe, Window
-from enrichment.domain.series import (
-    FetchResult,
-    Gap,
-    QualityInputs,
-    Rebase,
-    SeriesSnapshot,
-    SeriesUpdate,
-    StoredTail,
-)
+from enrichment.domain.model import Flag, Quality, Window
+from enrichment.domain.series import Gap, QualityInputs, SeriesSnapshot, SeriesUpdate
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
+from enrichment.pipeline.fetch import FetchedSeries
+from enrichment.pipeline.steps import SeriesRun
 from enrichment.pipeline.validation import classify_missing, missing_bars
 
 
-def merge(
-    asset_class: AssetClass,
-    timeframe: Timeframe,
-    known: SeriesSnapshot,
-    tail: StoredTail,
-    downloads: Sequence[FetchResult],
-    rebase: Rebase | None,
-    now: datetime,
-) -> SeriesUpdate:
-    """Everything that a run has to write of a series, the main download being the first.
+@dataclass(frozen=True, slots=True, eq=False)
+class MergedSeries:
+    """The stored tail of a series with the fetched bars laid over it."""
 
-    rebase: the change of basis that the main download, then of the whole history, has shown.
-    """
-    began = time.perf_counter()
-    good, flags = _bars_to_store(known, tail.bars, downloads, rebase)
-    merged, first_changed = overlay(tail.bars, good)
-    before = max(0, known.bars - len(tail.bars))
-    if first_changed == len(merged) and known.features_current and known.coverage is not None:
-        computed, coverage = {}, known.coverage  # what has not changed is not computed again
-    else:
-        computed = features.compute(merged, tail.cumulative_seed)
-        coverage = _coverage(before, computed)
-    starts = [ts for ts in (known.first_ts, *map(to_datetime, merged.ts[:1])) if ts is not None]
-    begins = min(starts, default=now)
-    expected = missing_bars(asset_class, timeframe, no_timestamps(), begins, now)
-    seen = _MergedSeries(asset_class, timeframe, known, merged, downloads, expected, now)
-    gaps = _gaps(seen)
-    evidence = _quality_inputs(seen, before, coverage, flags, gaps)
-    changed = slice(first_changed if known.features_current else 0, None)
-    new = merged.take(changed)
-    asked = [download.window.start for download in downloads]
-    return SeriesUpdate(
-        timeframe=timeframe,
-        fetches=downloads,
-        bars=new,
-        features={name: column[changed] for name, column in computed.items()},
-        compute_ms=(time.perf_counter() - began) * 1000.0,
-        flags=flags,
-        gaps=gaps,
-        quality=quality.assess_quality(evidence),
-        quality_inputs=evidence,
-        history_from=min(asked if known.history_from is None else [*asked, known.history_from]),
-        rebase=rebase,
-        appends=len(tail.bars) == 0 or bool(np.all(new.ts > tail.bars.ts[-1])),
-    )
+    run: SeriesRun
+    snapshot: SeriesSnapshot
+    fetched: FetchedSeries
+    bars: Bars
+    first_changed: int  # first row that is new or differs; len(bars) if there is none
+    flags: Sequence[Flag]
+    expected: Timestamps  # bars that the calendar has, from the series' first one on
+
+    @property
+    def rows_before(self) -> int:
+        """Stored bars that precede `bars`."""
+        return max(0, self.snapshot.bars - len(self.fetched.tail.bars))
+
+    @property
+    def rows_to_write(self) -> slice:
+        return slice(self.first_changed if self.snapshot.features_current else 0, None)
+
+    def missing(self, window: Window) -> Timestamps:
+        """Expected bars of the window that will not be stored."""
+        expected = between(self.expected, window.start, window.end)
+        return expected[~isin_sorted(expected, self.bars.ts)]
+
+    def validated(self, ts: datetime) -> bool:
+        """Whether this run fetched and validated the bar at `ts`."""
+        return any(ts in f.window for f in self.fetched.fetches if f.replaces_findings)
 
 
-def overlay(tail: Bars, fetched: Bars) -> tuple[Bars, int]:
-    """The stored tail with the fetched bars on top, and the first row that is new or differs.
+def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> MergedSeries:
+    """Lay the fetched bars over the stored ones."""
+    tail = fetched.tail.bars
+    bars_to_store, flags = _bars_to_store(snapshot, fetched)
+    merged, first_changed = overlay(tail, bars_to_store)
+    first_bars = [to_datetime(ts) for ts in merged.ts[:1]]
+    if snapshot.first_ts is not None:
+        first_bars.append(snapshot.first_ts)
+    since = min(first_bars, default=run.now)
+    expected = missing_bars(run.asset_class, run.timeframe, no_timestamps(), since, run.now)
+    return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected)
 
-    Both are ascending without repetition. The row is len(merged) where nothing changed.
+
+def overlay(stored: Bars, fetched: Bars) -> tuple[Bars, int]:
+    """The stored bars overlaid by the fetched ones, and the first row that is new or differs.
+
+    Both are ascending and unique. The row is len(merged) where nothing changed.
     """
     if len(fetched) == 0:
-        return tail, len(tail)
-    merged = tail.overlaid_by(fetched)
-    first = int(np.searchsorted(tail.ts, fetched.ts[0]))
-    laid, before = merged.take(slice(first, None)), tail.take(slice(first, None))
-    same = isin_sorted(laid.ts, before.ts)
-    known = np.searchsorted(before.ts, laid.ts[same])
-    same[same] = _equal_rows(laid.take(same), before.take(known))
+        return stored, len(stored)
+    merged = stored.overlaid_by(fetched)
+    first = int(np.searchsorted(stored.ts, fetched.ts[0]))
+    after, before = merged.take(slice(first, None)), stored.take(slice(first, None))
+    same = isin_sorted(after.ts, before.ts)
+    counterparts = np.searchsorted(before.ts, after.ts[same])
+    same[same] = after.take(same).equal_rows(before.take(counterparts))
     changed = np.flatnonzero(~same)
     return merged, first + int(changed[0]) if len(changed) else len(merged)
 
 
-def _equal_rows(a: Bars, b: Bars) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    theirs = b.columns()
-    equal = np.ones(len(a), dtype=bool)
-    for name, column in a.columns().items():
-        same = column == theirs[name]
-        if not same.all():
-            same |= (column != column) & (theirs[name] != theirs[name])  # NaN both times
-        equal &= same
-    return equal
+def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Bars, list[Flag]]:
+    """The bars to be stored, ascending, and the flags of this run.
 
-
-def _bars_to_store(
-    known: SeriesSnapshot, stored: Bars, downloads: Sequence[FetchResult], rebase: Rebase | None
-) -> tuple[Bars, list[Flag]]:
-    """The bars to be stored, ascending, and what is to be told about them.
-
-    Another source than the last one adds bars, but does not restate those of its predecessor. What
-    an analyst has confirmed is not raised again.
+    Another vendor than the series' source adds bars, but does not change stored ones. Flags that an
+    analyst has confirmed are left out.
     """
-    if downloads[0].unchanged:
+    main, *others = fetched.fetches
+    if main.unchanged:
         return Bars.empty(), []
-    good, *others = (download.validation.bars for download in downloads)
+    bars, stored = main.validation.bars, fetched.tail.bars
     if others:
-        good = good.concat(*others).ascending()
-    flags = [flag for download in downloads for flag in download.validation.flags]
-    main = downloads[0].fetched
-    if rebase is not None and len(good):
-        older = stored.take(stored.ts < good.ts[0])
-        good = reconcile.apply_rebase(older, rebase.factor).concat(good)
-    elif main is not None and known.source not in (None, main.source):
-        flags += reconcile.source_change_flags(known, stored, good, main)
-        good = good.take(good.missing_from(stored))
-    return good, [flag for flag in flags if (flag.ts, flag.check) not in known.confirmed]
+        bars = bars.concat(*(result.validation.bars for result in others)).ascending()
+    flags = [flag for result in fetched.fetches for flag in result.validation.flags]
+    if fetched.rebase is not None and len(bars):
+        older = stored.take(stored.ts < bars.ts[0])
+        bars = reconcile.apply_rebase(older, fetched.rebase.factor).concat(bars)
+    elif main.fetched is not None and snapshot.source not in (None, main.source):
+        flags += reconcile.source_change_flags(snapshot, stored, bars, main.fetched)
+        bars = bars.take(bars.missing_from(stored))
+    return bars, [flag for flag in flags if (flag.ts, flag.check) not in snapshot.confirmed]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _MergedSeries:
-    """A series as this run sees it; expected: the bars that it should have, from its first on."""
-
-    asset_class: AssetClass
-    timeframe: Timeframe
-    known: SeriesSnapshot
-    merged: Bars
-    downloads: Sequence[FetchResult]
-    expected: Timestamps
-    now: datetime
-
-    def missing(self, window: Window) -> Timestamps:
-        """Bars of the window that should exist and will not be stored."""
-        start, end = to_datetime64(window.start), to_datetime64(window.end)
-        expected = self.expected[slice(*self.expected.searchsorted([start, end]))]
-        return expected[~isin_sorted(expected, self.merged.ts)]
-
-    def covered(self, ts: datetime) -> bool:
-        """Whether this run looked at the bar: its window was asked for and answered anew."""
-        windows = (d.window for d in self.downloads if d.replaces_findings)
-        return any(window.start <= ts < window.end for window in windows)
+def compute_features(
+    merged: MergedSeries,
+) -> tuple[Mapping[str, features.Column], tuple[int, int]]:
+    """Features of all merged rows, none if no row changed, and the series' coverage."""
+    snapshot = merged.snapshot
+    unchanged = merged.first_changed == len(merged.bars) and snapshot.features_current
+    if unchanged and snapshot.coverage is not None:
+        return {}, snapshot.coverage
+    columns = features.compute(merged.bars, merged.fetched.tail.cumulative_seed)
+    lookback = features.LOOKBACK if merged.rows_before else 0
+    counted = {name: column[lookback:] for name, column in columns.items()}
+    return columns, quality.feature_coverage(merged.rows_before + lookback, counted)
 
 
-def _gaps(seen: _MergedSeries) -> list[Gap]:
-    """Bars missing within the windows, judged on what will be stored; a series begins with its
-    first bar, and what nobody traded is not missing.
-    """
-    merged = seen.merged
-    if len(merged) == 0:
+def find_gaps(merged: MergedSeries) -> list[Gap]:
+    """Bars missing in the fetched windows, ascending, without those that nobody traded."""
+    bars, run = merged.bars, merged.run
+    if len(bars) == 0:
         return []
     gaps: dict[datetime, Gap] = {}
-    for download in seen.downloads:
-        quarantined = {
-            bar.ts: f"{bar.check}: {bar.detail}" for bar in download.validation.quarantined
-        }
-        lost, _ = classify_missing(
-            seen.missing(download.window),
-            merged.ts,
-            merged.volume,
-            seen.asset_class,
-            seen.timeframe,
+    for result in merged.fetched.fetches:
+        missing, _ = classify_missing(
+            merged.missing(result.window), bars.ts, bars.volume, run.asset_class, run.timeframe
         )
-        for ts in lost:
-            moment = to_datetime(ts)
-            if moment in seen.known.no_trade_ts:
+        rejected = {b.ts: f"{b.check}: {b.detail}" for b in result.validation.quarantined}
+        for ts in map(to_datetime, missing):
+            if ts in merged.snapshot.no_trade_ts:
                 continue
-            if moment in quarantined:
-                gaps[moment] = Gap(moment, GapCause.QUARANTINED, quarantined[moment])
+            if ts in rejected:
+                gaps[ts] = Gap(ts, GapCause.QUARANTINED, rejected[ts])
             else:
-                gaps[moment] = Gap(moment, download.cause, download.failure)
-    return [gaps[moment] for moment in sorted(gaps)]
+                gaps[ts] = Gap(ts, result.cause, result.failure)
+    return [gaps[ts] for ts in sorted(gaps)]
 
 
-def _coverage(before: int, computed: Mapping[str, features.Column]) -> tuple[int, int]:
-    """Of the rows that do not only lend their past to later ones."""
-    context = features.LOOKBACK if before else 0
-    own = {name: column[context:] for name, column in computed.items()}
-    return quality.feature_coverage(before + context, own)
-
-
-def _quality_inputs(
-    seen: _MergedSeries,
-    before: int,
-    coverage: tuple[int, int],
-    flags: Sequence[Flag],
-    gaps: Sequence[Gap],
+def quality_inputs(
+    merged: MergedSeries, coverage: tuple[int, int], gaps: Sequence[Gap]
 ) -> QualityInputs:
-    """What the whole series rests on: what was known outside the windows, and what is new in
-    them. before: stored bars that precede those at hand. coverage: feature values past their
-    warm-up, and those of them that are NULL.
+    """Counts of the whole series: stored findings outside the validated windows, new ones in them.
+
+    coverage: feature values past their warm-up, and how many of them are NULL.
     """
-    merged, known = seen.merged, seen.known
-    expected = len(seen.expected)
-    present = before + len(merged)
-    old = (ts for ts in map(to_datetime, known.gaps) if not seen.covered(ts))
-    missing = sorted({*old, *(gap.ts for gap in gaps)})
-    objections = {
-        (f.ts, f.check) for f in flags if quality.counts_against_score(f.check, f.severity)
+    bars, run, snapshot = merged.bars, merged.run, merged.snapshot
+    stored_gaps = (ts for ts in map(to_datetime, snapshot.gaps) if not merged.validated(ts))
+    missing = sorted({*stored_gaps, *(gap.ts for gap in gaps)})
+    flagged = {
+        (flag.ts, flag.check)
+        for flag in merged.flags
+        if quality.counts_against_score(flag.check, flag.severity)
     }
-    objections |= {(ts, check) for ts, check in known.flagged if not seen.covered(ts)}
-    newest = to_datetime(merged.ts[-1]) if len(merged) else None
+    flagged |= {(ts, check) for ts, check in snapshot.flagged if not merged.validated(ts)}
+    present = merged.rows_before + len(bars)
+    newest = to_datetime(bars.ts[-1]) if len(bars) else None
     return QualityInputs(
-        expected=expected,
+        expected=len(merged.expected),
         missing=len(missing),
-        no_trades=max(0, expected - present - len(missing)),
-        checked=present + len({ts for ts, check in objections if quality.quarantines(check)}),
-        flag_counts=quality.flag_counts(objections),
+        no_trades=max(0, len(merged.expected) - present - len(missing)),
+        checked=present + len({ts for ts, check in flagged if quality.quarantines(check)}),
+        flag_counts=quality.flag_counts(flagged),
         feature_cells=coverage[0],
         feature_nulls=coverage[1],
-        sessions_behind=calendars.sessions_behind(
-            seen.asset_class, seen.timeframe, newest, seen.now
-        ),
+        sessions_behind=calendars.sessions_behind(run.asset_class, run.timeframe, newest, run.now),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
+    )
+
+
+def to_update(
+    merged: MergedSeries,
+    columns: Mapping[str, features.Column],
+    gaps: Sequence[Gap],
+    inputs: QualityInputs,
+    score: Quality,
+    compute_ms: float,
+) -> SeriesUpdate:
+    """What the run writes: the rows from the first new or changed one on, and all findings."""
+    fetched, rows, stored = merged.fetched, merged.rows_to_write, merged.fetched.tail.bars
+    bars = merged.bars.take(rows)
+    requested = [result.window.start for result in fetched.fetches]
+    if merged.snapshot.history_from is not None:
+        requested.append(merged.snapshot.history_from)
+    return SeriesUpdate(
+        timeframe=merged.run.timeframe,
+        fetches=fetched.fetches,
+        bars=bars,
+        features={name: column[rows] for name, column in columns.items()},
+        compute_ms=compute_ms,
+        flags=merged.flags,
+        gaps=gaps,
+        quality=score,
+        quality_inputs=inputs,
+        history_from=min(requested),
+        rebase=fetched.rebase,
+        appends=len(stored) == 0 or bool(np.all(bars.ts > stored.ts[-1])),
     )

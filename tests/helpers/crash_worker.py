@@ -35,7 +35,8 @@ from enrichment.domain.model import (
     Window,
 )
 from enrichment.engine.worker import Worker, WorkerTiming
-from enrichment.pipeline.enrich import BarSource, EnrichmentPipeline
+from enrichment.pipeline.enrich import EnrichmentPipeline
+from enrichment.pipeline.ports import BarSource
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.notify import JobListener

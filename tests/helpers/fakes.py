@@ -45,9 +45,8 @@ class FakeVendor:
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
         self.windows.append(window)
-        start, end = to_datetime64(window.start), to_datetime64(window.end)
-        found = self.bars.take((self.bars.ts >= start) & (self.bars.ts < end))
-        return FetchedBars(found, "memory", adjusted=False)
+        bounds = self.bars.ts.searchsorted([to_datetime64(window.start), to_datetime64(window.end)])
+        return FetchedBars(self.bars.take(slice(*bounds)), "memory", adjusted=False)
 
     def fetch_from_other(self, *_: object, excluding: str) -> FetchedBars | None:
         return None
@@ -75,8 +74,8 @@ class InMemorySeriesStore:
             tail = StoredTail(
                 self.read_tail("", Timeframe.D1, since, 0).bars, without_lookback=True
             )
-        known = replace(self.current, tail=tail)
-        return {task: dict.fromkeys(task.timeframes, known) for task in tasks}
+        snapshot = replace(self.current, tail=tail)
+        return {task: dict.fromkeys(task.timeframes, snapshot) for task in tasks}
 
     def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
         return self.current
@@ -86,46 +85,46 @@ class InMemorySeriesStore:
     ) -> StoredTail:
         first = 0 if since is None else int(np.searchsorted(self.bars.ts, to_datetime64(since)))
         begin = max(0, first - lookback)
-        carried = {n: float(self.features[n][begin]) for n in features.CUMULATIVE} if begin else {}
-        return StoredTail(self.bars.take(slice(begin, None)), carried)
+        seed = {n: float(self.features[n][begin]) for n in features.CUMULATIVE} if begin else {}
+        return StoredTail(self.bars.take(slice(begin, None)), seed)
 
-    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
-        self.backfill_left.append(left)
-        self.write(enriched)
+    def store_chunk(self, task: Task, update: SeriesUpdate, remaining_until: datetime) -> None:
+        self.backfill_left.append(remaining_until)
+        self.write(update)
 
-    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> RowCounts:
-        return sum((self.write(enriched) for enriched in series), RowCounts())
+    def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> RowCounts:
+        return sum((self.write(update) for update in updates), RowCounts())
 
-    def write(self, enriched: SeriesUpdate) -> RowCounts:
-        self.last, new = enriched, enriched.bars
+    def write(self, update: SeriesUpdate) -> RowCounts:
+        self.last, new = update, update.bars
         first = len(self.bars) if len(new) == 0 else np.searchsorted(self.bars.ts, new.ts[0])
         rows, updated = slice(0, int(first)), len(self.bars) - int(first)
         self.bars = self.bars.take(rows).concat(new)
-        for name, column in enriched.features.items():
+        for name, column in update.features.items():
             kept = self.features[name][rows] if self.features.get(name) is not None else column[:0]
             self.features[name] = np.concatenate([kept, column])
-        if enriched.rebase is not None:
-            self.corrections.append(enriched.rebase)
-        judged = enriched.fetches[0].window
-        counted = {
-            (f.ts, f.check) for f in enriched.flags if counts_against_score(f.check, f.severity)
+        if update.rebase is not None:
+            self.corrections.append(update.rebase)
+        window = update.fetches[0].window
+        flagged = {
+            (f.ts, f.check) for f in update.flags if counts_against_score(f.check, f.severity)
         }
-        kept = {one for one in self.current.flagged if not judged.start <= one[0] < judged.end}
-        gaps = np.array([to_datetime64(gap.ts) for gap in enriched.gaps], "datetime64[us]")
+        flagged |= {(ts, check) for ts, check in self.current.flagged if ts not in window}
+        gaps = np.array([to_datetime64(gap.ts) for gap in update.gaps], "datetime64[us]")
         self.current = SeriesSnapshot(
             bars=len(self.bars),
             first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
             last_ts=to_datetime(self.bars.ts[-1]) if len(self.bars) else None,
             overlap_from=to_datetime(self.bars.ts[-OVERLAP:][0]) if len(self.bars) else None,
-            history_from=enriched.history_from,
-            source=enriched.fetched.source,
-            adjusted=enriched.fetched.adjusted,
-            flagged=frozenset(counted | kept),
-            newest_flagged=max((ts for ts, _ in counted | kept), default=None),
+            history_from=update.history_from,
+            source=update.fetched.source,
+            adjusted=update.fetched.adjusted,
+            flagged=frozenset(flagged),
+            newest_flagged=max((ts for ts, _ in flagged), default=None),
             gaps=gaps,
             gaps_due=gaps,
             confirmed=self.current.confirmed,
-            coverage=(enriched.quality_inputs.feature_cells, enriched.quality_inputs.feature_nulls),
+            coverage=(update.quality_inputs.feature_cells, update.quality_inputs.feature_nulls),
         )
         return RowCounts(len(new) - updated, updated)
 

@@ -1,27 +1,46 @@
-"""Checks of single bars, and of bars sent for the same start."""
+"""Checks of single bars, and of bars with the same start.
+
+>>> close = np.array([10.0, np.nan])
+>>> bars = Bars.of(np.arange(2).astype("datetime64[D]"), close, close, close, close, volume=close)
+>>> from datetime import UTC, datetime
+>>> from enrichment.domain.model import AssetClass, Timeframe, Window
+>>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 3, tzinfo=UTC))
+>>> request = ValidationRequest(AssetClass.CRYPTO, Timeframe.D1, window, now=window.end)
+>>> non_finite_price(bars, request).tolist()
+[False, True]
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import Bars, Timestamps, isin_sorted, to_datetime, to_datetime64
-from enrichment.pipeline.validation.check import Mask, ValidationRequest
+from enrichment.domain.bars import (
+    Bars,
+    Floats,
+    Mask,
+    Timestamps,
+    isin_sorted,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.pipeline.validation.check import ValidationRequest
 
 _EPOCH = np.datetime64("1970-01-01", "us")
-_LEAST, _MOST, _MOST_VOLUME = 1e-15, 1e15, 1e30
+_MONTH = np.timedelta64(31, "D")
+_MIN_PRICE, _MAX_PRICE, _MAX_VOLUME = 1e-15, 1e15, 1e30
 
 
 def all_valid(bars: Bars, request: ValidationRequest) -> bool:
-    """Whether none of the checks below objects to any bar: so it is as a rule, and soon seen."""
+    """Whether none of the checks below flags a bar: the usual case, decided fast."""
     return len(bars) == 0 or (_values_valid(bars) and _starts_valid(bars, request))
 
 
 def _values_valid(bars: Bars) -> bool:
     enclosed = (bars.low <= bars.open) & (bars.open <= bars.high)
     enclosed &= (bars.low <= bars.close) & (bars.close <= bars.high)
-    prices = enclosed.all() and bars.low.min() >= _LEAST and bars.high.max() <= _MOST
-    return bool(prices and bars.volume.min() >= 0 and bars.volume.max() <= _MOST_VOLUME)
+    prices = enclosed.all() and bars.low.min() >= _MIN_PRICE and bars.high.max() <= _MAX_PRICE
+    return bool(prices and bars.volume.min() >= 0 and bars.volume.max() <= _MAX_VOLUME)
 
 
 def _starts_valid(bars: Bars, request: ValidationRequest) -> bool:
@@ -33,26 +52,30 @@ def _starts_valid(bars: Bars, request: ValidationRequest) -> bool:
     return not (misaligned(bars, request).any() or no_session(bars, request).any())
 
 
+def _prices(bars: Bars) -> Floats:
+    return np.stack([bars.open, bars.high, bars.low, bars.close])
+
+
 def duplicate(bars: Bars, request: ValidationRequest) -> Mask:
     """Every column equals that of a bar sent later."""
-    found = np.zeros(len(bars), dtype=bool)
-    shared = np.flatnonzero(_is_repeated(bars.ts))
-    if len(shared):
-        values = [c[shared].astype("f8").view("i8") for c in bars.columns().values()]
-        kinds = np.unique(np.column_stack(values), axis=0, return_inverse=True)[1].ravel()
-        newest = np.zeros(kinds.max() + 1, dtype=np.intp)
-        np.maximum.at(newest, kinds, np.arange(len(kinds)))
-        found[shared] = newest[kinds] != np.arange(len(kinds))
-    return found
+    flagged = np.zeros(len(bars), dtype=bool)
+    repeated = np.flatnonzero(_has_repeated_start(bars.ts))
+    if len(repeated):
+        values = [c[repeated].astype("f8").view("i8") for c in bars.columns().values()]
+        groups = np.unique(np.column_stack(values), axis=0, return_inverse=True)[1].ravel()
+        last = np.zeros(groups.max() + 1, dtype=np.intp)
+        np.maximum.at(last, groups, np.arange(len(groups)))
+        flagged[repeated] = last[groups] != np.arange(len(groups))
+    return flagged
 
 
 def epoch_unit(bars: Bars, request: ValidationRequest) -> Mask:
-    """All bars sent start in January 1970, none of which was asked for: 1.7e9 seconds, read as
+    """All bars sent start in January 1970, which was not requested: 1.7e9 seconds, read as
     milliseconds, is 20 January 1970.
     """
-    january = (bars.ts >= _EPOCH) & (bars.ts < _EPOCH + np.timedelta64(31, "D"))
-    asked = to_datetime64(request.window.start) < _EPOCH + np.timedelta64(31, "D")
-    return np.full(len(bars), bool(january.all()) and not asked)
+    january = (bars.ts >= _EPOCH) & (bars.ts < _EPOCH + _MONTH)
+    requested = to_datetime64(request.window.start) < _EPOCH + _MONTH
+    return np.full(len(bars), bool(january.all()) and not requested)
 
 
 def outside_window(bars: Bars, request: ValidationRequest) -> Mask:
@@ -62,38 +85,36 @@ def outside_window(bars: Bars, request: ValidationRequest) -> Mask:
 
 
 def misaligned(bars: Bars, request: ValidationRequest) -> Mask:
-    """ts is not on the timeframe's clock (`calendars.on_clock`)."""
+    """ts is not a multiple of the timeframe (`calendars.is_aligned`)."""
     return ~calendars.is_aligned(request.asset_class, request.timeframe, bars.ts)
 
 
 def non_finite_price(bars: Bars, request: ValidationRequest) -> Mask:
     """Open, high, low or close is NaN or infinite."""
-    prices = np.stack([bars.open, bars.high, bars.low, bars.close])
-    return np.asarray(~np.isfinite(prices).all(axis=0))
+    return np.asarray(~np.isfinite(_prices(bars)).all(axis=0))
 
 
 def non_positive_price(bars: Bars, request: ValidationRequest) -> Mask:
     """Open, high, low or close ≤ 0."""
-    prices = np.stack([bars.open, bars.high, bars.low, bars.close])
-    return np.asarray((prices <= 0).any(axis=0))
+    return np.asarray((_prices(bars) <= 0).any(axis=0))
 
 
 def extreme_value(bars: Bars, request: ValidationRequest) -> Mask:
-    """A finite price above 0 but not within [1e-15, 1e15], or a finite volume above 1e30: near the
-    limits of the number format, not of any market.
+    """A finite price above 0 but not within [1e-15, 1e15], or a finite volume above 1e30: numbers
+    that overflow in computations and occur in no market.
     """
-    prices = np.stack([bars.open, bars.high, bars.low, bars.close])
-    real = np.isfinite(prices) & (prices > 0)
-    extreme = real & ((prices < _LEAST) | (prices > _MOST))
-    much = np.isfinite(bars.volume) & (bars.volume > _MOST_VOLUME)
-    return np.asarray(extreme.any(axis=0) | much)
+    prices = _prices(bars)
+    valid = np.isfinite(prices) & (prices > 0)
+    extreme_price = valid & ((prices < _MIN_PRICE) | (prices > _MAX_PRICE))
+    extreme_volume = np.isfinite(bars.volume) & (bars.volume > _MAX_VOLUME)
+    return np.asarray(extreme_price.any(axis=0) | extreme_volume)
 
 
 def ohlc(bars: Bars, request: ValidationRequest) -> Mask:
     """high < max(open, low, close) or low > min(open, high, close)."""
-    above = np.maximum(np.maximum(bars.open, bars.close), bars.low)
-    below = np.minimum(np.minimum(bars.open, bars.close), bars.high)
-    return np.asarray((bars.high < above) | (bars.low > below))
+    highest = np.maximum(np.maximum(bars.open, bars.close), bars.low)
+    lowest = np.minimum(np.minimum(bars.open, bars.close), bars.high)
+    return np.asarray((bars.high < highest) | (bars.low > lowest))
 
 
 def negative_volume(bars: Bars, request: ValidationRequest) -> Mask:
@@ -102,12 +123,12 @@ def negative_volume(bars: Bars, request: ValidationRequest) -> Mask:
 
 
 def conflict(bars: Bars, request: ValidationRequest) -> Mask:
-    """A different good bar with the same ts was sent later: the last word counts."""
+    """A different valid bar with the same ts was sent later, which replaces it."""
     order = np.argsort(bars.ts, kind="stable")
     ts = bars.ts[order]
-    found = np.zeros(len(bars), dtype=bool)
-    found[order[:-1]] = ts[:-1] == ts[1:]
-    return found
+    flagged = np.zeros(len(bars), dtype=bool)
+    flagged[order[:-1]] = ts[:-1] == ts[1:]
+    return flagged
 
 
 def out_of_order(bars: Bars, request: ValidationRequest) -> Mask:
@@ -120,13 +141,13 @@ def no_session(bars: Bars, request: ValidationRequest) -> Mask:
     if request.timeframe.intraday or len(bars) == 0:
         return np.zeros(len(bars), dtype=bool)
     start, end = to_datetime(bars.ts.min()), to_datetime(bars.ts.max() + np.timedelta64(1, "D"))
-    known = calendars.bar_starts(request.asset_class, request.timeframe, start, end)
-    return ~isin_sorted(bars.ts, known)
+    expected = calendars.bar_starts(request.asset_class, request.timeframe, start, end)
+    return ~isin_sorted(bars.ts, expected)
 
 
-def _is_repeated(ts: Timestamps) -> Mask:
+def _has_repeated_start(ts: Timestamps) -> Mask:
     order = np.argsort(ts, kind="stable")
     same = ts[order[1:]] == ts[order[:-1]]
-    shares = np.zeros(len(ts), dtype=bool)
-    shares[order[1:][same]] = shares[order[:-1][same]] = True
-    return shares
+    repeated = np.zeros(len(ts), dtype=bool)
+    repeated[order[1:][same]] = repeated[order[:-1][same]] = True
+    return repeated

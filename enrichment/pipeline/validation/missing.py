@@ -1,4 +1,11 @@
-"""Bars that should be there: which are missing, and which of those nobody traded."""
+"""Expected bars that are missing: gaps, and bars in which nobody traded.
+
+>>> from datetime import UTC
+>>> stored = np.array(["2024-01-08", "2024-01-10"], "datetime64[us]")
+>>> start, now = datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC)
+>>> missing_bars(AssetClass.STOCK, Timeframe.D1, stored, start, now).astype(str).tolist()
+['2024-01-09T00:00:00.000000']
+"""
 
 from __future__ import annotations
 
@@ -8,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import Floats, Timestamps, isin_sorted, to_datetime
+from enrichment.domain.bars import Floats, Mask, Timestamps, isin_sorted, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.validation import robust
 
-_NEARBY = 100  # expected bars on either side that tell how thinly a stretch is traded
-_DENSE = 0.9
-_CHANCE = 0.01
-_HEAVY = 3.0
+_NEIGHBOURS = 100  # expected bars on either side that show how thinly a series is traded
+_DENSE_SHARE = 0.9
+_MIN_EXPECTED_RUNS = 0.01
+_MAX_VOLUME_FACTOR = 3.0
 _CHUNK = 8_192
 
 
@@ -26,9 +33,7 @@ def missing_bars(
     start: datetime,
     now: datetime,
 ) -> Timestamps:
-    """Bars that the calendar expects in [start, now), that have ended by `now`, and that are not
-    among the stored ones.
-    """
+    """Bars that the calendar has in [start, now), ended by `now` and are not among the stored."""
     expected = calendars.bar_starts(asset_class, timeframe, start, now)
     expected = expected[calendars.is_complete(asset_class, timeframe, expected, now)]
     return expected[~isin_sorted(expected, stored)]
@@ -41,67 +46,68 @@ def classify_missing(
     asset_class: AssetClass,
     timeframe: Timeframe,
 ) -> tuple[Timestamps, Timestamps]:
-    """Missing bars told apart: (gaps, untraded), both ascending.
+    """Separates missing bars into gaps and untraded ones, both ascending.
 
-    missing: expected bars that are not stored, as `missing_bars` finds them; stored, volume: the
-    stored bars' starts and their volumes, ascending, around them.
+    Vendors send no bar where nobody traded. A run of missing expected bars, L long, is untraded if
+    the timeframe is intraday or the asset class crypto, and all of this holds for the 100 expected
+    bars on either side of it, as far as the stored bars reach:
 
-    Vendors send no bar where nobody traded. A run of missing expected bars, L long, is called
-    untraded if the timeframe is intraday or the asset class crypto, and all of this holds for the
-    100 expected bars on either side of it, as far as the stored bars reach:
-
-    - the stretch is thin: the share p of them that is present is below 0.9;
-    - the run is no longer than chance makes it: 200 · (1 - p)^L ≥ 0.01, the number of such runs to
+    - the series is thin there: the share p of them that is present is below 0.9;
+    - the run is no longer than chance explains: 200 · (1 - p)^L ≥ 0.01, the number of such runs to
       expect among 200 bars that trade with probability p each;
-    - it was quiet: neither neighbour's volume exceeds 3 times the median of the stretch's.
+    - trading was quiet: neither neighbour's volume exceeds 3 times their median.
 
     Everything else is a gap: every daily stock bar, a hole in a dense series, a long outage of a
-    thin one, and what lies before the first or after the last stored bar.
+    thin one, and whatever precedes the first or follows the last stored bar.
+
+    Args:
+        missing: expected bars that are not stored, as `missing_bars` returns them.
+        stored: ascending starts of the stored bars around them.
+        volume: of the stored bars.
+        asset_class: of the series.
+        timeframe: of the series.
     """
-    nothing = missing[:0]
-    if len(missing) == 0 or len(stored) == 0 or not _may_have_untraded_bars(asset_class, timeframe):
-        return missing, nothing
-    last = to_datetime(stored[-1] + np.timedelta64(1, "us"))
-    expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), last)
+    may_be_untraded = timeframe.intraday or asset_class is AssetClass.CRYPTO
+    if len(missing) == 0 or len(stored) == 0 or not may_be_untraded:
+        return missing, missing[:0]
+    end = to_datetime(stored[-1] + np.timedelta64(1, "us"))
+    expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), end)
     present = isin_sorted(expected, stored)
-    traded = np.full(len(expected), np.nan)
-    traded[present] = volume[np.searchsorted(stored, expected[present])]
+    volumes = np.full(len(expected), np.nan)
+    volumes[present] = volume[np.searchsorted(stored, expected[present])]
     runs = _runs(~present)
-    chosen = runs[_is_untraded(traded, runs[:, 0], runs[:, 1])]
+    untraded_runs = runs[_is_untraded(volumes, runs[:, 0], runs[:, 1])]
     edges = np.zeros(len(expected) + 1, dtype=np.int8)
-    edges[chosen[:, 0]] = 1
-    edges[chosen[:, 1]] = -1
-    quiet = np.cumsum(edges[:-1]) > 0
-    untraded = isin_sorted(missing, expected[quiet])
+    edges[untraded_runs[:, 0]] = 1
+    edges[untraded_runs[:, 1]] = -1
+    untraded = isin_sorted(missing, expected[np.cumsum(edges[:-1]) > 0])
     return missing[~untraded], missing[untraded]
 
 
-def _may_have_untraded_bars(asset_class: AssetClass, timeframe: Timeframe) -> bool:
-    return timeframe.intraday or asset_class is AssetClass.CRYPTO
-
-
-def _runs(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """First row and end of every run of True, as rows of two."""
+def _runs(mask: Mask) -> NDArray[np.intp]:
+    """First row and end of every run of True, shape (runs, 2)."""
     edges = np.diff(mask, prepend=False, append=False)
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
-def _is_untraded(
-    traded: Floats, first: NDArray[np.intp], end: NDArray[np.intp]
-) -> NDArray[np.bool_]:
-    """Whether each run [first, end) of missing bars went untraded; traded: NaN where missing."""
-    nothing = np.full(_NEARBY, np.nan)
-    around = np.concatenate([nothing, traded, nothing])
-    windows = np.lib.stride_tricks.sliding_window_view(around, _NEARBY)
-    found = np.zeros(len(first), dtype=bool)
+def _is_untraded(volumes: Floats, first: NDArray[np.intp], end: NDArray[np.intp]) -> Mask:
+    """Whether nobody traded in each run [first, end) of missing bars.
+
+    volumes: of the expected bars, NaN where missing.
+    """
+    margin = np.full(_NEIGHBOURS, np.nan)
+    padded = np.concatenate([margin, volumes, margin])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _NEIGHBOURS)
+    untraded = np.zeros(len(first), dtype=bool)
     for begin in range(0, len(first), _CHUNK):
         part = slice(begin, begin + _CHUNK)
         left, right = first[part], end[part]
-        near = np.hstack([windows[left], windows[right + _NEARBY]])
-        reach = np.minimum(left, _NEARBY) + np.minimum(len(traded) - right, _NEARBY)
-        share = np.count_nonzero(~np.isnan(near), axis=1) / np.maximum(reach, 1)
-        chance = 2 * _NEARBY * (1 - share) ** (right - left)
-        beside = np.stack([around[left + _NEARBY - 1], around[right + _NEARBY]])
-        heavy = (beside > _HEAVY * robust.median(near)).any(axis=0)
-        found[part] = (share > 0) & (share < _DENSE) & (chance >= _CHANCE) & ~heavy
-    return found
+        around = np.hstack([windows[left], windows[right + _NEIGHBOURS]])
+        reach = np.minimum(left, _NEIGHBOURS) + np.minimum(len(volumes) - right, _NEIGHBOURS)
+        share = np.count_nonzero(~np.isnan(around), axis=1) / np.maximum(reach, 1)
+        expected_runs = 2 * _NEIGHBOURS * (1 - share) ** (right - left)
+        adjacent = np.stack([padded[left + _NEIGHBOURS - 1], padded[right + _NEIGHBOURS]])
+        busy = (adjacent > _MAX_VOLUME_FACTOR * robust.median(around)).any(axis=0)
+        thin = (share > 0) & (share < _DENSE_SHARE)
+        untraded[part] = thin & (expected_runs >= _MIN_EXPECTED_RUNS) & ~busy
+    return untraded

@@ -1,24 +1,36 @@
-"""Splits: price steps that come from a change in the number of shares, not from the market."""
+"""The check for splits: price steps that come from a change in the number of shares.
+
+>>> from datetime import UTC, datetime
+>>> from enrichment.domain.bars import Bars
+>>> from enrichment.domain.model import Timeframe, Window
+>>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC))
+>>> request = ValidationRequest(AssetClass.STOCK, Timeframe.D1, window, now=window.end)
+>>> close, volume = np.array([100.0, 101.0, 50.5, 51.0]), np.full(4, 1e6)
+>>> bars = Bars.of(np.arange(4).astype("datetime64[D]"), close, close, close, close, volume)
+>>> split(SeriesContext(bars, first_checked=1), request).tolist()
+[nan, 2.0, nan]
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Floats, Timestamps, to_datetime64
+from enrichment.domain.bars import Floats, Mask, Timestamps, to_datetime64
+from enrichment.domain.model import AssetClass
 from enrichment.domain.splits import nearest_split_ratio
 from enrichment.pipeline.validation import robust
-from enrichment.pipeline.validation.check import Mask, SeriesContext, ValidationRequest
+from enrichment.pipeline.validation.check import SeriesContext, ValidationRequest
 
-_NARROW = 0.01
-_WIDE = 0.05  # half of what lies between the closest neighbours, 9 and 10
-_SIGMAS = 4.0
-_BUSY = 3.0
-_RECENT = 5
+_MIN_TOLERANCE = 0.01
+_MAX_TOLERANCE = 0.05  # half the distance of the closest neighbours, 9 and 10
+_TOLERANCE_DEVIATIONS = 4.0
+_MAX_TURNOVER_FACTOR = 3.0
+_RECENT_BARS = 5
 
 
 def split(series: SeriesContext, request: ValidationRequest) -> Floats:
-    """A price step near n:1, 1:n or 3:2; found is the ratio, new shares for an old one.
+    """A price step near n:1, 1:n or 3:2; observed: the ratio, new shares for an old one.
 
     Where splits are known, they decide: a step is one if its date is among them and
     |ln(ratio · close / previous close)| < |ln ratio| / 2, so that an adjusted series has none.
@@ -28,11 +40,11 @@ def split(series: SeriesContext, request: ValidationRequest) -> Floats:
       which is 4 robust standard deviations of the last 60 steps from close to open, within
       [0.01, 0.05]; on intraday bars of stocks it is 0.05 and a new day must have begun;
     - it lasted until the close: |ln(n · close / previous close)| < |ln n| / 2;
-    - it leads somewhere new: no close of the 5 bars before the previous one lies nearer to this one
+    - the price level is new: no close of the 5 bars before the previous one lies nearer to this one
       than to the previous one, as after a bad price;
-    - nothing but the count of shares changed: close · volume ≤ 3 times the median of the last 60
-      bars'. A fall by half that is real is sold in a multiple of the usual turnover. Intraday bars
-      are not judged by it, since the first one of a day is always heavy.
+    - the turnover is usual: close · volume ≤ 3 times the median of the last 60 bars. In a real
+      fall by half it is a multiple of that. Intraday bars are not judged by it, since the first one
+      of a day always has a high volume.
 
     A weekly bar that opens before a split and closes after it is an outlier only.
     """
@@ -41,63 +53,65 @@ def split(series: SeriesContext, request: ValidationRequest) -> Floats:
 
 def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
     bars, rows = series.bars, series.checked_rows
-    found = np.full(len(rows), np.nan)
     if len(bars) < 2:
-        return found
-    before = np.maximum(rows - 1, 0)
-    held = np.log(bars.close[rows] / bars.close[before])
+        return np.full(len(rows), np.nan)
+    previous_close = bars.close[np.maximum(rows - 1, 0)]
+    to_close = np.log(bars.close[rows] / previous_close)
     if request.splits is not None:
-        found = _known_ratios(bars.ts[rows], request)
-        return np.where(np.abs(held + np.log(found)) < np.abs(np.log(found)) / 2, found, np.nan)
-    opened = np.log(bars.open[rows] / bars.close[before])
-    ratio = nearest_split_ratio(-opened)
+        known = _known_ratios(bars.ts[rows], request)
+        return np.where(np.abs(to_close + np.log(known)) < np.abs(np.log(known)) / 2, known, np.nan)
+    to_open = np.log(bars.open[rows] / previous_close)
+    ratio = nearest_split_ratio(-to_open)
     size = np.log(ratio)
-    likely = (rows > 0) & (np.abs(opened + size) <= _WIDE) & (np.abs(held + size) < abs(size) / 2)
+    error = np.abs(to_open + size)
+    likely = (rows > 0) & (error <= _MAX_TOLERANCE) & (np.abs(to_close + size) < abs(size) / 2)
     likely &= _between_sessions(bars.ts, rows, request)
     if not likely.any():
-        return found
+        return np.full(len(rows), np.nan)
     likely &= ~_reverts(bars.close, rows)
     if not request.timeframe.intraday:
-        chosen = np.flatnonzero(likely)
-        likely[chosen] &= np.abs(opened + size)[chosen] <= _tolerance(series, chosen)
-        likely[chosen] &= ~_is_heavily_traded(series, chosen)
+        candidates = np.flatnonzero(likely)
+        likely[candidates] &= error[candidates] <= _tolerance(series, candidates)
+        likely[candidates] &= ~_has_high_turnover(series, candidates)
     return np.where(likely, ratio, np.nan)
 
 
 def _known_ratios(ts: Timestamps, request: ValidationRequest) -> Floats:
-    found = np.full(len(ts), np.nan)
+    ratios = np.full(len(ts), np.nan)
     for moment, ratio in (request.splits or {}).items():
-        found[ts == to_datetime64(moment)] = ratio
-    found[~((found > 0) & (found != 1))] = np.nan
-    return found
+        ratios[ts == to_datetime64(moment)] = ratio
+    ratios[~((ratios > 0) & (ratios != 1))] = np.nan
+    return ratios
 
 
 def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:
-    if not request.timeframe.intraday or request.asset_class == "crypto":
+    if not request.timeframe.intraday or request.asset_class is AssetClass.CRYPTO:
         return np.ones(len(rows), dtype=bool)
     day = ts.astype("datetime64[D]")
     return np.asarray(day[rows] > day[np.maximum(rows - 1, 0)])
 
 
 def _reverts(close: Floats, rows: NDArray[np.intp]) -> Mask:
-    """Whether the close goes back to where it was before the previous one."""
+    """Whether the close returns to the level of before the previous one."""
     level = np.log(close)
-    now, previous = level[rows], level[np.maximum(rows - 1, 0)]
-    found = np.zeros(len(rows), dtype=bool)
-    for back in range(2, _RECENT + 2):
-        then = level[np.maximum(rows - back, 0)]
-        found |= (rows >= back) & (np.abs(then - now) < np.abs(then - previous))
-    return found
+    current, previous = level[rows], level[np.maximum(rows - 1, 0)]
+    reverts = np.zeros(len(rows), dtype=bool)
+    for back in range(2, _RECENT_BARS + 2):
+        earlier = level[np.maximum(rows - back, 0)]
+        reverts |= (rows >= back) & (np.abs(earlier - current) < np.abs(earlier - previous))
+    return reverts
 
 
-def _tolerance(series: SeriesContext, chosen: NDArray[np.intp]) -> Floats:
+def _tolerance(series: SeriesContext, candidates: NDArray[np.intp]) -> Floats:
     bars = series.bars
-    steps = np.append(np.nan, np.log(bars.open[1:] / bars.close[:-1]))
-    spread = robust.rolling_median_mad(steps, series.checked_rows[chosen])[1]
-    return np.asarray(np.clip(_SIGMAS * np.nan_to_num(spread), _NARROW, _WIDE))
+    to_open = np.append(np.nan, np.log(bars.open[1:] / bars.close[:-1]))
+    _, deviation = robust.rolling_median_mad(to_open, series.checked_rows[candidates])
+    tolerance = _TOLERANCE_DEVIATIONS * np.nan_to_num(deviation)
+    return np.asarray(np.clip(tolerance, _MIN_TOLERANCE, _MAX_TOLERANCE))
 
 
-def _is_heavily_traded(series: SeriesContext, chosen: NDArray[np.intp]) -> Mask:
+def _has_high_turnover(series: SeriesContext, candidates: NDArray[np.intp]) -> Mask:
     turnover = series.bars.close * series.bars.volume
-    rows = series.checked_rows[chosen]
-    return np.asarray(turnover[rows] > _BUSY * robust.rolling_median_mad(turnover, rows)[0])
+    rows = series.checked_rows[candidates]
+    median, _ = robust.rolling_median_mad(turnover, rows)
+    return np.asarray(turnover[rows] > _MAX_TURNOVER_FACTOR * median)

@@ -49,7 +49,7 @@ def _validate(
     window: Window = MONTH,
     now: datetime = NOW,
 ) -> ValidationResult:
-    return validate(bars, asset_class=asset_class, timeframe=timeframe, window=window, now=now)
+    return validate(bars, ValidationRequest(asset_class, timeframe, window, now))
 
 
 def _found(checked: ValidationResult) -> list[tuple[str, Severity, str]]:

@@ -14,7 +14,7 @@ from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline import features
 from enrichment.pipeline.features import compute
-from enrichment.pipeline.validation import CHECKS, CONTEXT_BARS, validate
+from enrichment.pipeline.validation import CHECKS, CONTEXT_BARS, ValidationRequest, validate
 from enrichment.pipeline.validation.check import SeriesCheck
 
 Recorded = dict[str, tuple[Bars, Floats]]
@@ -31,15 +31,9 @@ def run(
     timeframe: Timeframe = Timeframe.D1,
     splits: dict[datetime, float] | None = None,
 ) -> ValidationResult:
-    return validate(
-        bars,
-        asset_class=AssetClass.CRYPTO,
-        timeframe=timeframe,
-        window=Window(to_datetime(bars.ts[0] if since is None else since), LATER),
-        now=LATER,
-        context=context,
-        splits=splits,
-    )
+    window = Window(to_datetime(bars.ts[0] if since is None else since), LATER)
+    request = ValidationRequest(AssetClass.CRYPTO, timeframe, window, LATER, splits)
+    return validate(bars, request, context)
 
 
 def found(checked: ValidationResult, *checks: str) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ import pytest
 from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
 from enrichment.domain.splits import implied_splits
-from enrichment.pipeline.validation import CHECKS, validate
+from enrichment.pipeline.validation import CHECKS, ValidationRequest, validate
 
 Recorded = dict[str, tuple[Bars, Floats]]
 
@@ -25,14 +25,8 @@ def flags(
     asset_class: AssetClass = AssetClass.STOCK,
     timeframe: Timeframe = Timeframe.D1,
 ) -> list[Flag]:
-    checked = validate(
-        bars,
-        asset_class=asset_class,
-        timeframe=timeframe,
-        window=Window(to_datetime(bars.ts[0]), LATER),
-        now=LATER,
-        splits=splits,
-    )
+    window = Window(to_datetime(bars.ts[0]), LATER)
+    checked = validate(bars, ValidationRequest(asset_class, timeframe, window, LATER, splits))
     assert len(checked.bars) == len(bars)
     return [flag for flag in checked.flags if flag.check in checks]
 

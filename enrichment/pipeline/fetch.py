@@ -1,0 +1,179 @@
+"""Executes the fetch plan of a series: fetches, reads what is stored, validates and compares.
+
+>>> from datetime import UTC, datetime
+>>> from uuid import UUID
+>>> from enrichment.domain.bars import Bars
+>>> from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe
+>>> class Vendor:
+...     def fetch(self, symbol, asset_class, timeframe, window):
+...         price = np.full(3, 9.0)
+...         ts = np.array(["2024-01-05", "2024-01-07", "2024-01-06"], "datetime64[us]")
+...         return FetchedBars(Bars.of(ts, price, price, price, price, price), "demo", False)
+>>> task = Task(UUID(int=1), "X:BTCUSD", AssetClass.CRYPTO, (Timeframe.D1,), "worker", 1)
+>>> window = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 8, tzinfo=UTC))
+>>> run = SeriesRun(task, Timeframe.D1, window.end, report=lambda step: None)
+>>> plan = fetch_plan.plan_chunk(SeriesSnapshot(), window)
+>>> fetched = SeriesFetcher(Vendor(), store=None).fetch(run, SeriesSnapshot(), plan)
+>>> [(flag.check, f"{flag.ts:%d %B}") for flag in fetched.fetches[0].validation.flags]
+[('out_of_order', '06 January')]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from enrichment.domain.bars import between
+from enrichment.domain.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
+from enrichment.domain.model import ValidationResult, Window
+from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
+from enrichment.domain.statuses import GapCause
+from enrichment.pipeline import fetch_plan, reconcile
+from enrichment.pipeline.features import LOOKBACK
+from enrichment.pipeline.fetch_plan import FetchPlan, Read, Situation
+from enrichment.pipeline.ports import BarSource, SeriesStore
+from enrichment.pipeline.steps import SeriesRun
+from enrichment.pipeline.validation import ValidationRequest, validate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedSeries:
+    """What a run fetched of a series, and the stored bars that belong to it."""
+
+    fetches: Sequence[FetchResult]  # validated, the main one first
+    tail: StoredTail
+    rebase: Rebase | None = None  # the change of basis that the main one shows
+
+
+class SeriesFetcher:
+    """Fetches series from a source, compared with what a store has of them."""
+
+    def __init__(self, source: BarSource, store: SeriesStore[object]) -> None:
+        self._source = source
+        self._store = store
+
+    def fetch(self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan) -> FetchedSeries:
+        """Execute the plan. Raises StepFailed from the error of the main fetch."""
+        main = self._fetch(run, plan.window)
+        _require_bars(run, snapshot, plan, main)
+        unchanged = None if plan.gaps else _unchanged(run, snapshot, main)
+        if unchanged is not None:
+            plan = fetch_plan.plan_unchanged(plan)
+            return FetchedSeries([unchanged], self._read(run, snapshot, plan))
+        tail = self._read(run, snapshot, plan)
+        main = _validated(run, main, tail)
+        if reconcile.history_changed(snapshot, tail.bars, main):
+            plan = fetch_plan.plan_refetch(plan, snapshot, run.now)
+            return self._refetch_history(run, snapshot, plan)
+        gaps = [self._refetch_gap(run, gap, tail, snapshot) for gap in plan.gaps]
+        return FetchedSeries([main, *(result for results in gaps for result in results)], tail)
+
+    def _fetch(self, run: SeriesRun, window: Window) -> FetchResult:
+        with run.step("fetch") as timer:
+            fetched = self._source.fetch(run.symbol, run.asset_class, run.timeframe, window)
+        return FetchResult(window, fetched, timer.milliseconds)
+
+    def _read(self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan) -> StoredTail:
+        if plan.read is Read.SNAPSHOT:
+            return snapshot.tail or StoredTail()
+        with run.step("read"):
+            return self._store.read_tail(run.symbol, run.timeframe, plan.read_from, LOOKBACK)
+
+    def _refetch_history(
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
+    ) -> FetchedSeries:
+        tail = self._read(run, snapshot, plan)
+        main = _validated(run, self._fetch(run, plan.window), StoredTail())
+        rebase = reconcile.detect_rebase(tail.bars, main.validation.bars)
+        return FetchedSeries([main], tail, rebase)
+
+    def _refetch_gap(
+        self, run: SeriesRun, window: Window, tail: StoredTail, snapshot: SeriesSnapshot
+    ) -> list[FetchResult]:
+        """Fetch missing bars again, and those that are still missing from another vendor.
+
+        A failure is recorded with the gaps and does not fail the item.
+        """
+        try:
+            again = _validated(run, self._fetch(run, window), tail)
+        except StepFailed as exc:
+            if not isinstance(exc.__cause__, ProviderError | Snooze):
+                raise
+            failure, cause = str(exc.__cause__), GapCause.FAILED_REQUEST
+            return [FetchResult(window, None, exc.duration_ms, failure=failure, cause=cause)]
+        gaps = between(snapshot.gaps_due, window.start, window.end)
+        if np.isin(gaps, again.validation.bars.ts).all():
+            return [again]
+        return self._fetch_from_other(run, tail, again)
+
+    def _fetch_from_other(
+        self, run: SeriesRun, tail: StoredTail, first: FetchResult
+    ) -> list[FetchResult]:
+        """The result, and the bars that another vendor adds; nobody traded what both miss."""
+        window = first.window
+        with run.step("fetch") as timer:
+            fetched = self._source.fetch_from_other(
+                run.symbol, run.asset_class, run.timeframe, window, excluding=first.source
+            )
+        if fetched is None:
+            return [first]
+        second = _validated(run, FetchResult(window, fetched, timer.milliseconds), tail)
+        bars = second.validation.bars
+        added = bars.take(bars.missing_from(first.validation.bars))
+        flags = tuple(reconcile.other_source_flags(added, fetched))
+        validation = replace(second.validation, bars=added, flags=flags)
+        return [
+            replace(first, cause=GapCause.NO_TRADES),
+            replace(second, cause=GapCause.NO_TRADES, validation=validation),
+        ]
+
+
+def _request(run: SeriesRun, window: Window) -> ValidationRequest:
+    return ValidationRequest(run.asset_class, run.timeframe, window, run.now)
+
+
+def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> FetchResult | None:
+    """The result if it equals the stored bars, else None."""
+    if snapshot.tail is None or main.fetched is None:
+        return None
+    with run.step("validate"):
+        request = _request(run, main.window)
+        stored = reconcile.matches_stored(snapshot, snapshot.tail, main.fetched, request)
+    if stored is None:
+        return None
+    return replace(main, validation=ValidationResult(stored), unchanged=True)
+
+
+def _validated(run: SeriesRun, result: FetchResult, tail: StoredTail) -> FetchResult:
+    if result.fetched is None:
+        raise ValueError("a failed fetch can't be validated")
+    with run.step("validate"):
+        request = _request(run, result.window)
+        validation = validate(result.fetched.bars, request, context=tail.bars)
+    return replace(result, validation=validation)
+
+
+def _require_bars(
+    run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult
+) -> None:
+    """Raise UnknownSymbol if the vendor sent no bar at all; a chunk of a backfill may be empty."""
+    if main.fetched is None or len(main.fetched.bars) > 0 or plan.situation is Situation.BACKFILL:
+        return
+    with run.step("fetch"):
+        if snapshot.bars == 0:
+            raise no_bars(main.source, run)
+        raise UnknownSymbol(
+            f"{main.source} returned nothing for {run.symbol} {run.timeframe}, of which "
+            f"{snapshot.bars:,} bars are stored: it may be delisted or renamed; what is stored "
+            "stays"
+        )
+
+
+def no_bars(source: str, run: SeriesRun) -> UnknownSymbol:
+    """The error for a symbol without any bar."""
+    return UnknownSymbol(
+        f"{source} has no {run.timeframe} bars of {run.symbol}: check the ticker and "
+        "its asset class, or remove it with 'enrichment symbols remove'"
+    )
