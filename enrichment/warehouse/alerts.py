@@ -88,10 +88,9 @@ class Evaluation:
 
     def enqueue(self, state: AlertState, change: str, channels: Sequence[str]) -> None:
         """Put an episode's change into the outbox of every channel, unless it is there."""
-        self._conn.execute(
-            text(_ENQUEUE),
-            {"episode": state.episode, "state": change, "channels": list(channels)},
-        )
+        for channel in channels:
+            values = {"episode": state.episode, "state": change, "channel": channel}
+            self._conn.execute(text(_ENQUEUE), values)
 
     def forgotten(self, known: Sequence[str]) -> list[AlertState]:
         """Pending or firing alerts of rules that no evaluator has known for an hour."""
@@ -211,8 +210,7 @@ VALUES (:at, :rule, :episode, :state, :severity, :value, :condition, :detail, :s
 
 _ENQUEUE = """
 INSERT INTO alert_deliveries (event, channel)
-SELECT e.id, c FROM alert_events e, unnest(CAST(:channels AS text[])) AS c
-WHERE e.episode = :episode AND e.state = :state
+SELECT id, :channel FROM alert_events WHERE episode = :episode AND state = :state
 ON CONFLICT DO NOTHING
 """
 

@@ -7,7 +7,7 @@ an alias: `SELECT check_name AS "check"`. `JsonRows` gives a statement many rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,24 +64,21 @@ class JsonRows:
     JSON carries arrays and JSON columns too, which parallel arrays and `unnest` can't; for keys
     alone both take the same time. Moments keep their offset; NaN becomes NULL.
 
-        _GAPS = JsonRows("gaps", symbol="text", ts="timestamptz")
-        query = f"INSERT INTO bar_gaps ({_GAPS.columns}) SELECT {_GAPS.columns} FROM {_GAPS.table}"
-        conn.execute(sql(query), _GAPS.bind({"symbol": gap.symbol, "ts": gap.ts} for gap in gaps))
+        GAPS = JsonRows("gaps", "symbol text, ts timestamptz")
+        query = f"INSERT INTO bar_gaps ({GAPS.columns}) SELECT {GAPS.columns} FROM {GAPS.table}"
+        conn.execute(sql(query), GAPS.bind([{"symbol": "AAPL", "ts": moment}]))
     """
 
-    def __init__(self, name: str, /, **types: str) -> None:
-        """The rows' name in the statement, and the SQL type of each column."""
-        self._name, self._types = name, types
-        self.columns = ", ".join(types)
-        typed = ", ".join(f"{column} {kind}" for column, kind in types.items())
-        self.table = f"jsonb_to_recordset(CAST(:{name} AS jsonb)) AS {name} ({typed})"
+    def __init__(self, name: str, definition: str) -> None:
+        """The rows' name in the statement; their columns as in CREATE TABLE."""
+        self._name = name
+        self._names = [column.split()[0] for column in definition.split(",")]
+        self.columns = ", ".join(self._names)
+        self.table = f"jsonb_to_recordset(CAST(:{name} AS jsonb)) AS {name} ({definition})"
 
-    def bind(self, rows: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    def bind(self, rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
         """The statement's parameter; TypeError for a row that has other columns."""
-        bound = list(rows)
-        for row in bound:
-            if row.keys() != self._types.keys():
-                raise TypeError(
-                    f"{self._name} has the columns {self.columns}, not {', '.join(row)}"
-                )
-        return {self._name: orjson.dumps(bound).decode()}
+        for row in rows:
+            if row.keys() != set(self._names):
+                raise TypeError(f"{self._name}: {', '.join(row)} instead of {self.columns}")
+        return {self._name: orjson.dumps(rows).decode()}

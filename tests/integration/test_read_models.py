@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -19,7 +19,6 @@ from enrichment.domain.model import (
 )
 from enrichment.domain.series import Gap
 from enrichment.services.commands import Commands, parse_tracked
-from enrichment.warehouse import rows
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
@@ -192,37 +191,3 @@ def test_the_fetch_log_shows_bars_requests_and_the_window(stored: Database) -> N
     assert metrics.compute_pipeline.avg_computation_time_ms == 3.0
     assert metrics.data_quality.avg_validation_rate == 90.0
     assert metrics.data_quality.avg_quality_score == 0.97
-
-
-@dataclass(frozen=True)
-class Point:
-    x: int
-    at: datetime
-    labels: list[str] = field(default_factory=list)
-
-
-def test_columns_find_their_fields_in_any_order(db: Database) -> None:
-    with db.begin() as conn:
-        point = rows.fetch_one(conn, Point, "SELECT timestamptz 'epoch' AS at, 7 AS x")
-    assert point == Point(7, datetime(1970, 1, 1, tzinfo=UTC), [])
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [
-        "1 AS x",
-        "1 AS x, now() AS at, 2 AS y",
-        "1 AS x, now(), '{}'::text[] AS labels",
-        "1 AS x, 2 AS x, now() AS at",
-    ],
-)
-def test_columns_that_are_not_the_fields_are_an_error_even_without_rows(
-    db: Database, columns: str
-) -> None:
-    with db.begin() as conn, pytest.raises(TypeError, match="Point can't be made of"):
-        rows.fetch_all(conn, Point, f"SELECT {columns} LIMIT 0")
-
-
-def test_more_than_one_row_is_no_single_row(db: Database) -> None:
-    with db.begin() as conn, pytest.raises(ValueError, match="2 rows"):
-        rows.fetch_one(conn, Point, "SELECT x, now() AS at FROM generate_series(1, 2) AS x")

@@ -17,7 +17,6 @@ from sqlalchemy.exc import IntegrityError
 
 from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
 from enrichment.warehouse.database import Database, sql
-from enrichment.warehouse.json_records import recordset
 from enrichment.warehouse.queue import backfills
 from enrichment.warehouse.queue import sql as statements
 from enrichment.warehouse.queue.leases import lease_lost, owner
@@ -71,17 +70,9 @@ class JobQueue:
         if not tasks:
             return set()
         with self._db.begin() as conn:
-            conn.execute(
-                sql(statements.RENEW),
-                {
-                    "jobs": [task.job_id for task in tasks],
-                    "symbols": [task.symbol for task in tasks],
-                    "workers": [task.worker_id for task in tasks],
-                    "fences": [task.fence for task in tasks],
-                    "steps": list(tasks.values()),
-                    "lease": self._lease,
-                },
-            )
+            steps = [{**owner(task), "step": step} for task, step in tasks.items()]
+            values = {**statements.STEPS.bind(steps), "lease": self._lease}
+            conn.execute(sql(statements.RENEW), values)
             jobs = {task.job_id for task in tasks}
             cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": list(jobs)}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
@@ -155,11 +146,12 @@ def complete_all(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
 
     Raises LeaseLost for the first that belongs to another worker.
     """
-    rows = recordset(
+    rows = [
         {**owner(task), "inserted": written.inserted, "updated": written.updated}
         for task, written in totals.items()
-    )
-    done = {(r.job_id, r.symbol) for r in conn.execute(sql(statements.COMPLETE), {"rows": rows})}
+    ]
+    completed = conn.execute(sql(statements.COMPLETE), statements.TOTALS.bind(rows))
+    done = {(row.job_id, row.symbol) for row in completed}
     for task in totals:
         if (task.job_id, task.symbol) not in done:
             raise lease_lost(task)

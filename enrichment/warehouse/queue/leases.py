@@ -9,11 +9,15 @@ from sqlalchemy import Connection, text
 from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import Task
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.json_records import recordset
+from enrichment.warehouse.rows import JsonRows
 
 OWNED = (
     "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
     " AND status = 'in_progress'"
+)
+OWNERS = JsonRows("owners", "job_id uuid, symbol text, worker text, fence bigint")
+OWNED_BY = (
+    "(i.job_id, i.symbol, i.worker_id, i.fence) = ({0}.job_id, {0}.symbol, {0}.worker, {0}.fence)"
 )
 
 
@@ -43,15 +47,12 @@ def assert_owned(conn: Connection, task: Task) -> None:
 def select_owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
     """Lock the items for this transaction; those whose worker and fence still match."""
     by_key = {(task.job_id, task.symbol): task for task in tasks}
-    rows = recordset(owner(task) for task in tasks)
-    return {by_key[row.job_id, row.symbol] for row in conn.execute(sql(_OWNED), {"rows": rows})}
+    rows = conn.execute(sql(_LOCK_OWNED), OWNERS.bind([owner(task) for task in tasks]))
+    return {by_key[row.job_id, row.symbol] for row in rows}
 
 
-_OWNED = """
+_LOCK_OWNED = f"""
 SELECT i.job_id, i.symbol
-FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-    AS r (job_id uuid, symbol text, worker text, fence bigint)
-JOIN enrichment_job_items i
-    ON (i.job_id, i.symbol, i.worker_id, i.fence) = (r.job_id, r.symbol, r.worker, r.fence)
+FROM {OWNERS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("owners")}
 WHERE i.status = 'in_progress' ORDER BY i.job_id, i.symbol FOR UPDATE OF i
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enrichment.warehouse.queue.leases import OWNED
+from enrichment.warehouse.queue.leases import OWNED, OWNED_BY
+from enrichment.warehouse.rows import JsonRows
 
 # A night's items arrive at once, ahead of the planner's statistics. Without the hint it would sort
 # them all at every claim; the index holds them in this order already. A job's row that is locked
@@ -45,20 +46,17 @@ SELECT * FROM claimed
 """
 
 # An item that is being stored is locked by its own transaction, for as long as that takes.
-RENEW = """
-WITH held AS (
-    SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:symbols AS text[]), CAST(:workers AS text[]),
-        CAST(:fences AS bigint[]), CAST(:steps AS text[]))
-        AS h (job_id, symbol, worker, fence, step)
-), mine AS (
-    SELECT i.job_id, i.symbol, held.step FROM enrichment_job_items i JOIN held
-        ON (i.job_id, i.symbol, i.worker_id, i.fence) =
-            (held.job_id, held.symbol, held.worker, held.fence)
+STEPS = JsonRows("steps", "job_id uuid, symbol text, worker text, fence bigint, step text")
+
+RENEW = f"""
+WITH owned AS (
+    SELECT i.job_id, i.symbol, steps.step
+    FROM {STEPS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("steps")}
     WHERE i.status = 'in_progress' FOR UPDATE OF i SKIP LOCKED
 )
 UPDATE enrichment_job_items i
-SET step = mine.step, lease_until = now() + make_interval(secs => :lease)
-FROM mine WHERE i.job_id = mine.job_id AND i.symbol = mine.symbol
+SET step = owned.step, lease_until = now() + make_interval(secs => :lease)
+FROM owned WHERE i.job_id = owned.job_id AND i.symbol = owned.symbol
 """
 
 GIVE_BACK = f"""
@@ -85,14 +83,17 @@ SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_cl
 WHERE {OWNED}
 """
 
-COMPLETE = """
+TOTALS = JsonRows(
+    "totals",
+    "job_id uuid, symbol text, worker text, fence bigint, inserted bigint, updated bigint",
+)
+
+COMPLETE = f"""
 UPDATE enrichment_job_items i
 SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
-    inserted = i.inserted + r.inserted, updated = i.updated + r.updated,
+    inserted = i.inserted + totals.inserted, updated = i.updated + totals.updated,
     completed_at = clock_timestamp()
-FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-    AS r (job_id uuid, symbol text, worker text, fence bigint, inserted bigint, updated bigint)
-WHERE (i.job_id, i.symbol, i.worker_id, i.fence) = (r.job_id, r.symbol, r.worker, r.fence)
+FROM {TOTALS.table} WHERE {OWNED_BY.format("totals")}
     AND i.status = 'in_progress'
 RETURNING i.job_id, i.symbol
 """

@@ -44,12 +44,9 @@ def deactivate(conn: Connection, symbol: str) -> bool:
 
 def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
     """Those of the symbols that are not tracked, or not active."""
-    return list(
-        conn.execute(
-            text(
-                "SELECT wanted FROM unnest(CAST(:symbols AS text[])) AS wanted"
-                " WHERE NOT EXISTS (SELECT 1 FROM tracked_symbols WHERE symbol = wanted AND active)"
-            ),
-            {"symbols": list(symbols)},
-        ).scalars()
+    active = conn.execute(
+        text("SELECT symbol FROM tracked_symbols WHERE symbol = ANY(:symbols) AND active"),
+        {"symbols": list(symbols)},
     )
+    known = set(active.scalars())
+    return [symbol for symbol in symbols if symbol not in known]

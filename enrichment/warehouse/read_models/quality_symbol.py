@@ -19,8 +19,8 @@ from enrichment.pipeline.quality import Deduction, deductions
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.bars import RANGE
 from enrichment.warehouse.rows import fetch_all
-from enrichment.warehouse.series import status as standing
 from enrichment.warehouse.series.binary_copy import fetch
+from enrichment.warehouse.series.update_rows import inputs_from_json
 from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
 
 NEWEST = 20  # quarantined bars and corrections that a report lists
@@ -136,7 +136,7 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
     key = {"symbol": symbol, "timeframe": row.timeframe, "newest": NEWEST}
     names = ("completeness", "validation", "features", "freshness")
     parts = {name: getattr(row, name) for name in names}
-    evidence = None if row.evidence is None else standing.from_json(row.evidence)
+    evidence = None if row.evidence is None else inputs_from_json(row.evidence)
     return SeriesReport(
         timeframe=row.timeframe,
         status=row.status,

@@ -6,66 +6,27 @@ arrives or another source says that nobody traded. Nothing is filled with invent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
 from sqlalchemy import Connection
 
-from enrichment.domain.model import Task
-from enrichment.domain.series import SeriesUpdate
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.json_records import recordset
+from enrichment.warehouse.series import update_rows
+from enrichment.warehouse.series.update_rows import FLAGS, GAPS, QUARANTINED, WINDOWS, Batch
 
 
-def write(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> None:
-    """Replace the flags of the windows that were judged, keep quarantined bars, and bring the
-    ledger up to date.
+def write(conn: Connection, batch: Batch) -> None:
+    """Replace the flags of the windows that were validated, keep quarantined bars, and update the
+    ledger of gaps.
     """
-    values = {
-        "windows": recordset(
-            {**_key(task, enriched), "start": d.window.start, "end": d.window.end}
-            for task, enriched in series
-            for d in enriched.fetches
-            if d.replaces_findings
-        ),
-        "flags": recordset(_flags(series)),
-        "gaps": recordset(
-            {**_key(task, enriched), "ts": gap.ts, "cause": gap.cause, "error": gap.error}
-            for task, enriched in series
-            for gap in enriched.gaps
-        ),
-        "quarantined": recordset(_quarantined(series)),
+    rows = {
+        WINDOWS: update_rows.windows(batch),
+        FLAGS: update_rows.flags(batch),
+        GAPS: update_rows.gaps(batch),
+        QUARANTINED: update_rows.quarantined(batch),
     }
-    for rows, statement in _STATEMENTS:
-        if values[rows] != recordset([]):
+    values = {name: value for kind in rows for name, value in kind.bind(rows[kind]).items()}
+    for needed, statement in _STATEMENTS:
+        if rows[needed]:
             conn.execute(sql(statement), values)
-
-
-def _key(task: Task, enriched: SeriesUpdate) -> dict[str, object]:
-    return {"symbol": task.symbol, "timeframe": enriched.timeframe}
-
-
-def _flags(series: Sequence[tuple[Task, SeriesUpdate]]) -> Iterable[dict[str, object]]:
-    """A row per bar and check: where several downloads raised it, the last one's."""
-    found: dict[tuple[object, ...], dict[str, object]] = {}
-    for task, enriched in series:
-        for f in enriched.flags:
-            row = {"ts": f.ts, "check": f.check, "severity": f.severity, "detail": f.detail}
-            found[task.symbol, enriched.timeframe, f.ts, f.check] = {**_key(task, enriched), **row}
-    return found.values()
-
-
-def _quarantined(series: Sequence[tuple[Task, SeriesUpdate]]) -> Iterator[dict[str, object]]:
-    for task, enriched in series:
-        for download in enriched.fetches:
-            for q in download.validation.quarantined:
-                yield {
-                    **_key(task, enriched),
-                    "ts": q.ts,
-                    "check": q.check,
-                    "detail": q.detail,
-                    "source": download.source,
-                    "bar": dict(q.bar),
-                }
 
 
 def explain_gaps_by_outages(conn: Connection) -> int:
@@ -86,45 +47,38 @@ def confirm(
     return True
 
 
-_WINDOWS = """jsonb_to_recordset(CAST(:windows AS jsonb))
-    AS w (symbol text, timeframe text, start timestamptz, "end" timestamptz)"""
-_FLAGS = """jsonb_to_recordset(CAST(:flags AS jsonb))
-    AS r (symbol text, timeframe text, ts timestamptz, "check" text, severity text, detail text)"""
-_GAPS = """jsonb_to_recordset(CAST(:gaps AS jsonb))
-    AS r (symbol text, timeframe text, ts timestamptz, cause text, error text)"""
-
 _CLEAR_FLAGS = f"""
-DELETE FROM bar_flags f USING {_WINDOWS}
-WHERE (f.symbol, f.timeframe) = (w.symbol, w.timeframe) AND f.ts >= w.start AND f.ts < w."end"
+DELETE FROM bar_flags f USING {WINDOWS.table}
+WHERE (f.symbol, f.timeframe) = (windows.symbol, windows.timeframe)
+    AND f.ts >= window_start AND f.ts < window_end
     AND (f.symbol, f.timeframe, f.ts, f.check_name) NOT IN (
-        SELECT r.symbol, r.timeframe, r.ts, r."check" FROM {_FLAGS})
+        SELECT symbol, timeframe, ts, check_name FROM {FLAGS.table})
 """
 
 _ADD_FLAGS = f"""
-INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail) SELECT * FROM {_FLAGS}
+INSERT INTO bar_flags ({FLAGS.columns}) SELECT {FLAGS.columns} FROM {FLAGS.table}
 ON CONFLICT (symbol, timeframe, ts, check_name)
 DO UPDATE SET severity = EXCLUDED.severity, detail = EXCLUDED.detail
 """
 
-_QUARANTINE = """
-INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
-SELECT * FROM jsonb_to_recordset(CAST(:quarantined AS jsonb)) AS r (symbol text, timeframe text,
-    ts timestamptz, "check" text, detail text, source text, bar jsonb)
+_QUARANTINE = f"""
+INSERT INTO bar_quarantine ({QUARANTINED.columns})
+SELECT {QUARANTINED.columns} FROM {QUARANTINED.table}
 ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
 """
 
 _RESOLVE_GAPS = f"""
-UPDATE bar_gaps g SET resolved_at = now(), resolution = 'filled' FROM {_WINDOWS}
-WHERE (g.symbol, g.timeframe) = (w.symbol, w.timeframe) AND g.resolved_at IS NULL
-    AND g.ts >= w.start AND g.ts < w."end" AND (g.symbol, g.timeframe, g.ts) NOT IN (
-        SELECT r.symbol, r.timeframe, r.ts FROM {_GAPS})
+UPDATE bar_gaps g SET resolved_at = now(), resolution = 'filled' FROM {WINDOWS.table}
+WHERE (g.symbol, g.timeframe) = (windows.symbol, windows.timeframe) AND g.resolved_at IS NULL
+    AND g.ts >= window_start AND g.ts < window_end
+    AND (g.symbol, g.timeframe, g.ts) NOT IN (SELECT symbol, timeframe, ts FROM {GAPS.table})
 """
 
 _ADD_GAPS = f"""
-INSERT INTO bar_gaps AS g (symbol, timeframe, ts, cause, error, resolved_at, resolution)
-SELECT r.*, CASE WHEN cause = 'no_trades' THEN now() END,
+INSERT INTO bar_gaps AS g ({GAPS.columns}, resolved_at, resolution)
+SELECT {GAPS.columns}, CASE WHEN cause = 'no_trades' THEN now() END,
     CASE WHEN cause = 'no_trades' THEN 'no_trades' END
-FROM {_GAPS}
+FROM {GAPS.table}
 ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
     attempts = g.attempts + 1, tried_at = now(), error = EXCLUDED.error,
     cause = CASE WHEN EXCLUDED.cause = 'unexplained' AND g.cause <> 'failed_request'
@@ -135,11 +89,11 @@ ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
 """
 
 _STATEMENTS = (
-    ("windows", _CLEAR_FLAGS),
-    ("windows", _RESOLVE_GAPS),
-    ("flags", _ADD_FLAGS),
-    ("gaps", _ADD_GAPS),
-    ("quarantined", _QUARANTINE),
+    (WINDOWS, _CLEAR_FLAGS),
+    (WINDOWS, _RESOLVE_GAPS),
+    (FLAGS, _ADD_FLAGS),
+    (GAPS, _ADD_GAPS),
+    (QUARANTINED, _QUARANTINE),
 )
 
 _OUTAGES = """

@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS, Task
-from enrichment.domain.series import FetchResult, SeriesUpdate
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.json_records import recordset
+from enrichment.warehouse.series import update_rows
+from enrichment.warehouse.series.update_rows import COMPUTATIONS, FETCHES, Batch
 
 LOCK = 7_303_015  # of the rollups
 
 
-def write_success(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> None:
+def write_success(conn: Connection, batch: Batch) -> None:
     """A row for every fetch and one for each computation, in the transaction that stores the bars
     they speak of.
     """
-    fetched = recordset(
-        {**_key(task, enriched), **_fetched(download)}
-        for task, enriched in series
-        for download in enriched.fetches
-    )
-    computed = recordset(
-        {
-            **_key(task, enriched),
-            "bars": len(enriched.bars),
-            "features": len(enriched.features),
-            "ms": enriched.compute_ms,
-            "score": enriched.quality.score,
-        }
-        for task, enriched in series
-    )
-    conn.execute(sql(_FETCHED), {"rows": fetched})
-    conn.execute(sql(_COMPUTED), {"rows": computed})
-
-
-def _key(task: Task, enriched: SeriesUpdate) -> dict[str, Any]:
-    return {"job_id": task.job_id, "symbol": task.symbol, "timeframe": enriched.timeframe}
-
-
-def _fetched(download: FetchResult) -> dict[str, Any]:
-    fetched = download.fetched
-    return {
-        "success": download.failure is None,
-        "source": fetched.source if fetched else None,
-        "requests": fetched.requests if fetched else None,
-        "bars": len(fetched.bars) if fetched else 0,
-        "ms": download.milliseconds,
-        "start": download.window.start,
-        "end": download.window.end,
-        "adjusted": fetched.adjusted if fetched else None,
-        "quota": fetched.quota_remaining if fetched else None,
-        "error": download.failure,
-    }
+    conn.execute(sql(_FETCHED), FETCHES.bind(update_rows.fetches(batch)))
+    conn.execute(sql(_COMPUTED), COMPUTATIONS.bind(update_rows.computations(batch)))
 
 
 def write_failure(
@@ -96,19 +58,13 @@ def roll_up(conn: Connection) -> None:
         conn.execute(sql(_ROLL_UP_COMPUTATIONS), {"since": since.computations})
 
 
-_FETCHED = """
-INSERT INTO enrichment_fetch_log (job_id, symbol, timeframe, source, success, requests, bars,
-    duration_ms, window_start, window_end, adjusted, quota_remaining, error)
-SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (job_id uuid, symbol text,
-    timeframe text, source text, success boolean, requests integer, bars integer, ms float8,
-    start timestamptz, "end" timestamptz, adjusted boolean, quota integer, error text)
+_FETCHED = f"""
+INSERT INTO enrichment_fetch_log ({FETCHES.columns}) SELECT {FETCHES.columns} FROM {FETCHES.table}
 """
 
-_COMPUTED = """
-INSERT INTO enrichment_compute_log
-    (job_id, symbol, timeframe, bars, features, duration_ms, quality_score, success)
-SELECT *, true FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (job_id uuid, symbol text,
-    timeframe text, bars integer, features integer, ms float8, score float8)
+_COMPUTED = f"""
+INSERT INTO enrichment_compute_log ({COMPUTATIONS.columns})
+SELECT {COMPUTATIONS.columns} FROM {COMPUTATIONS.table}
 """
 
 _FETCH_FAILED = """

@@ -42,7 +42,7 @@ def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> l
 
     feature_set: of this version; a series whose values are another one's is not complete.
     """
-    rows = ({"n": n, "symbol": key[0], "timeframe": key[1]} for n, key in enumerate(keys))
+    rows = [{"n": n, "symbol": key[0], "timeframe": key[1]} for n, key in enumerate(keys)]
     values = {**_KEYS.bind(rows), "overlap": OVERLAP - 1}
     found = {row.n: _snapshot(row, feature_set) for row in conn.execute(sql(_SNAPSHOTS), values)}
     return [found.get(n) or SeriesSnapshot() for n in range(len(keys))]
@@ -50,7 +50,7 @@ def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> l
 
 def read_tails(conn: Connection, requests: Sequence[TailRequest]) -> list[StoredTail]:
     """The tail that each request asks for."""
-    values = _REQUESTS.bind({"n": n, **asdict(request)} for n, request in enumerate(requests))
+    values = _REQUESTS.bind([{"n": n, **asdict(request)} for n, request in enumerate(requests)])
     names, not_null = ("n", *COLUMNS[1:]), ("n", *REQUIRED)
     ts, columns = _sorted(*fetch(conn, _TAILS, values, names, not_null=not_null, order=None))
     edges = np.searchsorted(columns["n"], np.arange(len(requests) + 1))
@@ -122,7 +122,7 @@ def _timestamps(moments: Sequence[datetime]) -> Timestamps:
 
 _OF_SERIES = "symbol = keys.symbol AND timeframe = keys.timeframe"
 
-_KEYS = JsonRows("keys", n="integer", symbol="text", timeframe="text")
+_KEYS = JsonRows("keys", "n integer, symbol text, timeframe text")
 
 _SNAPSHOTS = f"""
 SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.adjusted, s.feature_set,
@@ -157,7 +157,7 @@ _LISTED = ", ".join(COLUMNS)
 _WHOLE = f"SELECT {_LISTED} FROM bars WHERE symbol = :symbol AND timeframe = :timeframe"
 
 _REQUESTS = JsonRows(
-    "keys", n="integer", symbol="text", timeframe="text", since="timestamptz", lookback="integer"
+    "keys", "n integer, symbol text, timeframe text, since timestamptz, lookback integer"
 )
 
 _TAILS = f"""
