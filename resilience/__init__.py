@@ -1,4 +1,4 @@
-"""Resilience for calls that fail, stall or are limited: breaker, limiter, retry, bulkhead.
+"""Circuit breaker, rate limiter, retry and bulkhead for calls of unreliable services.
 
 >>> from resilience import init_resilience_manager
 >>> manager = init_resilience_manager()
@@ -12,7 +12,7 @@
 """
 
 from resilience.bulkhead import Bulkhead, BulkheadStatus, remaining
-from resilience.circuit_breaker import CircuitBreaker, CircuitBreakerStatus, State
+from resilience.circuit_breaker import CircuitBreaker, CircuitBreakerStatus, Mode, State
 from resilience.clock import Sleeper
 from resilience.errors import (
     BulkheadFull,
@@ -29,18 +29,26 @@ from resilience.events import (
     RetriesStopped,
     RetryScheduled,
     SharedLimitChanged,
+    SharedState,
     SlotOverrun,
     StateChanged,
 )
 from resilience.manager import ResilienceManager, init_resilience_manager
 from resilience.pattern import Status
 from resilience.pipeline import Pipeline
-from resilience.publishing import CommandSource, OperatorCommand, Snapshot, StatusPublisher
+from resilience.publishing import (
+    BreakerAction,
+    CommandSource,
+    OperatorCommand,
+    Snapshot,
+    StatusPublisher,
+)
 from resilience.rate_limiter import RateLimiter, RateLimiterStatus
 from resilience.retry import RetryPolicy, RetryStatus, retry_after_of
 from resilience.shared_limit import Reservation, SharedLimiter
 
 __all__ = [
+    "BreakerAction",
     "Bulkhead",
     "BulkheadFull",
     "BulkheadStatus",
@@ -52,6 +60,7 @@ __all__ = [
     "Event",
     "LimiterPaused",
     "Listener",
+    "Mode",
     "OperatorCommand",
     "Pipeline",
     "RateLimited",
@@ -66,6 +75,7 @@ __all__ = [
     "RetryStatus",
     "SharedLimitChanged",
     "SharedLimiter",
+    "SharedState",
     "Sleeper",
     "SlotOverrun",
     "Snapshot",

@@ -1,8 +1,12 @@
-"""Bulkhead: at most `max_concurrent` calls at a time, in the caller's own thread.
+"""Bulkhead: at most `max_concurrent` calls at a time, each in its caller's thread.
 
-One time budget runs from entry. Waiting for a slot uses it up first, and the function may ask
-`remaining()` for the timeout of its own I/O. A thread can't be killed: a call that overruns is
-counted and keeps its slot until it ends. Source: M. Nygard, "Release It!".
+One timeout covers waiting for a slot and running. The function can use `remaining()` as the timeout
+of its own I/O: a thread can't be killed, so a call that overruns the timeout is counted and keeps
+its slot until it ends. Source: M. Nygard, "Release It!".
+
+>>> bulkhead = Bulkhead("vendor", max_concurrent=2)
+>>> bulkhead.execute(lambda: bulkhead.status().available_slots)
+1
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from functools import partial
 from types import CoroutineType
 from typing import ClassVar, NoReturn, Protocol
 
-from resilience.checks import span, whole
+from resilience.checks import duration_ns, whole_number
 from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import BulkheadFull
 from resilience.events import SlotOverrun
@@ -27,19 +31,16 @@ from resilience.pattern import P, Pattern, Status, T, await_result, reject_corou
 
 
 class Signal(Protocol):
-    """What a waiting thread blocks on; threading.Event fits."""
+    """What a waiting thread blocks on, such as threading.Event."""
 
-    def set(self) -> None:
-        """Wake the waiting thread."""
+    def set(self) -> None: ...
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until set, for `timeout` seconds at most."""
-        ...
+    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class BulkheadStatus(Status):
-    """overrun_count: calls that ended late; overdue_count: calls that are late and still run."""
+    """State of a bulkhead."""
 
     kind: ClassVar[str] = "bulkhead"
     max_concurrent: int
@@ -48,52 +49,59 @@ class BulkheadStatus(Status):
     rejected_count: int
     waiting_count: int
     overrun_count: int
+    """Calls that ended after their timeout."""
     overdue_count: int
+    """Calls that still run after their timeout."""
 
 
-class _Hold:
-    """One caller's budget; `outer` is the one it is nested in."""
+class _Caller:
+    """One call's deadline (ns) and its place in the queue. `outer` is the call it is nested in."""
 
     __slots__ = ("bulkhead", "deadline", "outer", "wake")
 
-    def __init__(self, bulkhead: Bulkhead, deadline: int, outer: _Hold | None) -> None:
+    def __init__(self, bulkhead: Bulkhead, deadline: int, outer: _Caller | None) -> None:
         self.bulkhead, self.deadline, self.outer = bulkhead, deadline, outer
-        self.wake: Callable[[], object] | None = None  # set once it has queued
+        self.wake: Callable[[], object] | None = None  # set when it starts waiting
 
 
-class _Thread(threading.local):
-    hold: _Hold | None = None
+class _ThreadLocal(threading.local):
+    caller: _Caller | None = None
 
 
-# Plain calls nest by thread and coroutines by task; a context variable costs a plain call too much.
-_thread = _Thread()
-_task: ContextVar[_Hold | None] = ContextVar("resilience_bulkhead", default=None)
+# Nesting is by thread or by task; for plain calls a context variable would be too slow.
+_thread_local = _ThreadLocal()
+_task_caller: ContextVar[_Caller | None] = ContextVar("resilience_bulkhead", default=None)
 
 
 def remaining() -> float | None:
-    """Seconds left of the budget that the caller runs under (0 when used up), or None.
+    """Seconds left until the timeout of the calling function's bulkhead; 0 when it has passed.
 
-    Nested budgets count together: the least of them is what is left.
+    The least of several nested bulkheads; None outside any.
     """
-    return min((hold.bulkhead.seconds_to(hold.deadline) for hold in _held()), default=None)
+    return min((c.bulkhead.seconds_to(c.deadline) for c in _enclosing_callers()), default=None)
 
 
-def _held() -> Iterator[_Hold]:
-    """Holds that the caller runs under; a task may have outlived those it inherited."""
-    for hold in (_thread.hold, _task.get()):
-        while hold is not None:
-            if hold.bulkhead.holds(hold):
-                yield hold
-            hold = hold.outer
+def _enclosing_callers() -> Iterator[_Caller]:
+    """The calls that the current code is nested in, except those that have ended."""
+    for caller in (_thread_local.caller, _task_caller.get()):
+        while caller is not None:
+            if caller.bulkhead.has_slot(caller):
+                yield caller
+            caller = caller.outer
 
 
 class Bulkhead(Pattern):
-    """Limits concurrency; waiters are served in order of arrival.
+    """Limits concurrency; slots are given in order of arrival.
 
-    timeout: seconds from entry for waiting and running together; a slot that does not come
-        free in that time is BulkheadFull. max_queue: waiters at most (None: no limit).
-    A nested call on a full bulkhead is BulkheadFull at once, as waiting might never end.
-    event: makes the object that a waiting thread blocks on.
+    A nested call on a full bulkhead is rejected at once, since waiting could deadlock.
+
+    Args:
+        name: of the bulkhead.
+        max_concurrent: number of slots.
+        timeout: seconds for waiting and running together.
+        max_queue: maximum number of waiting calls; None for no limit.
+        clock, wall_clock: see `resilience.clock`.
+        event: creates what a waiting thread blocks on.
     """
 
     kind = "bulkhead"
@@ -110,26 +118,28 @@ class Bulkhead(Pattern):
         event: Callable[[], Signal] = threading.Event,
     ) -> None:
         super().__init__(name, clock, wall_clock)
-        self.max_concurrent = whole("max_concurrent", max_concurrent)
-        self._timeout = span("timeout", timeout)
-        self._max_queue = None if max_queue is None else whole("max_queue", max_queue, least=0)
+        self.max_concurrent = whole_number("max_concurrent", max_concurrent)
+        self._timeout_ns = duration_ns("timeout", timeout)
+        self._max_queue = (
+            None if max_queue is None else whole_number("max_queue", max_queue, minimum=0)
+        )
         self._event = event
-        self._active: set[_Hold] = set()
-        self._waiters: deque[_Hold] = deque()
+        self._active: set[_Caller] = set()
+        self._waiters: deque[_Caller] = deque()
         self._rejected = self._overruns = 0
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` in a slot, or raise BulkheadFull."""
-        outer = _thread.hold
-        hold = _Hold(self, self._clock() + self._timeout, outer)
+        """Run `fn` in a slot. Raises BulkheadFull if none is free in time."""
+        outer = _thread_local.caller
+        caller = _Caller(self, self._clock() + self._timeout_ns, outer)
         try:
-            if not self._enter(hold):
-                self._wait(hold)
-            _thread.hold = hold
+            if not self._enter(caller):
+                self._wait(caller)
+            _thread_local.caller = caller
             result = fn(*args, **kwargs)
         finally:
-            _thread.hold = outer
-            self._leave(hold)
+            _thread_local.caller = outer
+            self._leave(caller)
         if type(result) is CoroutineType:
             reject_coroutine(fn, result)
         return result
@@ -137,30 +147,30 @@ class Bulkhead(Pattern):
     async def execute_async(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Await `fn` in a slot, or raise BulkheadFull; an overrun is not cancelled either."""
-        outer = _task.get()
-        while outer is not None and not outer.bulkhead.holds(outer):
+        """Await `fn` in a slot. Raises BulkheadFull; an overrun is not cancelled either."""
+        outer = _task_caller.get()
+        while outer is not None and not outer.bulkhead.has_slot(outer):
             outer = outer.outer
-        hold = _Hold(self, self._clock() + self._timeout, outer)
+        caller = _Caller(self, self._clock() + self._timeout_ns, outer)
         try:
-            if not self._enter(hold):
-                await self._wait_async(hold)
-            _task.set(hold)
+            if not self._enter(caller):
+                await self._wait_async(caller)
+            _task_caller.set(caller)
             return await await_result(fn, *args, **kwargs)
         finally:
-            _task.set(outer)
-            self._leave(hold)
+            _task_caller.set(outer)
+            self._leave(caller)
 
     def reset(self) -> None:
-        """Zero the counts; callers keep their slots."""
+        """Zero the counts; running calls keep their slots."""
         with self._lock:
             self._rejected = self._overruns = 0
 
     def status(self) -> BulkheadStatus:
-        """The state now."""
+        """The current state."""
         with self._lock:
-            now, holds = self._clock(), tuple(self._active)
-            active = min(len(holds), self.max_concurrent)
+            now, callers = self._clock(), tuple(self._active)
+            active = min(len(callers), self.max_concurrent)
             return BulkheadStatus(
                 name=self.name,
                 max_concurrent=self.max_concurrent,
@@ -169,119 +179,119 @@ class Bulkhead(Pattern):
                 rejected_count=self._rejected,
                 waiting_count=len(self._waiters),
                 overrun_count=self._overruns,
-                overdue_count=sum(now > hold.deadline for hold in holds),
+                overdue_count=sum(now > caller.deadline for caller in callers),
             )
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._active = {hold for hold in _held() if hold.bulkhead is self}
+        self._active = {caller for caller in _enclosing_callers() if caller.bulkhead is self}
         self._waiters.clear()
 
     def seconds_to(self, deadline: int) -> float:
-        """Seconds until `deadline` (ns) on this bulkhead's clock; 0 when past."""
+        """Seconds until `deadline` (ns of this bulkhead's clock); 0 when it has passed."""
         return to_seconds(deadline - self._clock())
 
-    def holds(self, hold: _Hold) -> bool:
-        """Whether `hold` has a slot at present."""
-        return hold in self._active
+    def has_slot(self, caller: _Caller) -> bool:
+        """Whether the call has a slot."""
+        return caller in self._active
 
-    # Being in `_active` is having a slot. Who adds itself and then counts no more than the limit
-    # keeps it; set operations are atomic, so the last of too many always sees the excess and
-    # steps back into the queue, where the lock decides. The usual call needs no lock.
+    # A call has a slot while it is in `_active`. It adds itself without the lock and keeps the slot
+    # if the set is not too large then. Set operations are atomic, so at least the last of too many
+    # calls sees the excess; it removes itself and waits in the queue, which the lock guards.
 
-    def _enter(self, hold: _Hold) -> bool:
+    def _enter(self, caller: _Caller) -> bool:
         if self._waiters:
             return False
-        self._active.add(hold)
+        self._active.add(caller)
         if len(self._active) <= self.max_concurrent:
             return True
-        self._active.discard(hold)
+        self._active.discard(caller)
         return False
 
-    def _queue(self, hold: _Hold, wake: Callable[[], object]) -> bool:
-        """Whether a slot came free meanwhile; if not, the caller is in the queue now."""
-        hold.wake = wake
-        nested = any(outer.bulkhead is self for outer in _held())
-        obstacle = None
+    def _enqueue(self, caller: _Caller, wake: Callable[[], object]) -> bool:
+        """Add a call to the queue. Returns True if it has got a slot meanwhile."""
+        caller.wake = wake
+        nested = any(outer.bulkhead is self for outer in _enclosing_callers())
+        reason = None
         with self._lock:
-            self._waiters.append(hold)
-            heirs = self._promote()
-            if hold not in self._active:
-                obstacle = self._obstacle(nested)
-        self._wake(heirs)
-        if obstacle:
-            self._reject(obstacle)
-        return hold in heirs
+            self._waiters.append(caller)
+            promoted = self._promote()
+            if caller not in self._active:
+                reason = self._rejection_reason(nested)
+        self._wake(promoted)
+        if reason:
+            self._reject(reason)
+        return caller in promoted
 
-    def _promote(self) -> list[_Hold]:
-        heirs = []
+    def _promote(self) -> list[_Caller]:
+        promoted = []
         while self._waiters:
             self._active.add(self._waiters[0])
             if len(self._active) > self.max_concurrent:
                 self._active.discard(self._waiters[0])
                 break
-            heirs.append(self._waiters.popleft())
-        return heirs
+            promoted.append(self._waiters.popleft())
+        return promoted
 
-    def _obstacle(self, nested: bool) -> str | None:
+    def _rejection_reason(self, nested: bool) -> str | None:
         if nested:
-            return "a nested call can't wait for its own caller"
+            return "a nested call can't wait for its own caller's slot"
         if self._max_queue is not None and len(self._waiters) > self._max_queue:
-            return f"{self._max_queue} callers are waiting already"
+            return f"{self._max_queue} calls are waiting already"
         return None
 
-    def _wait(self, hold: _Hold) -> None:
+    def _wait(self, caller: _Caller) -> None:
         event = self._event()
-        if not self._queue(hold, event.set):
-            event.wait(self.seconds_to(hold.deadline))
-            self._confirm(hold)
+        if not self._enqueue(caller, event.set):
+            event.wait(self.seconds_to(caller.deadline))
+            self._reject_if_waiting(caller)
 
-    async def _wait_async(self, hold: _Hold) -> None:
+    async def _wait_async(self, caller: _Caller) -> None:
         event = asyncio.Event()
         wake = partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
-        if not self._queue(hold, wake):
+        if not self._enqueue(caller, wake):
             with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), self.seconds_to(hold.deadline))
-            self._confirm(hold)
+                await asyncio.wait_for(event.wait(), self.seconds_to(caller.deadline))
+            self._reject_if_waiting(caller)
 
-    def _confirm(self, hold: _Hold) -> None:
+    def _reject_if_waiting(self, caller: _Caller) -> None:
         with self._lock:
-            granted = hold not in self._waiters
+            granted = caller not in self._waiters
         if not granted:
-            self._reject("no slot came free in time")
+            self._reject("no slot was free in time")
 
     def _reject(self, reason: str) -> NoReturn:
         with self._lock:
             self._rejected += 1
-        self._announce_rejection(None)
+        self._notify_rejection(None)
         raise BulkheadFull(self.name, self.max_concurrent, reason)
 
-    def _leave(self, hold: _Hold) -> None:
-        """Free the slot for the longest waiter; also right for a caller that never got one."""
-        if hold.wake is not None:
-            self._withdraw(hold)  # first, or it could still be given a slot that nobody frees
-        late = self._clock() - hold.deadline if hold in self._active else 0
-        self._active.discard(hold)
+    def _leave(self, caller: _Caller) -> None:
+        """Free the slot for the next waiting call; also for a call that has got none."""
+        if caller.wake is not None:
+            self._dequeue(caller)  # first, or it could be given a slot that is never freed
+        late = self._clock() - caller.deadline if caller in self._active else 0
+        self._active.discard(caller)
         if self._waiters:
-            self._serve()
+            self._promote_waiters()
         if late > 0:
             with self._lock:
                 self._overruns += 1
             self._listeners.notify(SlotOverrun(self.name, self._wall_clock(), to_seconds(late)))
 
-    def _withdraw(self, hold: _Hold) -> None:
+    def _dequeue(self, caller: _Caller) -> None:
         with self._lock, suppress(ValueError):
-            self._waiters.remove(hold)
+            self._waiters.remove(caller)
 
-    def _serve(self) -> None:
+    def _promote_waiters(self) -> None:
         with self._lock:
-            heirs = self._promote()
-        self._wake(heirs)
+            promoted = self._promote()
+        self._wake(promoted)
 
-    def _wake(self, heirs: list[_Hold]) -> None:
-        for heir in heirs:
+    def _wake(self, promoted: list[_Caller]) -> None:
+        for caller in promoted:
             try:
-                if heir.wake is not None:
-                    heir.wake()
-            except RuntimeError:  # its event loop is gone: the slot goes to the next
-                self._leave(heir)
+                if caller.wake is not None:
+                    caller.wake()
+            except RuntimeError:  # its event loop is closed: free the slot for the next one
+                self._leave(caller)

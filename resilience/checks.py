@@ -1,4 +1,10 @@
-"""Argument checks whose messages say what is allowed."""
+"""Checks of arguments.
+
+>>> whole_number("rate", 0)
+Traceback (most recent call last):
+    ...
+ValueError: rate must be a whole number of at least 1, got 0
+"""
 
 from __future__ import annotations
 
@@ -7,29 +13,38 @@ import math
 from resilience.clock import to_ns
 
 
-def number(what: str, value: float, *, above: float | None = None, most: float = math.inf) -> float:
-    """`value`, if finite and 0 ≤ value (or above < value) ≤ most; else ValueError saying so."""
-    fine = isinstance(value, int | float) and math.isfinite(value) and value <= most
-    if fine and (value >= 0 if above is None else value > above):
+def finite_number(
+    name: str, value: float, *, above: float | None = None, maximum: float = math.inf
+) -> float:
+    """`value` if it is finite, at most `maximum`, and above `above` or (None) at least 0.
+
+    Raises:
+        ValueError: it is not; the message says what is allowed.
+    """
+    valid = isinstance(value, int | float) and math.isfinite(value) and value <= maximum
+    if valid and (value >= 0 if above is None else value > above):
         return value
-    allowed = "at least 0" if above is None else f"above {above:g}"
-    upper = "" if most == math.inf else f" and at most {most:g}"
-    raise ValueError(f"{what} must be a finite number {allowed}{upper}, got {value!r}")
+    lower = "at least 0" if above is None else f"above {above:g}"
+    upper = "" if maximum == math.inf else f" and at most {maximum:g}"
+    raise ValueError(f"{name} must be a finite number {lower}{upper}, got {value!r}")
 
 
-def whole(what: str, value: int, least: int = 1, most: float = math.inf) -> int:
-    """`value` as int, if it is whole and in the range; else ValueError saying so."""
-    if isinstance(value, int | float) and value % 1 == 0 and least <= value <= most:
+def whole_number(name: str, value: int, minimum: int = 1) -> int:
+    """`value` as int if it is whole and at least `minimum`.
+
+    Raises:
+        ValueError: it is not; the message says what is allowed.
+    """
+    if isinstance(value, int | float) and value % 1 == 0 and value >= minimum:
         return int(value)
-    upper = "" if most == math.inf else f" and at most {most:g}"
-    raise ValueError(f"{what} must be a whole number of at least {least}{upper}, got {value!r}")
+    raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
 
 
-def span(what: str, seconds: float) -> int:
-    """A length of time above 0 s, in ns (at least one)."""
-    return max(1, to_ns(number(what, seconds, above=0)))
+def duration_ns(name: str, seconds: float) -> int:
+    """Seconds above 0 as nanoseconds, at least 1."""
+    return max(1, to_ns(finite_number(name, seconds, above=0)))
 
 
-def optional_span(what: str, seconds: float | None) -> int | None:
-    """`span`, or None for None."""
-    return None if seconds is None else span(what, seconds)
+def optional_duration_ns(name: str, seconds: float | None) -> int | None:
+    """Like `duration_ns`; None for None."""
+    return None if seconds is None else duration_ns(name, seconds)

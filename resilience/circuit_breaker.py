@@ -1,10 +1,17 @@
-"""Circuit breaker: stop calling what is failing, probe it later.
+"""Circuit breaker: rejects calls to a failing service and probes it later.
 
-closed     outcomes go into a sliding window; it trips when failures / outcomes ≥ threshold
+closed     outcomes enter a sliding window; it opens when failures / outcomes ≥ threshold
 open       every call is rejected until `recovery_timeout` has passed
-half_open  exactly `half_open_calls` probes; a failure reopens, that many successes close
+half_open  at most `half_open_calls` probes; a failure reopens it, that many successes close it
 
 Sources: M. Nygard, "Release It!"; rates as in resilience4j; generations as in sony/gobreaker.
+
+>>> breaker = CircuitBreaker("polygon_api")
+>>> breaker.force_open()
+>>> breaker.execute(len, "abc")
+Traceback (most recent call last):
+    ...
+resilience.errors.CircuitOpen: circuit 'polygon_api' is open
 """
 
 from __future__ import annotations
@@ -15,9 +22,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import CoroutineType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from resilience.checks import number, optional_span, span, whole
+from resilience.checks import duration_ns, finite_number, optional_duration_ns, whole_number
 from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import CircuitOpen, ResilienceError
 from resilience.events import StateChanged
@@ -36,20 +43,28 @@ from resilience.window import CountWindow, TimeWindow
 
 
 class State(StrEnum):
-    """The three states of a breaker."""
+    """State of a circuit breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
-Mode = Literal["auto", "forced_open", "disabled"]
-Permit = tuple[int, int | None]  # generation; for a probe, when it was admitted (ns)
+class Mode(StrEnum):
+    """Whether the state follows the outcomes of calls or was set by an operator."""
+
+    AUTO = "auto"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+
+
+Permit = tuple[int, int | None]
+"""The generation and, for a probe, the time when it was admitted (ns)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerStatus(Status):
-    """Counts and rates are of the window; rates are fractions from 0 to 1."""
+    """State of a circuit breaker; counts and rates (0 to 1) are those of the window."""
 
     kind: ClassVar[str] = "circuit_breaker"
     state: State
@@ -69,13 +84,23 @@ class CircuitBreakerStatus(Status):
 class CircuitBreaker(Pattern):
     """Rejects calls with CircuitOpen while the failure rate is too high.
 
-    failure_threshold: fraction that trips, from min(minimum_calls, window_size) outcomes on.
-    recovery_timeout: seconds to the first probe; half_open_timeout (the same): until it is lost.
-    window_size: outcomes in the window; window_seconds: use the last seconds instead.
-    slow_call_seconds: calls of at least this duration are slow; slow_call_threshold is
-        their fraction that trips. Around a limiter the duration includes waiting for it.
-    record: errors that are failures (others are successes); ignore: errors that count as
-        nothing; exception classes or a predicate. record_result: predicate of failed results.
+    Args:
+        name: of the breaker.
+        failure_threshold: failure rate, above 0 and at most 1, that opens it.
+        recovery_timeout: seconds from opening to the first probe.
+        window_size: number of outcomes in the window.
+        window_seconds: use a window over this time instead.
+        minimum_calls: outcomes required before it can open (at most `window_size`).
+        half_open_calls: concurrent probes, and successes required to close.
+        half_open_timeout: seconds after which a running probe reopens it; None for
+            `recovery_timeout`.
+        slow_call_seconds: calls that take at least this long are slow; includes the wait of a rate
+            limiter inside the breaker.
+        slow_call_threshold: rate of slow calls that opens it.
+        record: errors that are failures; others are successes. Exception classes or a predicate.
+        ignore: errors that are neither. Exception classes or a predicate.
+        record_result: predicate of returned values that are failures.
+        clock, wall_clock: see `resilience.clock`.
     """
 
     kind = "circuit_breaker"
@@ -100,26 +125,30 @@ class CircuitBreaker(Pattern):
         wall_clock: WallClock = utc_now,
     ) -> None:
         super().__init__(name, clock, wall_clock)
-        self._threshold = number("failure_threshold", failure_threshold, above=0, most=1)
-        self._recovery = span("recovery_timeout", recovery_timeout)
-        self._size = whole("window_size", window_size)
-        self._span = optional_span("window_seconds", window_seconds)
-        least = whole("minimum_calls", minimum_calls)
-        self._minimum = least if self._span else min(least, self._size)
-        self._probe_calls = whole("half_open_calls", half_open_calls)
-        self._patience = optional_span("half_open_timeout", half_open_timeout) or self._recovery
-        self._slow = optional_span("slow_call_seconds", slow_call_seconds)
-        self._slow_threshold = number("slow_call_threshold", slow_call_threshold, above=0, most=1)
-        self._timed = self._slow is not None or self._span is not None
-        self._recorded, self._ignored = matcher(record), matcher(ignore)
+        self._threshold = finite_number("failure_threshold", failure_threshold, above=0, maximum=1)
+        self._recovery_ns = duration_ns("recovery_timeout", recovery_timeout)
+        self._window_size = whole_number("window_size", window_size)
+        self._window_ns = optional_duration_ns("window_seconds", window_seconds)
+        minimum = whole_number("minimum_calls", minimum_calls)
+        self._minimum = minimum if self._window_ns else min(minimum, self._window_size)
+        self._half_open_calls = whole_number("half_open_calls", half_open_calls)
+        self._probe_timeout = (
+            optional_duration_ns("half_open_timeout", half_open_timeout) or self._recovery_ns
+        )
+        self._slow_ns = optional_duration_ns("slow_call_seconds", slow_call_seconds)
+        self._slow_threshold = finite_number(
+            "slow_call_threshold", slow_call_threshold, above=0, maximum=1
+        )
+        self._timed = self._slow_ns is not None or self._window_ns is not None
+        self._is_failure, self._is_ignored = matcher(record), matcher(ignore)
         self._record_result = record_result
-        self._generation = self._opened = 0
+        self._generation = self._opened_ns = 0
         self._window: CountWindow | TimeWindow
         self._clear()
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn`, or raise CircuitOpen. `fn`'s own error surfaces, also when it trips."""
-        permit = self._ready or self._admit()
+        """Run `fn`, or raise CircuitOpen. The call that opens the breaker raises its own error."""
+        permit = self._closed_permit or self._acquire_permit()
         started = self._clock() if self._timed else 0
         try:
             result = fn(*args, **kwargs)
@@ -127,49 +156,49 @@ class CircuitBreaker(Pattern):
                 reject_coroutine(fn, result)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
-            self._settle_error(permit, started, error)
+            self._record_error(permit, started, error)
             raise
-        self._settle(permit, started, failed)
+        self._record_outcome(permit, started, failed)
         return result
 
     async def execute_async(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Await `fn`, or raise CircuitOpen; cancellation records nothing."""
-        permit = self._ready or self._admit()
+        """Await `fn`, or raise CircuitOpen. A cancellation is not recorded."""
+        permit = self._closed_permit or self._acquire_permit()
         started = self._clock() if self._timed else 0
         try:
             result = await await_result(fn, *args, **kwargs)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
-            self._settle_error(permit, started, error)
+            self._record_error(permit, started, error)
             raise
-        self._settle(permit, started, failed)
+        self._record_outcome(permit, started, failed)
         return result
 
     def force_open(self) -> None:
-        """Reject every call, whatever the timers say, until `reset` or `disable`."""
-        self._override("forced_open", State.OPEN)
+        """Reject every call until `reset` or `disable`; timers do not apply."""
+        self._override(Mode.FORCED_OPEN, State.OPEN)
 
     def disable(self) -> None:
-        """Let every call through and record nothing, until `reset` or `force_open`."""
-        self._override("disabled", State.CLOSED)
+        """Allow every call and record nothing until `reset` or `force_open`."""
+        self._override(Mode.DISABLED, State.CLOSED)
 
     def reset(self) -> None:
-        """Close, end a forced state, forget outcomes and errors."""
+        """Close, return to automatic mode and clear outcomes and errors."""
         with self._lock:
             before = self._state, self._mode
             self._clear()
-            if before != (State.CLOSED, "auto"):
-                self._announce(before[0], "reset")
-        self._flush()
+            if before != (State.CLOSED, Mode.AUTO):
+                self._add_transition(before[0], "reset")
+        self._deliver_events()
 
     def status(self) -> CircuitBreakerStatus:
-        """The state now; reading it ages the window and moves due timers."""
+        """The current state, after expiring outcomes and applying timers."""
         last_error = safe_repr(self._last_error)
         with self._lock:
             now = self._clock()
-            self._advance(now)
+            self._apply_timers(now)
             window = self._window
             window.expire(now)
             status = CircuitBreakerStatus(
@@ -187,123 +216,136 @@ class CircuitBreaker(Pattern):
                 last_error=last_error,
                 generation=self._generation,
             )
-        self._flush()
+        self._deliver_events()
         return status
 
     def _clear(self) -> None:
-        self._mode: Mode = "auto"
+        self._mode = Mode.AUTO
         self._last_error: Exception | None = None
         self._last_failure: datetime | None = None
         self._rejected = 0
-        self._enter(State.CLOSED, 0)
+        self._set_state(State.CLOSED, 0)
 
     def _override(self, mode: Mode, state: State) -> None:
         with self._lock:
             self._mode = mode
-            self._change(state, self._clock(), mode.replace("_", " "))
-        self._flush()
+            self._transition(state, self._clock(), mode.replace("_", " "))
+        self._deliver_events()
 
-    def _enter(self, state: State, at: int) -> None:
-        """Begin a generation: permits of earlier ones no longer count."""
+    def _set_state(self, state: State, at: int) -> None:
+        """Start a generation: outcomes of permits of earlier ones are dropped."""
         self._state = state
         self._generation += 1
         self._probes: list[int] = []
         if state is State.OPEN:
-            self._opened = at
+            self._opened_ns = at
             since = timedelta(seconds=to_seconds(self._clock() - at))
             self._opened_at: datetime | None = self._wall_clock() - since
         elif state is State.CLOSED:
             self._opened_at = None
-            self._window = TimeWindow(self._span) if self._span else CountWindow(self._size)
+            self._window = (
+                TimeWindow(self._window_ns) if self._window_ns else CountWindow(self._window_size)
+            )
         else:
-            self._window = CountWindow(self._probe_calls)
-        # Read without the lock on the way in: one reference, replaced as a whole, and last.
-        self._ready: Permit | None = (self._generation, None) if state is State.CLOSED else None
-        if self._mode == "disabled":
-            self._ready = (-1, None)  # its outcome belongs to no generation
+            self._window = CountWindow(self._half_open_calls)
+        # Set last and as a whole, since `execute` reads it without the lock.
+        self._closed_permit: Permit | None = None
+        if self._mode is Mode.DISABLED:
+            self._closed_permit = (-1, None)  # of no generation, so that outcomes are dropped
+        elif state is State.CLOSED:
+            self._closed_permit = (self._generation, None)
 
-    def _change(self, state: State, at: int, reason: str) -> None:
+    def _transition(self, state: State, at: int, reason: str) -> None:
         old = self._state
-        self._enter(state, at)
-        self._announce(old, reason)
+        self._set_state(state, at)
+        self._add_transition(old, reason)
 
-    def _announce(self, old: State, reason: str) -> None:
-        self._outbox.append(
+    def _add_transition(self, old: State, reason: str) -> None:
+        self._events.append(
             StateChanged(self.name, self._wall_clock(), old, self._state, self._generation, reason)
         )
 
-    def _advance(self, now: int) -> None:
-        """Make the changes that time alone has brought, dated when they were due."""
-        if self._mode != "auto":
+    def _apply_timers(self, now: int) -> None:
+        """Make the transitions that are due, dated when they became due."""
+        if self._mode is not Mode.AUTO:
             return
-        if self._probes and now - self._probes[0] >= self._patience:
-            self._change(State.OPEN, self._probes[0] + self._patience, "probe never returned")
-        if self._state is State.OPEN and now - self._opened >= self._recovery:
-            self._change(State.HALF_OPEN, now, "recovery timeout passed")
+        if self._probes and now - self._probes[0] >= self._probe_timeout:
+            due = self._probes[0] + self._probe_timeout
+            self._transition(State.OPEN, due, "probe timed out")
+        if self._state is State.OPEN and now - self._opened_ns >= self._recovery_ns:
+            self._transition(State.HALF_OPEN, now, "recovery timeout passed")
 
-    def _admit(self) -> Permit:
+    def _acquire_permit(self) -> Permit:
         with self._lock:
             now = self._clock()
-            self._advance(now)
-            permit = self._ready or self._probe(now)
+            self._apply_timers(now)
+            permit = self._closed_permit or self._probe_permit(now)
             if permit is None:
                 self._rejected += 1
                 rejection = CircuitOpen(self.name, self._retry_after(now), self._last_error)
-        self._flush()
+        self._deliver_events()
         if permit is None:
-            self._announce_rejection(rejection.retry_after)
+            self._notify_rejection(rejection.retry_after)
             raise rejection
         return permit
 
-    def _probe(self, now: int) -> Permit | None:
-        busy = len(self._probes) + self._window.total
-        if self._state is not State.HALF_OPEN or busy >= self._probe_calls:
+    def _probe_permit(self, now: int) -> Permit | None:
+        admitted = len(self._probes) + self._window.total
+        if self._state is not State.HALF_OPEN or admitted >= self._half_open_calls:
             return None
         self._probes.append(now)
         return self._generation, now
 
     def _retry_after(self, now: int) -> float | None:
-        if self._mode != "auto":
+        if self._mode is not Mode.AUTO:
             return None
-        due = self._probes[0] + self._patience if self._probes else self._opened + self._recovery
-        return to_seconds(due - now)
+        if self._probes:
+            return to_seconds(self._probes[0] + self._probe_timeout - now)
+        return to_seconds(self._opened_ns + self._recovery_ns - now)
 
-    def _settle_error(self, permit: Permit, started: int, error: BaseException) -> None:
-        failed: bool | None = None  # gives the permit back
+    def _record_error(self, permit: Permit, started: int, error: BaseException) -> None:
+        failed: bool | None = None  # returns the permit without an outcome
         try:
             if isinstance(error, Exception) and not isinstance(error, ResilienceError):
-                failed = None if self._ignored(error) else self._recorded(error)
+                failed = None if self._is_ignored(error) else self._is_failure(error)
         finally:
-            self._settle(permit, started, failed, error)
+            self._record_outcome(permit, started, failed, error)
 
-    def _settle(self, permit: Permit, started: int, failed: bool | None, error: Any = None) -> None:
+    def _record_outcome(
+        self, permit: Permit, started: int, failed: bool | None, error: Any = None
+    ) -> None:
         now = self._clock() if self._timed else 0
-        slow = self._slow is not None and now - started >= self._slow
-        # One more success changes nothing in a full window of fast successes: no lock is needed.
+        slow = self._slow_ns is not None and now - started >= self._slow_ns
+        # Another success does not change a full window of fast successes, so no lock is needed.
         # The permit is compared last: if it is current now, it was when the window was read.
-        if self._window.saturated and failed is False and not slow and permit is self._ready:
+        if (
+            self._window.saturated
+            and failed is False
+            and not slow
+            and permit is self._closed_permit
+        ):
             return
         with self._lock:
             if permit[0] == self._generation:
                 if permit[1] is not None:
                     self._probes.remove(permit[1])
                 if failed is not None:
-                    self._judge(now, failed, slow, error)
-        if self._outbox:
-            self._flush()
+                    self._update_window(now, failed, slow, error)
+        if self._events:
+            self._deliver_events()
 
-    def _judge(self, now: int, failed: bool, slow: bool, error: Exception | None) -> None:
+    def _update_window(self, now: int, failed: bool, slow: bool, error: Exception | None) -> None:
         window, probing = self._window, self._state is State.HALF_OPEN
         window.add(now, failed, slow)
         if failed:
             self._last_error, self._last_failure = error, self._wall_clock()
         if failed and probing:
-            self._change(State.OPEN, self._clock(), "probe failed")
-        elif window.total < (self._probe_calls if probing else self._minimum):
+            self._transition(State.OPEN, self._clock(), "probe failed")
+        elif window.total < (self._half_open_calls if probing else self._minimum):
             return
         elif window.failures / window.total >= self._threshold:
-            self._change(State.OPEN, self._clock(), "failure rate")
+            self._transition(State.OPEN, self._clock(), "failure rate")
         elif window.slow / window.total >= self._slow_threshold:
-            self._change(State.OPEN, self._clock(), "slow call rate")
+            self._transition(State.OPEN, self._clock(), "slow call rate")
         elif probing:
-            self._change(State.CLOSED, self._clock(), "probes succeeded")
+            self._transition(State.CLOSED, self._clock(), "probes succeeded")

@@ -1,9 +1,12 @@
-"""Time as an argument: the seams that every pattern takes as keywords, with real defaults.
+"""Clocks, sleeping and random numbers that every pattern takes as keyword arguments.
 
-clock        monotonic nanoseconds; all logic runs on it
-wall_clock   aware UTC datetime; for display only
-sleep        blocks for seconds; `async_sleep` awaits them
+clock        monotonic nanoseconds, which all logic runs on
+wall_clock   timezone-aware UTC datetime, for display only
+sleep        blocks for some seconds; `async_sleep` awaits them
 rng          uniform float in [0, 1)
+
+>>> to_ns(1.5), to_seconds(1_500_000_000)
+(1500000000, 1.5)
 """
 
 from __future__ import annotations
@@ -25,58 +28,58 @@ AsyncSleep = Callable[[float], Awaitable[object]]
 Rng = Callable[[], float]
 
 SECOND = 1_000_000_000
-MAX_SECONDS = 1e9  # seconds; servers may ask for more than clocks and datetimes can hold
+MAX_SECONDS = 1e9  # a server may ask for longer waits than timers and datetimes can represent
 
 
 def utc_now() -> datetime:
-    """The current time, aware, in UTC."""
+    """The current time, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
 def to_ns(seconds: float) -> int:
-    """Seconds, at most LONGEST, to whole nanoseconds, rounded to the nearest."""
+    """Seconds, capped at MAX_SECONDS, in whole nanoseconds."""
     return round(min(seconds, MAX_SECONDS) * SECOND)
 
 
 def to_seconds(ns: int) -> float:
-    """Nanoseconds to seconds; 0 for negative ones."""
+    """Nanoseconds in seconds; 0 for negative ones."""
     return max(0, ns) / SECOND
 
 
 class Sleeper:
-    """Sleeps, for threads and coroutines, that `close()` cuts short from any thread."""
+    """Interruptible sleep for threads and coroutines. `close()` may be called from any thread."""
 
     def __init__(self, sleep: Sleep | None = None, async_sleep: AsyncSleep | None = None) -> None:
         self._sleep, self._async_sleep = sleep, async_sleep
         self._closed = threading.Event()
         self._wakers: set[Callable[[], object]] = set()
-        fork_safe(self)
+        call_after_fork(self)
 
     def close(self) -> None:
-        """End present sleeps now and later ones at once. Idempotent."""
+        """Interrupt all current and future sleeps. Idempotent."""
         self._closed.set()
         for wake in tuple(self._wakers):
-            with suppress(RuntimeError):  # its event loop is gone, and the sleeper with it
+            with suppress(RuntimeError):  # the event loop of this sleep is closed
                 wake()
 
     def sleep(self, seconds: float) -> bool:
-        """Block for `seconds`; False when closed, perhaps early."""
+        """Block for `seconds`. Returns False if interrupted by `close()`."""
         (self._sleep or self._closed.wait)(min(seconds, MAX_SECONDS))
         return not self._closed.is_set()
 
     async def sleep_async(self, seconds: float) -> bool:
-        """Await `seconds`; False when closed, perhaps early."""
-        await (self._async_sleep or self._until_closed)(seconds)
+        """Await `seconds`. Returns False if interrupted by `close()`."""
+        await (self._async_sleep or self._wait_closed)(seconds)
         return not self._closed.is_set()
 
-    async def _until_closed(self, seconds: float) -> None:
-        woken = asyncio.Event()
-        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, woken.set)
+    async def _wait_closed(self, seconds: float) -> None:
+        closed = asyncio.Event()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, closed.set)
         self._wakers.add(wake)
         try:
             if not self._closed.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), seconds)
+                    await asyncio.wait_for(closed.wait(), seconds)
         finally:
             self._wakers.discard(wake)
 
@@ -87,22 +90,22 @@ class Sleeper:
             self._closed.set()
 
 
-class _Forkable(Protocol):
+class _ForkAware(Protocol):
     def _after_fork(self) -> None: ...
 
 
-_forkable: weakref.WeakSet[_Forkable] = weakref.WeakSet()
+_fork_aware: weakref.WeakSet[_ForkAware] = weakref.WeakSet()
 
 
-def fork_safe(obj: _Forkable) -> None:
-    """Have `obj._after_fork()` called in every forked child: its locks may be held by no one."""
-    _forkable.add(obj)
+def call_after_fork(obj: _ForkAware) -> None:
+    """Call `obj._after_fork()` in every forked child, where other threads' locks stay locked."""
+    _fork_aware.add(obj)
 
 
-def _renew_all() -> None:
-    for obj in tuple(_forkable):
+def _call_all_after_fork() -> None:
+    for obj in tuple(_fork_aware):
         obj._after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # absent on Windows, where nothing forks
-    os.register_at_fork(after_in_child=_renew_all)
+if hasattr(os, "register_at_fork"):  # absent on Windows
+    os.register_at_fork(after_in_child=_call_all_after_fork)

@@ -1,4 +1,15 @@
-"""What happened, as frozen values. `at` is an aware UTC datetime; durations are seconds."""
+"""Events of the patterns, as frozen values, and the listeners that receive them.
+
+`name` is that of the pattern, `at` a timezone-aware UTC datetime; durations are seconds.
+
+>>> from resilience import CircuitBreaker
+>>> events = []
+>>> breaker = CircuitBreaker("polygon_api")
+>>> unsubscribe = breaker.on(events.append)
+>>> breaker.force_open()
+>>> print(events[0].old, "→", events[0].new)
+closed → open
+"""
 
 from __future__ import annotations
 
@@ -6,14 +17,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 _log = logging.getLogger("resilience")
 
+StopReason = Literal["attempts", "deadline", "budget"]
+
+
+class SharedState(StrEnum):
+    """Whether the shared store of a rate limiter is in use or only the local limit."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events: which object, and when."""
+    """Base class of all events."""
 
     name: str
     at: datetime
@@ -21,17 +42,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged(Event):
-    """A breaker changed its state. `generation` grows with each change and orders them."""
+    """A circuit breaker changed its state."""
 
     old: str
     new: str
     generation: int
+    """Grows with each change of the breaker."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallRejected(Event):
-    """A breaker, limiter or bulkhead turned a call away."""
+    """A circuit breaker, rate limiter or bulkhead rejected a call."""
 
     kind: str
     retry_after: float | None
@@ -39,7 +61,7 @@ class CallRejected(Event):
 
 @dataclass(frozen=True, slots=True)
 class LimiterPaused(Event):
-    """A limiter grants nothing until `until`."""
+    """A rate limiter grants no permits until `until`."""
 
     seconds: float
     until: datetime
@@ -47,14 +69,14 @@ class LimiterPaused(Event):
 
 @dataclass(frozen=True, slots=True)
 class SharedLimitChanged(Event):
-    """The shared store of a limiter answers again ('ok'), or no longer does ('degraded')."""
+    """The shared store of a rate limiter became unavailable or available again."""
 
-    shared: Literal["ok", "degraded"]
+    shared: SharedState
 
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
-    """Call number `attempt` (from 1) was unsuccessful; the next one comes after `delay`."""
+    """Attempt number `attempt` (from 1) failed; the next one starts after `delay`."""
 
     attempt: int
     delay: float
@@ -63,16 +85,16 @@ class RetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True)
 class RetriesStopped(Event):
-    """No further call after `attempt` calls; the caller gets the last error or result."""
+    """A call is not retried after `attempt` attempts; the caller gets its last error or result."""
 
     attempt: int
-    reason: Literal["attempts", "deadline", "budget"]
+    reason: StopReason
     error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
 class SlotOverrun(Event):
-    """A call left its bulkhead `seconds` after its budget had run out."""
+    """A call left its bulkhead `seconds` after its timeout."""
 
     seconds: float
 
@@ -81,28 +103,28 @@ Listener = Callable[[Event], object]
 
 
 class Listeners:
-    """Subscribers; one that raises is logged once and never breaks a call."""
+    """The listeners of one object. A listener that raises is logged once and affects no call."""
 
     def __init__(self) -> None:
         self._all: dict[object, Listener] = {}
-        self._broken: set[object] = set()
+        self._failed: set[object] = set()
 
     def add(self, listener: Listener) -> Callable[[], None]:
-        """Subscribe; the returned callable unsubscribes."""
+        """Add a listener; returns the function that removes it."""
         key = object()
         self._all[key] = listener
         return lambda: self._remove(key)
 
     def notify(self, event: Event) -> None:
-        """Call every subscriber, in order of subscription."""
+        """Call every listener, in the order they were added."""
         for key, listener in tuple(self._all.items()):
             try:
                 listener(event)
             except Exception:
-                if key not in self._broken:
-                    self._broken.add(key)
-                    _log.exception("listener %r failed; logged once, still called", listener)
+                if key not in self._failed:
+                    self._failed.add(key)
+                    _log.exception("listener %r failed (logged only once)", listener)
 
     def _remove(self, key: object) -> None:
         self._all.pop(key, None)
-        self._broken.discard(key)
+        self._failed.discard(key)

@@ -1,4 +1,10 @@
-"""The registry of a process's patterns: one clock, one listener, one status feed for all."""
+"""The registry of a process's patterns, with common clocks, listeners and status publishing.
+
+>>> manager = ResilienceManager()
+>>> breaker = manager.register_circuit_breaker("polygon_api")
+>>> breaker is manager.register_circuit_breaker("polygon_api")
+True
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,26 @@ from typing import Any, TypeVar, cast
 
 from resilience.bulkhead import Bulkhead
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, WallClock, fork_safe, utc_now
+from resilience.clock import (
+    AsyncSleep,
+    Clock,
+    Rng,
+    Sleep,
+    Sleeper,
+    WallClock,
+    call_after_fork,
+    utc_now,
+)
 from resilience.events import Event, Listener, Listeners, StateChanged
 from resilience.pattern import Pattern, Status
 from resilience.pipeline import PauseOn, Pipeline
-from resilience.publishing import CommandSource, OperatorCommand, StatusFeed, StatusPublisher
+from resilience.publishing import (
+    BreakerAction,
+    CommandSource,
+    OperatorCommand,
+    StatusFeed,
+    StatusPublisher,
+)
 from resilience.rate_limiter import RateLimiter
 from resilience.retry import RetryPolicy
 
@@ -23,13 +44,15 @@ AnyPattern = TypeVar("AnyPattern", bound=Pattern)
 
 
 class ResilienceManager:
-    """Makes patterns, keeps them by kind and name, and shows their status.
+    """Creates patterns and holds them by kind and name.
 
-    Registering a name again returns the existing object if the configuration is equal
-    (callables by identity), else raises ValueError. `options` are the keyword-only
-    arguments of the pattern's class.
-    clock, wall_clock, sleep, async_sleep, rng: see `resilience.clock`.
-    publisher, commands: see `resilience.publishing`.
+    Registering a name again returns the existing pattern if the configuration is equal (callables
+    by identity); a different one is a ValueError. `options` are the keyword-only arguments of the
+    pattern's class.
+
+    Args:
+        clock, wall_clock, sleep, async_sleep, rng: see `resilience.clock`.
+        publisher, commands: see `resilience.publishing`.
     """
 
     def __init__(
@@ -51,7 +74,7 @@ class ResilienceManager:
         self._feed = StatusFeed(
             self.all_status, publisher, commands, self.apply, clock=clock, wall_clock=wall_clock
         )
-        fork_safe(self)
+        call_after_fork(self)
 
     def register_circuit_breaker(
         self,
@@ -106,7 +129,7 @@ class ResilienceManager:
         bulkhead: Bulkhead | None = None,
         pause_on: PauseOn | None = None,
     ) -> Pipeline:
-        """The given patterns composed; see Pipeline."""
+        """The given patterns, composed; see Pipeline."""
         self._feed.start()
         return Pipeline(
             breaker=breaker, limiter=limiter, retry=retry, bulkhead=bulkhead, pause_on=pause_on
@@ -117,30 +140,30 @@ class ResilienceManager:
         return tuple(pattern.status() for pattern in self._all())
 
     def reset_all(self) -> None:
-        """Reset every pattern, forced breakers included."""
+        """Reset all patterns, including circuit breakers that are forced open."""
         for pattern in self._all():
             pattern.reset()
 
     def on(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(event)` for the events of all present and future patterns."""
+        """Call `listener(event)` for all events; returns the function that removes it."""
         return self._listeners.add(listener)
 
     def apply(self, command: OperatorCommand) -> bool:
-        """Carry out an operator's command; False if no breaker has this name."""
+        """Execute an operator's command. Returns False if there is no such circuit breaker."""
         entry = self._patterns.get((CircuitBreaker, command.name))
         if entry is None:
             return False
         breaker = cast(CircuitBreaker, entry[0])
         actions = {
-            "force_open": breaker.force_open,
-            "disable": breaker.disable,
-            "reset": breaker.reset,
+            BreakerAction.FORCE_OPEN: breaker.force_open,
+            BreakerAction.DISABLE: breaker.disable,
+            BreakerAction.RESET: breaker.reset,
         }
         actions[command.action]()
         return True
 
     def close(self) -> None:
-        """Interrupt sleeping retries and limiter waits, publish once more. Idempotent."""
+        """Interrupt sleeping retries and waits for permits; publish once more. Idempotent."""
         self._sleeper.close()
         self._feed.close()
 
@@ -148,21 +171,24 @@ class ResilienceManager:
         self._lock = threading.Lock()
 
     def _register(
-        self, make: type[AnyPattern], name: str, *values: Any, **options: Any
+        self, pattern_class: type[AnyPattern], name: str, *values: Any, **options: Any
     ) -> AnyPattern:
-        signature = inspect.signature(make)
+        signature = inspect.signature(pattern_class)
         bound = signature.bind(name, *values, **options)
         bound.apply_defaults()
         config = {key: bound.arguments[key] for key in bound.arguments if key not in _INJECTABLES}
         with self._lock:
-            entry = self._patterns.get((make, name))
+            entry = self._patterns.get((pattern_class, name))
             if entry is None:
-                seams = {k: v for k, v in self._injectables.items() if k in signature.parameters}
-                pattern = make(**config, **(seams | _given(options)))
-                pattern.on(self._relay)
-                self._patterns[make, name] = pattern, config
+                defaults = {k: v for k, v in self._injectables.items() if k in signature.parameters}
+                given = {key: value for key, value in options.items() if key in _INJECTABLES}
+                pattern = pattern_class(**config, **(defaults | given))
+                pattern.on(self._on_event)
+                self._patterns[pattern_class, name] = pattern, config
             elif entry[1] != config:
-                raise ValueError(f"{make.kind} {name!r} is {entry[1]}, in conflict with {config}")
+                raise ValueError(
+                    f"{pattern_class.kind} {name!r} is {entry[1]}, in conflict with {config}"
+                )
             else:
                 pattern = cast(AnyPattern, entry[0])
         self._feed.start()
@@ -171,7 +197,7 @@ class ResilienceManager:
     def _all(self) -> list[Pattern]:
         return [pattern for pattern, _ in tuple(self._patterns.values())]
 
-    def _relay(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         self._listeners.notify(event)
         if isinstance(event, StateChanged):
             self._feed.transition(event)
@@ -180,10 +206,6 @@ class ResilienceManager:
 _INJECTABLES = frozenset({"clock", "wall_clock", "sleep", "async_sleep", "rng", "sleeper", "event"})
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key in _INJECTABLES}
-
-
 def init_resilience_manager(**injectables: Any) -> ResilienceManager:
-    """A new manager; the keywords of ResilienceManager all have working defaults."""
+    """A new ResilienceManager; takes its keyword arguments."""
     return ResilienceManager(**injectables)

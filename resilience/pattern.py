@@ -1,4 +1,12 @@
-"""What the four patterns share: the decorator form, events, status values, argument checks."""
+"""Base classes of the four patterns: execution, decorators, events and status.
+
+>>> from resilience import RetryPolicy
+>>> @RetryPolicy("vendor")
+... def double(x: int) -> int:
+...     return 2 * x
+>>> double(4)
+8
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ from functools import wraps
 from types import CoroutineType
 from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar, cast
 
-from resilience.clock import Clock, WallClock, fork_safe
+from resilience.clock import Clock, WallClock, call_after_fork
 from resilience.errors import WrongCallStyle
 from resilience.events import CallRejected, Event, Listener, Listeners
 
@@ -26,19 +34,19 @@ ErrorFilter = type[Exception] | tuple[type[Exception], ...] | Callable[[Exceptio
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A pattern's state at one moment. Times are aware UTC datetimes, durations seconds."""
+    """A pattern's state at one moment; times are UTC datetimes, durations seconds."""
 
     kind: ClassVar[str]
     name: str
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: times as ISO-8601 with Z; `kind` comes last."""
-        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """The fields as JSON values, times in ISO 8601 with Z, and `kind`."""
+        values = {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
         return {**values, "kind": self.kind}
 
 
 class Executor(ABC):
-    """Runs functions under a policy; as a decorator it keeps the function's signature."""
+    """Runs functions; also a decorator, which keeps the function's signature."""
 
     @abstractmethod
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -51,7 +59,7 @@ class Executor(ABC):
         """Await `fn(*args, **kwargs)`."""
 
     def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """Decorate a plain function or a coroutine function."""
+        """Decorate a function or a coroutine function."""
         if inspect.iscoroutinefunction(fn):
 
             @wraps(fn)
@@ -68,7 +76,7 @@ class Executor(ABC):
 
 
 class Pattern(Executor):
-    """A named executor with status and events; one lock, never held over foreign code."""
+    """A named executor with status and events. Its lock is never held while user code runs."""
 
     kind: ClassVar[str]
 
@@ -79,63 +87,63 @@ class Pattern(Executor):
         self._clock, self._wall_clock = clock, wall_clock
         self._lock = threading.Lock()
         self._listeners = Listeners()
-        self._outbox: deque[Event] = deque()
-        fork_safe(self)
+        self._events: deque[Event] = deque()
+        call_after_fork(self)
 
     @abstractmethod
     def status(self) -> Status:
-        """The state now, as a frozen value."""
+        """The current state."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget everything but the configuration."""
+        """Reset all state, but not the configuration."""
 
     def on(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(event)` for every event; returns the unsubscribing callable."""
+        """Call `listener(event)` for every event; returns the function that removes it."""
         return self._listeners.add(listener)
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def _flush(self) -> None:
-        while self._outbox:
+    def _deliver_events(self) -> None:
+        while self._events:
             try:
-                event = self._outbox.popleft()
-            except IndexError:  # another thread delivers it
+                event = self._events.popleft()
+            except IndexError:  # another thread has taken it
                 return
             self._listeners.notify(event)
 
-    def _announce_rejection(self, retry_after: float | None) -> None:
+    def _notify_rejection(self, retry_after: float | None) -> None:
         self._listeners.notify(CallRejected(self.name, self._wall_clock(), self.kind, retry_after))
 
 
 def reject_coroutine(fn: Callable[..., object], result: Any) -> NoReturn:
-    """Close the coroutine that `fn` returned to a sync call and raise WrongCall."""
+    """Close the coroutine that `fn` returned and raise WrongCallStyle."""
     result.close()
     raise WrongCallStyle(f"{fn!r} returned a coroutine: use execute_async")
 
 
 async def await_result(fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Await `fn`'s result; WrongCall if it is not awaitable."""
+    """Await the result of `fn`. Raises WrongCallStyle if it is not awaitable."""
     result = fn(*args, **kwargs)
     if type(result) is not CoroutineType and not inspect.isawaitable(result):
-        raise WrongCallStyle(f"{fn!r} returned nothing to await: use execute")
+        raise WrongCallStyle(f"{fn!r} returned no awaitable: use execute")
     return await result
 
 
 def safe_repr(error: Exception | None) -> str | None:
-    """The error's repr, which is foreign code: not to be called under a lock."""
+    """repr of the error; may run user code, so it is not called under a lock."""
     return None if error is None else repr(error)
 
 
 def matcher(errors: ErrorFilter) -> Callable[[Exception], bool]:
-    """A predicate from exception classes, or the given predicate."""
+    """A predicate for the exception classes, or the given predicate."""
     if isinstance(errors, type | tuple):
         return lambda error: isinstance(error, errors)
     return errors
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value.value if isinstance(value, Enum) else value

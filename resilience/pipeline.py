@@ -1,7 +1,11 @@
-"""The four patterns in one order: Retry(CircuitBreaker(RateLimiter(Bulkhead(fn)))).
+"""The four patterns composed as Retry(CircuitBreaker(RateLimiter(Bulkhead(fn)))).
 
-Each attempt asks the breaker and pays a permit of its own, and nothing is held while a retry
-sleeps. Waiting for a permit happens outside the bulkhead and takes none of its slots.
+Each attempt passes the circuit breaker and takes a permit of its own. Neither waiting for a permit
+nor sleeping before a retry occupies a slot of the bulkhead.
+
+>>> from resilience import Bulkhead, RetryPolicy
+>>> Pipeline(retry=RetryPolicy("vendor"), bulkhead=Bulkhead("vendor")).execute(len, "abc")
+3
 """
 
 from __future__ import annotations
@@ -19,10 +23,15 @@ PauseOn = Callable[[Exception], float | None]
 
 
 class Pipeline(Executor):
-    """Runs functions through those of the four patterns that are given.
+    """Runs functions through the given patterns.
 
-    pause_on: error of the function → seconds for which it pauses the limiter, or None. An
-        HTTP 429 belongs here and in the breaker's `ignore`.
+    Args:
+        breaker, limiter, retry, bulkhead: the patterns; None skips one.
+        pause_on: maps an error of the function to the seconds for which to pause the limiter, or
+            None. HTTP 429 belongs here and in the breaker's `ignore`.
+
+    Raises:
+        ValueError: `pause_on` without a limiter.
     """
 
     def __init__(
@@ -37,15 +46,15 @@ class Pipeline(Executor):
         self._limiter, self._pause_on = limiter, pause_on
         if pause_on is not None and limiter is None:
             raise ValueError("pause_on needs a limiter to pause")
-        chosen = [pattern for pattern in (retry, breaker, limiter, bulkhead) if pattern]
-        self._stages: list[Callable[..., Any]] = [pattern.execute for pattern in chosen]
-        self._stages_async: list[Callable[..., Any]] = [p.execute_async for p in chosen]
+        patterns = [pattern for pattern in (retry, breaker, limiter, bulkhead) if pattern]
+        self._stages: list[Callable[..., Any]] = [pattern.execute for pattern in patterns]
+        self._stages_async: list[Callable[..., Any]] = [p.execute_async for p in patterns]
         if pause_on is not None:
             self._stages.append(self._pausing)
             self._stages_async.append(self._pausing_async)
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` through all patterns; their rejections are ResilienceErrors."""
+        """Run `fn` through all patterns. Raises ResilienceError if one rejects the call."""
         first, *rest = (*self._stages, fn)
         result: T = first(*rest, *args, **kwargs)
         return result
@@ -53,7 +62,7 @@ class Pipeline(Executor):
     async def execute_async(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Await `fn` through all patterns."""
+        """Await `fn` through all patterns. Raises ResilienceError if one rejects the call."""
         first, *rest = (*self._stages_async, fn)
         result: T = await first(*rest, *args, **kwargs)
         return result

@@ -1,8 +1,11 @@
-"""Showing status to other processes, and taking operators' commands from them.
+"""Publishes status to other processes and receives operators' commands from them.
 
-A daemon thread, begun with the first thing to show, publishes changed statuses once a second,
-all of them every five seconds (so that readers can tell quiet from dead), and breaker
-transitions at once. What the store does is behind Protocols; its failures stay here.
+A daemon thread, started with the first pattern, publishes changed statuses once a second, all of
+them every five seconds (so that readers can detect a dead process), and transitions of circuit
+breakers at once. The store is behind protocols; its failures are logged and affect no call.
+
+>>> OperatorCommand("polygon_api", BreakerAction.RESET).action.value
+'reset'
 """
 
 from __future__ import annotations
@@ -14,53 +17,71 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from enum import StrEnum
+from typing import Protocol
 
-from resilience.clock import SECOND, Clock, WallClock, fork_safe
+from resilience.clock import SECOND, Clock, WallClock, call_after_fork
 from resilience.events import StateChanged
 from resilience.pattern import Status
 
 _log = logging.getLogger("resilience")
 
-_INTERVAL = 1.0  # seconds between rounds
-_HEARTBEAT = 5 * SECOND  # a third of the age at which readers call a row stale
-_BACKLOG = 1000  # transitions kept while the store is down
+_POLL_SECONDS = 1.0
+_HEARTBEAT_NS = 5 * SECOND  # a third of the age at which readers consider a row stale
+_MAX_TRANSITIONS = 1000  # kept while the store is unavailable
+
+
+class BreakerAction(StrEnum):
+    """What an operator can do with a circuit breaker."""
+
+    FORCE_OPEN = "force_open"
+    DISABLE = "disable"
+    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A status to publish. A row with a higher `sequence` must not be overwritten."""
+    """A status to publish."""
 
     sequence: int
+    """Grows; a stored row with a higher one must not be overwritten."""
     at: datetime
     status: Status
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorCommand:
-    """What an operator asks of the breaker `name`."""
+    """An operator's action on the circuit breaker `name`."""
 
     name: str
-    action: Literal["force_open", "disable", "reset"]
+    action: BreakerAction
 
 
 class StatusPublisher(Protocol):
-    """Shows status and transitions to other processes."""
+    """A store that makes status and transitions visible to other processes."""
 
     def publish(self, snapshots: Sequence[Snapshot], transitions: Sequence[StateChanged]) -> None:
-        """Write one batch. If it raises, the batch's content comes again."""
+        """Write one batch. If it raises, the batch is published again."""
 
 
 class CommandSource(Protocol):
-    """Where operators leave their commands."""
+    """A store of operators' commands."""
 
     def pending(self) -> Sequence[OperatorCommand]:
-        """Commands that this process has not been given yet, oldest first; may raise."""
+        """Commands since the previous call, oldest first; may raise."""
         ...
 
 
 class StatusFeed:
-    """Publishes what `statuses()` returns and applies commands, from a lazy daemon thread."""
+    """The daemon thread that publishes statuses and applies commands.
+
+    Args:
+        statuses: returns the status of every pattern.
+        publisher: where they are published; None publishes nothing.
+        commands: where commands come from; None receives none.
+        apply: executes a command.
+        clock, wall_clock: see `resilience.clock`.
+    """
 
     def __init__(
         self,
@@ -76,16 +97,16 @@ class StatusFeed:
         self._commands, self._apply = commands, apply
         self._clock, self._wall_clock = clock, wall_clock
         self._sequence = 0
-        self._shown: dict[tuple[str, str], Status] = {}
-        self._shown_all: int | None = None
-        self._transitions: deque[StateChanged] = deque(maxlen=_BACKLOG)
+        self._published: dict[tuple[str, str], Status] = {}
+        self._heartbeat_at: int | None = None
+        self._transitions: deque[StateChanged] = deque(maxlen=_MAX_TRANSITIONS)
         self._failing = self._closed = False
         self._thread: threading.Thread | None = None
         self._after_fork()
-        fork_safe(self)
+        call_after_fork(self)
 
     def start(self) -> None:
-        """Begin the daemon, unless it runs or there is nothing to serve."""
+        """Start the thread, unless it runs or there is neither publisher nor command source."""
         if self._thread is not None or (self._publisher is None and self._commands is None):
             return
         with self._lock:
@@ -101,8 +122,8 @@ class StatusFeed:
         self._wake.set()
         self.start()
 
-    def round(self) -> None:
-        """Publish and take commands once; failures are logged, once an outage."""
+    def run_once(self) -> None:
+        """Apply commands and publish; only the first of consecutive failures is logged."""
         try:
             if self._commands is not None:
                 for command in self._commands.pending():
@@ -113,10 +134,10 @@ class StatusFeed:
         except Exception as exc:
             if not self._failing:
                 self._failing = True
-                _log.warning("resilience status can't be published: %s", exc)
+                _log.warning("can't publish the resilience status: %s", exc)
 
     def close(self, timeout: float = 2.0) -> None:
-        """End the daemon after a last round; gives up after `timeout` seconds. Idempotent."""
+        """Publish once more and stop; waits at most `timeout` seconds. Idempotent."""
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
@@ -127,33 +148,33 @@ class StatusFeed:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._thread = None  # threads don't survive a fork
+        self._thread = None  # threads do not survive a fork
 
     def _run(self) -> None:
         closed = False
         while not closed:
-            self._wake.wait(_INTERVAL)
+            self._wake.wait(_POLL_SECONDS)
             self._wake.clear()
-            closed = self._closed  # read before the round, so that the last one sees everything
-            self.round()
+            closed = self._closed  # read first, so that the last run publishes everything
+            self.run_once()
 
     def _publish(self, publisher: StatusPublisher) -> None:
         now = self._clock()
         statuses = {(status.kind, status.name): status for status in self._statuses()}
-        everything = self._shown_all is None or now - self._shown_all >= _HEARTBEAT
-        dirty = [s for key, s in statuses.items() if everything or self._shown.get(key) != s]
+        heartbeat = self._heartbeat_at is None or now - self._heartbeat_at >= _HEARTBEAT_NS
+        changed = [s for key, s in statuses.items() if heartbeat or self._published.get(key) != s]
         transitions = tuple(self._transitions)
-        if dirty or transitions:
-            publisher.publish(tuple(map(self._snapshot, dirty)), transitions)
+        if changed or transitions:
+            publisher.publish(tuple(map(self._snapshot, changed)), transitions)
         for event in transitions:
-            with suppress(ValueError):  # pushed out by newer ones meanwhile
+            with suppress(ValueError):  # dropped meanwhile, as the deque was full
                 self._transitions.remove(event)
-        self._shown = statuses
-        if everything:
-            self._shown_all = now
+        self._published = statuses
+        if heartbeat:
+            self._heartbeat_at = now
 
     def _snapshot(self, status: Status) -> Snapshot:
         at = self._wall_clock()
-        # From the wall clock, so that a restarted process does not fall behind its own rows.
+        # From the wall clock, so that a restarted process continues above its stored rows.
         self._sequence = max(self._sequence + 1, int(at.timestamp() * 1_000_000))
         return Snapshot(self._sequence, at, status)

@@ -1,6 +1,10 @@
-"""Rate limiter: `rate` permits per `interval` seconds, bursts of up to `burst`.
+"""Rate limiter: `rate` permits per `interval` seconds, in bursts of up to `burst`.
 
 The arithmetic is in `resilience.gcra`; here are waiting, pausing and the shared store.
+
+>>> limiter = RateLimiter("polygon_api", rate=5, interval=60, burst=5, strict=True)
+>>> [limiter.allow_request() for _ in range(6)]
+[True, True, True, True, True, False]
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from datetime import datetime, timedelta
 from types import CoroutineType
 from typing import ClassVar, NoReturn
 
-from resilience.checks import number, span, whole
+from resilience.checks import duration_ns, finite_number, whole_number
 from resilience.clock import (
     MAX_SECONDS,
     AsyncSleep,
@@ -26,27 +30,28 @@ from resilience.clock import (
     utc_now,
 )
 from resilience.errors import RateLimited
-from resilience.events import LimiterPaused, SharedLimitChanged
+from resilience.events import LimiterPaused, SharedLimitChanged, SharedState
 from resilience.gcra import Schedule, Ticket
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
-from resilience.shared_limit import SharedLimit, SharedLimiter, SharedState
+from resilience.shared_limit import SharedLimit, SharedLimiter
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimiterStatus(Status):
-    """tokens: permits free now, a pause aside; waiting: reservations whose time has not come;
-    paused_count: how often it was told to pause.
-    """
+    """State of a rate limiter."""
 
     kind: ClassVar[str] = "rate_limiter"
     rate: int
     interval: float
     burst: int
     tokens: int
+    """Permits that are free now, not counting a pause."""
     paused_until: datetime | None
     shared: SharedState | None
+    """None without a shared store."""
     strict: bool
     waiting: int
+    """Reservations whose slot has not come."""
     granted_count: int
     rejected_count: int
     paused_count: int
@@ -55,11 +60,17 @@ class RateLimiterStatus(Status):
 class RateLimiter(Pattern):
     """Grants permits in the order of reservation.
 
-    rate: whole permits per `interval` seconds; burst: permits at once after idling.
-    strict: also never more than `rate` in any interval (a bucket alone lets a burst and the
-        refill pass together); a burst is then at most `rate`.
-    max_wait: seconds that `execute` waits for a permit; None waits as long as it takes.
-    shared: a store that several processes reserve from, in addition to the local limit.
+    Args:
+        name: of the limiter.
+        rate: whole number of permits per interval.
+        interval: seconds.
+        burst: permits granted at once after idling.
+        strict: never grant more than `rate` in any interval (a token bucket alone grants a burst
+            and the refill together); a burst is then at most `rate`.
+        max_wait: seconds that `execute` waits for a permit; None for no limit.
+        shared: store of a limit that several processes share, in addition to the local one.
+        clock, wall_clock, sleep, async_sleep: see `resilience.clock`.
+        sleeper: used instead of `sleep` and `async_sleep`; its `close()` interrupts waits.
     """
 
     kind = "rate_limiter"
@@ -81,19 +92,27 @@ class RateLimiter(Pattern):
         sleeper: Sleeper | None = None,
     ) -> None:
         super().__init__(name, clock, wall_clock)
-        self.rate, self.burst, self.strict = whole("rate", rate), whole("burst", burst), strict
-        self.interval = number("interval", interval, above=0)
-        self._most = min(self.rate, self.burst) if strict else self.burst
-        self._patience = None if max_wait is None else to_ns(number("max_wait", max_wait))
+        self.rate, self.burst, self.strict = (
+            whole_number("rate", rate),
+            whole_number("burst", burst),
+            strict,
+        )
+        self.interval = finite_number("interval", interval, above=0)
+        self._max_permits = min(self.rate, self.burst) if strict else self.burst
+        self._max_wait_ns = None if max_wait is None else to_ns(finite_number("max_wait", max_wait))
         self._shared: SharedLimit | None = None
         if shared is not None:
             limit = (self.rate, self.interval, self.burst, strict)
-            self._shared = SharedLimit(shared, limit, clock, self._announce_shared)
+            self._shared = SharedLimit(shared, limit, clock, self._notify_shared)
         self._sleeper = sleeper or Sleeper(sleep, async_sleep)
         self._clear()
 
     def allow_request(self, n: int = 1) -> bool:
-        """Take n permits if they are free now. n outside 1 … burst is a ValueError."""
+        """Take n permits if they are free now.
+
+        Raises:
+            ValueError: n is not between 1 and the burst.
+        """
         ticket = self._reserve(n, 0)
         if ticket is None:
             return True
@@ -101,35 +120,35 @@ class RateLimiter(Pattern):
         if ticket.granted:
             if self._shared is None:
                 return True
-            answer = self._shared.reserve(self.name, n, 0.0)
-            if answer.granted:
+            reservation = self._shared.reserve(self.name, n, 0.0)
+            if reservation.granted:
                 return True
-            self._give_back(ticket)
-            wait = answer.wait
-        self._announce_rejection(wait)
+            self._cancel(ticket)
+            wait = reservation.wait
+        self._notify_rejection(wait)
         return False
 
     def acquire(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait for n permits, first come first served.
 
-        timeout: seconds; where the wait would be longer, RateLimited is raised at once and
-        nothing is reserved. None waits as long as it takes.
-        """
-        ticket = self._reserve(n, _patience(timeout))
-        if ticket is not None:
-            self._redeem(ticket)
+        Args:
+            n: number of permits.
+            timeout: seconds; None for no limit.
 
-    async def acquire_async(self, n: int = 1, timeout: float | None = None) -> None:
-        """`acquire` without blocking the event loop."""
-        ticket = self._reserve(n, _patience(timeout))
+        Raises:
+            RateLimited: at once, if the wait would exceed the timeout; nothing is reserved.
+            ValueError: n is not between 1 and the burst.
+        """
+        max_wait = None if timeout is None else to_ns(finite_number("timeout", timeout))
+        ticket = self._reserve(n, max_wait)
         if ticket is not None:
-            await self._redeem_async(ticket)
+            self._await_permits(ticket)
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Acquire one permit, waiting at most `max_wait`, then run `fn`."""
-        ticket = self._reserve(1, self._patience)
+        """Wait for a permit, then run `fn`. Raises RateLimited if it would exceed `max_wait`."""
+        ticket = self._reserve(1, self._max_wait_ns)
         if ticket is not None:
-            self._redeem(ticket)
+            self._await_permits(ticket)
         result = fn(*args, **kwargs)
         if type(result) is CoroutineType:
             reject_coroutine(fn, result)
@@ -138,46 +157,46 @@ class RateLimiter(Pattern):
     async def execute_async(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`execute` for coroutine functions."""
-        ticket = self._reserve(1, self._patience)
+        """Like `execute`, for coroutine functions."""
+        ticket = self._reserve(1, self._max_wait_ns)
         if ticket is not None:
-            await self._redeem_async(ticket)
+            await self._await_permits_async(ticket)
         return await await_result(fn, *args, **kwargs)
 
     def pause(self, seconds: float) -> None:
-        """Grant nothing for `seconds` (a vendor's Retry-After); a longer pause stays in force.
+        """Grant nothing for `seconds`, such as a vendor's Retry-After.
 
-        Those already waiting keep their order and their distances.
+        A longer pause stays in force. Waiting callers keep their order and their intervals.
         """
-        seconds = min(number("seconds", seconds), MAX_SECONDS)
+        seconds = min(finite_number("seconds", seconds), MAX_SECONDS)
         length = to_ns(seconds)
         with self._lock:
             now = self._clock()
             self._paused += 1
-            begun = self._schedule.pause(now, now + length)
-        if begun:
+            extended = self._schedule.pause(now, now + length)
+        if extended:
             at = self._wall_clock()
             until = at + timedelta(seconds=seconds)
             self._listeners.notify(LimiterPaused(self.name, at, seconds, until))
 
     def reset(self) -> None:
-        """Fill the bucket, end a pause, zero the counts; those waiting keep their slots."""
+        """Fill the bucket, end a pause and zero the counts; waiting callers keep their slots."""
         with self._lock:
             self._clear()
 
     def status(self) -> RateLimiterStatus:
-        """The state now."""
+        """The current state."""
         with self._lock:
             now, schedule = self._clock(), self._schedule
             schedule.prune(now)
-            left = to_seconds(schedule.paused - now)
+            pause = to_seconds(schedule.paused - now)
             return RateLimiterStatus(
                 name=self.name,
                 rate=self.rate,
                 interval=self.interval,
                 burst=self.burst,
                 tokens=schedule.tokens(now),
-                paused_until=self._wall_clock() + timedelta(seconds=left) if left else None,
+                paused_until=self._wall_clock() + timedelta(seconds=pause) if pause else None,
                 shared=self._shared.state if self._shared else None,
                 strict=self.strict,
                 waiting=len(schedule.pending),
@@ -188,82 +207,80 @@ class RateLimiter(Pattern):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._schedule.pending.clear()  # those who waited do not exist in the child
+        self._schedule.pending.clear()  # the waiting threads do not exist in the child
 
     def _clear(self) -> None:
-        interval, keep = span("interval", self.interval), self._shared is not None
-        self._schedule = Schedule(self.rate, interval, self._most, self.strict, keep, self._clock())
+        interval, shared = duration_ns("interval", self.interval), self._shared is not None
+        self._schedule = Schedule(
+            self.rate, interval, self._max_permits, self.strict, shared, self._clock()
+        )
         self._granted = self._rejected = self._paused = 0
 
-    def _reserve(self, n: int, patience: int | None) -> Ticket | None:
-        if not 1 <= n <= self._most:
-            raise ValueError(f"n must be from 1 to {self._most} (the burst), got {n!r}")
+    def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
+        if not 1 <= n <= self._max_permits:
+            raise ValueError(f"n must be from 1 to {self._max_permits} (the burst), got {n!r}")
         with self._lock:
-            ticket = self._schedule.reserve(n, self._clock(), patience)
+            ticket = self._schedule.reserve(n, self._clock(), max_wait)
             if ticket is None or ticket.granted:
                 self._granted += n
             else:
                 self._rejected += 1
         return ticket
 
-    def _redeem(self, ticket: Ticket) -> None:
-        self._wait_for_turn(ticket)
+    def _await_permits(self, ticket: Ticket) -> None:
+        self._wait_for_slot(ticket)
         if self._shared is not None:
-            self._wait_for_turn(self._claim_shared(self._shared, ticket))
+            self._wait_for_slot(self._reserve_shared(self._shared, ticket))
 
-    async def _redeem_async(self, ticket: Ticket) -> None:
-        await self._sit_async(ticket)
+    async def _await_permits_async(self, ticket: Ticket) -> None:
+        await self._wait_for_slot_async(ticket)
         if self._shared is not None:
-            shared = await asyncio.to_thread(self._claim_shared, self._shared, ticket)
-            await self._sit_async(shared)
+            shared_ticket = await asyncio.to_thread(self._reserve_shared, self._shared, ticket)
+            await self._wait_for_slot_async(shared_ticket)
 
-    def _claim_shared(self, shared: SharedLimit, ticket: Ticket) -> Ticket:
-        """The store's ticket in addition to the local one; RateLimited if it refuses."""
+    def _reserve_shared(self, shared: SharedLimit, ticket: Ticket) -> Ticket:
+        """The store's ticket, after the local one. Raises RateLimited if the store rejects."""
         now = self._clock()
-        left = None if ticket.limit is None else to_seconds(ticket.limit - now)
-        answer = shared.reserve(self.name, ticket.n, left)
-        if not answer.granted:
-            self._give_back(ticket)
-            self._reject(answer.wait)
-        return Ticket(ticket.n, now + to_ns(answer.wait), -1, None, True)
+        timeout = None if ticket.limit is None else to_seconds(ticket.limit - now)
+        reservation = shared.reserve(self.name, ticket.n, timeout)
+        if not reservation.granted:
+            self._cancel(ticket)
+            self._reject(reservation.wait)
+        return Ticket(ticket.n, now + to_ns(reservation.wait), -1, None, True)
 
-    def _give_back(self, ticket: Ticket) -> None:
+    def _cancel(self, ticket: Ticket) -> None:
         with self._lock:
             if self._schedule.cancel(ticket):
                 self._granted -= ticket.n
 
     def _reject(self, wait: float) -> NoReturn:
-        self._announce_rejection(wait)
+        self._notify_rejection(wait)
         raise RateLimited(self.name, wait)
 
-    def _wait_for_turn(self, ticket: Ticket) -> None:
+    def _wait_for_slot(self, ticket: Ticket) -> None:
         try:
             while (wait := self._seconds_left(ticket)) > 0:
                 if not self._sleeper.sleep(wait):
                     self._reject(wait)
         except BaseException:
-            self._give_back(ticket)
+            self._cancel(ticket)
             raise
 
-    async def _sit_async(self, ticket: Ticket) -> None:
+    async def _wait_for_slot_async(self, ticket: Ticket) -> None:
         try:
             while (wait := self._seconds_left(ticket)) > 0:
                 if not await self._sleeper.sleep_async(wait):
                     self._reject(wait)
         except BaseException:
-            self._give_back(ticket)
+            self._cancel(ticket)
             raise
 
     def _seconds_left(self, ticket: Ticket) -> float:
         wait = to_seconds(ticket.slot - self._clock())
-        # Not in time from the start, or no longer, as a pause came in between.
+        # The limit is checked again, since a pause may have delayed the slot.
         if not ticket.granted or (ticket.limit is not None and ticket.slot > ticket.limit):
             self._reject(wait)
         return wait
 
-    def _announce_shared(self, state: SharedState) -> None:
+    def _notify_shared(self, state: SharedState) -> None:
         self._listeners.notify(SharedLimitChanged(self.name, self._wall_clock(), state))
-
-
-def _patience(timeout: float | None) -> int | None:
-    return None if timeout is None else to_ns(number("timeout", timeout))

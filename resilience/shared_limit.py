@@ -1,28 +1,32 @@
-"""A limit that several processes share through a store, and what to do without the store."""
+"""A rate limit that several processes share through a store.
+
+>>> Reservation(granted=True, wait=0.5)
+Reservation(granted=True, wait=0.5)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from resilience.clock import SECOND, Clock
+from resilience.events import SharedState
 
-SharedState = Literal["ok", "degraded"]
-
-_RETRY_AFTER = 5 * SECOND  # between attempts to reach a store that failed
+_RETRY_NS = 5 * SECOND  # between two attempts to use a store that is unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A store's answer: granted after `wait` seconds, or not, as it would take `wait` seconds."""
+    """The store's answer to a request for permits."""
 
     granted: bool
     wait: float
+    """Seconds until the permits may be used, or, if not granted, would be free."""
 
 
 class SharedLimiter(Protocol):
-    """One limit for many processes, kept in a store."""
+    """Rate limits of several processes, kept in a store."""
 
     def reserve(
         self,
@@ -34,15 +38,32 @@ class SharedLimiter(Protocol):
         strict: bool,
         timeout: float | None,
     ) -> Reservation:
-        """Reserve n permits in one atomic step, or nothing if the wait would exceed `timeout`.
+        """Reserve permits in one atomic step.
 
-        Any exception means that the store is down.
+        Args:
+            name: of the limit.
+            n: number of permits.
+            rate: permits per interval.
+            interval: seconds.
+            burst: permits granted at once after idling.
+            strict: never grant more than `rate` in any interval.
+            timeout: seconds; reserve nothing if the wait would be longer. None: no limit.
+
+        Raises:
+            Exception: the store is unavailable.
         """
         ...
 
 
 class SharedLimit:
-    """Asks the store; while it is down, grants whatever the local limiter has agreed to."""
+    """Reserves from the store; while it is unavailable, only the local limit applies.
+
+    Args:
+        store: of the shared limits.
+        limit: rate, interval, burst and strict of this limit.
+        clock: monotonic nanoseconds.
+        on_change: called with the new state when it changes.
+    """
 
     def __init__(
         self,
@@ -53,23 +74,23 @@ class SharedLimit:
     ) -> None:
         self._store, self._limit, self._clock, self._on_change = store, limit, clock, on_change
         self._retry_at: int | None = None
-        self.state: SharedState = "ok"
+        self.state = SharedState.OK
 
     def reserve(self, name: str, n: int, timeout: float | None) -> Reservation:
-        """Reserve n permits for `name`, waiting at most `timeout` seconds."""
+        """Reserve n permits with a wait of at most `timeout` seconds; granted without a store."""
         if self._retry_at is not None and self._clock() < self._retry_at:
             return Reservation(True, 0.0)
         try:
-            answer = self._store.reserve(name, n, *self._limit, timeout)
+            reservation = self._store.reserve(name, n, *self._limit, timeout)
         except Exception:
-            self._retry_at = self._clock() + _RETRY_AFTER
-            self._move("degraded")
+            self._retry_at = self._clock() + _RETRY_NS
+            self._set_state(SharedState.DEGRADED)
             return Reservation(True, 0.0)
         self._retry_at = None
-        self._move("ok")
-        return answer
+        self._set_state(SharedState.OK)
+        return reservation
 
-    def _move(self, state: SharedState) -> None:
+    def _set_state(self, state: SharedState) -> None:
         before, self.state = self.state, state
         if before != state:
             self._on_change(state)

@@ -1,4 +1,11 @@
-"""Sliding windows over the outcomes of calls, by count or by time."""
+"""Sliding windows over the outcomes of calls, by count or by time.
+
+>>> window = CountWindow(size=2)
+>>> for failed in (True, False, False):
+...     window.add(now=0, failed=failed, slow=False)
+>>> window.total, window.failures
+(2, 0)
+"""
 
 from __future__ import annotations
 
@@ -6,18 +13,25 @@ from collections import deque
 
 
 class CountWindow:
-    """The last `size` outcomes; `total`, `failures` and `slow` count them."""
+    """The last `size` outcomes.
+
+    Attributes:
+        total: number of outcomes in the window.
+        failures: number of failures among them.
+        slow: number of slow calls among them.
+        saturated: whether it is full and holds only fast successes.
+    """
 
     __slots__ = ("_outcomes", "_size", "failures", "saturated", "slow", "total")
 
     def __init__(self, size: int) -> None:
         self.total = self.failures = self.slow = 0
-        self.saturated = False  # full, and of nothing but fast successes
+        self.saturated = False
         self._size = size
         self._outcomes: deque[tuple[bool, bool]] = deque()
 
     def add(self, now: int, failed: bool, slow: bool) -> None:
-        """Add an outcome; a full window drops its oldest."""
+        """Add an outcome; a full window drops its oldest one."""
         self._outcomes.append((failed, slow))
         self.failures += failed
         self.slow += slow
@@ -30,23 +44,23 @@ class CountWindow:
             self.saturated = not (self.failures or self.slow)
 
     def expire(self, now: int) -> None:
-        """Outcomes do not age here."""
+        """Do nothing: outcomes are dropped by count only."""
 
 
 class TimeWindow:
-    """The outcomes of the last `span` ns: those later than now - span."""
+    """The outcomes later than now - `span` (ns), with the attributes of CountWindow."""
 
     __slots__ = ("_entries", "_grain", "_span", "failures", "saturated", "slow", "total")
 
     def __init__(self, span: int) -> None:
         self.total = self.failures = self.slow = 0
-        self.saturated = False  # never: outcomes age
-        # Outcomes within a thousandth of the span share an entry, so that memory stays bounded.
+        self.saturated = False
+        # Outcomes within a thousandth of the span share an entry, which bounds the memory.
         self._span, self._grain = span, span // 1000
         self._entries: deque[list[int]] = deque()  # [first time, outcomes, failures, slow]
 
     def add(self, now: int, failed: bool, slow: bool) -> None:
-        """Add an outcome of the moment `now`."""
+        """Add an outcome of time `now` (ns)."""
         entries = self._entries
         if entries and now - entries[0][0] >= self._span:
             self.expire(now)
@@ -63,7 +77,7 @@ class TimeWindow:
             self.slow += 1
 
     def expire(self, now: int) -> None:
-        """Drop what is older than the span."""
+        """Drop the outcomes that are older than the span."""
         while self._entries and now - self._entries[0][0] >= self._span:
             _, total, failures, slow = self._entries.popleft()
             self.total -= total

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from enrichment.warehouse.database import Database
-from resilience import OperatorCommand, Reservation, Snapshot, StateChanged
+from resilience import BreakerAction, OperatorCommand, Reservation, Snapshot, StateChanged
 
 _MICROSECONDS = 1_000_000
 STALE_SECONDS = 15
@@ -40,7 +40,7 @@ class ResilienceStore:
             rows = conn.execute(text(_COMMANDS), {"seen": self._seen}).all()
         if rows:
             self._seen = rows[-1].id
-        return [OperatorCommand(row.name, row.action) for row in rows]
+        return [OperatorCommand(row.name, BreakerAction(row.action)) for row in rows]
 
     def _row(self, snapshot: Snapshot) -> dict[str, object]:
         status = snapshot.status.as_dict()

@@ -1,4 +1,4 @@
-"""A clock that moves only when told to, or when somebody sleeps on it."""
+"""A clock that advances only when told to, and when code sleeps on it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class FakeTime:
         self.sleep(seconds)
 
     @property
-    def seams(self) -> dict[str, object]:
+    def injectables(self) -> dict[str, object]:
         return {"clock": self, "wall_clock": self.wall}
 
     @property
-    def sleeping_seams(self) -> dict[str, object]:
-        return {**self.seams, "sleep": self.sleep, "async_sleep": self.async_sleep}
+    def sleeping_injectables(self) -> dict[str, object]:
+        return {**self.injectables, "sleep": self.sleep, "async_sleep": self.async_sleep}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def new_time() -> type[FakeTime]:
 
 @pytest.fixture(scope="session")
 def in_threads() -> Callable[..., list[object]]:
-    """Runs a function in n threads that start together; their results or exceptions."""
+    """Runs a function in n threads that start together; returns results or exceptions."""
 
     def run(n: int, fn: Callable[[], object]) -> list[object]:
         start, results = threading.Barrier(n), []

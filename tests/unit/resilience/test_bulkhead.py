@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from resilience import Bulkhead, BulkheadFull, CallRejected, SlotOverrun, remaining
-from resilience.bulkhead import _Hold
+from resilience.bulkhead import _Caller
+from tests.helpers.waiting import until
 
 
 class Signal:
-    """Stands for threading.Event: `wait` does what the test says instead of blocking."""
+    """A threading.Event whose `wait` calls a function of the test instead of blocking."""
 
     during_wait = staticmethod(lambda timeout: None)
 
@@ -32,7 +33,9 @@ class Signal:
 @pytest.fixture
 def make(time, monkeypatch):
     def build(max_concurrent=1, timeout=10, **options):
-        return Bulkhead("k", max_concurrent, timeout, **{**time.seams, "event": Signal, **options})
+        return Bulkhead(
+            "k", max_concurrent, timeout, **{**time.injectables, "event": Signal, **options}
+        )
 
     monkeypatch.setattr(Signal, "during_wait", time.advance)
     return build
@@ -40,7 +43,7 @@ def make(time, monkeypatch):
 
 @pytest.fixture
 def occupy():
-    """Takes a slot of a bulkhead in another thread; the returned callable frees it."""
+    """Occupies a slot in another thread; the returned function frees it."""
     frees = []
 
     def take(bulkhead: Bulkhead):
@@ -80,26 +83,26 @@ def test_status_in_and_after_a_call(make):
     assert bulkhead.status().active_count == 0
 
 
-def test_waiting_uses_up_the_budget_then_rejects(make, time, occupy):
-    bulkhead, seen = make(), []
-    bulkhead.on(seen.append)
+def test_a_call_that_waits_until_its_timeout_is_rejected(make, time, occupy):
+    bulkhead, events = make(), []
+    bulkhead.on(events.append)
     occupy(bulkhead)
-    with pytest.raises(BulkheadFull, match="no slot came free in time"):
+    with pytest.raises(BulkheadFull, match="no slot was free in time"):
         bulkhead.execute(int)
     assert time.ns == 10e9
     status = bulkhead.status()
     assert (status.rejected_count, status.waiting_count, status.active_count) == (1, 0, 1)
-    assert [type(event) for event in seen] == [CallRejected]
+    assert [type(event) for event in events] == [CallRejected]
 
 
-def test_what_waiting_leaves_is_offered_to_the_call(make, time, occupy, monkeypatch):
+def test_the_wait_counts_towards_the_timeout(make, time, occupy, monkeypatch):
     bulkhead = make()
     free = occupy(bulkhead)
     monkeypatch.setattr(Signal, "during_wait", lambda timeout: (time.advance(4), free()))
     assert bulkhead.execute(remaining) == 6
 
 
-def test_a_slot_that_comes_with_the_timeout_is_not_lost(make, time, occupy, monkeypatch):
+def test_a_slot_freed_at_the_timeout_is_used(make, time, occupy, monkeypatch):
     bulkhead = make()
     free = occupy(bulkhead)
     monkeypatch.setattr(Signal, "set", lambda self: None)
@@ -108,7 +111,7 @@ def test_a_slot_that_comes_with_the_timeout_is_not_lost(make, time, occupy, monk
     assert bulkhead.status().active_count == 0
 
 
-def test_no_permit_is_lost_to_waiters_that_time_out(make, occupy):
+def test_calls_that_time_out_leak_no_slot(make, occupy):
     bulkhead = make()
     free = occupy(bulkhead)
     for _ in range(20):
@@ -119,17 +122,17 @@ def test_no_permit_is_lost_to_waiters_that_time_out(make, occupy):
     assert bulkhead.status().available_slots == 1
 
 
-def test_a_slot_handed_over_while_its_waiter_gives_up_is_not_lost(make, occupy, monkeypatch):
+def test_a_slot_given_to_a_call_that_has_just_timed_out_is_freed(make, occupy, monkeypatch):
     bulkhead, timed_out = make(), []
     free = occupy(bulkhead)
     monkeypatch.setattr(Signal, "during_wait", timed_out.append)
 
     class Slots(set):
-        def discard(self, hold: object) -> None:
-            super().discard(hold)
+        def discard(self, caller: object) -> None:
+            super().discard(caller)
             if timed_out:
                 timed_out.clear()
-                free()  # the other call ends just now
+                free()  # the other call ends at this moment
 
     bulkhead._active = Slots(bulkhead._active)
     with pytest.raises(BulkheadFull):
@@ -137,12 +140,12 @@ def test_a_slot_handed_over_while_its_waiter_gives_up_is_not_lost(make, occupy, 
     assert bulkhead.status().active_count == 0
 
 
-def test_ctrl_c_while_waiting_leaks_nothing(make, occupy, monkeypatch):
+def test_ctrl_c_while_waiting_leaks_no_slot(make, occupy, monkeypatch):
     bulkhead = make()
     free = occupy(bulkhead)
 
     def interrupt(timeout: float) -> None:
-        free()  # the slot is handed over at the very moment
+        free()  # the slot is freed at this moment
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Signal, "during_wait", interrupt)
@@ -164,7 +167,7 @@ def throw(error: BaseException) -> None:
     raise error
 
 
-def test_waiters_are_served_in_order_of_arrival(occupy):
+def test_waiting_calls_get_slots_in_order_of_arrival(occupy):
     bulkhead, order = Bulkhead("k", 1, 30), []
     free = occupy(bulkhead)
     threads = []
@@ -179,22 +182,12 @@ def test_waiters_are_served_in_order_of_arrival(occupy):
     assert order == [0, 1, 2, 3, 4]
 
 
-def until(condition) -> None:
-    """Yields to other threads until the condition holds."""
-    step = threading.Event()
-    for _ in range(5000):
-        if condition():
-            return
-        step.wait(0.001)
-    raise AssertionError("it never happened")
-
-
 def test_many_threads_never_exceed_the_limit(in_threads):
-    bulkhead, active, most = Bulkhead("k", 3, 30), [], []
+    bulkhead, active, counts = Bulkhead("k", 3, 30), [], []
 
     def work() -> None:
         active.append(1)
-        most.append(len(active))
+        counts.append(len(active))
         threading.Event().wait(0.0001)
         active.pop()
 
@@ -203,7 +196,7 @@ def test_many_threads_never_exceed_the_limit(in_threads):
             bulkhead.execute(work)
 
     assert in_threads(8, client) == [None] * 8
-    assert max(most) <= 3
+    assert max(counts) <= 3
     status = bulkhead.status()
     assert (status.active_count, status.waiting_count, status.rejected_count) == (0, 0, 0)
 
@@ -211,7 +204,7 @@ def test_many_threads_never_exceed_the_limit(in_threads):
 def test_max_queue(make, occupy):
     bulkhead = make(max_queue=0)
     occupy(bulkhead)
-    with pytest.raises(BulkheadFull, match="0 callers are waiting"):
+    with pytest.raises(BulkheadFull, match="0 calls are waiting"):
         bulkhead.execute(int)
 
 
@@ -229,8 +222,8 @@ def test_a_nested_call_on_a_full_bulkhead_is_an_error(make, time):
 
 
 def test_an_overrun_is_counted_and_keeps_its_slot(make, time):
-    bulkhead, seen = make(), []
-    bulkhead.on(seen.append)
+    bulkhead, events = make(), []
+    bulkhead.on(events.append)
 
     def overrun() -> float | None:
         time.advance(15)
@@ -240,12 +233,12 @@ def test_an_overrun_is_counted_and_keeps_its_slot(make, time):
 
     assert bulkhead.execute(overrun) == 0
     assert bulkhead.status().overrun_count == 1
-    assert [(type(e), e.seconds) for e in seen] == [(SlotOverrun, 5)]
+    assert [(type(e), e.seconds) for e in events] == [(SlotOverrun, 5)]
     bulkhead.reset()
     assert bulkhead.status().overrun_count == 0
 
 
-def test_remaining_is_the_least_of_nested_budgets(make):
+def test_remaining_is_the_least_of_nested_timeouts(make):
     outer, inner = make(timeout=5), make(timeout=20)
     assert remaining() is None
     assert outer.execute(lambda: (inner.execute(remaining), remaining())) == (5, 5)
@@ -273,7 +266,7 @@ def test_async_slots_wait_and_time_out():
     assert bulkhead.status().active_count == bulkhead.status().waiting_count == 0
 
 
-def test_async_waiters_get_the_slot_and_cancelled_ones_leave_the_queue():
+def test_async_waiting_calls_get_slots_and_cancelled_ones_leave_the_queue():
     bulkhead = Bulkhead("k", 1, 30)
 
     async def main() -> list[int]:
@@ -324,7 +317,7 @@ def test_async_nesting_and_tasks_that_outlive_their_parent():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_is_not_bound_by_the_threads_it_lost(occupy):
+def test_a_forked_child_frees_the_slots_of_other_threads(occupy):
     bulkhead = Bulkhead("k", 1, 30)
     occupy(bulkhead)
     bulkhead._lock.acquire()  # as if another thread held it at the time of the fork
@@ -350,21 +343,21 @@ def test_the_constructor_says_what_is_allowed(make, option, value, allowed):
 
 
 class Machine(RuleBasedStateMachine):
-    """Callers that enter, wait, give up and leave in any order; slots are never lost."""
+    """Calls that enter, wait, time out and leave in any order; no slot is lost."""
 
     def __init__(self, time) -> None:
         super().__init__()
-        self.bulkhead = Bulkhead("m", 2, 10, **time.seams)
-        self.inside: list[_Hold] = []
-        self.waiting: list[_Hold] = []
+        self.bulkhead = Bulkhead("m", 2, 10, **time.injectables)
+        self.inside: list[_Caller] = []
+        self.waiting: list[_Caller] = []
 
     @rule()
     def enter(self) -> None:
-        hold = _Hold(self.bulkhead, 10**12, None)
-        if self.bulkhead._enter(hold) or self.bulkhead._queue(hold, lambda: None):
-            self.inside.append(hold)
+        caller = _Caller(self.bulkhead, 10**12, None)
+        if self.bulkhead._enter(caller) or self.bulkhead._enqueue(caller, lambda: None):
+            self.inside.append(caller)
         else:
-            self.waiting.append(hold)
+            self.waiting.append(caller)
 
     @rule(index=st.integers(0, 5))
     def leave(self, index: int) -> None:
@@ -373,13 +366,13 @@ class Machine(RuleBasedStateMachine):
             self.promote()
 
     @rule(index=st.integers(0, 5))
-    def give_up(self, index: int) -> None:
+    def time_out(self, index: int) -> None:
         if self.waiting:
             self.bulkhead._leave(self.waiting.pop(index % len(self.waiting)))
 
     def promote(self) -> None:
-        if self.waiting:  # the first in the queue, no other
-            assert self.bulkhead.holds(self.waiting[0])
+        if self.waiting:  # the first in the queue
+            assert self.bulkhead.has_slot(self.waiting[0])
             self.inside.append(self.waiting.pop(0))
 
     @invariant()

@@ -28,7 +28,7 @@ def fail(breaker: CircuitBreaker, times: int = 1) -> None:
 
 @pytest.fixture
 def make(time):
-    return lambda **options: CircuitBreaker("b", **{**time.seams, **options})
+    return lambda **options: CircuitBreaker("b", **{**time.injectables, **options})
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_it_passes_arguments_and_results(make):
     assert make().execute(dict, fn=1, self=2) == {"fn": 1, "self": 2}
 
 
-def test_below_minimum_calls_it_never_trips(make):
+def test_below_minimum_calls_it_never_opens(make):
     breaker = make()
     fail(breaker, 4)
     assert state(breaker) == "closed"
@@ -69,14 +69,14 @@ def test_the_rate_is_compared_exactly(make):
     assert state(breaker) == "open"
 
 
-def test_a_success_can_trip_it(make):
+def test_a_success_can_open_it(make):
     breaker = make()
     fail(breaker, 4)
     assert breaker.execute(int) == 0  # 4 of 5
     assert state(breaker) == "open"
 
 
-def test_the_window_by_count_forgets_the_oldest(make):
+def test_the_count_window_drops_the_oldest_outcome(make):
     breaker = make(failure_threshold=0.5, window_size=4, minimum_calls=4)
     breaker.execute(int)
     fail(breaker)
@@ -95,7 +95,7 @@ def test_a_full_window_of_successes_still_sees_failures(make):
     assert state(breaker) == "open"
 
 
-def test_the_window_by_time_ages_when_read(make, time):
+def test_the_time_window_expires_outcomes_when_read(make, time):
     breaker = make(window_seconds=10)
     fail(breaker, 4)
     time.advance(9.999)
@@ -106,7 +106,7 @@ def test_the_window_by_time_ages_when_read(make, time):
     assert state(breaker) == "closed"
 
 
-def test_the_window_by_time_stays_small(make, time):
+def test_the_time_window_is_bounded(make, time):
     breaker = make(window_seconds=10, failure_threshold=1.0)
     for _ in range(5000):
         breaker.execute(int)
@@ -115,7 +115,7 @@ def test_the_window_by_time_stays_small(make, time):
     assert len(breaker._window._entries) <= 1001
 
 
-def test_the_tripping_call_raises_its_own_error(make):
+def test_the_call_that_opens_it_raises_its_own_error(make):
     breaker, last = make(), Boom("the last")
     fail(breaker, 4)
     with pytest.raises(Boom) as caught:
@@ -123,7 +123,7 @@ def test_the_tripping_call_raises_its_own_error(make):
     assert caught.value is last
 
 
-def test_open_rejects_and_says_why(opened, time):
+def test_the_rejection_has_the_wait_and_the_last_error(opened, time):
     time.advance(20)
     with pytest.raises(CircuitOpen) as caught:
         opened.execute(int)
@@ -169,17 +169,17 @@ def test_half_open_admits_exactly_half_open_calls(make, time):
 
 def test_eight_threads_race_for_one_probe(opened, time, in_threads):
     time.advance(60)
-    probing, decided = threading.Event(), threading.Barrier(8)
+    probing, finish = threading.Event(), threading.Barrier(8)
 
     def call() -> str:
         def probe() -> None:
             probing.set()
-            decided.wait()
+            finish.wait()
 
         try:
             opened.execute(probe)
         except CircuitOpen:
-            decided.wait()
+            finish.wait()
             return "rejected"
         return "probe"
 
@@ -229,7 +229,7 @@ def test_cancellation_gives_the_probe_back(opened, time):
     assert state(opened) == "closed"
 
 
-def test_a_probe_that_never_returns_reopens(make, time):
+def test_a_probe_that_times_out_reopens(make, time):
     breaker = make(half_open_timeout=10)
     fail(breaker, 5)
     time.advance(60)
@@ -248,7 +248,7 @@ def test_a_probe_that_never_returns_reopens(make, time):
     assert state(breaker) == "half_open"
 
 
-def test_a_stuck_probe_is_dated_when_it_was_due(make, time):
+def test_a_timed_out_probe_reopens_as_of_its_timeout(make, time):
     breaker = make(half_open_timeout=10)
     fail(breaker, 5)
     time.advance(60)
@@ -276,7 +276,7 @@ def test_a_late_failure_does_not_reopen_a_closed_breaker(make, time):
     assert breaker.status().failure_count == 0
 
 
-def test_slow_calls_trip(make, time):
+def test_slow_calls_open_it(make, time):
     breaker = make(slow_call_seconds=2, slow_call_threshold=0.6)
     for seconds in (1.9, 1.9, 2, 2, 2):
         breaker.execute(time.advance, seconds)
@@ -304,7 +304,7 @@ def test_record_and_record_result(make):
     assert state(breaker) == "open"
 
 
-def test_a_predicate_that_raises_leaks_no_probe(make, time):
+def test_a_predicate_that_raises_leaves_no_permit_taken(make, time):
     def broken(_: object) -> bool:
         raise Boom("predicate")
 
@@ -334,17 +334,17 @@ def test_forced_open_survives_timers(make, time):
     assert breaker.execute(int) == 0
 
 
-def test_disabled_lets_all_through_and_records_nothing(opened, time):
+def test_disabled_allows_every_call_and_records_nothing(opened, time):
     opened.disable()
     fail(opened, 50)
     status = opened.status()
     assert (status.state, status.mode, status.failure_count) == ("closed", "disabled", 0)
 
 
-def test_status_shows_the_wall_clock_and_the_contract_first(opened, time):
+def test_status_has_wall_clock_times_and_a_fixed_order_of_fields(opened, time):
     time.advance(1)
-    shown = opened.status().as_dict()
-    assert list(shown)[:7] == [
+    values = opened.status().as_dict()
+    assert list(values)[:7] == [
         "name",
         "state",
         "failure_count",
@@ -353,31 +353,31 @@ def test_status_shows_the_wall_clock_and_the_contract_first(opened, time):
         "last_failure_time",
         "opened_at",
     ]
-    assert shown["opened_at"] == shown["last_failure_time"] == "2024-01-01T00:00:00Z"
-    assert type(shown["state"]) is str
+    assert values["opened_at"] == values["last_failure_time"] == "2024-01-01T00:00:00Z"
+    assert type(values["state"]) is str
     with pytest.raises(FrozenInstanceError):
         opened.status().name = "other"
 
 
 def test_events(make, time):
-    seen: list[object] = []
+    events: list[object] = []
     breaker = make()
-    unsubscribe = breaker.on(seen.append)
+    unsubscribe = breaker.on(events.append)
     fail(breaker, 5)
     with pytest.raises(CircuitOpen):
         breaker.execute(int)
     time.advance(60)
     breaker.execute(int)
-    changes = [(e.old, e.new) for e in seen if isinstance(e, StateChanged)]
+    changes = [(e.old, e.new) for e in events if isinstance(e, StateChanged)]
     assert changes == [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
-    generations = [e.generation for e in seen if isinstance(e, StateChanged)]
+    generations = [e.generation for e in events if isinstance(e, StateChanged)]
     assert generations == sorted(set(generations))
-    assert [e.retry_after for e in seen if isinstance(e, CallRejected)] == [60]
-    count = len(seen)
+    assert [e.retry_after for e in events if isinstance(e, CallRejected)] == [60]
+    count = len(events)
     unsubscribe()
     unsubscribe()
     breaker.force_open()
-    assert len(seen) == count
+    assert len(events) == count
 
 
 def test_a_raising_listener_breaks_nothing_and_is_logged_once(make, caplog):
@@ -390,10 +390,10 @@ def test_a_raising_listener_breaks_nothing_and_is_logged_once(make, caplog):
 
 
 def test_a_listener_may_call_the_breaker(make):
-    breaker, seen = make(), []
-    breaker.on(lambda event: seen.append(breaker.status().state))
+    breaker, states = make(), []
+    breaker.on(lambda event: states.append(breaker.status().state))
     fail(breaker, 5)
-    assert seen == ["open"]
+    assert states == ["open"]
 
 
 @pytest.mark.parametrize(
@@ -421,13 +421,13 @@ def test_the_constructor_says_what_is_allowed(make, option, value, allowed):
 
 
 class Machine(RuleBasedStateMachine):
-    """Calls that begin and end in any order, against a plain reading of the rules."""
+    """Calls that start and end in any order, compared with the rules."""
 
     def __init__(self, time) -> None:
         super().__init__()
         self.time = time
         self.breaker = CircuitBreaker(
-            "m", 0.5, 10, window_size=4, minimum_calls=2, half_open_calls=2, **time.seams
+            "m", 0.5, 10, window_size=4, minimum_calls=2, half_open_calls=2, **time.injectables
         )
         self.running: list[tuple[tuple[int, int | None], int]] = []
 
@@ -435,7 +435,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         before = self.breaker.status().state
         try:
-            permit = self.breaker._ready or self.breaker._admit()
+            permit = self.breaker._closed_permit or self.breaker._acquire_permit()
         except CircuitOpen:
             assert before != State.CLOSED
         else:
@@ -448,7 +448,7 @@ class Machine(RuleBasedStateMachine):
             return
         permit, generation = self.running.pop(index % len(self.running))
         before = self.breaker.status()
-        self.breaker._settle(permit, 0, failed, Boom())
+        self.breaker._record_outcome(permit, 0, failed, Boom())
         if before.generation != generation:  # an outcome of an older generation is dropped
             assert self.breaker.status() == before
         elif failed and before.state is State.HALF_OPEN:

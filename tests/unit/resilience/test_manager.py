@@ -10,10 +10,12 @@ import threading
 import pytest
 
 from resilience import (
+    BreakerAction,
     Bulkhead,
     BulkheadFull,
     CircuitBreaker,
     CircuitOpen,
+    Mode,
     OperatorCommand,
     RateLimited,
     RateLimiter,
@@ -28,12 +30,12 @@ from resilience.publishing import StatusFeed
 
 @pytest.fixture
 def manager(time):
-    manager = init_resilience_manager(**time.sleeping_seams, rng=lambda: 1.0)
+    manager = init_resilience_manager(**time.sleeping_injectables, rng=lambda: 1.0)
     yield manager
     manager.close()
 
 
-class Quota(Exception):
+class QuotaExceeded(Exception):
     retry_after = 30.0
 
 
@@ -88,34 +90,33 @@ def test_all_status_is_json_and_reset_all_resets(manager):
     manager.register_retry_policy("c")
     manager.register_bulkhead("d")
     statuses = manager.all_status()
-    shown = json.loads(json.dumps([status.as_dict() for status in statuses]))
-    assert [s["kind"] for s in shown] == ["circuit_breaker", "rate_limiter", "retry", "bulkhead"]
-    assert shown[0]["state"] == "open"
+    values = json.loads(json.dumps([status.as_dict() for status in statuses]))
+    assert [s["kind"] for s in values] == ["circuit_breaker", "rate_limiter", "retry", "bulkhead"]
+    assert values[0]["state"] == "open"
     manager.reset_all()
     assert manager.all_status()[0].state == "closed"
     assert manager.all_status()[1].paused_until is None
 
 
-def test_one_listener_hears_present_and_future_patterns(manager):
-    seen = []
-    manager.register_circuit_breaker("early").on(throw)  # raises, disturbs nobody
-    off = manager.on(lambda event: seen.append(event.name))
+def test_a_listener_receives_the_events_of_all_patterns(manager):
+    names = []
+    manager.register_circuit_breaker("early").on(throw)  # raises, without effect
+    unsubscribe = manager.on(lambda event: names.append(event.name))
     manager.register_circuit_breaker("late").force_open()
     manager.register_circuit_breaker("early").force_open()
-    off()
+    unsubscribe()
     manager.reset_all()
-    assert seen == ["late", "early"]
+    assert names == ["late", "early"]
 
 
-def test_each_attempt_pays_a_permit_and_nothing_is_held_while_sleeping(manager, time):
+def test_each_attempt_takes_a_permit_and_sleeping_takes_no_slot(manager, time):
     breaker = manager.register_circuit_breaker()
     limiter = manager.register_rate_limiter()
     bulkhead = manager.register_bulkhead()
     retry = manager.register_retry_policy()
     call = manager.pipeline(breaker=breaker, limiter=limiter, retry=retry, bulkhead=bulkhead)
-    held = []
-    time.on_sleep = lambda: held.append(bulkhead.status().active_count)
-    active = []
+    active, active_asleep = [], []
+    time.on_sleep = lambda: active_asleep.append(bulkhead.status().active_count)
 
     def flaky() -> str:
         active.append(bulkhead.status().active_count)
@@ -124,19 +125,19 @@ def test_each_attempt_pays_a_permit_and_nothing_is_held_while_sleeping(manager, 
         return "ok"
 
     assert call.execute(flaky) == "ok"
-    assert (active, held) == ([1, 1, 1], [0, 0])
+    assert (active, active_asleep) == ([1, 1, 1], [0, 0])
     assert limiter.status().granted_count == 3
     assert breaker.status().failure_count == 2
 
 
 @pytest.mark.parametrize("inner", ["limiter", "bulkhead"])
-def test_our_own_rejections_are_no_failures_and_not_retried(manager, time, inner):
+def test_rejections_are_not_failures_and_are_not_retried(manager, time, inner):
     breaker = manager.register_circuit_breaker()
     limiter = manager.register_rate_limiter("l", 1, 60, 1, max_wait=0)
     bulkhead = manager.register_bulkhead("k", 1)
     retry = manager.register_retry_policy()
-    chosen = {"limiter": limiter} if inner == "limiter" else {"bulkhead": bulkhead}
-    call = manager.pipeline(breaker=breaker, retry=retry, **chosen)
+    patterns = {"limiter": limiter} if inner == "limiter" else {"bulkhead": bulkhead}
+    call = manager.pipeline(breaker=breaker, retry=retry, **patterns)
 
     def rejected() -> None:
         for _ in range(20):
@@ -148,7 +149,7 @@ def test_our_own_rejections_are_no_failures_and_not_retried(manager, time, inner
     assert time.slept == []
 
 
-def test_an_open_breaker_pays_no_permit(manager):
+def test_an_open_breaker_takes_no_permit(manager):
     breaker, limiter = manager.register_circuit_breaker(), manager.register_rate_limiter()
     breaker.force_open()
     with pytest.raises(CircuitOpen):
@@ -156,17 +157,17 @@ def test_an_open_breaker_pays_no_permit(manager):
     assert limiter.status().granted_count == 0
 
 
-def test_a_429_pauses_the_limiter_and_is_no_failure(manager, time):
-    breaker = manager.register_circuit_breaker(ignore=(Quota,))
+def test_a_429_pauses_the_limiter_and_is_not_a_failure(manager, time):
+    breaker = manager.register_circuit_breaker(ignore=(QuotaExceeded,))
     limiter = manager.register_rate_limiter()
     retry = manager.register_retry_policy()
     call = manager.pipeline(
         breaker=breaker,
         limiter=limiter,
         retry=retry,
-        pause_on=lambda error: error.retry_after if isinstance(error, Quota) else None,
+        pause_on=lambda error: error.retry_after if isinstance(error, QuotaExceeded) else None,
     )
-    errors = [Quota(), OSError()]
+    errors = [QuotaExceeded(), OSError()]
 
     def vendor() -> float:
         if errors:
@@ -220,7 +221,7 @@ def test_a_decorated_function_keeps_its_signature(kind):
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
-def test_the_wrong_kind_of_function_is_a_type_error_and_no_failure(kind):
+def test_the_wrong_kind_of_function_is_a_type_error_and_not_a_failure(kind):
     pattern = kind("w")
     for _ in range(9):
         with pytest.raises(TypeError, match="use execute_async"):
@@ -246,8 +247,8 @@ def test_errors_survive_pickling():
     assert str(CircuitOpen("b", 1.5)) == "circuit 'b' is open; retry in 1.5 s"
 
 
-class Store:
-    """Keeps what is published; raises while `down`."""
+class FakeStore:
+    """Keeps what is published; raises while it is `down`."""
 
     def __init__(self) -> None:
         self.down = False
@@ -263,8 +264,8 @@ class Store:
             self.published.set()
 
     def pending(self) -> list[OperatorCommand]:
-        taken, self.commands = self.commands, []
-        return taken
+        commands, self.commands = self.commands, []
+        return commands
 
     def names(self) -> list[list[str]]:
         return [[snapshot.status.name for snapshot in batch] for batch, _ in self.batches]
@@ -272,69 +273,75 @@ class Store:
 
 @pytest.fixture
 def feed(time):
-    """A feed without its thread, its store, and two patterns."""
-    store, made = Store(), init_resilience_manager(**time.sleeping_seams)
-    made.register_circuit_breaker("a")
-    made.register_bulkhead("b")
-    feed = StatusFeed(made.all_status, store, store, made.apply, clock=time, wall_clock=time.wall)
-    made.on(lambda e: feed._transitions.append(e) if isinstance(e, StateChanged) else None)
-    return feed, store, made
+    """A feed without its thread, its store, and a manager with two patterns."""
+    store, manager = FakeStore(), init_resilience_manager(**time.sleeping_injectables)
+    manager.register_circuit_breaker("a")
+    manager.register_bulkhead("b")
+    feed = StatusFeed(
+        manager.all_status, store, store, manager.apply, clock=time, wall_clock=time.wall
+    )
+    manager.on(lambda e: feed._transitions.append(e) if isinstance(e, StateChanged) else None)
+    return feed, store, manager
 
 
-def test_only_changes_are_published_and_everything_as_a_heartbeat(feed, time):
+def test_changes_are_published_and_all_statuses_as_a_heartbeat(feed, time):
     feed, store, manager = feed
-    feed.round()
-    feed.round()
+    feed.run_once()
+    feed.run_once()
     assert store.names() == [["a", "b"]]
     manager.register_circuit_breaker("a").execute(int)
     time.advance(1)
-    feed.round()
+    feed.run_once()
     assert store.names()[1:] == [["a"]]
     time.advance(4)
-    feed.round()
+    feed.run_once()
     assert store.names()[2:] == [["a", "b"]]
 
 
 def test_sequence_numbers_grow_also_across_restarts(feed, time):
     feed, store, manager = feed
-    feed.round()
+    feed.run_once()
     time.advance(10)
-    feed.round()
+    feed.run_once()
     numbers = [snapshot.sequence for batch, _ in store.batches for snapshot in batch]
     assert numbers == sorted(set(numbers))
     time.advance(1)
     restarted = StatusFeed(manager.all_status, store, None, print, clock=time, wall_clock=time.wall)
-    restarted.round()
+    restarted.run_once()
     assert store.batches[-1][0][0].sequence > max(numbers)
 
 
-def test_what_a_store_that_is_down_missed_comes_later_and_is_logged_once(feed, caplog):
+def test_what_an_unavailable_store_missed_is_published_later(feed, caplog):
     feed, store, manager = feed
     store.down = True
     manager.register_circuit_breaker("a").force_open()
     for _ in range(5):
-        feed.round()
+        feed.run_once()
     assert len(caplog.records) == 1
     store.down = False
-    feed.round()
+    feed.run_once()
     ((snapshots, transitions),) = store.batches
     assert [snapshot.status.name for snapshot in snapshots] == ["a", "b"]
     assert [(t.old, t.new) for t in transitions] == [("closed", "open")]
 
 
-def test_operators_commands_are_carried_out(feed):
+def test_operators_commands_are_executed(feed):
     feed, store, manager = feed
     breaker = manager.register_circuit_breaker("a")
-    expected = {"force_open": "forced_open", "disable": "disabled", "reset": "auto"}
+    expected = {
+        BreakerAction.FORCE_OPEN: Mode.FORCED_OPEN,
+        BreakerAction.DISABLE: Mode.DISABLED,
+        BreakerAction.RESET: Mode.AUTO,
+    }
     for action, mode in expected.items():
         store.commands = [OperatorCommand("unknown", action), OperatorCommand("a", action)]
-        feed.round()
+        feed.run_once()
         assert breaker.status().mode == mode
-    assert store.batches[-1][0][0].status.mode == "auto"  # shown in the same round
+    assert store.batches[-1][0][0].status.mode == "auto"  # published in the same run
 
 
 def test_the_daemon_starts_lazily_and_publishes_transitions_at_once():
-    store = Store()
+    store = FakeStore()
     manager = init_resilience_manager(publisher=store)
     assert manager._feed._thread is None
     breaker = manager.register_circuit_breaker("a")
@@ -348,8 +355,8 @@ def test_the_daemon_starts_lazily_and_publishes_transitions_at_once():
     assert breaker.status().state == "open"
 
 
-def test_a_raising_publisher_never_reaches_callers(caplog):
-    store = Store()
+def test_a_raising_publisher_does_not_affect_calls(caplog):
+    store = FakeStore()
     store.down = True
     manager = init_resilience_manager(publisher=store)
     breaker = manager.register_circuit_breaker("a")
@@ -366,8 +373,8 @@ def test_without_a_publisher_there_is_no_thread(manager):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_publishes_and_registers_on_its_own():
-    store = Store()
+def test_a_forked_child_publishes_and_registers():
+    store = FakeStore()
     manager = init_resilience_manager(publisher=store)
     breaker = manager.register_circuit_breaker("a")
     manager._lock.acquire()
@@ -384,7 +391,7 @@ def test_a_forked_child_publishes_and_registers_on_its_own():
     manager.close()
 
 
-def test_close_is_heard_by_all_retries_of_the_manager():
+def test_close_interrupts_the_retries_of_the_manager():
     manager = init_resilience_manager()
     retry = manager.register_retry_policy("r", 3, 3600, 3600, jitter="none")
     retry.on(lambda event: threading.Thread(target=manager.close).start())

@@ -15,18 +15,19 @@ from resilience import (
     RateLimiter,
     Reservation,
     SharedLimitChanged,
+    Sleeper,
 )
 
 
 @pytest.fixture
 def make(time):
     def build(rate=5, interval=60, burst=5, **options):
-        return RateLimiter("l", rate, interval, burst, **{**time.sleeping_seams, **options})
+        return RateLimiter("l", rate, interval, burst, **{**time.sleeping_injectables, **options})
 
     return build
 
 
-def drain(limiter: RateLimiter) -> int:
+def take_all(limiter: RateLimiter) -> int:
     count = 0
     while limiter.allow_request():
         count += 1
@@ -35,49 +36,51 @@ def drain(limiter: RateLimiter) -> int:
 
 def test_a_burst_then_the_rate(make, time):
     limiter = make()
-    assert drain(limiter) == 5
+    assert take_all(limiter) == 5
     time.advance(11.999)
     assert not limiter.allow_request()
     time.advance(0.001)
-    assert drain(limiter) == 1
+    assert take_all(limiter) == 1
 
 
-def test_no_drift_denies_the_fifth_after_any_number_of_refills(make, time):
+def test_there_is_no_rounding_drift_after_many_refills(make, time):
     limiter = make(interval=60.1)
     for _ in range(2000):
-        assert drain(limiter) == 5
+        assert take_all(limiter) == 5
         for _ in range(601):
             time.advance(0.1)
     third = make(rate=3, interval=1, burst=3)  # a third of a second is no whole number of ns
     for _ in range(2000):
-        assert drain(third) == 3
+        assert take_all(third) == 3
         time.advance(1)
 
 
-def test_idling_never_adds_more_than_the_burst_nor_overwrites_what_was_spent(make, time):
+def test_idling_adds_no_more_than_the_burst_and_keeps_what_was_taken(make, time):
     limiter = make()
     time.advance(1e6)
     assert limiter.allow_request(4)
     assert limiter.status().tokens == 1
     time.advance(0.001)
     assert limiter.status().tokens == 1
-    assert drain(limiter) == 1
+    assert take_all(limiter) == 1
 
 
 def test_strict_never_admits_more_than_the_rate_in_any_interval(make, time):
     loose, strict = make(), make(strict=True)
     granted = []
     for _ in range(61):
-        granted.append((drain(loose), drain(strict)))
+        granted.append((take_all(loose), take_all(strict)))
         time.advance(1)
-    assert sum(a for a, _ in granted[:60]) == 9  # of a bucket, 60 s may see nearly twice the rate
+    assert (
+        sum(a for a, _ in granted[:60]) == 9
+    )  # a token bucket can grant nearly twice the rate in 60 s
     assert sum(b for _, b in granted[:60]) == 5
     assert granted[60][1] == 5
 
 
 def test_strict_bounds_the_burst_by_the_rate(make):
     limiter = make(burst=150, strict=True)
-    assert drain(limiter) == 5
+    assert take_all(limiter) == 5
     with pytest.raises(ValueError, match="n must be from 1 to 5"):
         limiter.allow_request(6)
 
@@ -89,9 +92,9 @@ def test_acquire_sleeps_as_long_as_it_must(make, time):
     assert time.slept == [12, 12]
 
 
-def test_acquire_that_would_take_too_long_fails_at_once_and_reserves_nothing(make, time):
+def test_an_acquire_that_would_wait_too_long_fails_at_once_and_reserves_nothing(make, time):
     limiter = make()
-    drain(limiter)
+    take_all(limiter)
     for _ in range(10):
         with pytest.raises(RateLimited) as caught:
             limiter.acquire(timeout=11.9)
@@ -103,26 +106,26 @@ def test_acquire_that_would_take_too_long_fails_at_once_and_reserves_nothing(mak
 
 def test_reservations_are_served_in_order(make, time):
     limiter = make(rate=1, interval=1, burst=1)
-    served, sleepers = [], []
+    events, sleeping = [], []
     limiter.acquire()
 
-    def second_comes_while_the_first_sleeps() -> None:
-        if not sleepers:
-            sleepers.append(True)
-            assert not limiter.allow_request()  # nobody overtakes those who wait
+    def second_call_while_the_first_sleeps() -> None:
+        if not sleeping:
+            sleeping.append(True)
+            assert not limiter.allow_request()  # it does not overtake the waiting call
             with pytest.raises(RateLimited) as caught:
                 limiter.acquire(timeout=1.5)
             assert caught.value.retry_after == 2
-            served.append("first sleeps")
+            events.append("second rejected")
 
-    time.on_sleep = second_comes_while_the_first_sleeps
+    time.on_sleep = second_call_while_the_first_sleeps
     limiter.acquire()
-    assert (served, time.slept) == (["first sleeps"], [1])
+    assert (events, time.slept) == (["second rejected"], [1])
 
 
-def test_an_interrupted_wait_gives_its_reservation_back(make, time):
+def test_an_interrupted_wait_cancels_its_reservation(make, time):
     limiter = make()
-    drain(limiter)
+    take_all(limiter)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -135,7 +138,7 @@ def test_an_interrupted_wait_gives_its_reservation_back(make, time):
     assert limiter.allow_request()
 
 
-def test_pause_stops_grants_and_a_shorter_one_does_not_end_it(make, time):
+def test_a_shorter_pause_does_not_end_a_longer_one(make, time):
     limiter, seen = make(), []
     limiter.on(seen.append)
     limiter.pause(30)
@@ -168,7 +171,7 @@ def test_after_a_pause_there_is_no_more_than_a_burst(make, time):
     assert time.ns == 101e9
 
 
-def test_a_pause_moves_those_who_wait_and_fails_those_whose_time_is_up(make, time):
+def test_a_pause_delays_waiting_calls_and_rejects_those_beyond_their_timeout(make, time):
     limiter = make(rate=1, interval=1, burst=1)
     limiter.acquire()
     time.on_sleep = lambda: limiter.pause(50) if len(time.slept) == 1 else None
@@ -222,7 +225,7 @@ def test_the_constructor_says_what_is_allowed(make, options, allowed):
         make(**options)
 
 
-def test_negative_times_are_refused(make):
+def test_negative_times_are_rejected(make):
     limiter = make()
     with pytest.raises(ValueError, match="timeout must be"):
         limiter.acquire(timeout=-1)
@@ -230,20 +233,22 @@ def test_negative_times_are_refused(make):
         limiter.pause(-1)
 
 
-def test_threads_get_no_more_than_there_is(make, in_threads):
+def test_threads_get_no_more_than_the_burst(make, in_threads):
     limiter = make(rate=1, interval=3600, burst=100)
-    counts = in_threads(8, lambda: drain(limiter))
+    counts = in_threads(8, lambda: take_all(limiter))
     assert sum(counts) == 100
     assert limiter.status().granted_count == 100
 
 
-def test_a_thread_really_sleeps_and_close_ends_it():
-    limiter = RateLimiter("real", 1, 3600, 1)
+def test_close_interrupts_a_waiting_thread():
+    class ObservedSleeper(Sleeper):
+        def sleep(self, seconds: float) -> bool:
+            waiting.set()
+            return super().sleep(seconds)
+
+    waiting, sleeper, errors = threading.Event(), ObservedSleeper(), []
+    limiter = RateLimiter("real", 1, 3600, 1, sleeper=sleeper)
     limiter.acquire()
-    waiting = threading.Event()
-    sleep = limiter._sleeper.sleep
-    limiter._sleeper.sleep = lambda seconds: (waiting.set(), sleep(seconds))[1]
-    errors = []
 
     def wait() -> None:
         try:
@@ -254,36 +259,36 @@ def test_a_thread_really_sleeps_and_close_ends_it():
     thread = threading.Thread(target=wait)
     thread.start()
     assert waiting.wait(5)
-    limiter._sleeper.close()
+    sleeper.close()
     thread.join(5)
     assert len(errors) == 1
     assert limiter.status().waiting == 0
 
 
-def test_rejections_are_counted_and_announced(make):
+def test_rejections_are_counted_and_notified(make):
     limiter, seen = make(), []
     limiter.on(seen.append)
-    drain(limiter)
+    take_all(limiter)
     assert limiter.status().rejected_count == 1
     assert [(type(e), e.kind, e.retry_after) for e in seen] == [(CallRejected, "rate_limiter", 12)]
     limiter.reset()
-    assert drain(limiter) == 5
+    assert take_all(limiter) == 5
 
 
-class Store:
+class FakeStore:
     def __init__(self, *answers: Reservation | Exception) -> None:
-        self.answers, self.asked = list(answers), []
+        self.answers, self.requests = list(answers), []
 
     def reserve(self, *request: object) -> Reservation:
-        self.asked.append(request)
+        self.requests.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
-def test_the_shared_store_decides_in_addition(make, time):
-    store = Store(Reservation(True, 0.0), Reservation(True, 3.0), Reservation(False, 9.0))
+def test_the_shared_limit_applies_in_addition(make, time):
+    store = FakeStore(Reservation(True, 0.0), Reservation(True, 3.0), Reservation(False, 9.0))
     limiter = make(shared=store)
     assert limiter.status().shared == "ok"
     limiter.acquire()
@@ -292,23 +297,23 @@ def test_the_shared_store_decides_in_addition(make, time):
     with pytest.raises(RateLimited) as caught:
         limiter.acquire(timeout=4)
     assert caught.value.retry_after == 9
-    assert store.asked[1] == ("l", 2, 5, 60, 5, False, None)
-    assert store.asked[2][-1] == 4
+    assert store.requests[1] == ("l", 2, 5, 60, 5, False, None)
+    assert store.requests[2][-1] == 4
     assert limiter.status().granted_count == 3
 
 
-def test_polling_a_refusing_store_spends_no_local_permit(make):
-    limiter = make(shared=Store(*[Reservation(False, 1.0)] * 50, Reservation(True, 0.0)))
+def test_rejections_of_the_store_take_no_local_permit(make):
+    limiter = make(shared=FakeStore(*[Reservation(False, 1.0)] * 50, Reservation(True, 0.0)))
     assert [limiter.allow_request() for _ in range(51)].count(True) == 1
 
 
-def test_without_the_store_the_local_limit_holds_visibly(make, time):
-    store = Store(OSError("down"), Reservation(True, 0.0))
+def test_without_the_store_the_local_limit_applies_and_is_degraded(make, time):
+    store = FakeStore(OSError("down"), Reservation(True, 0.0))
     limiter, seen = make(shared=store), []
     limiter.on(seen.append)
-    assert drain(limiter) == 5
+    assert take_all(limiter) == 5
     assert limiter.status().shared == "degraded"
-    assert len(store.asked) == 1  # a store that is down is not asked at every call
+    assert len(store.requests) == 1  # an unavailable store is not called every time
     time.advance(60)
     assert limiter.allow_request()
     assert limiter.status().shared == "ok"
@@ -316,9 +321,9 @@ def test_without_the_store_the_local_limit_holds_visibly(make, time):
     assert changes == ["degraded", "ok"]
 
 
-def test_async_asks_the_store_too(make, time):
-    limiter = make(shared=Store(Reservation(True, 2.0)))
-    asyncio.run(limiter.acquire_async())
+def test_async_calls_reserve_from_the_store(make, time):
+    limiter = make(shared=FakeStore(Reservation(True, 2.0)))
+    asyncio.run(limiter.execute_async(asyncio.sleep, 0))
     assert time.slept == [2]
 
 
@@ -331,9 +336,9 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.time = time
         self.limiter = RateLimiter(
-            "m", self.rate, self.interval, self.burst, strict=strict, **time.seams
+            "m", self.rate, self.interval, self.burst, strict=strict, **time.injectables
         )
-        self.most = 3 if strict else 4
+        self.max_permits = 3 if strict else 4
         self.strict = strict
         self.pending: list = []
         self.grants: list[int] = []  # one entry per permit, in ns
@@ -343,9 +348,9 @@ class Machine(RuleBasedStateMachine):
         if self.limiter.allow_request(n):
             self.grants += [self.time.ns] * n
 
-    @rule(n=st.integers(1, 3), patience=st.sampled_from([None, 0, 5 * 10**9]))
-    def reserve(self, n: int, patience: int | None) -> None:
-        ticket = self.limiter._reserve(n, patience)
+    @rule(n=st.integers(1, 3), max_wait=st.sampled_from([None, 0, 5 * 10**9]))
+    def reserve(self, n: int, max_wait: int | None) -> None:
+        ticket = self.limiter._reserve(n, max_wait)
         if ticket is None:
             self.grants += [self.time.ns] * n
         elif ticket.granted:
@@ -363,7 +368,7 @@ class Machine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 5))
     def cancel(self, index: int) -> None:
         if self.pending:
-            self.limiter._give_back(self.pending.pop(index % len(self.pending)))
+            self.limiter._cancel(self.pending.pop(index % len(self.pending)))
 
     @rule(seconds=st.sampled_from([1, 7, 30]))
     def pause(self, seconds: float) -> None:
@@ -381,7 +386,7 @@ class Machine(RuleBasedStateMachine):
             for j in range(i, len(grants)):
                 # permits in [first, last] ≤ burst + rate · length, in whole numbers
                 length = grants[j] - first
-                allowed = self.most * self.interval * 10**9 + self.rate * length
+                allowed = self.max_permits * self.interval * 10**9 + self.rate * length
                 assert (j - i + 1) * self.interval * 10**9 <= allowed
         if self.strict:
             for first, fourth in zip(grants, grants[self.rate :], strict=False):
@@ -408,9 +413,9 @@ def test_the_limiter_as_a_state_machine(new_time, strict):
     burst=st.integers(1, 20),
     idle=st.integers(0, 50),
 )
-def test_after_any_idling_exactly_the_burst_is_there(new_time, rate, interval, burst, idle):
+def test_after_idling_exactly_the_burst_is_free(new_time, rate, interval, burst, idle):
     time = new_time()
-    limiter = RateLimiter("l", rate, interval, burst, **time.seams)
-    drain(limiter)
+    limiter = RateLimiter("l", rate, interval, burst, **time.injectables)
+    take_all(limiter)
     time.advance(interval * (burst / rate + idle) + 1e-6)
-    assert drain(limiter) == burst
+    assert take_all(limiter) == burst
