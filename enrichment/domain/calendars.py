@@ -91,6 +91,20 @@ def _sessions(start: np.datetime64, end: np.datetime64) -> _Sessions:
     return _sessions_of_years(min(first // 10 * 10, 1990), (last + 1) // 10 * 10 + 9)
 
 
+def in_session(asset_class: AssetClass, ts: Timestamps) -> Mask:
+    """Whether each start lies in [open, close) of a regular session; always, for crypto.
+
+    >>> starts = np.array(["2024-07-03T13:00", "2024-07-03T13:30", "2024-07-03T17:00"])
+    >>> in_session(AssetClass.STOCK, starts.astype("datetime64[us]")).tolist()  # a half day
+    [False, True, False]
+    """
+    if asset_class is AssetClass.CRYPTO or len(ts) == 0:
+        return np.ones(len(ts), dtype=bool)
+    sessions = _sessions(ts.min(), ts.max())
+    row = sessions.open.searchsorted(ts, side="right") - 1
+    return np.asarray((row >= 0) & (ts < sessions.close[np.maximum(row, 0)]))
+
+
 def monday_of(ts: Timestamps) -> Timestamps:
     """Monday 00:00 of the week of each timestamp."""
     return np.asarray(_MONDAY + (ts - _MONDAY) // _WEEK * _WEEK)

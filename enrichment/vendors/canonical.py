@@ -1,0 +1,129 @@
+"""The same bars from every vendor: regular sessions only, longer bars built from shorter ones.
+
+Vendors disagree on weeks (Yahoo's begin on the weekday that was asked for, Polygon's on Sunday) and
+on stocks' hours (Polygon's first mixes pre-market trades with the open, Yahoo's begin at half past,
+and Yahoo adds an empty row at the close). So neither is asked for: weeks are built from days, and
+stocks' bars of 30 minutes and longer from half-hours of the regular session.
+
+>>> source_timeframe(AssetClass.STOCK, Timeframe.W1)
+<Timeframe.D1: '1d'>
+>>> source_timeframe(AssetClass.STOCK, Timeframe.H4)
+<Timeframe.M30: '30m'>
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import bar_starts, clock_floor, in_session, monday_of
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.aggregate import aggregate
+
+_WEEK = timedelta(weeks=1)
+
+
+class BaseProvider(Protocol):
+    """A vendor's bars of the timeframes that `source_timeframe` names."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> FetchedBars: ...
+
+
+class CanonicalProvider:
+    """A vendor whose bars are those that every other vendor would give."""
+
+    def __init__(self, provider: BaseProvider) -> None:
+        self._provider = provider
+        self.name = provider.name
+        self.source = provider.source
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> FetchedBars:
+        """The bars that start in the window; ProviderError if the vendor fails."""
+        source = source_timeframe(asset_class, timeframe)
+        asked = source_window(window, asset_class, timeframe)
+        fetched = self._provider.fetch(symbol, asset_class, source, asked)
+        bars = regular_session(fetched.bars, asset_class, source)
+        if source is not timeframe:
+            bars = build(bars, asset_class, source, timeframe)
+        return replace(fetched, bars=bars.take(_within(bars.ts, window)))
+
+
+def source_timeframe(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:
+    """The timeframe to ask a vendor for."""
+    if timeframe is Timeframe.W1:
+        return Timeframe.D1
+    if asset_class is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
+        return Timeframe.M30
+    return timeframe
+
+
+def source_window(window: Window, asset_class: AssetClass, timeframe: Timeframe) -> Window:
+    """The window widened to whole bars of the timeframe, so that none is built of a part."""
+    if source_timeframe(asset_class, timeframe) is timeframe:
+        return window
+    edges = np.array([to_datetime64(window.start), to_datetime64(window.end)])
+    start, end = (to_datetime(ts) for ts in _floor(asset_class, timeframe, edges))
+    return Window(start, end if end == window.end else end + timeframe.duration)
+
+
+def regular_session(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> Bars:
+    """Without intraday bars that start before the open, at the close or after it."""
+    if not timeframe.intraday:
+        return bars
+    kept = in_session(asset_class, bars.ts)
+    return bars if kept.all() else bars.take(kept)
+
+
+def build(bars: Bars, asset_class: AssetClass, source: Timeframe, timeframe: Timeframe) -> Bars:
+    """Longer bars from shorter ones.
+
+    A bar is left out while its last part is missing at the newest end, and a week also where any of
+    its sessions is.
+    """
+    if len(bars) == 0:
+        return bars
+    built = aggregate(bars, _floor(asset_class, timeframe, bars.ts))
+    return built.take(_complete(bars.ts, built.ts, asset_class, source, timeframe))
+
+
+def _complete(
+    parts: Timestamps,
+    built: Timestamps,
+    asset_class: AssetClass,
+    source: Timeframe,
+    timeframe: Timeframe,
+) -> NDArray[np.bool_]:
+    end = to_datetime(built[-1]) + timeframe.duration
+    expected = bar_starts(asset_class, source, to_datetime(built[0]), end)
+    if timeframe is Timeframe.W1:
+        missing = expected[~np.isin(expected, parts)]
+    else:
+        missing = expected[expected > parts.max()]
+    incomplete = np.isin(built, _floor(asset_class, timeframe, missing))
+    return np.asarray(~incomplete)
+
+
+def _floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+    """Start of the bar that contains each timestamp."""
+    if timeframe is Timeframe.W1:
+        return monday_of(ts)
+    return clock_floor(asset_class, timeframe, ts)
+
+
+def _within(ts: Timestamps, window: Window) -> NDArray[np.bool_]:
+    return np.asarray((ts >= to_datetime64(window.start)) & (ts < to_datetime64(window.end)))

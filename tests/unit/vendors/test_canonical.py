@@ -1,0 +1,191 @@
+"""Canonical bars: what vendors send in their own ways, as the same bars."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import exchange_calendars
+import numpy as np
+import pandas as pd
+import pytest
+
+from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.canonical import CanonicalProvider, build, source_window
+
+STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
+NEW_YORK = "America/New_York"
+# A week of winter, one of summer, the week of both clock changes, and one with a half day.
+WEEKS = ["2024-01-08", "2024-07-08", "2024-03-04", "2024-03-11", "2024-11-04", "2024-11-25"]
+
+
+def minutes(monday: str, freq: str, *, extended: bool, days: int = 7) -> pd.DataFrame:
+    """Trades of a stock as bars of this length, New York time, from real session hours."""
+    calendar = exchange_calendars.get_calendar("XNYS", start="2023-01-01", end="2025-12-31")
+    end = pd.Timestamp(monday) + pd.Timedelta(days=days - 1)
+    frames = []
+    for label in calendar.sessions_in_range(monday, end):
+        open_, close = calendar.session_open_close(label)
+        if extended:
+            local = label.tz_localize(NEW_YORK)
+            open_, close = local + pd.Timedelta(hours=4), local + pd.Timedelta(hours=20)
+        frames.append(pd.date_range(open_, close, freq="5min", inclusive="left").tz_convert("UTC"))
+    index = frames[0].append(frames[1:])
+    rng = np.random.default_rng(int(index[0].timestamp()))
+    close_ = 100 + np.cumsum(rng.normal(0, 0.1, len(index)))
+    open_ = np.append(100.0, close_[:-1])
+    base = pd.DataFrame(
+        {
+            "open": open_,
+            "high": np.maximum(open_, close_) + 0.05,
+            "low": np.minimum(open_, close_) - 0.05,
+            "close": close_,
+            "volume": rng.integers(1, 1000, len(index)).astype(float),
+        },
+        index=index,
+    )
+    return resampled(base, freq)
+
+
+def resampled(frame: pd.DataFrame, freq: str) -> pd.DataFrame:
+    rules = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    local = frame.tz_convert(NEW_YORK).tz_localize(None)
+    out = local.resample(freq, origin="start_day").agg(rules).dropna(subset=["open"])
+    return out.tz_localize(NEW_YORK).tz_convert("UTC")
+
+
+def regular(frame: pd.DataFrame) -> pd.DataFrame:
+    calendar = exchange_calendars.get_calendar("XNYS", start="2023-01-01", end="2025-12-31")
+    days = frame.index.tz_convert(NEW_YORK).strftime("%Y-%m-%d")
+    hours = {day: calendar.session_open_close(day) for day in days.unique()}
+    return frame[[hours[d][0] <= ts < hours[d][1] for ts, d in zip(frame.index, days, strict=True)]]
+
+
+def bars_of(frame: pd.DataFrame) -> Bars:
+    ts = frame.index.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    return Bars.of(ts, *(frame[c].to_numpy() for c in ("open", "high", "low", "close", "volume")))
+
+
+class Vendor:
+    """Answers whatever it is asked for with these bars of the asked window."""
+
+    name = source = "vendor"
+
+    def __init__(self, bars: dict[Timeframe, Bars]) -> None:
+        self.bars = bars
+        self.asked: list[tuple[Timeframe, Window]] = []
+
+    def fetch(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> FetchedBars:
+        self.asked.append((timeframe, window))
+        bars = self.bars[timeframe]
+        start, end = (to_datetime64(moment) for moment in (window.start, window.end))
+        return FetchedBars(bars.take((bars.ts >= start) & (bars.ts < end)), self.source, False)
+
+
+def week_of(monday: str) -> Window:
+    start = datetime.fromisoformat(monday).replace(tzinfo=UTC)
+    return Window(start, start + timedelta(weeks=1))
+
+
+def assert_equal(found: Bars, expected: pd.DataFrame) -> None:
+    wanted = bars_of(expected)
+    for name in ("ts", "open", "high", "low", "close"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    np.testing.assert_allclose(found.volume, wanted.volume)
+
+
+@pytest.mark.parametrize("monday", WEEKS)
+@pytest.mark.parametrize(
+    ("timeframe", "freq"), [(Timeframe.M30, "30min"), (Timeframe.H1, "1h"), (Timeframe.H4, "4h")]
+)
+def test_extended_and_regular_hours_give_the_same_bars(
+    monday: str, timeframe: Timeframe, freq: str
+) -> None:
+    """Polygon sends pre-market and after-hours trades, Yahoo an empty row at the close."""
+    extended = minutes(monday, "5min", extended=True)
+    core = regular(extended)
+    expected = resampled(core, freq)
+    half_hours = resampled(extended, "30min")
+    at_close = core.groupby(core.index.tz_convert(NEW_YORK).date).tail(1).copy()
+    at_close.index = at_close.index + pd.Timedelta(minutes=5)
+    at_close["volume"] = 0.0
+    yahoo = pd.concat([resampled(core, "30min"), at_close]).sort_index()
+    for sent in (half_hours, yahoo):
+        vendor = Vendor({Timeframe.M30: bars_of(sent)})
+        fetched = CanonicalProvider(vendor).fetch("AAPL", STOCK, timeframe, week_of(monday))
+        assert_equal(fetched.bars, expected)
+        assert vendor.asked[0][0] is Timeframe.M30
+
+
+@pytest.mark.parametrize("monday", WEEKS)
+def test_weeks_are_built_from_days(monday: str) -> None:
+    days = resampled(regular(minutes(monday, "5min", extended=True)), "1D")
+    days.index = pd.DatetimeIndex(days.index.tz_convert(NEW_YORK).date).tz_localize("UTC")
+    vendor = Vendor({Timeframe.D1: bars_of(days)})
+    fetched = CanonicalProvider(vendor).fetch("AAPL", STOCK, Timeframe.W1, week_of(monday))
+    expected = days.iloc[[0]].copy()
+    expected.index = pd.DatetimeIndex([monday]).tz_localize("UTC")
+    expected["high"], expected["low"] = days["high"].max(), days["low"].min()
+    expected["close"], expected["volume"] = days["close"].iloc[-1], days["volume"].sum()
+    assert_equal(fetched.bars, expected)
+
+
+@pytest.mark.parametrize("lost", range(5))
+def test_a_week_without_one_of_its_sessions_is_not_built(lost: int) -> None:
+    days = pd.date_range("2024-01-08", periods=10, freq="B", tz="UTC")
+    frame = pd.DataFrame(dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0), index=days)
+    bars = bars_of(frame.drop(days[lost]))
+    built = build(bars, STOCK, Timeframe.D1, Timeframe.W1)
+    assert built.ts.astype("datetime64[D]").astype(str).tolist() == ["2024-01-15"]
+
+
+def test_the_newest_hour_waits_for_its_second_half() -> None:
+    frame = minutes("2024-01-08", "30min", extended=False, days=1)
+    whole = build(bars_of(frame), STOCK, Timeframe.M30, Timeframe.H1)
+    without = build(bars_of(frame.iloc[:-1]), STOCK, Timeframe.M30, Timeframe.H1)
+    assert len(whole) == 7
+    np.testing.assert_array_equal(without.ts, whole.ts[:-1])
+
+
+def test_an_hour_in_the_middle_may_lack_a_half_that_nobody_traded() -> None:
+    frame = minutes("2024-01-08", "30min", extended=False, days=1)
+    built = build(bars_of(frame.drop(frame.index[4])), STOCK, Timeframe.M30, Timeframe.H1)
+    assert len(built) == 7
+
+
+def test_the_vwap_is_weighted_by_volume_and_counts_are_summed() -> None:
+    frame = minutes("2024-01-08", "30min", extended=False, days=1).iloc[1:3]
+    bars = replace(
+        bars_of(frame),
+        vwap=np.array([10.0, 20.0]),
+        volume=np.array([3.0, 1.0]),
+        trades=np.array([5.0, 7.0]),
+    )
+    (hour,) = (build(bars, STOCK, Timeframe.M30, Timeframe.H1),)
+    assert hour.vwap.tolist() == [12.5]
+    assert hour.trades.tolist() == [12.0]
+    silent = replace(bars, volume=np.zeros(2), vwap=np.full(2, np.nan))
+    assert np.isnan(build(silent, STOCK, Timeframe.M30, Timeframe.H1).vwap).all()
+
+
+def test_a_window_is_widened_to_whole_bars() -> None:
+    window = Window(datetime(2024, 1, 10, tzinfo=UTC), datetime(2024, 1, 11, 15, 10, tzinfo=UTC))
+    assert source_window(window, STOCK, Timeframe.D1) == window
+    assert source_window(window, STOCK, Timeframe.W1) == Window(
+        datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 15, tzinfo=UTC)
+    )
+    assert source_window(window, STOCK, Timeframe.H1).end == datetime(2024, 1, 11, 16, tzinfo=UTC)
+    assert source_window(window, CRYPTO, Timeframe.H1) == window
+
+
+def test_crypto_is_taken_as_it_is() -> None:
+    ts = np.arange("2024-01-06", "2024-01-08", dtype="datetime64[h]").astype("datetime64[us]")
+    bars = Bars.of(ts, *(np.ones(len(ts)) for _ in range(5)))
+    window = Window(datetime(2024, 1, 6, tzinfo=UTC), datetime(2024, 1, 8, tzinfo=UTC))
+    fetched = CanonicalProvider(Vendor({Timeframe.H1: bars})).fetch(
+        "X:BTCUSD", CRYPTO, Timeframe.H1, window
+    )
+    assert len(fetched.bars) == 48
