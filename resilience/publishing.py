@@ -32,7 +32,7 @@ _MAX_TRANSITIONS = 1000  # kept while the store is unavailable
 
 
 class BreakerAction(StrEnum):
-    """What an operator can do with a circuit breaker."""
+    """force_open: reject every call; disable: allow every call; reset: back to automatic."""
 
     FORCE_OPEN = "force_open"
     DISABLE = "disable"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from uuid import UUID
 
 from enrichment.domain.clock import utc_now
@@ -27,6 +26,7 @@ from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import job_control, jobs, pauses, symbols
 from enrichment.warehouse.series import flags_and_gaps, status
+from resilience import BreakerAction
 
 __all__ = ["BreakerAction", "Commands", "TriggerResult", "parse_csv", "parse_tracked"]
 
@@ -35,14 +35,6 @@ BACKFILL_PRIORITY = 20
 OVERRIDE_DELAY_SECONDS = 2.0
 """Every worker has applied a breaker's override after this time."""
 MAX_SILENCE = timedelta(days=30)
-
-
-class BreakerAction(StrEnum):
-    """force_open: reject every call; disable: allow every call; reset: back to automatic."""
-
-    FORCE_OPEN = "force_open"
-    DISABLE = "disable"
-    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
