@@ -35,7 +35,8 @@ from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.fetch_plan import FetchPlan, Read, Situation
 from enrichment.pipeline.ports import BarSource, SeriesStore
 from enrichment.pipeline.steps import SeriesRun
-from enrichment.pipeline.validation import ValidationRequest, validate
+from enrichment.pipeline.validation import validate
+from enrichment.pipeline.validation.check import ValidationRequest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -58,7 +58,7 @@ class Situation(StrEnum):
 class Read(StrEnum):
     """Which stored bars are read."""
 
-    SNAPSHOT = "snapshot"  # those that came with the snapshot suffice
+    SNAPSHOT = "snapshot"  # nothing beyond what came with the snapshot
     TAIL = "tail"
     ALL = "all"
 
@@ -86,13 +86,15 @@ def plan_update(
     history: how far back the first run reaches.
     """
     configured = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
-    situation, start = _newest_situation(snapshot, configured)
+    situation, start = _situation_of_update(snapshot, configured)
     window = Window(start, now)
     gaps = gap_windows(timeframe, snapshot.gaps_due, window.start)
     return FetchPlan(situation, window, _read(snapshot, _start(window, gaps)), gaps)
 
 
-def _newest_situation(snapshot: SeriesSnapshot, configured: datetime) -> tuple[Situation, datetime]:
+def _situation_of_update(
+    snapshot: SeriesSnapshot, configured: datetime
+) -> tuple[Situation, datetime]:
     """The situation, and where the fetch starts."""
     if snapshot.overlap_from is None:
         return Situation.FIRST_RUN, configured

@@ -30,7 +30,7 @@ from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.fetch import FetchedSeries
 from enrichment.pipeline.steps import SeriesRun
-from enrichment.pipeline.validation import classify_missing, missing_bars
+from enrichment.pipeline.validation.missing import classify_missing, missing_bars
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -120,8 +120,8 @@ def assess_quality(inputs: QualityInputs) -> Quality:
 def deductions(inputs: QualityInputs) -> tuple[Deduction, ...]:
     """All deductions, the largest first; their points add up to 1 - score."""
     components = (_completeness, _validation, _features, _freshness)
-    found = (deduction for component in components for deduction in component(inputs))
-    return tuple(sorted(found, key=lambda d: -d.points))
+    unordered = (deduction for component in components for deduction in component(inputs))
+    return tuple(sorted(unordered, key=lambda d: -d.points))
 
 
 def _completeness(inputs: QualityInputs) -> Iterator[Deduction]:

@@ -20,12 +20,10 @@ import numpy as np
 from enrichment.domain.bars import PRICES, Bars, to_datetime, to_datetime64
 from enrichment.domain.model import FetchedBars, Flag, Severity
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
-from enrichment.pipeline.validation import (
-    ValidationRequest,
-    complete_bars,
-    missing_bars,
-    source_disagreement,
-)
+from enrichment.pipeline.validation import complete_bars
+from enrichment.pipeline.validation.check import ValidationRequest
+from enrichment.pipeline.validation.missing import missing_bars
+from enrichment.pipeline.validation.sources import source_disagreement
 
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _MIN_STEP = 1e-9

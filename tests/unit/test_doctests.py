@@ -13,8 +13,10 @@ import pytest
 
 import enrichment.domain
 import enrichment.pipeline
+import enrichment.vendors
+import resilience
 
-PACKAGES = (enrichment.domain, enrichment.pipeline)
+PACKAGES = (enrichment.domain, enrichment.pipeline, enrichment.vendors, resilience)
 
 
 def _public_modules(package: ModuleType) -> list[str]:

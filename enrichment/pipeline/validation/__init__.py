@@ -54,28 +54,14 @@ from enrichment.pipeline.validation.check import (
     SeriesContext,
     ValidationRequest,
 )
-from enrichment.pipeline.validation.missing import classify_missing, missing_bars
 from enrichment.pipeline.validation.series import (
-    CONTEXT_BARS,
     outlier,
     stale_run,
     volume_collapse,
     volume_spike,
     zero_volume,
 )
-from enrichment.pipeline.validation.sources import source_disagreement
 from enrichment.pipeline.validation.splits import split
-
-__all__ = [
-    "CHECKS",
-    "CONTEXT_BARS",
-    "ValidationRequest",
-    "classify_missing",
-    "complete_bars",
-    "missing_bars",
-    "source_disagreement",
-    "validate",
-]
 
 _OHLC = "open {open}, high {high}, low {low}, close {close}"
 _DUPLICATES, _BARS, _ORDER, _CALENDAR = CheckStage
@@ -147,7 +133,7 @@ def validate(
         bars: as the vendor sent them.
         request: what they were requested for.
         context: the stored tail, ascending. Series checks see the good bars laid over it and flag
-            bars from `request.window.start` on; with CONTEXT_BARS before that their flags equal
+            bars from `request.window.start` on; with `series.CONTEXT_BARS` before their flags equal
             those of one run over the whole history.
     """
     good = complete_bars(bars, request)

@@ -14,8 +14,9 @@ from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline import features
 from enrichment.pipeline.features import compute
-from enrichment.pipeline.validation import CHECKS, CONTEXT_BARS, ValidationRequest, validate
-from enrichment.pipeline.validation.check import SeriesCheck
+from enrichment.pipeline.validation import CHECKS, validate
+from enrichment.pipeline.validation.check import SeriesCheck, ValidationRequest
+from enrichment.pipeline.validation.series import CONTEXT_BARS
 
 Recorded = dict[str, tuple[Bars, Floats]]
 

@@ -10,7 +10,8 @@ import pytest
 from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
 from enrichment.domain.splits import implied_splits
-from enrichment.pipeline.validation import CHECKS, ValidationRequest, validate
+from enrichment.pipeline.validation import CHECKS, validate
+from enrichment.pipeline.validation.check import ValidationRequest
 
 Recorded = dict[str, tuple[Bars, Floats]]
 
