@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.damage import damaged, literals
+from enrichment.sandbox.data_faults import damaged, literals
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries
 from enrichment.sandbox.wire_format import (

@@ -30,7 +30,7 @@ from threading import Event, Lock
 from typing import Any
 
 from enrichment.domain.errors import InvalidRequest
-from enrichment.sandbox.hashing import fraction, seed_of
+from enrichment.sandbox.counter_rng import fraction, seed_of
 
 MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
 _CHOSEN = ("bars", "n")

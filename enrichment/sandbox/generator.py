@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
 from enrichment.domain.calendars import bar_starts, last_complete
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.hashing import draw, normal, seed_of, uniform
+from enrichment.sandbox.counter_rng import draw, normal, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
 
 EPOCH = datetime(2000, 1, 3, tzinfo=UTC)

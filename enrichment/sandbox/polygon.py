@@ -18,7 +18,7 @@ from flask import Blueprint, Response, request
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
 from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.damage import damaged, literals
+from enrichment.sandbox.data_faults import damaged, literals
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.polygon_query import AggregatesQuery, BadQueryError, cursor, parse
 from enrichment.sandbox.series import SandboxSeries

@@ -21,8 +21,8 @@ from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_dat
 from enrichment.domain.calendars import bar_starts, last_complete, monday_of
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.domain.splits import implied_splits
+from enrichment.sandbox.counter_rng import seed_of
 from enrichment.sandbox.generator import continuation
-from enrichment.sandbox.hashing import seed_of
 from enrichment.sandbox.series import aggregate, within
 
 EURUSD = "C:EURUSD"

@@ -18,7 +18,7 @@ from flask import Blueprint, Response, request
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.damage import damaged, literals, on_basis
+from enrichment.sandbox.data_faults import damaged, literals, on_basis
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries
 from enrichment.sandbox.wire_format import WireFormat, closes_with_marks, with_literals

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime64
+from enrichment.sandbox.counter_rng import draw, seed_of
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.hashing import draw, seed_of
 
 Mask = NDArray[np.bool_]
 
