@@ -1,8 +1,8 @@
-"""A vendor in a box: real bars replayed, others simulated, faults on request.
+"""The sandbox: a server that stands in for all vendors, with recorded and simulated bars.
 
 Recorded are daily bars of AAPL, IBM, MSFT, GOOG and FB and hourly bars of C:EURUSD. Tickers `SIM` +
-digits and `X:SIM` + digits + `USD` are simulated, the same on every machine. Faults are set by the
-command line or `POST /_sandbox/faults`.
+digits and `X:SIM` + digits + `USD` are simulated, the same on every machine. Faults are injected by
+the command line or `POST /_sandbox/faults`.
 """
 
 from enrichment.sandbox.app import create_app

@@ -1,4 +1,4 @@
-"""The sandbox vendor as a Flask app: wire formats, and `/_sandbox/…` to control it."""
+"""The sandbox as a Flask app: the vendors' wire formats, and `/_sandbox/…` to control it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,17 @@ def create_app(
     seed: int = 0,
     wire_formats: Sequence[type[WireFormat]] = WIRE_FORMATS,
 ) -> Flask:
-    """A sandbox vendor; `app.extensions["sandbox"]` is its `SandboxVendor`.
+    """Create the app; `app.extensions["sandbox"]` is its `SandboxVendor`.
 
-    anchor: the recorded series end at the last session complete by then (default: now).
-    shifted: False replays the recorded series on their original dates.
-    api_key: the only key accepted; None accepts any that is not empty.
-    quota_per_minute: requests of one key in 60 seconds before it answers 429; None: any number.
-    wire_formats: one for each vendor that the sandbox stands in for.
+    Args:
+        clock: The sandbox's wall clock; later bars are not served.
+        anchor: Recorded series end at the last session that is complete by then; default: now.
+        shifted: False replays recorded series on their original dates.
+        api_key: The only accepted key; None: any that is not empty.
+        quota_per_minute: Requests of one key in 60 seconds before it gets a 429; None: unlimited.
+        faults: Injected from the start.
+        seed: Of simulated bars and of faults with a probability.
+        wire_formats: One for each vendor that the sandbox stands in for.
     """
     app = Flask(__name__, static_folder=None)
     vendor = SandboxVendor(
@@ -55,12 +59,12 @@ def create_app(
     app.extensions["sandbox"] = vendor
     for wire_format in wire_formats:
         app.register_blueprint(wire_format(vendor).blueprint())
-    app.register_blueprint(_Control(vendor).blueprint(), url_prefix="/_sandbox")
+    app.register_blueprint(_ControlEndpoints(vendor).blueprint(), url_prefix="/_sandbox")
     return app
 
 
-class _Control:
-    """`/_sandbox/…`: faults, replay, counts, health."""
+class _ControlEndpoints:
+    """`/_sandbox/…`: faults, replay, request counts, health."""
 
     def __init__(self, vendor: SandboxVendor) -> None:
         self._vendor = vendor
@@ -75,7 +79,7 @@ class _Control:
         routes.put("/replay")(self.set_replay)
         routes.get("/requests")(self.requests)
         routes.delete("/requests")(self.clear_requests)
-        routes.register_error_handler(InvalidRequest, _refused)
+        routes.register_error_handler(InvalidRequest, _bad_request)
         return routes
 
     def health(self) -> Response:
@@ -85,12 +89,12 @@ class _Control:
         return _json(self._vendor.faults.describe())
 
     def add_faults(self) -> Response:
-        described = _body()
-        if not isinstance(described, list):
+        descriptions = _body()
+        if not isinstance(descriptions, list):
             raise InvalidRequest(
                 'send a JSON list of faults: [{"ticker": "AAPL", "kind": "reset"}]'
             )
-        self._vendor.faults.add([Fault.of(description) for description in described])
+        self._vendor.faults.add([Fault.of(description) for description in descriptions])
         return self.faults()
 
     def clear_faults(self) -> Response:
@@ -102,16 +106,16 @@ class _Control:
         return _json({"anchor": market.anchor.isoformat(), "shifted": market.shifted})
 
     def set_replay(self) -> Response:
-        """Replay the recorded series anew: `{"anchor": "2024-05-31", "shifted": true}`."""
-        wanted, market = _body(), self._vendor.market
-        if not isinstance(wanted, dict) or not wanted.keys() <= {"anchor", "shifted"}:
+        """Restart the replay of recorded series: `{"anchor": "2024-05-31", "shifted": true}`."""
+        body, market = _body(), self._vendor.market
+        if not isinstance(body, dict) or not body.keys() <= {"anchor", "shifted"}:
             raise InvalidRequest(
                 'send a JSON object with "anchor" (a date) and "shifted" (a boolean)'
             )
-        shifted = wanted.get("shifted", market.shifted)
+        shifted = body.get("shifted", market.shifted)
         if not isinstance(shifted, bool):
             raise InvalidRequest('"shifted" must be true or false')
-        anchor = _moment(wanted["anchor"]) if "anchor" in wanted else market.anchor
+        anchor = _parsed_moment(body["anchor"]) if "anchor" in body else market.anchor
         self._vendor.market = Market(anchor, shifted=shifted, seed=market.seed)
         return self.replay()
 
@@ -130,7 +134,7 @@ def _body() -> Any:
         raise InvalidRequest(f"the body is not JSON: {exc}") from exc
 
 
-def _moment(text: object) -> datetime:
+def _parsed_moment(text: object) -> datetime:
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
@@ -138,7 +142,7 @@ def _moment(text: object) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _refused(exc: Exception) -> Response:
+def _bad_request(exc: Exception) -> Response:
     return _json({"error": str(exc)}, 400)
 
 

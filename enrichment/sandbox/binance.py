@@ -1,4 +1,4 @@
-"""Binance's klines over the sandbox's crypto series: /api/v3/klines."""
+"""Binance's klines of crypto, /api/v3/klines."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.data_faults import damaged, literals
+from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries
 from enrichment.sandbox.wire_format import (
     WireFormat,
-    closes_with_marks,
+    closes_with_placeholders,
+    insert_literals,
     milliseconds,
-    with_literals,
 )
 
 _MAX_ROWS, _DEFAULT_ROWS = 1000, 500
-_WEIGHT = 2  # request weight of one answer
+_WEIGHT = 2  # request weight of one request
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _ERRORS = {
     "interval": {"code": -1120, "msg": "Invalid interval."},
@@ -38,7 +38,7 @@ _ERRORS = {
 
 
 class BinanceFormat(WireFormat):
-    """Answers requests in Binance's words."""
+    """Answers requests in Binance's wire format."""
 
     name: ClassVar[str] = "binance"
 
@@ -63,13 +63,13 @@ class BinanceFormat(WireFormat):
         except ValueError:
             return self._refusal(ticker, "parameter", 400)
         timeframe = Timeframe(request.args["interval"])
-        answer = self._serve(
+        response = self._serve(
             ticker,
-            lambda damages: self._page(series, timeframe, window, limit, damages),
+            lambda data_faults: self._page(series, timeframe, window, limit, data_faults),
             lambda: b"[]",
         )
-        answer.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
-        return answer
+        response.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
+        return response
 
     def _error_body(self, outcome: str) -> bytes:
         return orjson.dumps(_ERRORS[outcome])
@@ -80,19 +80,20 @@ class BinanceFormat(WireFormat):
         timeframe: Timeframe,
         window: Window,
         limit: int,
-        damages: Sequence[Fault],
+        data_faults: Sequence[Fault],
     ) -> bytes:
         starts = series.starts(timeframe, window, self._vendor.clock())[:limit]
         if len(starts) == 0:
             return b"[]"
         page = Window(to_datetime(starts[0]), to_datetime(starts[-1]) + timedelta(microseconds=1))
-        bars = damaged(series.bars(timeframe, page, self._vendor.clock()), damages, starts)
-        texts = literals(damages, starts)
-        return with_literals(orjson.dumps(_rows(bars, timeframe, texts)), list(texts.values()))
+        bars = with_faults(series.bars(timeframe, page, self._vendor.clock()), data_faults, starts)
+        literals = close_literals(data_faults, starts)
+        rows = _rows(bars, timeframe, literals)
+        return insert_literals(orjson.dumps(rows), list(literals.values()))
 
 
 def _ticker(symbol: str) -> str:
-    """X:SIM1USD for SIM1USDT."""
+    """The ticker of a market: X:SIM1USD for SIM1USDT."""
     return f"X:{symbol[:-1] if symbol.endswith('USDT') else symbol}"
 
 
@@ -108,18 +109,18 @@ def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _rows(bars: Bars, timeframe: Timeframe, texts: dict[int, str]) -> list[list[Any]]:
-    opened = milliseconds(bars.ts)
-    closed = opened + timeframe.duration // timedelta(milliseconds=1) - 1
+def _rows(bars: Bars, timeframe: Timeframe, literals: dict[int, str]) -> list[list[Any]]:
+    open_times = milliseconds(bars.ts)
+    close_times = open_times + timeframe.duration // timedelta(milliseconds=1) - 1
     quote = bars.volume * np.where(np.isnan(bars.vwap), bars.close, bars.vwap)
     trades = np.nan_to_num(bars.trades).astype(np.int64)
-    closes = closes_with_marks(bars, [_decimal(x) for x in bars.close.tolist()], texts)
+    closes = closes_with_placeholders(bars, [_decimal(x) for x in bars.close.tolist()], literals)
     columns = (
-        opened.tolist(),
+        open_times.tolist(),
         *([_decimal(x) for x in c.tolist()] for c in (bars.open, bars.high, bars.low)),
         closes,
         [_decimal(x) for x in bars.volume.tolist()],
-        closed.tolist(),
+        close_times.tolist(),
         [_decimal(x) for x in quote.tolist()],
         trades.tolist(),
         [_decimal(x) for x in bars.taker_buy_volume.tolist()],

@@ -1,4 +1,4 @@
-"""What a fault does to the connection itself, through the socket that the server hands over."""
+"""Resetting and watching the client's connection, through the socket that werkzeug exposes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import socket
 import struct
 from typing import Any
 
-RESET = "sandbox.reset"  # set where nothing more can be sent
+RESET = "sandbox.reset"  # set in the environ of a request whose connection was reset
 _SOCKET = "werkzeug.socket"
 
 
 def reset(environ: dict[str, Any]) -> None:
-    """Close the client's connection with RST; raises ConnectionResetError where there is none."""
+    """Close the client's connection with RST; ConnectionResetError if there is no connection."""
     connection: socket.socket | None = environ.get(_SOCKET)
     if connection is None:
         raise ConnectionResetError("the connection is reset by request")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # The server still holds files on this socket, which would put the closing off.
+    # The server's file objects on this socket would otherwise delay the closing.
     os.close(connection.detach())
     environ[RESET] = True
 
 
-def client_left(environ: dict[str, Any]) -> bool:
-    """Whether the waiting client has closed its side."""
+def client_disconnected(environ: dict[str, Any]) -> bool:
+    """Whether the client has closed the connection while it waits for the response."""
     connection: socket.socket | None = environ.get(_SOCKET)
     if connection is None:
         return False

@@ -1,4 +1,8 @@
-"""Random numbers by counter: the n-th draw is a function of n, so any bar can be made alone."""
+"""Counter-based random numbers: the n-th is a function of n, so any bar can be computed alone.
+
+The bits come from splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", 2014).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,13 @@ _EVEN_PARTS = np.uint64(0x0000FFFF0000FFFF)
 
 
 def seed_of(*parts: object) -> int:
-    """A 64-bit seed of what the parts say, the same in every process."""
+    """A 64-bit seed from the parts' text, the same in every process."""
     digest = blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def draw(seed: int, stream: int, counter: NDArray[Any]) -> Bits:
-    """64 random bits per counter (splitmix64)."""
+def random_bits(seed: int, stream: int, counter: NDArray[Any]) -> Bits:
+    """64 random bits for each counter, independent between streams."""
     start = np.uint64((seed + stream * 0xD1342543DE82EF95) & _MASK)
     x: Bits = counter.astype(np.uint64)
     x += np.uint64(1)
@@ -38,13 +42,13 @@ def draw(seed: int, stream: int, counter: NDArray[Any]) -> Bits:
 
 
 def uniform(bits: Bits, part: int) -> Floats:
-    """One of the four independent 16-bit parts of the bits as a number in (0, 1)."""
+    """One of the four independent 16-bit parts (0 to 3) of the bits, as numbers in (0, 1)."""
     field = (bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)
     return (field.astype(np.float64) + 0.5) / 65536.0
 
 
 def normal(bits: Bits) -> Floats:
-    """Nearly standard normal: the scaled sum of four uniforms."""
+    """Approximately standard normal numbers: the scaled sum of four uniform ones."""
     pairs = (bits & _EVEN_PARTS) + ((bits >> np.uint64(16)) & _EVEN_PARTS)
     fields = (pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))
     total = (fields.astype(np.float64) + 2.0) / 65536.0
@@ -53,4 +57,4 @@ def normal(bits: Bits) -> Floats:
 
 def fraction(seed: int, stream: int, counter: int) -> float:
     """One number in (0, 1)."""
-    return float(uniform(draw(seed, stream, np.array([counter])), 0)[0])
+    return float(uniform(random_bits(seed, stream, np.array([counter])), 0)[0])

@@ -1,23 +1,24 @@
-"""Faults on request: what goes wrong, for which ticker, how often.
+"""Injected faults: what goes wrong, for which ticker, how often.
 
-A fault's kind says what happens:
+Kinds of faults and their parameters (with defaults):
 
-latency, hang               the answer comes after `seconds` (1; 3600)
+latency, hang               the response is delayed by `seconds` (1; 3600)
 rate_limit                  429 with Retry-After: `seconds` (1)
-server_error                `status` (500) in the vendor's error shape
+server_error                `status` (500) in the vendor's error format
 unauthorized, forbidden     401, 403
-reset                       the connection is reset without an answer
-truncated                   JSON that breaks off
+reset                       the connection is reset without a response
+truncated                   the JSON is cut in half
 html                        an HTML page with `status` (502)
 empty                       no bars
-missing, duplicate, out_of_order   of the `bars` given, or of `n` (1) seeded ones
-corrupt                     as above; `mode` inverted, null, nan, text, negative_volume, zero_price
-restated                    close × `factor` (1.01) of the `bars` given, or of the last `n` (1);
-                            with `columns` all, every price
-rebase                      as after a split: prices before the first of `bars` (all, if none are
-                            given) × `factor`, volumes ÷ it
+missing, duplicate, out_of_order   the given `bars`, or `n` (1) pseudo-random ones
+corrupt                     the same bars; `mode`: inverted, null, nan, text, negative_volume or
+                            zero_price
+restated                    close × `factor` (1.01) of the given `bars`, or of the last `n` (1);
+                            every price with `columns` all
+rebase                      as after a split: prices before the first of the `bars` (all, if none
+                            are given) × `factor`, volumes ÷ `factor`
 
-`vendor` polygon, binance …: only in that vendor's answers.
+With `vendor`, a fault is limited to that vendor's responses.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from typing import Any
 from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox.counter_rng import fraction, seed_of
 
-MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
-_CHOSEN = ("bars", "n")
+CORRUPT_MODES = ("inverted", "null", "nan", "text", "negative_volume", "zero_price")
+_BAR_PARAMETERS = ("bars", "n")
 _KINDS: dict[str, tuple[str, ...]] = {
     "latency": ("seconds",),
     "hang": ("seconds",),
@@ -45,16 +46,16 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "truncated": (),
     "html": ("status",),
     "empty": (),
-    "missing": _CHOSEN,
-    "duplicate": _CHOSEN,
-    "out_of_order": _CHOSEN,
-    "corrupt": (*_CHOSEN, "mode"),
-    "restated": (*_CHOSEN, "factor", "columns"),
+    "missing": _BAR_PARAMETERS,
+    "duplicate": _BAR_PARAMETERS,
+    "out_of_order": _BAR_PARAMETERS,
+    "corrupt": (*_BAR_PARAMETERS, "mode"),
+    "restated": (*_BAR_PARAMETERS, "factor", "columns"),
     "rebase": ("bars", "factor"),
 }
-_ALWAYS = ("ticker", "kind", "vendor", "probability", "times")
-DELAYS = ("latency", "hang")
-DAMAGES = ("missing", "duplicate", "out_of_order", "corrupt", "restated", "rebase")
+_COMMON_PARAMETERS = ("ticker", "kind", "vendor", "probability", "times")
+DELAY_KINDS = ("latency", "hang")
+DATA_KINDS = ("missing", "duplicate", "out_of_order", "corrupt", "restated", "rebase")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "hang": {"seconds": 3600.0},
     "html": {"status": 502},
@@ -65,12 +66,15 @@ _COMMAND = re.compile(r"(?P<ticker>\*|(?:[XCxc]:)?[^:]+):(?P<kind>[^:]+)(?::(?P<
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One rule. ticker: '*' for all. times: only the first n requests it strikes; None: all."""
+    """One rule. Which parameters it uses depends on its kind."""
 
     ticker: str
+    """'*': all."""
     kind: str
     probability: float = 1.0
+    """That it affects a request."""
     times: int | None = None
+    """How many requests it affects; None: all."""
     seconds: float = 1.0
     status: int = 500
     n: int = 1
@@ -79,10 +83,11 @@ class Fault:
     columns: str = "close"
     mode: str = "inverted"
     vendor: str | None = None
+    """None: all."""
 
     @classmethod
     def of(cls, description: object) -> Fault:
-        """The fault that a JSON object describes; InvalidRequest says how to mend a bad one."""
+        """The fault that a JSON object describes; InvalidRequest says how to correct a bad one."""
         if not isinstance(description, Mapping):
             raise InvalidRequest(
                 'a fault is a JSON object such as {"ticker": "AAPL", "kind": "reset"}'
@@ -90,7 +95,7 @@ class Fault:
         kind = description.get("kind")
         if kind not in _KINDS:
             raise InvalidRequest(f"unknown fault kind {kind!r}: choose one of {', '.join(_KINDS)}")
-        allowed = (*_ALWAYS, *_KINDS[kind])
+        allowed = (*_COMMON_PARAMETERS, *_KINDS[kind])
         for name in description:
             if name not in allowed:
                 raise InvalidRequest(f"{kind} has no parameter {name!r}: use {', '.join(allowed)}")
@@ -101,14 +106,14 @@ class Fault:
         return self.ticker in ("*", ticker) and self.vendor in (None, vendor)
 
     def describe(self) -> dict[str, Any]:
-        """The rule as the JSON object that `of` reads."""
-        names = (*_ALWAYS, *_KINDS[self.kind])
+        """The rule as the JSON object that `of` parses."""
+        names = (*_COMMON_PARAMETERS, *_KINDS[self.kind])
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
         return {name: value for name, value in values.items() if value not in (None, ())}
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault in the command line's form, TICKER:KIND[:name=value,…]; bars are joined by '|'."""
+    """A fault from the command line, TICKER:KIND[:name=value,…]; bars are separated by '|'."""
     match = _COMMAND.fullmatch(text.strip())
     if match is None:
         raise InvalidRequest(
@@ -166,22 +171,22 @@ _PARAMETERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]] 
     "factor": (float, lambda f: 0 < f < 1e6, "a number above 0"),
     "columns": (_text, lambda c: c in ("close", "all"), "'close' or 'all'"),
     "vendor": (_text, bool, "the name of a vendor"),
-    "mode": (_text, lambda m: m in MODES, f"one of {', '.join(MODES)}"),
+    "mode": (_text, lambda m: m in CORRUPT_MODES, f"one of {', '.join(CORRUPT_MODES)}"),
 }
 
 
 class FaultRegistry:
-    """The faults in force. Draws are seeded: the same requests in turn meet the same faults."""
+    """The active faults. Seeded: the same requests in the same order get the same faults."""
 
     def __init__(
         self, faults: Iterable[Fault] = (), seed: int = 0, vendors: Sequence[str] | None = None
     ) -> None:
-        """vendors: those that a fault may name; None: any."""
+        """vendors: those that a fault can be limited to; None: any."""
         self._lock, self._seed, self._vendors = Lock(), seed, vendors
         self._rules: list[Fault] = []
-        self._drawn: list[int] = []
-        self._struck: list[int] = []
-        self.released = Event()
+        self._matched: list[int] = []
+        self._applied: list[int] = []
+        self.cancelled = Event()
         self.add(faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
@@ -192,8 +197,8 @@ class FaultRegistry:
         with self._lock:
             for fault in added:
                 self._rules.append(fault)
-                self._drawn.append(0)
-                self._struck.append(0)
+                self._matched.append(0)
+                self._applied.append(0)
 
     def _check_vendor(self, name: str | None) -> None:
         if name is not None and self._vendors is not None and name not in self._vendors:
@@ -201,38 +206,38 @@ class FaultRegistry:
             raise InvalidRequest(f"unknown vendor {name!r} of a fault: choose from {known}")
 
     def clear(self) -> None:
-        """Forget all faults, and let go of the requests that wait."""
+        """Remove all faults and end the delays of waiting requests."""
         with self._lock:
-            self._rules, self._drawn, self._struck = [], [], []
-            self.released.set()
-            self.released = Event()
+            self._rules, self._matched, self._applied = [], [], []
+            self.cancelled.set()
+            self.cancelled = Event()
 
     def draw(self, ticker: str, vendor: str) -> tuple[tuple[Fault, ...], Event]:
-        """What strikes this request, up to the first fault that answers by itself.
+        """The faults of a request, up to the first that determines the whole response.
 
-        The event is set when requests that wait are to be let go.
+        The event is set when delays are to end.
         """
-        struck: list[Fault] = []
+        drawn: list[Fault] = []
         with self._lock:
             for index, fault in enumerate(self._rules):
-                if fault.matches(ticker, vendor) and self._strikes(index, fault):
-                    struck.append(fault)
-                    if fault.kind not in (*DELAYS, *DAMAGES):
+                if fault.matches(ticker, vendor) and self._applies(index, fault):
+                    drawn.append(fault)
+                    if fault.kind not in (*DELAY_KINDS, *DATA_KINDS):
                         break
-            return tuple(struck), self.released
+            return tuple(drawn), self.cancelled
 
-    def _strikes(self, index: int, fault: Fault) -> bool:
-        if fault.times is not None and self._struck[index] >= fault.times:
+    def _applies(self, index: int, fault: Fault) -> bool:
+        if fault.times is not None and self._applied[index] >= fault.times:
             return False
-        count = self._drawn[index]
-        self._drawn[index] += 1
+        count = self._matched[index]
+        self._matched[index] += 1
         seed = seed_of(self._seed, index, fault.ticker, fault.kind)
         if fault.probability < 1 and fraction(seed, 0, count) >= fault.probability:
             return False
-        self._struck[index] += 1
+        self._applied[index] += 1
         return True
 
     def describe(self) -> list[dict[str, Any]]:
         with self._lock:
-            pairs = zip(self._rules, self._struck, strict=True)
-            return [{**fault.describe(), "struck": struck} for fault, struck in pairs]
+            pairs = zip(self._rules, self._applied, strict=True)
+            return [{**fault.describe(), "struck": applied} for fault, applied in pairs]

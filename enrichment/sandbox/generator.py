@@ -1,7 +1,7 @@
-"""Simulated series: seeded, endless, the same bar whatever the request.
+"""Simulated series: seeded and endless; a bar does not depend on the request.
 
-A reflected random walk gives every day's closing level; a Brownian bridge leads through the day's
-five-minute points to it. All longer bars are the exact aggregation of the five-minute ones.
+A reflected random walk gives the closing level of each day, and a Brownian bridge the five-minute
+prices within it. Longer bars are aggregated exactly from the five-minute ones.
 """
 
 from __future__ import annotations
@@ -17,55 +17,58 @@ from numpy.typing import NDArray
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
 from enrichment.domain.calendars import bar_starts, last_complete
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.counter_rng import draw, normal, seed_of, uniform
+from enrichment.sandbox.counter_rng import normal, random_bits, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
 
 EPOCH = datetime(2000, 1, 3, tzinfo=UTC)
 _FIRST_DAY = 10_950  # days since 1970, before the epoch
 _SATURDAY = 2  # 3 January 1970
-_AHEAD = 400  # days that a walk goes on beyond the one asked for
-_REACH = np.log(3.0)  # a price stays between a third and three times its base
+_DAYS_AHEAD = 400  # computed beyond the requested day when a walk is extended
+_MAX_LOG_RATIO = np.log(3.0)  # a price stays between a third and three times its base
 _SLOTS = 288  # five-minute bars in the longest day
 _STEP = timedelta(minutes=5)
 _MICROSECOND = timedelta(microseconds=1)
-_SHORT = timedelta(days=400)  # a window that is made by itself, not cut from whole years
-_DAILY, _ACTIVITY, _OVERNIGHT, _PATH, _BAR, _CHARACTER = range(6)
+_SHORT = timedelta(days=400)  # a shorter window is computed alone, not taken from whole years
+_DAILY, _ACTIVITY, _OVERNIGHT, _PATH, _BAR, _CHARACTER = range(6)  # streams of random bits
 
 Days = NDArray[np.int64]
-Make = Callable[[], Bars]
-# Bars that will not change, for the key of what was asked: as made, or as they are remembered.
-Recall = Callable[[tuple[object, ...], Make], Bars]
+Compute = Callable[[], Bars]
+# (key, compute) → the bars of the key, cached or computed
+Cached = Callable[[tuple[object, ...], Compute], Bars]
 
 
 def reflected(level: Floats) -> Floats:
-    """A walk folded at ± ln 3: steps keep their size, prices stay plausible for ever."""
-    y = np.mod(level + _REACH, 4 * _REACH)
-    return np.asarray(np.where(y > 2 * _REACH, 4 * _REACH - y, y) - _REACH)
+    """A walk reflected at ± ln 3: its steps keep their size, and prices stay plausible."""
+    y = np.mod(level + _MAX_LOG_RATIO, 4 * _MAX_LOG_RATIO)
+    return np.asarray(np.where(y > 2 * _MAX_LOG_RATIO, 4 * _MAX_LOG_RATIO - y, y) - _MAX_LOG_RATIO)
 
 
 class SimulatedSeries:
     """A ticker's simulated bars from 2000 on.
 
-    recall: where short answers may be remembered; default: nowhere.
+    cached: A cache of short results; default: none.
     """
 
     simulated = True
     splits: Mapping[np.datetime64, float] = MappingProxyType({})
 
-    def __init__(self, ticker: str, seed: int, recall: Recall = lambda asked, make: make()) -> None:
-        self._ticker, self._recall = ticker, recall
+    def __init__(
+        self, ticker: str, seed: int, cached: Cached = lambda key, compute: compute()
+    ) -> None:
+        self._ticker, self._cached = ticker, cached
         self._key = key = seed_of(seed, ticker)
         crypto = ticker.startswith("X:")
         self.asset_class = AssetClass.CRYPTO if crypto else AssetClass.STOCK
         low, high = (5.0, 40_000.0) if crypto else (20.0, 400.0)
-        level, nerves, turnover, lot = map(float, uniform(draw(key, _CHARACTER, np.arange(4)), 0))
+        character = uniform(random_bits(key, _CHARACTER, np.arange(4)), 0)
+        level, volatility, turnover, lot = map(float, character)
         self._base = np.log(low) + np.log(high / low) * level
-        self._sigma = (0.04 if crypto else 0.015) * (0.7 + 0.6 * nerves)
+        self._sigma = (0.04 if crypto else 0.015) * (0.7 + 0.6 * volatility)
         self._gap = 0.0 if crypto else 0.4 * self._sigma
         self._daily_volume = 5e7 * 100.0**turnover / np.exp(self._base)
         self._lot = 20 + int(180 * lot)
         self._walk = np.empty(0)
-        self._year: Callable[[Timeframe, int], Bars] = lru_cache(maxsize=16)(self._make_year)
+        self._year: Callable[[Timeframe, int], Bars] = lru_cache(maxsize=16)(self._computed_year)
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
         start, end = max(window.start, EPOCH), min(window.end, now)
@@ -75,27 +78,28 @@ class SimulatedSeries:
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
         if timeframe.intraday:
-            return self._made(timeframe, window, now)
+            return self._computed(timeframe, window, now)
         forming = to_datetime(last_complete(self.asset_class, timeframe, now)) + _MICROSECOND
         if window.end - window.start < _SHORT:
             if window.end > forming:
-                return self._made(timeframe, window, now)
-            asked = (self._ticker, timeframe, window)
-            return self._recall(asked, lambda: self._made(timeframe, window, now))
+                return self._computed(timeframe, window, now)
+            key = (self._ticker, timeframe, window)
+            return self._cached(key, lambda: self._computed(timeframe, window, now))
         start = max(window.start, EPOCH)
         years = range(start.year, min(window.end, forming).year + 1)
-        whole = Bars.empty()
+        bars = Bars.empty()
         for year in years:
-            whole = whole.concat(self._year(timeframe, year))
-        done = within(whole, Window(start, min(window.end, forming)))
-        return done.concat(self._made(timeframe, Window(max(start, forming), window.end), now))
+            bars = bars.concat(self._year(timeframe, year))
+        complete = within(bars, Window(start, min(window.end, forming)))
+        rest = Window(max(start, forming), window.end)
+        return complete.concat(self._computed(timeframe, rest, now))
 
-    def _make_year(self, timeframe: Timeframe, year: int) -> Bars:
+    def _computed_year(self, timeframe: Timeframe, year: int) -> Bars:
         start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)
-        return self._made(timeframe, Window(start, end), end + timedelta(weeks=2))
+        return self._computed(timeframe, Window(start, end), end + timedelta(weeks=2))
 
-    def _made(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
-        """Bars of the window from five-minute bars that have ended by `now`."""
+    def _computed(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
+        """The window's bars, aggregated from five-minute bars that have ended by `now`."""
         starts = self.starts(timeframe, window, now)
         if len(starts) == 0:
             return Bars.empty()
@@ -106,7 +110,7 @@ class SimulatedSeries:
         return aggregate(base, starts[np.searchsorted(starts, base.ts, side="right") - 1])
 
     def _whole_days(self, first: np.datetime64, end: datetime) -> Bars:
-        """Five-minute bars of every day from the first on that starts before the end."""
+        """The five-minute bars of all days that start between `first` and `end`."""
         start = to_datetime(first.astype("datetime64[D]"))
         after = end.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         if start >= end:
@@ -121,7 +125,7 @@ class SimulatedSeries:
         slots = np.arange(counts.max())
         present = slots < counts[:, None]
         prices = self._paths(day[first], counts)
-        bits = draw(self._key, _BAR, day[first][:, None] * _SLOTS + slots)[present]
+        bits = random_bits(self._key, _BAR, day[first][:, None] * _SLOTS + slots)[present]
         wick = np.repeat(self._day_sigma(day[first]) / np.sqrt(counts), counts)
         opens, closes = prices[:, :-1][present], prices[:, 1:][present]
         highs = np.rint(np.maximum(opens, closes) * (1 + wick * uniform(bits, 0)))
@@ -142,9 +146,9 @@ class SimulatedSeries:
         )
 
     def _paths(self, days: Days, counts: Days) -> Floats:
-        """Each day's price points in ticks: a bridge from the opening to the closing level."""
+        """Each day's five-minute prices in ticks: a bridge from its opening to its closing."""
         slots = np.arange(counts.max())
-        steps = normal(draw(self._key, _PATH, days[:, None] * _SLOTS + slots))
+        steps = normal(random_bits(self._key, _PATH, days[:, None] * _SLOTS + slots))
         steps *= (self._day_sigma(days) / np.sqrt(counts))[:, None]
         walk = np.zeros((len(days), len(slots) + 1))
         np.cumsum(steps, axis=1, out=walk[:, 1:])
@@ -156,18 +160,18 @@ class SimulatedSeries:
         return np.asarray(np.rint(np.exp(walk) * TICKS))
 
     def _level(self, days: Days) -> Floats:
-        """Log price at the days' closes."""
+        """The log prices at the closes of the days."""
         steps, walk = days - _FIRST_DAY, self._walk
         if (last := int(steps.max())) >= len(walk):
-            walk = self._walk = self._walked(last + _AHEAD)
+            walk = self._walk = self._random_walk(last + _DAYS_AHEAD)
         return np.asarray(self._base + reflected(walk[steps]))
 
     def _openings(self, days: Days) -> Floats:
-        gap = self._gap * normal(draw(self._key, _OVERNIGHT, days))
+        gap = self._gap * normal(random_bits(self._key, _OVERNIGHT, days))
         return np.asarray(self._level(days - 1) + gap)
 
     def _activity(self, days: Days) -> Floats:
-        return 0.6 + 0.8 * uniform(draw(self._key, _ACTIVITY, days), 0)
+        return 0.6 + 0.8 * uniform(random_bits(self._key, _ACTIVITY, days), 0)
 
     def _day_sigma(self, days: Days) -> Floats:
         return self._sigma * self._activity(days)
@@ -180,25 +184,25 @@ class SimulatedSeries:
             1 + np.rint(mean * (0.6 + 1.2 * edge**2) * (0.4 + 1.2 * uniform(bits, 2)))
         )
 
-    def _walked(self, count: int) -> Floats:
-        """The walk, before it is folded, at the close of so many days."""
+    def _random_walk(self, count: int) -> Floats:
+        """The walk, before reflection, at the closes of the first `count` days."""
         days = np.arange(_FIRST_DAY, _FIRST_DAY + count)
-        steps = self._day_sigma(days) * normal(draw(self._key, _DAILY, days))
+        steps = self._day_sigma(days) * normal(random_bits(self._key, _DAILY, days))
         if self.asset_class is not AssetClass.CRYPTO:
-            for rest in (_SATURDAY, _SATURDAY + 1):
-                steps[(rest - _FIRST_DAY) % 7 :: 7] = 0.0
+            for weekend_day in (_SATURDAY, _SATURDAY + 1):
+                steps[(weekend_day - _FIRST_DAY) % 7 :: 7] = 0.0
         return np.asarray(np.cumsum(steps))
 
 
 def continuation(
     ts: Timestamps, last_close: float, *, key: int, sigma: float, volume: float, decimals: int
 ) -> Bars:
-    """A seeded walk on the given bar starts, from a recorded series' last close on."""
+    """Bars at the given starts that continue a recorded series from its last close."""
     if len(ts) == 0:
         return Bars.empty()
     counter = (ts - ts[0]).astype(np.int64) // 3_600_000_000
-    bits = draw(key, _BAR, counter)
-    walk = reflected(np.cumsum(sigma * normal(draw(key, _DAILY, counter))))
+    bits = random_bits(key, _BAR, counter)
+    walk = reflected(np.cumsum(sigma * normal(random_bits(key, _DAILY, counter))))
     close = np.round(last_close * np.exp(walk), decimals)
     opening = np.concatenate([[last_close], close[:-1]])
     high = np.round(np.maximum(opening, close) * (1 + sigma * uniform(bits, 0)), decimals)

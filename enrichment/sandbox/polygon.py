@@ -1,4 +1,4 @@
-"""Polygon's aggregates over the sandbox's series: /v2/aggs/ticker/…/range/…
+"""Polygon's aggregates, /v2/aggs/ticker/…/range/…
 
 Daily and weekly bars are stamped at midnight in New York (weeks start on Sunday), those of crypto
 and currencies at midnight UTC. `limit` counts base aggregates: minutes below a day, else days.
@@ -18,7 +18,7 @@ from flask import Blueprint, Response, request
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
 from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.data_faults import damaged, literals
+from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.polygon_query import AggregatesQuery, BadQueryError, cursor, parse
 from enrichment.sandbox.series import SandboxSeries
@@ -26,32 +26,32 @@ from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     Milliseconds,
     WireFormat,
+    insert_literals,
     json_response,
-    marked,
     milliseconds,
-    with_literals,
+    placeholder,
 )
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
-_SLACK = timedelta(days=9)  # canonical bar starts lie this near to the vendor's stamps
+_STAMP_MARGIN = timedelta(days=9)  # between a canonical bar start and the vendor's stamp
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _DENIED = (
     "You are not entitled to this data. Please upgrade your plan at https://polygon.io/pricing"
 )
-_TOO_MANY = (
+_TOO_MANY_REQUESTS = (
     "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
     "to continue. https://polygon.io/pricing"
 )
 _MESSAGES = {
     "unauthorized": "Unknown API Key",
-    "rate_limit": _TOO_MANY,
-    "quota": _TOO_MANY,
+    "rate_limit": _TOO_MANY_REQUESTS,
+    "quota": _TOO_MANY_REQUESTS,
     "server_error": "an internal error occurred",
 }
 
 
 class PolygonFormat(WireFormat):
-    """Answers requests in Polygon's words."""
+    """Answers requests in Polygon's wire format."""
 
     name: ClassVar[str] = "polygon"
 
@@ -69,7 +69,7 @@ class PolygonFormat(WireFormat):
         self, ticker: str, multiplier: str, timespan: str, start: str, end: str
     ) -> Response:
         key = _key()
-        if not self._vendor.accepts(key):
+        if not self._vendor.accepts_key(key):
             return self._refusal(ticker, "unauthorized", 401)
         refused = self._over_quota(ticker, key)
         if refused is not None:
@@ -81,7 +81,7 @@ class PolygonFormat(WireFormat):
             return json_response(self._error_response("ERROR", str(exc)), 400)
         return self._serve(
             ticker,
-            lambda damages: self._page(query, list(damages)),
+            lambda data_faults: self._page(query, list(data_faults)),
             lambda: orjson.dumps(self._envelope(query, None)),
         )
 
@@ -91,14 +91,14 @@ class PolygonFormat(WireFormat):
         return self._error_response("ERROR", _MESSAGES[outcome])
 
     def _error_response(self, status: str, message: str) -> bytes:
-        word = "error" if status == "ERROR" else "message"
-        return orjson.dumps({"status": status, "request_id": self._request_id(), word: message})
+        field = "error" if status == "ERROR" else "message"
+        return orjson.dumps({"status": status, "request_id": self._request_id(), field: message})
 
     def _request_id(self) -> str:
         return f"{next(self._numbers):032x}"
 
     def _envelope(self, query: AggregatesQuery, series: SandboxSeries | None) -> dict[str, Any]:
-        # Recorded prices are not split-adjusted, whatever was asked for.
+        # Recorded prices are not split-adjusted, even if the request asks for that.
         adjusted = query.adjusted and (series is None or series.simulated)
         return {
             "ticker": query.ticker,
@@ -110,25 +110,26 @@ class PolygonFormat(WireFormat):
             "count": 0,
         }
 
-    def _page(self, query: AggregatesQuery, damages: list[Fault]) -> bytes:
+    def _page(self, query: AggregatesQuery, data_faults: list[Fault]) -> bytes:
         series = self._vendor.market.series(query.ticker)
         body = self._envelope(query, series)
         if series is None:
             return orjson.dumps(body)
         now = self._vendor.clock()
-        starts, stamps = _asked(series, query, now)
-        left = _after(starts, stamps, query)
-        page = left[: query.bars_per_page]
+        starts, stamps = _requested(series, query, now)
+        remaining = _remaining(starts, stamps, query)
+        page = remaining[: query.bars_per_page]
         bars = _bars(series, query, page, now)
-        rows = _rows(damaged(bars, damages, starts), series.asset_class, query.timeframe)
+        rows = _rows(with_faults(bars, data_faults, starts), series.asset_class, query.timeframe)
         body["queryCount"] = len(page) * query.base_aggregates
         body["resultsCount"] = body["count"] = len(rows)
-        if len(left) > len(page):
+        if len(remaining) > len(page):
             last = _stamps(series.asset_class, query.timeframe, page[-1:])
             body["next_url"] = _next_url(cursor(query, int(milliseconds(last)[0])))
         if rows or "next_url" in body:
             body["results"] = rows
-        return _with_literals(body, literals(damages, starts), series.asset_class, query.timeframe)
+        literals = close_literals(data_faults, starts)
+        return _encoded(body, literals, series.asset_class, query.timeframe)
 
 
 def _key() -> str:
@@ -137,28 +138,28 @@ def _key() -> str:
     return token.strip() if scheme.lower() == "bearer" else request.args.get("apiKey", "")
 
 
-def _next_url(packed: str) -> str:
-    return f"{request.base_url}?{urlencode({'cursor': packed})}"
+def _next_url(page: str) -> str:
+    return f"{request.base_url}?{urlencode({'cursor': page})}"
 
 
-def _asked(
+def _requested(
     series: SandboxSeries, query: AggregatesQuery, now: datetime
 ) -> tuple[Timestamps, Milliseconds]:
-    """Canonical starts and the vendor's stamps of all bars that the query asks for."""
+    """The canonical starts and the vendor's stamps of all bars of the query, on all pages."""
     first, last = (
         min(max(ms, int(_FIRST.timestamp() * 1000)), int(_LAST.timestamp() * 1000))
         for ms in (query.first_ms, query.last_ms)
     )
     start, end = (to_datetime(np.datetime64(ms, "ms")) for ms in (first, last))
-    starts = series.starts(query.timeframe, Window(start - _SLACK, end + _SLACK), now)
+    starts = series.starts(query.timeframe, Window(start - _STAMP_MARGIN, end + _STAMP_MARGIN), now)
     stamps = _stamps(series.asset_class, query.timeframe, starts)
     ms = milliseconds(stamps)
-    asked = (ms >= query.first_ms) & (ms <= query.last_ms)
-    return starts[asked], ms[asked]
+    requested = (ms >= query.first_ms) & (ms <= query.last_ms)
+    return starts[requested], ms[requested]
 
 
-def _after(starts: Timestamps, stamps: Milliseconds, query: AggregatesQuery) -> Timestamps:
-    """Starts of the bars that are still to be sent, in the order of sending."""
+def _remaining(starts: Timestamps, stamps: Milliseconds, query: AggregatesQuery) -> Timestamps:
+    """The starts of the bars after the cursor, in the order of the query."""
     if query.after is not None:
         starts = starts[stamps > query.after if query.ascending else stamps < query.after]
     return starts if query.ascending else starts[::-1]
@@ -194,16 +195,16 @@ def _rows(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> list[dic
     ]
 
 
-def _with_literals(
-    body: dict[str, Any], texts: dict[int, str], asset_class: AssetClass, timeframe: Timeframe
+def _encoded(
+    body: dict[str, Any], literals: dict[int, str], asset_class: AssetClass, timeframe: Timeframe
 ) -> bytes:
-    """The body as JSON, with what is not JSON in place of the struck bars' closes."""
-    if not texts:
+    """The body as JSON, with literals in place of some closes."""
+    if not literals:
         return orjson.dumps(body)
-    keys = np.array(list(texts), dtype="datetime64[us]")
+    keys = np.array(list(literals), dtype="datetime64[us]")
     stamps = milliseconds(_stamps(asset_class, timeframe, keys)).tolist()
-    by_stamp = dict(zip(stamps, texts.values(), strict=True))
+    by_stamp = dict(zip(stamps, literals.values(), strict=True))
     for row in body.get("results", ()):
         if row["t"] in by_stamp:
-            row["c"] = marked(by_stamp[row["t"]])
-    return with_literals(orjson.dumps(body), list(texts.values()))
+            row["c"] = placeholder(by_stamp[row["t"]])
+    return insert_literals(orjson.dumps(body), list(literals.values()))

@@ -1,4 +1,4 @@
-"""What a request to Polygon's aggregates asks for, and how one page leads to the next."""
+"""Polygon's aggregates: parsing a request's parameters and its page cursor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BadQueryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AggregatesQuery:
-    """What a request asks for; `after` is the stamp at which the page before ended, in ms."""
+    """A parsed request."""
 
     ticker: str
     timeframe: Timeframe
@@ -40,7 +40,9 @@ class AggregatesQuery:
     adjusted: bool
     ascending: bool
     limit: int
+    """Base aggregates of a page."""
     after: int | None
+    """The last stamp of the page before, in milliseconds."""
 
     @property
     def base_aggregates(self) -> int:
@@ -59,16 +61,16 @@ def parse(
     timespan: str,
     start: str,
     end: str,
-    asked: Mapping[str, str],
+    parameters: Mapping[str, str],
 ) -> AggregatesQuery:
-    """The query of a path and its parameters, those packed in the cursor included."""
-    arguments = {**asked, **_opened(asked.get("cursor"))}
+    """Parse a path's parts and parameters, including those in the cursor; BadQueryError."""
+    arguments = {**parameters, **_unpacked(parameters.get("cursor"))}
     size = int(multiplier) if multiplier.isascii() and multiplier.isdigit() else 0
     timeframe = _TIMEFRAMES.get((size, timespan))
     if timeframe is None:
-        raise BadQueryError(f"'{multiplier}/{timespan}' is not served: use {_offer()}")
+        raise BadQueryError(f"'{multiplier}/{timespan}' is not served: use {_served_spans()}")
     local = AssetClass.CRYPTO if ticker[:2] in ("X:", "C:") else AssetClass.STOCK
-    first, last = _moment(start, local, "from", 0), _moment(end, local, "to", 1)
+    first, last = _milliseconds(start, local, "from", 0), _milliseconds(end, local, "to", 1)
     if first > last:
         raise BadQueryError("The parameter 'to' cannot be a time that occurs before 'from'")
     return AggregatesQuery(
@@ -83,29 +85,29 @@ def parse(
     )
 
 
-def _offer() -> str:
+def _served_spans() -> str:
     return ", ".join(f"{size}/{span}" for size, span in _TIMEFRAMES)
 
 
-def _choice(arguments: dict[str, str], name: str, words: dict[str, bool], default: str) -> bool:
+def _choice(arguments: dict[str, str], name: str, options: dict[str, bool], default: str) -> bool:
     value = arguments.get(name, default).lower()
-    if value not in words:
-        raise BadQueryError(f"Could not parse the parameter '{name}': use {' or '.join(words)}")
-    return words[value]
+    if value not in options:
+        raise BadQueryError(f"Could not parse the parameter '{name}': use {' or '.join(options)}")
+    return options[value]
 
 
-def _integer(text: str, name: str, least: int = -(10**14), most: int = 10**14) -> int:
+def _integer(text: str, name: str, minimum: int = -(10**14), maximum: int = 10**14) -> int:
     try:
-        number = int(text) if len(text) <= 16 else most + 1
+        number = int(text) if len(text) <= 16 else maximum + 1
     except ValueError:
         raise BadQueryError(f"Could not parse the parameter '{name}': '{text}'") from None
-    if not least <= number <= most:
-        raise BadQueryError(f"The parameter '{name}' must lie between {least} and {most}")
+    if not minimum <= number <= maximum:
+        raise BadQueryError(f"The parameter '{name}' must lie between {minimum} and {maximum}")
     return number
 
 
-def _moment(text: str, local: AssetClass, name: str, days: int) -> int:
-    """A date or a number of milliseconds as milliseconds; days=1 takes the end of a date."""
+def _milliseconds(text: str, local: AssetClass, name: str, days: int) -> int:
+    """A date or a number of milliseconds, in milliseconds; days=1: the end of the date."""
     if len(text) != 10 or text.count("-") != 2:
         return _integer(text, name)
     try:
@@ -114,30 +116,30 @@ def _moment(text: str, local: AssetClass, name: str, days: int) -> int:
         raise BadQueryError(
             f"Could not parse the time parameter '{name}': use YYYY-MM-DD"
         ) from None
-    edge = local_midnights(
+    midnight = local_midnights(
         local, (day + np.timedelta64(days, "D")).astype("datetime64[us]").reshape(1)
     )
-    return int(edge.astype("datetime64[ms]").astype(np.int64)[0]) - days
+    return int(midnight.astype("datetime64[ms]").astype(np.int64)[0]) - days
 
 
-def _opened(packed: str | None) -> dict[str, str]:
-    if packed is None:
+def _unpacked(cursor: str | None) -> dict[str, str]:
+    if cursor is None:
         return {}
     try:
-        opened = dict(parse_qsl(urlsafe_b64decode(packed.encode()).decode()))
+        parameters = dict(parse_qsl(urlsafe_b64decode(cursor.encode()).decode()))
     except ValueError:
-        opened = {}
-    if "after" not in opened:
+        parameters = {}
+    if "after" not in parameters:
         raise BadQueryError("Could not parse the parameter 'cursor'")
-    return opened
+    return parameters
 
 
 def cursor(query: AggregatesQuery, after: int) -> str:
-    """What leads to the page that follows the stamp `after`."""
-    said = {
+    """The cursor of the page that follows the stamp `after`."""
+    parameters = {
         "adjusted": str(query.adjusted).lower(),
         "sort": "asc" if query.ascending else "desc",
         "limit": query.limit,
         "after": after,
     }
-    return urlsafe_b64encode(urlencode(said).encode()).decode()
+    return urlsafe_b64encode(urlencode(parameters).encode()).decode()

@@ -1,8 +1,8 @@
-"""Recorded series: real bars, replayed so that they end at the last session before the anchor.
+"""Recorded series: real bars, shifted so that they end at the last session before the anchor.
 
-Each recorded bar takes one session of the calendar, in order, with its prices and volume unchanged.
-After the anchor a seeded walk goes on from the last recorded close, so that a long-lived
-installation sees a new bar every session and never a changed one.
+Each recorded bar is assigned to one session of the calendar, in order, with its prices and volume
+unchanged. After the anchor a seeded walk continues from the last recorded close, so that a
+long-lived installation gets a new bar every session and never a changed one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ EURUSD = "C:EURUSD"
 _HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
 _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
-_FX_OPENS, _FX_CLOSES = 22, 141  # hours of the week: Sunday 22:00 to Friday 21:00 UTC
+_FX_OPEN, _FX_CLOSE = 22, 141  # hours of the week: Sunday 22:00 to Friday 21:00 UTC
 
-Until = Callable[[datetime], np.datetime64]
+LastComplete = Callable[[datetime], np.datetime64]
 
 
 @lru_cache(maxsize=1)
@@ -49,15 +49,15 @@ def recordings() -> dict[str, Bars]:
 @lru_cache(maxsize=1)
 def adjusted_closes() -> dict[str, Floats]:
     """Ticker → its recorded closes adjusted for splits and dividends."""
-    found: dict[str, list[float]] = defaultdict(list)
+    closes: dict[str, list[float]] = defaultdict(list)
     for row in _rows("us_stocks_daily.csv.gz"):
-        found[row["symbol"]].append(float(row["adj_close"]))
-    return {ticker: np.array(closes) for ticker, closes in found.items()}
+        closes[row["symbol"]].append(float(row["adj_close"]))
+    return {ticker: np.array(values) for ticker, values in closes.items()}
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    packed = files("enrichment.sandbox").joinpath("data", name).read_bytes()
-    return list(csv.DictReader(gzip.decompress(packed).decode().splitlines()))
+    compressed = files("enrichment.sandbox").joinpath("data", name).read_bytes()
+    return list(csv.DictReader(gzip.decompress(compressed).decode().splitlines()))
 
 
 def _bars(cells: list[list[str]]) -> Bars:
@@ -67,11 +67,15 @@ def _bars(cells: list[list[str]]) -> Bars:
 
 
 class RecordedSeries:
-    """Bars of one native timeframe and the longer ones made of them.
+    """Bars of one native timeframe, and longer ones aggregated from them.
 
-    extend: (recorded bars, moment) → all bars that have ended by then.
-    keys: timeframe → function from native bar starts to that timeframe's.
-    splits: start of the first bar after each → new shares for an old one.
+    Args:
+        aggregations: Timeframe → function from native bar starts to those of that timeframe.
+        later_starts: (after, last) → the native bar starts in (after, last]; None: the series ends
+            with its recording.
+        last_complete: (now) → the start of the last native bar that has ended by then.
+        continuation: (starts, last close) → bars that continue the recording.
+        splits: Start of the first bar after each split → new shares for an old one.
     """
 
     simulated = False
@@ -80,37 +84,40 @@ class RecordedSeries:
         self,
         asset_class: AssetClass,
         recorded: Bars,
-        keys: dict[Timeframe, Callable[[Timestamps], Timestamps]],
-        grid: Callable[[np.datetime64, np.datetime64], Timestamps] | None,
-        newest: Until,
-        extend: Callable[[Timestamps, float], Bars],
+        aggregations: dict[Timeframe, Callable[[Timestamps], Timestamps]],
+        later_starts: Callable[[np.datetime64, np.datetime64], Timestamps] | None,
+        last_complete: LastComplete,
+        continuation: Callable[[Timestamps, float], Bars],
         splits: Mapping[np.datetime64, float] | None = None,
     ) -> None:
         self.asset_class = asset_class
         self.splits = splits or {}
-        self._recorded, self._keys = recorded, keys
-        self._grid, self._newest, self._extend = grid, newest, extend
-        self._whole: Callable[[Timeframe, np.datetime64], Bars] = lru_cache(maxsize=8)(self._make)
+        self._recorded, self._aggregations = recorded, aggregations
+        self._later_starts, self._last_complete = later_starts, last_complete
+        self._continuation = continuation
+        self._until: Callable[[Timeframe, np.datetime64], Bars] = lru_cache(maxsize=8)(
+            self._computed
+        )
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
         return self.bars(timeframe, window, now).ts
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
-        if timeframe not in self._keys:
+        if timeframe not in self._aggregations:
             return Bars.empty()
-        return within(self._whole(timeframe, self._newest(now)), window)
+        return within(self._until(timeframe, self._last_complete(now)), window)
 
-    def _make(self, timeframe: Timeframe, newest: np.datetime64) -> Bars:
+    def _computed(self, timeframe: Timeframe, last: np.datetime64) -> Bars:
         native = self._recorded
-        if self._grid is not None:
-            later = self._grid(native.ts[-1], newest)
-            native = native.concat(self._extend(later, float(native.close[-1])))
-        native = native.take(native.ts <= newest)
-        return aggregate(native, self._keys[timeframe](native.ts))
+        if self._later_starts is not None:
+            later = self._later_starts(native.ts[-1], last)
+            native = native.concat(self._continuation(later, float(native.close[-1])))
+        native = native.take(native.ts <= last)
+        return aggregate(native, self._aggregations[timeframe](native.ts))
 
 
 def recorded_series(ticker: str, anchor: datetime, *, shifted: bool, seed: int) -> RecordedSeries:
-    """The replay of a recorded ticker; unshifted, it has its original dates and ends with them."""
+    """The replay of a recorded ticker; if not shifted, it has its original dates only."""
     recorded, key = recordings()[ticker], seed_of(seed, ticker)
     if ticker == EURUSD:
         return _forex(recorded, anchor, shifted, key)
@@ -125,7 +132,7 @@ def _stock(
         since = last - timedelta(days=len(recorded) * 3 // 2 + 30)
         until = last + timedelta(days=1)
         sessions = bar_starts(AssetClass.STOCK, Timeframe.D1, since, until)
-        recorded = _moved(recorded, sessions[-len(recorded) :])
+        recorded = _with_starts(recorded, sessions[-len(recorded) :])
     volume = float(np.median(recorded.volume[-250:]))
     splits = implied_splits(recorded.ts, recorded.close, adjusted)
     return RecordedSeries(
@@ -147,9 +154,9 @@ def _sessions_between(after: np.datetime64, last: np.datetime64) -> Timestamps:
 def _forex(recorded: Bars, anchor: datetime, shifted: bool, key: int) -> RecordedSeries:
     if shifted:
         weeks = (to_datetime64(anchor) - _HOUR - recorded.ts[-1]) // _WEEK
-        recorded = _moved(recorded, recorded.ts + weeks * _WEEK)
+        recorded = _with_starts(recorded, recorded.ts + weeks * _WEEK)
     return RecordedSeries(
-        AssetClass.CRYPTO,  # the vendor stamps currencies, like crypto, on the UTC clock
+        AssetClass.CRYPTO,  # Polygon stamps currencies in UTC, as it does crypto
         recorded,
         {
             Timeframe.H1: lambda ts: ts,
@@ -177,13 +184,13 @@ def _trading_hours(after: np.datetime64, last: np.datetime64) -> Timestamps:
     hours = np.arange(after + _HOUR, max(last, after) + _HOUR, _HOUR)
     hours = hours[hours <= last]
     sunday = monday_of(hours + _DAY) - _DAY
-    of_week = (hours - sunday) // _HOUR
-    return np.asarray(hours[(of_week >= _FX_OPENS) & (of_week < _FX_CLOSES)])
+    hour_of_week = (hours - sunday) // _HOUR
+    return np.asarray(hours[(hour_of_week >= _FX_OPEN) & (hour_of_week < _FX_CLOSE)])
 
 
 def _floor(ts: Timestamps, step: np.timedelta64) -> Timestamps:
     return np.asarray(ts - (ts - np.datetime64(0, "us")) % step)
 
 
-def _moved(bars: Bars, ts: Timestamps) -> Bars:
+def _with_starts(bars: Bars, ts: Timestamps) -> Bars:
     return Bars.of(ts, bars.open, bars.high, bars.low, bars.close, bars.volume)

@@ -1,4 +1,4 @@
-"""What a vendor's wire format is spoken over: a series of bars, recorded or simulated."""
+"""Series of bars, recorded or simulated, that the wire formats serve."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ TICKS = 10_000.0  # simulated prices are whole multiples of 1 / TICKS
 
 
 class SandboxSeries(Protocol):
-    """One instrument's bars in every timeframe; timestamps are as in `domain.bars`.
+    """One instrument's bars in every timeframe, with timestamps as in `domain.bars`.
 
-    now: nothing that lies after it is shown; the bar that is forming holds what is known by then.
+    Nothing after `now` is served; the bar that is forming then is made of what has traded so far.
     """
 
     asset_class: AssetClass
     simulated: bool
-    splits: Mapping[np.datetime64, float]  # start of the first bar after it → new shares for one
+    splits: Mapping[np.datetime64, float]
+    """Start of the first bar after each split → new shares for an old one."""
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
-        """Starts of the bars in the window, without making them."""
+        """The starts of the bars in the window, without computing the bars."""
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
         """The bars in the window, ascending."""
@@ -39,7 +40,7 @@ def within(bars: Bars, window: Window) -> Bars:
 
 
 def aggregate(bars: Bars, keys: Timestamps) -> Bars:
-    """Bars of equal key as one bar that starts at the key: first, max, min, last, sums."""
+    """One bar for each distinct key, which is its start; the bars are in ascending order."""
     if len(bars) == 0:
         return Bars.empty()
     changes = np.flatnonzero(keys[1:] != keys[:-1]) + 1
@@ -62,6 +63,6 @@ def aggregate(bars: Bars, keys: Timestamps) -> Bars:
 def _vwap(bars: Bars, first: NDArray[np.intp], volume: Floats) -> Floats | None:
     if np.isnan(bars.vwap).any():
         return None
-    # Whole numbers make the sum exact, hence independent of how the bars were cut into requests.
+    # Sums of whole numbers are exact, so the result does not depend on how bars are requested.
     traded = np.rint(bars.vwap * TICKS).astype(np.int64) * bars.volume.astype(np.int64)
     return np.asarray(np.rint(np.add.reduceat(traded, first) / volume) / TICKS)

@@ -1,4 +1,4 @@
-"""The sandbox as a process: threads, keep-alive, a clean end on SIGTERM and SIGINT."""
+"""The sandbox's HTTP server: threads, keep-alive, clean shutdown on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from enrichment.sandbox.connection import RESET
 def serve(host: str, port: int, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT; `options` are those of `create_app`."""
     stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
     app = create_app(**options)
     app.extensions["sandbox"].market.warm_up()
     with running(app, host, port):
@@ -32,8 +32,8 @@ def serve(host: str, port: int, **options: Any) -> None:
 
 @contextmanager
 def running(app: Flask, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """The app on a server of its own for as long as the block; yields its address."""
-    server = _Server(app, _bound(host, port), host, port)
+    """Serve the app in a thread during the block; yields the server's URL."""
+    server = _Server(app, _listening_socket(host, port), host, port)
     thread = Thread(target=server.serve_forever, args=(0.05,), name="sandbox")
     thread.start()
     try:
@@ -46,21 +46,21 @@ def running(app: Flask, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]
         thread.join()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _listening_socket(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=128)
     except OSError as exc:
         raise ConfigurationError(
-            f"the sandbox vendor can't listen on {host}:{port} ({os.strerror(exc.errno or 0)}): "
+            f"the sandbox can't listen on {host}:{port} ({os.strerror(exc.errno or 0)}): "
             "choose another port with --port or ENRICHMENT_SANDBOX_PORT"
         ) from exc
 
 
 class _Handler(WSGIRequestHandler):
-    """Keeps connections alive, which werkzeug's own handler closes after each answer."""
+    """Keeps connections alive; werkzeug's own handler closes them after each response."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body leave together
+    wbufsize = -1  # headers and body are sent together
     disable_nagle_algorithm = True
 
     def run_wsgi(self) -> None:
@@ -69,7 +69,7 @@ class _Handler(WSGIRequestHandler):
         if RESET in environ:
             self.close_connection = True
             return
-        # An unread body would be taken for the next request.
+        # An unread request body would be parsed as the next request.
         self.close_connection = self.close_connection or self.command != "GET"
         try:
             self.send_response(int(status[:3]), status[4:])
@@ -80,21 +80,21 @@ class _Handler(WSGIRequestHandler):
             self.end_headers()
             self.wfile.write(b"".join(parts))
             self.wfile.flush()
-        except OSError:  # the client has left
+        except OSError:  # the client has disconnected
             self.close_connection = True
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: `/_sandbox/requests` counts."""
+        """Log nothing: `/_sandbox/requests` counts requests."""
 
 
 class _Server(ThreadedWSGIServer):
     daemon_threads = False
 
-    def __init__(self, app: Flask, bound: socket.socket, host: str, port: int) -> None:
+    def __init__(self, app: Flask, listening: socket.socket, host: str, port: int) -> None:
         self._open: set[socket.socket] = set()
         self._lock = Lock()
-        with bound:
-            super().__init__(host, port, app, _Handler, fd=bound.fileno())
+        with listening:
+            super().__init__(host, port, app, _Handler, fd=listening.fileno())
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -107,7 +107,7 @@ class _Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def disconnect(self) -> None:
-        """Close idle and busy connections, so that their threads end."""
+        """Close all connections, idle and busy, so that their threads end."""
         with self._lock:
             for connection in self._open:
                 with suppress(OSError):

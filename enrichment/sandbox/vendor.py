@@ -1,4 +1,4 @@
-"""The vendor behind the wire formats: its series, faults, quota and record of requests."""
+"""The state behind the wire formats: series, faults, quotas and request counts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from enrichment.sandbox.faults import Fault, FaultRegistry
 from enrichment.sandbox.market import Market
 
 _MINUTE = timedelta(minutes=1)
-_GLANCE = 0.2  # seconds between looks whether the waiting client is still there
+_POLL_SECONDS = 0.2  # between checks whether the client of a delayed request still waits
 
 
 class SandboxVendor:
     """State that all wire formats share.
 
-    api_key: the only key that is accepted; None accepts any that is not empty.
-    quota_per_minute: requests that one key may send in any 60 seconds; None: any number.
-    vendors: names that faults may give; None: any.
+    Args:
+        clock: The sandbox's wall clock.
+        api_key: The only accepted key; None: any that is not empty.
+        quota_per_minute: Requests of one key in any 60 seconds; None: unlimited.
+        vendors: The vendors that a fault can be limited to; None: any.
     """
 
     def __init__(
@@ -42,22 +44,22 @@ class SandboxVendor:
         self._api_key = api_key
         self._closed = False
 
-    def accepts(self, key: str) -> bool:
+    def accepts_key(self, key: str) -> bool:
         return key == self._api_key if self._api_key is not None else bool(key)
 
-    def seconds_to_wait(self, key: str) -> float | None:
-        """Count a request; seconds until the key may ask again if that is over its quota."""
-        return self._quota.spend(key, self.clock())
+    def consume_quota(self, key: str) -> float | None:
+        """Count a request of the key; if it exceeds the quota, the seconds until the next one."""
+        return self._quota.consume(key, self.clock())
 
-    def wait(self, seconds: float, cancelled: Event, alone: Callable[[], bool]) -> None:
-        """Wait, unless the faults are cleared, the server closes or the client leaves."""
+    def delay(self, seconds: float, cancelled: Event, disconnected: Callable[[], bool]) -> None:
+        """Wait; return early once cancelled, disconnected or closed."""
         end = monotonic() + seconds
-        while not self._closed and (left := end - monotonic()) > 0:
-            if cancelled.wait(min(left, _GLANCE)) or alone():
+        while not self._closed and (remaining := end - monotonic()) > 0:
+            if cancelled.wait(min(remaining, _POLL_SECONDS)) or disconnected():
                 return
 
     def close(self) -> None:
-        """Let go of all requests that wait."""
+        """End all delayed requests."""
         self._closed = True
         self.faults.clear()
 
@@ -67,18 +69,19 @@ class Quota:
 
     def __init__(self, per_minute: int | None) -> None:
         self._limit, self._lock = per_minute, Lock()
-        self._spent: dict[str, deque[datetime]] = {}
+        self._times: dict[str, deque[datetime]] = {}
 
-    def spend(self, key: str, now: datetime) -> float | None:
+    def consume(self, key: str, now: datetime) -> float | None:
+        """Count a request; if it exceeds the quota, the seconds until the next is allowed."""
         if self._limit is None:
             return None
         with self._lock:
-            spent = self._spent.setdefault(key, deque())
-            while spent and now - spent[0] >= _MINUTE:
-                spent.popleft()
-            if len(spent) >= self._limit:
-                return (spent[0] + _MINUTE - now).total_seconds()
-            spent.append(now)
+            times = self._times.setdefault(key, deque())
+            while times and now - times[0] >= _MINUTE:
+                times.popleft()
+            if len(times) >= self._limit:
+                return (times[0] + _MINUTE - now).total_seconds()
+            times.append(now)
             return None
 
 

@@ -1,4 +1,4 @@
-"""What the vendors' wire formats share: quotas, faults, and answers that go wrong on request."""
+"""What all wire formats share: quotas and the injection of faults into responses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from flask import Blueprint, Response, request
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps
-from enrichment.sandbox.connection import client_left, reset
-from enrichment.sandbox.faults import DAMAGES, DELAYS, Fault
+from enrichment.sandbox.connection import client_disconnected, reset
+from enrichment.sandbox.faults import DATA_KINDS, DELAY_KINDS, Fault
 from enrichment.sandbox.vendor import SandboxVendor
 
 Milliseconds = NDArray[np.int64]
-Page = Callable[[Sequence[Fault]], bytes]
+Page = Callable[[Sequence[Fault]], bytes]  # data faults → the response's body
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body><hr>nginx</body></html>"
 
 
 class WireFormat(ABC):
-    """Answers requests in one vendor's words. `name`: as faults may name the vendor."""
+    """Answers requests in one vendor's wire format."""
 
     name: ClassVar[str]
+    """The vendor's."""
 
     def __init__(self, vendor: SandboxVendor) -> None:
         self._vendor = vendor
@@ -35,38 +36,45 @@ class WireFormat(ABC):
 
     @abstractmethod
     def _error_body(self, outcome: str) -> bytes:
-        """The body that goes with a refusal."""
+        """The body of an error response."""
 
     def _over_quota(self, ticker: str, key: str) -> Response | None:
-        """The refusal of a request that is over its key's quota."""
-        wait = self._vendor.seconds_to_wait(key)
-        return None if wait is None else self._too_many(ticker, "quota", wait)
+        """A 429 if the request exceeds its key's quota."""
+        wait = self._vendor.consume_quota(key)
+        return None if wait is None else self._too_many_requests(ticker, "quota", wait)
 
-    def _serve(self, ticker: str, page: Page, nothing: Callable[[], bytes]) -> Response:
-        """The page with the faults that strike it; nothing: the vendor's answer without a bar."""
-        struck, let_go = self._vendor.faults.draw(ticker, self.name)
-        for fault in struck:
-            if fault.kind in DELAYS:
-                self._vendor.wait(fault.seconds, let_go, lambda: client_left(request.environ))
-        damages = [fault for fault in struck if fault.kind in DAMAGES]
-        last = struck[-1] if struck else None
-        if last is None or last.kind in (*DELAYS, *DAMAGES):
+    def _serve(self, ticker: str, page: Page, empty: Callable[[], bytes]) -> Response:
+        """The response with the ticker's faults.
+
+        Args:
+            page: Makes the body.
+            empty: Makes the body of a response without bars.
+        """
+        faults, cancelled = self._vendor.faults.draw(ticker, self.name)
+        for fault in faults:
+            if fault.kind in DELAY_KINDS:
+                self._vendor.delay(
+                    fault.seconds, cancelled, lambda: client_disconnected(request.environ)
+                )
+        data_faults = [fault for fault in faults if fault.kind in DATA_KINDS]
+        last = faults[-1] if faults else None
+        if last is None or last.kind in (*DELAY_KINDS, *DATA_KINDS):
             self._vendor.requests.count(ticker, last.kind if last else "ok")
-            return json_response(page(damages))
-        return self._failure(ticker, last, page, damages, nothing)
+            return json_response(page(data_faults))
+        return self._failure(ticker, last, page, data_faults, empty)
 
     def _failure(
         self,
         ticker: str,
         fault: Fault,
         page: Page,
-        damages: Sequence[Fault],
-        nothing: Callable[[], bytes],
+        data_faults: Sequence[Fault],
+        empty: Callable[[], bytes],
     ) -> Response:
-        """The answer of a fault that answers by itself."""
+        """The response to a request whose last fault determines all of it."""
         kind = fault.kind
         if kind == "rate_limit":
-            return self._too_many(ticker, kind, fault.seconds)
+            return self._too_many_requests(ticker, kind, fault.seconds)
         if kind in ("unauthorized", "forbidden"):
             return self._refusal(ticker, kind, 401 if kind == "unauthorized" else 403)
         if kind == "server_error":
@@ -78,15 +86,15 @@ class WireFormat(ABC):
         if kind == "html":
             return Response(_HTML, fault.status)
         if kind == "empty":
-            return json_response(nothing())
-        whole = page(damages)
-        return json_response(whole[: len(whole) // 2])
+            return json_response(empty())
+        body = page(data_faults)
+        return json_response(body[: len(body) // 2])
 
     def _refusal(self, ticker: str, outcome: str, code: int) -> Response:
         self._vendor.requests.count(ticker, outcome)
         return json_response(self._error_body(outcome), code)
 
-    def _too_many(self, ticker: str, outcome: str, seconds: float) -> Response:
+    def _too_many_requests(self, ticker: str, outcome: str, seconds: float) -> Response:
         response = self._refusal(ticker, outcome, 429)
         response.headers["Retry-After"] = str(math.ceil(seconds))
         return response
@@ -100,25 +108,27 @@ def json_response(body: bytes, status: int = 200) -> Response:
     return Response(body, status, mimetype="application/json")
 
 
-def with_literals(packed: bytes, texts: Sequence[str]) -> bytes:
-    """The JSON with what is not JSON in place of the values that `marked` has left in it."""
-    for text in set(texts):
-        packed = packed.replace(b'"' + marked(text).encode() + b'"', text.encode())
-    return packed
+def insert_literals(body: bytes, literals: Sequence[str]) -> bytes:
+    """The JSON with its placeholders replaced by literals, which need not be valid JSON."""
+    for literal in set(literals):
+        body = body.replace(b'"' + placeholder(literal).encode() + b'"', literal.encode())
+    return body
 
 
-def closes_with_marks(bars: Bars, closes: list[Any], texts: Mapping[int, str]) -> list[Any]:
-    """The closes as they are sent, with a mark where text that is not JSON is to stand.
+def closes_with_placeholders(
+    bars: Bars, closes: list[Any], literals: Mapping[int, str]
+) -> list[Any]:
+    """The closes, with placeholders for those that literals will replace.
 
-    texts: bar start in microseconds → that text.
+    literals: bar start in microseconds → literal.
     """
     keys = bars.ts.astype("datetime64[us]").astype(np.int64).tolist()
     return [
-        marked(texts[key]) if key in texts else close
+        placeholder(literals[key]) if key in literals else close
         for key, close in zip(keys, closes, strict=True)
     ]
 
 
-def marked(text: str) -> str:
-    """A placeholder for text that is not JSON; no vendor's answer holds the like."""
-    return "literal:" + text.encode().hex()
+def placeholder(literal: str) -> str:
+    """A string that stands for a literal and occurs in no response otherwise."""
+    return "literal:" + literal.encode().hex()

@@ -1,8 +1,8 @@
-"""Yahoo's charts over the sandbox's series: /v8/finance/chart/…
+"""Yahoo's charts, /v8/finance/chart/…
 
-As Yahoo does, it adjusts quotes for splits (the recorded ones too, by the factors that their
-adjusted closes tell of), fills an untraded bar with nulls, starts stocks' days at the opening and
-their hours at half past, and turns away clients that do not look like a browser.
+Like Yahoo, it adjusts prices for splits (those of recorded series are derived from their adjusted
+closes), fills a bar without trades with nulls, stamps stocks' days at the opening and their hours
+at half past, and refuses clients that do not look like a browser.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from flask import Blueprint, Response, request
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.sandbox.data_faults import damaged, literals, on_basis
+from enrichment.sandbox.data_faults import close_literals, rescaled, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries
-from enrichment.sandbox.wire_format import WireFormat, closes_with_marks, with_literals
+from enrichment.sandbox.wire_format import WireFormat, closes_with_placeholders, insert_literals
 
 _INTERVALS = {
     "5m": Timeframe.M5,
@@ -32,10 +32,10 @@ _INTERVALS = {
     "1d": Timeframe.D1,
     "1wk": Timeframe.W1,
 }
-_SLACK = timedelta(days=1)  # canonical bar starts lie this near to the vendor's stamps
-_OPENS = np.timedelta64(570, "m")  # 09:30 in New York
+_STAMP_MARGIN = timedelta(days=1)  # between a canonical bar start and the vendor's stamp
+_OPENING = np.timedelta64(570, "m")  # 09:30 in New York
 _HALF_HOUR = np.timedelta64(30, "m")
-_REFUSALS = {
+_ERRORS = {
     "unauthorized": ("Unauthorized", "User is unable to access this feature"),
     "forbidden": ("Forbidden", "Access denied"),
     "rate_limit": ("Too Many Requests", "Too Many Requests"),
@@ -47,7 +47,7 @@ _REFUSALS = {
 
 
 class YahooFormat(WireFormat):
-    """Answers requests in Yahoo's words."""
+    """Answers requests in Yahoo's wire format."""
 
     name: ClassVar[str] = "yahoo"
 
@@ -75,14 +75,14 @@ class YahooFormat(WireFormat):
             return self._refusal(ticker, "bad_request", 400)
         return self._serve(
             ticker,
-            lambda damages: self._page(symbol, series, timeframe, first, last, damages),
+            lambda data_faults: self._page(symbol, series, timeframe, first, last, data_faults),
             lambda: orjson.dumps(_chart(symbol, series, Bars.empty(), [], {})),
         )
 
     def _error_body(self, outcome: str) -> bytes:
-        code, words = _REFUSALS[outcome]
+        code, description = _ERRORS[outcome]
         return orjson.dumps(
-            {"chart": {"result": None, "error": {"code": code, "description": words}}}
+            {"chart": {"result": None, "error": {"code": code, "description": description}}}
         )
 
     def _page(
@@ -92,26 +92,26 @@ class YahooFormat(WireFormat):
         timeframe: Timeframe,
         first: int,
         last: int,
-        damages: Sequence[Fault],
+        data_faults: Sequence[Fault],
     ) -> bytes:
         start, end = (datetime.fromtimestamp(min(t, 4_102_444_800), UTC) for t in (first, last))
-        near = Window(start - _SLACK, end + _SLACK)
-        bars = series.bars(timeframe, near, self._vendor.clock())
+        window = Window(start - _STAMP_MARGIN, end + _STAMP_MARGIN)
+        bars = series.bars(timeframe, window, self._vendor.clock())
         stamps = _stamps(series.asset_class, timeframe, bars.ts)
-        asked = (stamps >= to_datetime64(start)) & (stamps < to_datetime64(end))
-        starts = bars.ts[asked]
-        bars = bars.take(asked)
+        requested = (stamps >= to_datetime64(start)) & (stamps < to_datetime64(end))
+        starts = bars.ts[requested]
+        bars = bars.take(requested)
         for day, ratio in series.splits.items():
-            bars = on_basis(bars, bars.ts < day, 1.0 / ratio)
-        bars = damaged(bars, damages, starts)
+            bars = rescaled(bars, bars.ts < day, 1.0 / ratio)
+        bars = with_faults(bars, data_faults, starts)
         stamps = _stamps(series.asset_class, timeframe, bars.ts)
-        texts = literals(damages, starts)
-        body = orjson.dumps(_chart(symbol, series, bars, _seconds(stamps), texts))
-        return with_literals(body, list(texts.values()))
+        literals = close_literals(data_faults, starts)
+        body = orjson.dumps(_chart(symbol, series, bars, _seconds(stamps), literals))
+        return insert_literals(body, list(literals.values()))
 
 
 def _ticker(symbol: str) -> str:
-    """X:SIM1USD for SIM1-USD; stocks' classes are written BRK-B there."""
+    """The ticker of a symbol: X:SIM1USD for SIM1-USD, BRK.B for BRK-B."""
     name, dash, quote = symbol.rpartition("-")
     if dash and len(quote) == 3:
         return f"X:{name}{quote}"
@@ -122,7 +122,7 @@ def _stamps(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Ti
     if asset_class is AssetClass.CRYPTO or len(ts) == 0:
         return ts
     if timeframe is Timeframe.D1:
-        return np.asarray(local_midnights(asset_class, ts) + _OPENS)
+        return np.asarray(local_midnights(asset_class, ts) + _OPENING)
     if timeframe is Timeframe.W1:
         return local_midnights(asset_class, ts)
     return np.asarray(ts + _HALF_HOUR) if timeframe is Timeframe.H1 else ts
@@ -133,13 +133,14 @@ def _seconds(stamps: Timestamps) -> list[int]:
 
 
 def _chart(
-    symbol: str, series: SandboxSeries, bars: Bars, stamps: list[int], texts: dict[int, str]
+    symbol: str, series: SandboxSeries, bars: Bars, stamps: list[int], literals: dict[int, str]
 ) -> dict[str, Any]:
     crypto = series.asset_class is AssetClass.CRYPTO
     columns: dict[str, list[Any]] = {
-        name: _nulls(getattr(bars, name)) for name in ("open", "high", "low", "close", "volume")
+        name: _with_nulls(getattr(bars, name))
+        for name in ("open", "high", "low", "close", "volume")
     }
-    columns["close"] = closes_with_marks(bars, columns["close"], texts)
+    columns["close"] = closes_with_placeholders(bars, columns["close"], literals)
     result: dict[str, Any] = {
         "meta": {
             "symbol": symbol,
@@ -157,16 +158,16 @@ def _chart(
 
 
 def _splits(series: SandboxSeries, ts: Timestamps) -> dict[str, Any]:
-    within = {d: r for d, r in series.splits.items() if len(ts) and ts[0] <= d <= ts[-1]}
+    in_range = {d: r for d, r in series.splits.items() if len(ts) and ts[0] <= d <= ts[-1]}
     return {
         str(int(to_datetime(day).timestamp())): {
             "date": int(to_datetime(day).timestamp()),
             "numerator": ratio,
             "denominator": 1,
         }
-        for day, ratio in within.items()
+        for day, ratio in in_range.items()
     }
 
 
-def _nulls(column: Any) -> list[Any]:
+def _with_nulls(column: Any) -> list[Any]:
     return [None if value != value else value for value in column.tolist()]

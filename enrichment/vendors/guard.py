@@ -53,8 +53,8 @@ class VendorProtection:
 
     def timeouts(self) -> tuple[float, float]:
         """(connect, read) of the next attempt, at most what is left of the budget."""
-        left = remaining()
-        budget = self.budget if left is None else max(left, 0.001)
+        seconds = remaining()
+        budget = self.budget if seconds is None else max(seconds, 0.001)
         return min(self.connect_timeout, budget), min(self.read_timeout, budget)
 
 

@@ -34,7 +34,7 @@ from sqlalchemy import text
 from enrichment.config import Settings
 from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.sandbox.faults import MODES, FaultRegistry
+from enrichment.sandbox.faults import CORRUPT_MODES, FaultRegistry
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
@@ -148,7 +148,7 @@ class Soak:
 
     def _trouble(self, name: str) -> Fault:
         kind = self.draw.choice(list(KINDS))
-        more = {"mode": self.draw.choice(MODES)} if kind == "corrupt" else {}
+        more = {"mode": self.draw.choice(CORRUPT_MODES)} if kind == "corrupt" else {}
         times = self.draw.randint(1, 2)
         return Fault.of({"ticker": name, "kind": kind, "times": times, **KINDS[kind], **more})
 
