@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 import pandas as pd
@@ -17,47 +16,24 @@ from enrichment.dashboard.components import (
     select,
     table,
 )
-from enrichment.dashboard.data.cache import cached_read
+from enrichment.dashboard.data.jobs import (
+    HISTORY_LIMIT,
+    ITEM_LIMIT,
+    LONGEST_LIMIT,
+    read_history,
+    read_job,
+)
 from enrichment.dashboard.formatting import label, seconds
 from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
-from enrichment.dashboard.services import commands, services
+from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import format_time, to_display_zone
 from enrichment.domain.model import JobKind
 from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
-from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
-HISTORY_LIMIT = 200
-ITEM_LIMIT = 500
-TIMELINE_LIMIT = 200
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
 JOB_ID = "job"  # in the session state: the selected job
-
-
-@dataclass(frozen=True)
-class JobReport:
-    request: JobRequest | None
-    progress: Progress | None
-    error_groups: list[ErrorGroup]
-    items: list[JobItem]  # the first by name
-    longest: list[JobItem]
-
-
-@cached_read
-def read_history(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
-    return services().reader.history(HISTORY_LIMIT, kinds=kinds, with_failures=with_failures)
-
-
-@cached_read
-def read_job(job_id: UUID) -> JobReport:
-    reader = services().reader
-    return JobReport(
-        request=reader.jobs.request(job_id),
-        progress=reader.progress(job_id),
-        error_groups=reader.jobs.error_groups(job_id),
-        items=reader.jobs.items(job_id, ITEM_LIMIT),
-        longest=reader.jobs.longest(job_id, TIMELINE_LIMIT),
-    )
 
 
 def filtered_history() -> HistoryPage:
@@ -185,8 +161,8 @@ def timeline(longest: list[JobItem]) -> None:
         }
     )
     st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")
-    if len(longest) == TIMELINE_LIMIT:
-        st.caption(f"the {TIMELINE_LIMIT} symbols that took longest")
+    if len(longest) == LONGEST_LIMIT:
+        st.caption(f"the {LONGEST_LIMIT} symbols that took longest")
 
 
 def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:

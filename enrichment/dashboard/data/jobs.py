@@ -1,0 +1,42 @@
+"""What the jobs page shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from enrichment.dashboard.data.cache import cached_read
+from enrichment.dashboard.services import services
+from enrichment.warehouse.read_models.dto import HistoryPage, Progress
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
+
+HISTORY_LIMIT = 200
+ITEM_LIMIT = 500
+LONGEST_LIMIT = 200
+
+
+@dataclass(frozen=True)
+class JobReport:
+    request: JobRequest | None
+    progress: Progress | None
+    error_groups: list[ErrorGroup]
+    items: list[JobItem]  # the first by name
+    longest: list[JobItem]
+
+
+@cached_read
+def read_history(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
+    """The newest jobs of these kinds, or of all if none is given."""
+    return services().reader.history(HISTORY_LIMIT, kinds=kinds, with_failures=with_failures)
+
+
+@cached_read
+def read_job(job_id: UUID) -> JobReport:
+    reader = services().reader
+    return JobReport(
+        request=reader.jobs.request(job_id),
+        progress=reader.progress(job_id),
+        error_groups=reader.jobs.error_groups(job_id),
+        items=reader.jobs.items(job_id, ITEM_LIMIT),
+        longest=reader.jobs.longest(job_id, LONGEST_LIMIT),
+    )
