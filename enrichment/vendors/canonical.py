@@ -13,40 +13,31 @@ stocks' bars of 30 minutes and longer from half-hours of the regular session.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
-from typing import Protocol
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts, clock_floor, in_session, monday_of
+from enrichment.domain.clock import utc_now
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.aggregate import aggregate
-
-_WEEK = timedelta(weeks=1)
-
-
-class BaseProvider(Protocol):
-    """A vendor's bars of the timeframes that `source_timeframe` names."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
-
-    def fetch(
-        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> FetchedBars: ...
+from enrichment.vendors.base import Provider
 
 
 class CanonicalProvider:
-    """A vendor whose bars are those that every other vendor would give."""
+    """A vendor whose bars are those that every other vendor would give.
 
-    def __init__(self, provider: BaseProvider) -> None:
-        self._provider = provider
+    Args:
+        provider: The vendor itself, asked for the timeframes that `source_timeframe` names.
+        now: The wall clock; nothing beyond it is asked for.
+    """
+
+    def __init__(self, provider: Provider, now: Callable[[], datetime] = utc_now) -> None:
+        self._provider, self._now = provider, now
         self.name = provider.name
         self.source = provider.source
 
@@ -56,6 +47,7 @@ class CanonicalProvider:
         """The bars that start in the window; ProviderError if the vendor fails."""
         source = source_timeframe(asset_class, timeframe)
         asked = source_window(window, asset_class, timeframe)
+        asked = Window(asked.start, max(window.end, min(asked.end, self._now())))
         fetched = self._provider.fetch(symbol, asset_class, source, asked)
         bars = regular_session(fetched.bars, asset_class, source)
         if source is not timeframe:

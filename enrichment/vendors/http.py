@@ -115,7 +115,10 @@ class HttpClient:
         *,
         decode: Decode = orjson.loads,
     ) -> JsonResponse:
-        """GET JSON from a path, or from an absolute URL on the client's scheme, host and port.
+        """GET JSON from a path, or from the path and query of an absolute URL.
+
+        The client's own host is asked, whatever host the URL names: a vendor links to its next page
+        by its other name or by the address behind a proxy, and credentials go to nobody else.
 
         Args:
             decode: Makes the body from its bytes; a ValueError says that they are not JSON.
@@ -129,7 +132,7 @@ class HttpClient:
     def post_json(
         self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], label: str
     ) -> None:
-        """POST JSON to an absolute URL on the client's scheme, host and port; any 2xx is success.
+        """POST JSON to the path and query of a URL on the client's host; any 2xx is success.
 
         Args:
             label: Stands for the URL in messages, since its path may be a secret.
@@ -144,15 +147,12 @@ class HttpClient:
     def _resolved(self, path_or_url: str) -> str:
         try:
             parts = urlsplit(path_or_url)
-            if not parts.scheme and not parts.netloc:
-                return f"{self._base}/{path_or_url.lstrip('/')}"
-            own = _origin(parts) == self._origin and parts.username is None
         except ValueError:
-            own = False
-        if not own:
-            raise MalformedResponse("the vendor's answer links to a foreign address")
+            raise MalformedResponse("the vendor's answer links to a malformed address") from None
         base = urlsplit(self._base)
-        return parts._replace(scheme=base.scheme, netloc=base.netloc, fragment="").geturl()
+        path = parts.path.removeprefix(base.path).lstrip("/")
+        query = f"?{parts.query}" if parts.query else ""
+        return f"{self._base}/{path}{query}" if path or query else self._base
 
     def _get(
         self, url: str, params: Mapping[str, str | int] | None, decode: Decode

@@ -34,8 +34,8 @@ _INTERVALS = {
     Timeframe.M30: "30m",
     Timeframe.H1: "60m",
     Timeframe.D1: "1d",
-    Timeframe.W1: "1wk",
 }
+_SAME = {"60m": "1h"}  # one interval, called either in its answers
 _REACH_MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
 _DAILY_MARGIN = timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
 _PRICES = ("open", "high", "low", "close")
@@ -77,9 +77,9 @@ class YahooProvider:
             return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
-        served = _served_timeframe(asset_class, timeframe)
+        served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
         bars = self._chart(symbol, served, start, window.end)
-        bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
+        bars = _last_of_each(replace(bars, ts=canonical(asset_class, served, bars.ts)))
         if served is not timeframe:
             bars = aggregate(bars, clock_floor(asset_class, timeframe, bars.ts))
         first, end = to_datetime64(window.start), to_datetime64(window.end)
@@ -97,7 +97,7 @@ class YahooProvider:
                 "includePrePost": "false",
             },
         )
-        return parse(response.body, symbol)
+        return parse(response.body, symbol, _INTERVALS[timeframe])
 
 
 def vendor_symbol(symbol: str) -> str:
@@ -108,10 +108,14 @@ def vendor_symbol(symbol: str) -> str:
     return symbol.replace(".", "-")
 
 
-def parse(body: Any, symbol: str) -> Bars:
+def parse(body: Any, symbol: str, interval: str) -> Bars:
     """A chart's bars with Yahoo's own timestamps.
 
     A row without any price is left out; a single missing price is NaN.
+
+    Raises:
+        UnknownSymbol: Yahoo does not know the symbol.
+        MalformedResponse: It is no chart, or that of another symbol or interval.
     """
     chart = _object(_object(body, "the answer").get("chart"), "'chart'")
     error = chart.get("error")
@@ -121,6 +125,7 @@ def parse(body: Any, symbol: str) -> Bars:
     if not isinstance(results, list) or not results:
         raise MalformedResponse("'result' is not a list with a chart")
     result = _object(results[0], "a chart")
+    _require_asked(_object(result.get("meta") or {}, "'meta'"), symbol, interval)
     stamps = _list(result.get("timestamp") or [], "timestamp")
     quotes = _list(_object(result.get("indicators"), "'indicators'").get("quote"), "quote")
     if not stamps:
@@ -134,11 +139,20 @@ def parse(body: Any, symbol: str) -> Bars:
     return bars.take(np.flatnonzero(~missing.all(axis=0)))
 
 
-def _served_timeframe(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:
-    """The timeframe to request, from which the wanted one is built."""
-    if asset_class is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
-        return Timeframe.M30
-    return Timeframe.H1 if timeframe is Timeframe.H4 else timeframe
+def _require_asked(meta: Mapping[str, Any], symbol: str, interval: str) -> None:
+    """MalformedResponse if the chart says that it is not the one that was asked for."""
+    for field, expected in {"symbol": vendor_symbol(symbol), "dataGranularity": interval}.items():
+        sent = str(meta.get(field, expected))
+        if _SAME.get(sent, sent).upper() != _SAME.get(expected, expected).upper():
+            raise MalformedResponse(
+                f"Yahoo sent {field} {sent!r} where {expected!r} was asked for ({symbol})"
+            )
+
+
+def _last_of_each(bars: Bars) -> Bars:
+    """The last row of each start: today's quote stands beside the session's row for a while."""
+    _, last = np.unique(bars.ts[::-1], return_index=True)
+    return bars if len(last) == len(bars) else bars.take(np.sort(len(bars) - 1 - last))
 
 
 def _error_of(error: Any, symbol: str) -> ProviderError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from enrichment.config import Settings
+from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
@@ -30,9 +31,11 @@ def build_providers(
         paused: The names of the providers that are paused now.
     """
     built = {
-        spec.name: spec.build(
-            _client(spec, settings, manager, shared, protection),
-            spec.source(sandbox=settings.uses_sandbox),
+        spec.name: CanonicalProvider(
+            spec.build(
+                _client(spec, settings, manager, shared, protection),
+                spec.source(sandbox=settings.uses_sandbox),
+            )
         )
         for spec in settings.providers_in_use
     }

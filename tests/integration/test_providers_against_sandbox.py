@@ -28,6 +28,7 @@ from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.sandbox import create_app, running
 from enrichment.vendors.base import Provider
 from enrichment.vendors.binance import BinanceProvider
+from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.guard import VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
@@ -64,8 +65,9 @@ def fault(address: str) -> Iterator[Callable[..., None]]:
 
 def provider(name: str, http: HttpClient) -> Provider:
     if name == "yahoo":
-        return YahooProvider(http, now=lambda: NOW)
-    return {"polygon": PolygonProvider, "binance": BinanceProvider}[name](http)
+        return CanonicalProvider(YahooProvider(http, now=lambda: NOW), now=lambda: NOW)
+    kind = {"polygon": PolygonProvider, "binance": BinanceProvider}[name]
+    return CanonicalProvider(kind(http), now=lambda: NOW)
 
 
 def complete(bars: Bars, timeframe: Timeframe) -> Bars:

@@ -61,11 +61,13 @@ class Wire(BaseAdapter):
         pass
 
 
-def client(wire: Wire, **options: Any) -> HttpClient:
+def client(wire: Wire, base_url: str = BASE, **options: Any) -> HttpClient:
     session = requests.Session()
     session.mount("https://", wire)
     headers = {"Authorization": f"Bearer {MINE}"}
-    return HttpClient(BASE, **{"call": direct, "headers": headers, "session": session, **options})
+    return HttpClient(
+        base_url, **{"call": direct, "headers": headers, "session": session, **options}
+    )
 
 
 def failure(wire: Wire, path: str = "/v2/bars?note=private", **options: Any) -> ProviderError:
@@ -199,14 +201,31 @@ def test_a_redirect_is_not_followed() -> None:
         "https://user:pass@vendor.test/next",
         "https://vendor.test.elsewhere.test/next",
         "https://vendor.test:port/next",
-        "https://[vendor/next",
         "ftp://vendor.test/next",
     ],
 )
-def test_another_host_is_refused_unasked(url: str) -> None:
+def test_of_a_link_only_path_and_query_are_followed(url: str) -> None:
+    wire = Wire(body=b"{}")
+    with client(wire) as http:
+        http.get_json(f"{url}?cursor=1")
+    assert [sent.url for sent in wire.sent] == ["https://vendor.test/next?cursor=1"]
+
+
+def test_a_link_behind_a_prefix_stays_behind_it() -> None:
+    wire = Wire(body=b"{}")
+    with client(wire, base_url="https://proxy.test/polygon") as http:
+        http.get_json("https://api.polygon.io/v2/aggs?cursor=1")
+        http.get_json("https://proxy.test/polygon/v2/aggs?cursor=2")
+    assert [sent.url for sent in wire.sent] == [
+        "https://proxy.test/polygon/v2/aggs?cursor=1",
+        "https://proxy.test/polygon/v2/aggs?cursor=2",
+    ]
+
+
+def test_a_malformed_link_is_refused_unasked() -> None:
     wire = Wire()
     with client(wire) as http, pytest.raises(MalformedResponse):
-        http.get_json(url)
+        http.get_json("https://[vendor/next")
     assert wire.sent == []
 
 

@@ -149,7 +149,7 @@ def test_a_timestamp_that_is_none(stamp: Any) -> None:
         (page(results={}), MalformedResponse, "'results'"),
         (page(5), MalformedResponse, "'results'"),
         (page(next_url=5), MalformedResponse, "'next_url'"),
-        (page(next_url="https://elsewhere.test/"), MalformedResponse, "address"),
+        (page(next_url="https://[elsewhere/"), MalformedResponse, "address"),
         ([], MalformedResponse, "'status'"),
     ],
 )

@@ -77,22 +77,6 @@ def test_a_bar_without_prices_does_not_exist_and_a_missing_price_is_nan() -> Non
     assert np.isnan(bars.low[1])
 
 
-def test_hours_of_stocks_stand_on_the_clock_and_are_built_from_half_hours() -> None:
-    wire = FakeTransport(chart([OPENING + 1800 * n for n in range(5)]))
-    bars = fetch(wire, Timeframe.H1).bars
-    assert parse_qs(urlsplit(wire.urls[0]).query)["interval"] == ["30m"]
-    assert texts(bars) == ["2024-12-26T14:00", "2024-12-26T15:00", "2024-12-26T16:00"]
-    assert bars.open.tolist() == [1.0, 2.0, 4.0]
-    assert bars.close.tolist() == [1.0, 3.0, 5.0]
-    assert bars.volume.tolist() == [1.0, 5.0, 9.0]
-
-
-def test_four_hours_of_stocks_begin_with_new_yorks_clock() -> None:
-    bars = fetch(FakeTransport(chart([OPENING + 1800 * n for n in range(13)])), Timeframe.H4).bars
-    assert texts(bars) == ["2024-12-26T13:00", "2024-12-26T17:00"]
-    assert bars.high.tolist() == [5.0, 13.0]
-
-
 def test_four_hours_of_crypto_are_built_from_hours() -> None:
     midnight = 1_735_171_200
     wire = FakeTransport(chart([midnight + 3600 * n for n in range(8)]))
@@ -174,7 +158,7 @@ COLUMN = st.lists(st.floats(0.1, 10.0) | JSON, min_size=2, max_size=2) | JSON
 )
 def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
     try:
-        parse(body, "SIM1")
+        parse(body, "SIM1", "1d")
         fetched = fetch(FakeTransport(body), timeframe)
     except ProviderError:
         return
