@@ -13,7 +13,7 @@ import math
 from resilience.clock import to_ns
 
 
-def finite_number(
+def finite(
     name: str, value: float, *, above: float | None = None, maximum: float = math.inf
 ) -> float:
     """`value` if it is finite, at most `maximum`, and above `above` or (None) at least 0.
@@ -42,7 +42,7 @@ def whole_number(name: str, value: int, minimum: int = 1) -> int:
 
 def duration_ns(name: str, seconds: float) -> int:
     """Seconds above 0 as nanoseconds, at least 1."""
-    return max(1, to_ns(finite_number(name, seconds, above=0)))
+    return max(1, to_ns(finite(name, seconds, above=0)))
 
 
 def optional_duration_ns(name: str, seconds: float | None) -> int | None:

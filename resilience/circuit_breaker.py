@@ -24,7 +24,7 @@ from enum import StrEnum
 from types import CoroutineType
 from typing import Any, ClassVar
 
-from resilience.checks import duration_ns, finite_number, optional_duration_ns, whole_number
+from resilience.checks import duration_ns, finite, optional_duration_ns, whole_number
 from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import CircuitOpen, ResilienceError
 from resilience.events import StateChanged
@@ -125,18 +125,17 @@ class CircuitBreaker(Pattern):
         wall_clock: WallClock = utc_now,
     ) -> None:
         super().__init__(name, clock, wall_clock)
-        self._threshold = finite_number("failure_threshold", failure_threshold, above=0, maximum=1)
+        self._threshold = finite("failure_threshold", failure_threshold, above=0, maximum=1)
         self._recovery_ns = duration_ns("recovery_timeout", recovery_timeout)
-        self._window_size = whole_number("window_size", window_size)
+        self._size = whole_number("window_size", window_size)
         self._window_ns = optional_duration_ns("window_seconds", window_seconds)
         minimum = whole_number("minimum_calls", minimum_calls)
-        self._minimum = minimum if self._window_ns else min(minimum, self._window_size)
+        self._minimum = minimum if self._window_ns else min(minimum, self._size)
         self._half_open_calls = whole_number("half_open_calls", half_open_calls)
-        self._probe_timeout = (
-            optional_duration_ns("half_open_timeout", half_open_timeout) or self._recovery_ns
-        )
+        probe_timeout = recovery_timeout if half_open_timeout is None else half_open_timeout
+        self._probe_timeout_ns = duration_ns("half_open_timeout", probe_timeout)
         self._slow_ns = optional_duration_ns("slow_call_seconds", slow_call_seconds)
-        self._slow_threshold = finite_number(
+        self._slow_threshold = finite(
             "slow_call_threshold", slow_call_threshold, above=0, maximum=1
         )
         self._timed = self._slow_ns is not None or self._window_ns is not None
@@ -148,7 +147,7 @@ class CircuitBreaker(Pattern):
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn`, or raise CircuitOpen. The call that opens the breaker raises its own error."""
-        permit = self._closed_permit or self._acquire_permit()
+        permit = self._permit or self._acquire_permit()
         started = self._clock() if self._timed else 0
         try:
             result = fn(*args, **kwargs)
@@ -156,24 +155,24 @@ class CircuitBreaker(Pattern):
                 reject_coroutine(fn, result)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
-            self._record_error(permit, started, error)
+            self._finish_with_error(permit, started, error)
             raise
-        self._record_outcome(permit, started, failed)
+        self._finish(permit, started, failed)
         return result
 
     async def execute_async(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Await `fn`, or raise CircuitOpen. A cancellation is not recorded."""
-        permit = self._closed_permit or self._acquire_permit()
+        permit = self._permit or self._acquire_permit()
         started = self._clock() if self._timed else 0
         try:
             result = await await_result(fn, *args, **kwargs)
             failed = self._record_result is not None and bool(self._record_result(result))
         except BaseException as error:
-            self._record_error(permit, started, error)
+            self._finish_with_error(permit, started, error)
             raise
-        self._record_outcome(permit, started, failed)
+        self._finish(permit, started, failed)
         return result
 
     def force_open(self) -> None:
@@ -244,16 +243,14 @@ class CircuitBreaker(Pattern):
         elif state is State.CLOSED:
             self._opened_at = None
             self._window = (
-                TimeWindow(self._window_ns) if self._window_ns else CountWindow(self._window_size)
+                TimeWindow(self._window_ns) if self._window_ns else CountWindow(self._size)
             )
         else:
             self._window = CountWindow(self._half_open_calls)
-        # Set last and as a whole, since `execute` reads it without the lock.
-        self._closed_permit: Permit | None = None
-        if self._mode is Mode.DISABLED:
-            self._closed_permit = (-1, None)  # of no generation, so that outcomes are dropped
-        elif state is State.CLOSED:
-            self._closed_permit = (self._generation, None)
+        permit: Permit | None = (self._generation, None) if state is State.CLOSED else None
+        # Assigned last and once, since `execute` reads it without the lock. Outcomes of generation
+        # -1 are dropped.
+        self._permit = (-1, None) if self._mode is Mode.DISABLED else permit
 
     def _transition(self, state: State, at: int, reason: str) -> None:
         old = self._state
@@ -269,8 +266,8 @@ class CircuitBreaker(Pattern):
         """Make the transitions that are due, dated when they became due."""
         if self._mode is not Mode.AUTO:
             return
-        if self._probes and now - self._probes[0] >= self._probe_timeout:
-            due = self._probes[0] + self._probe_timeout
+        if self._probes and now - self._probes[0] >= self._probe_timeout_ns:
+            due = self._probes[0] + self._probe_timeout_ns
             self._transition(State.OPEN, due, "probe timed out")
         if self._state is State.OPEN and now - self._opened_ns >= self._recovery_ns:
             self._transition(State.HALF_OPEN, now, "recovery timeout passed")
@@ -279,7 +276,7 @@ class CircuitBreaker(Pattern):
         with self._lock:
             now = self._clock()
             self._apply_timers(now)
-            permit = self._closed_permit or self._probe_permit(now)
+            permit = self._permit or self._probe_permit(now)
             if permit is None:
                 self._rejected += 1
                 rejection = CircuitOpen(self.name, self._retry_after(now), self._last_error)
@@ -300,30 +297,23 @@ class CircuitBreaker(Pattern):
         if self._mode is not Mode.AUTO:
             return None
         if self._probes:
-            return to_seconds(self._probes[0] + self._probe_timeout - now)
+            return to_seconds(self._probes[0] + self._probe_timeout_ns - now)
         return to_seconds(self._opened_ns + self._recovery_ns - now)
 
-    def _record_error(self, permit: Permit, started: int, error: BaseException) -> None:
+    def _finish_with_error(self, permit: Permit, started: int, error: BaseException) -> None:
         failed: bool | None = None  # returns the permit without an outcome
         try:
             if isinstance(error, Exception) and not isinstance(error, ResilienceError):
                 failed = None if self._is_ignored(error) else self._is_failure(error)
         finally:
-            self._record_outcome(permit, started, failed, error)
+            self._finish(permit, started, failed, error)
 
-    def _record_outcome(
-        self, permit: Permit, started: int, failed: bool | None, error: Any = None
-    ) -> None:
+    def _finish(self, permit: Permit, started: int, failed: bool | None, error: Any = None) -> None:
         now = self._clock() if self._timed else 0
         slow = self._slow_ns is not None and now - started >= self._slow_ns
         # Another success does not change a full window of fast successes, so no lock is needed.
         # The permit is compared last: if it is current now, it was when the window was read.
-        if (
-            self._window.saturated
-            and failed is False
-            and not slow
-            and permit is self._closed_permit
-        ):
+        if self._window.saturated and failed is False and not slow and permit is self._permit:
             return
         with self._lock:
             if permit[0] == self._generation:

@@ -30,13 +30,7 @@ from resilience.clock import (
 from resilience.events import Event, Listener, Listeners, StateChanged
 from resilience.pattern import Pattern, Status
 from resilience.pipeline import PauseOn, Pipeline
-from resilience.publishing import (
-    BreakerAction,
-    CommandSource,
-    OperatorCommand,
-    StatusFeed,
-    StatusPublisher,
-)
+from resilience.publishing import CommandSource, OperatorCommand, StatusFeed, StatusPublisher
 from resilience.rate_limiter import RateLimiter
 from resilience.retry import RetryPolicy
 
@@ -153,13 +147,7 @@ class ResilienceManager:
         entry = self._patterns.get((CircuitBreaker, command.name))
         if entry is None:
             return False
-        breaker = cast(CircuitBreaker, entry[0])
-        actions = {
-            BreakerAction.FORCE_OPEN: breaker.force_open,
-            BreakerAction.DISABLE: breaker.disable,
-            BreakerAction.RESET: breaker.reset,
-        }
-        actions[command.action]()
+        getattr(entry[0], command.action)()
         return True
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from types import CoroutineType
 from typing import ClassVar, NoReturn
 
-from resilience.checks import duration_ns, finite_number, whole_number
+from resilience.checks import duration_ns, finite, whole_number
 from resilience.clock import (
     MAX_SECONDS,
     AsyncSleep,
@@ -97,9 +97,9 @@ class RateLimiter(Pattern):
             whole_number("burst", burst),
             strict,
         )
-        self.interval = finite_number("interval", interval, above=0)
+        self.interval = finite("interval", interval, above=0)
         self._max_permits = min(self.rate, self.burst) if strict else self.burst
-        self._max_wait_ns = None if max_wait is None else to_ns(finite_number("max_wait", max_wait))
+        self._max_wait_ns = None if max_wait is None else to_ns(finite("max_wait", max_wait))
         self._shared: SharedLimit | None = None
         if shared is not None:
             limit = (self.rate, self.interval, self.burst, strict)
@@ -139,7 +139,7 @@ class RateLimiter(Pattern):
             RateLimited: at once, if the wait would exceed the timeout; nothing is reserved.
             ValueError: n is not between 1 and the burst.
         """
-        max_wait = None if timeout is None else to_ns(finite_number("timeout", timeout))
+        max_wait = None if timeout is None else to_ns(finite("timeout", timeout))
         ticket = self._reserve(n, max_wait)
         if ticket is not None:
             self._await_permits(ticket)
@@ -168,7 +168,7 @@ class RateLimiter(Pattern):
 
         A longer pause stays in force. Waiting callers keep their order and their intervals.
         """
-        seconds = min(finite_number("seconds", seconds), MAX_SECONDS)
+        seconds = min(finite("seconds", seconds), MAX_SECONDS)
         length = to_ns(seconds)
         with self._lock:
             now = self._clock()

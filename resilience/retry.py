@@ -23,7 +23,7 @@ from math import isfinite
 from types import CoroutineType
 from typing import Any, ClassVar, Literal
 
-from resilience.checks import finite_number, optional_duration_ns, whole_number
+from resilience.checks import finite, optional_duration_ns, whole_number
 from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, WallClock, to_ns, utc_now
 from resilience.errors import ResilienceError
 from resilience.events import RetriesStopped, RetryScheduled, StopReason
@@ -136,9 +136,9 @@ class RetryPolicy(Pattern):
     ) -> None:
         super().__init__(name, clock, wall_clock)
         self.max_retries = whole_number("max_retries", max_retries, minimum=0)
-        self._initial = float(finite_number("initial_delay", initial_delay))
-        self._cap = float(finite_number("max_delay", max_delay))
-        self._multiplier = float(finite_number("backoff_multiplier", backoff_multiplier, above=0))
+        self._initial = float(finite("initial_delay", initial_delay))
+        self._cap = float(finite("max_delay", max_delay))
+        self._multiplier = float(finite("backoff_multiplier", backoff_multiplier, above=0))
         if jitter not in _JITTER:
             raise ValueError(f"jitter must be one of {', '.join(_JITTER)}, got {jitter!r}")
         self._jitter, self._rng = _JITTER[jitter], rng

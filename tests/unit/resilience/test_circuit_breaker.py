@@ -435,7 +435,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         before = self.breaker.status().state
         try:
-            permit = self.breaker._closed_permit or self.breaker._acquire_permit()
+            permit = self.breaker._permit or self.breaker._acquire_permit()
         except CircuitOpen:
             assert before != State.CLOSED
         else:
@@ -448,7 +448,7 @@ class Machine(RuleBasedStateMachine):
             return
         permit, generation = self.running.pop(index % len(self.running))
         before = self.breaker.status()
-        self.breaker._record_outcome(permit, 0, failed, Boom())
+        self.breaker._finish(permit, 0, failed, Boom())
         if before.generation != generation:  # an outcome of an older generation is dropped
             assert self.breaker.status() == before
         elif failed and before.state is State.HALF_OPEN:
