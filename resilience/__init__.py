@@ -29,7 +29,6 @@ from resilience.events import (
     RetriesStopped,
     RetryScheduled,
     SharedLimitChanged,
-    SharedState,
     SlotOverrun,
     StateChanged,
 )
@@ -75,7 +74,6 @@ __all__ = [
     "RetryStatus",
     "SharedLimitChanged",
     "SharedLimiter",
-    "SharedState",
     "Sleeper",
     "SlotOverrun",
     "Snapshot",

@@ -21,21 +21,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
-from typing import ClassVar, NoReturn, Protocol
+from typing import ClassVar, NoReturn
 
 from resilience.checks import duration_ns, whole_number
 from resilience.clock import Clock, WallClock, to_seconds, utc_now
 from resilience.errors import BulkheadFull
 from resilience.events import SlotOverrun
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
-
-
-class Signal(Protocol):
-    """What a waiting thread blocks on, such as threading.Event."""
-
-    def set(self) -> None: ...
-
-    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +46,23 @@ class BulkheadStatus(Status):
     """Calls that still run after their timeout."""
 
 
-class _Caller:
+class _Call:
     """One call's deadline (ns) and its place in the queue. `outer` is the call it is nested in."""
 
     __slots__ = ("bulkhead", "deadline", "outer", "wake")
 
-    def __init__(self, bulkhead: Bulkhead, deadline: int, outer: _Caller | None) -> None:
+    def __init__(self, bulkhead: Bulkhead, deadline: int, outer: _Call | None) -> None:
         self.bulkhead, self.deadline, self.outer = bulkhead, deadline, outer
         self.wake: Callable[[], object] | None = None  # set when it starts waiting
 
 
 class _ThreadLocal(threading.local):
-    caller: _Caller | None = None
+    call: _Call | None = None
 
 
 # Nesting is by thread or by task; for plain calls a context variable would be too slow.
 _thread_local = _ThreadLocal()
-_task_caller: ContextVar[_Caller | None] = ContextVar("resilience_bulkhead", default=None)
+_task_local: ContextVar[_Call | None] = ContextVar("resilience_bulkhead", default=None)
 
 
 def remaining() -> float | None:
@@ -78,16 +70,16 @@ def remaining() -> float | None:
 
     The least of several nested bulkheads; None outside any.
     """
-    return min((c.bulkhead.seconds_to(c.deadline) for c in _enclosing_callers()), default=None)
+    return min((c.bulkhead.seconds_to(c.deadline) for c in _enclosing_calls()), default=None)
 
 
-def _enclosing_callers() -> Iterator[_Caller]:
+def _enclosing_calls() -> Iterator[_Call]:
     """The calls that the current code is nested in, except those that have ended."""
-    for caller in (_thread_local.caller, _task_caller.get()):
-        while caller is not None:
-            if caller.bulkhead.has_slot(caller):
-                yield caller
-            caller = caller.outer
+    for call in (_thread_local.call, _task_local.get()):
+        while call is not None:
+            if call.bulkhead.has_slot(call):
+                yield call
+            call = call.outer
 
 
 class Bulkhead(Pattern):
@@ -115,7 +107,7 @@ class Bulkhead(Pattern):
         max_queue: int | None = None,
         clock: Clock = time.monotonic_ns,
         wall_clock: WallClock = utc_now,
-        event: Callable[[], Signal] = threading.Event,
+        event: Callable[[], threading.Event] = threading.Event,
     ) -> None:
         super().__init__(name, clock, wall_clock)
         self.max_concurrent = whole_number("max_concurrent", max_concurrent)
@@ -124,22 +116,22 @@ class Bulkhead(Pattern):
             None if max_queue is None else whole_number("max_queue", max_queue, minimum=0)
         )
         self._event = event
-        self._active: set[_Caller] = set()
-        self._waiters: deque[_Caller] = deque()
+        self._active: set[_Call] = set()
+        self._waiters: deque[_Call] = deque()
         self._rejected = self._overruns = 0
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in a slot. Raises BulkheadFull if none is free in time."""
-        outer = _thread_local.caller
-        caller = _Caller(self, self._clock() + self._timeout_ns, outer)
+        outer = _thread_local.call
+        call = _Call(self, self._clock() + self._timeout_ns, outer)
         try:
-            if not self._enter(caller):
-                self._wait(caller)
-            _thread_local.caller = caller
+            if not self._enter(call):
+                self._wait(call)
+            _thread_local.call = call
             result = fn(*args, **kwargs)
         finally:
-            _thread_local.caller = outer
-            self._leave(caller)
+            _thread_local.call = outer
+            self._leave(call)
         if type(result) is CoroutineType:
             reject_coroutine(fn, result)
         return result
@@ -148,18 +140,18 @@ class Bulkhead(Pattern):
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Await `fn` in a slot. Raises BulkheadFull; an overrun is not cancelled either."""
-        outer = _task_caller.get()
+        outer = _task_local.get()
         while outer is not None and not outer.bulkhead.has_slot(outer):
             outer = outer.outer
-        caller = _Caller(self, self._clock() + self._timeout_ns, outer)
+        call = _Call(self, self._clock() + self._timeout_ns, outer)
         try:
-            if not self._enter(caller):
-                await self._wait_async(caller)
-            _task_caller.set(caller)
+            if not self._enter(call):
+                await self._wait_async(call)
+            _task_local.set(call)
             return await await_result(fn, *args, **kwargs)
         finally:
-            _task_caller.set(outer)
-            self._leave(caller)
+            _task_local.set(outer)
+            self._leave(call)
 
     def reset(self) -> None:
         """Zero the counts; running calls keep their slots."""
@@ -169,8 +161,8 @@ class Bulkhead(Pattern):
     def status(self) -> BulkheadStatus:
         """The current state."""
         with self._lock:
-            now, callers = self._clock(), tuple(self._active)
-            active = min(len(callers), self.max_concurrent)
+            now, calls = self._clock(), tuple(self._active)
+            active = min(len(calls), self.max_concurrent)
             return BulkheadStatus(
                 name=self.name,
                 max_concurrent=self.max_concurrent,
@@ -179,51 +171,51 @@ class Bulkhead(Pattern):
                 rejected_count=self._rejected,
                 waiting_count=len(self._waiters),
                 overrun_count=self._overruns,
-                overdue_count=sum(now > caller.deadline for caller in callers),
+                overdue_count=sum(now > call.deadline for call in calls),
             )
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._active = {caller for caller in _enclosing_callers() if caller.bulkhead is self}
+        self._active = {call for call in _enclosing_calls() if call.bulkhead is self}
         self._waiters.clear()
 
     def seconds_to(self, deadline: int) -> float:
         """Seconds until `deadline` (ns of this bulkhead's clock); 0 when it has passed."""
         return to_seconds(deadline - self._clock())
 
-    def has_slot(self, caller: _Caller) -> bool:
+    def has_slot(self, call: _Call) -> bool:
         """Whether the call has a slot."""
-        return caller in self._active
+        return call in self._active
 
     # A call has a slot while it is in `_active`. It adds itself without the lock and keeps the slot
     # if the set is not too large then. Set operations are atomic, so at least the last of too many
     # calls sees the excess; it removes itself and waits in the queue, which the lock guards.
 
-    def _enter(self, caller: _Caller) -> bool:
+    def _enter(self, call: _Call) -> bool:
         if self._waiters:
             return False
-        self._active.add(caller)
+        self._active.add(call)
         if len(self._active) <= self.max_concurrent:
             return True
-        self._active.discard(caller)
+        self._active.discard(call)
         return False
 
-    def _enqueue(self, caller: _Caller, wake: Callable[[], object]) -> bool:
+    def _enqueue(self, call: _Call, wake: Callable[[], object]) -> bool:
         """Add a call to the queue. Returns True if it has got a slot meanwhile."""
-        caller.wake = wake
-        nested = any(outer.bulkhead is self for outer in _enclosing_callers())
+        call.wake = wake
+        nested = any(outer.bulkhead is self for outer in _enclosing_calls())
         reason = None
         with self._lock:
-            self._waiters.append(caller)
+            self._waiters.append(call)
             promoted = self._promote()
-            if caller not in self._active:
+            if call not in self._active:
                 reason = self._rejection_reason(nested)
         self._wake(promoted)
         if reason:
             self._reject(reason)
-        return caller in promoted
+        return call in promoted
 
-    def _promote(self) -> list[_Caller]:
+    def _promote(self) -> list[_Call]:
         promoted = []
         while self._waiters:
             self._active.add(self._waiters[0])
@@ -240,23 +232,23 @@ class Bulkhead(Pattern):
             return f"{self._max_queue} calls are waiting already"
         return None
 
-    def _wait(self, caller: _Caller) -> None:
+    def _wait(self, call: _Call) -> None:
         event = self._event()
-        if not self._enqueue(caller, event.set):
-            event.wait(self.seconds_to(caller.deadline))
-            self._reject_if_waiting(caller)
+        if not self._enqueue(call, event.set):
+            event.wait(self.seconds_to(call.deadline))
+            self._reject_if_waiting(call)
 
-    async def _wait_async(self, caller: _Caller) -> None:
+    async def _wait_async(self, call: _Call) -> None:
         event = asyncio.Event()
         wake = partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
-        if not self._enqueue(caller, wake):
+        if not self._enqueue(call, wake):
             with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), self.seconds_to(caller.deadline))
-            self._reject_if_waiting(caller)
+                await asyncio.wait_for(event.wait(), self.seconds_to(call.deadline))
+            self._reject_if_waiting(call)
 
-    def _reject_if_waiting(self, caller: _Caller) -> None:
+    def _reject_if_waiting(self, call: _Call) -> None:
         with self._lock:
-            granted = caller not in self._waiters
+            granted = call not in self._waiters
         if not granted:
             self._reject("no slot was free in time")
 
@@ -266,12 +258,12 @@ class Bulkhead(Pattern):
         self._notify_rejection(None)
         raise BulkheadFull(self.name, self.max_concurrent, reason)
 
-    def _leave(self, caller: _Caller) -> None:
+    def _leave(self, call: _Call) -> None:
         """Free the slot for the next waiting call; also for a call that has got none."""
-        if caller.wake is not None:
-            self._dequeue(caller)  # first, or it could be given a slot that is never freed
-        late = self._clock() - caller.deadline if caller in self._active else 0
-        self._active.discard(caller)
+        if call.wake is not None:
+            self._dequeue(call)  # first, or it could be given a slot that is never freed
+        late = self._clock() - call.deadline if call in self._active else 0
+        self._active.discard(call)
         if self._waiters:
             self._promote_waiters()
         if late > 0:
@@ -279,19 +271,19 @@ class Bulkhead(Pattern):
                 self._overruns += 1
             self._listeners.notify(SlotOverrun(self.name, self._wall_clock(), to_seconds(late)))
 
-    def _dequeue(self, caller: _Caller) -> None:
+    def _dequeue(self, call: _Call) -> None:
         with self._lock, suppress(ValueError):
-            self._waiters.remove(caller)
+            self._waiters.remove(call)
 
     def _promote_waiters(self) -> None:
         with self._lock:
             promoted = self._promote()
         self._wake(promoted)
 
-    def _wake(self, promoted: list[_Caller]) -> None:
-        for caller in promoted:
+    def _wake(self, promoted: list[_Call]) -> None:
+        for call in promoted:
             try:
-                if caller.wake is not None:
-                    caller.wake()
+                if call.wake is not None:
+                    call.wake()
             except RuntimeError:  # its event loop is closed: free the slot for the next one
-                self._leave(caller)
+                self._leave(call)

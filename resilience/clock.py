@@ -53,7 +53,7 @@ class Sleeper:
         self._sleep, self._async_sleep = sleep, async_sleep
         self._closed = threading.Event()
         self._wakers: set[Callable[[], object]] = set()
-        call_after_fork(self)
+        on_fork(self)
 
     def close(self) -> None:
         """Interrupt all current and future sleeps. Idempotent."""
@@ -97,7 +97,7 @@ class _ForkAware(Protocol):
 _fork_aware: weakref.WeakSet[_ForkAware] = weakref.WeakSet()
 
 
-def call_after_fork(obj: _ForkAware) -> None:
+def on_fork(obj: _ForkAware) -> None:
     """Call `obj._after_fork()` in every forked child, where other threads' locks stay locked."""
     _fork_aware.add(obj)
 

@@ -17,16 +17,7 @@ from typing import Any, TypeVar, cast
 
 from resilience.bulkhead import Bulkhead
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.clock import (
-    AsyncSleep,
-    Clock,
-    Rng,
-    Sleep,
-    Sleeper,
-    WallClock,
-    call_after_fork,
-    utc_now,
-)
+from resilience.clock import AsyncSleep, Clock, Rng, Sleep, Sleeper, WallClock, on_fork, utc_now
 from resilience.events import Event, Listener, Listeners, StateChanged
 from resilience.pattern import Pattern, Status
 from resilience.pipeline import PauseOn, Pipeline
@@ -68,7 +59,7 @@ class ResilienceManager:
         self._feed = StatusFeed(
             self.all_status, publisher, commands, self.apply, clock=clock, wall_clock=wall_clock
         )
-        call_after_fork(self)
+        on_fork(self)
 
     def register_circuit_breaker(
         self,

@@ -22,7 +22,7 @@ from functools import wraps
 from types import CoroutineType
 from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar, cast
 
-from resilience.clock import Clock, WallClock, call_after_fork
+from resilience.clock import Clock, WallClock, on_fork
 from resilience.errors import WrongCallStyle
 from resilience.events import CallRejected, Event, Listener, Listeners
 
@@ -88,7 +88,7 @@ class Pattern(Executor):
         self._lock = threading.Lock()
         self._listeners = Listeners()
         self._events: deque[Event] = deque()
-        call_after_fork(self)
+        on_fork(self)
 
     @abstractmethod
     def status(self) -> Status:

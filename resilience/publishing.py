@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from resilience.clock import SECOND, Clock, WallClock, call_after_fork
+from resilience.clock import SECOND, Clock, WallClock, on_fork
 from resilience.events import StateChanged
 from resilience.pattern import Status
 
@@ -103,7 +103,7 @@ class StatusFeed:
         self._failing = self._closed = False
         self._thread: threading.Thread | None = None
         self._after_fork()
-        call_after_fork(self)
+        on_fork(self)
 
     def start(self) -> None:
         """Start the thread, unless it runs or there is neither publisher nor command source."""

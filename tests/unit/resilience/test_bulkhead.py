@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from resilience import Bulkhead, BulkheadFull, CallRejected, SlotOverrun, remaining
-from resilience.bulkhead import _Caller
+from resilience.bulkhead import _Call
 from tests.helpers.waiting import until
 
 
@@ -128,8 +128,8 @@ def test_a_slot_given_to_a_call_that_has_just_timed_out_is_freed(make, occupy, m
     monkeypatch.setattr(Signal, "during_wait", timed_out.append)
 
     class Slots(set):
-        def discard(self, caller: object) -> None:
-            super().discard(caller)
+        def discard(self, call: object) -> None:
+            super().discard(call)
             if timed_out:
                 timed_out.clear()
                 free()  # the other call ends at this moment
@@ -348,16 +348,16 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, time) -> None:
         super().__init__()
         self.bulkhead = Bulkhead("m", 2, 10, **time.injectables)
-        self.inside: list[_Caller] = []
-        self.waiting: list[_Caller] = []
+        self.inside: list[_Call] = []
+        self.waiting: list[_Call] = []
 
     @rule()
     def enter(self) -> None:
-        caller = _Caller(self.bulkhead, 10**12, None)
-        if self.bulkhead._enter(caller) or self.bulkhead._enqueue(caller, lambda: None):
-            self.inside.append(caller)
+        call = _Call(self.bulkhead, 10**12, None)
+        if self.bulkhead._enter(call) or self.bulkhead._enqueue(call, lambda: None):
+            self.inside.append(call)
         else:
-            self.waiting.append(caller)
+            self.waiting.append(call)
 
     @rule(index=st.integers(0, 5))
     def leave(self, index: int) -> None:
