@@ -1,4 +1,4 @@
-"""Every road an item can take, in any order, on real Postgres beside a model of the states.
+"""Random sequences of item state changes on real Postgres, compared with a model of the states.
 
 More examples: pytest tests/integration/test_item_states.py --hypothesis-profile=thorough
 """
@@ -48,7 +48,7 @@ Key = tuple[UUID, str]
 
 @dataclass
 class Item:
-    """What the model knows of an item; due: its delay has passed."""
+    """The model of an item. due: whether its delay has passed."""
 
     status: str = "pending"
     retries: int = 0
@@ -66,7 +66,7 @@ class Job:
 
 
 class Items(RuleBasedStateMachine):
-    """Two workers, three symbols, up to three jobs; every task ever claimed may come back late."""
+    """Two workers, three symbols, up to three jobs; outcomes of old claims may arrive late."""
 
     def __init__(self, db: Database) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ class Items(RuleBasedStateMachine):
         self.paused: set[tuple[str, str]] = set()
         self.before: dict[Key, str] = {}
 
-    # What happens to jobs and scopes.
+    # Commands.
 
     @initialize()
-    def begin_with_a_job(self) -> None:
+    def start_with_a_job(self) -> None:
         self.trigger()
         self.claim("w1", 2)
 
@@ -140,7 +140,7 @@ class Items(RuleBasedStateMachine):
         closed = set(self.queue.close_finished_jobs())
         assert closed == self.close_in_model()
 
-    # What workers do.
+    # Workers.
 
     @rule(worker=st.sampled_from(["w1", "w2"]), limit=st.integers(1, 4))
     def claim(self, worker: str, limit: int) -> None:
@@ -160,7 +160,7 @@ class Items(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
-        task, item = self.draw(data)
+        task, item = self.draw_task(data)
         if item is None:
             with pytest.raises(LeaseLost):
                 self.write(task)
@@ -171,7 +171,7 @@ class Items(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(data=st.data(), permanent=st.booleans())
     def fail(self, data: st.DataObject, permanent: bool) -> None:
-        task, item = self.draw(data)
+        task, item = self.draw_task(data)
         last = permanent or task.retry_count >= MAX_RETRIES
         failure, delay = Failure("Broken", "it broke", "fetch"), None if last else 3600.0
         if item is None:
@@ -187,33 +187,33 @@ class Items(RuleBasedStateMachine):
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data(), snooze=st.booleans())
-    def give_back(self, data: st.DataObject, snooze: bool) -> None:
-        task, item = self.draw(data)
-        self.queue.release(task, 3600.0 if snooze else 0.0, "the vendor rests" if snooze else None)
+    def release(self, data: st.DataObject, snooze: bool) -> None:
+        task, item = self.draw_task(data)
+        self.queue.release(task, 3600.0 if snooze else 0.0, "rate limited" if snooze else None)
         if item is not None:
             item.wait(due=not snooze)
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
-    def hear_of_a_cancelled_job(self, data: st.DataObject) -> None:
-        """A heartbeat; the worker drops what was cancelled meanwhile."""
+    def heartbeat(self, data: st.DataObject) -> None:
+        """Renew leases; discard the items whose jobs have been cancelled."""
         tasks = data.draw(st.sets(st.sampled_from(self.tasks)))
         cancelled = self.queue.renew(dict.fromkeys(tasks, "fetch 1d"))
         assert cancelled == {task for task in tasks if self.jobs[task.job_id].cancelled}
         for task in cancelled:
-            item = self.owned(task)
+            item = self.owned_item(task)
             self.queue.discard(task)
             if item is not None:
                 item.status = "cancelled"
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
-    def lose_workers(self, data: st.DataObject) -> None:
-        """Leases run out, and somebody reaps."""
+    def expire_leases(self, data: st.DataObject) -> None:
+        """Leases expire and are reclaimed."""
         tasks = data.draw(st.sets(st.sampled_from(self.tasks)))
-        lost = {(t.job_id, t.symbol): item for t in tasks if (item := self.owned(t))}
+        lost = {(t.job_id, t.symbol): item for t in tasks if (item := self.owned_item(t))}
         for job_id, symbol in lost:
-            self.run(
+            self.execute(
                 "UPDATE enrichment_job_items SET lease_until = now() - interval '1 s'"
                 " WHERE job_id = :job_id AND symbol = :symbol",
                 job_id=job_id,
@@ -229,22 +229,22 @@ class Items(RuleBasedStateMachine):
         self.end_waiting_items_of_cancelled_jobs()
 
     @rule()
-    def let_delays_pass(self) -> None:
-        self.run("UPDATE enrichment_job_items SET run_after = now() WHERE run_after > now()")
+    def skip_delays(self) -> None:
+        self.execute("UPDATE enrichment_job_items SET run_after = now() WHERE run_after > now()")
         for item in self.items.values():
             item.due = True
 
-    # What must always hold.
+    # Invariants.
 
     @invariant()
     def the_database_agrees_with_the_model(self) -> None:
         with self.db.begin() as conn:
-            found = {
+            rows = {
                 (row.job_id, row.symbol): row
                 for row in conn.execute(text("SELECT * FROM enrichment_job_items"))
             }
-        assert found.keys() == self.items.keys()
-        for key, row in found.items():
+        assert rows.keys() == self.items.keys()
+        for key, row in rows.items():
             item = self.items[key]
             assert (row.status, row.retry_count, row.fence) == (
                 item.status,
@@ -254,10 +254,10 @@ class Items(RuleBasedStateMachine):
             assert row.retry_count <= MAX_RETRIES
             before = self.before.get(key, row.status)
             assert row.status == before or row.status in LEGAL[before], (before, row.status)
-        self.before = {key: row.status for key, row in found.items()}
+        self.before = {key: row.status for key, row in rows.items()}
 
     @invariant()
-    def jobs_add_up(self) -> None:
+    def item_counts_add_up(self) -> None:
         for job_id, job in self.jobs.items():
             progress = self.reader.progress(job_id)
             assert progress is not None
@@ -277,11 +277,11 @@ class Items(RuleBasedStateMachine):
         )
 
     def teardown(self) -> None:
-        """Whatever happened: once the workers are back, every job comes to its end."""
+        """After any sequence, workers complete every job."""
         for scope, key in self.paused:
             self.commands.resume(actor="test", scope=scope, key=key)
-        self.run("UPDATE enrichment_job_items SET run_after = now() WHERE run_after > now()")
-        self.run(
+        self.execute("UPDATE enrichment_job_items SET run_after = now() WHERE run_after > now()")
+        self.execute(
             "UPDATE enrichment_job_items SET lease_until = now() - interval '1 s'"
             " WHERE status = 'in_progress'"
         )
@@ -292,7 +292,7 @@ class Items(RuleBasedStateMachine):
         self.queue.close_finished_jobs()
         assert self.reader.progress_of_open_jobs() == []
 
-    # The model's own arithmetic.
+    # The model.
 
     def is_claimable(self, key: Key) -> bool:
         job_id, symbol = key
@@ -308,12 +308,12 @@ class Items(RuleBasedStateMachine):
             and not scopes & self.paused
         )
 
-    def draw(self, data: st.DataObject) -> tuple[Task, Item | None]:
-        """Any task that was ever claimed, with its item if it is still its owner."""
+    def draw_task(self, data: st.DataObject) -> tuple[Task, Item | None]:
+        """Any task ever claimed, and its item if the claim is still valid."""
         task = data.draw(st.sampled_from(self.tasks))
-        return task, self.owned(task)
+        return task, self.owned_item(task)
 
-    def owned(self, task: Task) -> Item | None:
+    def owned_item(self, task: Task) -> Item | None:
         item = self.items[task.job_id, task.symbol]
         return item if item.status == "in_progress" and item.fence == task.fence else None
 
@@ -334,14 +334,14 @@ class Items(RuleBasedStateMachine):
             leases.assert_owned(conn, task)
             jobs.complete(conn, task, RowCounts(inserted=1))
 
-    def run(self, statement: str, **values: object) -> None:
+    def execute(self, statement: str, **values: object) -> None:
         with self.db.begin() as conn:
             conn.execute(text(statement), values)
 
 
 def test_items_follow_the_model(db_url: str) -> None:
-    joint = "&" if "?" in db_url else "?"
-    db = Database(f"{db_url}{joint}options=-c%20synchronous_commit%3Doff", pool_size=1)
+    separator = "&" if "?" in db_url else "?"
+    db = Database(f"{db_url}{separator}options=-c%20synchronous_commit%3Doff", pool_size=1)
     Commands(db).track([parse_tracked(s, c, "1d") for s, c in CLASSES.items()], actor="test")
     try:
         run_state_machine_as_test(
