@@ -20,7 +20,7 @@ import talib
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
-from tests.helpers.fakes import RECORDED
+from tests.helpers.recorded_series import DAILY_STOCKS
 from tests.helpers.running_stack import RunningStack, run_command, running_stack, stored_bars
 
 ROOT = "/api/v1/enrichment"
@@ -28,7 +28,7 @@ ROOT = "/api/v1/enrichment"
 
 def recorded(symbol: str) -> dict[str, np.ndarray]:
     """The recorded file's columns, read by this test alone."""
-    with gzip.open(RECORDED, "rt") as file:
+    with gzip.open(DAILY_STOCKS, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["symbol"] == symbol]
     return {
         name: np.array([float(row[name]) for row in rows])

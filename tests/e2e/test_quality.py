@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from enrichment.warehouse.database import Database
-from tests.helpers.fakes import RECORDED
+from tests.helpers.recorded_series import DAILY_STOCKS
 from tests.helpers.running_stack import RunningStack, run_command, stored_bars
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
@@ -58,7 +58,7 @@ def analyst(demo: RunningStack, script: Any) -> Analyst:
 
 
 def recorded_days(symbol: str) -> list[str]:
-    with gzip.open(RECORDED, "rt") as file:
+    with gzip.open(DAILY_STOCKS, "rt") as file:
         return [row["date"] for row in csv.DictReader(file) if row["symbol"] == symbol]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -19,19 +16,15 @@ from enrichment.pipeline import features
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.fetch_plan import OVERLAP, nothing_due
 from enrichment.pipeline.quality import counts_against_score
+from tests.helpers.recorded_series import daily_stocks
 
-RECORDED = Path(__file__).parents[2] / "enrichment" / "sandbox" / "data" / "us_stocks_daily.csv.gz"
 TASK = Task(UUID(int=1), "AAPL", AssetClass.STOCK, (Timeframe.D1,), "w", 1)
 
 
 def recorded_bars() -> Bars:
-    with gzip.open(RECORDED, "rt") as file:
-        rows = [row for row in csv.DictReader(file) if row["symbol"] == "AAPL"]
-    prices = (
-        np.array([float(row[name]) for row in rows])
-        for name in ("open", "high", "low", "close", "volume")
-    )
-    return Bars.of(np.array([row["date"] for row in rows], dtype="datetime64[us]"), *prices)
+    """The recorded sessions of AAPL, which the test may change in place."""
+    bars = daily_stocks()["AAPL"].bars
+    return bars.take(np.arange(len(bars)))
 
 
 class FakeVendor:
@@ -148,8 +141,8 @@ class FakePipeline:
 def assert_equal_to_one_full_run(fake: FakePipeline) -> None:
     expected = features.compute(fake.store.bars)
     for name, column in expected.items():
-        found = fake.store.features[name]
+        actual = fake.store.features[name]
         if features.FEATURES[name].kind == "number":
-            np.testing.assert_allclose(found, column, rtol=1e-9, atol=1e-12, err_msg=name)
+            np.testing.assert_allclose(actual, column, rtol=1e-9, atol=1e-12, err_msg=name)
         else:
-            assert list(found) == list(column), name
+            assert list(actual) == list(column), name

@@ -43,18 +43,18 @@ def iso(ts: Timestamps) -> list[str]:
 
 
 def test_daily_sessions_of_thirteen_years() -> None:
-    found = starts(STOCK, Timeframe.D1, "2000-03-01", "2013-03-02")
-    assert len(found) == 3_270
+    actual = starts(STOCK, Timeframe.D1, "2000-03-01", "2013-03-02")
+    assert len(actual) == 3_270
     expected = xnys().sessions_in_range("2000-03-01", "2013-03-01")
-    np.testing.assert_array_equal(found, expected.to_numpy(dtype="datetime64[us]"))
+    np.testing.assert_array_equal(actual, expected.to_numpy(dtype="datetime64[us]"))
 
 
 @pytest.mark.parametrize("asset_class", [AssetClass.STOCK, AssetClass.ETF])
 @pytest.mark.parametrize("year", [1999, 2009, 2010, 2024, 2026])
 def test_daily_sessions_of_a_year(asset_class: AssetClass, year: int) -> None:
-    found = starts(asset_class, Timeframe.D1, f"{year}-01-01", f"{year + 1}-01-01")
+    actual = starts(asset_class, Timeframe.D1, f"{year}-01-01", f"{year + 1}-01-01")
     expected = xnys().sessions_in_range(f"{year}-01-01", f"{year}-12-31")
-    np.testing.assert_array_equal(found, expected.to_numpy(dtype="datetime64[us]"))
+    np.testing.assert_array_equal(actual, expected.to_numpy(dtype="datetime64[us]"))
 
 
 def test_the_end_is_open() -> None:
@@ -68,12 +68,12 @@ def test_the_end_is_open() -> None:
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.M15, Timeframe.M30])
 def test_intraday_bars_fill_the_sessions(timeframe: Timeframe) -> None:
-    found = starts(STOCK, timeframe, "2024-01-01", "2025-01-01")
+    actual = starts(STOCK, timeframe, "2024-01-01", "2025-01-01")
     index = xnys().trading_index(
         "2024-01-01", "2024-12-31", timeframe.duration, closed="left", intervals=False
     )
     expected = index.tz_localize(None).to_numpy(dtype="datetime64[us]")
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_half_day_ends_at_one() -> None:
@@ -100,30 +100,30 @@ def test_daylight_saving_time_moves_the_session_in_utc(
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
 def test_crypto_trades_around_the_clock(timeframe: Timeframe) -> None:
-    found = starts(CRYPTO, timeframe, "2024-01-01", "2024-12-30")
-    assert len(found) == timedelta(days=364) // timeframe.duration
-    assert set(np.diff(found)) == {np.timedelta64(timeframe.duration)}
-    assert iso(found[:1]) == ["2024-01-01T00:00"]
-    assert calendars.is_aligned(CRYPTO, timeframe, found).all()
+    actual = starts(CRYPTO, timeframe, "2024-01-01", "2024-12-30")
+    assert len(actual) == timedelta(days=364) // timeframe.duration
+    assert set(np.diff(actual)) == {np.timedelta64(timeframe.duration)}
+    assert iso(actual[:1]) == ["2024-01-01T00:00"]
+    assert calendars.is_aligned(CRYPTO, timeframe, actual).all()
 
 
-def test_weekly_bars_carry_their_monday_even_if_it_is_a_holiday() -> None:
-    found = starts(STOCK, Timeframe.W1, "2023-12-25", "2024-01-29")
-    assert iso(found) == [
+def test_weekly_bars_start_on_monday_even_if_it_is_a_holiday() -> None:
+    actual = starts(STOCK, Timeframe.W1, "2023-12-25", "2024-01-29")
+    assert iso(actual) == [
         f"{day}T00:00"
         for day in ("2023-12-25", "2024-01-01", "2024-01-08", "2024-01-15", "2024-01-22")
     ]
     sessions = xnys().sessions_in_range("2010-01-04", "2019-12-29")
     mondays = (sessions - pd.to_timedelta(sessions.day_of_week, unit="D")).unique()
-    found = starts(STOCK, Timeframe.W1, "2010-01-04", "2019-12-30")
-    np.testing.assert_array_equal(found, mondays.to_numpy(dtype="datetime64[us]"))
+    actual = starts(STOCK, Timeframe.W1, "2010-01-04", "2019-12-30")
+    np.testing.assert_array_equal(actual, mondays.to_numpy(dtype="datetime64[us]"))
 
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
-def test_expected_bars_stand_on_the_clock(timeframe: Timeframe) -> None:
-    found = starts(STOCK, timeframe, "2024-01-01", "2025-01-01")
-    assert calendars.is_aligned(STOCK, timeframe, found).all()
-    assert not calendars.is_aligned(STOCK, timeframe, found + np.timedelta64(1, "m")).any()
+def test_expected_bars_are_aligned(timeframe: Timeframe) -> None:
+    actual = starts(STOCK, timeframe, "2024-01-01", "2025-01-01")
+    assert calendars.is_aligned(STOCK, timeframe, actual).all()
+    assert not calendars.is_aligned(STOCK, timeframe, actual + np.timedelta64(1, "m")).any()
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_the_newest_complete_bar(
 def test_sessions_behind(
     asset_class: AssetClass, timeframe: Timeframe, newest: str, now: str, behind: int
 ) -> None:
-    found = calendars.sessions_behind(asset_class, timeframe, at(newest), at(now))
-    assert found == behind
+    actual = calendars.sessions_behind(asset_class, timeframe, at(newest), at(now))
+    assert actual == behind
 
 
 @pytest.mark.parametrize("asset_class", list(AssetClass))
@@ -192,7 +192,7 @@ def test_a_series_without_bars_is_far_behind(asset_class: AssetClass) -> None:
     assert calendars.sessions_behind(asset_class, Timeframe.D1, None, at("2024-01-12")) > 30
 
 
-def test_vendors_stamps_become_session_dates() -> None:
+def test_canonical_starts_are_session_dates() -> None:
     midnight = np.array(["2024-01-10T05:00", "2024-07-10T04:00"], dtype="datetime64[us]")
     dates = np.array(["2024-01-10", "2024-07-10"], dtype="datetime64[us]")
     np.testing.assert_array_equal(calendars.canonical(STOCK, Timeframe.D1, midnight), dates)
@@ -215,7 +215,7 @@ for asset_class in AssetClass:
 """
 
 
-def test_the_machines_time_zone_does_not_matter() -> None:
+def test_the_local_time_zone_has_no_effect() -> None:
     printed = {
         subprocess.run(
             [sys.executable, "-c", _PRINT],

@@ -1,4 +1,4 @@
-"""Errors that travel between processes, and what stays behind."""
+"""Pickling of errors, as between processes."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def tree(kind: type[EnrichmentError] = EnrichmentError) -> Iterator[type[Enrichm
         yield from tree(child)
 
 
-def travelled(exc: Exception) -> Exception:
+def pickled_and_loaded(exc: Exception) -> Exception:
     arrived: Exception = pickle.loads(pickle.dumps(to_portable(exc)))  # noqa: S301 — made here
     return arrived
 
 
 @pytest.mark.parametrize("kind", [kind for kind in tree() if kind.__module__ == errors.__name__])
-def test_every_error_arrives_typed_whole_and_with_its_cause(kind: type[EnrichmentError]) -> None:
+def test_every_error_survives_pickling_with_its_cause(kind: type[EnrichmentError]) -> None:
     error = kind(*ARGUMENTS.get(kind, ("what went wrong",)))
     failed = StepFailed("store", None, 3.0)
     failed.__cause__ = error
-    arrived = travelled(failed)
+    arrived = pickled_and_loaded(failed)
     assert isinstance(arrived, StepFailed)
     assert (arrived.step, arrived.timeframe, arrived.duration_ms) == ("store", None, 3.0)
     cause = arrived.__cause__
@@ -51,21 +51,21 @@ def test_every_error_arrives_typed_whole_and_with_its_cause(kind: type[Enrichmen
     assert (str(cause), vars(cause), cause.permanent) == (str(error), vars(error), error.permanent)
 
 
-def test_a_cause_of_a_cause_stays_behind_with_the_key_it_may_hold() -> None:
+def test_the_cause_of_a_cause_is_not_pickled() -> None:
     request = requests.Request("GET", "http://vendor", headers={"Authorization": "Bearer secret"})
     failed, unavailable = StepFailed("fetch", "1d", 1.0), ProviderUnavailable("reset")
     unavailable.__cause__ = requests.ConnectionError("reset", request=request.prepare())
     failed.__cause__ = unavailable
     assert b"secret" not in pickle.dumps(to_portable(failed))
-    assert travelled(failed).__cause__.__cause__ is None  # type: ignore[union-attr]  # just seen
+    assert pickled_and_loaded(failed).__cause__.__cause__ is None  # type: ignore[union-attr]  # just seen
 
 
-def test_what_is_not_ours_keeps_its_type_or_at_least_its_name() -> None:
-    class Unheard(Exception):
+def test_foreign_errors_keep_their_type_or_their_name() -> None:
+    class Unimportable(Exception):
         """Of a class that no other process can import."""
 
     failed = StepFailed("compute", "1d", 1.0)
     failed.__cause__ = KeyError("close")
-    assert isinstance(travelled(failed).__cause__, KeyError)
-    failed.__cause__ = Unheard("never")
-    assert str(travelled(failed).__cause__) == "Unheard: never"
+    assert isinstance(pickled_and_loaded(failed).__cause__, KeyError)
+    failed.__cause__ = Unimportable("never")
+    assert str(pickled_and_loaded(failed).__cause__) == "Unimportable: never"

@@ -1,4 +1,4 @@
-"""The words of the field: parsing, and bars as columns."""
+"""Parsing of symbols and timeframes, and bars as columns."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_simulated_series(symbol: str, simulated: bool) -> None:
     assert is_simulated(symbol) is simulated
 
 
-def test_moments_there_and_back() -> None:
+def test_datetime_round_trip() -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
     assert to_datetime(to_datetime64(moment)) == moment
     tokyo = moment.astimezone(timezone(timedelta(hours=9)))
@@ -88,27 +88,27 @@ def test_optional_columns_are_unknown() -> None:
 
 def test_rows_by_mask_index_and_slice() -> None:
     bars = _bars(5)
-    for chosen in (
+    for selection in (
         np.array([False, True, False, True, False]),
         np.array([1, 3]),
         slice(1, 4, 2),
     ):
-        assert bars.take(chosen).close.tolist() == [1, 3]
+        assert bars.take(selection).close.tolist() == [1, 3]
     assert len(Bars.empty()) == 0
 
 
-def test_one_series_after_the_other() -> None:
+def test_concat() -> None:
     bars = _bars(4)
     joined = bars.take(slice(2)).concat(bars.take(slice(2, None)))
     for name, column in joined.columns().items():
         np.testing.assert_array_equal(column, bars.columns()[name])
 
 
-rows = st.sets(st.integers(0, 11)).map(lambda chosen: np.array(sorted(chosen), dtype=np.intp))
+rows = st.sets(st.integers(0, 11)).map(lambda selection: np.array(sorted(selection), dtype=np.intp))
 
 
 @given(stored=rows, sent=rows)
-def test_one_series_laid_over_another(stored: NDArray[np.intp], sent: NDArray[np.intp]) -> None:
+def test_overlaid_by_and_missing_from(stored: NDArray[np.intp], sent: NDArray[np.intp]) -> None:
     below, above = _bars(12).take(stored), _bars(12).take(sent)
     above.close[:] += 100
     merged = below.overlaid_by(above)
@@ -117,5 +117,5 @@ def test_one_series_laid_over_another(stored: NDArray[np.intp], sent: NDArray[np
     assert below.missing_from(above).tolist() == [row not in sent for row in stored]
 
 
-def test_written_rows_add_up() -> None:
+def test_row_counts_add_up() -> None:
     assert sum([RowCounts(1, 2), RowCounts(3, 4)], RowCounts()) == RowCounts(4, 6)

@@ -41,7 +41,7 @@ def test_a_flawless_series() -> None:
 
 
 @pytest.mark.parametrize(
-    ("evidence", "score"),
+    ("inputs", "score"),
     [
         (replace(WHOLE, missing=100), 1 - 0.40 * 0.1),
         (replace(WHOLE, flag_counts={"ohlc": FlagCount(100)}), 1 - 0.30 * 0.1),
@@ -53,8 +53,8 @@ def test_a_flawless_series() -> None:
         (EMPTY, 0.0),
     ],
 )
-def test_the_weights(evidence: QualityInputs, score: float) -> None:
-    assert assess_quality(evidence).score == pytest.approx(score, abs=1e-12)
+def test_the_weights(inputs: QualityInputs, score: float) -> None:
+    assert assess_quality(inputs).score == pytest.approx(score, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_the_weights(evidence: QualityInputs, score: float) -> None:
     ],
 )
 def test_status(missing: int, sessions_behind: int, status: str) -> None:
-    evidence = replace(WHOLE, missing=missing, sessions_behind=sessions_behind)
-    assert assess_quality(evidence).status == status
+    inputs = replace(WHOLE, missing=missing, sessions_behind=sessions_behind)
+    assert assess_quality(inputs).status == status
 
 
 def test_reasons_name_check_observation_threshold_and_points() -> None:
@@ -87,28 +87,28 @@ def test_reasons_name_check_observation_threshold_and_points() -> None:
     )
 
 
-def test_a_bar_is_held_against_the_series_once_however_many_checks_object() -> None:
+def test_a_bar_with_flags_of_several_checks_counts_once() -> None:
     days = [MONDAY + timedelta(days=n) for n in range(6)]
-    found = flag_counts([(day, "split") for day in days] + [(days[0], "outlier")])
-    assert found == {"outlier": FlagCount(1, (days[0],)), "split": FlagCount(5, tuple(days[2:]))}
+    counts = flag_counts([(day, "split") for day in days] + [(days[0], "outlier")])
+    assert counts == {"outlier": FlagCount(1, (days[0],)), "split": FlagCount(5, tuple(days[2:]))}
 
 
 def test_the_score_follows_a_confirmed_bar() -> None:
-    evidence = replace(WHOLE, flag_counts=flag_counts([(MONDAY, "outlier")]))
-    assert assess_quality(evidence).score == pytest.approx(1 - 0.30 / 1000)
-    assert without_flag(evidence, "outlier", MONDAY) == replace(WHOLE, flag_counts={})
-    assert without_flag(evidence, "split", MONDAY) == evidence
+    inputs = replace(WHOLE, flag_counts=flag_counts([(MONDAY, "outlier")]))
+    assert assess_quality(inputs).score == pytest.approx(1 - 0.30 / 1000)
+    assert without_flag(inputs, "outlier", MONDAY) == replace(WHOLE, flag_counts={})
+    assert without_flag(inputs, "split", MONDAY) == inputs
 
 
 @pytest.mark.parametrize(
     ("check", "severity", "counted"),
     [("ohlc", "error", True), ("outlier", "warning", True), ("zero_volume", "info", False)],
 )
-def test_errors_and_doubtful_prices_count(check: str, severity: str, counted: bool) -> None:
+def test_errors_and_flags_that_need_review_count(check: str, severity: str, counted: bool) -> None:
     assert counts_against_score(check, Severity(severity)) is counted
 
 
-def test_an_empty_series_has_nothing_to_vouch_for() -> None:
+def test_an_empty_series_scores_0() -> None:
     quality = assess_quality(EMPTY)
     assert (quality.score, quality.status, len(quality.reasons)) == (0.0, "stale", 4)
 
@@ -118,7 +118,7 @@ def test_a_series_of_bad_bars_only() -> None:
     assert quality.score == 0.0
 
 
-def test_a_young_series_is_not_blamed_for_warm_up() -> None:
+def test_a_young_series_loses_nothing_for_warm_up() -> None:
     young = QualityInputs(1, 0, 1, 0, 0, sessions_behind=0)
     assert assess_quality(young).score == pytest.approx(1.0)
 
@@ -143,12 +143,12 @@ def _counts(limit: int) -> st.SearchStrategy[int]:
         sessions_behind=_counts(100),
     )
 )
-def test_deductions_add_up(evidence: QualityInputs) -> None:
-    quality, found = assess_quality(evidence), deductions(evidence)
-    assert sum(d.points for d in found) == pytest.approx(1 - quality.score, abs=1e-12)
+def test_deductions_add_up(inputs: QualityInputs) -> None:
+    quality, reasons = assess_quality(inputs), deductions(inputs)
+    assert sum(d.points for d in reasons) == pytest.approx(1 - quality.score, abs=1e-12)
     parts = (quality.completeness, quality.validation, quality.features, quality.freshness)
     assert all(0 <= part <= 1 for part in (*parts, quality.score))
-    assert quality.reasons == tuple(map(str, found))
+    assert quality.reasons == tuple(map(str, reasons))
     named = [float(re.search(r"-(\S+):", reason)[1]) for reason in quality.reasons]  # type: ignore[index]
     assert sum(named) == pytest.approx(1 - quality.score, abs=2e-4)
 
@@ -182,5 +182,5 @@ def test_labels_count_as_well() -> None:
     assert feature_coverage(1_000, {"trend_direction": column}) == (3, 1)
 
 
-def test_what_a_vendor_does_not_give_is_not_held_against_a_series() -> None:
+def test_optional_features_do_not_count() -> None:
     assert feature_coverage(1_000, {"delta": np.full(300, np.nan)}) == (0, 0)

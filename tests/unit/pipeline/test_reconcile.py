@@ -1,4 +1,4 @@
-"""The seam between stored and fetched bars: one factor, single restatements, another source."""
+"""Stored against fetched bars: rebases, restatements of single bars, another source."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ KNOWN = SeriesSnapshot(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v"
 @pytest.mark.parametrize("factor", [0.5, 1 / 3, 2 / 3, 1 / 7, 10.0, 0.05, 0.995])
 def test_a_split_is_one_factor_and_its_date(factor: float) -> None:
     before = series()
-    found = reconcile.detect_rebase(before.take(slice(50)), on_new_basis(before, factor, 50))
-    assert found is not None
-    assert found.factor == pytest.approx(factor, rel=1e-3)
-    assert found.ts == MONDAY + timedelta(days=50)
+    rebase = reconcile.detect_rebase(before.take(slice(50)), on_new_basis(before, factor, 50))
+    assert rebase is not None
+    assert rebase.factor == pytest.approx(factor, rel=1e-3)
+    assert rebase.ts == MONDAY + timedelta(days=50)
 
 
-def test_bars_after_the_split_that_were_stored_already_stay() -> None:
+def test_bars_stored_after_the_split_are_not_rebased() -> None:
     before = series()
-    found = reconcile.detect_rebase(before, on_new_basis(before, 0.5, 57))
-    assert found is not None
-    assert (found.factor, found.ts) == (pytest.approx(0.5), MONDAY + timedelta(days=57))
+    rebase = reconcile.detect_rebase(before, on_new_basis(before, 0.5, 57))
+    assert rebase is not None
+    assert (rebase.factor, rebase.ts) == (pytest.approx(0.5), MONDAY + timedelta(days=57))
 
 
 def test_one_restated_bar_beside_a_split_does_not_hide_it() -> None:
     before = series(300)
     after = on_new_basis(before, 0.5, 300)
     after.close[100] *= 1.3
-    found = reconcile.detect_rebase(before, after)
-    assert found is not None
-    assert found.factor == pytest.approx(0.5)
+    rebase = reconcile.detect_rebase(before, after)
+    assert rebase is not None
+    assert rebase.factor == pytest.approx(0.5)
 
 
 @given(st.sets(st.integers(0, 59), min_size=1, max_size=20), st.integers(0, 100))
@@ -79,7 +79,9 @@ def test_equal_bars_are_no_split() -> None:
 
 
 @pytest.mark.parametrize(("row", "deep"), [(50, True), (51, False), (59, False)])
-def test_a_change_at_the_oldest_overlapping_bar_reaches_back(row: int, deep: bool) -> None:
+def test_a_change_of_the_oldest_overlapping_bar_means_a_changed_history(
+    row: int, deep: bool
+) -> None:
     stored = series()
     fetched = stored.take(slice(50, None))
     fetched = replace(fetched, close=fetched.close.copy())
@@ -87,16 +89,16 @@ def test_a_change_at_the_oldest_overlapping_bar_reaches_back(row: int, deep: boo
     assert reconcile.changed_before_overlap(KNOWN, stored, fetched) is deep
 
 
-def test_a_change_of_a_series_that_is_all_overlap_reaches_nowhere() -> None:
+def test_a_series_within_the_overlap_has_no_earlier_history() -> None:
     stored = series(5)
     assert not reconcile.changed_before_overlap(KNOWN, stored, on_new_basis(stored, 0.5, 5))
 
 
-def test_a_missing_overlap_reaches_nowhere() -> None:
+def test_a_missing_overlap_is_no_changed_history() -> None:
     assert not reconcile.changed_before_overlap(KNOWN, series(), Bars.empty())
 
 
-def test_what_the_vendor_no_longer_serves_is_rescaled() -> None:
+def test_apply_rebase_scales_prices_and_volumes() -> None:
     older = replace(series(3), vwap=np.array([1.0, 2.0, np.nan]))
     scaled = reconcile.apply_rebase(older, 0.5)
     np.testing.assert_array_equal(scaled.close, older.close * 0.5)
@@ -105,7 +107,7 @@ def test_what_the_vendor_no_longer_serves_is_rescaled() -> None:
     np.testing.assert_array_equal(scaled.ts, older.ts)
 
 
-def test_another_source_is_compared_and_its_basis_is_told() -> None:
+def test_a_change_of_the_source_flags_disagreements_and_the_basis() -> None:
     stored, theirs = series(55), series(60)
     theirs.close[52] *= 1.012
     theirs.close[53] *= 1.008

@@ -1,13 +1,11 @@
-"""Every check, what happens to the bars it objects to, and gaps against the calendar."""
+"""Every check, what becomes of flagged bars, and gaps against the calendar."""
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,15 +51,15 @@ def _validate(
     return validate(bars, ValidationRequest(asset_class, timeframe, window, now))
 
 
-def _found(checked: ValidationResult) -> list[tuple[str, Severity, str]]:
-    return [(f.check, f.severity, f"{f.ts:%d %H:%M}") for f in checked.flags]
+def _flags(result: ValidationResult) -> list[tuple[str, Severity, str]]:
+    return [(f.check, f.severity, f"{f.ts:%d %H:%M}") for f in result.flags]
 
 
 def test_good_bars_pass_as_they_are() -> None:
     bars = _bars(_stamps(*DAYS))
-    checked = _validate(bars)
-    assert (checked.flags, checked.quarantined) == ((), ())
-    for name, column in checked.bars.columns().items():
+    result = _validate(bars)
+    assert (result.flags, result.quarantined) == ((), ())
+    for name, column in result.bars.columns().items():
         np.testing.assert_array_equal(column, bars.columns()[name])
 
 
@@ -84,23 +82,23 @@ def test_good_bars_pass_as_they_are() -> None:
         ({"volume": np.inf, "close": np.nan}, ["non_finite_price", "negative_volume"]),
     ],
 )
-def test_a_bad_bar_is_set_apart_with_every_reason(
+def test_a_bad_bar_is_quarantined_with_every_reason(
     changed: dict[str, float | list[float]], checks: list[str]
 ) -> None:
     bars = _bars(_stamps(*DAYS), **changed)
-    checked = _validate(bars)
-    assert _found(checked) == [(check, Severity.ERROR, "10 00:00") for check in checks]
-    (apart,) = checked.quarantined
-    assert (apart.check, apart.ts) == (checks[0], datetime(2024, 1, 10, tzinfo=UTC))
+    result = _validate(bars)
+    assert _flags(result) == [(check, Severity.ERROR, "10 00:00") for check in checks]
+    (quarantined,) = result.quarantined
+    assert (quarantined.check, quarantined.ts) == (checks[0], datetime(2024, 1, 10, tzinfo=UTC))
     for name, value in changed.items():
         sent = float(np.asarray(value))
-        assert apart.bar[name] == (sent if np.isfinite(sent) else None)
-    assert checked.bars.ts.tolist() == np.delete(bars.ts, 2).tolist()
+        assert quarantined.bar[name] == (sent if np.isfinite(sent) else None)
+    assert result.bars.ts.tolist() == np.delete(bars.ts, 2).tolist()
 
 
 def test_the_detail_names_the_values() -> None:
-    checked = _validate(_bars(_stamps(*DAYS), high=10.5))
-    assert checked.flags[0].detail == (
+    result = _validate(_bars(_stamps(*DAYS), high=10.5))
+    assert result.flags[0].detail == (
         "high and low do not enclose the bar: open 10, high 10.5, low 9, close 11"
     )
 
@@ -121,20 +119,20 @@ def test_the_detail_names_the_values() -> None:
         (Timeframe.H4, AssetClass.STOCK, "2024-01-10T17:00", True),
     ],
 )
-def test_bars_start_on_the_clock(
+def test_bars_off_the_timeframe_are_misaligned(
     timeframe: Timeframe, asset_class: AssetClass, start: str, aligned: bool
 ) -> None:
-    checked = _validate(_bars(_stamps(start)), asset_class, timeframe)
-    assert [f.check for f in checked.flags] == ([] if aligned else ["misaligned"])
-    assert len(checked.bars) == aligned
+    result = _validate(_bars(_stamps(start)), asset_class, timeframe)
+    assert [f.check for f in result.flags] == ([] if aligned else ["misaligned"])
+    assert len(result.bars) == aligned
 
 
-def test_what_lies_outside_of_the_window_or_in_the_future() -> None:
+def test_bars_outside_the_window_or_in_the_future_are_quarantined() -> None:
     window = Window(datetime(2024, 1, 9, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC))
     ts = _stamps("2024-01-08", "2024-01-09", "2024-01-10", "2024-01-11", "2099-01-05")
-    checked = _validate(_bars(ts), window=window)
-    assert [q.check for q in checked.quarantined] == ["outside_window"] * 3
-    assert checked.bars.ts.tolist() == _stamps("2024-01-09", "2024-01-10").tolist()
+    result = _validate(_bars(ts), window=window)
+    assert [q.check for q in result.quarantined] == ["outside_window"] * 3
+    assert result.bars.ts.tolist() == _stamps("2024-01-09", "2024-01-10").tolist()
     late = Window(MONTH.start, NOW + timedelta(days=30))
     assert [q.check for q in _validate(_bars(_stamps("2024-01-22")), window=late).quarantined] == [
         "outside_window"
@@ -154,78 +152,78 @@ def test_what_lies_outside_of_the_window_or_in_the_future() -> None:
         (AssetClass.CRYPTO, Timeframe.D1, "2024-01-10", "2024-01-11", True),
     ],
 )
-def test_the_forming_bar_is_left_out_without_a_word(
+def test_the_forming_bar_is_dropped_without_a_flag(
     asset_class: AssetClass, timeframe: Timeframe, start: str, now: str, complete: bool
 ) -> None:
     moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
     window = Window(MONTH.start, moment)
     bars = _bars(_stamps(start), close=11.0 if complete else np.nan)
-    checked = _validate(bars, asset_class, timeframe, window, moment)
-    assert len(checked.bars) == complete
-    assert (checked.flags, checked.quarantined) == ((), ())
+    result = _validate(bars, asset_class, timeframe, window, moment)
+    assert len(result.bars) == complete
+    assert (result.flags, result.quarantined) == ((), ())
 
 
 def test_an_exact_repeat_is_dropped() -> None:
     bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[1], DAYS[2]))
-    checked = _validate(bars)
-    assert _found(checked) == [("duplicate", Severity.WARNING, "09 00:00")]
-    assert checked.quarantined == ()
-    assert checked.bars.ts.tolist() == _stamps(*DAYS[:3]).tolist()
+    result = _validate(bars)
+    assert _flags(result) == [("duplicate", Severity.WARNING, "09 00:00")]
+    assert result.quarantined == ()
+    assert result.bars.ts.tolist() == _stamps(*DAYS[:3]).tolist()
 
 
 def test_of_contradicting_bars_the_last_sent_is_kept() -> None:
     bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[1]), close=[11, 11.1, 11.2, 11.3])
-    checked = _validate(bars)
-    assert _found(checked) == [("conflict", Severity.ERROR, "09 00:00")]
-    assert [q.bar["close"] for q in checked.quarantined] == [11.1, 11.2]
-    assert checked.bars.close.tolist() == [11, 11.3]
+    result = _validate(bars)
+    assert _flags(result) == [("conflict", Severity.ERROR, "09 00:00")]
+    assert [q.bar["close"] for q in result.quarantined] == [11.1, 11.2]
+    assert result.bars.close.tolist() == [11, 11.3]
 
 
 def test_a_bad_bar_sent_last_does_not_displace_a_good_one() -> None:
     bars = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1]), close=[11, 11.1, np.nan])
-    checked = _validate(bars)
-    assert [f.check for f in checked.flags] == ["non_finite_price"]
-    assert checked.bars.close.tolist() == [11, 11.1]
+    result = _validate(bars)
+    assert [f.check for f in result.flags] == ["non_finite_price"]
+    assert result.bars.close.tolist() == [11, 11.1]
 
 
-def test_a_bar_sent_again_after_its_contradiction_is_the_last_word() -> None:
+def test_a_bar_sent_again_after_its_contradiction_is_kept() -> None:
     bars = _bars(_stamps(DAYS[1], DAYS[1], DAYS[1]), close=[11.1, 11.2, 11.1])
-    checked = _validate(bars)
-    assert [f.check for f in checked.flags] == ["duplicate", "conflict"]
-    assert [q.bar["close"] for q in checked.quarantined] == [11.2]
-    assert checked.bars.close.tolist() == [11.1]
+    result = _validate(bars)
+    assert [f.check for f in result.flags] == ["duplicate", "conflict"]
+    assert [q.bar["close"] for q in result.quarantined] == [11.2]
+    assert result.bars.close.tolist() == [11.1]
 
 
 def test_bars_out_of_order_are_sorted() -> None:
     bars = _bars(_stamps(DAYS[0], DAYS[2], DAYS[1], DAYS[3]), close=[10, 11, 11.5, 12])
-    checked = _validate(bars)
-    assert _found(checked) == [("out_of_order", Severity.WARNING, "09 00:00")]
-    assert checked.bars.close.tolist() == [10, 11.5, 11, 12]
+    result = _validate(bars)
+    assert _flags(result) == [("out_of_order", Severity.WARNING, "09 00:00")]
+    assert result.bars.close.tolist() == [10, 11.5, 11, 12]
 
 
 def test_a_future_stamp_does_not_put_the_others_out_of_order() -> None:
-    checked = _validate(_bars(_stamps(DAYS[0], "2099-01-05", DAYS[1])))
-    assert [f.check for f in checked.flags] == ["outside_window"]
+    result = _validate(_bars(_stamps(DAYS[0], "2099-01-05", DAYS[1])))
+    assert [f.check for f in result.flags] == ["outside_window"]
 
 
-def test_remarks_keep_the_bar() -> None:
-    checked = _validate(_bars(_stamps(*DAYS[:3]), volume=0.0))
-    assert _found(checked) == [("zero_volume", Severity.INFO, "09 00:00")]
-    assert len(checked.bars) == 3
+def test_a_flag_below_error_keeps_the_bar() -> None:
+    result = _validate(_bars(_stamps(*DAYS[:3]), volume=0.0))
+    assert _flags(result) == [("zero_volume", Severity.INFO, "09 00:00")]
+    assert len(result.bars) == 3
 
 
 @pytest.mark.parametrize("day", ["2024-01-13", "2024-01-15"])
 def test_a_bar_on_a_day_without_session(day: str) -> None:
-    checked = _validate(_bars(_stamps("2024-01-12", day, "2024-01-16")))
-    assert _found(checked) == [("no_session", Severity.WARNING, f"{day[-2:]} 00:00")]
-    assert len(checked.bars) == 3
+    result = _validate(_bars(_stamps("2024-01-12", day, "2024-01-16")))
+    assert _flags(result) == [("no_session", Severity.WARNING, f"{day[-2:]} 00:00")]
+    assert len(result.bars) == 3
     assert _validate(_bars(_stamps(day)), AssetClass.CRYPTO).flags == ()
 
 
-def test_nothing_sent_is_nothing_found() -> None:
+def test_an_empty_response_has_no_flags() -> None:
     for timeframe in Timeframe:
-        checked = _validate(Bars.empty(), timeframe=timeframe)
-        assert len(checked.bars) == len(checked.flags) == len(checked.quarantined) == 0
+        result = _validate(Bars.empty(), timeframe=timeframe)
+        assert len(result.bars) == len(result.flags) == len(result.quarantined) == 0
 
 
 @settings(deadline=None)
@@ -237,7 +235,7 @@ def test_nothing_sent_is_nothing_found() -> None:
     asset_class=st.sampled_from([AssetClass.STOCK, AssetClass.CRYPTO]),
     timeframe=st.sampled_from([Timeframe.H1, Timeframe.D1, Timeframe.W1]),
 )
-def test_bars_are_sound_if_no_check_objects_to_them(
+def test_bars_are_all_valid_exactly_if_no_check_flags_them(
     days: list[int],
     moved: str,
     column: str,
@@ -264,64 +262,50 @@ def test_every_check_is_named_after_its_function_and_states_its_formula() -> Non
     days=st.lists(st.integers(0, 25), max_size=30),
     closes=st.lists(st.sampled_from([9.5, 11.0, 99.0, np.nan]), min_size=30, max_size=30),
 )
-def test_every_bar_is_accounted_for(days: list[int], closes: list[float]) -> None:
+def test_every_bar_is_kept_or_quarantined(days: list[int], closes: list[float]) -> None:
     ts = np.datetime64("2024-01-01", "us") + np.array(days, dtype="timedelta64[D]")
     bars = _bars(ts.astype("datetime64[us]"), close=closes[: len(ts)])
-    checked = _validate(bars, AssetClass.CRYPTO)
-    assert (checked.bars.ts[1:] > checked.bars.ts[:-1]).all()
-    apart = Counter(q.ts for q in checked.quarantined)
-    flagged = {f.ts for f in checked.flags if f.severity is Severity.ERROR}
-    assert set(apart) == flagged
+    result = _validate(bars, AssetClass.CRYPTO)
+    assert (result.bars.ts[1:] > result.bars.ts[:-1]).all()
+    quarantined = Counter(q.ts for q in result.quarantined)
+    flagged = {f.ts for f in result.flags if f.severity is Severity.ERROR}
+    assert set(quarantined) == flagged
     sent = {to_datetime(t) for t in bars.ts}
-    kept = {to_datetime(t) for t in checked.bars.ts}
+    kept = {to_datetime(t) for t in result.bars.ts}
     forming = {datetime(2024, 1, 20, tzinfo=UTC)}
-    assert kept | set(apart) | (forming & sent) == sent
+    assert kept | set(quarantined) | (forming & sent) == sent
 
 
-@pytest.fixture(scope="module")
-def recorded() -> dict[str, Bars]:
-    with (files("enrichment.sandbox") / "data" / "us_stocks_daily.csv.gz").open("rb") as file:
-        table = pd.read_csv(file, compression="gzip", parse_dates=["date"])
-    names = ("open", "high", "low", "close", "volume")
-    return {
-        str(symbol): Bars.of(
-            rows["date"].to_numpy(dtype="datetime64[us]"),
-            *(rows[name].to_numpy(dtype=np.float64) for name in names),
-        )
-        for symbol, rows in table.groupby("symbol")
-    }
-
-
-def test_recorded_stocks_have_no_error_and_no_gap(recorded: dict[str, Bars]) -> None:
+def test_recorded_stocks_have_no_error_and_no_gap(stocks: dict[str, Bars]) -> None:
     end = datetime(2013, 3, 2, tzinfo=UTC)
-    for bars in recorded.values():
+    for bars in stocks.values():
         start = to_datetime(bars.ts[0])
-        checked = _validate(bars, window=Window(start, end), now=end)
-        assert Severity.ERROR not in {f.severity for f in checked.flags}
-        assert checked.quarantined == ()
-        assert len(checked.bars) == len(bars)
+        result = _validate(bars, window=Window(start, end), now=end)
+        assert Severity.ERROR not in {f.severity for f in result.flags}
+        assert result.quarantined == ()
+        assert len(result.bars) == len(bars)
         stock = AssetClass.STOCK
-        assert len(missing_bars(stock, Timeframe.D1, checked.bars.ts, start, end)) == 0
+        assert len(missing_bars(stock, Timeframe.D1, result.bars.ts, start, end)) == 0
 
 
-def test_seconds_that_were_read_as_milliseconds_are_called_so() -> None:
+def test_seconds_read_as_milliseconds_are_recognised() -> None:
     meant = np.datetime64("1970-01-01", "us") + (_stamps(*DAYS) - _stamps("1970-01-01")) // 1000
-    checked = _validate(_bars(meant.astype("datetime64[us]")), timeframe=Timeframe.H1)
-    assert len(checked.bars) == 0
-    assert {q.check for q in checked.quarantined} == {"epoch_unit"}
-    assert "seconds where milliseconds belong" in checked.quarantined[0].detail
+    result = _validate(_bars(meant.astype("datetime64[us]")), timeframe=Timeframe.H1)
+    assert len(result.bars) == 0
+    assert {q.check for q in result.quarantined} == {"epoch_unit"}
+    assert "seconds where milliseconds belong" in result.quarantined[0].detail
     mixed = _validate(_bars(_stamps("1970-01-20", *DAYS)))
     assert [f.check for f in mixed.flags] == ["outside_window"]
 
 
 def test_one_repeated_and_one_missing_session_are_both_reported() -> None:
     sent = _bars(_stamps(DAYS[0], DAYS[1], DAYS[1], DAYS[3], DAYS[4]))
-    checked = _validate(sent)
-    assert _found(checked) == [("duplicate", Severity.WARNING, "09 00:00")]
+    result = _validate(sent)
+    assert _flags(result) == [("duplicate", Severity.WARNING, "09 00:00")]
     gaps = missing_bars(
         AssetClass.STOCK,
         Timeframe.D1,
-        checked.bars.ts,
+        result.bars.ts,
         datetime(2024, 1, 8, tzinfo=UTC),
         datetime(2024, 1, 12, 22, tzinfo=UTC),
     )
@@ -331,9 +315,9 @@ def test_one_repeated_and_one_missing_session_are_both_reported() -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_removed_sessions_are_exactly_the_gaps(
-    recorded: dict[str, Bars], data: st.DataObject
+    stocks: dict[str, Bars], data: st.DataObject
 ) -> None:
-    ts = recorded["IBM"].ts
+    ts = stocks["IBM"].ts
     removed = sorted(data.draw(st.sets(st.integers(1, len(ts) - 1), max_size=50)))
     start, now = to_datetime(ts[0]), datetime(2013, 3, 2, tzinfo=UTC)
     gaps = missing_bars(AssetClass.STOCK, Timeframe.D1, np.delete(ts, removed), start, now)

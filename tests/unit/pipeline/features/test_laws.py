@@ -22,13 +22,13 @@ OF_PRICE = {"macd", "macd_signal", "macd_histogram", "bollinger_lower"}
 
 
 def assert_same(
-    found: dict[str, NDArray[Any]],
+    actual: dict[str, NDArray[Any]],
     expected: dict[str, NDArray[Any]],
     price: NDArray[np.float64],
     rtol: float = 1e-9,
 ) -> None:
     """Equal to rtol; where gains and losses cancel out, to rtol of what they are made of."""
-    for name, column in found.items():
+    for name, column in actual.items():
         if FEATURES[name].kind == "label":
             assert column.tolist() == expected[name].tolist(), name
             continue
@@ -39,14 +39,14 @@ def assert_same(
         assert (nulls | (error <= allowed)).all(), (name, np.nanmax(error))
 
 
-def carried_at(bars: Bars, row: int) -> dict[str, float]:
-    """What is stored of the cumulative features at a row."""
+def seed_at(bars: Bars, row: int) -> dict[str, float]:
+    """Stored values of the cumulative features at a row."""
     whole = compute(bars)
     return {name: float(whole[name][row]) for name in CUMULATIVE}
 
 
-def rows(columns: dict[str, NDArray[Any]], chosen: Any) -> dict[str, NDArray[Any]]:
-    return {name: column[chosen] for name, column in columns.items()}
+def rows(columns: dict[str, NDArray[Any]], selection: Any) -> dict[str, NDArray[Any]]:
+    return {name: column[selection] for name, column in columns.items()}
 
 
 _HISTORIES = {
@@ -96,7 +96,7 @@ def history(
 @given(at=st.floats(0, 1), bars=st.builds(history, **_HISTORIES))
 def test_a_history_may_be_cut_anywhere(at: float, bars: Bars) -> None:
     cut = LOOKBACK + int(at * (len(bars) - 1 - LOOKBACK))
-    part = compute(bars.take(slice(cut - LOOKBACK, None)), carried_at(bars, cut - LOOKBACK))
+    part = compute(bars.take(slice(cut - LOOKBACK, None)), seed_at(bars, cut - LOOKBACK))
     late = slice(cut, None)
     assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), late), bars.close[late])
 
@@ -105,23 +105,23 @@ def test_a_history_may_be_cut_anywhere(at: float, bars: Bars) -> None:
 def test_recorded_bars_may_be_cut_anywhere(stocks: dict[str, Bars], cut: int) -> None:
     for symbol in ("AAPL", "IBM", "MSFT"):
         bars = stocks[symbol]
-        part = compute(bars.take(slice(cut - LOOKBACK, None)), carried_at(bars, cut - LOOKBACK))
+        part = compute(bars.take(slice(cut - LOOKBACK, None)), seed_at(bars, cut - LOOKBACK))
         late = slice(cut, None)
         assert_same(rows(part, slice(LOOKBACK, None)), rows(compute(bars), late), bars.close[late])
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_each_feature_needs_no_more_than_its_own_memory(stocks: dict[str, Bars], name: str) -> None:
-    bars, memory = stocks["AAPL"], FEATURES[name].lookback
-    for cut in range(memory, len(bars), 233):
-        carried = carried_at(bars, cut - memory)
-        part = compute(bars.take(slice(cut - memory, cut + 1)), carried)
+def test_each_feature_needs_no_more_than_its_lookback(stocks: dict[str, Bars], name: str) -> None:
+    bars, lookback = stocks["AAPL"], FEATURES[name].lookback
+    for cut in range(lookback, len(bars), 233):
+        seed = seed_at(bars, cut - lookback)
+        part = compute(bars.take(slice(cut - lookback, cut + 1)), seed)
         whole = compute(bars.take(slice(None, cut + 1)))
         last = bars.close[cut : cut + 1]
         assert_same({name: part[name][-1:]}, {name: whole[name][-1:]}, last)
 
 
-def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> None:
+def test_a_jump_by_a_million_before_the_lookback_has_no_effect(stocks: dict[str, Bars]) -> None:
     bars = stocks["IBM"]
     columns = bars.columns()
     for price in ("open", "high", "low", "close", "volume"):
@@ -130,16 +130,16 @@ def test_a_jump_of_a_million_long_past_is_forgotten(stocks: dict[str, Bars]) -> 
     broken, late = Bars(**columns), slice(103 + LOOKBACK, None)
     # On-balance volume never forgets: from there on its steps are compared.
     first = late.start
-    part = compute(broken.take(late), carried_at(bars, first))
-    expected = compute(bars.take(late), carried_at(bars, first))
+    part = compute(broken.take(late), seed_at(bars, first))
+    expected = compute(bars.take(late), seed_at(bars, first))
     assert part["obv"].tolist() == expected["obv"].tolist()
-    found = {n: c for n, c in compute(broken).items() if n not in CUMULATIVE}
-    assert_same(rows(found, late), rows(compute(bars), late), bars.close[late])
+    actual = {n: c for n, c in compute(broken).items() if n not in CUMULATIVE}
+    assert_same(rows(actual, late), rows(compute(bars), late), bars.close[late])
 
 
 @settings(max_examples=40, deadline=None)
 @given(bars=st.builds(history, **_HISTORIES))
-def test_equal_to_talib_on_awkward_bars(bars: Bars) -> None:
+def test_equal_to_talib_on_extreme_bars(bars: Bars) -> None:
     """Where TA-Lib has no drift of its own to be equal to."""
     close = bars.close
     macd, signal, histogram = talib.MACD(close, 12, 26, 9)
@@ -152,13 +152,13 @@ def test_equal_to_talib_on_awkward_bars(bars: Bars) -> None:
         "ema_12": talib.EMA(close, 12),
         "ema_26": talib.EMA(close, 26),
     }
-    found = compute(bars)
-    assert_same({name: found[name] for name in peers}, peers, close)
+    actual = compute(bars)
+    assert_same({name: actual[name] for name in peers}, peers, close)
     level = np.full_like(close, close.max())
     drifting = {"sma_20": talib.SMA(close, 20), "sma_200": talib.SMA(close, 200)}
     drifting["bollinger_middle"] = talib.BBANDS(close, 20)[1]
     for name, expected in drifting.items():
-        np.testing.assert_allclose(found[name] / level, expected / level, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(actual[name] / level, expected / level, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -184,10 +184,10 @@ def test_a_broken_row_is_null_and_changes_no_other(
     broken[[0, 60, 61, 150, len(bars) - 1]] = True
     columns = bars.columns()
     columns[column] = np.where(broken, value, columns[column])
-    found = compute(Bars(**columns))
-    sound = bars.take(~broken)
-    assert_same(rows(found, ~broken), compute(sound), sound.close, rtol=1e-15)
-    for name, values in rows(found, broken).items():
+    actual = compute(Bars(**columns))
+    usable = bars.take(~broken)
+    assert_same(rows(actual, ~broken), compute(usable), usable.close, rtol=1e-15)
+    for name, values in rows(actual, broken).items():
         assert all(v is None or np.isnan(v) for v in values), name
 
 
@@ -212,7 +212,7 @@ def test_constant_prices_are_finite_or_null(count: int, volume: float, price: fl
     cut=st.integers(1, 190),
     broken=st.sets(st.integers(0, 195), max_size=20),
 )
-def test_what_is_carried_passes_over_broken_rows(
+def test_the_seed_belongs_to_the_first_usable_row(
     stocks: dict[str, Bars], cut: int, broken: set[int]
 ) -> None:
     columns = stocks["FB"].columns()
@@ -221,12 +221,12 @@ def test_what_is_carried_passes_over_broken_rows(
     bars = Bars(**columns)
     whole = compute(bars)["obv"]
     usable = np.flatnonzero(~np.isnan(whole[cut:]))
-    carried = {"obv": float(whole[cut:][usable[0]])} if len(usable) else {}
-    part = compute(bars.take(slice(cut, None)), carried)["obv"]
+    seed = {"obv": float(whole[cut:][usable[0]])} if len(usable) else {}
+    part = compute(bars.take(slice(cut, None)), seed)["obv"]
     np.testing.assert_array_equal(part, whole[cut:])
 
 
-def test_fractional_volumes_are_carried_to_a_billionth_of_what_was_traded() -> None:
+def test_seeded_fractional_volumes_are_exact_to_a_billionth() -> None:
     random = np.random.default_rng(5)
     bars = history(7, LOOKBACK + 300, 0.01, [], (0.0, 1, 1.0), 1e-3, np.timedelta64(1, "h"))
     columns = bars.columns() | {"volume": random.lognormal(0, 3, len(bars))}
@@ -236,12 +236,10 @@ def test_fractional_volumes_are_carried_to_a_billionth_of_what_was_traded() -> N
     np.testing.assert_allclose(part, whole[200:], rtol=0, atol=1e-12 * bars.volume.sum())
 
 
-@pytest.mark.parametrize("carried", [{"obv": np.nan}, {"volume": 1.0}])
-def test_what_was_never_stored_can_not_be_carried(
-    stocks: dict[str, Bars], carried: dict[str, float]
-) -> None:
+@pytest.mark.parametrize("seed", [{"obv": np.nan}, {"volume": 1.0}])
+def test_a_missing_seed_is_an_error(stocks: dict[str, Bars], seed: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="compute the series from its first bar"):
-        compute(stocks["FB"], carried)
+        compute(stocks["FB"], seed)
 
 
 def test_nothing_but_broken_rows() -> None:
@@ -251,7 +249,7 @@ def test_nothing_but_broken_rows() -> None:
     assert all(v is None or np.isnan(v) for column in computed.values() for v in column)
 
 
-def test_bars_are_left_as_they_are(stocks: dict[str, Bars]) -> None:
+def test_bars_are_not_changed_in_place(stocks: dict[str, Bars]) -> None:
     bars = stocks["FB"]
     before = {name: column.copy() for name, column in bars.columns().items()}
     for column in bars.columns().values():
@@ -262,6 +260,6 @@ def test_bars_are_left_as_they_are(stocks: dict[str, Bars]) -> None:
         column.flags.writeable = True
 
 
-def test_lookback_covers_every_memory() -> None:
+def test_lookback_covers_every_feature() -> None:
     assert max(f.lookback for f in FEATURES.values()) == LOOKBACK
     assert all(0 <= f.warmup <= f.lookback for f in FEATURES.values())

@@ -102,7 +102,7 @@ def test_return_over_the_last_weekly_bar() -> None:
     np.testing.assert_array_equal(computed["return_1d"], computed["return_1"])
 
 
-def test_windows_remember_nothing_that_has_left_them() -> None:
+def test_windows_do_not_depend_on_earlier_values() -> None:
     volume = np.full(400, 1 / 7)
     volume[100] = 1e12
     volume[200:300] = 0.0
@@ -118,7 +118,7 @@ def test_windows_remember_nothing_that_has_left_them() -> None:
     assert (computed["volatility_50"][160:] == 0.0).all()
 
 
-def test_a_market_that_stands_still() -> None:
+def test_constant_prices() -> None:
     moving = 100.0 + np.tile([0.0, 1.0], 50)
     computed = compute(_series(np.append(moving, np.full(150, 100.0))))
     assert (computed["atr_14"][14:199] > 0).all()
@@ -129,7 +129,7 @@ def test_a_market_that_stands_still() -> None:
 
 @pytest.mark.parametrize("level", [1.0, 1e5, 1e-5])
 @pytest.mark.parametrize("move", [1e-2, 1e-6, 1e-9, 0.0])
-def test_bollinger_on_prices_that_hardly_move(level: float, move: float) -> None:
+def test_bollinger_bands_of_almost_constant_prices(level: float, move: float) -> None:
     random = np.random.default_rng(3)
     close = level * (1 + move * random.normal(size=300))
     close[100] = level * 1e6
@@ -139,24 +139,24 @@ def test_bollinger_on_prices_that_hardly_move(level: float, move: float) -> None
         mean = math.fsum(window) / 20
         spread = math.sqrt(math.fsum((x - mean) ** 2 for x in window) / 20)
         for name, expected in (("upper", mean + 2 * spread), ("lower", mean - 2 * spread)):
-            found = computed[f"bollinger_{name}"][row]
-            assert found == pytest.approx(expected, rel=1e-14, abs=1e-13 * mean), (name, row)
+            actual = computed[f"bollinger_{name}"][row]
+            assert actual == pytest.approx(expected, rel=1e-14, abs=1e-13 * mean), (name, row)
         width = computed["bollinger_upper"][row] - computed["bollinger_lower"][row]
         assert width == pytest.approx(4 * spread, abs=1e-13 * mean)
 
 
-def test_volume_against_what_is_usual() -> None:
+def test_volume_ratio() -> None:
     volume = np.append(np.full(20, 5.0), [10.0, 0.0])
     bars = _series(np.full(22, 7.0))
     bars = Bars.of(bars.ts, bars.open, bars.high, bars.low, bars.close, volume)
-    found = compute(bars)["volume_ratio"]
-    assert np.isnan(found[:19]).all()
-    assert found[19:].tolist() == pytest.approx([1.0, 10 / 5.25, 0.0])
+    actual = compute(bars)["volume_ratio"]
+    assert np.isnan(actual[:19]).all()
+    assert actual[19:].tolist() == pytest.approx([1.0, 10 / 5.25, 0.0])
     nothing = compute(_series(np.full(22, 7.0), volume=0.0))
     assert np.isnan(nothing["volume_ratio"]).all()
 
 
-def test_session_average_price_starts_anew_every_day() -> None:
+def test_session_vwap_restarts_every_day() -> None:
     ts = np.array(
         ["2024-01-05T20:00", "2024-01-08T14:00", "2024-01-08T15:00", "2024-01-08T16:00"],
         dtype="datetime64[us]",
@@ -165,19 +165,19 @@ def test_session_average_price_starts_anew_every_day() -> None:
     volume = np.array([1.0, 0.0, 10.0, 30.0])
     vwap = np.array([np.nan, 8.0, np.nan, 7.0])
     bars = Bars.of(ts, close, high, low, close, volume, vwap=vwap)
-    found = compute(bars)["session_vwap"]
-    np.testing.assert_allclose(found, [9.0, np.nan, 10.0, (10 * 10 + 30 * 7) / 40], rtol=1e-15)
+    actual = compute(bars)["session_vwap"]
+    np.testing.assert_allclose(actual, [9.0, np.nan, 10.0, (10 * 10 + 30 * 7) / 40], rtol=1e-15)
 
 
 @pytest.mark.parametrize("vwap", [np.nan, np.inf, 0.0, -1.0, 13.0])
-def test_an_impossible_vendor_average_gives_way_to_the_typical_price(vwap: float) -> None:
+def test_an_impossible_vwap_is_replaced_by_the_typical_price(vwap: float) -> None:
     one = np.ones(1)
     ts = np.array(["2024-01-05"], dtype="datetime64[us]")
     bars = Bars.of(ts, one * 9, one * 12, one * 6, one * 9, one * 4, vwap=one * vwap)
     assert compute(bars)["session_vwap"].tolist() == [9.0]
 
 
-def test_session_average_price_of_many_days_of_uneven_length() -> None:
+def test_session_vwap_of_many_days_of_uneven_length() -> None:
     random = np.random.default_rng(11)
     minutes = np.flatnonzero(random.random(288 * 400) < 0.6) * 5
     ts = np.datetime64("2023-01-01", "us") + minutes.astype("timedelta64[m]")
@@ -185,16 +185,16 @@ def test_session_average_price_of_many_days_of_uneven_length() -> None:
     volume = random.integers(1, 1_000, len(ts)).astype(float)
     volume[50] = 1e14
     bars = Bars.of(ts, close, close * 1.01, close * 0.97, close, volume)
-    found = compute(bars)["session_vwap"]
+    actual = compute(bars)["session_vwap"]
     typical = (bars.high + bars.low + bars.close) / 3
     days = ts.astype("datetime64[D]")
     for row in range(0, len(ts), 997):
         today = np.flatnonzero((days == days[row]) & (np.arange(len(ts)) <= row))
         paid = math.fsum(typical[today] * volume[today])
-        assert found[row] == pytest.approx(paid / math.fsum(volume[today]), rel=1e-13)
+        assert actual[row] == pytest.approx(paid / math.fsum(volume[today]), rel=1e-13)
 
 
-def test_takers_who_bought_and_who_sold() -> None:
+def test_delta_and_buy_sell_ratio() -> None:
     bought = np.array([7.0, 10.0, 0.0, np.nan, 11.0, -1.0])
     ts = np.datetime64("2024-01-01", "us") + np.arange(6) * np.timedelta64(1, "h")
     price, volume = np.full(6, 3.0), np.full(6, 10.0)

@@ -19,8 +19,6 @@ from enrichment.pipeline.validation.sources import source_disagreement
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1
 
-Recorded = dict[str, tuple[Bars, Floats]]
-
 
 @cache
 def xnys() -> exchange_calendars.ExchangeCalendar:
@@ -32,8 +30,8 @@ def at(text: str) -> datetime:
 
 
 def sessions(first: str, last: str) -> Timestamps:
-    found = xnys().sessions_in_range(first, last)
-    return np.asarray(found.to_numpy(dtype="datetime64[us]"))
+    labels = xnys().sessions_in_range(first, last)
+    return np.asarray(labels.to_numpy(dtype="datetime64[us]"))
 
 
 def regular(timeframe: Timeframe, first: str, last: str) -> Timestamps:
@@ -55,9 +53,9 @@ def test_holidays_and_half_days_are_never_gaps(year: int, data: st.DataObject) -
 @settings(max_examples=40, deadline=None)
 @given(symbol=st.sampled_from(["AAPL", "GOOG", "FB", "MSFT"]), data=st.data())
 def test_sessions_removed_from_recorded_bars_are_exactly_the_gaps(
-    recorded: Recorded, symbol: str, data: st.DataObject
+    stocks: dict[str, Bars], symbol: str, data: st.DataObject
 ) -> None:
-    ts = recorded[symbol][0].ts
+    ts = stocks[symbol].ts
     lost = sorted(data.draw(st.sets(st.integers(0, len(ts) - 1), max_size=50)))
     start, now = at(str(ts[0])[:10]), at("2013-03-02")
     gaps = missing_bars(STOCK, D1, np.delete(ts, lost), start, now)
@@ -76,7 +74,7 @@ def test_intraday_gaps_keep_to_the_sessions_hours(
     assert gaps.tolist() == expected[lost].tolist()
 
 
-def test_hourly_gaps_stand_on_the_clock_hours_that_touch_the_session() -> None:
+def test_hourly_gaps_are_aligned_hours_that_touch_the_session() -> None:
     index = xnys().sessions_in_range("2025-10-27", "2025-11-28")
     opens = (xnys().session_open(day).floor("h").tz_localize(None) for day in index)
     closes = (xnys().session_close(day).tz_localize(None) for day in index)
@@ -121,14 +119,14 @@ def classified(
     return gaps, untraded
 
 
-def test_a_hole_in_a_dense_series_is_a_gap() -> None:
+def test_a_missing_bar_of_a_dense_series_is_a_gap() -> None:
     present = np.ones(400, dtype=bool)
     present[[50, 200, 201, 202]] = False
     assert classified(present) == ([50, 200, 201, 202], [])
 
 
 @pytest.mark.parametrize("timeframe", [M5, H1, D1])
-def test_bars_absent_here_and_there_from_a_thin_series_were_not_traded(
+def test_scattered_missing_bars_of_a_thin_series_are_untraded(
     timeframe: Timeframe,
 ) -> None:
     present = np.random.default_rng(1).random(600) < 0.5
@@ -146,7 +144,7 @@ def test_an_outage_of_a_thin_series_is_a_gap() -> None:
     assert len(gaps) + len(untraded) == np.count_nonzero(~present)
 
 
-def test_a_bar_missing_beside_heavy_trading_is_a_gap() -> None:
+def test_a_bar_missing_next_to_high_volume_is_a_gap() -> None:
     present = np.random.default_rng(1).random(600) < 0.5
     present[[0, -1, 299, 301]] = True
     present[300] = False
@@ -160,7 +158,7 @@ def test_a_bar_missing_beside_heavy_trading_is_a_gap() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.02, 1.0))
-def test_every_missing_bar_is_one_or_the_other(seed: int, share: float) -> None:
+def test_every_missing_bar_is_a_gap_or_untraded(seed: int, share: float) -> None:
     random = np.random.default_rng(seed)
     present = random.random(500) < share
     present[[0, -1]] = True
@@ -168,7 +166,7 @@ def test_every_missing_bar_is_one_or_the_other(seed: int, share: float) -> None:
     assert sorted(gaps + untraded) == np.flatnonzero(~present).tolist()
 
 
-def test_daily_bars_of_stocks_are_always_lost() -> None:
+def test_missing_daily_bars_of_stocks_are_always_gaps() -> None:
     expected = sessions("2024-01-01", "2024-12-31")
     present = np.random.default_rng(1).random(len(expected)) < 0.5
     gaps, untraded = classify_missing(
@@ -178,7 +176,7 @@ def test_daily_bars_of_stocks_are_always_lost() -> None:
     assert len(untraded) == 0
 
 
-def test_a_thin_stock_is_not_blamed_for_nights_and_weekends() -> None:
+def test_nights_and_weekends_of_a_thin_stock_are_no_gaps() -> None:
     expected = regular(M5, "2024-03-04", "2024-03-15")  # daylight saving time begins between
     present = np.random.default_rng(5).random(len(expected)) < 0.6
     present[[0, -1]] = True
@@ -191,7 +189,7 @@ def test_a_thin_stock_is_not_blamed_for_nights_and_weekends() -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 1])
-def test_with_next_to_nothing_stored_all_is_missing(stored: int) -> None:
+def test_with_almost_nothing_stored_all_missing_bars_are_gaps(stored: int) -> None:
     ts = hours(10)
     gaps, untraded = classify_missing(ts[stored:], ts[:stored], np.ones(stored), CRYPTO, H1)
     assert gaps.tolist() == ts[stored:].tolist()

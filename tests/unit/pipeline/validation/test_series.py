@@ -1,4 +1,4 @@
-"""Checks of bars against those before them, and that runs however cut find the same."""
+"""Checks of bars against those before them, in one run or in several."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain.bars import Bars, Floats, to_datetime
+from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline import features
 from enrichment.pipeline.features import compute
 from enrichment.pipeline.validation import CHECKS, validate
 from enrichment.pipeline.validation.check import SeriesCheck, ValidationRequest
 from enrichment.pipeline.validation.series import CONTEXT_BARS
-
-Recorded = dict[str, tuple[Bars, Floats]]
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 SERIES_CHECKS = {name for name, check in CHECKS.items() if isinstance(check, SeriesCheck)}
@@ -37,14 +35,14 @@ def run(
     return validate(bars, request, context)
 
 
-def found(checked: ValidationResult, *checks: str) -> list[tuple[int, str]]:
+def details(result: ValidationResult, *checks: str) -> list[tuple[int, str]]:
     """(day since 2020-01-01, detail) of the flags of the given checks."""
     first = datetime(2020, 1, 1, tzinfo=UTC)
-    return [((f.ts - first).days, f.detail) for f in checked.flags if f.check in checks]
+    return [((f.ts - first).days, f.detail) for f in result.flags if f.check in checks]
 
 
-def days(checked: ValidationResult, *checks: str) -> list[int]:
-    return [day for day, _ in found(checked, *checks)]
+def days(result: ValidationResult, *checks: str) -> list[int]:
+    return [day for day, _ in details(result, *checks)]
 
 
 def walk(count: int = 300, seed: int = 1, **changed: dict[int, float]) -> Bars:
@@ -61,7 +59,7 @@ def walk(count: int = 300, seed: int = 1, **changed: dict[int, float]) -> Bars:
     return Bars.of(ts, columns["close"], high, low, columns["close"], columns["volume"])
 
 
-def test_an_ordinary_series_is_not_remarked_on() -> None:
+def test_an_ordinary_series_has_no_flags() -> None:
     for seed in range(20):
         assert run(walk(seed=seed)).flags == ()
 
@@ -86,7 +84,7 @@ def test_a_spike_that_the_vendor_corrects_is_not_flagged_again() -> None:
     assert run(again, stored, since=again.ts[0]).flags == ()
 
 
-def test_returns_are_judged_by_their_own_formula() -> None:
+def test_outliers_follow_the_formula() -> None:
     bars = walk(seed=4)
     returns = np.diff(np.log(bars.close))
     before = returns[139:199]
@@ -98,10 +96,10 @@ def test_returns_are_judged_by_their_own_formula() -> None:
         for price in ("open", "high", "low", "close"):
             columns[price] = columns[price].copy()
             columns[price][200] = jump
-        checked = run(Bars(**columns), splits={})
-        assert days(checked, "outlier") == flagged
+        result = run(Bars(**columns), splits={})
+        assert days(result, "outlier") == flagged
         if flagged:
-            assert f"{z:.4g} robust deviations" in found(checked, "outlier")[0][1]
+            assert f"{z:.4g} robust deviations" in details(result, "outlier")[0][1]
 
 
 @pytest.mark.parametrize(("night", "flagged"), [(1, True), (15, True), (17, False)])
@@ -116,8 +114,8 @@ def test_a_night_may_move_prices_more_than_an_hour(night: int, flagged: bool) ->
     for price in ("open", "high", "low", "close"):
         columns[price] = columns[price].copy()
         columns[price][200:] *= jump
-    found = run(Bars(**columns), timeframe=Timeframe.H1, splits={}).flags
-    assert [f.ts for f in found if f.check == "outlier"] == [to_datetime(ts[200])] * flagged
+    flags = run(Bars(**columns), timeframe=Timeframe.H1, splits={}).flags
+    assert [f.ts for f in flags if f.check == "outlier"] == [to_datetime(ts[200])] * flagged
 
 
 def test_a_market_that_stood_still_may_move_again() -> None:
@@ -129,34 +127,34 @@ def test_a_market_that_stood_still_may_move_again() -> None:
     assert days(run(Bars.of(ts, close, close, close, close, close)), "outlier") == [80]
 
 
-def test_volume_that_explodes_or_collapses() -> None:
-    checked = run(walk(volume={100: 3e7, 200: 2e4}))
-    assert days(checked, "volume_spike") == [100]
-    assert days(checked, "volume_collapse") == [200]
-    assert "volume 20000 is 0.019" in found(checked, "volume_collapse")[0][1]
+def test_volume_spikes_and_collapses() -> None:
+    result = run(walk(volume={100: 3e7, 200: 2e4}))
+    assert days(result, "volume_spike") == [100]
+    assert days(result, "volume_collapse") == [200]
+    assert "volume 20000 is 0.019" in details(result, "volume_collapse")[0][1]
 
 
-def test_volume_that_always_varies_wildly_is_left_alone() -> None:
+def test_volume_that_always_varies_wildly_has_no_flags() -> None:
     random = np.random.default_rng(9)
     wild = {row: float(v) for row, v in enumerate(1e6 * random.lognormal(0, 2.0, 300))}
     assert days(run(walk(volume=wild)), "volume_spike", "volume_collapse") == []
 
 
-def test_a_collapse_to_nothing_is_remarked_on_once_per_run() -> None:
-    checked = run(walk(volume={100: 0.0, **dict.fromkeys(range(150, 175), 0.0)}))
-    assert days(checked, "zero_volume") == [100, 150, 159]
-    assert [detail for _, detail in found(checked, "zero_volume")] == [
+def test_zero_volume_is_flagged_once_per_run_of_bars() -> None:
+    result = run(walk(volume={100: 0.0, **dict.fromkeys(range(150, 175), 0.0)}))
+    assert days(result, "zero_volume") == [100, 150, 159]
+    assert [detail for _, detail in details(result, "zero_volume")] == [
         "volume is 0, in a row: 1", "volume is 0, in a row: 1", "volume is 0, in a row: 10",
     ]  # fmt: skip
 
 
-def test_an_instrument_without_volume_has_no_remarks(eurusd: Bars) -> None:
+def test_an_instrument_without_volume_has_no_volume_flags(eurusd: Bars) -> None:
     silent = Bars.of(
         eurusd.ts, eurusd.open, eurusd.high, eurusd.low, eurusd.close, np.zeros(len(eurusd))
     )
-    checked = run(silent, timeframe=Timeframe.H1)
-    assert len(checked.bars) == len(eurusd)
-    assert {f.check for f in checked.flags} == {"outlier"}
+    result = run(silent, timeframe=Timeframe.H1)
+    assert len(result.bars) == len(eurusd)
+    assert {f.check for f in result.flags} == {"outlier"}
 
 
 def test_a_thinly_traded_series_is_not_flagged_bar_by_bar() -> None:
@@ -179,31 +177,31 @@ def _repeated(count: int, volume: float) -> Bars:
 @pytest.mark.parametrize(
     ("count", "flagged"), [(1, []), (4, []), (5, [104]), (9, [104]), (21, [104, 109, 119])]
 )
-def test_the_same_prices_again_and_again(count: int, flagged: list[int]) -> None:
+def test_equal_prices_in_a_row_are_stale(count: int, flagged: list[int]) -> None:
     assert days(run(_repeated(count, 7.0)), "stale_run") == flagged
 
 
 def test_bars_in_which_nobody_traded_are_not_stale() -> None:
-    checked = run(_repeated(30, 0.0))
-    assert days(checked, "stale_run") == []
-    assert days(checked, "zero_volume") == [101, 110]
+    result = run(_repeated(30, 0.0))
+    assert days(result, "stale_run") == []
+    assert days(result, "zero_volume") == [101, 110]
 
 
 @pytest.mark.parametrize("column", ["open", "close", "volume"])
-def test_a_broken_overlap_bar_poisons_nothing(column: str) -> None:
+def test_a_broken_overlap_bar_does_not_affect_other_bars(column: str) -> None:
     bars = walk(close={299: 200.0})
     columns = bars.columns()
     columns[column] = columns[column].copy()
     columns[column][290] = np.nan
     sent = Bars(**columns).take(slice(290, None))
-    checked = run(sent, bars.take(slice(295)), since=sent.ts[0])
-    assert [q.ts for q in checked.quarantined] == [to_datetime(bars.ts[290])]
-    assert days(checked, "outlier") == [299]
+    result = run(sent, bars.take(slice(295)), since=sent.ts[0])
+    assert [q.ts for q in result.quarantined] == [to_datetime(bars.ts[290])]
+    assert days(result, "outlier") == [299]
     stored = run(sent.take(slice(1, None)), Bars(**columns), since=sent.ts[1])
     assert days(stored, "outlier") == [299]
 
 
-def test_a_stored_bar_that_is_not_sent_again_is_judged_again() -> None:
+def test_a_stored_bar_that_is_not_sent_again_is_checked_again() -> None:
     bars = walk(close={295: 280.0})
     sent = bars.take(slice(298, None))
     assert days(run(sent, bars, since=bars.ts[290]), "outlier") == [295, 296]
@@ -225,17 +223,17 @@ def test_every_bar_that_is_kept_has_features(price: float, volume: float) -> Non
     assert np.isfinite(compute(kept)["obv"]).all()
 
 
-def test_a_young_series_is_not_judged_before_it_has_a_past() -> None:
+def test_the_first_bars_of_a_series_are_no_outliers() -> None:
     bars = walk(30, close={10: 280.0, 25: 280.0})
     assert days(run(bars), "outlier") == [25, 26]
 
 
-def test_the_pipelines_tail_is_context_enough() -> None:
+def test_the_lookback_of_the_tail_covers_the_context() -> None:
     assert CONTEXT_BARS <= features.LOOKBACK
 
 
-def _flags(checked: ValidationResult) -> list[tuple[Any, ...]]:
-    return sorted((f.ts, f.check, f.severity, f.detail) for f in checked.flags)
+def _flags(result: ValidationResult) -> list[tuple[Any, ...]]:
+    return sorted((f.ts, f.check, f.severity, f.detail) for f in result.flags)
 
 
 def _in_runs(bars: Bars, cuts: list[int], timeframe: Timeframe, tail: int) -> list[Any]:
@@ -244,20 +242,20 @@ def _in_runs(bars: Bars, cuts: list[int], timeframe: Timeframe, tail: int) -> li
     for begin, end in zip([0, *cuts], [*cuts, len(bars)], strict=True):
         if begin < end:
             context = bars.take(slice(max(0, begin - tail), begin))
-            checked = run(
+            result = run(
                 bars.take(slice(begin, end)), context, since=bars.ts[begin], timeframe=timeframe
             )
-            flags += _flags(checked)
+            flags += _flags(result)
     return sorted(flags)
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_recorded_bars_are_flagged_alike_however_they_are_cut_into_runs(
-    recorded: Recorded, eurusd: Bars, data: st.DataObject
+    stocks: dict[str, Bars], eurusd: Bars, data: st.DataObject
 ) -> None:
-    symbol = data.draw(st.sampled_from([*recorded, "EURUSD"]))
-    bars = eurusd if symbol == "EURUSD" else recorded[symbol][0]
+    symbol = data.draw(st.sampled_from([*stocks, "EURUSD"]))
+    bars = eurusd if symbol == "EURUSD" else stocks[symbol]
     timeframe = Timeframe.H1 if symbol == "EURUSD" else Timeframe.D1
     cuts = sorted(data.draw(st.lists(st.integers(0, len(bars)), max_size=8)))
     whole = _flags(run(bars, timeframe=timeframe))
@@ -295,8 +293,8 @@ def test_damaged_bars_are_flagged_alike_however_they_are_cut_into_runs(
     assert _in_runs(bars, sorted(cuts), Timeframe.D1, CONTEXT_BARS) == whole
 
 
-def test_what_comes_later_changes_no_flag(recorded: Recorded) -> None:
-    bars = recorded["AAPL"][0]
+def test_later_bars_change_no_flag(stocks: dict[str, Bars]) -> None:
+    bars = stocks["AAPL"]
     whole = _flags(run(bars))
     for cut in (79, 149, 150, 1255, 2000):
         last = to_datetime(bars.ts[cut - 1])

@@ -13,8 +13,6 @@ from enrichment.domain.splits import implied_splits
 from enrichment.pipeline.validation import CHECKS, validate
 from enrichment.pipeline.validation.check import ValidationRequest
 
-Recorded = dict[str, tuple[Bars, Floats]]
-
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -27,13 +25,13 @@ def flags(
     timeframe: Timeframe = Timeframe.D1,
 ) -> list[Flag]:
     window = Window(to_datetime(bars.ts[0]), LATER)
-    checked = validate(bars, ValidationRequest(asset_class, timeframe, window, LATER, splits))
-    assert len(checked.bars) == len(bars)
-    return [flag for flag in checked.flags if flag.check in checks]
+    result = validate(bars, ValidationRequest(asset_class, timeframe, window, LATER, splits))
+    assert len(result.bars) == len(bars)
+    return [flag for flag in result.flags if flag.check in checks]
 
 
-def dates(found: list[Flag]) -> list[str]:
-    return [f"{flag.ts:%Y-%m-%d}" for flag in found]
+def dates(flagged: list[Flag]) -> list[str]:
+    return [f"{flag.ts:%Y-%m-%d}" for flag in flagged]
 
 
 def divided(bars: Bars, row: int, ratio: float) -> Bars:
@@ -44,10 +42,10 @@ def divided(bars: Bars, row: int, ratio: float) -> Bars:
 
 
 def crashed(bars: Bars, row: int, factor: float, heavy: float) -> Bars:
-    """The series of one that falls to `factor` overnight, on `heavy` times the day's volume."""
+    """The series of a share that falls to `factor` overnight, on `heavy` times the volume."""
     rows = np.arange(len(bars))
-    left = np.where(rows >= row, factor, 1.0)
-    prices = (bars.open * left, bars.high * left, bars.low * left, bars.close * left)
+    scale = np.where(rows >= row, factor, 1.0)
+    prices = (bars.open * scale, bars.high * scale, bars.low * scale, bars.close * scale)
     return Bars.of(bars.ts, *prices, bars.volume * np.where(rows == row, heavy, 1.0))
 
 
@@ -63,30 +61,32 @@ def walk(seed: int, count: int = 400) -> Bars:
     return Bars.of(weekdays.astype("datetime64[us]"), open_, high, low, close, volume)
 
 
-def test_the_recorded_splits_and_no_others(recorded: Recorded) -> None:
-    for symbol, (bars, _) in recorded.items():
-        found = flags(bars, "split")
-        assert dates(found) == SPLITS.get(symbol, []), symbol
-        assert {flag.severity for flag in found} <= {Severity.WARNING}
-        assert all("a split of 2 for 1" in flag.detail for flag in found)
+def test_the_recorded_splits_and_no_others(stocks: dict[str, Bars]) -> None:
+    for symbol, bars in stocks.items():
+        flagged = flags(bars, "split")
+        assert dates(flagged) == SPLITS.get(symbol, []), symbol
+        assert {flag.severity for flag in flagged} <= {Severity.WARNING}
+        assert all("a split of 2 for 1" in flag.detail for flag in flagged)
 
 
-def test_a_real_crash_is_an_outlier_and_no_split(recorded: Recorded) -> None:
-    bars, _ = recorded["AAPL"]
+def test_a_real_crash_is_an_outlier_and_no_split(stocks: dict[str, Bars]) -> None:
+    bars = stocks["AAPL"]
     assert dates(flags(bars, "outlier")) == ["2000-09-29"]
     assert "2000-09-29" in dates(flags(bars, "volume_spike"))
 
 
-def test_adjusted_closes_name_the_splits(recorded: Recorded) -> None:
-    for symbol, (bars, adjusted) in recorded.items():
-        known = implied_splits(bars.ts, bars.close, adjusted)
-        assert [f"{ts:%Y-%m-%d}" for ts in known] == SPLITS.get(symbol, [])
-        assert set(known.values()) <= {2.0}
-        assert dates(flags(bars, "split", splits=known)) == SPLITS.get(symbol, [])
+def test_adjusted_closes_name_the_splits(
+    stocks: dict[str, Bars], adjusted_closes: dict[str, Floats]
+) -> None:
+    for symbol, bars in stocks.items():
+        splits = implied_splits(bars.ts, bars.close, adjusted_closes[symbol])
+        assert [f"{ts:%Y-%m-%d}" for ts in splits] == SPLITS.get(symbol, [])
+        assert set(splits.values()) <= {2.0}
+        assert dates(flags(bars, "split", splits=splits)) == SPLITS.get(symbol, [])
 
 
-def test_a_known_factor_overrules_what_prices_suggest(recorded: Recorded) -> None:
-    bars, _ = recorded["AAPL"]
+def test_known_splits_overrule_the_prices(stocks: dict[str, Bars]) -> None:
+    bars = stocks["AAPL"]
     crash = datetime(2000, 9, 29, tzinfo=UTC)
     assert dates(flags(bars, "split", splits={crash: 2.0})) == ["2000-09-29"]
     assert flags(bars, "split", splits={}) == []
@@ -95,8 +95,8 @@ def test_a_known_factor_overrules_what_prices_suggest(recorded: Recorded) -> Non
 
 def test_an_adjusted_series_has_no_split_though_one_is_known() -> None:
     bars = walk(1)
-    known = {to_datetime(bars.ts[200]): 2.0, to_datetime(bars.ts[300]): 1.0}
-    assert flags(bars, "split", "outlier", splits=known) == []
+    splits = {to_datetime(bars.ts[200]): 2.0, to_datetime(bars.ts[300]): 1.0}
+    assert flags(bars, "split", "outlier", splits=splits) == []
 
 
 @pytest.mark.parametrize("ratio", [2.0, 1.5, 3.0, 7.0, 20.0, 0.1, 0.5])
@@ -104,9 +104,9 @@ def test_every_exact_split_of_a_seeded_series_is_found(ratio: float) -> None:
     for seed in range(20):
         row = int(np.random.default_rng([seed, 7]).integers(61, 399))
         bars = divided(walk(seed), row, ratio)
-        (found,) = flags(bars, "split", "outlier")
-        assert (found.check, found.ts) == ("split", to_datetime(bars.ts[row]))
-        assert f"a split of {ratio:.4g} for 1" in found.detail
+        (flagged,) = flags(bars, "split", "outlier")
+        assert (flagged.check, flagged.ts) == ("split", to_datetime(bars.ts[row]))
+        assert f"a split of {ratio:.4g} for 1" in flagged.detail
 
 
 @pytest.mark.parametrize("row", [1, 2, 5, 30])
@@ -120,17 +120,21 @@ def test_a_split_of_a_young_series_is_found(row: int) -> None:
 
 
 @pytest.mark.parametrize("ratio", [1.5, 2.0, 7.0, 0.1])
-def test_most_splits_put_into_recorded_prices_are_found(recorded: Recorded, ratio: float) -> None:
+def test_most_splits_put_into_recorded_prices_are_found(
+    stocks: dict[str, Bars], ratio: float
+) -> None:
     """Those missed fall on days of earnings, whose move or turnover hides them."""
     random = np.random.default_rng(11)
-    tried = found = 0
-    for bars, _ in recorded.values():
+    tried = flagged = 0
+    for bars in stocks.values():
         for row in random.integers(65, len(bars), 12):
             part = bars.take(slice(max(0, int(row) - 330), int(row) + 1))
             last = to_datetime(part.ts[-1])
-            found += any(f.ts == last for f in flags(divided(part, len(part) - 1, ratio), "split"))
+            flagged += any(
+                f.ts == last for f in flags(divided(part, len(part) - 1, ratio), "split")
+            )
             tried += 1
-    assert found >= 0.9 * tried
+    assert flagged >= 0.9 * tried
 
 
 @pytest.mark.parametrize(("heavy", "least", "most"), [(1.0, 0.3, 0.8), (10.0, 0.0, 0.05)])
@@ -139,17 +143,17 @@ def test_crashes_by_48_percent_taken_for_splits(heavy: float, least: float, most
     mistaken = 0
     for seed in range(60):
         row = int(np.random.default_rng([seed, 8]).integers(61, 399))
-        found = flags(crashed(walk(seed), row, 0.52, heavy), "split", "outlier")
-        assert [f.ts for f in found] == [to_datetime(walk(seed).ts[row])]
-        mistaken += found[0].check == "split"
+        flagged = flags(crashed(walk(seed), row, 0.52, heavy), "split", "outlier")
+        assert [f.ts for f in flagged] == [to_datetime(walk(seed).ts[row])]
+        mistaken += flagged[0].check == "split"
     assert least <= mistaken / 60 <= most, mistaken
 
 
 def test_the_way_back_from_a_bad_price_is_no_split() -> None:
     bars = walk(8)
     spiked = crashed(crashed(bars, 200, 2.0, 1.0), 202, 0.5, 1.0)
-    found = flags(spiked, "split", "outlier")
-    assert [(f.check, f.ts) for f in found if f.ts >= to_datetime(bars.ts[202])] == [
+    flagged = flags(spiked, "split", "outlier")
+    assert [(f.check, f.ts) for f in flagged if f.ts >= to_datetime(bars.ts[202])] == [
         ("outlier", to_datetime(bars.ts[202]))
     ]
 
