@@ -16,8 +16,7 @@ from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text, Whole
 from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.services.commands import MAX_SILENCE, Commands
-from enrichment.warehouse.alert_rows import AlertEvent, AlertReport
-from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.read_models.alerts import AlertEvent, AlertReport, AlertReports
 
 MAX_SILENCE_MINUTES = MAX_SILENCE // timedelta(minutes=1)
 
@@ -49,7 +48,7 @@ class SilenceQuery(UnsilenceQuery):
     minutes: Annotated[int, Field(ge=1, le=MAX_SILENCE_MINUTES), Whole] = 120
 
 
-def blueprint(store: AlertStore, commands: Commands) -> Blueprint:
+def blueprint(store: AlertReports, commands: Commands) -> Blueprint:
     """Build the blueprint."""
     bp = Blueprint("alerts", __name__, url_prefix=f"{PREFIX}/alerts")
 

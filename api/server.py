@@ -21,7 +21,7 @@ from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import WATCHER_SECONDS
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.schema_version import require_current
+from enrichment.warehouse.schema import require_current
 from enrichment.wiring.alerts import build_alert_service, load_rules
 from enrichment.wiring.database import (
     build_read_models,
@@ -108,7 +108,7 @@ def _start_alerts(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> 
     """Evaluate the alert rules if no worker does; called after the fork, for it starts a thread."""
     build_alert_service(
         settings,
-        build_read_models(db, settings),
+        db,
         init_resilience_manager(),
         evaluator=f"api:{socket.gethostname()}:{os.getpid()}",
         interval=WATCHER_SECONDS,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from enrichment.services.alerts.rules import Rule
-    from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport, Delivery
+    from enrichment.warehouse.alerts import Delivery
+    from enrichment.warehouse.read_models.alerts import Alert, AlertEvent, AlertReport
 
 app = typer.Typer(no_args_is_help=True, help="List, test and silence alerts.")
 
@@ -102,7 +103,7 @@ def alerts_unsilence(rule: RuleName, reason: Reason = None) -> None:
 
 
 def _trial(channel: str, state: str, episode: uuid.UUID) -> Delivery:
-    from enrichment.warehouse.alert_rows import Delivery
+    from enrichment.warehouse.alerts import Delivery
 
     return Delivery(
         event=0,

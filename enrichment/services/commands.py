@@ -23,8 +23,8 @@ from enrichment.services.command_checks import (
     require_tracked,
 )
 from enrichment.warehouse import alerts, resilience_state
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import job_control, jobs, pauses, symbols
+from enrichment.warehouse.database import Database, database_now
+from enrichment.warehouse.queue import audit, job_control, jobs, pauses, symbols
 from enrichment.warehouse.series import flags_and_gaps, status
 from resilience import BreakerAction
 
@@ -75,7 +75,7 @@ class Commands:
         names = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
-            if idempotency_key and (existing := pauses.job_with_key(conn, idempotency_key)):
+            if idempotency_key and (existing := jobs.find_by_key(conn, idempotency_key)):
                 return TriggerResult(*existing)
             if names:
                 require_tracked(conn, names)
@@ -112,7 +112,7 @@ class Commands:
             raise NotTracked("name at least one tracked symbol")
         with self._db.begin() as conn:
             require_tracked(conn, names)
-            window = backfill_window(start, end, pauses.now(conn))
+            window = backfill_window(start, end, database_now(conn))
             opened = job_control.open_job(
                 conn,
                 JobKind.BACKFILL,
@@ -155,7 +155,7 @@ class Commands:
             remaining = without_flag(inputs, check, ts)
             quality = assess_quality(remaining)
             status.reassess(conn, name, kind, quality, remaining)
-            pauses.audit(
+            audit.record(
                 conn,
                 actor=actor,
                 action="confirm",
@@ -167,7 +167,7 @@ class Commands:
     def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
         """The job that another request with the same key has opened meanwhile."""
         with self._db.begin() as conn:
-            existing = pauses.job_with_key(conn, idempotency_key or "")
+            existing = jobs.find_by_key(conn, idempotency_key or "")
         if existing is None:
             raise InvalidRequest("the job could not be opened: try again")
         return TriggerResult(*existing)
@@ -190,7 +190,7 @@ class Commands:
             if scope == PauseScope.SYMBOL:
                 require_tracked(conn, [key])
             pauses.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
-            pauses.audit(
+            audit.record(
                 conn, actor=actor, action="pause", target=f"{scope} {key}".strip(), reason=reason
             )
 
@@ -206,7 +206,7 @@ class Commands:
         key = pause_key(scope, key)
         with self._db.begin() as conn:
             pauses.resume(conn, scope=scope, key=key)
-            pauses.audit(
+            audit.record(
                 conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
             )
             jobs.notify(conn)
@@ -218,7 +218,7 @@ class Commands:
             if state not in OPEN_JOB_STATES:
                 raise Conflict(f"job {job_id} is {state} already: nothing to cancel")
             job_control.request_cancel(conn, job_id)
-            pauses.audit(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
+            audit.record(conn, actor=actor, action="cancel", target=str(job_id), reason=reason)
 
     def resume_failed(
         self,
@@ -240,7 +240,7 @@ class Commands:
             if count == 0:
                 suffix = f" with {error_class}" if error_class else ""
                 raise Conflict(f"job {job_id} has no failed symbols{suffix}: nothing to resume")
-            pauses.audit(
+            audit.record(
                 conn,
                 actor=actor,
                 action="resume_failed",
@@ -264,7 +264,7 @@ class Commands:
         with self._db.begin() as conn:
             require_breaker(conn, name)
             resilience_state.override(conn, name=name, action=action, actor=actor, reason=reason)
-            pauses.audit(conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason)
+            audit.record(conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason)
             if action != BreakerAction.FORCE_OPEN:
                 job_control.wake_snoozed(conn, OVERRIDE_DELAY_SECONDS)
 
@@ -281,7 +281,7 @@ class Commands:
         with self._db.begin() as conn:
             require_rule(conn, rule)
             alerts.silence(conn, rule=rule, by=actor, reason=reason, until=until)
-            pauses.audit(
+            audit.record(
                 conn,
                 actor=actor,
                 action="silence",
@@ -297,7 +297,7 @@ class Commands:
             require_rule(conn, rule)
             if not alerts.unsilence(conn, rule=rule):
                 raise Conflict(f"{rule} is not silenced: nothing to end")
-            pauses.audit(conn, actor=actor, action="unsilence", target=rule, reason=reason)
+            audit.record(conn, actor=actor, action="unsilence", target=rule, reason=reason)
 
     def track(
         self, tracked: Sequence[TrackedSymbol], *, actor: str, reason: str | None = None
@@ -305,7 +305,7 @@ class Commands:
         """Add symbols, or change the asset class and timeframes of existing ones."""
         with self._db.begin() as conn:
             symbols.put(conn, tracked)
-            pauses.audit(
+            audit.record(
                 conn,
                 actor=actor,
                 action="track",
@@ -321,4 +321,4 @@ class Commands:
             if not symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
             job_control.drop_open_items(conn, name)
-            pauses.audit(conn, actor=actor, action="untrack", target=name, reason=reason)
+            audit.record(conn, actor=actor, action="untrack", target=name, reason=reason)

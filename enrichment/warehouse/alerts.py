@@ -10,22 +10,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.warehouse.alert_rows import (
-    Alert,
-    AlertEvent,
-    AlertReport,
-    AlertState,
-    Delivery,
-    DeliveryStatus,
-)
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import pauses
-from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
+from enrichment.warehouse.rows import fetch_all, fetch_one
+
+
+@dataclass(frozen=True, slots=True)
+class AlertState:
+    """A rule's state: ok, pending or firing, since when.
+
+    episode: the newest firing. clear_since: since when a firing alert's condition has not held.
+    notified: whether the firing was handed to the channels.
+    """
+
+    rule: str
+    state: str
+    since: datetime
+    episode: UUID | None = None
+    clear_since: datetime | None = None
+    notified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A notification to be sent: one change of state to one channel."""
+
+    event: int
+    channel: str
+    attempts: int
+    event_id: UUID
+    episode: UUID
+    at: datetime
+    rule: str
+    severity: str
+    state: str
+    value: float | None
+    condition: str
+    detail: str
 
 
 class Evaluation:
@@ -140,18 +167,6 @@ class AlertStore:
                 },
             )
 
-    def report(self) -> AlertReport:
-        with self._db.begin() as conn:
-            head = conn.execute(text(_HEAD)).one()
-            alerts = fetch_all(conn, Alert, _ALERTS)
-            return AlertReport(head.now, head.evaluated_at, head.evaluator, alerts)
-
-    def history(self, limit: int, before: int | None = None) -> list[AlertEvent]:
-        """Up to `limit` changes of state, newest first, of events with an id below `before`."""
-        with self._db.begin() as conn:
-            rows = conn.execute(text(_HISTORY), {"limit": limit, "before": before}).all()
-        return [from_row(AlertEvent, r, deliveries=_deliveries(r.deliveries)) for r in rows]
-
 
 def rule_names(conn: Connection) -> list[str]:
     """The rules that were ever evaluated."""
@@ -167,17 +182,6 @@ def unsilence(conn: Connection, *, rule: str) -> bool:
     """End a silence; False if there was none."""
     done = conn.execute(text("DELETE FROM alert_silences WHERE rule = :rule"), {"rule": rule})
     return bool(done.rowcount == 1)
-
-
-def _deliveries(rows: list[dict[str, Any]]) -> list[DeliveryStatus]:
-    return [
-        DeliveryStatus(row["channel"], row["attempts"], _moment(row["at"]), row["last_error"])
-        for row in rows
-    ]
-
-
-def _moment(value: str | None) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(value)
 
 
 # A row that another evaluator holds is skipped, not waited for.
@@ -245,31 +249,6 @@ _POSTPONE = """
 UPDATE alert_deliveries
 SET next_attempt_at = now() + make_interval(secs => :seconds), last_error = :error
 WHERE event = :event AND channel = :channel AND delivered_at IS NULL
-"""
-
-_HEAD = """
-SELECT now() AS now, nullif(evaluated_at, '-infinity') AS evaluated_at,
-    CASE WHEN evaluated_at > '-infinity' THEN evaluator END AS evaluator
-FROM alert_evaluation
-"""
-
-_ALERTS = """
-SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at,
-    s.until AS silenced_until, s.silenced_by, s.reason AS silence_reason
-FROM alert_states a LEFT JOIN alert_silences s ON s.rule = a.rule AND s.until > now()
-ORDER BY a.state = 'firing' DESC, a.state = 'pending' DESC, a.severity = 'critical' DESC, a.rule
-"""
-
-_HISTORY = """
-SELECT e.id, e.event_id, e.at, e.rule, e.severity, e.state, e.value, e.condition, e.detail,
-    e.silenced, coalesce(d.deliveries, '[]'::jsonb) AS deliveries
-FROM alert_events e
-LEFT JOIN LATERAL (
-    SELECT jsonb_agg(jsonb_build_object('channel', channel, 'attempts', attempts,
-        'at', delivered_at, 'last_error', last_error) ORDER BY channel) AS deliveries
-    FROM alert_deliveries WHERE event = e.id) d ON true
-WHERE CAST(:before AS bigint) IS NULL OR e.id < CAST(:before AS bigint)
-ORDER BY e.id DESC LIMIT :limit
 """
 
 _SILENCE = """

@@ -100,11 +100,6 @@ class Database:
             f"the database {self.address} does not answer ({reason}): {_hint(cause, reason)}"
         )
 
-    def ping(self) -> None:
-        """Raise DatabaseUnavailable unless the server answers."""
-        with self.begin() as conn:
-            conn.execute(text("SELECT 1"))
-
     def close(self) -> None:
         self.engine.dispose()
 
@@ -117,6 +112,12 @@ def _hint(cause: Exception, reason: str) -> str:
     if any(words in reason for words in _NO_CONNECTION_LEFT):
         return "raise its limit of connections, or run fewer workers or MAX_CONCURRENT_SYMBOLS"
     return "check DATABASE_URL and that the server runs"
+
+
+def database_now(conn: Connection) -> datetime:
+    """The server's clock at the beginning of this transaction, timezone-aware UTC."""
+    now: datetime = conn.execute(sql("SELECT now()")).scalar_one()
+    return now
 
 
 class DatabaseClock:

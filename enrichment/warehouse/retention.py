@@ -1,4 +1,6 @@
-"""Dropping what is too old to be looked at. Bars, corrections, quality and the audit stay."""
+"""How long rows are kept. The logs have a partition for each month, created ahead of the calendar
+and dropped as a whole. Bars, corrections, quality and the audit log stay for good.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,20 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from enrichment.warehouse.database import Database
+
+_LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
+
+
+def create_partitions(conn: Connection, months_ahead: int = 2) -> None:
+    """Create the logs' monthly partitions from the current month on, by the database's clock."""
+    for log in _LOGS:
+        for month in conn.execute(text(_MISSING), {"log": log, "ahead": months_ahead}).all():
+            conn.execute(
+                text(
+                    f"CREATE TABLE IF NOT EXISTS {month.partition} PARTITION OF {log}"
+                    f" FOR VALUES FROM ('{month.first}') TO ('{month.next}')"
+                )
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,14 @@ def _old_partitions(conn: Connection, months: int) -> list[str]:
     names = conn.execute(text(_PARTITIONS)).scalars()
     return [name for name in names if re.search(r"\d{4}_\d\d$", name) and name[-7:] < limit]
 
+
+_MISSING = """
+SELECT partition, first, first + interval '1 month' AS next
+FROM generate_series(date_trunc('month', now()),
+    date_trunc('month', now()) + make_interval(months => :ahead), interval '1 month') AS first,
+LATERAL (SELECT CAST(:log AS text) || to_char(first, '_YYYY_MM')) AS name (partition)
+WHERE to_regclass(partition) IS NULL
+"""
 
 _PARTITIONS = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -1,21 +1,49 @@
-"""Bringing a database to the current schema: Alembic, the features' columns, the logs'
-partitions, the readers' rights.
+"""The schema: whether a database has the current one, and how it gets it.
+
+Alembic is imported only to migrate, since it takes longer to load than a worker needs to start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from enrichment.warehouse import log_partitions, reader_role
+from enrichment.domain.errors import ConfigurationError
+from enrichment.warehouse import reader_role, retention
 from enrichment.warehouse.database import Database
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+REVISION = "0008"
 _LOCK = 7_303_014  # any number, as long as all versions agree on it
 _SQL_TYPES = {"number": "double precision", "label": "text"}
+
+
+def is_current(db: Database, feature_columns: Iterable[str]) -> bool:
+    """Whether the database is at this version's revision and has a column for every feature."""
+    with db.begin() as conn:
+        if conn.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+            return False
+        revision = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        present = conn.execute(
+            text(
+                "SELECT attname FROM pg_attribute"
+                " WHERE attrelid = to_regclass('bars') AND NOT attisdropped"
+            )
+        ).scalars()
+        return revision == REVISION and set(feature_columns) <= set(present)
+
+
+def require_current(db: Database, feature_columns: Iterable[str]) -> None:
+    """ConfigurationError, with the command that fixes it, unless the schema is current."""
+    if not is_current(db, feature_columns):
+        raise ConfigurationError(
+            f"the schema of {db.address} is not that of this version: run 'enrichment db upgrade'"
+        )
 
 
 def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
@@ -24,6 +52,8 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
     feature_columns: feature name → 'number' or 'label'. Columns are only ever added: a feature that
     leaves the registry keeps its column and its history.
     """
+    from alembic import command
+
     with db.begin() as conn:
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         config = configuration()
@@ -32,12 +62,14 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
         cover_key(conn)
-        log_partitions.ensure(conn)
+        retention.create_partitions(conn)
         reader_role.grant(conn)
 
 
 def configuration() -> Config:
     """Alembic's view of the packaged migrations; `attributes["connection"]` is to be set."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config

@@ -16,7 +16,10 @@ from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import AlertService
 from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
+from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.database import build_read_models
 
 if TYPE_CHECKING:
     from resilience import ResilienceManager
@@ -81,7 +84,7 @@ def read_inputs(reader: ReadModels) -> Callable[[], AlertInputs]:
 
 def build_alert_service(
     settings: Settings,
-    reader: ReadModels,
+    db: Database,
     manager: ResilienceManager,
     *,
     evaluator: str,
@@ -93,7 +96,7 @@ def build_alert_service(
 
     Args:
         settings: of the channels and the rules file.
-        reader: what the rules are evaluated on.
+        db: what the rules are evaluated on, and where alerts are stored.
         manager: holds the channels' resilience patterns.
         evaluator: name under which this process claims evaluations.
         interval: seconds since the last evaluation by any process before this one evaluates.
@@ -101,8 +104,8 @@ def build_alert_service(
         protection: of the channels.
     """
     return AlertService(
-        reader.alerts,
-        read_inputs(reader),
+        AlertStore(db),
+        read_inputs(build_read_models(db, settings)),
         load_rules(settings) if rules is None else rules,
         build_channels(settings, manager, protection=protection),
         evaluator=evaluator,

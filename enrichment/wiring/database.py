@@ -50,7 +50,7 @@ def open_database(
     The schema of the embedded server is upgraded here, that of DATABASE_URL only by
     'enrichment db upgrade'.
     """
-    from enrichment.warehouse.schema_version import is_current, require_current
+    from enrichment.warehouse.schema import is_current, require_current
 
     columns = feature_columns()
     with (
@@ -66,7 +66,7 @@ def open_database(
 @contextmanager
 def open_reading_database(settings: Settings, *, timeout_seconds: float) -> Iterator[Database]:
     """A read-only connection for notebooks. timeout_seconds: of each query."""
-    from enrichment.warehouse.schema_version import require_current
+    from enrichment.warehouse.schema import require_current
 
     with database_url(settings) as url, closing(Database(url, pool_size=1)) as db:
         require_current(db, feature_columns())

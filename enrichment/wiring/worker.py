@@ -142,7 +142,7 @@ def open_worker_process(
             resilience.manager,
             build_alert_service(
                 settings,
-                build_read_models(alerts_db, settings),
+                alerts_db,
                 resilience.manager,
                 evaluator=worker_id,
                 interval=WORKER_SECONDS,

@@ -78,7 +78,7 @@ def writing(db: Database) -> Iterator[None]:
             for task in tasks:
                 with db.begin() as conn:
                     conn.execute(text(_ONE_FETCH), {"symbol": task.symbol})
-                    jobs.complete(conn, task, RowCounts(inserted=1))
+                    jobs.complete(conn, {task: RowCounts(inserted=1)})
                 stop.wait(0.01)
 
     thread = threading.Thread(target=write)

@@ -110,7 +110,7 @@ def dispatch_ms(db: Database, url: str, count: int, threads: int) -> float:
     def nothing(task: Task, report: Callable[[str], None]) -> RowCounts:
         with own.begin() as conn:
             leases.assert_owned(conn, task)
-            jobs.complete(conn, task, RowCounts())
+            jobs.complete(conn, {task: RowCounts()})
         return RowCounts()
 
     job = Commands(db).trigger(actor="benchmark")
@@ -151,7 +151,7 @@ def latencies(
     def note(task: Task, report: Callable[[str], None]) -> RowCounts:
         at[0] = time.perf_counter()
         with db.begin() as conn:
-            jobs.complete(conn, task, RowCounts())
+            jobs.complete(conn, {task: RowCounts()})
         begun.set()
         return RowCounts()
 
@@ -173,7 +173,7 @@ def wake_ups(db: Database, url: str, count: int) -> Iterator[Figure]:
     track(db, 1)
     commands = Commands(db)
     reader = build_read_models(db, Settings())
-    client = create_app(reader, commands, ready=db.ping).test_client()
+    client = create_app(reader, commands, ready=lambda: None).test_client()
     ways: list[tuple[str, Callable[[], object]]] = [
         ("Commands.trigger", lambda: commands.trigger(actor="benchmark")),
         ("POST /trigger", lambda: client.post("/api/v1/enrichment/trigger")),

@@ -62,7 +62,8 @@ def test_used_up_connections_are_waited_for(
     job = harness.trigger(SYMBOLS, "1d")
     work, heart = Database(crowded_url, pool_size=7), Database(crowded_url, pool_size=1)
     others = Database(crowded_url, pool_size=LIMIT)
-    heart.ping()  # a worker's heartbeat has its connection from the start
+    with heart.begin():
+        pass  # a worker's heartbeat has its connection from the start
     crowd = [others.engine.connect() for _ in range(LIMIT - 1)]
     with (
         caplog.at_level("INFO"),

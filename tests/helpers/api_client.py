@@ -15,6 +15,8 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.schema import require_current
+from enrichment.wiring.database import feature_columns
 
 ROOT = "/api/v1/enrichment"
 DATA = "/api/v1/data"
@@ -23,9 +25,13 @@ DATA = "/api/v1/data"
 def api_client(
     db: Database, *, token: str | None = None, clients: ClientRates | None = None
 ) -> FlaskClient:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    app = create_app(reader, Commands(db), ready=db.ping, token=token, clients=clients)
-    return app.test_client()
+    return create_app(
+        ReadModels(db, hour=1, minute=30, enabled=True),
+        Commands(db),
+        ready=lambda: require_current(db, feature_columns()),
+        token=token,
+        clients=clients,
+    ).test_client()
 
 
 def track_symbols(db: Database) -> Commands:
@@ -44,7 +50,7 @@ def run_open_items(db: Database, *, failing: str | None = None) -> None:
             queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
             continue
         with db.begin() as conn:
-            jobs.complete(conn, task, RowCounts(inserted=250, updated=1))
+            jobs.complete(conn, {task: RowCounts(inserted=250, updated=1)})
     queue.close_finished_jobs()
 
 

@@ -60,8 +60,7 @@ class OwnServer:
         until(self._answers, "the server answers again")
 
     def _answers(self) -> bool:
-        with suppress(DatabaseUnavailable):
-            self._admin.ping()
+        with suppress(DatabaseUnavailable), self._admin.begin():
             return True
         return False
 

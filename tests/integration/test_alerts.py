@@ -21,10 +21,10 @@ from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
 from enrichment.services.alerts.service import AlertService
 from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
-from enrichment.warehouse.alert_rows import AlertEvent, Delivery
-from enrichment.warehouse.alerts import AlertStore
+from enrichment.warehouse.alerts import AlertStore, Delivery
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.alerts import AlertEvent, AlertReports
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.alerts import build_alert_service, read_inputs
 from resilience import init_resilience_manager
@@ -52,11 +52,10 @@ def alert_service(
         **options,
     )
     manager = init_resilience_manager()
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
     try:
         yield build_alert_service(
             settings,
-            reader,
+            db,
             manager,
             evaluator="test",
             interval=interval,
@@ -106,7 +105,7 @@ def undelivered(db: Database) -> int:
 
 
 def events(db: Database) -> list[AlertEvent]:
-    return AlertStore(db).history(100)
+    return AlertReports(db).history(100)
 
 
 def test_every_change_is_delivered_exactly_once_though_the_receiver_fails(
@@ -269,7 +268,7 @@ def test_a_dead_worker_is_noticed_by_the_api(db: Database) -> None:
                 text("UPDATE alert_evaluation SET evaluated_at = now() - interval '121 seconds'")
             )
         assert watcher.evaluate()
-    (alert,) = AlertStore(db).report().alerts
+    (alert,) = AlertReports(db).report().alerts
     assert (alert.rule, alert.state, alert.value) == ("SchedulerNotRunning", "firing", 0.0)
 
 
@@ -298,7 +297,7 @@ def test_a_silenced_alert_is_notified_when_the_silence_ends(db: Database) -> Non
         )
         service.evaluate()
         assert (service.deliver(), receiver.requests) == (0, 0)
-        (alert,) = AlertStore(db).report().alerts
+        (alert,) = AlertReports(db).report().alerts
         assert (alert.state, alert.silenced_by, alert.silence_reason) == (
             "firing",
             "ops",

@@ -15,6 +15,7 @@ from enrichment.services.alerts.rules import DEFAULT_RULES
 from enrichment.services.alerts.service import AlertService
 from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring import alerts as alerting
 from tests.helpers.api_client import api_client, json_body
@@ -139,7 +140,7 @@ def test_a_bad_rules_file_is_named(evaluated: Database, tmp_path: Path) -> None:
 def test_silencing_from_the_command_line(evaluated: Database, tmp_path: Path) -> None:
     done = run(evaluated, tmp_path, "silence", "LongDuration", "--for", "1d", "--reason", "known")
     assert done.exit_code == 0
-    assert AlertStore(evaluated).report().alerts[3].silence_reason == "known"
+    assert AlertReports(evaluated).report().alerts[3].silence_reason == "known"
     assert run(evaluated, tmp_path, "unsilence", "LongDuration").exit_code == 0
 
 

@@ -332,7 +332,7 @@ class Items(RuleBasedStateMachine):
     def write(self, task: Task) -> None:
         with self.db.begin() as conn:
             leases.assert_owned(conn, task)
-            jobs.complete(conn, task, RowCounts(inserted=1))
+            jobs.complete(conn, {task: RowCounts(inserted=1)})
 
     def execute(self, statement: str, **values: object) -> None:
         with self.db.begin() as conn:

@@ -39,7 +39,7 @@ def progress(db: Database, job_id: UUID) -> Progress:
 
 def finish(db: Database, task: Task) -> None:
     with db.begin() as conn:
-        jobs.complete(conn, task, RowCounts(inserted=7))
+        jobs.complete(conn, {task: RowCounts(inserted=7)})
 
 
 def fail(db: Database, task: Task, error_class: str) -> None:

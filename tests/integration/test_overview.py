@@ -83,7 +83,7 @@ def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
         for task in queue.claim("w", 9):
             if task.symbol == "C":
                 with db.begin() as conn:
-                    jobs.complete(conn, task, RowCounts())
+                    jobs.complete(conn, {task: RowCounts()})
                 continue
             kind = "ProviderUnavailable" if task.symbol == "A" else "MalformedResponse"
             queue.fail(task, Failure(kind, f"{task.symbol} was refused", "fetch"), None)

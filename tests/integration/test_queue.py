@@ -29,7 +29,7 @@ def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
 def finish(db: Database, task: Task, written: RowCounts | None = None) -> None:
     with db.begin() as conn:
         leases.assert_owned(conn, task)
-        jobs.complete(conn, task, written or RowCounts())
+        jobs.complete(conn, {task: written or RowCounts()})
 
 
 def item(db: Database, symbol: str) -> tuple[str, int]:

@@ -64,7 +64,7 @@ def night(db: Database) -> ReadModels:
 
 def complete(db: Database, task: Task) -> None:
     with db.begin() as conn:
-        jobs.complete(conn, task, RowCounts(inserted=7, updated=2))
+        jobs.complete(conn, {task: RowCounts(inserted=7, updated=2)})
 
 
 @pytest.fixture

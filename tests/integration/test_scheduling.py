@@ -91,7 +91,7 @@ def finish_all(db: Database) -> None:
     queue = JobQueue(db)
     for task in queue.claim("w", 100):
         with db.begin() as conn:
-            jobs.complete(conn, task, RowCounts())
+            jobs.complete(conn, {task: RowCounts()})
     queue.close_finished_jobs()
 
 

@@ -13,8 +13,13 @@ from enrichment.domain.errors import ConfigurationError
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse import schema
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.schema import configuration, migrate
-from enrichment.warehouse.schema_version import REVISION, is_current, require_current
+from enrichment.warehouse.schema import (
+    REVISION,
+    configuration,
+    is_current,
+    migrate,
+    require_current,
+)
 from enrichment.warehouse.series.snapshots import COLUMNS
 from enrichment.wiring.database import upgrade_schema
 

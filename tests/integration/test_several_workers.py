@@ -89,7 +89,7 @@ def trigger(db: Database, count: int) -> UUID:
 def finish(db: Database, task: Task) -> RowCounts:
     with db.begin() as conn:
         leases.assert_owned(conn, task)
-        jobs.complete(conn, task, RowCounts(inserted=1))
+        jobs.complete(conn, {task: RowCounts(inserted=1)})
     return RowCounts(inserted=1)
 
 

@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from api import create_app
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import InvalidRequest, NotTracked, ProviderUnavailable, StepFailed
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.pipeline.enrich import EnrichmentPipeline
-from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.series.flags_and_gaps import explain_gaps_by_outages
 from enrichment.warehouse.series.warehouse import Warehouse
+from tests.helpers.api_client import api_client
 from tests.helpers.fakes import FakeVendor, recorded_bars
 from tests.helpers.nightly_runs import NightlyRuns, after_split, assert_stored, quiet_bars
 
@@ -222,9 +220,7 @@ def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
     night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [500, 501])))
     for sessions in (797, 798, 798):
         night.run_at(sessions)
-    app = create_app(
-        ReadModels(db, hour=1, minute=30, enabled=True), Commands(db), ready=db.ping
-    ).test_client()
+    app = api_client(db)
     with db.begin() as conn:  # the recorded nights become yesterday and today
         conn.execute(
             text(

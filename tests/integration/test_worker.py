@@ -58,7 +58,7 @@ class FakePipeline:
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
                 leases.assert_owned(conn, task)
-                jobs.complete(conn, task, RowCounts(inserted=1))
+                jobs.complete(conn, {task: RowCounts(inserted=1)})
             return RowCounts(inserted=1)
         finally:
             with self._lock:

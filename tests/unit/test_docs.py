@@ -152,7 +152,7 @@ def exists(line: str) -> bool:
 def test_every_route_is_documented() -> None:
     db = Database("postgresql://nobody@127.0.0.1:1/none")
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    flask = create_app(reader, Commands(db), ready=db.ping)
+    flask = create_app(reader, Commands(db), ready=lambda: None)
     for rule in flask.url_map.iter_rules():
         if rule.endpoint == "static":
             continue

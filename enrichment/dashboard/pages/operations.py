@@ -22,7 +22,7 @@ from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refres
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import format_time
 from enrichment.domain.statuses import AlertSeverity, AlertStatus, WorkerState
-from enrichment.warehouse.alert_rows import Alert, AlertEvent, AlertReport
+from enrichment.warehouse.read_models.alerts import Alert, AlertEvent, AlertReport
 from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import SlotStatus, WorkerStatus
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from enrichment.domain.statuses import AlertChange, AlertSeverity
 from enrichment.vendors.http import HttpClient
-from enrichment.warehouse.alert_rows import Delivery
+from enrichment.warehouse.alerts import Delivery
 
 Payload = Callable[[Delivery], Mapping[str, Any]]
 SLACK_HOST: Final = "hooks.slack.com"

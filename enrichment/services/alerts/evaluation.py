@@ -12,7 +12,7 @@ from uuid import UUID
 
 from enrichment.domain.statuses import AlertChange, AlertStatus
 from enrichment.services.alerts.rules import Rule
-from enrichment.warehouse.alert_rows import AlertState
+from enrichment.warehouse.alerts import AlertState
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from enrichment.domain.statuses import AlertChange, AlertSeverity, AlertStatus
 from enrichment.services.alerts.evaluation import next_state
 from enrichment.services.alerts.metrics import METRICS, AlertInputs
 from enrichment.services.alerts.rules import Rule
-from enrichment.warehouse.alert_rows import AlertState, Delivery
-from enrichment.warehouse.alerts import AlertStore, Evaluation
+from enrichment.warehouse.alerts import AlertState, AlertStore, Delivery, Evaluation
 
 _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0

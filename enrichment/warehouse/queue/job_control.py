@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import JobKind, Window
-from enrichment.warehouse.queue import pauses
+from enrichment.warehouse.queue import audit
 from enrichment.warehouse.queue.jobs import close_finished, insert_job, notify, snapshot_items
 
 
@@ -49,7 +49,7 @@ def open_job(
         priority=priority,
         backfill=backfill,
     )
-    pauses.audit(conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params)
+    audit.record(conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params)
     return job_id, count
 
 

@@ -136,12 +136,7 @@ def close_finished(conn: Connection) -> list[UUID]:
     return list(conn.execute(sql(statements.CLOSE)).scalars())
 
 
-def complete(conn: Connection, task: Task, written: RowCounts) -> None:
-    """Make the item final, in the transaction that stores its effect."""
-    complete_all(conn, {task: written})
-
-
-def complete_all(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
+def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
     """Make the items final, in the transaction that stores their effect.
 
     Raises LeaseLost for the first that belongs to another worker.
@@ -209,6 +204,15 @@ def snapshot_items(
     )
     notify(conn)
     return count
+
+
+def find_by_key(conn: Connection, idempotency_key: str) -> tuple[UUID, int] | None:
+    """The job that this key created, and how many items it has."""
+    row = conn.execute(
+        text("SELECT job_id, total FROM enrichment_jobs WHERE idempotency_key = :key"),
+        {"key": idempotency_key},
+    ).one_or_none()
+    return None if row is None else (row.job_id, row.total)
 
 
 def notify(conn: Connection) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.model import JobKind
-from enrichment.warehouse import log_partitions
-from enrichment.warehouse.database import Database
+from enrichment.warehouse import retention
+from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue import job_control, jobs, pauses
 from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.series import flags_and_gaps, run_log
@@ -44,8 +44,7 @@ class NightlySlotStore:
         if not self._enabled:
             return None
         with self._db.begin() as conn:
-            if now is None:
-                now = conn.execute(text("SELECT now()")).scalar_one()
+            now = now or database_now(conn)
             slot = due_slot(now, self._hour, self._minute)
             if now - slot > CATCH_UP_WINDOW or pauses.paused_globally(conn):
                 return None
@@ -63,7 +62,7 @@ class NightlySlotStore:
         vendor's outage from a hole of one symbol.
         """
         with self._db.begin() as conn:
-            log_partitions.ensure(conn)
+            retention.create_partitions(conn)
         with self._db.begin() as conn:
             run_log.roll_up(conn)
         with self._db.begin() as conn:

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.warehouse.alerts import AlertStore
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
+from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
 from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
 from enrichment.warehouse.read_models.dto import (
@@ -79,7 +79,7 @@ class ReadModels:
         self.symbols = SymbolQueries(db)
         self.journal = AuditLog(db)
         self.bars = BarDownloads(db)
-        self.alerts = AlertStore(db)
+        self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)
         self.quality_overview = QualityOverview(db)
         self.reports = QualityReports(db)
@@ -91,7 +91,7 @@ class ReadModels:
     def overview(self) -> Overview:
         with self._db.begin() as conn:
             return Overview(
-                timestamp=_now(conn),
+                timestamp=database_now(conn),
                 scheduler=self._scheduler(conn),
                 last_job=last_job(conn),
                 metrics=metrics_24h.read(conn),
@@ -129,7 +129,7 @@ class ReadModels:
         found: dict[str, object] = {"limit": limit + 1, "at": at, "job_id": job_id}
         found |= {"kinds": list(kinds), "with_failures": with_failures}
         with self._db.begin() as conn:
-            now = _now(conn)
+            now = database_now(conn)
             rows = conn.execute(text(_HISTORY), found).all()
         page, more = rows[:limit], len(rows) > limit
         return HistoryPage(
@@ -210,11 +210,6 @@ class ReadModels:
         if self._enabled:
             following = due_slot(row.now, self._hour, self._minute) + timedelta(days=1)
         return SchedulerStatus(scheduler_running(conn), row.last_enrichment_time, following)
-
-
-def _now(conn: Connection) -> datetime:
-    now: datetime = conn.execute(text("SELECT now()")).scalar_one()
-    return now
 
 
 def _progress(conn: Connection, job_id: UUID) -> Progress | None:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
-
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.read_models.symbols import is_known
 from enrichment.warehouse.rows import fetch_all
 
@@ -79,7 +77,7 @@ class QualityHistory:
                 return None
             daily = fetch_all(conn, DailyQuality, _DAILY, values)
             fetches = fetch_all(conn, FetchLogEntry, _FETCHES, values)
-            now: datetime = conn.execute(text("SELECT now()")).scalar_one()
+            now = database_now(conn)
         return SymbolQuality(now, symbol, days, _summary(daily), daily, fetches)
 
 

@@ -110,7 +110,7 @@ class Warehouse:
             totals = {
                 done.task: sum((next(written) for _ in done.series), RowCounts()) for done in mine
             }
-            jobs.complete_all(conn, totals)
+            jobs.complete(conn, totals)
         return [
             totals[finished.task] if finished.task in totals else leases.lease_lost(finished.task)
             for finished in batch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from enrichment.domain.statuses import AlertSeverity
 from enrichment.services.alerts.evaluation import StateStep, next_state
 from enrichment.services.alerts.rules import Rule
-from enrichment.warehouse.alert_rows import AlertState
+from enrichment.warehouse.alerts import AlertState
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -1,0 +1,123 @@
+"""Alerts as a screen shows them: the state of every rule, and the history of changes.
+
+Times are timezone-aware UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.rows import fetch_all, from_row
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule as it stood at the last evaluation; `silenced_until` where an operator silenced it."""
+
+    rule: str
+    severity: str
+    condition: str
+    state: str
+    since: datetime
+    value: float | None
+    updated_at: datetime
+    silenced_until: datetime | None
+    silenced_by: str | None
+    silence_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertReport:
+    """Every alert, gravest first; evaluated_at: None before the first evaluation."""
+
+    timestamp: datetime
+    evaluated_at: datetime | None
+    evaluator: str | None
+    alerts: list[Alert]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatus:
+    channel: str
+    attempts: int
+    delivered_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """A change of state. silenced: nobody was told at that moment."""
+
+    id: int
+    event_id: UUID
+    at: datetime
+    rule: str
+    severity: str
+    state: str
+    value: float | None
+    condition: str
+    detail: str
+    silenced: bool
+    deliveries: list[DeliveryStatus]
+
+
+class AlertReports:
+    """Reads alerts; see `warehouse.alerts` for what changes them."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def report(self) -> AlertReport:
+        with self._db.begin() as conn:
+            head = conn.execute(text(_HEAD)).one()
+            alerts = fetch_all(conn, Alert, _ALERTS)
+            return AlertReport(head.now, head.evaluated_at, head.evaluator, alerts)
+
+    def history(self, limit: int, before: int | None = None) -> list[AlertEvent]:
+        """Up to `limit` changes of state, newest first, of events with an id below `before`."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_HISTORY), {"limit": limit, "before": before}).all()
+        return [from_row(AlertEvent, r, deliveries=_deliveries(r.deliveries)) for r in rows]
+
+
+def _deliveries(rows: list[dict[str, Any]]) -> list[DeliveryStatus]:
+    return [
+        DeliveryStatus(row["channel"], row["attempts"], _moment(row["at"]), row["last_error"])
+        for row in rows
+    ]
+
+
+def _moment(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+_HEAD = """
+SELECT now() AS now, nullif(evaluated_at, '-infinity') AS evaluated_at,
+    CASE WHEN evaluated_at > '-infinity' THEN evaluator END AS evaluator
+FROM alert_evaluation
+"""
+
+_ALERTS = """
+SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at,
+    s.until AS silenced_until, s.silenced_by, s.reason AS silence_reason
+FROM alert_states a LEFT JOIN alert_silences s ON s.rule = a.rule AND s.until > now()
+ORDER BY a.state = 'firing' DESC, a.state = 'pending' DESC, a.severity = 'critical' DESC, a.rule
+"""
+
+_HISTORY = """
+SELECT e.id, e.event_id, e.at, e.rule, e.severity, e.state, e.value, e.condition, e.detail,
+    e.silenced, coalesce(d.deliveries, '[]'::jsonb) AS deliveries
+FROM alert_events e
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object('channel', channel, 'attempts', attempts,
+        'at', delivered_at, 'last_error', last_error) ORDER BY channel) AS deliveries
+    FROM alert_deliveries WHERE event = e.id) d ON true
+WHERE CAST(:before AS bigint) IS NULL OR e.id < CAST(:before AS bigint)
+ORDER BY e.id DESC LIMIT :limit
+"""
