@@ -69,7 +69,7 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     @endpoint("operations", AuditResponse, responses={304: None})
     def audit(query: AuditQuery) -> Response:
         """The operators' actions with actor and reason, newest first."""
-        rows = reader.journal.actions(
+        rows = reader.audit_log.actions(
             query.limit + 1,
             actor=query.actor,
             action=query.action,

@@ -73,7 +73,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
 
         Gaps and anomalies count on the day on which they were first detected.
         """
-        report = reader.quality.of(symbol, query.days)
+        report = reader.quality_by_day.of(symbol, query.days)
         if report is None:
             raise NotTracked.of(symbol)
         return conditional_response(report)
@@ -82,7 +82,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
     @endpoint("data", CorrectionsResponse, responses={304: None})
     def corrections(query: CorrectionsQuery) -> Response:
         """Stored values that were corrected because a vendor restated them, newest first."""
-        rows = reader.journal.corrections(
+        rows = reader.audit_log.corrections(
             query.limit + 1,
             symbol=query.symbol,
             timeframe=query.timeframe,

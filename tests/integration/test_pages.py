@@ -84,7 +84,7 @@ def test_resilience_forces_a_breaker(
     assert "All providers available" in page_text(page)
     page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
     page.button(key="force_open-confirm").click().run()
-    (action,) = ReadModels(db, hour=1, minute=30, enabled=True).journal.actions(
+    (action,) = ReadModels(db, hour=1, minute=30, enabled=True).audit_log.actions(
         10, action="breaker_force_open"
     )
     assert (action.target, action.reason, action.actor) == (
@@ -128,7 +128,7 @@ def test_symbols_shows_the_prices_of_one_and_its_actions(
     page.text_input(key="untrack-reason").set_value("delisted").run()
     page.button(key="untrack-confirm").click().run()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    (action,) = reader.journal.actions(10, action="untrack")
+    (action,) = reader.audit_log.actions(10, action="untrack")
     assert (action.target, action.reason) == ("SIM1", "delisted")
     found = reader.symbols.find("SIM1")
     assert found is not None

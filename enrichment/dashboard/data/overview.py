@@ -49,11 +49,11 @@ def overview_data() -> OverviewData:
         overview=reader.overview(),
         night=reader.night(),
         history=reader.history(JOBS),
-        unhealthy_series=reader.morning.needs_attention(),
-        nights=reader.morning.nights(),
-        errors=reader.morning.errors(),
-        lowest_scores=reader.quality_overview.worst(LOWEST_SCORES),
-        quality_days=reader.quality_overview.days(QUALITY_DAYS),
+        unhealthy_series=reader.overview_page.needs_attention(),
+        nights=reader.overview_page.nights(),
+        errors=reader.overview_page.errors(),
+        lowest_scores=reader.quality_all.worst(LOWEST_SCORES),
+        quality_days=reader.quality_all.days(QUALITY_DAYS),
         workers=reader.workers(),
         patterns=reader.resilience(),
         pauses=reader.pauses(),
@@ -64,4 +64,4 @@ def overview_data() -> OverviewData:
 @cached_read
 def active_symbols() -> Mapping[str, str]:
     """Active symbol → asset class."""
-    return services().reader.morning.symbols()
+    return services().reader.overview_page.symbols()

@@ -49,7 +49,7 @@ def read_alert_history(limit: int) -> list[AlertEvent]:
 
 @cached_read
 def read_audit_log(limit: int) -> list[AuditEntry]:
-    return services().reader.journal.actions(limit)
+    return services().reader.audit_log.actions(limit)
 
 
 def alert_sections() -> None:

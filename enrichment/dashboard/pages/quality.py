@@ -33,13 +33,13 @@ def read_quality() -> tuple[
     list[DayOfQuality], list[SeriesQuality], list[GapsOfMonth], pd.Timestamp
 ]:
     """Scores by day, series by score (lowest first), gaps by month, and when it was read."""
-    overview = services().reader.quality_overview
+    overview = services().reader.quality_all
     return overview.days(), overview.worst(SCORES), overview.gaps(), pd.Timestamp.now(tz="UTC")
 
 
 @cached_read
 def read_corrections(limit: int) -> list[CorrectedValue]:
-    return services().reader.journal.corrections(limit)
+    return services().reader.audit_log.corrections(limit)
 
 
 def quality_sections() -> None:

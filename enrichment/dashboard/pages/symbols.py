@@ -78,7 +78,7 @@ def read_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
 
 @cached_read
 def read_scores_by_day() -> list[ScoreOfDay]:
-    return services().reader.quality_overview.symbol_days()
+    return services().reader.quality_all.symbol_days()
 
 
 @st.cache_data(ttl=30, show_spinner=False)

@@ -74,17 +74,17 @@ class ReadModels:
     ) -> None:
         self._db = db
         self._providers = providers or {}
-        self.quality = QualityHistory(db)
+        self.quality_by_day = QualityHistory(db)
         self.jobs = JobReports(db)
         self.symbols = SymbolQueries(db)
-        self.journal = AuditLog(db)
+        self.audit_log = AuditLog(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)
-        self.quality_overview = QualityOverview(db)
+        self.quality_all = QualityOverview(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
-        self.morning = OverviewQueries(db, hour=hour, minute=minute)
+        self.overview_page = OverviewQueries(db, hour=hour, minute=minute)
         self.vendors = VendorHistory(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
