@@ -108,7 +108,7 @@ class EnrichmentPipeline(Generic[Outcome]):
     def _enrich_series(
         self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
     ) -> SeriesUpdate:
-        fetched = self._fetcher.fetch(run, snapshot, plan)  # validated
+        fetched = self._fetcher.fetch_and_validate(run, snapshot, plan)
         with run.step("compute") as timer:
             merged = merge(run, snapshot, fetched)
             features, coverage = compute_features(merged)

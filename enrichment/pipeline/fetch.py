@@ -13,7 +13,8 @@
 >>> window = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 8, tzinfo=UTC))
 >>> run = SeriesRun(task, Timeframe.D1, window.end, report=lambda step: None)
 >>> plan = fetch_plan.plan_chunk(SeriesSnapshot(), window)
->>> fetched = SeriesFetcher(Vendor(), store=None).fetch(run, SeriesSnapshot(), plan)
+>>> fetcher = SeriesFetcher(Vendor(), store=None)
+>>> fetched = fetcher.fetch_and_validate(run, SeriesSnapshot(), plan)
 >>> [(flag.check, f"{flag.ts:%d %B}") for flag in fetched.fetches[0].validation.flags]
 [('out_of_order', '06 January')]
 """
@@ -55,7 +56,9 @@ class SeriesFetcher:
         self._source = source
         self._store = store
 
-    def fetch(self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan) -> FetchedSeries:
+    def fetch_and_validate(
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
+    ) -> FetchedSeries:
         """Execute the plan. Raises StepFailed from the error of the main fetch."""
         main = self._fetch(run, plan.window)
         _require_bars(run, snapshot, plan, main)
