@@ -23,6 +23,7 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import FetchedBars, Quality, Task, Timeframe, ValidationResult, Window
 from enrichment.domain.series import FetchResult, QualityInputs, SeriesUpdate
+from enrichment.domain.statuses import SeriesStatus
 from enrichment.pipeline.features import compute
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
@@ -33,7 +34,7 @@ from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.database import upgrade_schema
 from tests.benchmarks.report import Figure, parser, tell
 
-SCORE = Quality(1.0, 1.0, 1.0, 1.0, 1.0, "healthy")
+SCORE = Quality(1.0, 1.0, 1.0, 1.0, 1.0, SeriesStatus.HEALTHY)
 
 
 def walk(count: int, seed: int) -> Bars:

@@ -11,13 +11,14 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars
 from enrichment.domain.model import FetchedBars, Quality, Task, Timeframe, ValidationResult, Window
 from enrichment.domain.series import FetchResult, QualityInputs, SeriesUpdate
+from enrichment.domain.statuses import SeriesStatus
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 WINDOW = Window(START, START + timedelta(days=400))
-QUALITY = Quality(0.97, 0.96, 0.95, 0.94, 0.93, "healthy", ("something small",))
+QUALITY = Quality(0.97, 0.96, 0.95, 0.94, 0.93, SeriesStatus.HEALTHY, ("something small",))
 QUALITY_INPUTS = QualityInputs(30, 0, 30, 600, 0, 0)
 
 
