@@ -139,8 +139,8 @@ def test_an_interrupted_wait_cancels_its_reservation(make, time):
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one(make, time):
-    limiter, seen = make(), []
-    limiter.on(seen.append)
+    limiter, events = make(), []
+    limiter.on(events.append)
     limiter.pause(30)
     limiter.pause(10)
     assert not limiter.allow_request()
@@ -151,7 +151,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one(make, time):
     limiter.acquire()
     assert time.slept == [30]
     assert limiter.status().paused_until is None
-    paused = [event for event in seen if isinstance(event, LimiterPaused)]
+    paused = [event for event in events if isinstance(event, LimiterPaused)]
     assert [event.seconds for event in paused] == [30]
 
 
@@ -266,11 +266,11 @@ def test_close_interrupts_a_waiting_thread():
 
 
 def test_rejections_are_counted_and_notified(make):
-    limiter, seen = make(), []
-    limiter.on(seen.append)
+    limiter, events = make(), []
+    limiter.on(events.append)
     take_all(limiter)
     assert limiter.status().rejected_count == 1
-    assert [(type(e), e.kind, e.retry_after) for e in seen] == [(CallRejected, "rate_limiter", 12)]
+    assert [(type(e), e.kind, e.retry_after) for e in events] == [(CallRejected, "rate_limiter", 12)]
     limiter.reset()
     assert take_all(limiter) == 5
 
@@ -309,15 +309,15 @@ def test_rejections_of_the_store_take_no_local_permit(make):
 
 def test_without_the_store_the_local_limit_applies_and_is_degraded(make, time):
     store = FakeStore(OSError("down"), Reservation(True, 0.0))
-    limiter, seen = make(shared=store), []
-    limiter.on(seen.append)
+    limiter, events = make(shared=store), []
+    limiter.on(events.append)
     assert take_all(limiter) == 5
     assert limiter.status().shared == "degraded"
     assert len(store.requests) == 1  # an unavailable store is not called every time
     time.advance(60)
     assert limiter.allow_request()
     assert limiter.status().shared == "ok"
-    changes = [event.shared for event in seen if isinstance(event, SharedLimitChanged)]
+    changes = [event.shared for event in events if isinstance(event, SharedLimitChanged)]
     assert changes == ["degraded", "ok"]
 
 
