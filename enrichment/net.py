@@ -20,7 +20,7 @@ def require_free(name: str, host: str, port: int) -> None:
     """Check that a service can listen on the port.
 
     Raises:
-        ConfigurationError: it can't; the message names the setting to change.
+        ConfigurationError: It can't; the message names the setting to change.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -45,9 +45,9 @@ class WarehouseReader:
     """A read-only connection to the warehouse, made by `connect`.
 
     Attributes:
-        settings: the settings it was opened with.
-        reader: the read models of the API and the dashboard.
-        reports: the quality reports.
+        settings: The settings it was opened with.
+        reader: The read models of the API and the dashboard.
+        reports: The quality reports.
     """
 
     def __init__(self, settings: Settings, db: Database, resources: ExitStack) -> None:
@@ -75,11 +75,11 @@ class WarehouseReader:
         The requests are real and count against the vendors' quotas.
 
         Args:
-            symbol: ticker.
-            asset_class: selects the providers.
-            timeframe: length of a bar.
-            window: range of bar starts.
-            protection: retries and timeouts; None for those of the workers.
+            symbol: Ticker.
+            asset_class: Selects the providers.
+            timeframe: Length of a bar.
+            window: Range of bar starts.
+            protection: Retries and timeouts; None for those of the workers.
 
         Returns:
             One answer per provider, in the configured order.
@@ -111,10 +111,10 @@ def connect(
 
     Args:
         settings: None to read them from the environment.
-        timeout_seconds: of one query.
+        timeout_seconds: Timeout of one query.
 
     Raises:
-        ConfigurationError: there is no database yet.
+        ConfigurationError: There is no database yet.
     """
     settings = settings or Settings.load()
     if settings.database_url is None and not (settings.enrichment_home / "postgres").exists():

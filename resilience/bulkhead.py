@@ -88,12 +88,12 @@ class Bulkhead(Pattern):
     A nested call on a full bulkhead is rejected at once, since waiting could deadlock.
 
     Args:
-        name: of the bulkhead.
-        max_concurrent: number of slots.
-        timeout: seconds for waiting and running together.
-        max_queue: maximum number of waiting calls; None for no limit.
-        clock, wall_clock: see `resilience.clock`.
-        event: creates what a waiting thread blocks on.
+        name: Name of the bulkhead.
+        max_concurrent: Number of slots.
+        timeout: Seconds for waiting and running together.
+        max_queue: Maximum number of waiting calls; None for no limit.
+        clock, wall_clock: See `resilience.clock`.
+        event: Creates what a waiting thread blocks on.
     """
 
     kind = "bulkhead"

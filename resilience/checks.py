@@ -19,7 +19,7 @@ def finite(
     """`value` if it is finite, at most `maximum`, and above `above` or (None) at least 0.
 
     Raises:
-        ValueError: it is not; the message says what is allowed.
+        ValueError: It is not; the message says what is allowed.
     """
     valid = isinstance(value, int | float) and math.isfinite(value) and value <= maximum
     if valid and (value >= 0 if above is None else value > above):
@@ -33,7 +33,7 @@ def whole_number(name: str, value: int, minimum: int = 1) -> int:
     """`value` as int if it is whole and at least `minimum`.
 
     Raises:
-        ValueError: it is not; the message says what is allowed.
+        ValueError: It is not; the message says what is allowed.
     """
     if isinstance(value, int | float) and value % 1 == 0 and value >= minimum:
         return int(value)

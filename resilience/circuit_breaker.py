@@ -85,22 +85,22 @@ class CircuitBreaker(Pattern):
     """Rejects calls with CircuitOpen while the failure rate is too high.
 
     Args:
-        name: of the breaker.
-        failure_threshold: failure rate, above 0 and at most 1, that opens it.
-        recovery_timeout: seconds from opening to the first probe.
-        window_size: number of outcomes in the window.
-        window_seconds: use a window over this time instead.
-        minimum_calls: outcomes required before it can open (at most `window_size`).
-        half_open_calls: concurrent probes, and successes required to close.
-        half_open_timeout: seconds after which a running probe reopens it; None for
+        name: Name of the breaker.
+        failure_threshold: Failure rate, above 0 and at most 1, that opens it.
+        recovery_timeout: Seconds from opening to the first probe.
+        window_size: Number of outcomes in the window.
+        window_seconds: Use a window over this time instead.
+        minimum_calls: Outcomes required before it can open (at most `window_size`).
+        half_open_calls: Concurrent probes, and successes required to close.
+        half_open_timeout: Seconds after which a running probe reopens it; None for
             `recovery_timeout`.
-        slow_call_seconds: calls that take at least this long are slow; includes the wait of a rate
+        slow_call_seconds: Calls that take at least this long are slow; includes the wait of a rate
             limiter inside the breaker.
-        slow_call_threshold: rate of slow calls that opens it.
-        record: errors that are failures; others are successes. Exception classes or a predicate.
-        ignore: errors that are neither. Exception classes or a predicate.
-        record_result: predicate of returned values that are failures.
-        clock, wall_clock: see `resilience.clock`.
+        slow_call_threshold: Rate of slow calls that opens it.
+        record: Errors that are failures; others are successes. Exception classes or a predicate.
+        ignore: Errors that are neither. Exception classes or a predicate.
+        record_result: Predicate of returned values that are failures.
+        clock, wall_clock: See `resilience.clock`.
     """
 
     kind = "circuit_breaker"

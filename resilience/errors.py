@@ -27,9 +27,9 @@ class CircuitOpen(ResilienceError):
     """The circuit breaker rejects calls.
 
     Args:
-        name: of the breaker.
-        retry_after: seconds until a probe may be admitted; None if it is forced open.
-        last_error: the latest recorded failure, or None.
+        name: Name of the breaker.
+        retry_after: Seconds until a probe may be admitted; None if it is forced open.
+        last_error: The latest recorded failure, or None.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class RateLimited(ResilienceError):
     """The rate limiter has no permit in time.
 
     Args:
-        name: of the limiter.
-        retry_after: seconds until it would have one.
+        name: Name of the limiter.
+        retry_after: Seconds until it would have one.
     """
 
     def __init__(self, name: str, retry_after: float | None = None) -> None:
@@ -63,9 +63,9 @@ class BulkheadFull(ResilienceError):
     """The bulkhead has no free slot.
 
     Args:
-        name: of the bulkhead.
-        max_concurrent: its number of slots.
-        reason: why the call does not wait any longer.
+        name: Name of the bulkhead.
+        max_concurrent: Its number of slots.
+        reason: Why the call does not wait any longer.
     """
 
     def __init__(self, name: str, max_concurrent: int, reason: str) -> None:

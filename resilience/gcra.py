@@ -21,10 +21,10 @@ class Ticket:
     """A reservation of n permits, or its refusal.
 
     Attributes:
-        n: number of permits.
-        slot: time from which they may be used (ns).
+        n: Number of permits.
+        slot: Time from which they may be used (ns).
         end: TAT after this reservation.
-        limit: latest slot that the caller accepts (ns); None for any.
+        limit: Latest slot that the caller accepts (ns); None for any.
         granted: False if nothing is reserved.
     """
 
@@ -38,16 +38,16 @@ class Schedule:
     """Slots for permits, first come first served. All times are monotonic ns.
 
     Args:
-        rate: permits per interval.
-        interval: ns.
-        burst: permits granted at once after idling.
-        strict: also never more than `rate` in any interval, by a log of the last interval's slots.
-        keep_tickets: return a ticket for permits granted at once, too, so they can be cancelled.
-        now: the current time.
+        rate: Permits per interval.
+        interval: Nanoseconds.
+        burst: Permits granted at once after idling.
+        strict: Also never more than `rate` in any interval, by a log of the last interval's slots.
+        keep_tickets: Return a ticket for permits granted at once, too, so they can be cancelled.
+        now: The current time.
 
     Attributes:
-        paused: time until which nothing is granted; in the past if it is not paused.
-        pending: tickets whose slot has not come.
+        paused: Time until which nothing is granted; in the past if it is not paused.
+        pending: Tickets whose slot has not come.
     """
 
     def __init__(

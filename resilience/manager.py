@@ -36,8 +36,8 @@ class ResilienceManager:
     pattern's class.
 
     Args:
-        clock, wall_clock, sleep, async_sleep, rng: see `resilience.clock`.
-        publisher, commands: see `resilience.publishing`.
+        clock, wall_clock, sleep, async_sleep, rng: See `resilience.clock`.
+        publisher, commands: See `resilience.publishing`.
     """
 
     def __init__(

@@ -26,8 +26,8 @@ class Pipeline(Executor):
     """Runs functions through the given patterns.
 
     Args:
-        breaker, limiter, retry, bulkhead: the patterns; None skips one.
-        pause_on: maps an error of the function to the seconds for which to pause the limiter, or
+        breaker, limiter, retry, bulkhead: The patterns; None skips one.
+        pause_on: Maps an error of the function to the seconds for which to pause the limiter, or
             None. HTTP 429 belongs here and in the breaker's `ignore`.
 
     Raises:

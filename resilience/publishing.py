@@ -76,11 +76,11 @@ class StatusFeed:
     """The daemon thread that publishes statuses and applies commands.
 
     Args:
-        statuses: returns the status of every pattern.
-        publisher: where they are published; None publishes nothing.
-        commands: where commands come from; None receives none.
-        apply: executes a command.
-        clock, wall_clock: see `resilience.clock`.
+        statuses: Returns the status of every pattern.
+        publisher: Where they are published; None publishes nothing.
+        commands: Where commands come from; None receives none.
+        apply: Executes a command.
+        clock, wall_clock: See `resilience.clock`.
     """
 
     def __init__(

@@ -61,16 +61,16 @@ class RateLimiter(Pattern):
     """Grants permits in the order of reservation.
 
     Args:
-        name: of the limiter.
-        rate: whole number of permits per interval.
-        interval: seconds.
-        burst: permits granted at once after idling.
-        strict: never grant more than `rate` in any interval (a token bucket alone grants a burst
+        name: Name of the limiter.
+        rate: Whole number of permits per interval.
+        interval: Seconds.
+        burst: Permits granted at once after idling.
+        strict: Never grant more than `rate` in any interval (a token bucket alone grants a burst
             and the refill together); a burst is then at most `rate`.
-        max_wait: seconds that `execute` waits for a permit; None for no limit.
-        shared: store of a limit that several processes share, in addition to the local one.
-        clock, wall_clock, sleep, async_sleep: see `resilience.clock`.
-        sleeper: used instead of `sleep` and `async_sleep`; its `close()` interrupts waits.
+        max_wait: Seconds that `execute` waits for a permit; None for no limit.
+        shared: Store of a limit that several processes share, in addition to the local one.
+        clock, wall_clock, sleep, async_sleep: See `resilience.clock`.
+        sleeper: Used instead of `sleep` and `async_sleep`; its `close()` interrupts waits.
     """
 
     kind = "rate_limiter"
@@ -111,7 +111,7 @@ class RateLimiter(Pattern):
         """Take n permits if they are free now.
 
         Raises:
-            ValueError: n is not between 1 and the burst.
+            ValueError: `n` is not between 1 and the burst.
         """
         ticket = self._reserve(n, 0)
         if ticket is None:
@@ -132,12 +132,12 @@ class RateLimiter(Pattern):
         """Wait for n permits, first come first served.
 
         Args:
-            n: number of permits.
-            timeout: seconds; None for no limit.
+            n: Number of permits.
+            timeout: Seconds; None for no limit.
 
         Raises:
-            RateLimited: at once, if the wait would exceed the timeout; nothing is reserved.
-            ValueError: n is not between 1 and the burst.
+            RateLimited: At once, if the wait would exceed the timeout; nothing is reserved.
+            ValueError: `n` is not between 1 and the burst.
         """
         max_wait = None if timeout is None else to_ns(finite("timeout", timeout))
         ticket = self._reserve(n, max_wait)

@@ -93,20 +93,20 @@ class RetryPolicy(Pattern):
     """Repeats a call after an error; in the end its last error is raised as it is.
 
     Args:
-        name: of the policy.
-        max_retries: calls after the first one; 3 makes four calls in all.
-        initial_delay: seconds before the first retry.
-        max_delay: seconds; does not limit a server's Retry-After.
-        backoff_multiplier: factor from one delay to the next.
+        name: Name of the policy.
+        max_retries: Calls after the first one; 3 makes four calls in all.
+        initial_delay: Seconds before the first retry.
+        max_delay: Seconds; does not limit a server's Retry-After.
+        backoff_multiplier: Factor from one delay to the next.
         jitter: "full", "equal" or "none"; see above.
-        retry_on: exception classes or a predicate; other errors are raised at once.
-        retry_rejections: also retry this package's rejections that have a `retry_after`.
-        retry_result: predicate of returned values to retry; in the end the last one is returned.
-        delay_from: maps an error to the seconds to wait instead of the backoff, or None.
-        deadline: seconds from the first call; a delay that would reach it is not started.
-        budget: whole number of tokens, shared by all calls of this policy.
-        clock, wall_clock, sleep, async_sleep, rng: see `resilience.clock`.
-        sleeper: used instead of `sleep` and `async_sleep`; its `close()` interrupts sleeps, whose
+        retry_on: Exception classes or a predicate; other errors are raised at once.
+        retry_rejections: Also retry this package's rejections that have a `retry_after`.
+        retry_result: Predicate of returned values to retry; in the end the last one is returned.
+        delay_from: Maps an error to the seconds to wait instead of the backoff, or None.
+        deadline: Seconds from the first call; a delay that would reach it is not started.
+        budget: Whole number of tokens, shared by all calls of this policy.
+        clock, wall_clock, sleep, async_sleep, rng: See `resilience.clock`.
+        sleeper: Used instead of `sleep` and `async_sleep`; its `close()` interrupts sleeps, whose
             calls then raise their last error.
     """
 

@@ -41,16 +41,16 @@ class SharedLimiter(Protocol):
         """Reserve permits in one atomic step.
 
         Args:
-            name: of the limit.
-            n: number of permits.
-            rate: permits per interval.
-            interval: seconds.
-            burst: permits granted at once after idling.
-            strict: never grant more than `rate` in any interval.
-            timeout: seconds; reserve nothing if the wait would be longer. None: no limit.
+            name: Name of the limit.
+            n: Number of permits.
+            rate: Permits per interval.
+            interval: Seconds.
+            burst: Permits granted at once after idling.
+            strict: Never grant more than `rate` in any interval.
+            timeout: Seconds; reserve nothing if the wait would be longer. None: no limit.
 
         Raises:
-            Exception: the store is unavailable.
+            Exception: The store is unavailable.
         """
         ...
 
@@ -59,10 +59,10 @@ class SharedLimit:
     """Reserves from the store; while it is unavailable, only the local limit applies.
 
     Args:
-        store: of the shared limits.
-        limit: rate, interval, burst and strict of this limit.
-        clock: monotonic nanoseconds.
-        on_change: called with the new state when it changes.
+        store: Store of the shared limits.
+        limit: Rate, interval, burst and strict of this limit.
+        clock: Monotonic nanoseconds.
+        on_change: Called with the new state when it changes.
     """
 
     def __init__(

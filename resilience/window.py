@@ -16,10 +16,10 @@ class CountWindow:
     """The last `size` outcomes.
 
     Attributes:
-        total: number of outcomes in the window.
-        failures: number of failures among them.
-        slow: number of slow calls among them.
-        saturated: whether it is full and holds only fast successes.
+        total: Number of outcomes in the window.
+        failures: Number of failures among them.
+        slow: Number of slow calls among them.
+        saturated: Whether it is full and holds only fast successes.
     """
 
     __slots__ = ("_outcomes", "_size", "failures", "saturated", "slow", "total")

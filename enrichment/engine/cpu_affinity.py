@@ -37,7 +37,7 @@ def pinned_to_one_processor(
 
     Args:
         enabled: False does nothing.
-        poll_seconds: interval at which the load is measured.
+        poll_seconds: Interval at which the load is measured.
     """
     if not enabled or sys.platform != "linux" or len(allowed := os.sched_getaffinity(0)) < 2:
         yield
@@ -59,8 +59,8 @@ def least_loaded(current: int, loads: Mapping[int, float]) -> int:
     """The processor to move to, or `current` if it is not crowded.
 
     Args:
-        current: the present processor.
-        loads: processor → share of its time that other processes used, from 0 to 1.
+        current: The present processor.
+        loads: Processor → share of its time that other processes used, from 0 to 1.
     """
     least = min(loads, key=lambda number: loads[number])
     return least if loads[current] - loads[least] > CROWDED_SHARE else current

@@ -49,8 +49,8 @@ class DaskExecutor:
     """A self-reconnecting connection to a Dask cluster, open for as long as the block.
 
     Args:
-        address: of the Dask scheduler, such as tcp://host:8786.
-        open_pipeline: opens the pipeline in each Dask worker; pickled, with its settings.
+        address: Address of the Dask scheduler, such as tcp://host:8786.
+        open_pipeline: Opens the pipeline in each Dask worker; pickled, with its settings.
     """
 
     def __init__(self, address: str, open_pipeline: OpenPipeline) -> None:
@@ -82,9 +82,9 @@ class DaskExecutor:
         """Run the task on the cluster and wait for it.
 
         Raises:
-            Snooze: the cluster lost or can't run the task.
-            StepFailed: from WorkerLost if one Dask worker after the other died running it.
-            Exception: what the pipeline raised.
+            Snooze: The cluster lost or can't run the task.
+            StepFailed: From WorkerLost if one Dask worker after the other died running it.
+            Exception: What the pipeline raised.
         """
         client, key = self._client, dask_worker.dask_key(task)
         if client is None:
@@ -218,14 +218,14 @@ def check_cluster(address: str, probe: Callable[[], None]) -> str:
     """Check that the cluster can run tasks.
 
     Args:
-        address: of the Dask scheduler.
-        probe: run in each Dask worker; raises EnrichmentError if that worker can't run tasks.
+        address: Address of the Dask scheduler.
+        probe: Run in each Dask worker; raises EnrichmentError if that worker can't run tasks.
 
     Returns:
         A one-line description of the cluster.
 
     Raises:
-        ConfigurationError: no scheduler, no workers, other versions than here, or a failed probe.
+        ConfigurationError: No scheduler, no workers, other versions than here, or a failed probe.
     """
     try:
         with connect(address) as client:

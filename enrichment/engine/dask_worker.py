@@ -56,8 +56,8 @@ class PipelinePlugin(WorkerPlugin):
     them.
 
     Args:
-        client_id: id of the enrichment worker's Dask client, also the topic of its events.
-        open_pipeline: opens the pipeline in this process.
+        client_id: Id of the enrichment worker's Dask client, also the topic of its events.
+        open_pipeline: Opens the pipeline in this process.
     """
 
     def __init__(self, client_id: str, open_pipeline: OpenPipeline) -> None:

@@ -18,8 +18,8 @@ class InFlightItems:
     """Thread-safe set of a worker's claimed items.
 
     Args:
-        threads: number of the worker's threads.
-        clock: monotonic seconds.
+        threads: Number of the worker's threads.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:

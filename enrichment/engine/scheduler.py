@@ -38,14 +38,14 @@ class EnrichmentScheduler:
     """Opens the nightly jobs and maintains the logs; also the Python API of the engine.
 
     Args:
-        settings: when the nightly job starts.
-        slots: creates the job of a due slot; maintains the logs.
-        commands: what the Python API changes.
-        reader: what the Python API reads.
-        ticked: called after every successful tick.
-        actor: name under which the Python API's commands are audited.
-        tick_seconds: interval of the tick.
-        maintenance_seconds: interval of the logs' maintenance.
+        settings: When the nightly job starts.
+        slots: Creates the job of a due slot; maintains the logs.
+        commands: What the Python API changes.
+        reader: What the Python API reads.
+        ticked: Called after every successful tick.
+        actor: Name under which the Python API's commands are audited.
+        tick_seconds: Interval of the tick.
+        maintenance_seconds: Interval of the logs' maintenance.
     """
 
     def __init__(

@@ -50,15 +50,15 @@ class Worker:
     """Runs items until `stop()`.
 
     Args:
-        enrich: enriches one item.
-        queue: the job queue.
-        registry: this worker's row among the workers.
-        heartbeat_queue: the job queue on the heartbeat's own connection.
-        threads: items that run at the same time.
-        max_retries: retries of an item that fails, after 2, 4, 8 … seconds.
-        timing: intervals and timeouts.
-        prepare: reads in one batch what items claimed together need; None: each reads its own.
-        blocked_reason: why nothing can be claimed now; None if items can be claimed.
+        enrich: Enriches one item.
+        queue: The job queue.
+        registry: This worker's row among the workers.
+        heartbeat_queue: The job queue on the heartbeat's own connection.
+        threads: Items that run at the same time.
+        max_retries: Retries of an item that fails, after 2, 4, 8 … seconds.
+        timing: Intervals and timeouts.
+        prepare: Reads in one batch what items claimed together need; None: each reads its own.
+        blocked_reason: Why nothing can be claimed now; None if items can be claimed.
     """
 
     def __init__(

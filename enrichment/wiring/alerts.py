@@ -95,13 +95,13 @@ def build_alert_service(
     """The service that evaluates rules and delivers alerts.
 
     Args:
-        settings: of the channels and the rules file.
-        db: what the rules are evaluated on, and where alerts are stored.
-        manager: holds the channels' resilience patterns.
-        evaluator: name under which this process claims evaluations.
-        interval: seconds since the last evaluation by any process before this one evaluates.
+        settings: Settings of the channels and the rules file.
+        db: What the rules are evaluated on, and where alerts are stored.
+        manager: Holds the channels' resilience patterns.
+        evaluator: Name under which this process claims evaluations.
+        interval: Seconds since the last evaluation by any process before this one evaluates.
         rules: None to load them.
-        protection: of the channels.
+        protection: Retries and timeouts of the channels.
     """
     return AlertService(
         AlertStore(db),

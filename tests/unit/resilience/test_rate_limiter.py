@@ -270,7 +270,8 @@ def test_rejections_are_counted_and_notified(make):
     limiter.on(events.append)
     take_all(limiter)
     assert limiter.status().rejected_count == 1
-    assert [(type(e), e.kind, e.retry_after) for e in events] == [(CallRejected, "rate_limiter", 12)]
+    rejections = [(type(e), e.kind, e.retry_after) for e in events]
+    assert rejections == [(CallRejected, "rate_limiter", 12)]
     limiter.reset()
     assert take_all(limiter) == 5
 
