@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from enrichment.domain.statuses import HealthStatus, JobState, SeriesStatus
+from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
 VALIDATION_TARGET = 95.0  # percent of the bars
-QUALITY_TARGET = 0.90
-DURATION_TARGET_SECONDS = 1800.0
+QUALITY_TARGET = HEALTHY_ABOVE  # of the mean score; each series is judged by the same
+DURATION_TARGET_SECONDS = 1800
 _BREAKER_SUFFIX = "_api"  # a provider's patterns are named after it
 
 
@@ -139,8 +140,11 @@ def _run_issues(state: NightState) -> Iterator[str]:
         return
     age = state.timestamp - run.completed_at if run.completed_at else None
     if age and age > LAST_JOB_MAX_AGE and not state.is_running:
-        hours = age / timedelta(hours=1)
-        yield f"The last {_run_name(run)} finished {hours:.0f} hours ago; the target is within 24."
+        hours, target = (time / timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
+        yield (
+            f"The last {_run_name(run)} finished {hours:.0f} hours ago; "
+            f"the target is within {target:.0f}."
+        )
     if run.state == JobState.CANCELLED:
         yield f"The last {_run_name(run)} was cancelled; {run.cancelled:,} symbols were left out."
     rate = success_rate(run)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from enrichment.cli.export import GRAFANA, PROMETHEUS_RULES, template
 from enrichment.cli.main import app
+from enrichment.services import health
+from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
 from enrichment.warehouse.database import Database
 from tests.helpers.api_client import api_client
 from tests.helpers.promtool import needs_promtool, promtool
@@ -99,6 +101,28 @@ def test_the_dashboard_is_one_that_grafana_imports() -> None:
         assert panel["targets"], panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+
+
+def test_the_dashboard_shows_the_targets_of_the_health_assessment() -> None:
+    thresholds = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+        for panel in json.loads(template(GRAFANA))["panels"]
+        if "Target" in panel.get("description", "")
+    }
+    assert thresholds == {
+        "Since the last job": health.LAST_JOB_MAX_AGE.total_seconds(),
+        "Symbols successful": health.SUCCESS_TARGET / 100,
+        "Duration": health.DURATION_TARGET_SECONDS,
+        "Quality score": health.QUALITY_TARGET,
+        "Validation rate": health.VALIDATION_TARGET / 100,
+    }
+
+
+@pytest.mark.parametrize("rule", DEFAULT_RULES, ids=lambda rule: rule.name)
+def test_the_prometheus_rules_have_the_thresholds_of_the_built_in_rules(rule: Rule) -> None:
+    _, _, definition = template(PROMETHEUS_RULES).partition(f"- alert: {rule.name}\n")
+    expression, _, _ = definition.partition("labels:")
+    assert expression.rstrip().endswith(f"{rule.operator} {float(rule.threshold):g}")
 
 
 @needs_promtool

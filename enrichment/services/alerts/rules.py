@@ -28,6 +28,7 @@ from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError, InvalidRequest
 from enrichment.domain.statuses import AlertSeverity
 from enrichment.services.alerts.metrics import METRICS
+from enrichment.services.health import DURATION_TARGET_SECONDS
 
 OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": op.gt,
@@ -73,7 +74,13 @@ DEFAULT_RULES: Final = (
     Rule("SchedulerNotRunning", "scheduler.running", "==", False, AlertSeverity.CRITICAL),
     Rule("EnrichmentJobFailed", "last_job.failed", ">", 5, AlertSeverity.WARNING),
     Rule("HighFailureRate", "last_job.failure_rate", ">", 0.1, AlertSeverity.WARNING),
-    Rule("LongDuration", "last_job.duration_seconds", ">", 1800, AlertSeverity.WARNING),
+    Rule(
+        "LongDuration",
+        "last_job.duration_seconds",
+        ">",
+        DURATION_TARGET_SECONDS,
+        AlertSeverity.WARNING,
+    ),
     Rule("LowDataQuality", "data_quality.avg_quality_score", "<", 0.85, AlertSeverity.WARNING),
 )
 
