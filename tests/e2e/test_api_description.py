@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enrichment.services.alerts.rules import DEFAULT_RULES
 from enrichment.services.alerts.service import AlertService
+from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
@@ -39,7 +40,7 @@ def fill(db: Database) -> None:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     readings = alerting.read_inputs(reader)
     AlertService(
-        reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
+        AlertStore(db), readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()
 
 

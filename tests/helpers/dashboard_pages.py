@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from enrichment.services.alerts.rules import DEFAULT_RULES
 from enrichment.services.alerts.service import AlertService
 from enrichment.services.commands import Commands
+from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -51,7 +52,7 @@ def seed_for_pages(db: Database) -> Commands:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     readings = alerting.read_inputs(reader)
     AlertService(
-        reader.alerts, readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
+        AlertStore(db), readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()
     return commands
 
