@@ -7,7 +7,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +30,10 @@ FLAGS = [
 
 @pytest.fixture(scope="session")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The console script of the built wheel, installed where the checkout can't be seen.
+    """The console script of the built wheel, installed where the checkout can't be imported.
 
-    The dependencies are those of this environment, by path; the editable install of the project is
-    not, since its hook is only read in its own site directory.
+    The dependencies are those of this environment, by path. The project's editable install is not
+    among them: the .pth files of a folder on the path are not read.
     """
     folder = tmp_path_factory.mktemp("wheel")
     _quiet(
@@ -62,7 +61,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         str(wheel),
     )
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    installed = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(installed) + "\n")
     return folder / "env" / "bin" / "enrichment"
 
 

@@ -11,7 +11,6 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -34,16 +33,6 @@ def recorded(symbol: str) -> dict[str, np.ndarray]:
         name: np.array([float(row[name]) for row in rows])
         for name in ("open", "high", "low", "close", "volume")
     }
-
-
-def ask(running: RunningStack, path: str, *, method: str = "GET") -> tuple[int, Any]:
-    request = urllib.request.Request(running.api + path, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=90) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
 
 
 def test_it_says_what_it_stored_and_where_to_look(demo: RunningStack) -> None:
@@ -84,15 +73,15 @@ def test_features_equal_talib_on_the_recorded_file(demo_db: Database) -> None:
 
 
 def test_the_overview_shows_the_run(demo: RunningStack) -> None:
-    status, overview = ask(demo, f"{ROOT}/dashboard/overview")
+    status, overview = demo.request(f"{ROOT}/dashboard/overview")
     assert status == 200
     assert overview["scheduler"]["running"] is True
-    status, history = ask(demo, f"{ROOT}/history?limit=100")
+    status, history = demo.request(f"{ROOT}/history?limit=100")
     first = history["jobs"][-1]  # other tests may have triggered more since
     assert (status, first["successful"], first["failed"]) == (200, 10, 0)
     assert overview["metrics"]["fetch_pipeline"]["success_rate"] == 100.0
     assert overview["metrics"]["data_quality"]["avg_quality_score"] > 0.9
-    status, aapl = ask(demo, f"{ROOT}/dashboard/job-status/AAPL")
+    status, aapl = demo.request(f"{ROOT}/dashboard/job-status/AAPL")
     assert (status, aapl["status"]) == (200, "completed")
 
 
@@ -108,8 +97,8 @@ def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
 
 def test_running_again_changes_no_row(demo: RunningStack, demo_db: Database) -> None:
     before = stored_bars(demo_db, "AAPL", "bars::text")
-    status, answer = ask(
-        demo, f"{ROOT}/trigger?symbols=AAPL&symbols=X:SIM1USD&wait=60", method="POST"
+    status, answer = demo.request(
+        f"{ROOT}/trigger?symbols=AAPL&symbols=X:SIM1USD&wait=60", method="POST"
     )
     assert (status, answer["symbols_to_process"]) == (202, 2)
     assert (answer["result_summary"]["successful"], answer["result_summary"]["failed"]) == (2, 0)
@@ -126,7 +115,7 @@ def test_an_unknown_ticker_fails_with_the_reason_and_harms_nothing(
     done = run_command(script, "trigger", "NOSUCH", "--wait", **home)
     assert done.returncode == 1
     assert "check the ticker" in done.stdout
-    status, item = ask(demo, f"{ROOT}/dashboard/job-status/NOSUCH")
+    status, item = demo.request(f"{ROOT}/dashboard/job-status/NOSUCH")
     assert (status, item["status"], item["retry_count"]) == (200, "failed", 0)
     assert run_command(script, "symbols", "remove", "NOSUCH", **home).returncode == 0
 
@@ -184,7 +173,7 @@ def test_an_operator_steers_from_the_command_line(demo: RunningStack, script: Pa
     assert paused.returncode == 0, paused.stderr
     job = json.loads(run_command(script, "trigger", "AAPL", "--json", **home).stdout)["job_id"]
     assert run_command(script, "cancel", job, "--reason", "test", **home).returncode == 0
-    status, found = ask(demo, f"{ROOT}/jobs/{job}")
+    status, found = demo.request(f"{ROOT}/jobs/{job}")
     assert (status, found["state"], found["counts"]) == (200, "cancelled", {"cancelled": 1})
     assert run_command(script, "resume", "--symbol", "AAPL", **home).returncode == 0
     assert "dropped 0 months of logs, 0 jobs" in run_command(script, "db", "prune", **home).stdout
@@ -220,7 +209,7 @@ def test_a_database_that_dies_is_started_again(script: Path, tmp_path: Path) -> 
         os.kill(int(before), signal.SIGQUIT)
         waiting = threading.Event()
         for _ in range(300):
-            status, _ = ask(up, "/readyz")
+            status, _ = up.request("/readyz")
             (after, *_) = (*_lines(up.home / "postgres" / "postmaster.pid"), before)
             if status == 200 and after != before:
                 break

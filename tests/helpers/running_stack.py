@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +62,16 @@ class RunningStack:
             and str(self.home / "postgres") in (p.info["cmdline"] or [])
         ]
         return [me, *me.children(recursive=True), *server]
+
+    def request(self, path: str, *, method: str = "GET") -> tuple[int, Any]:
+        """Status and JSON body of the API's response."""
+        request = urllib.request.Request(self.api + path, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=90) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:

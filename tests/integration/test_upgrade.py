@@ -1,0 +1,231 @@
+"""A database of the version before: after the upgrade nothing is lost and work goes on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from enrichment.pipeline.features import FEATURES
+from enrichment.sandbox import create_app, running
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.schema_version import is_current
+from enrichment.wiring.database import upgrade_schema
+from tests.helpers import old_version
+from tests.helpers.api_client import DATA, ROOT, api_client
+from tests.helpers.waiting import until
+from tests.helpers.worker_in_process import bare_worker
+
+NEXT_NIGHT = old_version.LAST_NIGHT + timedelta(days=1)
+_numbers = itertools.count()
+
+Row = tuple[Any, ...]
+
+
+@pytest.fixture
+def old(server: Database) -> Iterator[Database]:
+    """A database as the version before left it."""
+    name = f"old_version_{next(_numbers)}"
+    with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text(f"CREATE DATABASE {name}"))
+        url = server.url.set(database=name).render_as_string(hide_password=False)
+        old_version.restore(url)
+        database = Database(url, pool_size=3)
+        yield database
+        database.close()
+        conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def upgraded(old: Database) -> Database:
+    """The same database at this version."""
+    upgrade_schema(old)
+    return old
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[str]:
+    """The sandbox of the old installation on the next night, without faults."""
+    with running(create_app(clock=lambda: NEXT_NIGHT, anchor=old_version.ANCHOR)) as address:
+        yield address
+
+
+def rows(db: Database, query: str, **values: object) -> list[Row]:
+    with db.begin() as conn:
+        return [tuple(row) for row in conn.execute(text(query), values)]
+
+
+def columns(db: Database) -> dict[str, list[str]]:
+    """Table → its columns, sorted; partitions are left out."""
+    found = rows(db, COLUMNS)
+    return {table: list(names) for table, names in found}
+
+
+def contents(db: Database, tables: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Table → its rows as text, sorted."""
+    return {
+        table: sorted(
+            row[0] for row in rows(db, f"SELECT ROW({', '.join(names)})::text FROM {table}")
+        )
+        for table, names in tables.items()
+        if table != "alembic_version"
+    }
+
+
+def test_every_row_survives_the_upgrade(old: Database) -> None:
+    tables = columns(old)
+    before = contents(old, tables)
+    assert not is_current(old, FEATURES)
+    upgrade_schema(old)
+    assert is_current(old, FEATURES)
+    after = contents(old, tables)
+    changed = {table for table in tables if table in before and before[table] != after[table]}
+    # Gaps whose bar was received but quarantined name that as their cause; no other row differs.
+    assert changed == {"bar_gaps"}
+    assert len(before["bar_gaps"]) == len(after["bar_gaps"])
+    explained = rows(old, "SELECT symbol, ts FROM bar_gaps WHERE cause = 'quarantined'")
+    quarantined = rows(old, "SELECT symbol, ts FROM bar_quarantine")
+    assert sorted(explained) == sorted(quarantined)
+    assert len({*after["bar_gaps"]} - {*before["bar_gaps"]}) == len(quarantined) == 4
+
+
+def test_the_schema_becomes_that_of_a_new_database(upgraded: Database, db: Database) -> None:
+    for query in SCHEMA:
+        assert rows(upgraded, query) == rows(db, query)
+
+
+def test_a_second_upgrade_changes_nothing(upgraded: Database) -> None:
+    def state() -> tuple[object, ...]:
+        return contents(upgraded, columns(upgraded)), [rows(upgraded, query) for query in SCHEMA]
+
+    before = state()
+    upgrade_schema(upgraded)
+    assert state() == before
+
+
+def test_open_jobs_are_finished_and_the_next_night_runs(
+    upgraded: Database, db: Database, vendor: str
+) -> None:
+    commands = Commands(upgraded)
+    ((backfill,), (manual,)) = rows(upgraded, OPEN_JOBS)
+    with worker(upgraded, vendor):
+        until(lambda: ended(upgraded, backfill), "the backfill ends", 30)
+        until(lambda: statuses(upgraded, manual).get("MSFT") == "completed", "MSFT is stored", 30)
+        assert statuses(upgraded, manual)["SIM7"] == "pending"  # the symbol's pause still holds
+        commands.resume(actor="test", scope="symbol", key="SIM7")
+        until(lambda: ended(upgraded, manual), "the manual job ends", 30)
+        assert {*statuses(upgraded, manual).values()} == {"completed"}
+        night = commands.trigger(actor="test").job_id
+        until(lambda: ended(upgraded, night), "the night ends", 30)
+        assert statuses(upgraded, night) == dict.fromkeys(old_version.SYMBOLS, "completed")
+    ((first,),) = rows(upgraded, "SELECT min(ts) FROM bars WHERE symbol = 'X:SIM1USD'")
+    assert first == datetime(2025, 6, 1, tzinfo=UTC)  # where the backfill was to begin
+    missing = {*bars_of_a_new_database(db, vendor)} - {*rows(upgraded, BARS)}
+    assert {(symbol, ts) for symbol, _, ts, *_ in missing} == {*rows(upgraded, GAPS)}
+    assert rows(upgraded, NEWEST) == rows(db, NEWEST)
+
+
+def bars_of_a_new_database(db: Database, vendor: str) -> list[Row]:
+    """What one run of this version stores of the same symbols."""
+    commands = Commands(db)
+    stocks = [parse_tracked(symbol, "stock", "1d") for symbol in ("AAPL", "IBM", "MSFT")]
+    others = [parse_tracked("SIM7", "stock", "1w"), parse_tracked("X:SIM1USD", "crypto", "1d")]
+    commands.track([*stocks, *others], actor="test")
+    job = commands.trigger(actor="test").job_id
+    with worker(db, vendor):
+        until(lambda: ended(db, job), "the new database is filled", 30)
+    return rows(db, BARS)
+
+
+def test_the_api_answers_on_an_upgraded_database(upgraded: Database) -> None:
+    client = api_client(upgraded)
+    ((job,),) = rows(upgraded, "SELECT job_id FROM enrichment_jobs WHERE kind = 'catchup'")
+    values = {"symbol": "AAPL", "job_id": str(job), "name": "polygon_api", "rule": "LongDuration"}
+    paths = client.get("/openapi.json").get_json()["paths"]
+    for path in [path for path, methods in paths.items() if "get" in methods]:
+        response = client.get(path.format(**values))
+        assert response.status_code == 200, (path, response.get_data(as_text=True))
+    details = client.get(f"{ROOT}/jobs/{job}").get_json()
+    assert (details["state"], details["counts"]) == ("partial", {"completed": 5, "failed": 1})
+    pauses = client.get(f"{ROOT}/pauses").get_json()["pauses"]
+    assert [(pause["scope"], pause["key"]) for pause in pauses] == [
+        ("provider", "yahoo"),
+        ("symbol", "SIM7"),
+    ]
+    corrections = client.get(f"{DATA}/corrections?symbol=AAPL").get_json()["corrections"]
+    assert {one["reason"] for one in corrections} == {"source_updated"}
+    audit = client.get(f"{ROOT}/audit").get_json()["actions"]
+    assert "profit warning of that evening" in {action["reason"] for action in audit}
+    alerts = client.get(f"{ROOT}/alerts").get_json()["alerts"]
+    assert "HighFailureRate" in {alert["rule"] for alert in alerts if alert["state"] == "firing"}
+
+
+@contextmanager
+def worker(db: Database, vendor: str) -> Iterator[None]:
+    """A worker on this database and vendor, on the next night, until the end of the block."""
+    heart = Database(db.url.render_as_string(hide_password=False), pool_size=1)
+    with closing(heart), bare_worker(db, heart, vendor, NEXT_NIGHT, threads=2, lease=30.0):
+        yield
+
+
+def ended(db: Database, job: UUID) -> bool:
+    query = "SELECT completed_at IS NOT NULL FROM enrichment_jobs WHERE job_id = :job"
+    return bool(rows(db, query, job=job)[0][0])
+
+
+def statuses(db: Database, job: UUID) -> dict[str, str]:
+    """Symbol → status of the job's item."""
+    query = "SELECT symbol, status FROM enrichment_job_items WHERE job_id = :job"
+    return dict(rows(db, query, job=job))
+
+
+OPEN_JOBS = "SELECT job_id FROM enrichment_jobs WHERE completed_at IS NULL ORDER BY kind"
+BARS = "SELECT symbol, timeframe, ts, open, high, low, close, volume FROM bars"
+GAPS = "SELECT symbol, ts FROM bar_gaps"
+NEWEST = "SELECT symbol, max(ts) FROM bars GROUP BY symbol ORDER BY symbol"
+
+_TABLES = """
+    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+        AND NOT c.relispartition
+"""
+COLUMNS = f"""
+SELECT c.relname, (SELECT array_agg(quote_ident(attname) ORDER BY attname) FROM pg_attribute
+    WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+{_TABLES}
+"""
+SCHEMA = (
+    f"""
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+        pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+    FROM (SELECT c.oid, c.relname {_TABLES}) c
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum) ORDER BY 1, 2
+    """,
+    f"""
+    SELECT c.relname, o.conname, pg_get_constraintdef(o.oid)
+    FROM (SELECT c.oid, c.relname {_TABLES}) c
+    JOIN pg_constraint o ON o.conrelid = c.oid ORDER BY 1, 2
+    """,
+    f"""
+    SELECT c.relname, pg_get_indexdef(i.indexrelid), obj_description(i.indexrelid)
+    FROM (SELECT c.oid, c.relname {_TABLES}) c JOIN pg_index i ON i.indrelid = c.oid ORDER BY 1, 2
+    """,
+    f"""
+    SELECT c.relname, t.tgname, pg_get_triggerdef(t.oid)
+    FROM (SELECT c.oid, c.relname {_TABLES}) c
+    JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1, 2
+    """,
+    f"SELECT c.relname, obj_description(c.oid), c.relacl::text, c.reloptions {_TABLES} ORDER BY 1",
+    """
+    SELECT p.proname, pg_get_functiondef(p.oid), obj_description(p.oid) FROM pg_proc p
+    WHERE p.pronamespace = 'public'::regnamespace ORDER BY 1, 2
+    """,
+    "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+)
