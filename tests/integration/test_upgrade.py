@@ -16,7 +16,7 @@ from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.schema_version import is_current
+from enrichment.warehouse.schema import is_current
 from enrichment.wiring.database import upgrade_schema
 from tests.helpers import old_version
 from tests.helpers.api_client import DATA, ROOT, api_client
