@@ -37,7 +37,10 @@ MODULE = re.compile(r"python -m ((?:tests|enrichment)\.[\w.]+)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 TOP = ("api", "docs", "enrichment", "notebooks", "resilience", "tests", r"\.ci", r"\.github")
 IN_REPOSITORY = re.compile(rf"^(?:(?:{'|'.join(TOP)})/[\w./-]*|[\w.-]+\.(?:md|toml|py|yaml|yml))$")
-PLACEHOLDERS = ("alerts.toml", "secrets.toml")  # files of the user's own
+# Files of the user's own, and those that a recipe creates.
+PLACEHOLDERS = ("alerts.toml", "secrets.toml", "coinbase.py", "test_coinbase.py", "nights.py")
+
+EXAMPLES = {"roc_10", "trades_without_volume", "wide_range", "Paused"}  # what recipes add
 
 
 @cache
@@ -228,10 +231,23 @@ def test_named_files_and_modules_exist(path: Path) -> None:
         return  # it also names what is gone
     text = path.read_text(encoding="utf-8")
     names = {span.split("::")[0] for span in code_spans(text) if IN_REPOSITORY.match(span)}
-    missing = {name for name in names if name not in PLACEHOLDERS and not is_there(name, path)}
+    missing = {
+        name for name in names if Path(name).name not in PLACEHOLDERS and not is_there(name, path)
+    }
     modules = {name.rstrip(".") for name in MODULE.findall(text)}
     missing |= {name for name in modules if importlib.util.find_spec(name) is None}
     assert sorted(missing) == []
+
+
+def test_names_in_the_recipes_exist() -> None:
+    source = "\n".join(
+        file.read_text(encoding="utf-8")
+        for folder in ("api", "enrichment", "resilience", "tests")
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    words = set(re.findall(r"\w+", source))
+    names = {span for span in code_spans(page("CONTRIBUTING.md")) if span.isidentifier()}
+    assert sorted(names - words - EXAMPLES) == []
 
 
 def is_there(name: str, named_in: Path) -> bool:
