@@ -67,7 +67,7 @@ def test_bad_arguments(script: Path, home: Path, arguments: list[str], mend: str
         (
             "ENRICHMENT_EXECUTOR",
             "tcp://127.0.0.1",
-            "the address of a dask scheduler, such as tcp://",
+            "the address of a Dask scheduler, such as tcp://",
         ),
     ],
 )
