@@ -89,7 +89,7 @@ def test_the_vendors_own_client_sees_a_wrong_key(address: str) -> None:
     client.client.clear()
 
 
-def test_recorded_bars_come_through_unchanged(http: HttpClient) -> None:
+def test_recorded_bars_are_fetched_unchanged(http: HttpClient) -> None:
     fetched = PolygonProvider(http, source="sandbox", limit=1000).fetch(
         "MSFT", AssetClass.STOCK, Timeframe.D1, EVER
     )
@@ -138,7 +138,7 @@ def test_every_fault_becomes_the_right_error(
     assert len(provider.fetch("SIM2", AssetClass.STOCK, Timeframe.D1, YEAR).bars) == 251
 
 
-def test_a_hanging_vendor_is_given_up_in_time(address: str, fault: Callable[..., None]) -> None:
+def test_a_hanging_vendor_is_a_timeout(address: str, fault: Callable[..., None]) -> None:
     fault(ticker="SIM2", kind="hang")
     with client(address, read=0.2) as http, pytest.raises(ProviderUnavailable, match="in time"):
         PolygonProvider(http).fetch("SIM2", AssetClass.STOCK, Timeframe.D1, YEAR)

@@ -87,11 +87,11 @@ def assert_same(mine: Bars, theirs: Bars) -> None:
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
 @pytest.mark.parametrize("name", ["binance", "yahoo"])
-def test_crypto_is_that_of_polygon(http: HttpClient, name: str, timeframe: Timeframe) -> None:
+def test_crypto_bars_equal_polygons(http: HttpClient, name: str, timeframe: Timeframe) -> None:
     window = MONTH if timeframe.intraday else YEAR
-    asked = ("X:SIM1USD", AssetClass.CRYPTO, timeframe, window)
-    mine = complete(provider(name, http).fetch(*asked).bars, timeframe)
-    theirs = complete(provider("polygon", http).fetch(*asked).bars, timeframe)
+    request = ("X:SIM1USD", AssetClass.CRYPTO, timeframe, window)
+    mine = complete(provider(name, http).fetch(*request).bars, timeframe)
+    theirs = complete(provider("polygon", http).fetch(*request).bars, timeframe)
     assert_same(mine, theirs)
     if name == "binance":
         np.testing.assert_allclose(mine.vwap, theirs.vwap, rtol=1e-9)
@@ -101,11 +101,11 @@ def test_crypto_is_that_of_polygon(http: HttpClient, name: str, timeframe: Timef
 
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
-def test_yahoos_stocks_are_those_of_polygon(http: HttpClient, timeframe: Timeframe) -> None:
+def test_yahoos_stock_bars_equal_polygons(http: HttpClient, timeframe: Timeframe) -> None:
     window = MONTH if timeframe.intraday else YEAR
-    asked = ("SIM1", AssetClass.STOCK, timeframe, window)
-    mine = complete(provider("yahoo", http).fetch(*asked).bars, timeframe)
-    assert_same(mine, complete(provider("polygon", http).fetch(*asked).bars, timeframe))
+    request = ("SIM1", AssetClass.STOCK, timeframe, window)
+    mine = complete(provider("yahoo", http).fetch(*request).bars, timeframe)
+    assert_same(mine, complete(provider("polygon", http).fetch(*request).bars, timeframe))
 
 
 def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> None:
@@ -132,13 +132,13 @@ def test_every_fault_becomes_the_right_error(
 ) -> None:
     other = "yahoo" if name == "binance" else "binance"
     fault(ticker="X:SIM2USD", times=1, vendor=name, **description)
-    asked = ("X:SIM2USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
-    assert len(provider(other, http).fetch(*asked).bars) >= 364
+    request = ("X:SIM2USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
+    assert len(provider(other, http).fetch(*request).bars) >= 364
     with pytest.raises(ProviderError) as caught:
-        provider(name, http).fetch(*asked)
+        provider(name, http).fetch(*request)
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", 7.0) == 7.0
-    assert len(provider(name, http).fetch(*asked).bars) >= 364
+    assert len(provider(name, http).fetch(*request).bars) >= 364
 
 
 @pytest.mark.parametrize("name", ["binance", "yahoo"])
@@ -147,24 +147,24 @@ def test_an_unknown_symbol(http: HttpClient, name: str) -> None:
         provider(name, http).fetch("X:NOSUCHUSD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
 
 
-def test_yahoo_turns_away_what_is_no_browser(address: str) -> None:
+def test_yahoo_refuses_clients_that_are_no_browser(address: str) -> None:
     with HttpClient(address, call=direct) as bare, pytest.raises(AccessDenied):
         YahooProvider(bare, now=lambda: NOW).fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
 
 
 def test_a_rebased_series(http: HttpClient, fault: Callable[..., None]) -> None:
-    asked = ("SIM3", AssetClass.STOCK, Timeframe.D1, YEAR)
-    before = provider("polygon", http).fetch(*asked).bars
+    request = ("SIM3", AssetClass.STOCK, Timeframe.D1, YEAR)
+    before = provider("polygon", http).fetch(*request).bars
     fault(ticker="SIM3", kind="rebase", factor=0.5, bars=["2024-11-29T00:00:00Z"])
     for name in ("polygon", "yahoo"):
-        after = provider(name, http).fetch(*asked).bars
+        after = provider(name, http).fetch(*request).bars
         scale = np.where(before.ts < np.datetime64("2024-11-29"), 0.5, 1.0)
         np.testing.assert_allclose(after.close, before.close * scale, atol=6e-5)
         np.testing.assert_allclose(after.volume, before.volume / scale)
 
 
 @pytest.fixture
-def guarded(address: str) -> Iterator[Ask]:
+def fetch_with_failover(address: str) -> Iterator[Ask]:
     """The providers as a worker has them, without a key."""
     settings = Settings(enrichment_sandbox_port=int(address.rpartition(":")[2]))
     manager = init_resilience_manager()
@@ -174,26 +174,26 @@ def guarded(address: str) -> Iterator[Ask]:
 
 
 def test_the_next_provider_takes_over_and_the_open_breaker_is_skipped(
-    address: str, guarded: Ask, fault: Callable[..., None]
+    address: str, fetch_with_failover: Ask, fault: Callable[..., None]
 ) -> None:
-    asked = ("X:SIM1USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
-    assert guarded(*asked).source == "sandbox:binance"
+    request = ("X:SIM1USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
+    assert fetch_with_failover(*request).source == "sandbox:binance"
     fault(ticker="*", kind="server_error", vendor="binance")
     requests.delete(f"{address}/_sandbox/requests", timeout=10)
-    assert {guarded(*asked).source for _ in range(20)} == {"sandbox"}
+    assert {fetch_with_failover(*request).source for _ in range(20)} == {"sandbox"}
     counts = requests.get(f"{address}/_sandbox/requests", timeout=10).json()["by_outcome"]
     assert counts["ok"] == 20
-    assert counts["server_error"] < 20  # the breaker has opened: it is not asked any more
+    assert counts["server_error"] < 20  # the breaker has opened: it gets no more requests
 
 
-def test_where_all_are_out_the_item_waits_or_fails_for_now(
-    guarded: Ask, fault: Callable[..., None]
+def test_an_outage_of_all_is_a_transient_failure_or_a_wait(
+    fetch_with_failover: Ask, fault: Callable[..., None]
 ) -> None:
     fault(ticker="*", kind="server_error")
     kinds = set()
     for _ in range(12):
         with pytest.raises(EnrichmentError) as caught:
-            guarded("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
+            fetch_with_failover("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
         kinds.add(type(caught.value))
     assert kinds == {ProviderUnavailable, Snooze}
 

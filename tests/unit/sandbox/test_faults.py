@@ -1,4 +1,4 @@
-"""Faults: how they are described, when they strike, what they do to an answer."""
+"""Injected faults: their descriptions, when they apply, and what they do to a response."""
 
 import json
 from contextlib import suppress
@@ -64,7 +64,7 @@ def test_the_command_line_form(text: str, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "remedy"),
     [
         ("AAPL", "write TICKER:KIND"),
         ("AAPL:earthquake", "choose one of latency"),
@@ -79,8 +79,8 @@ def test_the_command_line_form(text: str, fault: Fault) -> None:
         ("AAPL:restated:factor=0", "a number above 0"),
     ],
 )
-def test_a_bad_description_says_how_to_mend_it(text: str, mend: str) -> None:
-    with pytest.raises(InvalidRequest, match=mend):
+def test_a_bad_description_is_refused_with_the_remedy(text: str, remedy: str) -> None:
+    with pytest.raises(InvalidRequest, match=remedy):
         parse_fault(text)
 
 
@@ -95,33 +95,33 @@ def test_any_text_is_a_fault_or_refused(text: str) -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=4))
-def test_any_json_value_of_a_parameter_is_taken_or_refused(value: object) -> None:
+def test_any_json_value_of_a_parameter_is_accepted_or_refused(value: object) -> None:
     for name in ("ticker", "probability", "times", "bars", "n", "mode"):
         with suppress(InvalidRequest):
             Fault.of({"kind": "corrupt", name: value})
 
 
-def test_a_fault_strikes_as_often_as_it_says() -> None:
+def test_a_fault_applies_to_the_given_number_of_requests() -> None:
     via = client("SIM1:server_error:times=2,status=503")
     assert [via.get(DAYS, headers=KEY).status_code for _ in range(4)] == [503, 503, 200, 200]
 
 
-def test_a_fault_strikes_its_ticker_only() -> None:
+def test_a_fault_applies_to_its_ticker_only() -> None:
     via = client("AAPL:server_error")
     assert via.get(DAYS, headers=KEY).status_code == 200
     assert via.get(DAYS.replace("SIM1", "AAPL"), headers=KEY).status_code == 500
 
 
 def test_probability_is_seeded() -> None:
-    def strikes(seed: int) -> list[bool]:
-        box = FaultRegistry([Fault("*", "reset", probability=0.3)], seed)
-        return [bool(box.draw("AAPL", "polygon")[0]) for _ in range(1000)]
+    def applied(seed: int) -> list[bool]:
+        registry = FaultRegistry([Fault("*", "reset", probability=0.3)], seed)
+        return [bool(registry.draw("AAPL", "polygon")[0]) for _ in range(1000)]
 
-    assert strikes(1) == strikes(1) != strikes(2)
-    assert 250 < sum(strikes(1)) < 350
+    assert applied(1) == applied(1) != applied(2)
+    assert 250 < sum(applied(1)) < 350
 
 
-def test_what_comes_after_an_answering_fault_is_not_spent() -> None:
+def test_a_fault_behind_one_that_ends_the_request_is_not_used_up() -> None:
     via = client("SIM1:server_error:times=1", "SIM1:rate_limit:times=1,seconds=7")
     first, second = via.get(DAYS, headers=KEY), via.get(DAYS, headers=KEY)
     assert [first.status_code, second.status_code] == [500, 429]
@@ -143,7 +143,7 @@ def test_refusals_and_pages(fault: str, status: int, word: str) -> None:
     assert word in answer.text
 
 
-def test_truncated_json_breaks_off() -> None:
+def test_truncated_json_is_cut() -> None:
     whole, cut = (client(*f).get(DAYS, headers=KEY).data for f in ((), ("*:truncated",)))
     assert whole.startswith(cut)
     with pytest.raises(json.JSONDecodeError):
@@ -154,7 +154,7 @@ def test_empty_has_no_results() -> None:
     assert rows("SIM1:empty") == []
 
 
-def test_given_and_seeded_bars_go_missing_whatever_the_window() -> None:
+def test_given_and_seeded_bars_are_missing_from_any_window() -> None:
     stamps = [row["t"] for row in rows()]
     given_gone = [row["t"] for row in rows("SIM1:missing:bars=2024-12-03|2024-12-05")]
     assert [t for t in stamps if t not in given_gone] == [stamps[1], stamps[3]]
@@ -163,7 +163,7 @@ def test_given_and_seeded_bars_go_missing_whatever_the_window() -> None:
     assert seeded == [row["t"] for row in rows("SIM1:missing:n=4")]
 
 
-def test_seeded_bars_go_missing_once_over_all_pages() -> None:
+def test_seeded_bars_are_missing_once_over_all_pages() -> None:
     via, url, count = client("SIM1:missing:n=3"), f"{DAYS}?limit=4", 0
     while url:
         body = via.get(url, headers=KEY).json
@@ -212,7 +212,7 @@ def test_a_restated_close_leaves_a_valid_bar() -> None:
         assert after["o"] == before["o"]
 
 
-def test_a_restated_history_is_one_factor_throughout() -> None:
+def test_a_restated_history_changes_by_one_factor() -> None:
     found = changed("SIM1:restated:factor=0.5,n=1000,columns=all")
     assert len(found) == len(rows())
     for before, after in found.values():
@@ -243,8 +243,17 @@ def test_the_control_endpoint() -> None:
     assert via.get("/_sandbox/health").json["status"] == "ok"
 
 
-@pytest.mark.parametrize("body", ["{}", "[1]", "[", '[{"kind": "reset"}, {"kind": "odd"}]'])
-def test_the_control_endpoint_takes_all_faults_or_none(body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        "[1]",
+        "[",
+        '[{"kind": "reset"}, {"kind": "odd"}]',
+        '[{"kind": "reset"}, {"kind": "reset", "vendor": "bloomberg"}]',
+    ],
+)
+def test_the_control_endpoint_adds_all_faults_or_none(body: str) -> None:
     via = client()
     answer = via.post("/_sandbox/faults", data=body)
     assert answer.status_code == 400

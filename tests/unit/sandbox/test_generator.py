@@ -1,4 +1,4 @@
-"""Simulated series: the law of aggregation, random access, plausible bars."""
+"""Simulated series: exact aggregation, random access, plausible bars."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def frame(bars: Bars) -> pd.DataFrame:
     return pd.DataFrame(bars.columns()).set_index("ts")
 
 
-def law(base: pd.DataFrame, keys: pd.Index) -> pd.DataFrame:
+def aggregated(base: pd.DataFrame, keys: pd.Index) -> pd.DataFrame:
     """The aggregation of five-minute bars, as pandas does it."""
     groups = base.assign(traded=base.vwap * base.volume).groupby(keys)
     out = groups.agg(
@@ -78,7 +78,7 @@ def test_longer_bars_are_the_aggregation_of_the_five_minute_bars(
     series = SimulatedSeries(ticker, seed=0)
     base = frame(series.bars(Timeframe.M5, window, NOW))
     made = frame(series.bars(timeframe, window, NOW))
-    expected = law(base, keys_of(ticker, timeframe, base.index))
+    expected = aggregated(base, keys_of(ticker, timeframe, base.index))
     assert list(made.index) == list(expected.index)
     for column in ("open", "high", "low", "close", "volume", "trades"):
         assert made[column].tolist() == expected[column].tolist(), column
@@ -160,7 +160,7 @@ def test_volume_is_heavy_at_the_open_and_the_close() -> None:
     assert by_time["15:30"] > 1.3 * by_time["12:30"]
 
 
-def test_the_forming_bar_holds_what_is_known_and_nothing_lies_in_the_future() -> None:
+def test_the_forming_bar_is_made_of_the_past_only() -> None:
     series = SimulatedSeries("SIM1", seed=0)
     today = Window(datetime(2024, 7, 3, tzinfo=UTC), datetime(2024, 7, 9, tzinfo=UTC))
     base = series.bars(Timeframe.M5, today, NOW)
@@ -185,7 +185,7 @@ def test_a_forming_bar_ends_as_the_complete_one() -> None:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
-def test_a_market_remembers_short_answers_as_they_were(timeframe: Timeframe) -> None:
+def test_a_market_caches_short_results_unchanged(timeframe: Timeframe) -> None:
     market, newest = Market(NOW), Window(NOW - timedelta(days=30), NOW)
     starts = SimulatedSeries("SIM1", seed=0).starts(timeframe, newest, NOW)
     for part in (starts, starts[1:], starts[:-1], starts[-1:]):

@@ -1,4 +1,4 @@
-"""Polygon's aggregates, as the sandbox speaks them, through Flask's test client."""
+"""Polygon's aggregates in the sandbox, through Flask's test client."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -92,7 +92,7 @@ def test_milliseconds_bound_the_range_on_both_sides() -> None:
 
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [7, 20, 5000])
-def test_pages_make_up_the_whole(sort: str, limit: int) -> None:
+def test_pages_make_up_the_whole_range(sort: str, limit: int) -> None:
     via = client()
     url: str | None = RANGE.format("AAPL", "1/day", "2024-10-01", "2024-12-24") + (
         f"?sort={sort}&limit={limit}"
@@ -153,7 +153,7 @@ def test_an_unknown_ticker_is_ok_and_empty() -> None:
         f"/v2/aggs/ticker/SIM1/range/1/day/2024-01-01/{'9' * 30}",
     ],
 )
-def test_bad_parameters_are_a_400_in_polygons_shape(url: str) -> None:
+def test_bad_parameters_are_a_400_in_polygons_format(url: str) -> None:
     answer = client().get(url, headers=KEY)
     assert answer.status_code == 400
     assert answer.json["status"] == "ERROR"

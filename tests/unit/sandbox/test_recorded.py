@@ -33,7 +33,7 @@ def replayed(symbol: str, timeframe: Timeframe, now: datetime, **options: bool) 
     ("symbol", "count"),
     [("AAPL", 3270), ("IBM", 3270), ("MSFT", 3270), ("GOOG", 2148), ("FB", 196)],
 )
-def test_every_recorded_bar_takes_one_session_up_to_the_anchor(symbol: str, count: int) -> None:
+def test_each_recorded_bar_has_a_session_up_to_the_anchor(symbol: str, count: int) -> None:
     bars = replayed(symbol, Timeframe.D1, ANCHOR)
     sessions = exchange_calendars.get_calendar("XNYS", start="2005-01-01").sessions
     expected = sessions[sessions <= LAST_SESSION][-count:]
@@ -53,7 +53,7 @@ def test_weekly_bars_are_the_aggregation_of_the_replayed_days() -> None:
     assert weeks[PRICES].to_numpy().tolist() == expected[PRICES].to_numpy().tolist()
 
 
-def test_after_the_anchor_every_session_brings_one_bar_and_history_stays() -> None:
+def test_after_the_anchor_each_session_adds_one_bar_and_history_is_unchanged() -> None:
     before = replayed("AAPL", Timeframe.D1, ANCHOR)
     soon = replayed("AAPL", Timeframe.D1, ANCHOR + timedelta(days=8))
     later = replayed("AAPL", Timeframe.D1, ANCHOR + timedelta(days=200))
@@ -83,7 +83,7 @@ def test_recorded_stocks_have_daily_and_weekly_bars_only() -> None:
         assert replayed("IBM", timeframe, ANCHOR).empty == timeframe.intraday
 
 
-def test_the_euro_is_replayed_by_whole_weeks_and_goes_on() -> None:
+def test_the_euro_is_shifted_by_whole_weeks_and_continues() -> None:
     path = files("enrichment.sandbox") / "data" / "eurusd_hourly.csv.gz"
     table = pd.read_csv(str(path), parse_dates=["timestamp"])
     bars = replayed("C:EURUSD", Timeframe.H1, ANCHOR)

@@ -1,4 +1,4 @@
-"""The sandbox as a process on loopback: connections, hanging requests, a clean end."""
+"""The sandbox as a server: connections, delayed requests, clean shutdown."""
 
 import http.client
 import signal
@@ -34,7 +34,7 @@ def test_a_connection_serves_many_requests() -> None:
         connection.close()
 
 
-def test_a_reset_closes_the_connection_without_an_answer() -> None:
+def test_a_reset_closes_the_connection_without_a_response() -> None:
     with running(create_app(clock=lambda: NOW, faults=[parse_fault("*:reset:times=1")])) as url:
         connection = connect(url)
         connection.request("GET", DAYS)
@@ -46,7 +46,7 @@ def test_a_reset_closes_the_connection_without_an_answer() -> None:
         connection.close()
 
 
-def test_clearing_the_faults_lets_a_hanging_request_go() -> None:
+def test_clearing_the_faults_ends_a_delayed_request() -> None:
     with running(create_app(clock=lambda: NOW, faults=[parse_fault("SIM1:hang")])) as url:
         hanging, control = connect(url), connect(url)
         hanging.request("GET", DAYS)
@@ -61,7 +61,7 @@ def test_clearing_the_faults_lets_a_hanging_request_go() -> None:
         control.close()
 
 
-def test_a_stopping_server_lets_its_requests_go() -> None:
+def test_stopping_the_server_ends_delayed_requests() -> None:
     before = threading.active_count()
     with running(create_app(clock=lambda: NOW, faults=[parse_fault("SIM1:hang")])) as url:
         connection = connect(url)
@@ -70,7 +70,7 @@ def test_a_stopping_server_lets_its_requests_go() -> None:
     assert threading.active_count() == before
 
 
-def test_a_taken_port_is_named_with_its_mend() -> None:
+def test_a_port_in_use_is_an_error_with_a_remedy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
@@ -81,7 +81,7 @@ def test_a_taken_port_is_named_with_its_mend() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_it_cleanly_and_quietly(number: signal.Signals) -> None:
+def test_signals_stop_it_cleanly(number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = f"from enrichment.sandbox import serve; serve('127.0.0.1', {port})"

@@ -1,4 +1,4 @@
-"""Binance's klines made into bars: pages, markets, and nothing but our own errors."""
+"""Binance: from its klines to bars; a malformed one is a ProviderError."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ WINDOW = Window(datetime(2024, 12, 1, tzinfo=UTC), datetime(2024, 12, 27, tzinfo
 
 
 def fetch(
-    wire: FakeTransport,
+    transport: FakeTransport,
     *,
     limit: int = 1000,
     symbol: str = "X:BTCUSD",
     kind: AssetClass = AssetClass.CRYPTO,
 ) -> FetchedBars:
-    with client_over(wire) as http:
+    with client_over(transport) as http:
         provider = BinanceProvider(http, limit=limit)
         return provider.fetch(symbol, kind, Timeframe.D1, WINDOW)
 
 
 def test_a_kline_becomes_a_bar() -> None:
-    wire = FakeTransport([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
-    fetched = fetch(wire)
+    transport = FakeTransport([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
+    fetched = fetch(transport)
     assert (fetched.source, fetched.adjusted, fetched.requests) == ("binance", True, 1)
     assert fetched.quota_remaining == 5900
     row = {n: c[0] for n, c in fetched.bars.columns().items() if n != "ts"}
@@ -55,7 +55,7 @@ def test_a_kline_becomes_a_bar() -> None:
         "trades": 3.0, "taker_buy_volume": 4.0,
     }  # fmt: skip
     assert fetched.bars.ts[0] == np.datetime64("2024-12-25T00:00")
-    query = parse_qs(urlsplit(wire.urls[0]).query)
+    query = parse_qs(urlsplit(transport.urls[0]).query)
     assert (query["symbol"], query["interval"]) == (["BTCUSDT"], ["1d"])
     assert int(query["startTime"][0]) == WINDOW.start.timestamp() * 1000
     assert int(query["endTime"][0]) == WINDOW.end.timestamp() * 1000 - 1
@@ -63,10 +63,10 @@ def test_a_kline_becomes_a_bar() -> None:
 
 def test_pages_follow_until_one_is_not_full() -> None:
     rows = [[ROW[0] + n * DAY, *ROW[1:]] for n in range(-4, 1)]
-    wire = FakeTransport(rows[:2], rows[2:4], rows[4:])
-    fetched = fetch(wire, limit=2)
+    transport = FakeTransport(rows[:2], rows[2:4], rows[4:])
+    fetched = fetch(transport, limit=2)
     assert (fetched.requests, len(fetched.bars)) == (3, 5)
-    starts = [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in wire.urls]
+    starts = [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in transport.urls]
     assert starts[1:] == [rows[1][0] + 1, rows[3][0] + 1]
 
 
@@ -88,11 +88,11 @@ def test_markets(symbol: str, name: str) -> None:
     assert vendor_symbol(symbol) == name
 
 
-def test_stocks_are_not_asked_for() -> None:
-    wire = FakeTransport()
+def test_stocks_are_refused_without_a_request() -> None:
+    transport = FakeTransport()
     with pytest.raises(UnknownSymbol, match="crypto only"):
-        fetch(wire, symbol="AAPL", kind=AssetClass.STOCK)
-    assert wire.urls == []
+        fetch(transport, symbol="AAPL", kind=AssetClass.STOCK)
+    assert transport.urls == []
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_stocks_are_not_asked_for() -> None:
     ],
 )
 def test_refusals(status: int, body: Any, kind: type[Exception], retry_after: float | None) -> None:
-    wire = FakeTransport(body, status=status, headers={"Retry-After": "7"})
+    transport = FakeTransport(body, status=status, headers={"Retry-After": "7"})
     with pytest.raises(ProviderError) as caught:
-        fetch(wire)
+        fetch(transport)
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", None) == retry_after
 
@@ -131,7 +131,7 @@ NEARLY = st.tuples(*(st.just(value) | JSON for value in ROW)).map(list)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.just(ROW) | NEARLY | JSON, max_size=4))
-def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
+def test_any_rows_are_bars_or_a_provider_error(rows: list[Any]) -> None:
     try:
         bars = parse(rows)
     except MalformedResponse:
@@ -142,7 +142,7 @@ def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(JSON | st.lists(NEARLY, max_size=3))
-def test_any_body_is_an_answer_or_our_error(body: Any) -> None:
+def test_any_body_is_bars_or_a_provider_error(body: Any) -> None:
     try:
         fetched = fetch(FakeTransport(body, []), limit=2)
     except ProviderError:

@@ -1,4 +1,4 @@
-"""Several providers in order: the first that can, answers."""
+"""Failover between providers: which answer, wait or error the caller gets."""
 
 from __future__ import annotations
 
@@ -22,79 +22,83 @@ WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UT
 ONE = Bars.of(np.array(["2026-01-01"], "datetime64[us]"), *(np.ones(1) for _ in range(5)))
 
 
-class Scripted:
-    """Answers, or raises what it was given."""
+class FakeProvider:
+    """Returns its bars, or raises its error; counts requests."""
 
     def __init__(self, name: str, error: Exception | None = None, *, bars: Bars = ONE) -> None:
         self.name = self.source = name
         self.error, self.bars = error, bars
-        self.asked = 0
+        self.requests = 0
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
-        self.asked += 1
+        self.requests += 1
         if self.error is not None:
             raise self.error
         return FetchedBars(self.bars, self.name, adjusted=True)
 
 
-def ask(*providers: Scripted, order: tuple[str, ...] | None = None) -> FetchedBars:
+def fetch(*providers: FakeProvider, order: tuple[str, ...] | None = None) -> FetchedBars:
     names = order if order is not None else tuple(p.name for p in providers)
     failover = Failover({p.name: p for p in providers}, lambda _: names)
     return failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
 
 
-def test_the_first_that_can_answers_and_the_rest_are_not_asked() -> None:
-    first, second = Scripted("first"), Scripted("second")
-    assert ask(first, second).source == "first"
-    assert second.asked == 0
+def test_the_first_answer_is_returned_and_the_others_are_not_requested() -> None:
+    first, second = FakeProvider("first"), FakeProvider("second")
+    assert fetch(first, second).source == "first"
+    assert second.requests == 0
 
 
 @pytest.mark.parametrize("error", [Snooze("breaker open", 60), ProviderUnavailable("500")])
-def test_the_next_takes_over_from_one_that_is_out_or_fails(error: Exception) -> None:
-    assert ask(Scripted("first", error), Scripted("second")).source == "second"
+def test_the_next_provider_replaces_one_that_fails_or_must_wait(error: Exception) -> None:
+    assert fetch(FakeProvider("first", error), FakeProvider("second")).source == "second"
 
 
-def test_a_real_failure_outweighs_a_wait() -> None:
+def test_a_transient_failure_is_raised_before_a_wait() -> None:
     with pytest.raises(ProviderError, match="answered 500"):
-        ask(Scripted("a", Snooze("open", 60)), Scripted("b", ProviderUnavailable("answered 500")))
+        fetch(
+            FakeProvider("a", Snooze("open", 60)),
+            FakeProvider("b", ProviderUnavailable("answered 500")),
+        )
 
 
-def test_where_all_ask_to_wait_the_shortest_wait_counts() -> None:
+def test_the_shortest_wait_is_raised_if_all_must_wait() -> None:
     with pytest.raises(Snooze) as raised:
-        ask(Scripted("a", Snooze("open", 60)), Scripted("b", Snooze("open", 5)))
+        fetch(FakeProvider("a", Snooze("open", 60)), FakeProvider("b", Snooze("open", 5)))
     assert raised.value.seconds == 5
 
 
-def test_no_provider_names_the_setting() -> None:
+def test_an_empty_order_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(NoProvider, match="PROVIDERS_STOCK"):
-        ask(Scripted("a"), order=())
+        fetch(FakeProvider("a"), order=())
 
 
-def test_one_that_has_no_bars_is_not_the_last_word() -> None:
-    nothing = Scripted("a", bars=Bars.empty())
-    assert ask(nothing, Scripted("b")).source == "b"
-    assert ask(nothing, Scripted("b", UnknownSymbol("404"))).source == "a"
+def test_the_next_provider_is_asked_if_one_has_no_bars() -> None:
+    nothing = FakeProvider("a", bars=Bars.empty())
+    assert fetch(nothing, FakeProvider("b")).source == "b"
+    assert fetch(nothing, FakeProvider("b", UnknownSymbol("404"))).source == "a"
     with pytest.raises(ProviderUnavailable):
-        ask(nothing, Scripted("b", ProviderUnavailable("answered 500")))
+        fetch(nothing, FakeProvider("b", ProviderUnavailable("answered 500")))
 
 
-def test_a_symbol_is_unknown_only_when_nobody_is_left_to_ask() -> None:
+def test_a_symbol_is_unknown_only_if_every_provider_says_so() -> None:
     with pytest.raises(Snooze):
-        ask(Scripted("a", UnknownSymbol("404")), Scripted("b", Snooze("open", 60)))
+        fetch(FakeProvider("a", UnknownSymbol("404")), FakeProvider("b", Snooze("open", 60)))
     with pytest.raises(UnknownSymbol):
-        ask(Scripted("a", UnknownSymbol("404")), Scripted("b", UnknownSymbol("404")))
+        fetch(FakeProvider("a", UnknownSymbol("404")), FakeProvider("b", UnknownSymbol("404")))
 
 
-def test_a_second_opinion_comes_from_another_source_or_not_at_all() -> None:
+def test_the_other_provider_has_another_source() -> None:
     providers = {
-        p.name: p for p in (Scripted("a"), Scripted("b", Snooze("open", 5)), Scripted("c"))
+        p.name: p
+        for p in (FakeProvider("a"), FakeProvider("b", Snooze("open", 5)), FakeProvider("c"))
     }
     failover = Failover(providers, lambda _: tuple(providers), paused=lambda: ("d",))
-    asked = ("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
-    other = failover.fetch_from_other(*asked, excluding="a")
+    request = ("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    other = failover.fetch_from_other(*request, excluding="a")
     assert other is not None
     assert other.source == "c"
     alone = Failover({"a": providers["a"]}, lambda _: ("a",))
-    assert alone.fetch_from_other(*asked, excluding="a") is None
+    assert alone.fetch_from_other(*request, excluding="a") is None

@@ -1,4 +1,4 @@
-"""The HTTP edge: every foreign error becomes one of ours, secrets stay inside."""
+"""The HTTP client: errors are translated, and secrets stay out of messages."""
 
 import io
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from tests.helpers.fake_transport import direct
 
 T = TypeVar("T")
 BASE = "https://vendor.test"
-MINE = "s3cret-key"
+KEY = "s3cret-key"
 
 
-class Wire(BaseAdapter):
+class FakeTransport(BaseAdapter):
     """Answers every request with one response or one exception, and remembers the requests."""
 
     def __init__(
@@ -61,19 +61,21 @@ class Wire(BaseAdapter):
         pass
 
 
-def client(wire: Wire, base_url: str = BASE, **options: Any) -> HttpClient:
+def client(transport: FakeTransport, base_url: str = BASE, **options: Any) -> HttpClient:
     session = requests.Session()
-    session.mount("https://", wire)
-    headers = {"Authorization": f"Bearer {MINE}"}
+    session.mount("https://", transport)
+    headers = {"Authorization": f"Bearer {KEY}"}
     return HttpClient(
         base_url, **{"call": direct, "headers": headers, "session": session, **options}
     )
 
 
-def failure(wire: Wire, path: str = "/v2/bars?note=private", **options: Any) -> ProviderError:
-    with client(wire, **options) as http, pytest.raises(ProviderError) as caught:
+def failure(
+    transport: FakeTransport, path: str = "/v2/bars?note=private", **options: Any
+) -> ProviderError:
+    with client(transport, **options) as http, pytest.raises(ProviderError) as caught:
         http.get_json(path)
-    assert MINE not in str(caught.value)
+    assert KEY not in str(caught.value)
     assert "private" not in str(caught.value)
     assert "/v2/bars" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -113,8 +115,8 @@ TREE = sorted(set(exception_tree(requests.RequestException)), key=lambda kind: k
 
 @pytest.mark.parametrize("kind", [*TREE, OSError, UnicodeError])
 def test_every_error_of_requests_is_translated(kind: type[Exception]) -> None:
-    arguments = (MINE, "doc", 0) if kind.__name__ == "JSONDecodeError" else (MINE,)
-    error = failure(Wire(error=kind(*arguments)))
+    arguments = (KEY, "doc", 0) if kind.__name__ == "JSONDecodeError" else (KEY,)
+    error = failure(FakeTransport(error=kind(*arguments)))
     assert isinstance(error.__cause__, kind)
     expected: type[ProviderError] = ProviderUnavailable
     if kind.__name__ in MALFORMED:
@@ -144,18 +146,18 @@ STATUSES = {
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
 def test_every_status_becomes_an_error(status: int, kind: type[ProviderError]) -> None:
-    error = failure(Wire(status, b"<html>"))
+    error = failure(FakeTransport(status, b"<html>"))
     assert type(error) is kind
     assert error.permanent is (kind in (RequestRefused, AccessDenied, UnknownSymbol))
 
 
-def test_a_refused_key_names_the_setting_to_mend() -> None:
-    assert "POLYGON_API_KEY" in str(failure(Wire(401), key_setting="POLYGON_API_KEY"))
+def test_a_refused_key_names_its_setting() -> None:
+    assert "POLYGON_API_KEY" in str(failure(FakeTransport(401), key_setting="POLYGON_API_KEY"))
 
 
-def test_the_vendors_words_are_shown_without_the_key_in_them() -> None:
-    body = f'{{"error": "Unknown key {MINE}\\n please  mend"}}'.encode()
-    assert "(Unknown key *** please mend)" in str(failure(Wire(401, body)))
+def test_the_vendors_message_is_shown_without_the_key() -> None:
+    body = f'{{"error": "Unknown key {KEY}\\n please  mend"}}'.encode()
+    assert "(Unknown key *** please mend)" in str(failure(FakeTransport(401, body)))
 
 
 @pytest.mark.parametrize(
@@ -174,20 +176,20 @@ def test_the_vendors_words_are_shown_without_the_key_in_them() -> None:
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
     now = datetime(2024, 12, 26, 12, tzinfo=UTC)
-    error = failure(Wire(429, headers={"Retry-After": text}), now=lambda: now)
+    error = failure(FakeTransport(429, headers={"Retry-After": text}), now=lambda: now)
     assert isinstance(error, QuotaExceeded)
     assert error.retry_after == seconds
 
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b'{"a": [1, 2', b'{"a": NaN}', b"\xff"])
 def test_what_is_not_json_is_malformed(body: bytes) -> None:
-    assert type(failure(Wire(200, body))) is MalformedResponse
+    assert type(failure(FakeTransport(200, body))) is MalformedResponse
 
 
 def test_a_redirect_is_not_followed() -> None:
-    wire = Wire(302, headers={"Location": "https://elsewhere.test/"})
-    failure(wire)
-    assert len(wire.sent) == 1
+    transport = FakeTransport(302, headers={"Location": "https://elsewhere.test/"})
+    failure(transport)
+    assert len(transport.sent) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,41 +207,41 @@ def test_a_redirect_is_not_followed() -> None:
     ],
 )
 def test_of_a_link_only_path_and_query_are_followed(url: str) -> None:
-    wire = Wire(body=b"{}")
-    with client(wire) as http:
+    transport = FakeTransport(body=b"{}")
+    with client(transport) as http:
         http.get_json(f"{url}?cursor=1")
-    assert [sent.url for sent in wire.sent] == ["https://vendor.test/next?cursor=1"]
+    assert [sent.url for sent in transport.sent] == ["https://vendor.test/next?cursor=1"]
 
 
 def test_a_link_behind_a_prefix_stays_behind_it() -> None:
-    wire = Wire(body=b"{}")
-    with client(wire, base_url="https://proxy.test/polygon") as http:
+    transport = FakeTransport(body=b"{}")
+    with client(transport, base_url="https://proxy.test/polygon") as http:
         http.get_json("https://api.polygon.io/v2/aggs?cursor=1")
         http.get_json("https://proxy.test/polygon/v2/aggs?cursor=2")
-    assert [sent.url for sent in wire.sent] == [
+    assert [sent.url for sent in transport.sent] == [
         "https://proxy.test/polygon/v2/aggs?cursor=1",
         "https://proxy.test/polygon/v2/aggs?cursor=2",
     ]
 
 
 def test_a_malformed_link_is_refused_unasked() -> None:
-    wire = Wire()
-    with client(wire) as http, pytest.raises(MalformedResponse):
+    transport = FakeTransport()
+    with client(transport) as http, pytest.raises(MalformedResponse):
         http.get_json("https://[vendor/next")
-    assert wire.sent == []
+    assert transport.sent == []
 
 
 @pytest.mark.parametrize(
     "url", ["https://vendor.test/next?c=1", "https://VENDOR.test:443/next?c=1"]
 )
 def test_the_same_host_may_be_given_in_full(url: str) -> None:
-    wire = Wire(body=b'{"a": 1}', headers={"X-Left": "4"})
-    with client(wire) as http:
+    transport = FakeTransport(body=b'{"a": 1}', headers={"X-Left": "4"})
+    with client(transport) as http:
         answer = http.get_json(url)
     assert answer.body == {"a": 1}
     assert answer.headers["x-left"] == "4"
-    assert wire.sent[0].url == "https://vendor.test/next?c=1"
-    assert wire.sent[0].headers["Authorization"] == f"Bearer {MINE}"
+    assert transport.sent[0].url == "https://vendor.test/next?c=1"
+    assert transport.sent[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 def test_every_request_goes_through_the_call_and_asks_for_its_timeouts() -> None:
@@ -249,28 +251,30 @@ def test_every_request_goes_through_the_call_and_asks_for_its_timeouts() -> None
         calls.append(1)
         return request()
 
-    wire, patience = Wire(), iter([(1.0, 2.0), (3.0, 4.0)])
-    with client(wire, call=counted, timeouts=lambda: next(patience)) as http:
+    transport, timeouts = FakeTransport(), iter([(1.0, 2.0), (3.0, 4.0)])
+    with client(transport, call=counted, timeouts=lambda: next(timeouts)) as http:
         http.get_json("/a", {"limit": 5})
         http.get_json("https://vendor.test/b")
     assert len(calls) == 2
-    assert wire.timeouts == [(1.0, 2.0), (3.0, 4.0)]
-    assert wire.sent[0].url == "https://vendor.test/a?limit=5"
+    assert transport.timeouts == [(1.0, 2.0), (3.0, 4.0)]
+    assert transport.sent[0].url == "https://vendor.test/a?limit=5"
 
 
 def test_secrets_are_masked_in_the_representation() -> None:
-    with client(Wire(), headers={"Authorization": MINE, "X-Api-Key": MINE, "Accept": "x"}) as http:
-        assert MINE not in repr(http)
+    with client(
+        FakeTransport(), headers={"Authorization": KEY, "X-Api-Key": KEY, "Accept": "x"}
+    ) as http:
+        assert KEY not in repr(http)
         assert repr(http).startswith("HttpClient('https://vendor.test:443'")
         assert "'Accept': 'x'" in repr(http)
 
 
 def test_a_base_address_may_have_a_path() -> None:
-    wire, session = Wire(), requests.Session()
-    session.mount("https://", wire)
+    transport, session = FakeTransport(), requests.Session()
+    session.mount("https://", transport)
     with HttpClient(f"{BASE}/market/", call=direct, session=session) as http:
         http.get_json("/bars")
-    assert wire.sent[0].url == "https://vendor.test/market/bars"
+    assert transport.sent[0].url == "https://vendor.test/market/bars"
 
 
 @pytest.mark.parametrize("base", [BASE, f"{BASE}/proxy/", "https://VENDOR.test"])
@@ -283,10 +287,10 @@ def test_a_base_address_may_have_a_path() -> None:
     ],
 )
 def test_an_address_is_written_as_requests_writes_it(base: str, path: str, full: str) -> None:
-    wire = Wire()
+    transport = FakeTransport()
     parameters: dict[str, str | int] = {"limit": 50_000, "events": "div,splits", "note": "a b&c"}
     session = requests.Session()
-    session.mount("https://", wire)
+    session.mount("https://", transport)
     HttpClient(base, call=direct, session=session).get_json(path, parameters)
     plain = requests.Request("GET", base.rstrip("/") + full, params=parameters).prepare()
-    assert wire.sent[0].url == plain.url
+    assert transport.sent[0].url == plain.url

@@ -1,4 +1,4 @@
-"""Polygon's wire format made into bars: pages, stamps, and nothing but our own errors."""
+"""Polygon: from its responses to bars; a malformed one is a ProviderError."""
 
 import re
 from datetime import UTC, datetime
@@ -27,18 +27,18 @@ def page(*rows: Any, **changes: Any) -> dict[str, Any]:
 
 
 def fetch(
-    wire: FakeTransport,
+    transport: FakeTransport,
     timeframe: Timeframe = Timeframe.D1,
     asset_class: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> FetchedBars:
-    with client_over(wire) as http:
+    with client_over(transport) as http:
         return PolygonProvider(http).fetch("SIM1", asset_class, timeframe, window)
 
 
 def test_a_row_becomes_a_bar() -> None:
-    wire = FakeTransport(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
-    fetched = fetch(wire)
+    transport = FakeTransport(page(ROW, status="DELAYED"), headers={"X-RateLimit-Remaining": "4"})
+    fetched = fetch(transport)
     assert fetched.source == "polygon"
     assert fetched.adjusted is True
     assert fetched.requests == 1
@@ -58,14 +58,14 @@ def test_a_row_becomes_a_bar() -> None:
 
 def test_pages_are_followed_and_keep_the_vendors_order() -> None:
     later = {**ROW, "t": ROW["t"] + 86_400_000}
-    wire = FakeTransport(
+    transport = FakeTransport(
         page(later, next_url="https://vendor.test/v2/aggs?cursor=a"),
         page(results=..., next_url="https://vendor.test/v2/aggs?cursor=b"),
         page(ROW, ROW),
     )
-    fetched = fetch(wire)
+    fetched = fetch(transport)
     assert fetched.requests == 3
-    assert wire.urls[1:] == [f"https://vendor.test/v2/aggs?cursor={c}" for c in "ab"]
+    assert transport.urls[1:] == [f"https://vendor.test/v2/aggs?cursor={c}" for c in "ab"]
     assert fetched.bars.ts.astype("datetime64[D]").astype(str).tolist() == [
         "2024-12-26",
         "2024-12-25",
@@ -90,28 +90,28 @@ def moment(text: str) -> datetime:
         ("1h", "stock", "2024-12-02 2024-12-04", "2024-12-02 2024-12-04"),
     ],
 )
-def test_the_window_is_asked_for_by_the_vendors_stamps(
+def test_the_window_is_requested_by_the_vendors_stamps(
     timeframe: str, asset_class: str, window: str, stamps: str
 ) -> None:
-    wire = FakeTransport(page(results=...))
+    transport = FakeTransport(page(results=...))
     start, end = map(moment, window.split())
-    fetched = fetch(wire, Timeframe(timeframe), AssetClass(asset_class), Window(start, end))
+    fetched = fetch(transport, Timeframe(timeframe), AssetClass(asset_class), Window(start, end))
     assert len(fetched.bars) == 0
     first, last = (int(moment(text).timestamp() * 1000) for text in stamps.split())
-    parts = urlsplit(wire.urls[0])
+    parts = urlsplit(transport.urls[0])
     assert parts.path.split("/")[-2:] == [str(first), str(last - 1)]
     assert parse_qs(parts.query) == {"adjusted": ["true"], "sort": ["asc"], "limit": ["50000"]}
 
 
 def test_a_window_without_a_bar_asks_for_none() -> None:
-    wire = FakeTransport(page(results=...))
-    fetch(wire, window=Window(moment("2024-12-03T09"), moment("2024-12-03T10")))
-    first, last = wire.urls[0].partition("?")[0].split("/")[-2:]
+    transport = FakeTransport(page(results=...))
+    fetch(transport, window=Window(moment("2024-12-03T09"), moment("2024-12-03T10")))
+    first, last = transport.urls[0].partition("?")[0].split("/")[-2:]
     assert first == last
     assert int(last) == int(moment("2024-12-04T05").timestamp() * 1000) - 1
 
 
-def test_null_prices_are_nan_and_left_to_validation() -> None:
+def test_null_prices_are_nan() -> None:
     bars = parse(
         [{**ROW, "c": None, "v": None}, {k: v for k, v in ROW.items() if k not in ("vw", "n")}]
     )
@@ -132,7 +132,7 @@ def test_a_field_of_the_wrong_type_is_named(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("stamp", [None, 1.5, 10**18, -(10**18)])
-def test_a_timestamp_that_is_none(stamp: Any) -> None:
+def test_a_bad_timestamp_is_refused(stamp: Any) -> None:
     with pytest.raises(MalformedResponse, match="'t'"):
         parse([{**ROW, "t": stamp}])
 
@@ -153,13 +153,13 @@ def test_a_timestamp_that_is_none(stamp: Any) -> None:
         ([], MalformedResponse, "'status'"),
     ],
 )
-def test_what_is_not_an_answer_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
+def test_a_bad_response_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(ProviderError, match=words) as caught:
         fetch(FakeTransport(body))
     assert type(caught.value) is kind
 
 
-def test_pages_that_lead_in_a_circle_end() -> None:
+def test_a_cycle_of_pages_is_refused() -> None:
     circle = page(ROW, next_url="https://vendor.test/v2/aggs?cursor=a")
     with pytest.raises(MalformedResponse, match="'next_url'"):
         fetch(FakeTransport(circle, circle, circle))
@@ -175,7 +175,7 @@ NEARLY_ROW = st.fixed_dictionaries({name: st.just(value) | JSON for name, value 
 
 @settings(max_examples=300)
 @given(st.lists(st.just(ROW) | NEARLY_ROW | JSON, max_size=4))
-def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
+def test_any_rows_are_bars_or_a_provider_error(rows: list[Any]) -> None:
     try:
         bars = parse(rows)
     except MalformedResponse:
@@ -187,7 +187,7 @@ def test_any_rows_are_bars_or_our_error(rows: list[Any]) -> None:
 
 @settings(max_examples=300)
 @given(st.lists(st.just(ROW) | NEARLY_ROW | JSON, max_size=4))
-def test_rows_say_the_same_typed_or_not(rows: list[Any]) -> None:
+def test_typed_and_plain_rows_make_the_same_bars(rows: list[Any]) -> None:
     content = orjson.dumps(page(*rows))
     try:
         plain = parse(orjson.loads(content)["results"])
@@ -216,7 +216,7 @@ def test_rows_say_the_same_typed_or_not(rows: list[Any]) -> None:
     ),
     timeframe=st.sampled_from(list(Timeframe)),
 )
-def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
+def test_any_body_is_bars_or_a_provider_error(body: Any, timeframe: Timeframe) -> None:
     try:
         fetched = fetch(FakeTransport(body, page(ROW)), timeframe)
     except ProviderError:

@@ -1,4 +1,4 @@
-"""Yahoo's charts made into bars: stamps, nulls, hours on the clock, nothing but our own errors."""
+"""Yahoo: from its charts to bars; a malformed one is a ProviderError."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def chart(stamps: list[Any], **columns: list[Any]) -> dict[str, Any]:
 
 
 def fetch(
-    wire: FakeTransport,
+    transport: FakeTransport,
     timeframe: Timeframe = Timeframe.D1,
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
 ) -> FetchedBars:
-    with client_over(wire) as http:
+    with client_over(transport) as http:
         provider = YahooProvider(http, now=lambda: NOW)
         return provider.fetch("SIM1", kind, timeframe, window)
 
@@ -49,12 +49,12 @@ def texts(bars: Bars) -> list[str]:
 
 
 def test_days_are_stamped_at_the_opening_there() -> None:
-    wire = FakeTransport(chart([OPENING - 86_400 * 2, OPENING]))
-    fetched = fetch(wire)
+    transport = FakeTransport(chart([OPENING - 86_400 * 2, OPENING]))
+    fetched = fetch(transport)
     assert (fetched.source, fetched.adjusted) == ("yahoo", True)
     assert texts(fetched.bars) == ["2024-12-24T00:00", "2024-12-26T00:00"]
     assert fetched.bars.close.tolist() == [1.0, 2.0]
-    parts = urlsplit(wire.urls[0])
+    parts = urlsplit(transport.urls[0])
     query = parse_qs(parts.query)
     assert parts.path == "/v8/finance/chart/SIM1"
     assert query["interval"] == ["1d"]
@@ -79,21 +79,21 @@ def test_a_bar_without_prices_does_not_exist_and_a_missing_price_is_nan() -> Non
 
 def test_four_hours_of_crypto_are_built_from_hours() -> None:
     midnight = 1_735_171_200
-    wire = FakeTransport(chart([midnight + 3600 * n for n in range(8)]))
-    bars = fetch(wire, Timeframe.H4, AssetClass.CRYPTO).bars
-    assert parse_qs(urlsplit(wire.urls[0]).query)["interval"] == ["60m"]
+    transport = FakeTransport(chart([midnight + 3600 * n for n in range(8)]))
+    bars = fetch(transport, Timeframe.H4, AssetClass.CRYPTO).bars
+    assert parse_qs(urlsplit(transport.urls[0]).query)["interval"] == ["60m"]
     assert texts(bars) == ["2024-12-26T00:00", "2024-12-26T04:00"]
     assert bars.low.tolist() == [1.0, 5.0]
 
 
-def test_what_yahoo_no_longer_keeps_is_not_asked_for() -> None:
+def test_bars_beyond_yahoos_reach_are_not_requested() -> None:
     old = Window(NOW - timedelta(days=200), NOW - timedelta(days=100))
-    wire = FakeTransport()
-    assert len(fetch(wire, Timeframe.M5, window=old).bars) == 0
-    assert wire.urls == []
-    wire = FakeTransport(chart([]))
-    fetch(wire, Timeframe.M5, window=Window(NOW - timedelta(days=200), NOW))
-    start = int(parse_qs(urlsplit(wire.urls[0]).query)["period1"][0])
+    transport = FakeTransport()
+    assert len(fetch(transport, Timeframe.M5, window=old).bars) == 0
+    assert transport.urls == []
+    transport = FakeTransport(chart([]))
+    fetch(transport, Timeframe.M5, window=Window(NOW - timedelta(days=200), NOW))
+    start = int(parse_qs(urlsplit(transport.urls[0]).query)["period1"][0])
     assert 0 < start - (NOW - timedelta(days=60)).timestamp() <= 3600
 
 
@@ -127,7 +127,7 @@ def test_tickers(symbol: str, name: str) -> None:
         (chart([1.5]), MalformedResponse, "whole number"),
     ],
 )
-def test_what_is_not_an_answer_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
+def test_a_bad_response_is_an_error(body: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(ProviderError, match=words) as caught:
         fetch(FakeTransport(body))
     assert type(caught.value) is kind
@@ -156,7 +156,7 @@ COLUMN = st.lists(st.floats(0.1, 10.0) | JSON, min_size=2, max_size=2) | JSON
     ),
     st.sampled_from(list(Timeframe)),
 )
-def test_any_body_is_an_answer_or_our_error(body: Any, timeframe: Timeframe) -> None:
+def test_any_body_is_bars_or_a_provider_error(body: Any, timeframe: Timeframe) -> None:
     try:
         parse(body, "SIM1", "1d")
         fetched = fetch(FakeTransport(body), timeframe)
