@@ -1,0 +1,73 @@
+"""Why the symbols of a job have not started: paused, no worker, waiting for a vendor or a retry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from enrichment.domain.statuses import ItemStatus, PauseScope, WorkerState
+from enrichment.warehouse.queue.workers import ALIVE_SECONDS
+from enrichment.warehouse.rows import fetch_all
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReason:
+    """One reason, and the symbols of the job that wait for it."""
+
+    reason: str
+    symbols: int
+    until: datetime | None  # when the first of them may start; None where nobody knows
+
+
+def wait_reasons(conn: Connection, job_id: UUID) -> list[WaitReason]:
+    """The reasons why symbols of an open job wait, that of most symbols first.
+
+    A symbol has one reason: a pause before a missing worker, and that before its own delay. None
+    are given for symbols that only wait for a free thread.
+    """
+    return fetch_all(conn, WaitReason, _REASONS, {"job_id": job_id, "alive": ALIVE_SECONDS})
+
+
+_REASONS = f"""
+WITH alive AS (
+    SELECT worker_id, state, note FROM workers
+    WHERE state <> '{WorkerState.STOPPED}'
+        AND heartbeat_at > now() - make_interval(secs => :alive)
+), blocked AS (
+    SELECT CASE
+        WHEN NOT EXISTS (SELECT 1 FROM alive) THEN
+            'no worker is running: start one with ''enrichment worker'''
+        WHEN NOT EXISTS (SELECT 1 FROM alive WHERE state <> '{WorkerState.WAITING}') THEN
+            (SELECT 'workers wait: ' || coalesce(min(note), 'no reason given') FROM alive)
+        END AS reason
+), waiting AS (
+    SELECT CASE
+        WHEN p.scope IS NOT NULL THEN
+            CASE p.scope WHEN '{PauseScope.GLOBAL}' THEN 'everything'
+                ELSE replace(p.scope, '_', ' ') || ' ' || p.key END
+            || ' is paused by ' || p.paused_by || coalesce(': ' || p.reason, '')
+        WHEN b.reason IS NOT NULL THEN b.reason
+        WHEN i.run_after > now() AND i.status = '{ItemStatus.RETRY}' THEN
+            'retry after ' || coalesce(i.error_class, 'an error')
+        WHEN i.run_after > now() THEN coalesce(i.last_error, 'delayed')
+        WHEN o.symbol IS NOT NULL THEN 'another job is enriching the symbol'
+        END AS reason,
+        CASE WHEN p.scope IS NOT NULL THEN p.until
+            WHEN b.reason IS NULL AND i.run_after > now() THEN i.run_after END AS until
+    FROM enrichment_job_items i CROSS JOIN blocked b
+    LEFT JOIN LATERAL (
+        SELECT scope, key, paused_by, reason, until FROM pauses
+        WHERE (until IS NULL OR until > now()) AND (scope = '{PauseScope.GLOBAL}'
+            OR (scope, key) IN (('{PauseScope.ASSET_CLASS}', i.asset_class),
+                ('{PauseScope.SYMBOL}', i.symbol)))
+        ORDER BY scope = '{PauseScope.GLOBAL}' DESC LIMIT 1) p ON true
+    LEFT JOIN enrichment_job_items o ON o.symbol = i.symbol
+        AND o.status = '{ItemStatus.IN_PROGRESS}' AND o.job_id <> i.job_id
+    WHERE i.job_id = :job_id AND i.status IN ('{ItemStatus.PENDING}', '{ItemStatus.RETRY}')
+)
+SELECT reason, count(*) AS symbols, min(until) AS until FROM waiting
+WHERE reason IS NOT NULL GROUP BY reason ORDER BY symbols DESC, reason
+"""
