@@ -1,4 +1,4 @@
-"""What the commands share: the terminal, the settings, and the services on their database."""
+"""What the commands share: the terminal, common options, the settings and the services."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from enrichment.domain.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
@@ -21,25 +24,42 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Reason = Annotated[str | None, typer.Option(help="Reason, recorded in the audit log.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the job has finished.")]
 
 
 @contextmanager
-def services(chosen: Settings) -> Iterator[tuple[ReadModels, Commands]]:
+def services(settings: Settings | None = None) -> Iterator[tuple[ReadModels, Commands]]:
+    """The read models and the commands, on the database of the settings."""
     from enrichment.services.commands import Commands
     from enrichment.wiring.database import build_read_models, open_database
 
-    with open_database(chosen, application="enrichment-cli") as db:
-        yield build_read_models(db, chosen), Commands(db)
+    settings = settings or load_settings()
+    with open_database(settings, application="enrichment-cli") as db:
+        yield build_read_models(db, settings), Commands(db)
 
 
-def settings(**overrides: Any) -> Settings:
+def load_settings(**options: Any) -> Settings:
+    """The settings of the environment; options that are not None take precedence."""
     from enrichment.config import Settings
 
-    return Settings.load(**{name: v for name, v in overrides.items() if v is not None})
+    return Settings.load(**{name: value for name, value in options.items() if value is not None})
 
 
 def actor() -> str:
+    """The actor for the audit."""
     return f"cli:{getpass.getuser()}"
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 date or time as timezone-aware UTC; a time without a zone is UTC."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{text!r} is not a date or time: write YYYY-MM-DD or YYYY-MM-DDTHH:MM"
+        ) from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def log_to_stderr() -> None:

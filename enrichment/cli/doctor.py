@@ -1,4 +1,4 @@
-"""`enrichment doctor`: is everything in place, and if not, what to do."""
+"""`enrichment doctor`: checks of the installation, with advice on each problem."""
 
 from __future__ import annotations
 
@@ -20,58 +20,55 @@ from enrichment.wiring.vendors import build_providers
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: what was looked at, whether it is in order, and what was seen or how to mend
-    it.
-    """
-
+class CheckResult:
     check: str
     ok: bool
     detail: str
+    """What was checked, or what is wrong and how to fix it."""
 
 
-def examine(load: Callable[[], Settings]) -> list[Finding]:
-    """Run every check; a later one is left out where an earlier one makes it pointless."""
+def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
+    """Run every check; invalid settings are the only result."""
     try:
         settings = load()
     except ConfigurationError as exc:
-        return [Finding("configuration", False, str(exc))]
+        return [CheckResult("configuration", False, str(exc))]
     return [
-        Finding("configuration", True, _configuration(settings)),
-        *_checked("database", lambda: _database(settings)),
-        *_checked("calendar", _calendar),
-        *_cluster(settings),
+        CheckResult("configuration", True, _configuration(settings)),
+        *_run("database", lambda: _database(settings)),
+        *_run("calendar", _calendar),
+        *_dask(settings),
         *(
-            finding
+            result
             for spec in settings.providers_in_use
-            for finding in _checked(spec.name, partial(_vendor, settings, spec))
+            for result in _run(spec.name, partial(_vendor, settings, spec))
         ),
-        *_checked("ports", lambda: _ports(settings)),
+        *_run("ports", lambda: _ports(settings)),
     ]
 
 
-def show(findings: Sequence[Finding], console: Console, *, as_json: bool) -> None:
+def print_results(console: Console, results: Sequence[CheckResult], *, as_json: bool) -> None:
     if as_json:
-        console.print(render.as_json(list(findings)), highlight=False)
+        console.print(render.as_json(list(results)), highlight=False)
         return
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
-        console.print(f"{mark} {finding.check:<14}", end="")
-        console.print(finding.detail, markup=False, highlight=False)
+    for result in results:
+        mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
+        console.print(f"{mark} {result.check:<14}", end="")
+        console.print(result.detail, markup=False, highlight=False)
 
 
-def _checked(name: str, check: Callable[[], str]) -> Iterator[Finding]:
+def _run(name: str, check: Callable[[], str]) -> Iterator[CheckResult]:
     try:
-        yield Finding(name, True, check())
+        yield CheckResult(name, True, check())
     except EnrichmentError as exc:
-        yield Finding(name, False, str(exc))
+        yield CheckResult(name, False, str(exc))
 
 
 def _configuration(settings: Settings) -> str:
     names = ", ".join(spec.name for spec in settings.providers_in_use)
     vendors = f"the sandbox in place of {names}" if settings.uses_sandbox else f"bars from {names}"
-    clock = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
-    nightly = f"nightly at {clock}" if settings.enable_daily_enrichment else "nightly run disabled"
+    time = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
+    nightly = f"nightly at {time}" if settings.enable_daily_enrichment else "nightly run disabled"
     return f"{vendors}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
 
 
@@ -80,18 +77,18 @@ def _database(settings: Settings) -> str:
         reader = build_read_models(db, settings)
         tracked = reader.metrics().data_quality.symbols_tracked
         alive = [worker for worker in reader.workers() if worker.alive]
-        found = (
+        summary = (
             f"{db.address}: schema current, {tracked} symbols tracked, {len(alive)} workers alive"
         )
-        return "; ".join([found, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
+        return "; ".join([summary, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
 
 
-def _cluster(settings: Settings) -> Iterator[Finding]:
+def _dask(settings: Settings) -> Iterator[CheckResult]:
     address = settings.dask_scheduler
     if address is not None:
         from enrichment.wiring import execution
 
-        yield from _checked("dask", lambda: execution.check_cluster(settings, address))
+        yield from _run("dask", lambda: execution.check_cluster(settings, address))
 
 
 def _calendar() -> str:
@@ -113,15 +110,11 @@ def _vendor(settings: Settings, spec: VendorSpec) -> str:
     try:
         now = utc_now()
         providers = build_providers(settings, manager, protection=VendorProtection(max_retries=0))
-        fortnight = Window(now - timedelta(days=14), now)
-        fetched = providers.named(spec.name).fetch(symbol, kind, Timeframe.D1, fortnight)
+        window = Window(now - timedelta(days=14), now)
+        fetched = providers.named(spec.name).fetch(symbol, kind, Timeframe.D1, window)
     except EnrichmentError as exc:
-        hint = (
-            " (start it with 'enrichment up' or 'enrichment sandbox')"
-            if settings.uses_sandbox
-            else ""
-        )
-        raise ConfigurationError(f"{exc}{hint}") from exc
+        advice = " (start it with 'enrichment up' or 'enrichment sandbox')"
+        raise ConfigurationError(f"{exc}{advice if settings.uses_sandbox else ''}") from exc
     finally:
         manager.close()
     return f"{fetched.source}: {len(fetched.bars)} daily bars of {symbol} in the last 14 days"
@@ -132,6 +125,6 @@ def _ports(settings: Settings) -> str:
         require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
         require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
     except ConfigurationError as exc:
-        return f"in use, as it should be while this installation runs; else: {exc}"
+        return f"in use, as expected while this installation is running; otherwise: {exc}"
     api, dashboard = settings.enrichment_api_port, settings.enrichment_dashboard_port
     return f"{api} (API) and {dashboard} (dashboard) are free"

@@ -1,4 +1,4 @@
-"""`enrichment export …`: templates for the monitoring systems that read `/metrics`."""
+"""`enrichment export …`: templates for monitoring systems that scrape `/metrics`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Output = Annotated[Path | None, typer.Option(help="File to write; none: standard
 
 @app.command("grafana")
 def grafana(output: Output = None) -> None:
-    """A Grafana dashboard: import it and choose the Prometheus data source."""
+    """Write a Grafana dashboard: import it and select the Prometheus data source."""
     _write(template(GRAFANA), output)
 
 
 @app.command("prometheus-rules")
 def prometheus_rules(output: Output = None) -> None:
-    """Alerting rules: name the file under 'rule_files' of prometheus.yml."""
+    """Write alerting rules: list the file under 'rule_files' in prometheus.yml."""
     _write(template(PROMETHEUS_RULES), output)
 
 

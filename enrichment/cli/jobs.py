@@ -1,4 +1,4 @@
-"""Commands that steer the engine: pause, resume, cancel."""
+"""Commands about jobs: trigger, status, history, pause, resume, cancel."""
 
 from __future__ import annotations
 
@@ -7,15 +7,93 @@ from uuid import UUID
 
 import typer
 
-from enrichment.cli.context import actor, out, services, settings
+from enrichment.cli.context import Json, Reason, Wait, actor, err, out, services
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
-from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.errors import InvalidRequest, NotTracked
+from enrichment.domain.statuses import ItemStatus, PauseScope
 
 AssetClass = Annotated[str | None, typer.Option(help="Only this asset class.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
 Provider = Annotated[str | None, typer.Option(help="Only this provider.")]
-Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
+
+
+def trigger(
+    symbol: Annotated[list[str] | None, typer.Argument(help="Symbols; none means all.")] = None,
+    asset_class: Annotated[
+        str | None, typer.Option(help="All symbols of a class: stock, etf or crypto.")
+    ] = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Enrich symbols now. With --wait the exit code is 1 if a symbol failed."""
+    from enrichment.cli import render
+
+    with services() as (reader, commands):
+        job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
+        if not wait:
+            text = f"job {job.job_id}: {job.symbols_to_process} symbols queued"
+            out.print(render.as_json(job) if as_json else text, highlight=False)
+            return
+        if not as_json and not any(worker.alive for worker in reader.workers()):
+            err.print("no worker is running: start one with 'enrichment worker'", style="yellow")
+        progress = render.follow_job(err, lambda: reader.progress(job.job_id))
+        failed = reader.failed_items(job.job_id)
+    if as_json:
+        out.print(render.as_json(progress), highlight=False)
+    elif progress is not None:
+        render.print_failures(out, failed)
+        completed = progress.counts.get(ItemStatus.COMPLETED, 0)
+        out.print(
+            f"{completed} of {progress.total} symbols completed in "
+            f"{render.duration(progress.duration_seconds)}: {progress.inserted:,} bars inserted, "
+            f"{progress.updated:,} updated",
+            highlight=False,
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def status(
+    symbol: Annotated[str | None, typer.Argument(help="One symbol; none means all.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the running jobs until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the scheduler, the workers and every series, or one symbol's latest run."""
+    from enrichment.cli import render
+
+    if symbol is not None and not watch:
+        _print_symbol_status(symbol, as_json)
+        return
+    with services() as (reader, _):
+        if watch:
+            render.watch_jobs(out, reader.progress_of_open_jobs)
+            return
+        overview, series = reader.overview(), reader.series()
+        workers, pauses = reader.workers(), reader.pauses()
+    if as_json:
+        content = {"overview": overview, "workers": workers, "pauses": pauses, "series": series}
+        out.print(render.as_json(content), highlight=False)
+        return
+    render.print_status(out, overview, workers, pauses)
+    out.print(render.series_table(series))
+
+
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Number of jobs.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """List the latest jobs."""
+    from enrichment.cli import render
+
+    with services() as (reader, _):
+        page = reader.history(limit)
+    if as_json:
+        out.print(render.as_json(page.jobs), highlight=False)
+    else:
+        out.print(render.history_table(page))
 
 
 def pause(
@@ -23,20 +101,18 @@ def pause(
     symbol: Symbol = None,
     provider: Provider = None,
     duration: Annotated[
-        str | None, typer.Option("--for", help="How long, e.g. 30m, 2h, 1d; none: until resumed.")
+        str | None,
+        typer.Option("--for", help="Duration, e.g. 30m, 2h, 1d; none: until 'resume'."),
     ] = None,
     reason: Reason = None,
 ) -> None:
-    """Start nothing new, in all or in one scope, until 'resume'; survives restarts."""
+    """Start no more symbols, of all or of one scope, until 'resume'; running ones finish."""
     scope, key = _scope(asset_class, symbol, provider)
     until = None if duration is None else utc_now() + parse_duration(duration)
-    with services(settings()) as (_, commands):
+    with services() as (_, commands):
         commands.pause(actor=actor(), scope=scope, key=key, reason=reason, until=until)
-    ending = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "until 'enrichment resume'"
-    out.print(
-        f"paused {f'{scope} {key}'.strip()}: what is at work finishes, nothing new starts {ending}",
-        highlight=False,
-    )
+    end = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "until 'enrichment resume'"
+    out.print(f"paused {f'{scope} {key}'.strip()} {end}: running symbols finish", highlight=False)
 
 
 def resume(
@@ -44,20 +120,20 @@ def resume(
     symbol: Symbol = None,
     provider: Provider = None,
     job: Annotated[
-        UUID | None, typer.Option(help="Run this job's failed symbols again, lifting no pause.")
+        UUID | None, typer.Option(help="Run this job's failed symbols again; no pause is changed.")
     ] = None,
     error_class: Annotated[
-        str | None, typer.Option(help="With --job: only those that failed with this error.")
+        str | None, typer.Option(help="With --job: only symbols that failed with this error.")
     ] = None,
     reason: Reason = None,
 ) -> None:
-    """Lift a pause, or run a job's failed symbols again."""
-    with services(settings()) as (_, commands):
+    """End a pause, or run a job's failed symbols again."""
+    with services() as (_, commands):
         if job is not None:
             count = commands.resume_failed(
                 job, actor=actor(), error_class=error_class, reason=reason
             )
-            out.print(f"job {job}: {count} symbols run again", highlight=False)
+            out.print(f"job {job}: {count} symbols queued again", highlight=False)
             return
         scope, key = _scope(asset_class, symbol, provider)
         commands.resume(actor=actor(), scope=scope, key=key, reason=reason)
@@ -65,30 +141,48 @@ def resume(
 
 
 def cancel(
-    job: Annotated[UUID, typer.Argument(help="As 'history' shows it.")], reason: Reason = None
+    job: Annotated[UUID, typer.Argument(help="Job id, as shown by 'history'.")],
+    reason: Reason = None,
 ) -> None:
-    """End a job: waiting symbols are cancelled now, those at work at their next step."""
-    with services(settings()) as (_, commands):
+    """Cancel a job: waiting symbols at once, running ones at their next step."""
+    with services() as (_, commands):
         commands.cancel(job, actor=actor(), reason=reason)
     out.print(f"job {job} is being cancelled", highlight=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (pause, resume, cancel):
+    for command in (trigger, status, history, pause, resume, cancel):
         app.command()(command)
 
 
-def _scope(asset_class: str | None, symbol: str | None, provider: str | None) -> tuple[str, str]:
-    chosen = [
+def _print_symbol_status(symbol: str, as_json: bool) -> None:
+    from enrichment.cli import render
+    from enrichment.domain.model import parse_symbol
+
+    name = parse_symbol(symbol)
+    with services() as (reader, _):
+        item = reader.job_status(name)
+    if item is None:
+        raise NotTracked.of(name)
+    if as_json:
+        out.print(render.as_json(item), highlight=False)
+    else:
+        render.print_item(out, item)
+
+
+def _scope(
+    asset_class: str | None, symbol: str | None, provider: str | None
+) -> tuple[PauseScope, str]:
+    scopes = [
         (scope, key)
         for scope, key in (
-            ("asset_class", asset_class),
-            ("symbol", symbol),
-            ("provider", provider),
+            (PauseScope.ASSET_CLASS, asset_class),
+            (PauseScope.SYMBOL, symbol),
+            (PauseScope.PROVIDER, provider),
         )
         if key is not None
     ]
-    if len(chosen) > 1:
-        raise InvalidRequest("name one scope at a time")
-    return chosen[0] if chosen else ("global", "")
+    if len(scopes) > 1:
+        raise InvalidRequest("give one of --asset-class, --symbol and --provider")
+    return scopes[0] if scopes else (PauseScope.GLOBAL, "")

@@ -1,15 +1,14 @@
-"""A symbol's quality as a person wants to read it, in the terminal."""
+"""A symbol's data quality as a report for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from enrichment.cli.render import STYLES, moment, styled
-from enrichment.domain.model import Timeframe, is_simulated
+from enrichment.cli.render import styled, timestamp
+from enrichment.domain.model import Severity, Timeframe, is_simulated
 from enrichment.pipeline.flag_impact import FlagImpact, flag_impact
 from enrichment.pipeline.quality import NEEDS_REVIEW, WEIGHTS
 from enrichment.warehouse.read_models.quality_symbol import (
@@ -19,30 +18,38 @@ from enrichment.warehouse.read_models.quality_symbol import (
     SeriesReport,
 )
 
-_FLAGS_SHOWN = 12
-_STRETCHES_SHOWN = 8
-_FEATURES_SHOWN = 4
+_MAX_FLAGS = 12
+_MAX_GAP_RANGES = 8
+_MAX_FEATURES = 4
+_MAX_CORRECTIONS = 5
+_SEVERITY_STYLES: dict[str, str] = {
+    Severity.ERROR: "red",
+    Severity.WARNING: "yellow",
+    Severity.INFO: "dim",
+}
+_SEVERITIES = list(_SEVERITY_STYLES)
+"""Most severe first."""
 
 
-def show(
+def print_report(
     console: Console, symbol: str, reports: Sequence[SeriesReport], reader: QualityReports
 ) -> None:
     """One section per timeframe."""
     for report in reports:
-        _head(console, symbol, report)
+        _print_header(console, symbol, report)
         if report.components is None:
             console.print(f"  not enriched yet; {report.last_error or 'run: enrichment trigger'}")
             continue
-        console.print(_components(report))
+        console.print(_components_table(report))
         for deduction in report.deductions:
             console.print(f"  {deduction}", highlight=False)
-        _gaps(console, report)
-        _flags(console, symbol, report, reader)
-        _changes(console, report)
+        _print_gaps(console, report)
+        _print_flags(console, symbol, report, reader)
+        _print_changes(console, report)
         console.print()
 
 
-def _head(console: Console, symbol: str, report: SeriesReport) -> None:
+def _print_header(console: Console, symbol: str, report: SeriesReport) -> None:
     basis = {True: "adjusted for splits", False: "not adjusted for splits", None: ""}
     parts = [f"{report.bars:,} bars"]
     if report.first_bar is not None and report.last_bar is not None:
@@ -57,122 +64,128 @@ def _head(console: Console, symbol: str, report: SeriesReport) -> None:
     )
 
 
-def _components(report: SeriesReport) -> Table:
+def _components_table(report: SeriesReport) -> Table:
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for name, justify in (("component", "left"), ("", "left"), ("", "right"), ("lost", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]  # one of rich's words
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]  # a literal of rich
     for name, value in (report.components or {}).items():
-        style = STYLES["healthy" if value > 0.95 else "warning" if value > 0.85 else "stale"]
+        style = "green" if value > 0.95 else "yellow" if value > 0.85 else "red"
         bar = "█" * round(20 * value) + "·" * (20 - round(20 * value))
         lost = WEIGHTS[name] * (1.0 - value)
         table.add_row(name, f"[{style}]{bar}[/]", f"{value:.4f}", f"{lost:.4f}" if lost else "–")
     return table
 
 
-def _gaps(console: Console, report: SeriesReport) -> None:
+def _print_gaps(console: Console, report: SeriesReport) -> None:
     if not report.gaps:
         console.print("  [green]no gaps[/]")
         return
     console.print(f"  [yellow]{len(report.gaps):,} gaps[/]", highlight=False)
-    stretches = _stretches(report.gaps, Timeframe(report.timeframe))
-    for first, last, count in stretches[-_STRETCHES_SHOWN:]:
+    ranges = _gap_ranges(report.gaps, Timeframe(report.timeframe))
+    for first, last, count in ranges[-_MAX_GAP_RANGES:]:
         span = f"{first.timestamp:%Y-%m-%d %H:%M}"
         if count > 1:
             span += f" … {last.timestamp:%Y-%m-%d %H:%M} ({count:,} bars)"
-        asked = f"asked for {first.attempts} times" if first.attempts > 1 else "asked for once"
+        attempts = f"{first.attempts} attempt{'s' * (first.attempts != 1)}"
         console.print(
-            f"    {span}: {first.cause.replace('_', ' ')}, {asked}, again from "
-            f"{moment(first.next_try_at)}",
+            f"    {span}: {first.cause.replace('_', ' ')}, {attempts}, next after "
+            f"{timestamp(first.next_try_at)}",
             highlight=False,
         )
-    if len(stretches) > _STRETCHES_SHOWN:
-        console.print(f"    … and {len(stretches) - _STRETCHES_SHOWN:,} earlier stretches")
+    if len(ranges) > _MAX_GAP_RANGES:
+        console.print(f"    … and {len(ranges) - _MAX_GAP_RANGES:,} earlier ranges")
 
 
-def _stretches(gaps: Sequence[OpenGap], timeframe: Timeframe) -> list[tuple[OpenGap, OpenGap, int]]:
-    """Runs of gaps of one cause that stand close together: first, last, how many."""
-    near = 5 * timeframe.duration
-    runs: list[tuple[OpenGap, OpenGap, int]] = []
+def _gap_ranges(
+    gaps: Sequence[OpenGap], timeframe: Timeframe
+) -> list[tuple[OpenGap, OpenGap, int]]:
+    """Ranges of gaps of one cause that are at most five bars apart: first, last, number."""
+    max_distance = 5 * timeframe.duration
+    ranges: list[tuple[OpenGap, OpenGap, int]] = []
     for gap in gaps:
-        if runs:
-            first, last, count = runs[-1]
-            if gap.cause == last.cause and gap.timestamp - last.timestamp <= near:
-                runs[-1] = (first, gap, count + 1)
+        if ranges:
+            first, last, count = ranges[-1]
+            if gap.cause == last.cause and gap.timestamp - last.timestamp <= max_distance:
+                ranges[-1] = (first, gap, count + 1)
                 continue
-        runs.append((gap, gap, 1))
-    return runs
+        ranges.append((gap, gap, 1))
+    return ranges
 
 
-def _flags(console: Console, symbol: str, report: SeriesReport, reader: QualityReports) -> None:
+def _print_flags(
+    console: Console, symbol: str, report: SeriesReport, reader: QualityReports
+) -> None:
     if not report.flags:
         console.print("  [green]no flagged bars[/]")
         return
     console.print(f"  {len(report.flags):,} flags on bars", highlight=False)
-    ranked = sorted(report.flags, key=lambda f: (_RANK[f.severity], -f.timestamp.timestamp()))
-    for flag in ranked[:_FLAGS_SHOWN]:
-        style = {"error": "red", "warning": "yellow"}.get(flag.severity, "dim")
+    newest_first = sorted(report.flags, key=lambda flag: flag.timestamp, reverse=True)
+    ranked = sorted(newest_first, key=lambda flag: _SEVERITIES.index(flag.severity))
+    for flag in ranked[:_MAX_FLAGS]:
         console.print(
-            f"    [{style}]{flag.severity:7}[/] {flag.timestamp:%Y-%m-%d %H:%M}  "
-            f"{flag.check}: {flag.detail}",
+            f"    [{_SEVERITY_STYLES[flag.severity]}]{flag.severity:7}[/] "
+            f"{flag.timestamp:%Y-%m-%d %H:%M}  {flag.check}: {flag.detail}",
             highlight=False,
         )
         if flag.check in NEEDS_REVIEW:
-            for one in _influence(symbol, report, reader, flag)[:_FEATURES_SHOWN]:
-                console.print(
-                    f"            {one.feature} of the next bar: {one.with_bar:.6g} with it, "
-                    f"{one.without_bar:.6g} without it",
-                    style="dim",
-                    highlight=False,
-                )
-    if len(ranked) > _FLAGS_SHOWN:
-        console.print(f"    … and {len(ranked) - _FLAGS_SHOWN:,} more: --json lists all")
-    doubtful = next((flag for flag in ranked if flag.check in NEEDS_REVIEW), None)
-    if doubtful is not None:
+            _print_impacts(console, _impacts(symbol, report, reader, flag))
+    if len(ranked) > _MAX_FLAGS:
+        console.print(f"    … and {len(ranked) - _MAX_FLAGS:,} more: --json lists all")
+    to_review = next((flag for flag in ranked if flag.check in NEEDS_REVIEW), None)
+    if to_review is not None:
         console.print(
-            f"    a real move? enrichment confirm {symbol} {doubtful.timestamp:%Y-%m-%dT%H:%M} "
-            f"--timeframe {report.timeframe} --check {doubtful.check} --reason '…'",
+            f"    if it is correct: enrichment confirm {symbol} "
+            f"{to_review.timestamp:%Y-%m-%dT%H:%M} --timeframe {report.timeframe} "
+            f"--check {to_review.check} --reason '…'",
             style="dim",
             highlight=False,
         )
 
 
-_RANK = {"error": 0, "warning": 1, "info": 2}
+def _print_impacts(console: Console, impacts: Sequence[FlagImpact]) -> None:
+    for impact in impacts[:_MAX_FEATURES]:
+        console.print(
+            f"            {impact.feature} of the next bar: {impact.with_bar:.6g} with it, "
+            f"{impact.without_bar:.6g} without it",
+            style="dim",
+            highlight=False,
+        )
 
 
-def _influence(
+def _impacts(
     symbol: str, report: SeriesReport, reader: QualityReports, flag: FlaggedBar
 ) -> list[FlagImpact]:
     timeframe = Timeframe(report.timeframe)
-    reach = 1200 * timeframe.duration  # the features' memory, with room for closing hours
-    end: datetime = flag.timestamp + 20 * timeframe.duration
-    bars = reader.bars(symbol, timeframe, flag.timestamp - reach, end)
+    lookback = 1200 * timeframe.duration  # of the features, including closing hours
+    end = flag.timestamp + 20 * timeframe.duration
+    bars = reader.bars(symbol, timeframe, flag.timestamp - lookback, end)
     return flag_impact(bars, flag.timestamp)
 
 
-def _changes(console: Console, report: SeriesReport) -> None:
+def _print_changes(console: Console, report: SeriesReport) -> None:
     if report.quarantined:
         console.print(
             f"  {len(report.quarantined)} bars in quarantine, newest: "
             f"{report.quarantined[0].timestamp:%Y-%m-%d %H:%M} {report.quarantined[0].detail}",
             highlight=False,
         )
-    for correction in report.corrections[:5]:
+    for correction in report.corrections[:_MAX_CORRECTIONS]:
         if correction.reason == "rebased":
-            what = f"prices × {correction.new_value:.6g} before {correction.timestamp:%Y-%m-%d}"
+            change = f"prices × {correction.new_value:.6g} before {correction.timestamp:%Y-%m-%d}"
         else:
-            what = (
+            change = (
                 f"{correction.timestamp:%Y-%m-%d %H:%M} {correction.field} "
                 f"{_number(correction.old_value)} → {_number(correction.new_value)}"
             )
         console.print(
-            f"  corrected by {correction.source} on {moment(correction.corrected_at)}: "
-            f"{correction.reason.replace('_', ' ')}, {what}",
+            f"  corrected by {correction.source} on {timestamp(correction.corrected_at)}: "
+            f"{correction.reason.replace('_', ' ')}, {change}",
             highlight=False,
         )
-    for confirmed in report.confirmations:
+    for confirmation in report.confirmations:
         console.print(
-            f"  confirmed by {confirmed.confirmed_by}: {confirmed.timestamp:%Y-%m-%d %H:%M} "
-            f"{confirmed.check}, {confirmed.reason}",
+            f"  confirmed by {confirmation.confirmed_by}: "
+            f"{confirmation.timestamp:%Y-%m-%d %H:%M} {confirmation.check}, {confirmation.reason}",
             highlight=False,
         )
 

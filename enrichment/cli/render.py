@@ -1,9 +1,9 @@
-"""What the command line shows: progress, tables, times."""
+"""Output of the command line: JSON, tables, progress, formats."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -16,25 +16,26 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.read_models import dto
 
-STYLES = {
-    "healthy": "green",
-    "completed": "green",
-    "warning": "yellow",
-    "retry": "yellow",
-    "partial": "yellow",
-    "stale": "red",
-    "error": "red",
-    "failed": "red",
-    "not_enriched": "dim",
+STYLES: dict[str, str] = {
+    SeriesStatus.HEALTHY: "green",
+    SeriesStatus.WARNING: "yellow",
+    SeriesStatus.STALE: "red",
+    SeriesStatus.ERROR: "red",
+    SeriesStatus.NOT_ENRICHED: "dim",
+    ItemStatus.COMPLETED: "green",
+    ItemStatus.RETRY: "yellow",
+    ItemStatus.FAILED: "red",
+    JobState.PARTIAL: "yellow",
 }
 
 
 def as_json(value: Any) -> str:
     """Indented JSON of read models; times as ISO-8601 UTC with 'Z'."""
 
-    def other(item: Any) -> Any:
+    def encode(item: Any) -> Any:
         if is_dataclass(item) and not isinstance(item, type):
             return asdict(item)
         if isinstance(item, UUID):
@@ -42,10 +43,18 @@ def as_json(value: Any) -> str:
         raise TypeError(type(item).__name__)
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_SUBCLASS
-    return orjson.dumps(value, default=other, option=options).decode()
+    return orjson.dumps(value, default=encode, option=options).decode()
 
 
-def moment(at: datetime | None) -> str:
+def table(*columns: str, right: Collection[str] = (), wrap: bool = True) -> Table:
+    """A table without borders. right: the columns to align to the right."""
+    result = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        result.add_column(name, justify="right" if name in right else "left", no_wrap=not wrap)
+    return result
+
+
+def timestamp(at: datetime | None) -> str:
     return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -68,16 +77,22 @@ def styled(status: str) -> str:
     return f"[{style}]{status}[/]" if style else status
 
 
-def follow(
+def follow_job(
     console: Console,
     read: Callable[[], dto.Progress | None],
     *,
-    seconds: float | None = None,
     interrupted: Callable[[float], bool] | None = None,
 ) -> dto.Progress | None:
-    """Show a job's progress until it has finished, or for at most `seconds`."""
-    pause = interrupted or _pause
-    until = None if seconds is None else time.monotonic() + seconds
+    """Show a job's progress until it has finished.
+
+    Args:
+        read: Reads the progress; None if there is no such job.
+        interrupted: Waits for so many seconds; True if it was interrupted meanwhile.
+
+    Returns:
+        The last progress that was read.
+    """
+    wait = interrupted or _sleep
     columns = (
         TextColumn("[bold]enriching"),
         BarColumn(),
@@ -92,12 +107,12 @@ def follow(
             if progress is None or progress.finished:
                 return progress
             bar.update(task, total=progress.total, completed=progress.done, note=_note(progress))
-            if (until is not None and time.monotonic() > until) or pause(0.2):
+            if wait(0.2):
                 return progress
 
 
-def watch(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:
-    """The jobs at work, drawn anew every second until Ctrl-C."""
+def watch_jobs(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:
+    """Show the running jobs, refreshed every second, until Ctrl-C."""
     with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             live.update(progress_table(read()), refresh=True)
@@ -105,44 +120,37 @@ def watch(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:
 
 
 def progress_table(jobs: Sequence[dto.Progress]) -> Table:
-    """Counts per status, throughput, time left, and the step of each symbol at work."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("job", "done", "items", "symbols/s", "left", "at work"):
-        table.add_column(name)
+    """Per job: items per status, throughput, time left, and the step of each running symbol."""
+    result = table("job", "done", "items", "symbols/s", "left", "running")
     for job in jobs:
         counts = ", ".join(f"{n} {status}" for status, n in sorted(job.counts.items()))
         rate = "–" if job.symbols_per_second is None else f"{job.symbols_per_second:.1f}"
-        work = ", ".join(f"{symbol} ({step})" for symbol, step in job.at_work.items())
+        running = ", ".join(f"{symbol} ({step})" for symbol, step in job.at_work.items())
         done = f"{job.done} of {job.total}"
-        table.add_row(str(job.job_id), done, counts, rate, duration(job.eta_seconds), work or "–")
+        result.add_row(
+            str(job.job_id), done, counts, rate, duration(job.eta_seconds), running or "–"
+        )
     if not jobs:
-        table.add_row("no job is running", "", "", "", "", "")
-    return table
+        result.add_row("no job is running", "", "", "", "", "")
+    return result
 
 
-def _pause(seconds: float) -> bool:
+def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return False
 
 
 def _note(progress: dto.Progress) -> str:
-    work = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
+    running = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
     eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
-    return (work or "waiting for a worker") + eta
+    return (running or "waiting for a worker") + eta
 
 
 def series_table(series: Sequence[dto.SeriesStatus]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("symbol", "bar"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("bars", justify="right", no_wrap=True)
-    table.add_column("first", no_wrap=True)
-    table.add_column("last, UTC", no_wrap=True)
-    table.add_column("quality", justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("source", no_wrap=True)
+    columns = ("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source")
+    result = table(*columns, right=("bars", "quality"), wrap=False)
     for s in series:
-        table.add_row(
+        result.add_row(
             s.symbol,
             s.timeframe,
             f"{s.bars:,}",
@@ -152,7 +160,7 @@ def series_table(series: Sequence[dto.SeriesStatus]) -> Table:
             styled(s.status if s.active else "inactive"),
             s.source or "–",
         )
-    return table
+    return result
 
 
 def _last_bar(series: dto.SeriesStatus) -> str:
@@ -163,15 +171,11 @@ def _last_bar(series: dto.SeriesStatus) -> str:
 
 
 def history_table(page: dto.HistoryPage) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("started", "kind", "state"):
-        table.add_column(name)
-    for name in ("duration", "ok", "failed", "retried", "inserted", "updated"):
-        table.add_column(name, justify="right")
-    table.add_column("job")
+    numbers = ("duration", "ok", "failed", "retried", "inserted", "updated")
+    result = table("started", "kind", "state", *numbers, "job", right=numbers)
     for job, details in zip(page.jobs, page.details, strict=True):
-        table.add_row(
-            moment(job.started_at),
+        result.add_row(
+            timestamp(job.started_at),
             details.kind,
             styled(details.state),
             duration(job.duration_seconds),
@@ -182,26 +186,23 @@ def history_table(page: dto.HistoryPage) -> Table:
             f"{job.total_records_updated:,}",
             str(job.job_id),
         )
-    return table
+    return result
 
 
 def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("name", "kind", "state", "worker"):
-        table.add_column(name)
-    table.add_column("age", justify="right")
+    result = table("name", "kind", "state", "worker", "age", right=("age",))
     for p in patterns:
         state = "unknown (stale)" if p.stale else p.state or "–"
-        table.add_row(p.name, p.kind, state, p.worker_id, duration(p.age_seconds))
-    return table
+        result.add_row(p.name, p.kind, state, p.worker_id, duration(p.age_seconds))
+    return result
 
 
 def print_item(console: Console, item: dto.JobStatus) -> None:
-    """A symbol's newest run."""
+    """A symbol's latest run."""
     retries = f", {item.retry_count} retries" if item.retry_count else ""
     console.print(f"{item.symbol} {styled(item.status)}{retries}", highlight=False)
-    console.print(f"started    {moment(item.started_at)}", highlight=False)
-    console.print(f"completed  {moment(item.completed_at)}", highlight=False)
+    console.print(f"started    {timestamp(item.started_at)}", highlight=False)
+    console.print(f"completed  {timestamp(item.completed_at)}", highlight=False)
     if item.last_error:
         console.print("error      ", end="")
         console.print(item.last_error, markup=False, highlight=False)
@@ -220,14 +221,14 @@ def print_status(
     workers: Sequence[dto.WorkerStatus],
     pauses: Sequence[dto.Pause],
 ) -> None:
-    """The scheduler, the newest job, workers and pauses in a few lines."""
+    """Print the scheduler, the pauses, the workers, the last job and the queue."""
     scheduler, job = overview.scheduler, overview.last_job
     running = "[green]running[/]" if scheduler.running else "[red]not running[/]"
-    console.print(f"scheduler  {running}, next run {moment(scheduler.next_enrichment_time)}")
+    console.print(f"scheduler  {running}, next run {timestamp(scheduler.next_enrichment_time)}")
     for pause in pauses:
-        what = "everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
-        why = pause.reason or "no reason given"
-        console.print(f"[yellow]paused[/]     {what} by {pause.paused_by}: {why}")
+        what = "everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
+        reason = pause.reason or "no reason given"
+        console.print(f"[yellow]paused[/]     {what} by {pause.paused_by}: {reason}")
     alive = [w for w in workers if w.alive]
     busy = sum(w.busy for w in alive)
     console.print(
@@ -239,10 +240,10 @@ def print_status(
             console.print(f"{worker.worker_id}: {worker.note}", markup=False, highlight=False)
     if job is not None:
         console.print(
-            f"last job   {moment(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
+            f"last job   {timestamp(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
             f"{job.retried} retried, {duration(job.duration_seconds)}",
             highlight=False,
         )
     if overview.job_queue:
-        console.print(f"queue      {len(overview.job_queue)} symbols waiting or at work")
+        console.print(f"queue      {len(overview.job_queue)} symbols waiting or running")
     console.print()

@@ -1,7 +1,7 @@
-"""Child processes of one command: started in order, their output as one tidy log, stopped together.
+"""Child processes of one command: started in order, logged to one file, stopped together.
 
-Children that end by themselves are started again. Each child watches its standard input, a pipe
-from here, and stops when that closes: so nothing is left running even if this process is killed.
+Children that exit are restarted. Each child reads its standard input, a pipe from here, and stops
+when that closes, so that none is left even if this process is killed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,34 @@ from enrichment.domain.errors import ConfigurationError, EnrichmentError
 
 SUPERVISED = "ENRICHMENT_SUPERVISED"
 STOP_SECONDS = 20.0
-QUICK_DEATHS = 3
+EARLY_EXIT_SECONDS = 10.0
+MAX_EARLY_EXITS = 3
 
 
 @dataclass
 class Child:
-    """One process: its name in the log, the command line's arguments, the address that proves it
-    up.
-    """
+    """One child process."""
 
     name: str
+    """Shown in the log."""
     arguments: Sequence[str]
-    health: str | None = None
+    """Of the command `enrichment`."""
+    health_url: str | None = None
+    """Responds with 200 once the child is ready."""
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
     started: float = 0.0
-    quick_deaths: int = 0
+    early_exits: int = 0
+    """Consecutive exits within EARLY_EXIT_SECONDS of the start."""
 
 
 class Supervisor:
-    """Runs children of this program. log: told each line, with the child's name."""
+    """Runs children of this program.
+
+    Args:
+        environment: Variables to add to those of this process.
+        log_file: Gets every line of the children's output.
+        log: Called with the child's name for each of these lines, and for its restarts.
+    """
 
     def __init__(
         self, environment: Mapping[str, str], log_file: Path, log: Callable[[str, str], None]
@@ -63,7 +72,7 @@ class Supervisor:
 
     def _spawn(self, child: Child) -> None:
         child.started = time.monotonic()
-        child.process = subprocess.Popen(  # noqa: S603 — our own program
+        child.process = subprocess.Popen(  # noqa: S603 — this program
             [sys.executable, "-m", "enrichment", *child.arguments],
             env=self._environment,
             stdin=subprocess.PIPE,
@@ -71,7 +80,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C reaches this process only, which stops them in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops them in order
         )
         threading.Thread(target=self._relay, args=(child, child.process), daemon=True).start()
 
@@ -83,40 +92,39 @@ class Supervisor:
                 self._file.write(f"{child.name:<9} {text}\n")
                 self._log(child.name, text)
 
-    def wait_healthy(self, child: Child, seconds: float = 60.0) -> None:
-        """Until the child's address answers 200; ConfigurationError if it dies or takes too
-        long.
-        """
-        until = time.monotonic() + seconds
-        while child.health is not None and not _answers(child.health):
+    def wait_healthy(self, child: Child, timeout: float = 60.0) -> None:
+        """Wait until the child is ready; ConfigurationError if it exits or exceeds the timeout."""
+        deadline = time.monotonic() + timeout
+        while child.health_url is not None and not _is_healthy(child.health_url):
             if child.process is not None and child.process.poll() is not None:
                 raise ConfigurationError(f"{child.name} did not start: see {self._file.name}")
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"{child.name} does not answer at {child.health}: see {self._file.name}"
+                    f"{child.name} does not respond at {child.health_url}: see {self._file.name}"
                 )
             if self._stopping.wait(0.1):
                 return
 
-    def watch(self, also: Callable[[], None] = lambda: None) -> None:
-        """Start children again that end, until `stop()`; EnrichmentError if one keeps dying.
+    def watch(self, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Restart children that exit, until `stop()`; EnrichmentError if one keeps exiting.
 
-        also: called at every look, twice a second.
+        Args:
+            on_poll: Called at every poll, twice a second.
         """
         while not self._stopping.wait(0.5):
-            also()
+            on_poll()
             for child in self._children:
                 if child.process is not None and child.process.poll() is not None:
-                    self._revive(child, child.process.returncode)
+                    self._restart(child, child.process.returncode)
 
-    def _revive(self, child: Child, code: int) -> None:
-        quick = time.monotonic() - child.started < 10.0
-        child.quick_deaths = child.quick_deaths + 1 if quick else 0
-        if child.quick_deaths >= QUICK_DEATHS:
+    def _restart(self, child: Child, exit_code: int) -> None:
+        early = time.monotonic() - child.started < EARLY_EXIT_SECONDS
+        child.early_exits = child.early_exits + 1 if early else 0
+        if child.early_exits >= MAX_EARLY_EXITS:
             raise EnrichmentError(
-                f"{child.name} ends again and again (exit code {code}): see {self._file.name}"
+                f"{child.name} keeps exiting (exit code {exit_code}): see {self._file.name}"
             )
-        self._log(child.name, f"WARNING ended with exit code {code}, starting it again")
+        self._log(child.name, f"WARNING exited with code {exit_code}, restarting")
         self._spawn(child)
 
     def interrupt(self) -> None:
@@ -124,16 +132,16 @@ class Supervisor:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop the children in reverse order; kill what does not stop within 20 s."""
+        """Stop the children in reverse order; kill those that do not stop within STOP_SECONDS."""
         self._stopping.set()
-        alive = [c for c in reversed(self._children) if c.process and c.process.poll() is None]
-        for child in alive:
+        running = [c for c in reversed(self._children) if c.process and c.process.poll() is None]
+        for child in running:
             self._signal(child, signal.SIGTERM)
-        until = time.monotonic() + STOP_SECONDS
-        for child in alive:
-            assert child.process is not None  # noqa: S101 — for the type checker: chosen above
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in running:
+            assert child.process is not None  # noqa: S101 — for the type checker: see `running`
             try:
-                child.process.wait(max(0.1, until - time.monotonic()))
+                child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self._log(child.name, "WARNING did not stop, killed")
                 self._signal(child, signal.SIGKILL)
@@ -146,7 +154,7 @@ class Supervisor:
         child.process.send_signal(number)
 
 
-def _answers(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 — loopback
             return bool(response.status == 200)
@@ -155,16 +163,16 @@ def _answers(url: str) -> bool:
 
 
 def stop_with_parent() -> None:
-    """In a child: end, as by SIGTERM, when the supervising process has gone."""
+    """In a child: send SIGTERM to itself when the supervising process has exited."""
     if SUPERVISED not in os.environ:
         return
 
-    def watch() -> None:
+    def wait_for_parent() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock a forked child would inherit
             pass
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):  # their pipes are broken, and a last word must not fail
-            os.dup2(nowhere, stream)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):  # their pipes are broken: writing a last line would fail
+            os.dup2(devnull, stream)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    threading.Thread(target=wait_for_parent, name="parent-watch", daemon=True).start()

@@ -1,4 +1,4 @@
-"""`enrichment symbols …`: what is tracked."""
+"""`enrichment symbols …`: the tracked symbols."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from enrichment.cli.context import Json, actor, out, services, settings
+from enrichment.cli.context import Json, actor, out, services
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and import tracked symbols.")
 
 
 @app.command("list")
 def symbols_list(as_json: Json = False) -> None:
-    """List tracked symbols and the state of their series."""
+    """List tracked symbols and the status of their series."""
     from enrichment.cli import render
 
-    with services(settings()) as (reader, _):
+    with services() as (reader, _):
         series = reader.series()
     if as_json:
         out.print(render.as_json(series), highlight=False)
@@ -31,13 +31,15 @@ def symbols_list(as_json: Json = False) -> None:
 def symbols_add(
     symbol: Annotated[list[str], typer.Argument(help="One or more symbols.")],
     asset_class: Annotated[str, typer.Option(help="stock, etf or crypto.")] = "stock",
-    timeframes: Annotated[str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, by commas.")] = "1d",
+    timeframes: Annotated[
+        str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, separated by commas.")
+    ] = "1d",
 ) -> None:
-    """Track symbols, or change how they are tracked."""
+    """Track symbols, or change their asset class and timeframes."""
     from enrichment.services.commands import parse_tracked
 
     tracked = [parse_tracked(name, asset_class, timeframes) for name in symbol]
-    with services(settings()) as (_, commands):
+    with services() as (_, commands):
         commands.track(tracked, actor=actor())
     out.print(f"tracking {', '.join(t.symbol for t in tracked)}", highlight=False)
 
@@ -45,17 +47,17 @@ def symbols_add(
 @app.command("remove")
 def symbols_remove(symbol: str) -> None:
     """Stop enriching a symbol; its stored bars stay."""
-    with services(settings()) as (_, commands):
+    with services() as (_, commands):
         commands.untrack(symbol, actor=actor())
-    out.print(f"{symbol.upper()} is no longer enriched; its bars stay", highlight=False)
+    out.print(f"{symbol.upper()} is no longer tracked; its bars stay", highlight=False)
 
 
 @app.command("import")
 def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
-    """Track the symbols of a CSV file: symbol,asset_class,timeframes (timeframes by '|')."""
+    """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|')."""
     from enrichment.services.commands import parse_csv
 
     tracked = parse_csv(file.read_text(encoding="utf-8"))
-    with services(settings()) as (_, commands):
+    with services() as (_, commands):
         commands.track(tracked, actor=actor())
     out.print(f"tracking {len(tracked)} symbols from {file.name}", highlight=False)

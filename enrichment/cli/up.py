@@ -1,4 +1,4 @@
-"""`up` and `demo`: the database here, everything else in children, until Ctrl-C or SIGTERM."""
+"""`up` and `demo`: an embedded database, everything else in child processes, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -19,8 +19,7 @@ from enrichment.cli import render
 from enrichment.cli.supervisor import Child, Supervisor
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
-from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
-from enrichment.domain.model import TrackedSymbol
+from enrichment.domain.errors import DatabaseUnavailable
 from enrichment.net import require_free
 from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
@@ -28,7 +27,7 @@ from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_read_models, embedded_server, open_database
 
-SAMPLES = (
+SAMPLE_SYMBOLS = (
     *((symbol, "stock", "1d") for symbol in ("AAPL", "FB", "GOOG", "IBM", "MSFT")),
     ("SIM1", "stock", "1h,1d"),
     ("SIM2", "stock", "15m,1d,1w"),
@@ -38,29 +37,25 @@ SAMPLES = (
 )
 
 
-def up(settings: Settings, console: Console) -> None:
+def run_up(settings: Settings, console: Console) -> None:
     """Run everything on the persistent data folder until Ctrl-C or SIGTERM."""
-    with _stack(
-        settings, console, show=lambda name, line: _print_line(console, name, line)
-    ) as stack:
-        _print_addresses(console, settings)
+    with _running_stack(settings, console, log=partial(_print_line, console)) as stack:
+        _print_urls(console, settings)
         stack.watch(console)
 
 
-def demo(settings: Settings, console: Console) -> None:
-    """Run everything on a temporary data folder with sample symbols, and enrich them at once."""
+def run_demo(settings: Settings, console: Console) -> None:
+    """Run everything on a temporary data folder, and enrich the sample symbols at once."""
     home = temporary_home("enrichment-demo-")
-    fresh = settings.model_copy(update={"enrichment_home": home, "database_url": None})
-    began = time.monotonic()
+    settings = settings.model_copy(update={"enrichment_home": home, "database_url": None})
+    started = time.monotonic()
     try:
-        with _stack(
-            fresh, console, show=lambda name, line: _print_trouble(console, name, line)
-        ) as stack:
-            job_id = _first_run(stack, console)
+        with _running_stack(settings, console, log=partial(_print_problem, console)) as stack:
+            job_id = _enrich_samples(stack, console)
             if job_id is None:
                 return
-            _print_stored(console, stack.reader, job_id, time.monotonic() - began)
-            _print_addresses(console, fresh)
+            _print_result(console, stack.reader, job_id, time.monotonic() - started)
+            _print_urls(console, settings)
             console.print(
                 f"[dim]from another terminal: ENRICHMENT_HOME={home} enrichment status[/]",
                 highlight=False,
@@ -71,7 +66,7 @@ def demo(settings: Settings, console: Console) -> None:
 
 
 class Stack:
-    """What runs: the children and the services on their database."""
+    """The running child processes, and the services on their database."""
 
     def __init__(
         self,
@@ -82,36 +77,36 @@ class Stack:
     ) -> None:
         self.supervisor = supervisor
         self._server = server
+        self._last_error = ""
         self.commands = Commands(db)
         self.reader: ReadModels = build_read_models(db, settings)
         self.interrupted = threading.Event()
 
     def watch(self, console: Console) -> None:
-        """Keep the children and the embedded server running until interrupted."""
-        self._trouble = ""
-        self.supervisor.watch(lambda: self._revive_server(console))
+        """Restart children and the embedded server that exit, until interrupted."""
+        self.supervisor.watch(lambda: self._restart_server(console))
 
-    def _revive_server(self, console: Console) -> None:
+    def _restart_server(self, console: Console) -> None:
         try:
             if self._server is not None and self._server.revive():
-                _print_line(console, "postgres", "WARNING had died, started again")
-            self._trouble = ""
+                _print_line(console, "postgres", "WARNING exited, restarted")
+            self._last_error = ""
         except DatabaseUnavailable as exc:
-            if str(exc) != self._trouble:  # said once, not at every look
+            if str(exc) != self._last_error:  # not the same error at every poll
                 _print_line(console, "postgres", f"ERROR {exc}")
-            self._trouble = str(exc)
+            self._last_error = str(exc)
 
 
 @contextmanager
-def _stack(
-    settings: Settings, console: Console, *, show: Callable[[str, str], None]
+def _running_stack(
+    settings: Settings, console: Console, *, log: Callable[[str, str], None]
 ) -> Iterator[Stack]:
-    """Start everything, in order; stop it all at the end of the block, in reverse order."""
-    _require_ports(settings)
+    """Everything, started in order, and stopped in reverse order at the end of the block."""
+    _require_free_ports(settings)
     with (
         embedded_server(settings) as server,
         open_database(settings, pool_size=3, application="enrichment-up") as db,
-        _supervisor(settings, db, show) as supervisor,
+        _supervisor(settings, db, log) as supervisor,
     ):
         stack = Stack(supervisor, server, db, settings)
 
@@ -133,7 +128,7 @@ def _stack(
 
 @contextmanager
 def _supervisor(
-    settings: Settings, db: Database, show: Callable[[str, str], None]
+    settings: Settings, db: Database, log: Callable[[str, str], None]
 ) -> Iterator[Supervisor]:
     environment = {
         "ENRICHMENT_HOME": str(settings.enrichment_home),
@@ -142,7 +137,7 @@ def _supervisor(
         "ENRICHMENT_DASHBOARD_PORT": str(settings.enrichment_dashboard_port),
         "ENRICHMENT_SANDBOX_PORT": str(settings.enrichment_sandbox_port),
     }
-    supervisor = Supervisor(environment, settings.enrichment_home / "enrichment.log", show)
+    supervisor = Supervisor(environment, settings.enrichment_home / "enrichment.log", log)
     try:
         yield supervisor
     finally:
@@ -165,7 +160,7 @@ def _children(settings: Settings) -> list[Child]:
 
 
 def _anchor(home: Path) -> str:
-    """The day on which this data folder's recorded bars end: chosen once, so that history stays."""
+    """When the sandbox's recorded bars end: fixed per data folder, for the bars are stored."""
     file = home / "sandbox.json"
     if not file.exists():
         file.write_text(json.dumps({"anchor": utc_now().isoformat()}))
@@ -173,52 +168,39 @@ def _anchor(home: Path) -> str:
     return anchor
 
 
-def parse_day(text: str) -> datetime:
-    """An ISO date or moment, UTC unless it says otherwise."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(f"{text!r} is not a date: write YYYY-MM-DD") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _require_ports(settings: Settings) -> None:
+def _require_free_ports(settings: Settings) -> None:
     require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
     require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
     if settings.uses_sandbox:
         require_free("sandbox vendor", "127.0.0.1", settings.enrichment_sandbox_port)
 
 
-def _first_run(stack: Stack, console: Console) -> UUID | None:
-    """Track the samples and enrich them; None if interrupted before the end."""
-    stack.commands.track(_samples(), actor="demo")
+def _enrich_samples(stack: Stack, console: Console) -> UUID | None:
+    """Track and enrich the sample symbols; their job, or None if interrupted."""
+    stack.commands.track([parse_tracked(*sample) for sample in SAMPLE_SYMBOLS], actor="demo")
     job = stack.commands.trigger(actor="demo")
-    progress = render.follow(
+    progress = render.follow_job(
         console, lambda: stack.reader.progress(job.job_id), interrupted=stack.interrupted.wait
     )
     return job.job_id if progress is not None and progress.finished else None
 
 
-def _samples() -> list[TrackedSymbol]:
-    return [parse_tracked(*sample) for sample in SAMPLES]
-
-
-def _print_stored(console: Console, reader: ReadModels, job_id: UUID, seconds: float) -> None:
+def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: float) -> None:
     series, progress = reader.series(), reader.progress(job_id)
     console.print(render.series_table(series))
     render.print_failures(console, reader.failed_items(job_id))
     scores = [s.quality_score for s in series if s.quality_score is not None]
     mean = render.score(sum(scores) / len(scores) if scores else None)
-    took = render.duration(progress.duration_seconds if progress else None)
+    duration = render.duration(progress.duration_seconds if progress else None)
     console.print(
         f"\n[bold]stored[/] {len({s.symbol for s in series})} symbols, "
         f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "
-        f"mean quality {mean} · enriched in {took}, {seconds:.1f} s after the command",
+        f"mean quality {mean} · enriched in {duration}, {seconds:.1f} s after the start",
         highlight=False,
     )
 
 
-def _print_addresses(console: Console, settings: Settings) -> None:
+def _print_urls(console: Console, settings: Settings) -> None:
     api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
     console.print()
     console.print(
@@ -242,6 +224,6 @@ def _print_line(console: Console, name: str, line: str) -> None:
     console.print(line, markup=False, highlight=False)
 
 
-def _print_trouble(console: Console, name: str, line: str) -> None:
+def _print_problem(console: Console, name: str, line: str) -> None:
     if any(level in line for level in ("WARNING", "ERROR", "CRITICAL")):
         _print_line(console, name, line)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from enrichment.cli.up import SAMPLES
+from enrichment.cli.up import SAMPLE_SYMBOLS
 from enrichment.config import Settings
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Timeframe, Window
@@ -83,7 +83,7 @@ def troubled_nights(db: Database, url: str) -> Iterator[dict[str, str]]:
     with _vendor(db, url) as night:
         days = night.days
         losses, restated = _losses(days), _restatements(days)
-        night.track(*SAMPLES)
+        night.track(*SAMPLE_SYMBOLS)
         # With a second vendor's bars, the day that all symbols miss would not be an outage.
         operator = Commands(db)
         operator.pause(actor="demo", scope="provider", key="yahoo")

@@ -371,8 +371,8 @@ def test_without_dask_the_error_names_the_package(db: Database, vendor: GatedVen
     assert "pip install 'market-enrichment[dask]'" in done.stderr
 
 
-def doctor_on_dask(settings: Settings) -> doctor.Finding:
-    (finding,) = (f for f in doctor.examine(lambda: settings) if f.check == "dask")
+def doctor_on_dask(settings: Settings) -> doctor.CheckResult:
+    (finding,) = (f for f in doctor.run_checks(lambda: settings) if f.check == "dask")
     return finding
 
 

@@ -1,4 +1,4 @@
-"""The packaged templates speak of metrics that exist, and the alert rules fire when they should."""
+"""The templates use existing metrics, and their alert rules fire when they should."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTES = 30
 SERIES = '{asset_class="stock",timeframe="1d"}'
 HOUR = 3600
 
-# Rule → the series that make it fire, minute by minute; then those that do not.
+# Rule → series for which it fires, series for which it does not.
 CASES: dict[str, tuple[dict[str, float | None], dict[str, float | None]]] = {
     "EnrichmentMetricsAbsent": ({}, {'enrichment_build_info{version="1"}': 1}),
     "SchedulerNotRunning": (
@@ -89,7 +89,7 @@ def test_every_metric_that_a_template_uses_exists(db: Database, name: str) -> No
     assert used <= existing(db)
 
 
-def test_the_dashboard_is_one_that_grafana_imports() -> None:
+def test_the_grafana_dashboard_is_importable() -> None:
     board = json.loads(template(GRAFANA))
     panels = board["panels"]
     assert board["uid"]
@@ -126,7 +126,7 @@ def test_the_prometheus_rules_have_the_thresholds_of_the_built_in_rules(rule: Ru
 
 
 @needs_promtool
-def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:
+def test_every_expression_of_the_grafana_dashboard_is_valid_promql(tmp_path: Path) -> None:
     board = json.loads(template(GRAFANA))
     expressions = [
         target["expr"] for panel in board["panels"] for target in panel.get("targets", [])
@@ -137,23 +137,23 @@ def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     ]
     file = tmp_path / "panels.json"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
-    code, said = promtool("check", "rules", file)
-    assert code == 0, said
+    code, output = promtool("check", "rules", file)
+    assert code == 0, output
 
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
     """The alert rules as `enrichment export` writes them."""
     file = tmp_path / "rules.yml"
-    done = CliRunner().invoke(app, ["export", "prometheus-rules", "--output", str(file)])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, ["export", "prometheus-rules", "--output", str(file)])
+    assert result.exit_code == 0, result.output
     return file
 
 
 @needs_promtool
 def test_the_rules_are_well_formed(rules: Path) -> None:
-    code, said = promtool("check", "rules", rules)
-    assert code == 0, said
+    code, output = promtool("check", "rules", rules)
+    assert code == 0, output
     names = re.findall(r"- alert: (\w+)", rules.read_text())
     assert sorted(names) == sorted(CASES)
 
@@ -161,7 +161,7 @@ def test_the_rules_are_well_formed(rules: Path) -> None:
 def case(rule: str, series: dict[str, float | None], *, fires: bool) -> dict[str, Any]:
     """promtool's test of one rule: whether it fires after half an hour of these series.
 
-    Its clock begins at 1970-01-01, so a time stamp before that lies in the past.
+    Its time begins at 1970-01-01, so negative timestamps are in the past.
     """
     return {
         "interval": "1m",
@@ -183,23 +183,23 @@ def case(rule: str, series: dict[str, float | None], *, fires: bool) -> dict[str
 def test_each_rule_fires_when_it_should_and_only_then(
     rules: Path, tmp_path: Path, rule: str
 ) -> None:
-    bad, good = CASES[rule]
-    tests = [case(rule, bad, fires=True), case(rule, good, fires=False)]
+    firing, normal = CASES[rule]
+    tests = [case(rule, firing, fires=True), case(rule, normal, fires=False)]
     file = tmp_path / "cases.json"
     file.write_text(
         json.dumps({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
     )
-    code, said = promtool("test", "rules", file)
-    assert code == 0, said
+    code, output = promtool("test", "rules", file)
+    assert code == 0, output
 
 
-def test_a_file_that_cant_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_an_error(tmp_path: Path) -> None:
     target = tmp_path / "no" / "such"
-    done = CliRunner().invoke(app, ["export", "grafana", "--output", str(target)])
-    assert done.exit_code != 0
-    assert "choose another --output" in str(done.exception)
+    result = CliRunner().invoke(app, ["export", "grafana", "--output", str(target)])
+    assert result.exit_code != 0
+    assert "--output" in str(result.exception)
 
 
-def test_without_a_file_it_is_written_to_the_screen() -> None:
-    done = CliRunner().invoke(app, ["export", "grafana"])
-    assert json.loads(done.output)["title"] == "Market enrichment"
+def test_without_a_file_it_is_written_to_standard_output() -> None:
+    result = CliRunner().invoke(app, ["export", "grafana"])
+    assert json.loads(result.output)["title"] == "Market enrichment"

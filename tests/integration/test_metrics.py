@@ -1,4 +1,4 @@
-"""`/metrics`: one scrape shows everything, in Prometheus' format, and totals never go back."""
+"""`/metrics`: the whole installation in Prometheus' format, with monotonic totals."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ Samples = Mapping[str, float]
 
 def scrape(db: Database) -> Samples:
     """Every sample as 'name{label=value,…}' without the prefix."""
-    answer = api_client(db).get("/metrics")
-    assert answer.status_code == 200
-    found = {}
-    for family in text_string_to_metric_families(answer.get_data(as_text=True)):
+    response = api_client(db).get("/metrics")
+    assert response.status_code == 200
+    samples = {}
+    for family in text_string_to_metric_families(response.get_data(as_text=True)):
         for sample in family.samples:
             labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
             name = sample.name.removeprefix("enrichment_")
-            found[f"{name}{{{labels}}}" if labels else name] = sample.value
-    return found
+            samples[f"{name}{{{labels}}}" if labels else name] = sample.value
+    return samples
 
 
-def test_a_new_installation_shows_zeros_and_leaves_out_what_is_unknown(db: Database) -> None:
-    found = scrape(db)
-    assert found[f"build_info{{version={__version__}}}"] == 1
-    assert found["scheduler_running"] == 0
-    assert found["queue_items{status=pending}"] == 0
-    assert found["queue_oldest_age_seconds"] == 0
-    assert found["computations_total{outcome=success}"] == 0
-    assert not [name for name in found if name.startswith("last_job")]
+def test_a_new_installation_has_zeros_and_no_samples_of_unknown_values(db: Database) -> None:
+    samples = scrape(db)
+    assert samples[f"build_info{{version={__version__}}}"] == 1
+    assert samples["scheduler_running"] == 0
+    assert samples["queue_items{status=pending}"] == 0
+    assert samples["queue_oldest_age_seconds"] == 0
+    assert samples["computations_total{outcome=success}"] == 0
+    assert not [name for name in samples if name.startswith("last_job")]
 
 
-def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> None:
+def test_one_scrape_shows_all_workers_and_all_data(db: Database) -> None:
     seed(db)
-    found = scrape(db)
+    samples = scrape(db)
     expected = {
         "scheduler_running": 1,
         "tracked_symbols{asset_class=stock}": 2,
@@ -79,37 +79,37 @@ def test_one_scrape_shows_every_worker_and_everything_stored(db: Database) -> No
         "pauses{scope=global}": 0,
         "alert_firing{rule=LowDataQuality,severity=warning}": 1,
     }
-    assert {name: found.get(name) for name in expected} == expected
+    assert {name: samples.get(name) for name in expected} == expected
     near = {
         "fetch_duration_seconds_sum{provider=polygon}": 20.325,
         "quality_score_ratio{asset_class=stock,timeframe=1d}": (0.9 + 0.8) / 2,
         "data_completeness_ratio{asset_class=stock,timeframe=1d}": (0.99 + 1.0) / 2,
         "validation_ratio{asset_class=stock,timeframe=1d}": (0.9 + 1.0) / 2,
     }
-    assert {name: found.get(name) for name in near} == pytest.approx(near)
-    assert 0 <= found["worker_heartbeat_age_seconds{worker=w1}"] < 60
+    assert {name: samples.get(name) for name in near} == pytest.approx(near)
+    assert 0 <= samples["worker_heartbeat_age_seconds{worker=w1}"] < 60
 
 
 @needs_promtool
-def test_prometheus_own_checker_finds_nothing_to_say(db: Database) -> None:
+def test_promtool_reports_no_problems(db: Database) -> None:
     seed(db)
     body = api_client(db).get("/metrics").get_data()
     assert promtool("check", "metrics", given=body) == (0, "")
 
 
-def test_no_metric_grows_with_the_number_of_symbols(db: Database) -> None:
+def test_the_number_of_samples_does_not_depend_on_the_number_of_symbols(db: Database) -> None:
     commands = seed(db)
     before = set(scrape(db))
     commands.track([parse_tracked(f"SIM{n}", "stock", "1d,1h") for n in range(200)], actor="test")
     assert set(scrape(db)) == before
 
 
-def totals(found: Samples) -> Samples:
+def totals(samples: Samples) -> Samples:
     parts = ("_total", "_bucket", "_count", "_sum")
-    return {name: v for name, v in found.items() if name.partition("{")[0].endswith(parts)}
+    return {name: v for name, v in samples.items() if name.partition("{")[0].endswith(parts)}
 
 
-def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Database) -> None:
+def test_totals_do_not_change_on_rollup_and_retention(db: Database) -> None:
     seed(db)
     with db.begin() as conn:
         conn.execute(
@@ -150,7 +150,7 @@ def test_totals_do_not_change_when_hours_settle_or_retention_drops_rows(db: Data
     assert after[name] == before[name] + 2
 
 
-def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
+def test_a_resumed_job_is_counted_again_and_no_total_shrinks(db: Database) -> None:
     commands = seed(db)
     before = totals(scrape(db))
     job = ReadModels(db, hour=1, minute=30, enabled=True).history(10).jobs[-1]
@@ -163,6 +163,6 @@ def test_a_resumed_job_ends_again_and_no_total_shrinks(db: Database) -> None:
     assert after["jobs_total{kind=manual,state=completed}"] >= 1
 
 
-def test_without_a_database_the_scrape_fails_clearly() -> None:
-    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    assert api_client(gone).get("/metrics").status_code == 503
+def test_without_a_database_the_scrape_fails_with_503() -> None:
+    unreachable = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
+    assert api_client(unreachable).get("/metrics").status_code == 503

@@ -1,4 +1,4 @@
-"""What is heavy is imported where it is used: not by a worker that waits, not to tell the state."""
+"""Heavy modules are imported lazily: not by an idle worker, not by `enrichment status`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ print(json.dumps([name.partition(".")[0] for name in sys.modules]))
 
 
 @pytest.mark.parametrize("program", [READY_WORKER, STATUS], ids=["worker", "status"])
-def test_on_a_current_schema_neither_migrations_nor_what_computes_is_loaded(
-    db_url: str, tmp_path: Path, program: str
-) -> None:
-    done = subprocess.run(
+def test_heavy_modules_are_not_loaded(db_url: str, tmp_path: Path, program: str) -> None:
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "DATABASE_URL": db_url, "ENRICHMENT_HOME": str(tmp_path)},
         cwd=tmp_path,
@@ -44,7 +42,7 @@ def test_on_a_current_schema_neither_migrations_nor_what_computes_is_loaded(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    loaded = set(json.loads(done.stdout))
+    assert completed.returncode == 0, completed.stderr
+    loaded = set(json.loads(completed.stdout))
     assert {"sqlalchemy", "numpy"} <= loaded
     assert loaded & (COMPUTING | SERVING | {"alembic"}) == set()
