@@ -1,4 +1,4 @@
-"""The API is what its OpenAPI document says, whatever is sent to it: schemathesis, all checks."""
+"""The API conforms to its OpenAPI document: all checks of schemathesis."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
-from enrichment.wiring import alerts as alerting
+from enrichment.wiring.alerts import read_inputs
 from resilience import init_resilience_manager
 from tests.helpers.api_client import run_open_items, track_symbols
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 from tests.helpers.server_process import serving
 
 BEARER = "s3cret"
-# Nothing works on the jobs here, so waiting for their end is kept short.
+# No worker runs here, so `wait` never sees the end of a job.
 CONFIGURATION = """
 [[operations]]
 include-name = "POST /api/v1/enrichment/trigger"
@@ -28,7 +28,7 @@ parameters = { "wait" = 0.1 }
 
 
 def fill(db: Database) -> None:
-    """Something of everything that can be asked for."""
+    """At least one row of everything that the API shows."""
     NightlyRuns(db, quiet_bars(60)).run_at(60)
     commands = track_symbols(db)
     commands.trigger(actor="test")
@@ -38,19 +38,19 @@ def fill(db: Database) -> None:
     manager.register_circuit_breaker("polygon_api")
     manager.close()
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    readings = alerting.read_inputs(reader)
+    inputs = read_inputs(reader)
     AlertService(
-        AlertStore(db), readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0
+        AlertStore(db), inputs, DEFAULT_RULES, {}, evaluator="test", interval=0.0
     ).evaluate()
 
 
-def test_every_operation_does_what_its_description_says(
+def test_every_operation_conforms_to_its_description(
     db: Database, db_url: str, tmp_path: Path
 ) -> None:
     fill(db)
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with serving(db_url, tmp_path, ENRICHMENT_API_TOKEN=BEARER) as api:
-        done = subprocess.run(
+        completed = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"),
                 *("--checks", "all", "--max-examples", "15", "--generation-deterministic"),
@@ -60,4 +60,4 @@ def test_every_operation_does_what_its_description_says(
             capture_output=True,
             text=True,
         )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -1,4 +1,4 @@
-"""`enrichment demo`, from the wheel: real bars in, exact numbers out, nothing left running."""
+"""`enrichment demo` and `up`, from the wheel: exact bars and features, nothing left running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = "/api/v1/enrichment"
 
 
 def recorded(symbol: str) -> dict[str, np.ndarray]:
-    """The recorded file's columns, read by this test alone."""
+    """The columns of the recorded file, read independently of the program."""
     with gzip.open(DAILY_STOCKS, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["symbol"] == symbol]
     return {
@@ -35,8 +35,8 @@ def recorded(symbol: str) -> dict[str, np.ndarray]:
     }
 
 
-def test_it_says_what_it_stored_and_where_to_look(demo: RunningStack) -> None:
-    assert "stored 10 symbols" in demo.output
+def test_it_prints_what_was_stored_and_the_urls(demo: RunningStack) -> None:
+    assert "10 symbols" in demo.output
     assert demo.dashboard in demo.output
     assert demo.api in demo.output
     assert "✗" not in demo.output
@@ -77,7 +77,7 @@ def test_the_overview_shows_the_run(demo: RunningStack) -> None:
     assert status == 200
     assert overview["scheduler"]["running"] is True
     status, history = demo.request(f"{ROOT}/history?limit=100")
-    first = history["jobs"][-1]  # other tests may have triggered more since
+    first = history["jobs"][-1]  # other tests may have triggered later ones
     assert (status, first["successful"], first["failed"]) == (200, 10, 0)
     assert overview["metrics"]["fetch_pipeline"]["success_rate"] == 100.0
     assert overview["metrics"]["data_quality"]["avg_quality_score"] > 0.9
@@ -86,7 +86,7 @@ def test_the_overview_shows_the_run(demo: RunningStack) -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
-def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
+def test_the_worker_is_pinned_to_one_processor_and_the_server_is_not(
     demo: RunningStack, demo_db: Database
 ) -> None:
     with demo_db.begin() as conn:
@@ -97,24 +97,22 @@ def test_the_worker_keeps_to_one_processor_and_the_server_to_none(
 
 def test_running_again_changes_no_row(demo: RunningStack, demo_db: Database) -> None:
     before = stored_bars(demo_db, "AAPL", "bars::text")
-    status, answer = demo.request(
+    status, result = demo.request(
         f"{ROOT}/trigger?symbols=AAPL&symbols=X:SIM1USD&wait=60", method="POST"
     )
-    assert (status, answer["symbols_to_process"]) == (202, 2)
-    assert (answer["result_summary"]["successful"], answer["result_summary"]["failed"]) == (2, 0)
+    assert (status, result["symbols_to_process"]) == (202, 2)
+    assert (result["result_summary"]["successful"], result["result_summary"]["failed"]) == (2, 0)
     assert stored_bars(demo_db, "AAPL", "bars::text") == before
     with demo_db.begin() as conn:
         assert conn.execute(text("SELECT count(*) FROM data_corrections")).scalar() == 0
 
 
-def test_an_unknown_ticker_fails_with_the_reason_and_harms_nothing(
-    demo: RunningStack, script: Path
-) -> None:
+def test_an_unknown_ticker_fails_with_its_reason(demo: RunningStack, script: Path) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
     assert run_command(script, "symbols", "add", "NOSUCH", **home).returncode == 0
-    done = run_command(script, "trigger", "NOSUCH", "--wait", **home)
-    assert done.returncode == 1
-    assert "check the ticker" in done.stdout
+    completed = run_command(script, "trigger", "NOSUCH", "--wait", **home)
+    assert completed.returncode == 1
+    assert "NOSUCH" in completed.stdout
     status, item = demo.request(f"{ROOT}/dashboard/job-status/NOSUCH")
     assert (status, item["status"], item["retry_count"]) == (200, "failed", 0)
     assert run_command(script, "symbols", "remove", "NOSUCH", **home).returncode == 0
@@ -123,7 +121,7 @@ def test_an_unknown_ticker_fails_with_the_reason_and_harms_nothing(
 @pytest.mark.parametrize(
     ("kind", "reason"), [("unauthorized", "POLYGON_API_KEY"), ("html", "not JSON")]
 )
-def test_a_vendor_that_refuses_or_sends_html_is_reported_and_the_bars_stay(
+def test_a_vendor_error_is_reported_and_the_bars_stay(
     demo: RunningStack, script: Path, demo_db: Database, kind: str, reason: str
 ) -> None:
     faults = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
@@ -136,16 +134,16 @@ def test_a_vendor_that_refuses_or_sends_html_is_reported_and_the_bars_stay(
     )
     urllib.request.urlopen(request, timeout=10).close()
     try:
-        done = run_command(script, "trigger", "IBM", "--wait", **home)
+        completed = run_command(script, "trigger", "IBM", "--wait", **home)
     finally:
         urllib.request.urlopen(urllib.request.Request(faults, method="DELETE"), timeout=10).close()
-    assert done.returncode == 1
-    assert reason in done.stdout
+    assert completed.returncode == 1
+    assert reason in completed.stdout
     assert run_command(script, "trigger", "IBM", "--wait", **home).returncode == 0
     assert stored_bars(demo_db, "IBM", "bars::text") == before
 
 
-def test_the_command_line_reads_the_same_figures(demo: RunningStack, script: Path) -> None:
+def test_the_command_line_shows_the_same_values(demo: RunningStack, script: Path) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
     status = json.loads(run_command(script, "status", "--json", **home).stdout)
     assert status["overview"]["scheduler"]["running"] is True
@@ -160,7 +158,7 @@ def test_the_command_line_reads_the_same_figures(demo: RunningStack, script: Pat
     assert "daily bars of AAPL" in doctor.stdout
 
 
-def test_an_operator_steers_from_the_command_line(demo: RunningStack, script: Path) -> None:
+def test_pause_cancel_resume_and_prune_commands(demo: RunningStack, script: Path) -> None:
     home = {"ENRICHMENT_HOME": str(demo.home)}
     patterns = json.loads(run_command(script, "breakers", "--json", **home).stdout)
     assert {p["kind"] for p in patterns if p["name"] == "polygon_api" and not p["stale"]} == {
@@ -173,22 +171,22 @@ def test_an_operator_steers_from_the_command_line(demo: RunningStack, script: Pa
     assert paused.returncode == 0, paused.stderr
     job = json.loads(run_command(script, "trigger", "AAPL", "--json", **home).stdout)["job_id"]
     assert run_command(script, "cancel", job, "--reason", "test", **home).returncode == 0
-    status, found = demo.request(f"{ROOT}/jobs/{job}")
-    assert (status, found["state"], found["counts"]) == (200, "cancelled", {"cancelled": 1})
+    status, details = demo.request(f"{ROOT}/jobs/{job}")
+    assert (status, details["state"], details["counts"]) == (200, "cancelled", {"cancelled": 1})
     assert run_command(script, "resume", "--symbol", "AAPL", **home).returncode == 0
-    assert "dropped 0 months of logs, 0 jobs" in run_command(script, "db", "prune", **home).stdout
+    assert "0 months of logs, 0 jobs" in run_command(script, "db", "prune", **home).stdout
 
 
-def test_a_second_one_beside_it_names_the_taken_port(demo: RunningStack, script: Path) -> None:
-    done = run_command(script, "up", f"--api-port={demo.ports['api']}")
-    assert done.returncode == 1
-    assert f"port {demo.ports['api']} of the API can't be used" in done.stderr
-    assert "--api-port or ENRICHMENT_API_PORT" in done.stderr
+def test_a_port_in_use_is_named(demo: RunningStack, script: Path) -> None:
+    completed = run_command(script, "up", f"--api-port={demo.ports['api']}")
+    assert completed.returncode == 1
+    assert f"port {demo.ports['api']}" in completed.stderr
+    assert "--api-port or ENRICHMENT_API_PORT" in completed.stderr
     for part in ("api", "dashboard", "sandbox"):
-        alone = run_command(script, part, f"--port={demo.ports[part]}")
-        assert alone.returncode == 1
-        assert str(demo.ports[part]) in alone.stderr
-        assert alone.stderr.count("\n") == 1
+        single = run_command(script, part, f"--port={demo.ports[part]}")
+        assert single.returncode == 1
+        assert str(demo.ports[part]) in single.stderr
+        assert single.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -196,24 +194,24 @@ def test_stopping_leaves_nothing_running(
     script: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
-        family = up.processes()
-        assert len(family) >= 6
+        processes = up.processes()
+        assert len(processes) >= 6
         assert up.stop(number) == 0, up.output
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
 
 
-def test_a_database_that_dies_is_started_again(script: Path, tmp_path: Path) -> None:
+def test_a_crashed_database_server_is_restarted(script: Path, tmp_path: Path) -> None:
     with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
         (before, *_) = (up.home / "postgres" / "postmaster.pid").read_text().splitlines()
         os.kill(int(before), signal.SIGQUIT)
-        waiting = threading.Event()
+        never = threading.Event()
         for _ in range(300):
             status, _ = up.request("/readyz")
             (after, *_) = (*_lines(up.home / "postgres" / "postmaster.pid"), before)
             if status == 200 and after != before:
                 break
-            waiting.wait(0.1)
+            never.wait(0.1)
         assert (status, after != before) == (200, True), up.output
         assert up.stop() == 0
 
@@ -222,14 +220,14 @@ def _lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_killing_it_outright_stops_its_children_too(script: Path, tmp_path: Path) -> None:
+def test_killing_it_stops_its_children_too(script: Path, tmp_path: Path) -> None:
     home = {"ENRICHMENT_HOME": str(tmp_path / "home")}
     with running_stack(script, "up", tmp_path, **home) as up:
         children = psutil.Process(up.process.pid).children(recursive=True)
         up.process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
-    # The embedded server outlives its killed holder; the next command joins it and stops it.
+    # The embedded server keeps running; the next command uses it, and stops it when it ends.
     assert run_command(script, "db", "url", **home).returncode == 0
     remaining = [
         p
