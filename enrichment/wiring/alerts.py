@@ -50,8 +50,13 @@ def build_channels(
 
     def add(name: str, url: str, payload: Payload, setting: str) -> None:
         guard = VendorGuard(manager, name, per_minute=None, protection=protection)
+        parts = urlsplit(url)
         client = HttpClient(
-            url, call=guard, timeouts=guard.protection.timeouts, key_setting=setting, pool_size=2
+            f"{parts.scheme}://{parts.netloc}",
+            call=guard,
+            timeouts=guard.protection.timeouts,
+            key_setting=setting,
+            pool_size=2,
         )
         built[name] = Channel(client, url, payload)
 
