@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,14 @@ import typer.main
 from api import create_app
 from enrichment.cli.main import app
 from enrichment.config import Settings
-from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus, WorkerState
+from enrichment.domain.statuses import (
+    GapCause,
+    ItemStatus,
+    JobState,
+    SeriesStatus,
+    WorkerState,
+)
+from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.features import FEATURES
 from enrichment.pipeline.validation import CHECKS
 from enrichment.services.alerts.metrics import METRICS
@@ -184,7 +192,7 @@ def test_every_alert_rule_and_metric_is_documented() -> None:
     assert set(METRICS) <= documented
 
 
-@pytest.mark.parametrize("states", [JobState, ItemStatus, SeriesStatus, WorkerState])
+@pytest.mark.parametrize("states", [JobState, ItemStatus, SeriesStatus, WorkerState, GapCause])
 def test_every_state_is_documented(states: type[JobState]) -> None:
     text = page("docs/architecture.md") + page("docs/data.md")
     assert [state for state in states if not re.search(rf"\b{state}\b", text)] == []
@@ -199,6 +207,32 @@ def test_every_table_is_documented() -> None:
     }
     documented = set(rows(page("docs/architecture.md")))
     assert sorted(created - documented) == []
+
+
+# The structure
+
+
+def test_the_documented_layers_are_those_of_the_contract() -> None:
+    section = page("docs/architecture.md").split("\n## Layers")[1]
+    documented = section.split("```text\n")[1].split("\n```")[0].splitlines()
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    assert documented == next(c for c in contracts if c["type"] == "layers")["layers"]
+
+
+def test_the_documented_fetch_plan_is_that_of_the_code() -> None:
+    table = rows(fetch_plan.__doc__ or "")
+    section = page("docs/architecture.md").split("\n## What a run fetches and reads")[1]
+    assert table
+    assert rows(section.split("\n## ")[0]) == table
+
+
+def test_every_benchmark_is_documented() -> None:
+    programs = {
+        f"tests.benchmarks.{file.stem}"
+        for file in (ROOT / "tests" / "benchmarks").glob("*.py")
+        if "__main__" in file.read_text(encoding="utf-8")
+    }
+    assert sorted(programs - set(MODULE.findall(page("docs/benchmarks.md")))) == []
 
 
 # Words, links and files
