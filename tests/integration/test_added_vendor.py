@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from enrichment.cli import doctor
 from enrichment.config import Settings, vendor_settings
 from enrichment.domain.bars import Bars
-from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, UnknownVendor
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.sandbox import create_app, running
@@ -32,6 +31,8 @@ from enrichment.vendors.registry import (
 )
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
+
+WEEK = Window(datetime(2024, 5, 27, tzinfo=UTC), datetime(2024, 6, 3, tzinfo=UTC))
 
 
 class KrakenProvider:
@@ -110,11 +111,10 @@ def simulated(address: str) -> SettingsWithKraken:
 
 
 def fetch(settings: Settings) -> FetchedBars:
-    manager, now = init_resilience_manager(), utc_now()
+    manager = init_resilience_manager()
     try:
-        window = Window(now - timedelta(days=9), now)
-        providers = build_providers(settings, manager)
-        return providers.fetch("X:BTCUSD", AssetClass.CRYPTO, Timeframe.D1, window)
+        kraken = build_providers(settings, manager).named("kraken")
+        return kraken.fetch("X:BTCUSD", AssetClass.CRYPTO, Timeframe.D1, WEEK)
     finally:
         manager.close()
 
