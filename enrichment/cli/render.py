@@ -146,7 +146,7 @@ def _note(progress: dto.Progress) -> str:
     return (running or "waiting for a worker") + eta
 
 
-def series_table(series: Sequence[dto.SeriesStatus]) -> Table:
+def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
     columns = ("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source")
     result = table(*columns, right=("bars", "quality"), wrap=False)
     for s in series:
@@ -163,7 +163,7 @@ def series_table(series: Sequence[dto.SeriesStatus]) -> Table:
     return result
 
 
-def _last_bar(series: dto.SeriesStatus) -> str:
+def _last_bar(series: dto.TrackedSeries) -> str:
     if series.last_ts is None:
         return "–"
     intraday = series.timeframe not in ("1d", "1w")

@@ -26,6 +26,7 @@ class JobState(StrEnum):
 
 
 OPEN_JOB_STATES = (JobState.QUEUED, JobState.RUNNING)
+FINISHED_JOB_STATES = (JobState.COMPLETED, JobState.PARTIAL, JobState.FAILED)
 
 
 class ItemStatus(StrEnum):
@@ -39,7 +40,9 @@ class ItemStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-QUEUED_ITEM_STATUSES = (ItemStatus.PENDING, ItemStatus.RETRY, ItemStatus.IN_PROGRESS)
+WAITING_ITEM_STATUSES = (ItemStatus.PENDING, ItemStatus.RETRY)
+QUEUED_ITEM_STATUSES = (*WAITING_ITEM_STATUSES, ItemStatus.IN_PROGRESS)
+FINAL_ITEM_STATUSES = (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED)
 
 
 class SeriesStatus(StrEnum):

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain.statuses import AlertStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import pauses
 from enrichment.warehouse.rows import fetch_all, fetch_one
@@ -219,7 +220,7 @@ ON CONFLICT DO NOTHING
 """
 
 _FORGOTTEN = f"""
-{_STATES} WHERE state <> 'ok' AND rule <> ALL(CAST(:known AS text[]))
+{_STATES} WHERE state <> '{AlertStatus.OK}' AND rule <> ALL(CAST(:known AS text[]))
     AND updated_at < now() - interval '1 hour'
 """
 

@@ -13,7 +13,7 @@ from enrichment.warehouse.read_models.dto import (
     PatternStatus,
     Pause,
     Progress,
-    SeriesStatus,
+    TrackedSeries,
     WorkerStatus,
 )
 from enrichment.warehouse.read_models.night import NightState
@@ -30,7 +30,7 @@ class OverviewData:
     overview: Overview
     night: NightState
     history: HistoryPage
-    unhealthy_series: list[SeriesStatus]
+    unhealthy_series: list[TrackedSeries]
     nights: list[Night]
     errors: list[RecentError]
     lowest_scores: list[SeriesQuality]

@@ -10,8 +10,10 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import JobKind, Window
+from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.queue import audit
 from enrichment.warehouse.queue.jobs import close_finished, insert_job, notify, snapshot_items
+from enrichment.warehouse.state_lists import NIGHTLY_JOBS, WAITING_ITEMS
 
 
 def open_job(
@@ -76,14 +78,7 @@ def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> in
 
 def drop_open_items(conn: Connection, symbol: str) -> None:
     """Cancel a symbol's waiting items: it is not tracked any more."""
-    conn.execute(
-        text(
-            "UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now(),"
-            " last_error = 'the symbol was removed'"
-            " WHERE symbol = :symbol AND status IN ('pending', 'retry')"
-        ),
-        {"symbol": symbol},
-    )
+    conn.execute(text(_CANCEL_SYMBOL), {"symbol": symbol})
     close_finished(conn)
 
 
@@ -98,13 +93,7 @@ def job_state(conn: Connection, job_id: UUID) -> str | None:
 
 def wake_snoozed(conn: Connection, seconds: float) -> None:
     """Let items that wait for a vendor come back in `seconds`; waiting retries keep their delay."""
-    conn.execute(
-        text(
-            "UPDATE enrichment_job_items SET run_after = now() + make_interval(secs => :seconds)"
-            " WHERE status = 'pending' AND run_after > now() + make_interval(secs => :seconds)"
-        ),
-        {"seconds": seconds},
-    )
+    conn.execute(text(_WAKE), {"seconds": seconds})
 
 
 def supersede_older(conn: Connection, slot: datetime) -> None:
@@ -115,30 +104,42 @@ def supersede_older(conn: Connection, slot: datetime) -> None:
         close_finished(conn)
 
 
-_CANCEL_ITEMS = """
-UPDATE enrichment_job_items SET status = 'cancelled', completed_at = now()
-WHERE job_id = ANY(:jobs) AND status IN ('pending', 'retry')
+_CANCEL_ITEMS = f"""
+UPDATE enrichment_job_items SET status = '{ItemStatus.CANCELLED}', completed_at = now()
+WHERE job_id = ANY(:jobs) AND status IN {WAITING_ITEMS}
 """
 
-_REOPEN_ITEMS = """
+_CANCEL_SYMBOL = f"""
+UPDATE enrichment_job_items SET status = '{ItemStatus.CANCELLED}', completed_at = now(),
+    last_error = 'the symbol was removed'
+WHERE symbol = :symbol AND status IN {WAITING_ITEMS}
+"""
+
+_WAKE = f"""
+UPDATE enrichment_job_items SET run_after = now() + make_interval(secs => :seconds)
+WHERE status = '{ItemStatus.PENDING}' AND run_after > now() + make_interval(secs => :seconds)
+"""
+
+_REOPEN_ITEMS = f"""
 UPDATE enrichment_job_items
-SET status = 'pending', retry_count = 0, run_after = now(), started_at = NULL,
+SET status = '{ItemStatus.PENDING}', retry_count = 0, run_after = now(), started_at = NULL,
     completed_at = NULL, step = NULL
-WHERE job_id = :job_id AND status = 'failed'
+WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}'
     AND (CAST(:error_class AS text) IS NULL OR error_class = :error_class)
 """
 
-_REOPEN_JOB = """
-UPDATE enrichment_jobs j SET state = 'running', completed_at = NULL, cancel_requested_at = NULL,
+_REOPEN_JOB = f"""
+UPDATE enrichment_jobs j
+SET state = '{JobState.RUNNING}', completed_at = NULL, cancel_requested_at = NULL,
     worked_seconds = coalesce(job_seconds(j), 0), resumed_at = now(),
     successful = NULL, failed = NULL, cancelled = NULL, retried = NULL, inserted = NULL,
     updated = NULL
 WHERE job_id = :job_id
 """
 
-_SUPERSEDE = """
+_SUPERSEDE = f"""
 UPDATE enrichment_jobs SET cancel_requested_at = now(), reason = 'superseded by a later slot'
-WHERE kind IN ('scheduled', 'catchup') AND state = 'queued' AND slot_date < :slot
+WHERE kind IN {NIGHTLY_JOBS} AND state = '{JobState.QUEUED}' AND slot_date < :slot
     AND cancel_requested_at IS NULL
 RETURNING job_id
 """

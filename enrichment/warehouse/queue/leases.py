@@ -8,12 +8,13 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import Task
+from enrichment.domain.statuses import ItemStatus
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.rows import JsonRows
 
 OWNED = (
     "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
-    " AND status = 'in_progress'"
+    f" AND status = '{ItemStatus.IN_PROGRESS}'"
 )
 OWNERS = JsonRows("owners", "job_id uuid, symbol text, worker text, fence bigint")
 OWNED_BY = (
@@ -54,5 +55,5 @@ def select_owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
 _LOCK_OWNED = f"""
 SELECT i.job_id, i.symbol
 FROM {OWNERS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("owners")}
-WHERE i.status = 'in_progress' ORDER BY i.job_id, i.symbol FOR UPDATE OF i
+WHERE i.status = '{ItemStatus.IN_PROGRESS}' ORDER BY i.job_id, i.symbol FOR UPDATE OF i
 """

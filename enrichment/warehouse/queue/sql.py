@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.queue.leases import OWNED, OWNED_BY
 from enrichment.warehouse.rows import JsonRows
+from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS, WAITING_ITEMS
 
 # A night's items arrive at once, ahead of the planner's statistics. Without the hint it would sort
 # them all at every claim; the index holds them in this order already. A job's row that is locked
 # belongs to somebody who cancels it and waits for the items locked here: it is passed over.
-CLAIM = """
+CLAIM = f"""
 SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off;
 WITH due AS (
     SELECT i.job_id, i.symbol
     FROM enrichment_job_items i JOIN enrichment_jobs j USING (job_id)
-    WHERE i.status IN ('pending', 'retry') AND i.run_after <= now()
-        AND j.state IN ('queued', 'running') AND j.cancel_requested_at IS NULL
+    WHERE i.status IN {WAITING_ITEMS} AND i.run_after <= now()
+        AND j.state IN {OPEN_JOBS} AND j.cancel_requested_at IS NULL
         AND NOT EXISTS (
             SELECT 1 FROM pauses p WHERE (p.until IS NULL OR p.until > now())
-                AND (p.scope = 'global' OR (p.scope, p.key) IN
-                    (('asset_class', i.asset_class), ('symbol', i.symbol))))
+                AND (p.scope = '{PauseScope.GLOBAL}' OR (p.scope, p.key) IN (
+                    ('{PauseScope.ASSET_CLASS}', i.asset_class),
+                    ('{PauseScope.SYMBOL}', i.symbol))))
         AND NOT EXISTS (
             SELECT 1 FROM enrichment_job_items o
-            WHERE o.symbol = i.symbol AND o.status = 'in_progress')
+            WHERE o.symbol = i.symbol AND o.status = '{ItemStatus.IN_PROGRESS}')
     ORDER BY i.priority, i.created_at, i.symbol
     LIMIT :limit
     FOR UPDATE OF i SKIP LOCKED
@@ -29,18 +32,20 @@ WITH due AS (
     SELECT DISTINCT ON (symbol) job_id, symbol FROM due ORDER BY symbol, job_id
 ), claimed AS (
     UPDATE enrichment_job_items i
-    SET status = 'in_progress', step = 'claimed', worker_id = :worker, fence = i.fence + 1,
-        lease_until = now() + make_interval(secs => :lease),
+    SET status = '{ItemStatus.IN_PROGRESS}', step = 'claimed', worker_id = :worker,
+        fence = i.fence + 1, lease_until = now() + make_interval(secs => :lease),
         started_at = coalesce(i.started_at, now())
     FROM one_per_symbol o
     WHERE i.job_id = o.job_id AND i.symbol = o.symbol
     RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count,
         i.backfill
 ), started AS (
-    UPDATE enrichment_jobs SET state = 'running', started_at = coalesce(started_at, now())
+    UPDATE enrichment_jobs
+    SET state = '{JobState.RUNNING}', started_at = coalesce(started_at, now())
     WHERE job_id IN (
         SELECT job_id FROM enrichment_jobs
-        WHERE state = 'queued' AND job_id IN (SELECT job_id FROM claimed) FOR UPDATE SKIP LOCKED)
+        WHERE state = '{JobState.QUEUED}' AND job_id IN (SELECT job_id FROM claimed)
+        FOR UPDATE SKIP LOCKED)
 )
 SELECT * FROM claimed
 """
@@ -52,7 +57,7 @@ RENEW = f"""
 WITH owned AS (
     SELECT i.job_id, i.symbol, steps.step
     FROM {STEPS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("steps")}
-    WHERE i.status = 'in_progress' FOR UPDATE OF i SKIP LOCKED
+    WHERE i.status = '{ItemStatus.IN_PROGRESS}' FOR UPDATE OF i SKIP LOCKED
 )
 UPDATE enrichment_job_items i
 SET step = owned.step, lease_until = now() + make_interval(secs => :lease)
@@ -61,7 +66,7 @@ FROM owned WHERE i.job_id = owned.job_id AND i.symbol = owned.symbol
 
 GIVE_BACK = f"""
 UPDATE enrichment_job_items
-SET status = CASE WHEN retry_count > 0 THEN 'retry' ELSE 'pending' END,
+SET status = CASE WHEN retry_count > 0 THEN '{ItemStatus.RETRY}' ELSE '{ItemStatus.PENDING}' END,
     lease_until = NULL, worker_id = NULL, step = NULL,
     last_error = coalesce(:why, last_error),
     run_after = now() + make_interval(secs => :seconds)
@@ -70,7 +75,7 @@ WHERE {OWNED}
 
 RETRY = f"""
 UPDATE enrichment_job_items
-SET status = 'retry', retry_count = retry_count + 1, lease_until = NULL, step = :step,
+SET status = '{ItemStatus.RETRY}', retry_count = retry_count + 1, lease_until = NULL, step = :step,
     error_class = :error_class, last_error = :error,
     run_after = now() + make_interval(secs => :seconds)
 WHERE {OWNED}
@@ -78,7 +83,7 @@ WHERE {OWNED}
 
 FAIL = f"""
 UPDATE enrichment_job_items
-SET status = 'failed', lease_until = NULL, step = :step, error_class = :error_class,
+SET status = '{ItemStatus.FAILED}', lease_until = NULL, step = :step, error_class = :error_class,
     last_error = :error, completed_at = clock_timestamp()
 WHERE {OWNED}
 """
@@ -90,68 +95,72 @@ TOTALS = JsonRows(
 
 COMPLETE = f"""
 UPDATE enrichment_job_items i
-SET status = 'completed', lease_until = NULL, step = NULL, error_class = NULL, last_error = NULL,
+SET status = '{ItemStatus.COMPLETED}', lease_until = NULL, step = NULL, error_class = NULL,
+    last_error = NULL,
     inserted = i.inserted + totals.inserted, updated = i.updated + totals.updated,
     completed_at = clock_timestamp()
 FROM {TOTALS.table} WHERE {OWNED_BY.format("totals")}
-    AND i.status = 'in_progress'
+    AND i.status = '{ItemStatus.IN_PROGRESS}'
 RETURNING i.job_id, i.symbol
 """
 
-REAP = """
+REAP = f"""
 UPDATE enrichment_job_items
-SET status = CASE WHEN retry_count < :max_retries THEN 'retry' ELSE 'failed' END,
+SET status = CASE WHEN retry_count < :max_retries THEN '{ItemStatus.RETRY}'
+        ELSE '{ItemStatus.FAILED}' END,
     completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
     retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
     error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
 WHERE (job_id, symbol) IN (
     SELECT job_id, symbol FROM enrichment_job_items
-    WHERE status = 'in_progress' AND lease_until < now() FOR UPDATE SKIP LOCKED)
+    WHERE status = '{ItemStatus.IN_PROGRESS}' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 """
 
 # A process that froze while it copied rows keeps its items locked, and no timeout of the server's
 # ends a COPY whose client is silent. The locked row names its transaction.
-END_FORGOTTEN = """
+END_FORGOTTEN = f"""
 SELECT pg_terminate_backend(session.pid)
 FROM pg_stat_activity session
 WHERE session.usename = current_user AND session.wait_event = 'ClientRead'
     AND session.state_change < now() - make_interval(secs => :lease)
     AND session.backend_xid IN (
         SELECT xmax FROM enrichment_job_items
-        WHERE status = 'in_progress' AND lease_until < now() - make_interval(secs => :lease))
+        WHERE status = '{ItemStatus.IN_PROGRESS}'
+            AND lease_until < now() - make_interval(secs => :lease))
 """
 
 # A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
-END_CANCELLED = """
-UPDATE enrichment_job_items i SET status = 'cancelled', completed_at = now()
+END_CANCELLED = f"""
+UPDATE enrichment_job_items i SET status = '{ItemStatus.CANCELLED}', completed_at = now()
 FROM enrichment_jobs j
-WHERE j.job_id = i.job_id AND j.state IN ('queued', 'running')
-    AND j.cancel_requested_at IS NOT NULL AND i.status IN ('pending', 'retry')
+WHERE j.job_id = i.job_id AND j.state IN {OPEN_JOBS}
+    AND j.cancel_requested_at IS NOT NULL AND i.status IN {WAITING_ITEMS}
 """
 
-CLOSE = """
+CLOSE = f"""
 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_sort = off;
 WITH done AS (
     SELECT j.job_id FROM enrichment_jobs j
-    WHERE j.state IN ('queued', 'running') AND NOT EXISTS (
+    WHERE j.state IN {OPEN_JOBS} AND NOT EXISTS (
         SELECT 1 FROM enrichment_job_items i
-        WHERE i.job_id = j.job_id AND i.status IN ('pending', 'retry', 'in_progress') LIMIT 1)
+        WHERE i.job_id = j.job_id AND i.status IN {QUEUED_ITEMS} LIMIT 1)
     FOR UPDATE OF j SKIP LOCKED
 ), totals AS (
     SELECT done.job_id,
-        count(*) FILTER (WHERE i.status = 'completed') AS successful,
-        count(*) FILTER (WHERE i.status = 'failed') AS failed,
-        count(*) FILTER (WHERE i.status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE i.status = '{ItemStatus.COMPLETED}') AS successful,
+        count(*) FILTER (WHERE i.status = '{ItemStatus.FAILED}') AS failed,
+        count(*) FILTER (WHERE i.status = '{ItemStatus.CANCELLED}') AS cancelled,
         count(*) FILTER (WHERE i.retry_count > 0) AS retried,
         coalesce(sum(i.inserted), 0) AS inserted, coalesce(sum(i.updated), 0) AS updated
     FROM done LEFT JOIN enrichment_job_items i USING (job_id) GROUP BY done.job_id
 )
 UPDATE enrichment_jobs j
 SET state = CASE
-        WHEN j.cancel_requested_at IS NOT NULL AND t.cancelled > 0 THEN 'cancelled'
-        WHEN t.failed = 0 THEN 'completed'
-        WHEN t.successful = 0 THEN 'failed'
-        ELSE 'partial' END,
+        WHEN j.cancel_requested_at IS NOT NULL AND t.cancelled > 0
+            THEN '{JobState.CANCELLED}'
+        WHEN t.failed = 0 THEN '{JobState.COMPLETED}'
+        WHEN t.successful = 0 THEN '{JobState.FAILED}'
+        ELSE '{JobState.PARTIAL}' END,
     successful = t.successful, failed = t.failed, cancelled = t.cancelled, retried = t.retried,
     inserted = t.inserted, updated = t.updated,
     started_at = coalesce(j.started_at, clock_timestamp()), completed_at = clock_timestamp()
@@ -180,13 +189,15 @@ WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
 
 DROP = f"""
 UPDATE enrichment_job_items
-SET status = 'cancelled', lease_until = NULL, step = NULL, completed_at = clock_timestamp()
+SET status = '{ItemStatus.CANCELLED}', lease_until = NULL, step = NULL,
+    completed_at = clock_timestamp()
 WHERE {OWNED}
 """
 
-SERIES_FAILED = """
+SERIES_FAILED = f"""
 INSERT INTO enrichment_status (symbol, timeframe, status, last_error, last_error_at)
-VALUES (:symbol, :timeframe, 'error', :error, now())
+VALUES (:symbol, :timeframe, '{SeriesStatus.ERROR}', :error, now())
 ON CONFLICT (symbol, timeframe) DO UPDATE
-SET status = 'error', last_error = EXCLUDED.last_error, last_error_at = EXCLUDED.last_error_at
+SET status = EXCLUDED.status, last_error = EXCLUDED.last_error,
+    last_error_at = EXCLUDED.last_error_at
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain.statuses import WorkerState
 from enrichment.warehouse.database import Database
 
 ALIVE_SECONDS = 30
@@ -58,7 +59,13 @@ def scheduler_running(conn: Connection) -> bool:
     return bool(conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).scalar_one())
 
 
-_RUNNING = """
-SELECT EXISTS (SELECT 1 FROM workers WHERE state IN ('running', 'waiting')
+IS_ALIVE = (
+    f"(state <> '{WorkerState.STOPPED}'"
+    f" AND heartbeat_at > now() - make_interval(secs => {ALIVE_SECONDS}))"
+)
+
+_RUNNING = f"""
+SELECT EXISTS (SELECT 1 FROM workers
+    WHERE state IN ('{WorkerState.RUNNING}', '{WorkerState.WAITING}')
     AND ticked_at > now() - make_interval(secs => :alive))
 """

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from enrichment.domain.statuses import AlertSeverity, AlertStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.rows import fetch_all, from_row
 
@@ -103,11 +104,12 @@ SELECT now() AS now, nullif(evaluated_at, '-infinity') AS evaluated_at,
 FROM alert_evaluation
 """
 
-_ALERTS = """
+_ALERTS = f"""
 SELECT a.rule, a.severity, a.condition, a.state, a.since, a.value, a.updated_at,
     s.until AS silenced_until, s.silenced_by, s.reason AS silence_reason
 FROM alert_states a LEFT JOIN alert_silences s ON s.rule = a.rule AND s.until > now()
-ORDER BY a.state = 'firing' DESC, a.state = 'pending' DESC, a.severity = 'critical' DESC, a.rule
+ORDER BY a.state = '{AlertStatus.FIRING}' DESC, a.state = '{AlertStatus.PENDING}' DESC,
+    a.severity = '{AlertSeverity.CRITICAL}' DESC, a.rule
 """
 
 _HISTORY = """

@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatus:
@@ -147,11 +149,11 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        return self.state not in ("queued", "running")
+        return self.state not in OPEN_JOB_STATES
 
     @property
     def done(self) -> int:
-        return sum(self.counts.get(s, 0) for s in ("completed", "failed", "cancelled"))
+        return sum(self.counts.get(status, 0) for status in FINAL_ITEM_STATUSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ class FailedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesStatus:
+class TrackedSeries:
     """One timeframe of a tracked symbol."""
 
     symbol: str

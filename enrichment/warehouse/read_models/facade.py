@@ -12,9 +12,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain.statuses import FINAL_ITEM_STATUSES, ItemStatus
 from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue.nightly_slot import due_slot
-from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
+from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
@@ -32,8 +33,8 @@ from enrichment.warehouse.read_models.dto import (
     Progress,
     QueuedItem,
     SchedulerStatus,
-    SeriesStatus,
     SlotStatus,
+    TrackedSeries,
     Transition,
     WorkerStatus,
 )
@@ -48,6 +49,7 @@ from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQ
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
+from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
 
 QUEUE_SHOWN = 100
 
@@ -154,20 +156,20 @@ class ReadModels:
         with self._db.begin() as conn:
             return fetch_all(conn, FailedItem, _FAILED, {"job_id": job_id})
 
-    def series(self) -> list[SeriesStatus]:
+    def series(self) -> list[TrackedSeries]:
         """Every timeframe of every tracked symbol, by name."""
         with self._db.begin() as conn:
-            return fetch_all(conn, SeriesStatus, _SERIES)
+            return fetch_all(conn, TrackedSeries, _SERIES)
 
     def workers(self) -> list[WorkerStatus]:
         """Workers of the last day, newest first."""
         with self._db.begin() as conn:
-            return fetch_all(conn, WorkerStatus, _WORKERS, {"alive": ALIVE_SECONDS})
+            return fetch_all(conn, WorkerStatus, _WORKERS)
 
     def silent_since(self) -> datetime | None:
         """The newest sign of life where no worker is alive; None where one is, or none ever was."""
         with self._db.begin() as conn:
-            found: datetime | None = conn.execute(text(_SILENT), {"alive": ALIVE_SECONDS}).scalar()
+            found: datetime | None = conn.execute(text(_SILENT)).scalar()
             return found
 
     def pauses(self) -> list[Pause]:
@@ -219,7 +221,7 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
     key = {"job_id": job_id}
     counts: dict[str, int] = {row.status: row.n for row in conn.execute(text(_ITEM_COUNTS), key)}
     sums = conn.execute(text(_ITEM_SUMS), key).one()
-    final = sum(counts.get(status, 0) for status in ("completed", "failed", "cancelled"))
+    final = sum(counts.get(status, 0) for status in FINAL_ITEM_STATUSES)
     rate = final / job.seconds if job.seconds and final else None
     return Progress(
         job_id=job_id,
@@ -235,20 +237,20 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
     )
 
 
-_SCHEDULER = """
+_SCHEDULER = f"""
 SELECT now() AS now,
     (SELECT max(completed_at) FROM enrichment_jobs
-        WHERE state IN ('completed', 'partial', 'failed')) AS last_enrichment_time
+        WHERE state IN {FINISHED_JOBS}) AS last_enrichment_time
 """
 
-_QUEUE = """
+_QUEUE = f"""
 SELECT symbol, status, retry_count FROM enrichment_job_items
-WHERE status IN ('pending', 'retry', 'in_progress')
-ORDER BY status <> 'in_progress', priority, created_at, symbol LIMIT :limit
+WHERE status IN {QUEUED_ITEMS}
+ORDER BY status <> '{ItemStatus.IN_PROGRESS}', priority, created_at, symbol LIMIT :limit
 """
 
-_JOB_STATUS = """
-SELECT t.symbol, coalesce(i.status, 'pending') AS status,
+_JOB_STATUS = f"""
+SELECT t.symbol, coalesce(i.status, '{ItemStatus.PENDING}') AS status,
     coalesce(i.retry_count, 0) AS retry_count, i.last_error, i.started_at, i.completed_at,
     now() AS timestamp
 FROM tracked_symbols t
@@ -258,7 +260,7 @@ LEFT JOIN LATERAL (
 WHERE t.symbol = :symbol
 """
 
-_HISTORY = """
+_HISTORY = f"""
 SELECT j.job_id, j.started_at, j.completed_at,
     job_seconds(j) AS duration_seconds,
     coalesce(j.successful, i.successful)::int AS successful,
@@ -268,14 +270,14 @@ SELECT j.job_id, j.started_at, j.completed_at,
     j.kind, j.state, j.total, j.created_at, j.requested_by
 FROM enrichment_jobs j
 LEFT JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE status = 'completed') AS successful,
-        count(*) FILTER (WHERE status = 'failed') AS failed,
+    SELECT count(*) FILTER (WHERE status = '{ItemStatus.COMPLETED}') AS successful,
+        count(*) FILTER (WHERE status = '{ItemStatus.FAILED}') AS failed,
         count(*) FILTER (WHERE retry_count > 0) AS retried,
         coalesce(sum(inserted), 0) AS inserted, coalesce(sum(updated), 0) AS updated
     FROM enrichment_job_items WHERE job_id = j.job_id AND j.completed_at IS NULL) i ON true
 WHERE (CAST(:at AS timestamptz) IS NULL
         OR (j.created_at, j.job_id) < (CAST(:at AS timestamptz), CAST(:job_id AS uuid)))
-    AND (CAST(:kinds AS text[]) = '{}' OR j.kind = ANY(CAST(:kinds AS text[])))
+    AND (CAST(:kinds AS text[]) = '{{}}' OR j.kind = ANY(CAST(:kinds AS text[])))
     AND (NOT :with_failures OR coalesce(j.failed, i.failed) > 0)
 ORDER BY j.created_at DESC, j.job_id DESC LIMIT :limit
 """
@@ -284,8 +286,8 @@ _JOB = """
 SELECT state, total, job_seconds(j) AS seconds FROM enrichment_jobs j WHERE job_id = :job_id
 """
 
-_OPEN_JOBS = """
-SELECT job_id FROM enrichment_jobs WHERE state IN ('queued', 'running') ORDER BY created_at
+_OPEN_JOBS = f"""
+SELECT job_id FROM enrichment_jobs WHERE state IN {OPEN_JOBS} ORDER BY created_at
 """
 
 _ITEM_COUNTS = """
@@ -297,15 +299,15 @@ SELECT coalesce(sum(inserted), 0)::bigint AS inserted, coalesce(sum(updated), 0)
 FROM enrichment_job_items WHERE job_id = :job_id
 """
 
-_AT_WORK = """
+_AT_WORK = f"""
 SELECT symbol, step FROM enrichment_job_items
-WHERE job_id = :job_id AND status = 'in_progress' ORDER BY symbol
+WHERE job_id = :job_id AND status = '{ItemStatus.IN_PROGRESS}' ORDER BY symbol
 """
 
-_FAILED = """
+_FAILED = f"""
 SELECT symbol, coalesce(error_class, '') AS error_class, coalesce(last_error, '') AS last_error
 FROM enrichment_job_items
-WHERE job_id = :job_id AND status = 'failed' ORDER BY symbol
+WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}' ORDER BY symbol
 """
 
 _SERIES = f"""
@@ -314,15 +316,15 @@ FROM tracked_symbols t {SERIES_OF_T}
 ORDER BY t.symbol, tf.position
 """
 
-_WORKERS = """
+_WORKERS = f"""
 SELECT worker_id, host, pid, threads, busy, state, started_at, heartbeat_at,
-    state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive) AS alive, note
+    {IS_ALIVE} AS alive, note
 FROM workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY heartbeat_at DESC
 """
 
-_SILENT = """
+_SILENT = f"""
 SELECT max(heartbeat_at) FROM workers
-HAVING NOT bool_or(state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => :alive))
+HAVING NOT bool_or({IS_ALIVE})
 """
 
 _RESILIENCE = """
@@ -338,12 +340,12 @@ SELECT at, worker_id, name, from_state, to_state, reason FROM resilience_transit
 ORDER BY id DESC LIMIT :limit
 """
 
-_SLOTS = """
+_SLOTS = f"""
 SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8 AS late_seconds,
     duration_seconds, successful, failed
 FROM (SELECT j.*, CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
         (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
         AS slot
-    FROM enrichment_jobs j WHERE kind IN ('scheduled', 'catchup')) slots
+    FROM enrichment_jobs j WHERE kind IN {NIGHTLY_JOBS}) slots
 ORDER BY slot_date DESC LIMIT :limit
 """

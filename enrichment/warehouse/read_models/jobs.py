@@ -9,10 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from enrichment.domain.statuses import ItemStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import LastJob
 from enrichment.warehouse.read_models.night import last_run
 from enrichment.warehouse.rows import fetch_all, fetch_one
+from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5
 
@@ -107,10 +109,10 @@ def last_job(conn: Connection) -> LastJob | None:
     )
 
 
-_NEWEST = """
+_NEWEST = f"""
 SELECT started_at, completed_at,
     job_seconds(j) AS duration_seconds, successful, failed, retried
-FROM enrichment_jobs j WHERE state IN ('completed', 'partial', 'failed')
+FROM enrichment_jobs j WHERE state IN {FINISHED_JOBS}
 ORDER BY completed_at DESC LIMIT 1
 """
 
@@ -119,11 +121,11 @@ SELECT kind, requested_by, reason, created_at, started_at, completed_at, cancel_
 FROM enrichment_jobs WHERE job_id = :job_id
 """
 
-_ERROR_GROUPS = """
+_ERROR_GROUPS = f"""
 SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS count,
     (array_agg(coalesce(last_error, '') ORDER BY completed_at DESC, symbol))[1] AS example,
     (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)] AS symbols
-FROM enrichment_job_items WHERE job_id = :job_id AND status = 'failed'
+FROM enrichment_job_items WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}'
 GROUP BY 1 ORDER BY count(*) DESC, 1
 """
 

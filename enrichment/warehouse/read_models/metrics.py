@@ -15,11 +15,14 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.domain.statuses import WorkerState
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.night import NightState, read_night
+from enrichment.warehouse.read_models.symbols import STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.state_lists import QUEUED_ITEMS, WAITING_ITEMS
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -219,10 +222,10 @@ def _series(conn: Connection) -> list[SeriesGroup]:
     return found
 
 
-_OVERALL = """
+_OVERALL = f"""
 SELECT now() AS now,
     (SELECT extract(epoch FROM now() - min(created_at))::float8 FROM enrichment_job_items
-        WHERE status IN ('pending', 'retry')) AS queue_oldest_age
+        WHERE status IN {WAITING_ITEMS}) AS queue_oldest_age
 """
 
 _JOBS = """
@@ -231,9 +234,9 @@ FROM enrichment_job_endings
 GROUP BY kind, state ORDER BY kind, state
 """
 
-_QUEUE = """
+_QUEUE = f"""
 SELECT status AS name, count(*) AS n FROM enrichment_job_items
-WHERE status IN ('pending', 'retry', 'in_progress') GROUP BY status
+WHERE status IN {QUEUED_ITEMS} GROUP BY status
 """
 
 _FETCHES = """
@@ -261,8 +264,8 @@ _TRACKED = """
 SELECT asset_class AS name, count(*) AS n FROM tracked_symbols WHERE active GROUP BY asset_class
 """
 
-_SERIES = """
-SELECT t.asset_class, tf.timeframe, coalesce(e.status, 'not_enriched') AS status, count(*) AS n,
+_SERIES = f"""
+SELECT t.asset_class, tf.timeframe, {STATUS} AS status, count(*) AS n,
     min(e.last_success_at) AS oldest, max(e.last_success_at) AS newest
 FROM tracked_symbols t CROSS JOIN LATERAL unnest(t.timeframes) AS tf (timeframe)
 LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
@@ -282,10 +285,10 @@ WHERE m.date BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZON
 GROUP BY 1, 2
 """
 
-_WORKERS = """
+_WORKERS = f"""
 SELECT worker_id, state, threads, busy,
     extract(epoch FROM now() - heartbeat_at)::float8 AS heartbeat_age
-FROM workers WHERE state <> 'stopped' AND heartbeat_at > now() - interval '10 minutes'
+FROM workers WHERE state <> '{WorkerState.STOPPED}' AND heartbeat_at > now() - interval '10 minutes'
 ORDER BY worker_id
 """
 

@@ -14,18 +14,22 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.model import JobKind
-from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus, WorkerState
+from enrichment.domain.statuses import (
+    AlertSeverity,
+    AlertStatus,
+    ItemStatus,
+    SeriesStatus,
+    WorkerState,
+)
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
 from enrichment.warehouse.read_models.dto import Pause
-from enrichment.warehouse.read_models.symbols import SERIES_OF_T
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all, fetch_one
+from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS
 
 CAUSES_SHOWN = 5
-NIGHT_KINDS = f"('{JobKind.SCHEDULED}', '{JobKind.CATCHUP}')"
-OPEN_STATES = f"('{JobState.QUEUED}', '{JobState.RUNNING}')"
-FINISHED_STATES = f"('{JobState.COMPLETED}', '{JobState.PARTIAL}', '{JobState.FAILED}')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +176,9 @@ def last_run(conn: Connection) -> NightRun | None:
 _NOW = f"""
 SELECT now() AS now,
     EXISTS (SELECT 1 FROM enrichment_jobs
-        WHERE state IN {OPEN_STATES} AND kind IN {NIGHT_KINDS}) AS is_running,
+        WHERE state IN {OPEN_JOBS} AND kind IN {NIGHTLY_JOBS}) AS is_running,
     (SELECT max(completed_at) FROM enrichment_jobs
-        WHERE state IN {FINISHED_STATES}) AS last_enrichment_time,
+        WHERE state IN {FINISHED_JOBS}) AS last_enrichment_time,
     ARRAY(SELECT DISTINCT asset_class FROM tracked_symbols
         WHERE active ORDER BY asset_class) AS asset_classes
 """
@@ -182,10 +186,10 @@ SELECT now() AS now,
 _LAST_RUN = f"""
 WITH run AS (
     SELECT j.*, job_seconds(j) AS duration_seconds FROM enrichment_jobs j
-    WHERE completed_at IS NOT NULL AND (kind IN {NIGHT_KINDS} OR kind = '{JobKind.MANUAL}'
-        AND state IN {FINISHED_STATES} AND params ->> 'symbols' IS NULL
+    WHERE completed_at IS NOT NULL AND (kind IN {NIGHTLY_JOBS} OR kind = '{JobKind.MANUAL}'
+        AND state IN {FINISHED_JOBS} AND params ->> 'symbols' IS NULL
         AND params ->> 'asset_class' IS NULL)
-    ORDER BY kind IN {NIGHT_KINDS} DESC, slot_date DESC NULLS LAST, completed_at DESC LIMIT 1
+    ORDER BY kind IN {NIGHTLY_JOBS} DESC, slot_date DESC NULLS LAST, completed_at DESC LIMIT 1
 ), failed AS (
     SELECT t.active, EXISTS (
         SELECT 1 FROM enrichment_job_items later
@@ -203,7 +207,7 @@ FROM run
 """
 
 _STATUSES = f"""
-SELECT coalesce(e.status, '{SeriesStatus.NOT_ENRICHED}') AS status, count(*) AS series,
+SELECT {STATUS} AS status, count(*) AS series,
     count(*) FILTER (WHERE e.last_success_at > now() - interval '26 hours'
         AND (e.evidence ->> 'sessions_behind')::integer <= 0) AS current
 FROM tracked_symbols t {SERIES_OF_T} WHERE t.active GROUP BY 1
@@ -268,7 +272,7 @@ WHERE state = '{WorkerState.WAITING}' AND heartbeat_at > now() - make_interval(s
 ORDER BY worker_id
 """
 
-_FIRING = """
-SELECT rule, severity, since FROM alert_states WHERE state = 'firing'
-ORDER BY severity = 'critical' DESC, rule
+_FIRING = f"""
+SELECT rule, severity, since FROM alert_states WHERE state = '{AlertStatus.FIRING}'
+ORDER BY severity = '{AlertSeverity.CRITICAL}' DESC, rule
 """

@@ -11,10 +11,12 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.read_models.dto import SeriesStatus
-from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE
+from enrichment.warehouse.read_models.dto import TrackedSeries
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, STATUS
 from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.state_lists import NIGHTLY_JOBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,13 @@ class OverviewQueries:
         with self._db.begin() as conn:
             return {row.symbol: row.asset_class for row in conn.execute(text(_SYMBOLS))}
 
-    def needs_attention(self, limit: int = 50) -> list[SeriesStatus]:
+    def needs_attention(self, limit: int = 50) -> list[TrackedSeries]:
         """The series that are not healthy, the gravest first."""
         with self._db.begin() as conn:
-            return fetch_all(conn, SeriesStatus, _ATTENTION, {"limit": limit})
+            return fetch_all(conn, TrackedSeries, _ATTENTION, {"limit": limit})
 
 
-_NIGHTS = """
+_NIGHTS = f"""
 WITH dates AS (
     SELECT (date_trunc('day', (now() AT TIME ZONE 'UTC') - make_interval(hours => :hour,
         mins => :minute))::date - n) AS date
@@ -86,7 +88,8 @@ WITH dates AS (
 SELECT d.date,
     coalesce(j.state, CASE
         WHEN begun.date IS NULL OR d.date < begun.date THEN 'before'
-        WHEN EXISTS (SELECT 1 FROM enrichment_jobs m WHERE m.state IN ('completed', 'partial')
+        WHEN EXISTS (SELECT 1 FROM enrichment_jobs m
+            WHERE m.state IN ('{JobState.COMPLETED}', '{JobState.PARTIAL}')
             AND m.created_at >= d.date AT TIME ZONE 'UTC'
             AND m.created_at < (d.date + 1) AT TIME ZONE 'UTC') THEN 'manual'
         ELSE 'missed' END) AS state,
@@ -96,15 +99,15 @@ SELECT d.date,
         - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
         AS late_seconds
 FROM dates d CROSS JOIN begun
-LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN ('scheduled', 'catchup')
+LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN {NIGHTLY_JOBS}
 ORDER BY d.date
 """
 
-_ERRORS = """
+_ERRORS = f"""
 SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbol) AS symbols,
     count(DISTINCT i.symbol) FILTER (WHERE t.active AND NOT EXISTS (
         SELECT 1 FROM enrichment_job_items later WHERE later.symbol = i.symbol
-            AND later.status = 'completed' AND later.completed_at > i.completed_at))
+            AND later.status = '{ItemStatus.COMPLETED}' AND later.completed_at > i.completed_at))
         AS still_failing,
     count(DISTINCT i.job_id) AS jobs,
     (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1] AS example,
@@ -112,7 +115,7 @@ SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbo
     max(i.completed_at) AS at
 FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
 LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
-WHERE j.created_at > now() - make_interval(days => :days) AND i.status = 'failed'
+WHERE j.created_at > now() - make_interval(days => :days) AND i.status = '{ItemStatus.FAILED}'
 GROUP BY 1 ORDER BY still_failing DESC, symbols DESC, 1 LIMIT :limit
 """
 
@@ -121,8 +124,9 @@ _SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER B
 _ATTENTION = f"""
 SELECT t.symbol, t.asset_class, tf.timeframe, t.active, {STATE}
 FROM tracked_symbols t {SERIES_OF_T}
-WHERE t.active AND coalesce(e.status, 'not_enriched') <> 'healthy'
-ORDER BY array_position(ARRAY['error', 'stale', 'warning', 'not_enriched'],
-    coalesce(e.status, 'not_enriched')), e.quality_score NULLS LAST, t.symbol, tf.position
+WHERE t.active AND {STATUS} <> '{SeriesStatus.HEALTHY}'
+ORDER BY array_position(ARRAY['{SeriesStatus.ERROR}', '{SeriesStatus.STALE}',
+    '{SeriesStatus.WARNING}', '{SeriesStatus.NOT_ENRICHED}'], {STATUS}),
+    e.quality_score NULLS LAST, t.symbol, tf.position
 LIMIT :limit
 """

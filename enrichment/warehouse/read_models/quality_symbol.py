@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
+from enrichment.domain.statuses import SeriesStatus
 from enrichment.pipeline.quality import Deduction, deductions
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.bars import RANGE
@@ -157,9 +158,12 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
     )
 
 
-_SERIES = """
-SELECT series.timeframe, coalesce(s.status, 'not_enriched') AS status, s.quality_score, s.evidence,
-    coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts, s.source, s.adjusted, s.last_error,
+_TIMEFRAMES = ", ".join(f"'{timeframe}'" for timeframe in Timeframe)
+
+_SERIES = f"""
+SELECT series.timeframe, coalesce(s.status, '{SeriesStatus.NOT_ENRICHED}') AS status,
+    s.quality_score, s.evidence, coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts,
+    s.source, s.adjusted, s.last_error,
     m.data_completeness AS completeness, m.validation, m.features, m.freshness
 FROM (
     SELECT timeframe FROM enrichment_status WHERE symbol = :symbol
@@ -170,7 +174,7 @@ LEFT JOIN LATERAL (
     SELECT * FROM data_quality_metrics m
     WHERE m.symbol = :symbol AND m.timeframe = series.timeframe ORDER BY date DESC LIMIT 1
 ) m ON true
-ORDER BY array_position(ARRAY['5m', '15m', '30m', '1h', '4h', '1d', '1w'], series.timeframe)
+ORDER BY array_position(ARRAY[{_TIMEFRAMES}], series.timeframe)
 """
 
 _OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from enrichment.domain.model import is_simulated
+from enrichment.domain.statuses import SeriesStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.rows import from_row
 
@@ -49,10 +50,10 @@ SERIES_OF_T = """
 CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
 LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
 """.strip()
-STATE = """
-    coalesce(e.status, 'not_enriched') AS status, coalesce(e.bars, 0) AS bars, e.first_ts,
-    e.last_ts, e.source, e.quality_score, coalesce(e.reasons, '{}') AS reasons, e.last_success_at,
-    e.last_error
+STATUS = f"coalesce(e.status, '{SeriesStatus.NOT_ENRICHED}')"
+STATE = f"""
+    {STATUS} AS status, coalesce(e.bars, 0) AS bars, e.first_ts, e.last_ts, e.source,
+    e.quality_score, coalesce(e.reasons, '{{}}') AS reasons, e.last_success_at, e.last_error
 """.strip()
 
 
@@ -130,7 +131,7 @@ SELECT 1 FROM tracked_symbols WHERE symbol = :symbol
 UNION ALL SELECT 1 FROM enrichment_status WHERE symbol = :symbol LIMIT 1
 """
 
-_CHOSEN = """
+_CHOSEN = f"""
     FROM tracked_symbols t
     WHERE (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
         AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
@@ -139,7 +140,7 @@ _CHOSEN = """
         AND (CAST(:status AS text) IS NULL OR EXISTS (
             SELECT FROM unnest(t.timeframes) AS tf (timeframe)
             LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
-            WHERE coalesce(e.status, 'not_enriched') = :status))
+            WHERE {STATUS} = :status))
         AND (CAST(:after AS text) IS NULL OR symbol > :after)
     ORDER BY symbol LIMIT :limit
 """

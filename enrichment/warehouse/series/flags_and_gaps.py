@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.series import update_rows
 from enrichment.warehouse.series.update_rows import FLAGS, GAPS, QUARANTINED, WINDOWS, Batch
@@ -76,13 +77,13 @@ WHERE (g.symbol, g.timeframe) = (windows.symbol, windows.timeframe) AND g.resolv
 
 _ADD_GAPS = f"""
 INSERT INTO bar_gaps AS g ({GAPS.columns}, resolved_at, resolution)
-SELECT {GAPS.columns}, CASE WHEN cause = 'no_trades' THEN now() END,
-    CASE WHEN cause = 'no_trades' THEN 'no_trades' END
+SELECT {GAPS.columns}, CASE WHEN cause = '{GapCause.NO_TRADES}' THEN now() END,
+    CASE WHEN cause = '{GapCause.NO_TRADES}' THEN '{GapCause.NO_TRADES}' END
 FROM {GAPS.table}
 ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
     attempts = g.attempts + 1, tried_at = now(), error = EXCLUDED.error,
-    cause = CASE WHEN EXCLUDED.cause = 'unexplained' AND g.cause <> 'failed_request'
-        THEN g.cause ELSE EXCLUDED.cause END,
+    cause = CASE WHEN EXCLUDED.cause = '{GapCause.UNEXPLAINED}'
+        AND g.cause <> '{GapCause.FAILED_REQUEST}' THEN g.cause ELSE EXCLUDED.cause END,
     resolved_at = EXCLUDED.resolved_at, resolution = EXCLUDED.resolution,
     next_try_at = now() + least(interval '30 days', power(2, least(g.attempts, 10) - 1)
         * interval '1 day')
@@ -96,7 +97,7 @@ _STATEMENTS = (
     (QUARANTINED, _QUARANTINE),
 )
 
-_OUTAGES = """
+_OUTAGES = f"""
 WITH open AS (
     SELECT g.symbol, g.timeframe, g.ts, s.asset_class
     FROM bar_gaps g JOIN tracked_symbols s USING (symbol)
@@ -109,9 +110,10 @@ WITH open AS (
     GROUP BY o.asset_class, o.timeframe, o.ts, series.n
     HAVING count(*) >= 3 AND 2 * count(*) >= series.n
 )
-UPDATE bar_gaps g SET cause = 'vendor_outage'
+UPDATE bar_gaps g SET cause = '{GapCause.VENDOR_OUTAGE}'
 FROM open o JOIN outages USING (asset_class, timeframe, ts)
-WHERE (g.symbol, g.timeframe, g.ts) = (o.symbol, o.timeframe, o.ts) AND g.cause = 'unexplained'
+WHERE (g.symbol, g.timeframe, g.ts) = (o.symbol, o.timeframe, o.ts)
+    AND g.cause = '{GapCause.UNEXPLAINED}'
 """
 
 _DROP_FLAG = """

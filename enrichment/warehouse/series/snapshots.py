@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from enrichment.domain.bars import Floats, Timestamps, to_datetime64
 from enrichment.domain.model import Severity, Timeframe
 from enrichment.domain.series import SeriesSnapshot, StoredTail
+from enrichment.domain.statuses import GapCause
 from enrichment.pipeline.features import CUMULATIVE
 from enrichment.pipeline.fetch_plan import OVERLAP
 from enrichment.pipeline.quality import counts_against_score
@@ -139,12 +140,14 @@ LATERAL (
     SELECT coalesce(array_agg(ts ORDER BY ts) FILTER (WHERE resolved_at IS NULL), '{{}}') AS open,
         coalesce(array_agg(ts ORDER BY ts)
             FILTER (WHERE resolved_at IS NULL AND next_try_at <= now()), '{{}}') AS due,
-        coalesce(array_agg(ts) FILTER (WHERE resolution = 'no_trades'), '{{}}') AS no_trades
-    FROM bar_gaps WHERE {_OF_SERIES} AND (resolved_at IS NULL OR resolution = 'no_trades')
+        coalesce(array_agg(ts)
+            FILTER (WHERE resolution = '{GapCause.NO_TRADES}'), '{{}}') AS no_trades
+    FROM bar_gaps WHERE {_OF_SERIES}
+        AND (resolved_at IS NULL OR resolution = '{GapCause.NO_TRADES}')
 ) gaps, LATERAL (
     SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks,
         coalesce(array_agg(severity), '{{}}') AS severities
-    FROM bar_flags WHERE {_OF_SERIES} AND severity <> 'info'
+    FROM bar_flags WHERE {_OF_SERIES} AND severity <> '{Severity.INFO}'
 ) flags, LATERAL (
     SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks
     FROM bar_confirmations WHERE {_OF_SERIES}

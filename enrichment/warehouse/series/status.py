@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import Quality, RowCounts
+from enrichment.domain.model import Quality, RowCounts, Severity
 from enrichment.domain.series import QualityInputs
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.series import update_rows
@@ -60,7 +60,7 @@ SELECT symbol, timeframe, date, total_records, validated_records, validation_rat
         AND g.found_at >= date_trunc('day', now())),
     (SELECT count(*) FROM bar_flags f
         WHERE (f.symbol, f.timeframe) = (statuses.symbol, statuses.timeframe)
-        AND f.severity <> 'info' AND f.found_at >= date_trunc('day', now())),
+        AND f.severity <> '{Severity.INFO}' AND f.found_at >= date_trunc('day', now())),
     quality_score, completeness, validation, features, freshness, status, reasons
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
