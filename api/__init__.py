@@ -1,4 +1,4 @@
-"""The JSON API: read models out, commands in."""
+"""The JSON API over the read models and the commands."""
 
 from api.application import create_app
 

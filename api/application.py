@@ -35,7 +35,7 @@ def create_app(
         config: The settings that `/dashboard/health` shows.
         token: Required for every change of state, if given.
         clients: Rate limit per client; none by default.
-        cache: Shares responses among clients for a moment; by default every request reads anew.
+        cache: Shares responses among clients for a moment; none by default.
     """
     app, cache = Flask(__name__), cache or ResponseCache(0)
     app.register_blueprint(service.blueprint(ready))

@@ -106,7 +106,7 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
     )
     yield _gauge(
         "health_status",
-        "The judgement of the night: 0 healthy, 1 warning, 2 critical.",
+        "Health of the installation: 0 healthy, 1 warning, 2 critical.",
         list(HealthStatus).index(health.assess(sample.night).status),
     )
     yield _gauge(

@@ -1,1 +1,1 @@
-"""What operators and screens ask for: commands, health, alerts."""
+"""Services of the API, the command line and the dashboard: commands, health, alerts."""

@@ -1,8 +1,8 @@
-"""The one judgement of the night and of what is enriched: healthy, warning or critical, and why.
+"""The health of the installation: healthy, warning or critical, and the issues.
 
-API, dashboard, `/metrics` and the alert rules all use it. It rests on the last scheduled or
-catch-up run and on the present state of all series, providers and workers; a run that somebody
-triggers for a few symbols changes it only through the state of these symbols.
+API, dashboard, `/metrics` and the alert rules all use it. It is based on the last scheduled or
+catch-up run and on the current state of all series, providers and workers; a manual run of a few
+symbols affects it only through the state of these symbols.
 """
 
 from __future__ import annotations
@@ -11,35 +11,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from enrichment.domain.statuses import HealthStatus, JobState, SeriesStatus
+from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
 from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
 VALIDATION_TARGET = 95.0  # percent of the bars
-QUALITY_TARGET = HEALTHY_ABOVE  # of the mean score; each series is judged by the same
+QUALITY_TARGET = HEALTHY_ABOVE  # of the mean score, and of each series
 DURATION_TARGET_SECONDS = 1800
 _BREAKER_SUFFIX = "_api"  # a provider's patterns are named after it
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A status and its reasons, one sentence each, the gravest first."""
-
     status: HealthStatus
     issues: tuple[str, ...]
+    """One sentence each, most severe first."""
 
 
 def assess(state: NightState, *, with_alerts: bool = True) -> Health:
-    """Judge the installation.
+    """The health in this state.
 
-    Critical: nothing is enriched, or for an asset class nothing can be. Warning: something is, but
-    not as well as it should be.
+    Critical: nothing is enriched, or nothing of an asset class can be. Warning: a target is missed.
 
     Args:
-        state: One reading of the installation.
-        with_alerts: Whether firing alerts are a reason. The alert rules themselves are evaluated
+        with_alerts: Whether firing alerts are issues. The alert rules themselves are evaluated
             without, so that an alert on the health does not keep itself firing.
     """
     critical = [*_scheduler_issues(state), *_provider_outages(state)]
@@ -63,7 +60,7 @@ def assess(state: NightState, *, with_alerts: bool = True) -> Health:
 
 
 def success_rate(run: NightRun | None) -> float | None:
-    """Percent of a run's symbols that it enriched, or that have been enriched since."""
+    """Percent of a run's symbols that were enriched, by the run or since; None without symbols."""
     rate = None if run is None else run.failure_rate
     return None if rate is None else 100.0 * (1.0 - rate)
 
@@ -71,29 +68,31 @@ def success_rate(run: NightRun | None) -> float | None:
 def _scheduler_issues(state: NightState) -> Iterator[str]:
     if not state.scheduler_running:
         yield (
-            "The scheduler is not running: no worker's clock has ticked for 90 s. "
+            "The scheduler is not running: no worker has ticked for 90 s. "
             "Start one with 'enrichment worker'."
         )
 
 
 def _provider_outages(state: NightState) -> Iterator[str]:
-    """Asset classes of which no provider can be asked."""
+    """Asset classes without an available provider."""
     unavailable = {
         breaker.name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breaker)
         for breaker in state.breakers
         if breaker.stops_all
     }
-    unavailable |= {pause.key: "paused" for pause in state.pauses if pause.scope == "provider"}
+    unavailable |= {
+        pause.key: "paused" for pause in state.pauses if pause.scope == PauseScope.PROVIDER
+    }
     for asset_class in state.asset_classes:
         order = state.providers.get(asset_class, ())
         if order and all(name in unavailable for name in order):
-            why = ", ".join(f"{name} ({unavailable[name]})" for name in order)
-            yield f"No provider can be asked for {asset_class}: {why}."
+            details = ", ".join(f"{name} ({unavailable[name]})" for name in order)
+            yield f"No provider is available for {asset_class}: {details}."
 
 
 def _pause_issues(state: NightState) -> Iterator[str]:
     for pause in state.pauses:
-        what = "Everything" if pause.scope == "global" else f"{pause.scope} {pause.key}"
+        what = "Everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
         until = f", until {pause.until:%Y-%m-%d %H:%M} UTC" if pause.until else ""
         reason = f": {pause.reason}" if pause.reason else ""
         since = f"{pause.at:%Y-%m-%d %H:%M} UTC"
@@ -102,7 +101,7 @@ def _pause_issues(state: NightState) -> Iterator[str]:
 
 def _worker_issues(state: NightState) -> Iterator[str]:
     for worker in state.waiting_workers:
-        yield f"Worker {worker.worker_id} takes no symbols: {worker.note}."
+        yield f"Worker {worker.worker_id} is waiting and starts no symbols: {worker.note}."
 
 
 def _breaker_issues(state: NightState) -> Iterator[str]:
@@ -111,19 +110,19 @@ def _breaker_issues(state: NightState) -> Iterator[str]:
         if breaker.mode == "auto":
             if breaker.is_open:
                 yield (
-                    f"The breaker {breaker.name} is open in {workers}: its provider fails and is "
-                    "not asked for now."
+                    f"The breaker {breaker.name} is open in {workers}: its provider fails, "
+                    "requests are rejected for now."
                 )
             continue
-        effect = "not asked" if breaker.is_open else "asked without protection"
+        effect = "rejected" if breaker.is_open else "not protected"
         yield (
-            f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: its provider "
-            f"is {effect} until somebody resets it."
+            f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: requests to "
+            f"its provider are {effect} until it is reset."
         )
 
 
 def _breaker_state(breaker: BreakerState) -> str:
-    """`open`, or the mode that was set by hand with who, when and why."""
+    """The state, or an operator's override with its actor, time and reason."""
     if breaker.mode == "auto":
         return f"breaker {breaker.state.replace('_', ' ')}"
     by = f" by {breaker.set_by}" if breaker.set_by else ""
@@ -146,7 +145,7 @@ def _run_issues(state: NightState) -> Iterator[str]:
             f"the target is within {target:.0f}."
         )
     if run.state == JobState.CANCELLED:
-        yield f"The last {_run_name(run)} was cancelled; {run.cancelled:,} symbols were left out."
+        yield f"The last {_run_name(run)} was cancelled; {run.cancelled:,} symbols were skipped."
     rate = success_rate(run)
     if rate is not None and rate < SUCCESS_TARGET:
         yield (
@@ -178,9 +177,9 @@ def _series_issues(state: NightState) -> Iterator[str]:
 
 
 def _quality_issues(state: NightState) -> Iterator[str]:
-    left_out = state.series - state.scored
-    note = f" ({left_out:,} of {state.series:,} series have no score and are left out)"
-    note = note if left_out > 0 else ""
+    unscored = state.series - state.scored
+    note = f" ({unscored:,} of {state.series:,} series have no score and are not counted)"
+    note = note if unscored > 0 else ""
     if state.mean_score is not None and state.mean_score < QUALITY_TARGET:
         yield (
             f"The mean quality score is {state.mean_score:.2f}{note}; "

@@ -197,7 +197,7 @@ def test_what_the_mean_leaves_out_is_said(installation: Installation) -> None:
             )
         )
     (issue,) = about(installation.health(), "mean quality score")
-    assert "6 of 20 series have no score and are left out" in issue
+    assert "6 of 20 series have no score" in issue
 
 
 def publish(db: Database, worker: str, name: str, state: str, mode: str = "auto") -> None:
@@ -222,14 +222,14 @@ def test_all_providers_out_is_critical(installation: Installation) -> None:
     installation.commands.pause(actor="ops", scope="provider", key="yahoo", reason="blocked us")
     judged = installation.health()
     assert judged.status == "critical"
-    assert about(judged, "No provider can be asked for stock")
+    assert about(judged, "No provider is available for stock")
 
 
 @pytest.mark.parametrize(
     ("action", "mode", "state", "words"),
     [
-        ("force_open", "forced_open", "open", "not asked"),
-        ("disable", "disabled", "closed", "asked without protection"),
+        ("force_open", "forced_open", "open", "rejected"),
+        ("disable", "disabled", "closed", "not protected"),
     ],
 )
 def test_a_breaker_set_by_hand_says_by_whom_and_why(

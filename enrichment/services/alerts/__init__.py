@@ -1,1 +1,1 @@
-"""Alerts: rules over the figures that the screens show, judged every minute, delivered for sure."""
+"""Alerts: rules over metrics, evaluated every minute, with notifications by channel."""

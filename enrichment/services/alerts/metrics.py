@@ -31,12 +31,13 @@ class AlertInputs:
 
     overview: Overview
     night: NightState
-    health: Health  # judged without the alerts themselves
+    health: Health
+    """Assessed without alerts."""
     sample: MetricsSample
 
 
 def _run(read: Callable[[NightRun], Number]) -> Callable[[AlertInputs], Number]:
-    """Of the run that the installation is judged by."""
+    """A metric of the run that the health is based on."""
 
     def metric(inputs: AlertInputs) -> Number:
         run = inputs.night.run

@@ -65,13 +65,13 @@ def after(**changes: object) -> NightState:
     return replace(GOOD, run=replace(RUN, **changes))  # type: ignore[arg-type]
 
 
-def test_all_is_well() -> None:
+def test_no_issues_is_healthy() -> None:
     assert assess(GOOD).status == "healthy"
     assert assess(GOOD).issues == ()
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "words"),
+    ("state", "status", "expected"),
     [
         (replace(GOOD, scheduler_running=False), "critical", "scheduler is not running"),
         (replace(GOOD, pauses=(PAUSE,)), "warning", "paused by ada"),
@@ -84,11 +84,11 @@ def test_all_is_well() -> None:
         (
             replace(GOOD, breakers=(breaker("polygon_api"), breaker("yahoo_api", "open"))),
             "critical",
-            "No provider can be asked for stock",
+            "No provider is available for stock",
         ),
         (replace(GOOD, run=None, last_enrichment_time=None), "warning", "No run has finished yet"),
         (after(successful=95, still_failing=6), "warning", "6 of 101 symbols"),
-        (after(state=JobState.CANCELLED, cancelled=7), "warning", "7 symbols were left out"),
+        (after(state=JobState.CANCELLED, cancelled=7), "warning", "7 symbols"),
         (after(duration_seconds=1801.0), "warning", "took 30 minutes"),
         (after(completed_at=NOW - timedelta(hours=25)), "warning", "25 hours ago"),
         (replace(GOOD, error_symbols=3), "warning", "3 symbols have a series in error"),
@@ -97,12 +97,12 @@ def test_all_is_well() -> None:
         (replace(GOOD, validation_rate=94.9), "warning", "94.9 % of the bars"),
     ],
 )
-def test_each_reason_has_its_status_and_its_sentence(
-    state: NightState, status: str, words: str
+def test_each_issue_has_a_status_and_a_message(
+    state: NightState, status: str, expected: str
 ) -> None:
-    judged = assess(state)
-    assert judged.status == status
-    assert any(words in issue for issue in judged.issues)
+    health = assess(state)
+    assert health.status == status
+    assert any(expected in issue for issue in health.issues)
 
 
 @pytest.mark.parametrize(
@@ -118,16 +118,16 @@ def test_each_reason_has_its_status_and_its_sentence(
         after(failed=50, successful=50, enriched_since=50),
     ],
 )
-def test_what_meets_its_target_is_no_reason(state: NightState) -> None:
+def test_values_equal_to_the_targets_are_no_issue(state: NightState) -> None:
     assert assess(state).issues == ()
 
 
-def test_a_provider_that_one_worker_still_reaches_is_not_out() -> None:
+def test_a_provider_that_one_worker_can_reach_is_available() -> None:
     some = (breaker("polygon_api"), breaker("yahoo_api", workers=1))
     assert assess(replace(GOOD, breakers=some)).status == "warning"
 
 
-def test_critical_reasons_come_first() -> None:
+def test_critical_issues_come_first() -> None:
     state = replace(GOOD, scheduler_running=False, pauses=(PAUSE,))
     assert [("scheduler" in issue) for issue in assess(state).issues] == [True, False]
 
