@@ -143,10 +143,10 @@ def test_the_sandbox_replaces_it_without_its_key(address: str) -> None:
 
 def test_doctor_checks_it(address: str, db_url: str) -> None:
     settings = simulated(address).model_copy(update={"database_url": SecretStr(db_url)})
-    findings = {finding.check: finding for finding in doctor.examine(lambda: settings)}
-    assert findings["kraken"].ok
-    assert "X:SIM1USD" in findings["kraken"].detail
-    assert "kraken" in findings["configuration"].detail
+    results = {result.check: result for result in doctor.run_checks(lambda: settings)}
+    assert results["kraken"].ok
+    assert "X:SIM1USD" in results["kraken"].detail
+    assert "kraken" in results["configuration"].detail
 
 
 def test_a_name_without_a_spec_is_refused_everywhere() -> None:
