@@ -43,19 +43,11 @@ def coloured(text: str, state: str) -> str:
 
 
 def select(title: str, options: Mapping[str, str], *, key: str, width: int | None = None) -> str:
-    """A selectbox of which the session state holds the selected id under `key`.
+    """A selectbox for options with an id and a label: returns the selected id, at first that of
+    the first option, and keeps it in the session state under `key`.
 
     The browser reports a selection by its label. A label that has changed since then (a job's
     state, the time zone) would arrive as the value of the widget, so the id is kept apart from it.
-
-    Args:
-        title: Shown above the field.
-        options: Id → label, at least one.
-        key: Of the session state.
-        width: In pixels; all that there is if None.
-
-    Returns:
-        The selected id, the first option's until another is selected.
     """
     widget, ids = f"{key}-select", list(options)
 
@@ -90,9 +82,9 @@ def table(
 
     Args:
         rows: One dictionary per row, or a frame.
-        columns: Column → its Streamlit configuration, where the default does not do.
+        columns: Column → its Streamlit configuration, if not the default.
         key: Of the table's session state.
-        on_select: Called with the position of a row that the user has selected.
+        on_select: Called with the position of the selected row.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
     zone = display_zone().key
@@ -137,14 +129,7 @@ def _with_state_labels(frame: pd.DataFrame) -> Any:
 
 
 def paginator(count: int, page_size: int, noun: str, *, key: str) -> int:
-    """A choice of pages with a caption such as 'symbols 1–100 of 1,000'; the page's number from 0.
-
-    Args:
-        count: Rows on all pages together.
-        page_size: Rows on a page.
-        noun: What the rows are.
-        key: Of the session state.
-    """
+    """A choice of pages, captioned like 'symbols 1–100 of 1,000'; the page's number, from 0."""
     pages = max(1, -(-count // page_size))
     if pages == 1:
         return 0
@@ -186,16 +171,7 @@ def button_with_reason(
     disabled: bool = False,
     icon: str = ":material/gavel:",
 ) -> None:
-    """A button that acts after a reason for the audit log has been given.
-
-    Args:
-        title: Of the button.
-        explanation: What will happen, shown above the reason.
-        action: Called with the reason.
-        key: Prefix of the session state's keys.
-        disabled: Whether the action is not possible now.
-        icon: Of the button.
-    """
+    """A button that asks for a reason, for the audit log, and calls the action with it."""
     reason_key = f"{key}-reason"
 
     def confirm() -> None:

@@ -1,11 +1,11 @@
-"""Pictures of the dashboard, on a demo with a past of ninety invented nights.
+"""Screenshots of the dashboard, on a demo with ninety invented nights of history.
 
     python -m tests.e2e.screenshots [FOLDER]         # those of the README, into .github
     python -m tests.e2e.screenshots --all FOLDER     # every page, light and dark, wide and narrow
     … --state empty outage --page Resilience --theme dark --width 800   # some of these
 
-Needs the development set-up and chromium. `data` is a demo that went well, `outage` the same one
-while its vendor fails, `empty` a fresh installation.
+Needs the development set-up and chromium. `data` is a demo without problems, `outage` the same one
+during an outage of its providers, `empty` a fresh installation.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PAGES = ("Overview", "Jobs", "Symbols", "Data quality", "Resilience", "Operations")
 STATES = ("data", "outage", "empty")
-FLAWED = ("SIM4", "SIM5", "SIM6")
-TALLEST = 4000
+WITH_FAULTS = ("SIM4", "SIM5", "SIM6")
+MAX_HEIGHT = 4000
 
 
 class Shot(NamedTuple):
-    """A picture to take. top: the heading that it begins with; height: in pixels, None: all."""
+    """A screenshot to take. top: the heading where it begins; height: in pixels, None for all."""
 
     page: str
     file: str
@@ -59,7 +59,7 @@ README = (
 
 
 def shoot(browser: Browser, demo: RunningStack, folder: Path, shots: list[Shot]) -> None:
-    """Take them one by one, in a browser window for each theme and width."""
+    """Take the screenshots, in one browser window per theme and width."""
     for theme, width in dict.fromkeys((shot.theme, shot.width) for shot in shots):
         page = browser.new_page(
             viewport={"width": width, "height": 1000},
@@ -75,9 +75,9 @@ def shoot(browser: Browser, demo: RunningStack, folder: Path, shots: list[Shot])
 
 
 def _open(page: Page, name: str) -> None:
-    """Through the menu, which narrow windows keep in part behind "1 more"."""
+    """Open a page by the navigation, which hides some links behind "1 more" in narrow windows."""
     expect(page.get_by_test_id("stTopNavLink").first).to_be_visible(timeout=30_000)
-    page.wait_for_timeout(500)  # until it knows what fits
+    page.wait_for_timeout(500)  # for the layout of the navigation
     link = page.get_by_role("link", name=name)
     if not link.count():
         page.get_by_text(re.compile(r"^\d more$")).click()
@@ -86,26 +86,26 @@ def _open(page: Page, name: str) -> None:
     expect(page.get_by_text("Refreshed").first).to_be_attached(timeout=30_000)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.mouse.move(0, 0)
-    page.wait_for_timeout(1500)  # the charts' entrance
+    page.wait_for_timeout(1500)  # for the animation of the charts
 
 
 def _frame(page: Page, shot: Shot) -> None:
     if shot.height is None:
         tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-        page.set_viewport_size({"width": shot.width, "height": min(tall + 20, TALLEST)})
+        page.set_viewport_size({"width": shot.width, "height": min(tall + 20, MAX_HEIGHT)})
         page.wait_for_timeout(700)
     if shot.top is not None:
-        page.get_by_role("heading", name=shot.top).evaluate("found => found.scrollIntoView()")
+        page.get_by_role("heading", name=shot.top).evaluate("heading => heading.scrollIntoView()")
         page.wait_for_timeout(700)
 
 
 @contextmanager
-def demonstrating(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
-    """A demo with a past, and symbols whose data is not all well."""
+def demo_with_history(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
+    """A demo with ninety nights of history, and symbols with data errors."""
     script = Path(sys.executable).with_name("enrichment")
     with running_stack(script, "demo", folder, HISTORY_DAYS="1500") as demo:
         db = Database(f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}")
-        _strike(
+        _inject_faults(
             demo,
             {"ticker": "SIM4", "kind": "missing", "n": 120},
             {"ticker": "SIM5", "kind": "corrupt", "n": 170, "mode": "inverted"},
@@ -113,7 +113,7 @@ def demonstrating(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
             {"ticker": "AAPL", "kind": "restated", "n": 2, "factor": 1.012},
         )
         operator = Commands(db)
-        operator.track([parse_tracked(name, "stock", "1d") for name in FLAWED], actor="demo")
+        operator.track([parse_tracked(name, "stock", "1d") for name in WITH_FAULTS], actor="demo")
         operator.trigger(actor="cli:ada", reason="three new symbols")
         _wait(db, "SELECT NOT EXISTS (SELECT FROM enrichment_jobs WHERE completed_at IS NULL)")
         write_history(db)
@@ -121,14 +121,14 @@ def demonstrating(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
         db.close()
 
 
-def break_down(demo: RunningStack, db: Database) -> None:
-    """From now on the vendor answers nothing but errors, while a job is at work."""
-    _strike(demo, {"ticker": "*", "kind": "server_error", "status": 503})
+def start_outage(demo: RunningStack, db: Database) -> None:
+    """Let all providers fail from now on, while a job is running."""
+    _inject_faults(demo, {"ticker": "*", "kind": "server_error", "status": 503})
     Commands(db).trigger(actor="cli:ada", reason="are they back?")
     _wait(db, "SELECT count(*) >= 2 FROM resilience_state WHERE state = 'open'")
 
 
-def _strike(demo: RunningStack, *faults: dict[str, object]) -> None:
+def _inject_faults(demo: RunningStack, *faults: dict[str, object]) -> None:
     address = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
     body = json.dumps(list(faults)).encode()
     urllib.request.urlopen(urllib.request.Request(address, data=body, method="POST")).close()
@@ -142,8 +142,8 @@ def _wait(db: Database, condition: str) -> None:
     until(holds, condition, seconds=120)
 
 
-def wanted(arguments: argparse.Namespace, state: str) -> list[Shot]:
-    """The shots of a state by the command line's choice."""
+def selected_shots(arguments: argparse.Namespace, state: str) -> list[Shot]:
+    """The screenshots of a state that the command line selects."""
     if not arguments.all:
         return list(README) if state == "data" else []
     return [
@@ -162,22 +162,22 @@ def main() -> None:
     parser.add_argument("--page", nargs="+", choices=PAGES, default=PAGES)
     parser.add_argument("--theme", nargs="+", choices=("light", "dark"), default=("light", "dark"))
     parser.add_argument("--width", nargs="+", type=int, default=(1440, 800))
-    chosen = parser.parse_args()
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    states = chosen.state if chosen.all else ("data",)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    states = arguments.state if arguments.all else ("data",)
     with TemporaryDirectory() as elsewhere, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         if {"data", "outage"} & set(states):
-            with demonstrating(Path(elsewhere)) as (demo, db):
+            with demo_with_history(Path(elsewhere)) as (demo, db):
                 if "data" in states:
-                    shoot(browser, demo, chosen.folder, wanted(chosen, "data"))
+                    shoot(browser, demo, arguments.folder, selected_shots(arguments, "data"))
                 if "outage" in states:
-                    break_down(demo, db)
-                    shoot(browser, demo, chosen.folder, wanted(chosen, "outage"))
+                    start_outage(demo, db)
+                    shoot(browser, demo, arguments.folder, selected_shots(arguments, "outage"))
         if "empty" in states:
             script, home = Path(sys.executable).with_name("enrichment"), Path(elsewhere) / "home"
             with running_stack(script, "up", Path(elsewhere), ENRICHMENT_HOME=str(home)) as fresh:
-                shoot(browser, fresh, chosen.folder, wanted(chosen, "empty"))
+                shoot(browser, fresh, arguments.folder, selected_shots(arguments, "empty"))
         browser.close()
 
 

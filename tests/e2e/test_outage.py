@@ -1,4 +1,4 @@
-"""Outage rehearsals: a real worker, real HTTP, a vendor that fails in every way it can."""
+"""Outages of a provider: a real worker and real HTTP, against a sandbox that injects faults."""
 
 from __future__ import annotations
 
@@ -27,31 +27,32 @@ from enrichment.wiring.worker import open_worker_process
 from tests.helpers.waiting import in_thread, until
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 9)]
-BRIEF = VendorProtection(max_retries=0, recovery_timeout=0.5, connect_timeout=1.0, read_timeout=1.0)
-QUICK = WorkerTiming(poll=0.05, heartbeat=0.2)
-OPENED_AND_HEALED = [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
+SHORT_TIMEOUTS = VendorProtection(
+    max_retries=0, recovery_timeout=0.5, connect_timeout=1.0, read_timeout=1.0
+)
+FAST_TIMING = WorkerTiming(poll=0.05, heartbeat=0.2)
 
 
 @dataclass
-class Stage:
-    """A vendor, a worker with one thread, and their database."""
+class Stack:
+    """A sandbox provider, a worker with one thread, and their database."""
 
     db: Database
-    vendor: str
+    sandbox: str
 
-    def faults(self, *described: dict[str, Any]) -> None:
-        body = json.dumps(described).encode()
+    def inject_faults(self, *faults: dict[str, Any]) -> None:
+        body = json.dumps(faults).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.vendor}/_sandbox/faults", body, headers)
+        request = urllib.request.Request(f"{self.sandbox}/_sandbox/faults", body, headers)
         urllib.request.urlopen(request, timeout=5).close()
 
     def outcomes(self) -> dict[str, int]:
-        """How many requests the vendor saw, by what became of them."""
-        with urllib.request.urlopen(f"{self.vendor}/_sandbox/requests", timeout=5) as response:
+        """Outcome → number of requests that the sandbox has answered with it."""
+        with urllib.request.urlopen(f"{self.sandbox}/_sandbox/requests", timeout=5) as response:
             return dict(json.load(response)["by_outcome"])
 
-    def run(self, *symbols: str) -> Progress:
-        """Trigger the symbols and wait for the job's end."""
+    def run_job(self, *symbols: str) -> Progress:
+        """Trigger the symbols and wait until the job has finished."""
         job = Commands(self.db).trigger(actor="test", symbols=symbols)
         reader = build_read_models(self.db, Settings())
         waiting = threading.Event()
@@ -72,36 +73,38 @@ class Stage:
 
 
 @contextmanager
-def working(settings: Settings, protection: VendorProtection = BRIEF) -> Iterator[None]:
+def worker_thread(
+    settings: Settings, protection: VendorProtection = SHORT_TIMEOUTS
+) -> Iterator[None]:
     with (
-        open_worker_process(settings, protection=protection, timing=QUICK) as process,
+        open_worker_process(settings, protection=protection, timing=FAST_TIMING) as process,
         in_thread(process),
     ):
         yield
 
 
 @pytest.fixture
-def stage(db: Database, db_url: str) -> Iterator[Stage]:
+def stack(db: Database, db_url: str) -> Iterator[Stack]:
     Commands(db).track([parse_tracked(s, "stock", "1d") for s in SYMBOLS], actor="test")
     app = create_app()
     app.extensions["sandbox"].market.warm_up()
-    with running(app) as vendor:
+    with running(app) as sandbox:
         settings = Settings(
             enrichment_sandbox=True,
             providers_stock=("polygon",),
             database_url=SecretStr(db_url),
-            enrichment_sandbox_port=urlsplit(vendor).port or 0,
+            enrichment_sandbox_port=urlsplit(sandbox).port or 0,
             max_concurrent_symbols=1,
             enable_daily_enrichment=False,
         )
-        with working(settings):
-            yield Stage(db, vendor)
+        with worker_thread(settings):
+            yield Stack(db, sandbox)
 
 
-def assert_whole(stage: Stage, progress: Progress) -> None:
-    """Every symbol completed, every bar once."""
+def assert_complete(stack: Stack, progress: Progress) -> None:
+    """Every symbol is completed, and no bar is missing or duplicated."""
     assert progress.counts == {"completed": len(SYMBOLS)}
-    series = stage.rows(
+    series = stack.rows(
         "SELECT symbol, count(*), count(DISTINCT ts) FROM bars GROUP BY symbol ORDER BY symbol"
     )
     assert [row[0] for row in series] == SYMBOLS
@@ -120,52 +123,56 @@ def assert_whole(stage: Stage, progress: Progress) -> None:
     ],
     ids=lambda fault: str(fault["kind"]),
 )
-def test_an_outage_opens_the_breaker_and_is_waited_for(stage: Stage, fault: dict[str, Any]) -> None:
-    stage.faults({"ticker": "*", "times": 6, **fault})
-    progress = stage.run(*SYMBOLS)
-    assert_whole(stage, progress)
-    # Five failures open the breaker; the sixth is the one probe that is let through and fails.
-    assert stage.outcomes() == {fault["kind"]: 6, "ok": len(SYMBOLS)}
-    assert stage.transitions() == [
+def test_the_worker_waits_until_the_breaker_closes_after_an_outage(
+    stack: Stack, fault: dict[str, Any]
+) -> None:
+    stack.inject_faults({"ticker": "*", "times": 6, **fault})
+    progress = stack.run_job(*SYMBOLS)
+    assert_complete(stack, progress)
+    # Five failures open the breaker; the sixth request is the probe that fails.
+    assert stack.outcomes() == {fault["kind"]: 6, "ok": len(SYMBOLS)}
+    assert stack.transitions() == [
         ("closed", "open"),
         ("open", "half_open"),
         ("half_open", "open"),
         ("open", "half_open"),
         ("half_open", "closed"),
     ]
-    (retries,) = stage.rows("SELECT sum(retry_count), max(retry_count) FROM enrichment_job_items")
+    (retries,) = stack.rows("SELECT sum(retry_count), max(retry_count) FROM enrichment_job_items")
     assert retries[0] == 6
     assert retries[1] <= 3
 
 
-def test_a_used_up_quota_pauses_everybody_and_counts_no_retry(stage: Stage) -> None:
-    stage.faults({"ticker": "*", "kind": "rate_limit", "seconds": 1, "times": 1})
-    progress = stage.run(*SYMBOLS)
-    assert_whole(stage, progress)
-    assert stage.outcomes() == {"rate_limit": 1, "ok": len(SYMBOLS)}
-    assert stage.transitions() == []
-    assert stage.rows("SELECT max(retry_count) FROM enrichment_job_items") == [(0,)]
+def test_an_exhausted_quota_delays_all_symbols_without_counting_retries(
+    stack: Stack,
+) -> None:
+    stack.inject_faults({"ticker": "*", "kind": "rate_limit", "seconds": 1, "times": 1})
+    progress = stack.run_job(*SYMBOLS)
+    assert_complete(stack, progress)
+    assert stack.outcomes() == {"rate_limit": 1, "ok": len(SYMBOLS)}
+    assert stack.transitions() == []
+    assert stack.rows("SELECT max(retry_count) FROM enrichment_job_items") == [(0,)]
     assert progress.duration_seconds is not None
     assert progress.duration_seconds >= 1.0
 
 
-def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
-    commands, reader = Commands(stage.db), build_read_models(stage.db, Settings())
+def test_an_operator_forces_a_breaker_open_and_resets_it(stack: Stack) -> None:
+    commands, reader = Commands(stack.db), build_read_models(stack.db, Settings())
 
     def breaker_is(state: str) -> bool:
-        mine = (p for p in reader.resilience() if p.name == "polygon_api")
-        return [p.state for p in mine if p.kind == "circuit_breaker"] == [state]
+        patterns = (p for p in reader.resilience() if p.name == "polygon_api")
+        return [p.state for p in patterns if p.kind == "circuit_breaker"] == [state]
 
-    def snoozed() -> bool:
+    def is_delayed() -> bool:
         query = "SELECT 1 FROM enrichment_job_items WHERE last_error LIKE '%is open%'"
-        return stage.rows(query) != []
+        return stack.rows(query) != []
 
     until(lambda: breaker_is("closed"))
     commands.override_breaker("polygon_api", "force_open", actor="test", reason="maintenance")
     until(lambda: breaker_is("open"))
     job = commands.trigger(actor="test", symbols=["SIM1"])
-    until(snoozed)
-    assert stage.outcomes() == {}
+    until(is_delayed)
+    assert stack.outcomes() == {}
     commands.override_breaker("polygon_api", "reset", actor="test")
     until(lambda: breaker_is("closed"))
 
@@ -174,33 +181,33 @@ def test_an_operator_takes_a_vendor_out_and_puts_it_back(stage: Stage) -> None:
         return progress is not None and progress.finished
 
     until(finished)
-    assert stage.rows("SELECT status, retry_count FROM enrichment_job_items") == [("completed", 0)]
+    assert stack.rows("SELECT status, retry_count FROM enrichment_job_items") == [("completed", 0)]
 
 
-def test_the_quota_of_the_plan_is_kept_and_waited_for(db: Database, db_url: str) -> None:
+def test_symbols_wait_for_the_quota_of_the_plan(db: Database, db_url: str) -> None:
     commands = Commands(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in SYMBOLS], actor="test")
-    impatient = replace(BRIEF, max_wait=0.1)
-    with running(create_app(api_key="the key")) as vendor:
+    without_waiting = replace(SHORT_TIMEOUTS, max_wait=0.1)
+    with running(create_app(api_key="the key")) as sandbox:
         settings = Settings(
             providers_stock=("polygon",),
             database_url=SecretStr(db_url),
             polygon_api_key=SecretStr("the key"),
-            polygon_base_url=vendor,
+            polygon_base_url=sandbox,
             polygon_rate=3,
             max_concurrent_symbols=2,
             enable_daily_enrichment=False,
         )
-        stage = Stage(db, vendor)
-        with working(settings, impatient):
+        stack = Stack(db, sandbox)
+        with worker_thread(settings, without_waiting):
             commands.trigger(actor="test")
-            waiting = "SELECT count(*) FROM enrichment_job_items WHERE last_error LIKE '%limit%'"
-            until(lambda: stage.rows(waiting) == [(5,)])
-        assert stage.outcomes() == {"ok": 3}
-        items = stage.rows(
+            limited = "SELECT count(*) FROM enrichment_job_items WHERE last_error LIKE '%limit%'"
+            until(lambda: stack.rows(limited) == [(5,)])
+        assert stack.outcomes() == {"ok": 3}
+        items = stack.rows(
             "SELECT status, count(*), max(retry_count),"
             " min(run_after) > now() + interval '45 s' FROM enrichment_job_items"
             " GROUP BY status ORDER BY status"
         )
     assert items == [("completed", 3, 0, False), ("pending", 5, 0, True)]
-    assert stage.rows("SELECT DISTINCT source FROM enrichment_status") == [("polygon",)]
+    assert stack.rows("SELECT DISTINCT source FROM enrichment_status") == [("polygon",)]

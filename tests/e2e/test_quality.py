@@ -1,4 +1,4 @@
-"""What an analyst is told of the data: on the running demo, by the command line."""
+"""Quality reports and flags by the command line, on the running demo."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 CRASH = "2000-09-29"
 
 
-class Analyst:
-    """Somebody with a terminal beside the running demo."""
+class DemoTerminal:
+    """The command line on the data of the running demo."""
 
     def __init__(self, demo: RunningStack, script: Any) -> None:
         self.demo, self.script = demo, script
 
-    def types(self, *words: str) -> str:
-        done = run_command(self.script, *words, ENRICHMENT_HOME=str(self.demo.home))
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def run(self, *arguments: str) -> str:
+        result = run_command(self.script, *arguments, ENRICHMENT_HOME=str(self.demo.home))
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     def quality(self, symbol: str) -> dict[str, Any]:
-        (series,) = json.loads(self.types("quality", symbol, "--json"))["series"]
+        (series,) = json.loads(self.run("quality", symbol, "--json"))["series"]
         assert isinstance(series, dict)
         return series
 
     @contextmanager
     def fault(self, **fault: Any) -> Iterator[None]:
-        """The vendor does this to its answers for as long as the block."""
+        """Inject a fault into the sandbox's answers within the block."""
         faults = f"http://127.0.0.1:{self.demo.ports['sandbox']}/_sandbox/faults"
         body = json.dumps([fault]).encode()
         headers = {"Content-Type": "application/json"}
-        posted = urllib.request.Request(faults, data=body, headers=headers, method="POST")
-        urllib.request.urlopen(posted, timeout=10).close()
+        post = urllib.request.Request(faults, data=body, headers=headers, method="POST")
+        urllib.request.urlopen(post, timeout=10).close()
         try:
             yield
         finally:
-            cleared = urllib.request.Request(faults, method="DELETE")
-            urllib.request.urlopen(cleared, timeout=10).close()
+            delete = urllib.request.Request(faults, method="DELETE")
+            urllib.request.urlopen(delete, timeout=10).close()
 
 
 @pytest.fixture
-def analyst(demo: RunningStack, script: Any) -> Analyst:
-    return Analyst(demo, script)
+def terminal(demo: RunningStack, script: Any) -> DemoTerminal:
+    return DemoTerminal(demo, script)
 
 
 def recorded_days(symbol: str) -> list[str]:
@@ -64,13 +64,13 @@ def recorded_days(symbol: str) -> list[str]:
 
 def recorded_day(db: Database, symbol: str, timestamp: str) -> str:
     """The recorded date of a replayed bar: the sandbox shifts dates by whole sessions."""
-    moments = [row[0] for row in stored_bars(db, symbol, "ts")]
-    return recorded_days(symbol)[moments.index(datetime.fromisoformat(timestamp))]
+    times = [row[0] for row in stored_bars(db, symbol, "ts")]
+    return recorded_days(symbol)[times.index(datetime.fromisoformat(timestamp))]
 
 
-def test_exactly_the_recorded_splits_are_flagged(analyst: Analyst, demo_db: Database) -> None:
+def test_exactly_the_recorded_splits_are_flagged(terminal: DemoTerminal, demo_db: Database) -> None:
     for symbol in ("AAPL", "IBM", "MSFT", "GOOG", "FB"):
-        series = analyst.quality(symbol)
+        series = terminal.quality(symbol)
         assert series["gaps"] == []
         assert series["quarantined"] == []
         flagged = {
@@ -87,56 +87,56 @@ def test_exactly_the_recorded_splits_are_flagged(analyst: Analyst, demo_db: Data
         assert series["score"] == pytest.approx(1 - lost, abs=1e-12)
 
 
-def test_a_person_reads_why_and_confirms_a_real_move(analyst: Analyst, demo_db: Database) -> None:
-    said = analyst.types("quality", "AAPL")
-    assert "looks like a split of 2 for 1" in said
-    assert "without it" in said
-    (crash,) = [f for f in analyst.quality("AAPL")["flags"] if f["check"] == "outlier"]
-    before = analyst.quality("AAPL")["score"]
-    told = ("confirm", "AAPL", crash["timestamp"], "--check", "outlier")
-    analyst.types(*told, "--reason", "profit warning of that evening")
-    after = analyst.quality("AAPL")
+def test_confirming_a_flag_raises_the_score(terminal: DemoTerminal, demo_db: Database) -> None:
+    report = terminal.run("quality", "AAPL")
+    assert "looks like a split of 2 for 1" in report
+    assert "without it" in report
+    (crash,) = [f for f in terminal.quality("AAPL")["flags"] if f["check"] == "outlier"]
+    before = terminal.quality("AAPL")["score"]
+    confirmation = ("confirm", "AAPL", crash["timestamp"], "--check", "outlier")
+    terminal.run(*confirmation, "--reason", "profit warning of that evening")
+    after = terminal.quality("AAPL")
     assert after["score"] > before
     assert "outlier" not in [flag["check"] for flag in after["flags"]]
-    assert "profit warning" in analyst.types("quality", "AAPL")
-    again = run_command(
-        analyst.script, *told, "--reason", "x", ENRICHMENT_HOME=str(analyst.demo.home)
+    assert "profit warning" in terminal.run("quality", "AAPL")
+    repeated = run_command(
+        terminal.script, *confirmation, "--reason", "x", ENRICHMENT_HOME=str(terminal.demo.home)
     )
-    assert again.returncode == 1
-    assert "no flag 'outlier'" in again.stderr
+    assert repeated.returncode == 1
+    assert "no flag 'outlier'" in repeated.stderr
 
 
-def test_a_hole_of_the_vendor_is_named_and_filled_by_the_next_run(
-    analyst: Analyst, demo_db: Database
+def test_a_gap_is_reported_and_filled_by_the_next_run(
+    terminal: DemoTerminal, demo_db: Database
 ) -> None:
     days = [row[0] for row in stored_bars(demo_db, "AAPL", "ts")][2000:2003]
-    analyst.types("symbols", "add", "SIM70")
-    with analyst.fault(
+    terminal.run("symbols", "add", "SIM70")
+    with terminal.fault(
         ticker="SIM70", kind="missing", bars=[f"{day:%Y-%m-%dT%H:%M:%SZ}" for day in days]
     ):
-        analyst.types("trigger", "SIM70", "--wait")
-        found = analyst.quality("SIM70")
-        assert [datetime.fromisoformat(gap["timestamp"]) for gap in found["gaps"]] == days
-        assert {gap["cause"] for gap in found["gaps"]} == {"unexplained"}
-        assert found["components"]["completeness"] < 1
-        assert "(3 bars): unexplained, asked for once" in analyst.types("quality", "SIM70")
-    analyst.types("trigger", "SIM70", "--wait")
-    healed = analyst.quality("SIM70")
-    assert (healed["gaps"], healed["score"]) == ([], 1.0)
-    assert healed["bars"] == found["bars"] + 3
-    analyst.types("symbols", "remove", "SIM70")
+        terminal.run("trigger", "SIM70", "--wait")
+        before = terminal.quality("SIM70")
+        assert [datetime.fromisoformat(gap["timestamp"]) for gap in before["gaps"]] == days
+        assert {gap["cause"] for gap in before["gaps"]} == {"unexplained"}
+        assert before["components"]["completeness"] < 1
+        assert "(3 bars): unexplained, asked for once" in terminal.run("quality", "SIM70")
+    terminal.run("trigger", "SIM70", "--wait")
+    after = terminal.quality("SIM70")
+    assert (after["gaps"], after["score"]) == ([], 1.0)
+    assert after["bars"] == before["bars"] + 3
+    terminal.run("symbols", "remove", "SIM70")
 
 
-def test_a_history_on_another_basis_is_fetched_again(analyst: Analyst, demo_db: Database) -> None:
-    analyst.types("symbols", "add", "SIM71")
-    analyst.types("trigger", "SIM71", "--wait")
+def test_a_restated_history_is_rebased(terminal: DemoTerminal, demo_db: Database) -> None:
+    terminal.run("symbols", "add", "SIM71")
+    terminal.run("trigger", "SIM71", "--wait")
     before = stored_bars(demo_db, "SIM71", "close")
-    with analyst.fault(ticker="SIM71", kind="restated", n=100_000, factor=0.5, columns="all"):
-        analyst.types("trigger", "SIM71", "--wait")
+    with terminal.fault(ticker="SIM71", kind="restated", n=100_000, factor=0.5, columns="all"):
+        terminal.run("trigger", "SIM71", "--wait")
         assert stored_bars(demo_db, "SIM71", "close") == [(close / 2,) for (close,) in before]
-        (correction,) = analyst.quality("SIM71")["corrections"]
+        (correction,) = terminal.quality("SIM71")["corrections"]
         assert (correction["reason"], correction["new_value"]) == ("rebased", 0.5)
-        assert "prices × 0.5" in analyst.types("quality", "SIM71")
-    analyst.types("trigger", "SIM71", "--wait")
+        assert "prices × 0.5" in terminal.run("quality", "SIM71")
+    terminal.run("trigger", "SIM71", "--wait")
     assert stored_bars(demo_db, "SIM71", "close") == before
-    analyst.types("symbols", "remove", "SIM71")
+    terminal.run("symbols", "remove", "SIM71")

@@ -27,7 +27,7 @@ def job_outcomes(jobs: pd.DataFrame) -> go.Figure:
     """Successful and failed symbols per job, as stacked bars.
 
     Args:
-        jobs: Columns label, successful, failed, duration_seconds, kind; one row per job, oldest
+        jobs: Columns label, successful, failed, seconds, kind; one row per job, oldest
             first.
     """
     figure = go.Figure()
@@ -37,7 +37,7 @@ def job_outcomes(jobs: pd.DataFrame) -> go.Figure:
             y=jobs[outcome],
             name=outcome,
             marker_color=colour,
-            customdata=jobs[["duration_seconds", "kind"]],
+            customdata=jobs[["seconds", "kind"]],
             hovertemplate=(
                 "%{x}<br>%{y} symbols " + outcome + "<br>%{customdata[1]}, "
                 "%{customdata[0]:.1f} s<extra></extra>"
@@ -76,10 +76,10 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     """How long each job took, with the rolling median and 95th percentile.
 
     Args:
-        jobs: Columns at (in the zone to show), duration_seconds, kind; oldest first.
+        jobs: Columns at (in the zone to show), seconds, kind; oldest first.
         window: Jobs in the rolling window, the job itself included.
     """
-    rolling = jobs["duration_seconds"].rolling(window, min_periods=1)
+    rolling = jobs["seconds"].rolling(window, min_periods=1)
     figure = go.Figure()
     figure.add_scatter(
         x=jobs["at"],
@@ -99,7 +99,7 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     )
     figure.add_scatter(
         x=jobs["at"],
-        y=jobs["duration_seconds"],
+        y=jobs["seconds"],
         mode="markers",
         name="job",
         marker={"color": theme.ORANGE, "size": 7},

@@ -1,9 +1,11 @@
-"""What the jobs page shows."""
+"""What the pages show of jobs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
+
+import pandas as pd
 
 from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
@@ -40,3 +42,25 @@ def read_job(job_id: UUID) -> JobReport:
         items=reader.jobs.items(job_id, ITEM_LIMIT),
         longest=reader.jobs.longest(job_id, LONGEST_LIMIT),
     )
+
+
+def history_frame(page: HistoryPage) -> pd.DataFrame:
+    """A row per job, newest first."""
+    rows = [
+        {
+            "job_id": str(job.job_id),
+            "at": details.created_at,
+            "kind": details.kind,
+            "state": details.state,
+            "requested by": details.requested_by,
+            "symbols": details.total,
+            "successful": job.successful,
+            "failed": job.failed,
+            "retried": job.retried,
+            "seconds": job.duration_seconds,
+            "inserted": job.total_records_inserted,
+            "updated": job.total_records_updated,
+        }
+        for job, details in zip(page.jobs, page.details, strict=True)
+    ]
+    return pd.DataFrame(rows)

@@ -20,6 +20,7 @@ from enrichment.dashboard.data.jobs import (
     HISTORY_LIMIT,
     ITEM_LIMIT,
     LONGEST_LIMIT,
+    history_frame,
     read_history,
     read_job,
 )
@@ -40,27 +41,6 @@ def filtered_history() -> HistoryPage:
     """The newest jobs that match the filters."""
     state = st.session_state
     return read_history(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
-
-
-def history_frame(page: HistoryPage) -> pd.DataFrame:
-    rows = [
-        {
-            "job_id": str(job.job_id),
-            "at": details.created_at,
-            "kind": details.kind,
-            "state": details.state,
-            "requested by": details.requested_by,
-            "symbols": details.total,
-            "successful": job.successful,
-            "failed": job.failed,
-            "retried": job.retried,
-            "seconds": job.duration_seconds,
-            "inserted": job.total_records_inserted,
-            "updated": job.total_records_updated,
-        }
-        for job, details in zip(page.jobs, page.details, strict=True)
-    ]
-    return pd.DataFrame(rows)
 
 
 def history() -> None:
@@ -99,8 +79,7 @@ def history_charts(jobs: pd.DataFrame) -> None:
         if started.empty:
             empty_state("None of these jobs has started yet.")
             return
-        frame = to_display_zone(started.rename(columns={"seconds": "duration_seconds"}))
-        st.plotly_chart(job_charts.durations(frame), key="durations")
+        st.plotly_chart(job_charts.durations(to_display_zone(started)), key="durations")
 
 
 def select_job(job_id: str) -> None:
@@ -147,17 +126,18 @@ def job_metrics(progress: Progress) -> None:
 
 def timeline(longest: list[JobItem]) -> None:
     """The symbols that took longest, on the threads that ran them."""
-    if not longest:
-        empty_state("No symbol of this job has started.")
+    items = [item for item in longest if item.status in job_charts.RUN_STATUSES]
+    if not items:
+        empty_state("No symbol of this job is running or has ended.")
         return
     now = pd.Timestamp.now(tz="UTC")
     rows = pd.DataFrame(
         {
-            "symbol": [item.symbol for item in longest],
-            "worker": [(item.worker_id or "–").split(":")[0] for item in longest],
-            "status": [item.status for item in longest],
-            "started_at": [item.started_at or now for item in longest],
-            "completed_at": [item.completed_at or now for item in longest],
+            "symbol": [item.symbol for item in items],
+            "worker": [(item.worker_id or "–").split(":")[0] for item in items],
+            "status": [item.status for item in items],
+            "started_at": [item.started_at or now for item in items],
+            "completed_at": [item.completed_at or now for item in items],
         }
     )
     st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")

@@ -20,9 +20,11 @@ from enrichment.dashboard.components import (
     run_command,
     table,
 )
+from enrichment.dashboard.data.jobs import history_frame
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
 from enrichment.dashboard.data.overview_metrics import current_metrics, trend_metrics
 from enrichment.dashboard.data.providers import of_kind
+from enrichment.dashboard.data.quality import series_frame
 from enrichment.dashboard.formatting import age, label
 from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
 from enrichment.dashboard.services import commands
@@ -55,8 +57,8 @@ def pause_all(reason: str) -> None:
     )
 
 
-def resume_all() -> None:
-    run_command(lambda: commands().resume(actor=actor()), "Resumed")
+def resume(scope: str, key: str) -> None:
+    run_command(lambda: commands().resume(actor=actor(), scope=scope, key=key), "Resumed")
 
 
 def health_banner(data: OverviewData) -> None:
@@ -136,14 +138,8 @@ def lowest_scores(data: OverviewData) -> None:
     if not data.lowest_scores:
         empty_state("No series has been scored in the last week.")
         return
-    frame = pd.DataFrame(
-        {
-            "name": [f"{s.symbol} {s.timeframe}" for s in data.lowest_scores],
-            "score": [s.score for s in data.lowest_scores],
-            "status": [s.status for s in data.lowest_scores],
-            "reasons": ["; ".join(s.reasons) or "no deductions" for s in data.lowest_scores],
-        }
-    )
+    frame = series_frame(data.lowest_scores)
+    frame["reasons"] = frame["reasons"].map(lambda reasons: "; ".join(reasons) or "no deductions")
     st.plotly_chart(quality.lowest_scores(frame), key="quality")
 
 
@@ -152,19 +148,9 @@ def recent_jobs(data: OverviewData) -> None:
     if not data.history.jobs:
         empty_state("No job yet. Trigger one, or wait for the nightly run.")
         return
-    frame = pd.DataFrame(
-        {
-            "label": [
-                format_time(job.started_at or details.created_at, "%m-%d %H:%M:%S", with_zone=False)
-                for job, details in zip(data.history.jobs, data.history.details, strict=True)
-            ],
-            "successful": [job.successful for job in data.history.jobs],
-            "failed": [job.failed for job in data.history.jobs],
-            "duration_seconds": [job.duration_seconds or 0.0 for job in data.history.jobs],
-            "kind": [details.kind for details in data.history.details],
-        }
-    )
-    st.plotly_chart(job_charts.job_outcomes(frame.iloc[::-1]), key="jobs")
+    frame = history_frame(data.history).iloc[::-1]
+    frame["label"] = [format_time(at, "%m-%d %H:%M:%S", with_zone=False) for at in frame["at"]]
+    st.plotly_chart(job_charts.job_outcomes(frame), key="jobs")
 
 
 def unhealthy_series(data: OverviewData) -> None:
@@ -249,7 +235,13 @@ def run_controls() -> None:
             disabled=paused,
             icon=":material/pause:",
         )
-        st.button("Resume", icon=":material/resume:", on_click=resume_all, disabled=not paused)
+        st.button(
+            "Resume",
+            icon=":material/resume:",
+            on_click=resume,
+            args=(PauseScope.GLOBAL, ""),
+            disabled=not paused,
+        )
         if classes:
             trigger_some(classes)
             pause_some(sorted(set(classes.values())))
@@ -314,20 +306,13 @@ def pause_some(asset_classes: Sequence[str]) -> None:
                 f"Resume {scope_text(pause.scope, pause.key)}",
                 icon=":material/resume:",
                 key=f"resume-{pause.scope}-{pause.key}",
-                on_click=resume_one,
+                on_click=resume,
                 args=(pause.scope, pause.key),
             )
 
 
 def scope_text(scope: str, key: str) -> str:
     return f"{label(scope)} {key}"
-
-
-def resume_one(scope: str, key: str) -> None:
-    run_command(
-        lambda: commands().resume(actor=actor(), scope=scope, key=key),
-        f"Resumed {scope_text(scope, key)}",
-    )
 
 
 st.title("Market enrichment")

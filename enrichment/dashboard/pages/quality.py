@@ -17,6 +17,7 @@ from enrichment.dashboard.components import (
     table,
 )
 from enrichment.dashboard.data.cache import cached_read
+from enrichment.dashboard.data.quality import series_frame
 from enrichment.dashboard.formatting import label
 from enrichment.dashboard.refresh import auto_refresh, refreshed_badge
 from enrichment.dashboard.services import services
@@ -71,23 +72,14 @@ def score_charts(days: list[DayOfQuality], series: list[SeriesQuality]) -> None:
 
 def lowest_scores(lowest: list[SeriesQuality]) -> None:
     st.subheader(f"Components of the {len(lowest)} lowest scores")
-    frame = pd.DataFrame([asdict(series) for series in lowest])
-    frame["name"] = frame["symbol"] + " " + frame["timeframe"]
+    frame = series_frame(lowest)
     left, right = st.columns(2)
     with left:
         st.plotly_chart(quality.components(frame), key="components")
     with right:
-        rows = [
-            {
-                "series": f"{series.symbol} {series.timeframe}",
-                "score": series.score,
-                "status": series.status,
-                "why": "; ".join(series.reasons),
-            }
-            for series in lowest
-        ]
+        rows = frame.assign(series=frame["name"], why=frame["reasons"].map("; ".join))
         columns = {"score": SCORE, "why": WIDE_TEXT}
-        table(rows, columns, key="lowest")
+        table(rows[["series", "score", "status", "why"]], columns, key="lowest")
 
 
 def missing_bars(gaps: list[GapsOfMonth]) -> None:
@@ -95,8 +87,7 @@ def missing_bars(gaps: list[GapsOfMonth]) -> None:
     if not gaps:
         st.success("No open gaps.", icon=":material/check_circle:")
         return
-    frame = pd.DataFrame([asdict(gap) for gap in gaps])
-    frame["name"] = frame["symbol"] + " " + frame["timeframe"]
+    frame = series_frame(gaps)
     st.plotly_chart(quality.gap_map(frame), key="gaps")
     with st.expander("Missing bars as a table"):
         table(frame[["name", "month", "missing"]], key="missing")

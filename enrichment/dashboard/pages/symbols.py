@@ -22,6 +22,7 @@ from enrichment.dashboard.components import (
     empty_state,
     paginator,
     run_command,
+    select,
     table,
 )
 from enrichment.dashboard.data.cache import cached_figure, cached_read
@@ -174,16 +175,8 @@ def one_symbol() -> None:
             return
         timeframes = [series.timeframe for series in symbol.timeframes]
         timeframe = st.selectbox("Timeframe", timeframes, key="timeframe", width=140)
-        days = st.selectbox(
-            "Range", list(RANGES), index=1, key="range", width=160, format_func=RANGES.__getitem__
-        )
-        indicator = st.selectbox(
-            "Indicator",
-            list(INDICATORS),
-            key="indicator",
-            width=180,
-            format_func=INDICATORS.__getitem__,
-        )
+        days = st.selectbox("Range", list(RANGES), 1, RANGES.__getitem__, key="range", width=160)
+        indicator = select("Indicator", INDICATORS, key="indicator", width=180)
     status_messages(symbol, pause)
     symbol_actions(symbol, paused=pause is not None)
     series = next((s for s in symbol.timeframes if s.timeframe == timeframe), symbol.timeframes[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.dashboard.charts import jobs as job_charts
@@ -43,6 +43,7 @@ def test_threads_are_numbered_per_worker() -> None:
     assert list(job_charts.assign_threads(both)) == [1, 1]
 
 
+@settings(deadline=None)  # frames are slow on a busy machine
 @given(
     st.lists(
         st.tuples(st.integers(0, 50), st.integers(1, 20)).map(lambda s: (s[0], s[0] + s[1])),
@@ -71,7 +72,7 @@ def test_the_band_shows_the_rolling_median_and_95th_percentile() -> None:
     jobs = pd.DataFrame(
         {
             "at": [NIGHT + pd.Timedelta(days=n) for n in range(30)],
-            "duration_seconds": [float(n) for n in range(30)],
+            "seconds": [float(n) for n in range(30)],
             "kind": "scheduled",
         }
     )
@@ -99,7 +100,7 @@ def history(count: int) -> pd.DataFrame:
             "label": [f"03-{day + 1:02} 01:30:00" for day in range(count)],
             "successful": [10 - day % 3 for day in range(count)],
             "failed": [day % 3 for day in range(count)],
-            "duration_seconds": [1.5 * day for day in range(count)],
+            "seconds": [1.5 * day for day in range(count)],
             "kind": ["scheduled"] * count,
         }
     )
