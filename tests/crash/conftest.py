@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import text
@@ -22,6 +21,7 @@ from tests.helpers.crash_harness import (
     assert_exactly_once,
     fingerprints,
 )
+from tests.helpers.memory_folder import memory_folder
 from tests.helpers.own_server import OwnServer
 
 
@@ -41,7 +41,7 @@ def harness(db: Database, vendor: str, tmp_path: Path) -> Iterator[CrashHarness]
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[OwnServer]:
-    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as postgres:
+    with memory_folder() as folder, EmbeddedPostgres(folder / "postgres") as postgres:
         server = OwnServer(postgres)
         yield server
         server.close()
