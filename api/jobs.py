@@ -17,6 +17,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
 from enrichment.domain.statuses import ItemStatus
 from enrichment.services.commands import Commands
+from enrichment.warehouse.read_models.dto import WaitReason
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
@@ -45,6 +46,7 @@ class JobResponse:
     duration_seconds: float | None
     symbols_per_second: float | None
     eta_seconds: float | None
+    waiting: Sequence[WaitReason]  # why symbols have not started
     error_groups: Sequence[ErrorGroup]
 
 
@@ -118,5 +120,5 @@ def _job(reader: ReadModels, job_id: UUID) -> JobResponse:
     if job_request is None or progress is None:
         raise UnknownJob.of(job_id)
     groups = reader.jobs.error_groups(job_id) if progress.counts.get(ItemStatus.FAILED) else []
-    fields = {**asdict(job_request), **asdict(progress)}
+    fields = {**asdict(job_request), **asdict(progress), "waiting": progress.waiting}
     return JobResponse(timestamp=utc_now(), error_groups=groups, **fields)

@@ -73,11 +73,19 @@ def status(
             return
         overview, series = reader.overview(), reader.series()
         workers, pauses = reader.workers(), reader.pauses()
+        jobs = reader.progress_of_open_jobs()
     if as_json:
-        content = {"overview": overview, "workers": workers, "pauses": pauses, "series": series}
+        content = {
+            "overview": overview,
+            "workers": workers,
+            "pauses": pauses,
+            "jobs": jobs,
+            "series": series,
+        }
         out.print(render.as_json(content), highlight=False)
         return
     render.print_status(out, overview, workers, pauses)
+    render.print_waiting(out, jobs)
     out.print(render.series_table(series))
 
 

@@ -143,7 +143,29 @@ def _sleep(seconds: float) -> bool:
 def _note(progress: dto.Progress) -> str:
     running = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
     eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
-    return (running or "waiting for a worker") + eta
+    return (running or _first_reason(progress) or "waiting for a worker") + eta
+
+
+def _first_reason(progress: dto.Progress) -> str:
+    """What most of the symbols wait for."""
+    if not progress.waiting:
+        return ""
+    first, others = progress.waiting[0], len(progress.waiting) - 1
+    more = f" (and {others} more reasons)" if others else ""
+    return f"{_wait_reason(first)}{more}"
+
+
+def _wait_reason(waiting: dto.WaitReason) -> str:
+    until = "" if waiting.until is None else f", until {timestamp(waiting.until)}"
+    return f"{waiting.symbols:,} symbols wait: {waiting.reason}{until}"
+
+
+def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
+    """What the symbols of open jobs wait for."""
+    for job in jobs:
+        for reason in job.waiting:
+            console.print("[yellow]waiting[/]    ", end="")
+            console.print(_wait_reason(reason), markup=False, highlight=False)
 
 
 def series_table(series: Sequence[dto.TrackedSeries]) -> Table:

@@ -6,7 +6,7 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -133,6 +133,15 @@ class HistoryPage:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitReason:
+    """Why symbols of a job have not started."""
+
+    reason: str
+    symbols: int
+    until: datetime | None  # when the first of them may start; None where nobody knows
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A job as it stands: items per status, and what is at work now (symbol → step)."""
 
@@ -146,6 +155,7 @@ class Progress:
     duration_seconds: float | None
     symbols_per_second: float | None
     eta_seconds: float | None
+    waiting: Sequence[WaitReason]  # most symbols first; empty where they only wait for a thread
 
     @property
     def finished(self) -> bool:

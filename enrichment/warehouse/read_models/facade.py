@@ -47,6 +47,7 @@ from enrichment.warehouse.read_models.quality_by_day import QualityHistory
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
+from enrichment.warehouse.read_models.waiting import wait_reasons
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
@@ -234,6 +235,7 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
         duration_seconds=job.seconds,
         symbols_per_second=rate,
         eta_seconds=(job.total - final) / rate if rate else None,
+        waiting=wait_reasons(conn, job_id) if final < job.total else [],
     )
 
 

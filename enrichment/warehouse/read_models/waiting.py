@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus, PauseScope, WorkerState
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS
+from enrichment.warehouse.read_models.dto import WaitReason
 from enrichment.warehouse.rows import fetch_all
-
-
-@dataclass(frozen=True, slots=True)
-class WaitReason:
-    """One reason, and the symbols of the job that wait for it."""
-
-    reason: str
-    symbols: int
-    until: datetime | None  # when the first of them may start; None where nobody knows
 
 
 def wait_reasons(conn: Connection, job_id: UUID) -> list[WaitReason]:

@@ -1,0 +1,105 @@
+"""Why the symbols of a job have not started."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+from uuid import UUID
+
+import pytest
+from rich.console import Console
+
+from enrichment.cli import render
+from enrichment.domain.clock import utc_now
+from enrichment.domain.model import Failure
+from enrichment.services.commands import Commands, parse_tracked
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.jobs import JobQueue
+from enrichment.warehouse.queue.workers import WorkerRegistry
+from enrichment.warehouse.read_models.dto import WaitReason
+from enrichment.warehouse.read_models.facade import ReadModels
+
+SYMBOLS = ("AAPL", "IBM", "MSFT")
+
+
+class Queue:
+    """A job of three symbols, and a worker that lives unless said otherwise."""
+
+    def __init__(self, db: Database) -> None:
+        self.queue, self.commands = JobQueue(db), Commands(db)
+        self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        self.commands.track([parse_tracked(name, "stock", "1d") for name in SYMBOLS], actor="me")
+        self.job: UUID = self.commands.trigger(actor="me").job_id
+        self.worker = WorkerRegistry(db, "w")
+
+    def start_worker(self) -> None:
+        self.worker.register(host="here", pid=1, version="test", threads=2)
+
+    def waiting(self) -> list[WaitReason]:
+        progress = self.reader.progress(self.job)
+        assert progress is not None
+        return list(progress.waiting)
+
+    def shown(self) -> str:
+        out = StringIO()
+        console = Console(file=out, width=200)
+        render.print_waiting(console, self.reader.progress_of_open_jobs())
+        return out.getvalue()
+
+
+@pytest.fixture
+def queue(db: Database) -> Queue:
+    return Queue(db)
+
+
+def test_without_a_worker_all_symbols_wait_for_one(queue: Queue) -> None:
+    (reason,) = queue.waiting()
+    assert (reason.symbols, reason.until) == (3, None)
+    assert "no worker is running" in reason.reason
+    assert "no worker is running" in queue.shown()
+
+
+def test_what_only_waits_for_a_thread_has_no_reason(queue: Queue) -> None:
+    queue.start_worker()
+    assert queue.waiting() == []
+    assert queue.shown() == ""
+
+
+def test_workers_that_wait_say_for_what(queue: Queue) -> None:
+    queue.start_worker()
+    queue.worker.beat(busy=0, state="waiting", note="the Dask scheduler does not answer")
+    (reason,) = queue.waiting()
+    assert "the Dask scheduler does not answer" in reason.reason
+
+
+def test_a_pause_says_whose_and_until_when(queue: Queue) -> None:
+    queue.start_worker()
+    until = utc_now() + timedelta(hours=1)
+    queue.commands.pause(actor="ops", scope="symbol", key="IBM", reason="bad split", until=until)
+    (reason,) = queue.waiting()
+    assert reason == WaitReason("symbol IBM is paused by ops: bad split", 1, until)
+    queue.commands.pause(actor="ops", reason="maintenance")
+    (reason,) = queue.waiting()
+    assert reason == WaitReason("everything is paused by ops: maintenance", 3, None)
+
+
+def test_a_vendors_quota_and_a_retry_say_until_when(queue: Queue) -> None:
+    queue.start_worker()
+    first, second, _ = queue.queue.claim("w", 3)
+    queue.queue.release(first, 120.0, "the rate limiter polygon_api is used up")
+    queue.queue.fail(second, Failure("ProviderUnavailable", "503", "fetch", "1d"), 60.0)
+    quota, retry = sorted(queue.waiting(), key=lambda reason: reason.reason, reverse=True)
+    assert (quota.reason, quota.symbols) == ("the rate limiter polygon_api is used up", 1)
+    assert (retry.reason, retry.symbols) == ("retry after ProviderUnavailable", 1)
+    assert quota.until is not None
+    assert retry.until is not None
+    assert retry.until < quota.until
+
+
+def test_a_symbol_that_another_job_is_enriching_says_so(queue: Queue) -> None:
+    queue.start_worker()
+    queue.queue.claim("w", 1)
+    other = queue.commands.trigger(actor="me", symbols=["AAPL"])
+    progress = queue.reader.progress(other.job_id)
+    assert progress is not None
+    assert [reason.reason for reason in progress.waiting] == ["another job is enriching the symbol"]
