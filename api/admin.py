@@ -9,7 +9,7 @@ from datetime import datetime
 from flask import Blueprint, Response, request
 from pydantic import Field
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.enrichment import PREFIX, ResilienceResponse, actor
 from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text
 from api.responses import conditional_response, json_response, page_response
@@ -66,7 +66,7 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     bp = Blueprint("admin", __name__, url_prefix=PREFIX)
 
     @bp.get("/audit")
-    @endpoint("operations", AuditResponse, responses={304: None})
+    @Endpoint("operations", AuditResponse, responses={304: None})
     def audit(query: AuditQuery) -> Response:
         """The operators' actions with actor and reason, newest first."""
         rows = reader.audit_log.actions(
@@ -83,26 +83,26 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         )
 
     @bp.get("/workers")
-    @endpoint("operations", WorkersResponse)
+    @Endpoint("operations", WorkersResponse)
     def workers() -> Response:
         """Workers that were alive within the last day, with their last heartbeat."""
         return json_response(WorkersResponse(utc_now(), reader.workers()))
 
     @bp.get("/pauses")
-    @endpoint("operations", PausesResponse, responses={304: None})
+    @Endpoint("operations", PausesResponse, responses={304: None})
     def pauses() -> Response:
         """The pauses in force."""
         return conditional_response(PausesResponse(utc_now(), reader.pauses()))
 
     @bp.get("/resilience/transitions")
-    @endpoint("resilience", TransitionsResponse, responses={304: None})
+    @Endpoint("resilience", TransitionsResponse, responses={304: None})
     def transitions(query: TransitionsQuery) -> Response:
         """State changes of circuit breakers, newest first."""
         rows = reader.transitions(query.limit)
         return conditional_response(TransitionsResponse(utc_now(), len(rows), rows))
 
     @bp.post("/resilience/breakers/<name>/<action>")
-    @endpoint("resilience", ResilienceResponse, changes_state=True)
+    @Endpoint("resilience", ResilienceResponse, changes_state=True)
     def override_breaker(name: Text, action: BreakerAction, query: OverrideQuery) -> Response:
         """Force a circuit breaker open, disable it or reset it, in every worker.
 

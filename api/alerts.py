@@ -10,7 +10,7 @@ from typing import Annotated
 from flask import Blueprint, Response, request
 from pydantic import Field
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
 from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text, Whole
 from api.responses import conditional_response, json_response, page_response
@@ -53,13 +53,13 @@ def blueprint(store: AlertReports, commands: Commands) -> Blueprint:
     bp = Blueprint("alerts", __name__, url_prefix=f"{PREFIX}/alerts")
 
     @bp.get("")
-    @endpoint("alerts", AlertReport, responses={304: None})
+    @Endpoint("alerts", AlertReport, responses={304: None})
     def alerts() -> Response:
         """State of every rule at the last evaluation, most severe first."""
         return conditional_response(store.report())
 
     @bp.get("/history")
-    @endpoint("alerts", AlertHistoryResponse, responses={304: None})
+    @Endpoint("alerts", AlertHistoryResponse, responses={304: None})
     def history(query: AlertHistoryQuery) -> Response:
         """Alerts that fired or were resolved, newest first, with their deliveries."""
         rows = store.history(query.limit + 1, query.cursor)
@@ -71,7 +71,7 @@ def blueprint(store: AlertReports, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/<rule>/silence")
-    @endpoint("alerts", SilenceResponse, changes_state=True)
+    @Endpoint("alerts", SilenceResponse, changes_state=True)
     def silence(rule: Text, query: SilenceQuery) -> Response:
         """Send no notifications of a rule for a while; if it still fires then, they are sent."""
         until = commands.silence(
@@ -83,7 +83,7 @@ def blueprint(store: AlertReports, commands: Commands) -> Blueprint:
         return json_response(SilenceResponse(utc_now(), rule, until))
 
     @bp.post("/<rule>/unsilence")
-    @endpoint("alerts", SilenceResponse, changes_state=True, error_statuses=(409,))
+    @Endpoint("alerts", SilenceResponse, changes_state=True, error_statuses=(409,))
     def unsilence(rule: Text, query: UnsilenceQuery) -> Response:
         """End a silence early."""
         commands.unsilence(rule, actor=actor(request), reason=query.reason)

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, stream_with_context
 from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.parameters import Limit, Moment, NumberCursor, QueryModel, Symbol, Whole
 from api.responses import conditional_response, page_response
 from enrichment.domain.clock import utc_now
@@ -67,7 +67,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
     bp = Blueprint("data", __name__, url_prefix="/api/v1/data")
 
     @bp.get("/quality/<symbol>")
-    @endpoint("data", SymbolQuality, responses={304: None})
+    @Endpoint("data", SymbolQuality, responses={304: None})
     def quality(symbol: Symbol, query: QualityQuery) -> Response:
         """A symbol's data quality by day, and its latest fetches.
 
@@ -79,7 +79,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         return conditional_response(report)
 
     @bp.get("/corrections")
-    @endpoint("data", CorrectionsResponse, responses={304: None})
+    @Endpoint("data", CorrectionsResponse, responses={304: None})
     def corrections(query: CorrectionsQuery) -> Response:
         """Stored values that were corrected because a vendor restated them, newest first."""
         rows = reader.audit_log.corrections(
@@ -97,7 +97,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         )
 
     @bp.get("/bars/<symbol>")
-    @endpoint("data", content=_content())
+    @Endpoint("data", content=_content())
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
         """A series' bars with their features, oldest first, from one database snapshot.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
@@ -17,32 +17,30 @@ from api.parameters import QueryModel
 from api.responses import FieldError, adapter, problem
 from enrichment.domain.errors import InvalidRequest
 
-View = TypeVar("View", bound=Callable[..., Response])
 MAX_VALUE_CHARS = 40  # of a value that an error message quotes
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Parameters, body and responses of an endpoint."""
+    """Decorates a view with its description, and calls it with validated and typed parameters.
+
+    The view's annotations are its parameters: `query` is a QueryModel, `body` a model of the JSON
+    body (or a string if `text_type` is given), every other one a path parameter. The first line of
+    its docstring is the summary, the rest the details.
+    """
 
     tag: str
-    summary: str
-    details: str
-    response_model: Any
+    response_model: Any = None
     """Type of the JSON response; None if `content` describes it."""
-    status: int
-    changes_state: bool
+    _: KW_ONLY
+    status: int = 200
+    changes_state: bool = False
     """Whether the bearer token is required, where the API has one."""
-    error_statuses: tuple[int, ...]
-    """Besides those that every endpoint may answer with."""
-    path: Mapping[str, Any]
-    """Path parameter → type."""
-    query: type[QueryModel] | None
-    body: type[BaseModel] | None
-    """Model of the JSON body."""
-    text_type: str | None
+    error_statuses: tuple[int, ...] = ()
+    """Besides those that every endpoint may respond with."""
+    text_type: str | None = None
     """Media type of a text body."""
-    text_pattern: str | None
+    text_pattern: str | None = None
     """Regular expression of a text body, for the description only."""
     content: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Media type → JSON schema of responses other than the JSON one."""
@@ -50,40 +48,15 @@ class Endpoint:
     """Request header → description."""
     responses: Mapping[int, Any] = field(default_factory=dict)
     """Further status → type of its JSON response, or None without a body."""
+    summary: str = ""
+    """This and the following fields are taken from the view."""
+    details: str = ""
+    path: Mapping[str, Any] = field(default_factory=dict)
+    """Path parameter → type."""
+    query: type[QueryModel] | None = None
+    body: type[BaseModel] | None = None
 
-
-class RequestInvalid(InvalidRequest):
-    """A request with invalid parameters or an invalid body."""
-
-    def __init__(self, errors: list[FieldError]) -> None:
-        super().__init__("; ".join(error.detail for error in errors[:5]))
-        self.errors = errors
-
-    def as_problem(self) -> Response:
-        return problem(400, "Invalid request", str(self), self.errors)
-
-
-def endpoint(
-    tag: str,
-    response_model: Any = None,
-    *,
-    status: int = 200,
-    changes_state: bool = False,
-    error_statuses: tuple[int, ...] = (),
-    text_type: str | None = None,
-    text_pattern: str | None = None,
-    content: Mapping[str, Mapping[str, Any]] | None = None,
-    headers: Mapping[str, str] | None = None,
-    responses: Mapping[int, Any] | None = None,
-) -> Callable[[View], Callable[..., Response]]:
-    """Describe a view, and call it with validated and typed parameters.
-
-    The view's annotations are its parameters: `query` is a QueryModel, `body` a model of the JSON
-    body (or a string if `text_type` is given), every other one a path parameter. The first line of
-    its docstring is the summary, the rest the details. The arguments are the fields of `Endpoint`.
-    """
-
-    def decorate(view: View) -> Callable[..., Response]:
+    def __call__(self, view: Callable[..., Response]) -> Callable[..., Response]:
         hints = get_type_hints(view, include_extras=True)
         hints.pop("return", None)
         query, body = hints.pop("query", None), hints.pop("body", None)
@@ -96,32 +69,32 @@ def endpoint(
             parsed_query = _parse_query(query or QueryModel)
             if query is not None:
                 values["query"] = parsed_query
-            if text_type is not None:
-                values["body"] = _parse_text(text_type)
+            if self.text_type is not None:
+                values["body"] = _parse_text(self.text_type)
             elif body is not None:
                 values["body"] = _parse_json(body)
             return view(**values)
 
-        validated.endpoint = Endpoint(  # type: ignore[attr-defined]  # read by `endpoint_of`
-            tag=tag,
+        validated.endpoint = replace(  # type: ignore[attr-defined]  # read by `endpoint_of`
+            self,
             summary=summary,
             details=details.strip(),
-            response_model=response_model,
-            status=status,
-            changes_state=changes_state,
-            error_statuses=error_statuses,
             path=hints,
             query=query,
-            body=None if text_type else body,
-            text_type=text_type,
-            text_pattern=text_pattern,
-            content=content or {},
-            headers=headers or {},
-            responses=responses or {},
+            body=None if self.text_type else body,
         )
         return validated
 
-    return decorate
+
+class RequestInvalid(InvalidRequest):
+    """A request with invalid parameters or an invalid body."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__("; ".join(error.detail for error in errors[:5]))
+        self.errors = errors
+
+    def as_problem(self) -> Response:
+        return problem(400, "Invalid request", str(self), self.errors)
 
 
 def endpoint_of(view: Any) -> Endpoint | None:

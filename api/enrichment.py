@@ -12,7 +12,7 @@ from uuid import UUID
 from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.parameters import CURSOR, Limit, QueryModel, Reason, Seconds, Symbol, Whole
 from api.response_cache import ResponseCache
 from api.responses import conditional_response, json_response, with_next_link
@@ -168,13 +168,13 @@ def blueprint(
     read_workers = cache.cached(reader.workers)
 
     @bp.get("/dashboard/overview")
-    @endpoint("dashboard", Overview, responses={304: None})
+    @Endpoint("dashboard", Overview, responses={304: None})
     def overview() -> Response:
         """Scheduler, last job, metrics of the last 24 hours, and the queue."""
         return conditional_response(read_overview())
 
     @bp.get("/dashboard/metrics")
-    @endpoint("dashboard", MetricsResponse, responses={304: None})
+    @Endpoint("dashboard", MetricsResponse, responses={304: None})
     def metrics() -> Response:
         """Fetches, computations and data quality of the last 24 hours.
 
@@ -188,7 +188,7 @@ def blueprint(
         )
 
     @bp.get("/dashboard/health")
-    @endpoint("dashboard", HealthResponse, responses={304: None})
+    @Endpoint("dashboard", HealthResponse, responses={304: None})
     def health_() -> Response:
         """Health of the installation: healthy, warning or critical, and the issues."""
         night = read_night()
@@ -206,7 +206,7 @@ def blueprint(
         )
 
     @bp.get("/dashboard/job-status/<symbol>")
-    @endpoint("dashboard", JobStatus, responses={304: None})
+    @Endpoint("dashboard", JobStatus, responses={304: None})
     def job_status(symbol: Symbol) -> Response:
         """Status of a tracked symbol in its latest job."""
         status = reader.job_status(symbol)
@@ -215,7 +215,7 @@ def blueprint(
         return conditional_response(status)
 
     @bp.post("/trigger")
-    @endpoint(
+    @Endpoint(
         "jobs",
         TriggerResponse,
         status=202,
@@ -249,7 +249,7 @@ def blueprint(
         return response
 
     @bp.route("/pause", methods=["GET", "POST"])
-    @endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
+    @Endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
     def pause(query: PauseQuery) -> Response:
         """Start no more symbols of a scope until it is resumed; running ones finish."""
         scope, key = query.scope
@@ -258,7 +258,7 @@ def blueprint(
         return json_response(PauseResponse(utc_now(), "paused", True, scope, key, until))
 
     @bp.route("/resume", methods=["GET", "POST"])
-    @endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
+    @Endpoint("operations", PauseResponse, changes_state=True, error_statuses=(404, 409))
     def resume(query: ScopeQuery) -> Response:
         """Resume a paused scope."""
         scope, key = query.scope
@@ -266,7 +266,7 @@ def blueprint(
         return json_response(PauseResponse(utc_now(), "running", False, scope, key, None))
 
     @bp.get("/history")
-    @endpoint("jobs", HistoryResponse, responses={304: None})
+    @Endpoint("jobs", HistoryResponse, responses={304: None})
     def history(query: HistoryQuery) -> Response:
         """Jobs, newest first."""
         page = reader.history(query.limit, _parse_history_cursor(query.cursor))
@@ -274,7 +274,7 @@ def blueprint(
         return with_next_link(response, _history_cursor(page.next)) if page.next else response
 
     @bp.get("/resilience")
-    @endpoint("resilience", ResilienceResponse)
+    @Endpoint("resilience", ResilienceResponse)
     def resilience() -> Response:
         """Every breaker, limiter, retry policy and bulkhead of every worker, with its age."""
         return json_response(ResilienceResponse(utc_now(), reader.resilience()))

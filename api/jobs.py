@@ -9,7 +9,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
 from api.parameters import Limit, QueryModel, Reason, SymbolCursor, Text
 from api.responses import conditional_response, json_response, page_response
@@ -77,13 +77,13 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     bp = Blueprint("jobs", __name__, url_prefix=f"{PREFIX}/jobs")
 
     @bp.get("/<uuid:job_id>")
-    @endpoint("jobs", JobResponse, responses={304: None})
+    @Endpoint("jobs", JobResponse, responses={304: None})
     def job(job_id: UUID) -> Response:
         """A job's state: who requested it, counts, throughput, estimated time left, errors."""
         return conditional_response(_job(reader, job_id))
 
     @bp.get("/<uuid:job_id>/items")
-    @endpoint("jobs", ItemsResponse, responses={304: None})
+    @Endpoint("jobs", ItemsResponse, responses={304: None})
     def items(job_id: UUID, query: ItemsQuery) -> Response:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
@@ -97,14 +97,14 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/<uuid:job_id>/cancel")
-    @endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
+    @Endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
     def cancel(job_id: UUID, query: CancelQuery) -> Response:
         """Cancel a job: waiting symbols at once, running ones at their next step."""
         commands.cancel(job_id, actor=actor(request), reason=query.reason)
         return json_response(_job(reader, job_id))
 
     @bp.post("/<uuid:job_id>/resume")
-    @endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
+    @Endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))
     def resume_failed(job_id: UUID, query: ResumeQuery) -> Response:
         """Run a finished job's failed symbols again, all or those of one error class."""
         commands.resume_failed(

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.response_cache import ResponseCache
 from enrichment import __version__
 from enrichment.domain.model import LATENCY_BUCKETS_MS
@@ -49,7 +49,7 @@ def blueprint(monitoring: MetricsReader, cache: ResponseCache) -> Blueprint:
     bp = Blueprint("metrics", __name__)
 
     @bp.get("/metrics")
-    @endpoint("service", content={"text/plain": {"schema": {"type": "string"}}})
+    @Endpoint("service", content={"text/plain": {"schema": {"type": "string"}}})
     def metrics() -> Response:
         """Metrics of the whole installation in Prometheus' text format."""
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from api import docs, openapi
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.responses import adapter, json_response, problem
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import EnrichmentError
@@ -29,13 +29,13 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
     bp = Blueprint("service", __name__)
 
     @bp.get("/livez")
-    @endpoint("service", Probe)
+    @Endpoint("service", Probe)
     def livez() -> Response:
         """Liveness: the process responds; the database is not used."""
         return json_response(Probe("alive", utc_now()))
 
     @bp.get("/readyz")
-    @endpoint("service", Probe)
+    @Endpoint("service", Probe)
     def readyz() -> Response:
         """Readiness: the database responds and its schema is current."""
         try:
@@ -47,7 +47,7 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
         return json_response(Probe("ready", utc_now()))
 
     @bp.get("/openapi.json")
-    @endpoint("service", content={"application/json": {"schema": {"type": "object"}}})
+    @Endpoint("service", content={"application/json": {"schema": {"type": "object"}}})
     def openapi_json() -> Response:
         """The OpenAPI 3.1 document."""
         response = Response(adapter(dict).dump_json(_document()), mimetype="application/json")
@@ -56,7 +56,7 @@ def blueprint(ready: Callable[[], None]) -> Blueprint:
         return response
 
     @bp.get("/docs")
-    @endpoint("service", content={"text/html": {"schema": {"type": "string"}}})
+    @Endpoint("service", content={"text/html": {"schema": {"type": "string"}}})
     def html_docs() -> Response:
         """The OpenAPI document as an HTML page."""
         response = Response(docs.page(_document()), mimetype="text/html")

@@ -10,7 +10,7 @@ from typing import Annotated
 from flask import Blueprint, Response, request, url_for
 from pydantic import Field
 
-from api.endpoint import endpoint
+from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
 from api.parameters import BodyModel, Flag, Limit, QueryModel, Symbol, SymbolCursor, Text
 from api.responses import conditional_response, json_response, page_response
@@ -85,7 +85,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
     bp = Blueprint("symbols", __name__, url_prefix=PREFIX)
 
     @bp.get("/symbols")
-    @endpoint("symbols", SymbolsResponse, responses={304: None})
+    @Endpoint("symbols", SymbolsResponse, responses={304: None})
     def symbols(query: SymbolsQuery) -> Response:
         """Tracked symbols in alphabetical order, with the status of their series."""
         rows = queries.page(
@@ -103,7 +103,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         )
 
     @bp.post("/symbols")
-    @endpoint("symbols", SymbolResponse, status=201, changes_state=True, error_statuses=(409,))
+    @Endpoint("symbols", SymbolResponse, status=201, changes_state=True, error_statuses=(409,))
     def add(body: NewSymbol) -> Response:
         """Track a symbol; the next job fetches its history."""
         existing = queries.find(body.symbol)
@@ -118,13 +118,13 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         return response
 
     @bp.get("/symbols/<symbol>")
-    @endpoint("symbols", SymbolResponse, responses={304: None})
+    @Endpoint("symbols", SymbolResponse, responses={304: None})
     def symbol(symbol: Symbol) -> Response:
         """A symbol with the status of its series."""
         return conditional_response(SymbolResponse(utc_now(), _find(queries, symbol)))
 
     @bp.patch("/symbols/<symbol>")
-    @endpoint("symbols", SymbolResponse, changes_state=True)
+    @Endpoint("symbols", SymbolResponse, changes_state=True)
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
         current = _find(queries, symbol)
@@ -141,14 +141,14 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         return _symbol_response(queries, symbol)
 
     @bp.post("/symbols/<symbol>/deactivate")
-    @endpoint("symbols", SymbolResponse, changes_state=True)
+    @Endpoint("symbols", SymbolResponse, changes_state=True)
     def deactivate(symbol: Symbol) -> Response:
         """Stop enriching a symbol; its stored data stays."""
         commands.untrack(symbol, actor=actor(request))
         return _symbol_response(queries, symbol)
 
     @bp.post("/symbol-import")
-    @endpoint(
+    @Endpoint(
         "symbols",
         ImportResponse,
         changes_state=True,
