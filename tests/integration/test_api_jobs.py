@@ -52,6 +52,7 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
         "duration_seconds",
         "symbols_per_second",
         "eta_seconds",
+        "waiting",
         "error_groups",
     ]
     assert (value["state"], value["kind"], value["total"]) == ("partial", "manual", 3)
