@@ -29,7 +29,7 @@ from enrichment.services.commands import Commands, parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.series.binary_copy import copy, encoded, repeated
+from enrichment.warehouse.series.binary_copy import copy, encode, repeat
 from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.database import upgrade_schema
 from tests.benchmarks.report import Figure, parser, tell
@@ -116,10 +116,10 @@ class Contest:
     def bare_copy(self) -> float:
         """Binary COPY of the finished rows, a transaction per series, and nothing else."""
         batches = [
-            encoded(
+            encode(
                 {
-                    "symbol": repeated([symbol], [self.count]),
-                    "timeframe": repeated(["5m"], [self.count]),
+                    "symbol": repeat([symbol], [self.count]),
+                    "timeframe": repeat(["5m"], [self.count]),
                     **bars.columns(),
                     **features,
                 }

@@ -47,7 +47,7 @@ class Watched(Warehouse):
         self.tails: list[str] = []
 
     def store_batch(self, batch: Sequence[FinishedItem]) -> list[object]:  # type: ignore[override]
-        self.written += [(done.task.symbol, series) for done in batch for series in done.series]
+        self.written += [(done.task.symbol, series) for done in batch for series in done.updates]
         return list(super().store_batch(batch))
 
     def read_tail(

@@ -1,7 +1,8 @@
-"""Backfills: the stretch of history that an item fetches, and how far it has come.
+"""Backfills: the window of history that an item fetches, and how much of it remains.
 
-In the item's row: {"from", "to"} and, for every timeframe begun, where the part still to be fetched
-ends. Pieces are stored newest first, so an interrupted backfill goes on from there.
+The column `backfill` of an item holds {"from", "to"} and, for every timeframe that has started, the
+end of its remaining window. Chunks are stored newest first, so an interrupted backfill resumes
+there.
 """
 
 from __future__ import annotations
@@ -17,44 +18,48 @@ from enrichment.warehouse.database import sql
 from enrichment.warehouse.queue.leases import OWNED, lease_lost, owner
 
 
-def to_text(window: Window | None) -> str | None:
-    """The item's row before anything is fetched."""
+def to_json(window: Window | None) -> str | None:
+    """The column's value before anything is fetched."""
     if window is None:
         return None
     return json.dumps({"from": window.start.isoformat(), "to": window.end.isoformat()})
 
 
 def parse(stored: dict[str, str] | None) -> dict[str, Any]:
-    """A task's stretch of history and what is left of it, from the item's row."""
+    """The fields `backfill` and `remaining` of a task, from the column's value."""
     if stored is None:
         return {}
     moments = {name: datetime.fromisoformat(value) for name, value in stored.items()}
     window = Window(moments.pop("from"), moments.pop("to"))
-    left = tuple((Timeframe(name), moment) for name, moment in moments.items())
-    return {"backfill": window, "remaining": left}
+    remaining = tuple((Timeframe(name), moment) for name, moment in moments.items())
+    return {"backfill": window, "remaining": remaining}
 
 
 def record_progress(
-    conn: Connection, task: Task, timeframe: Timeframe, left: datetime, written: RowCounts
+    conn: Connection, task: Task, timeframe: Timeframe, remaining_until: datetime, counts: RowCounts
 ) -> None:
-    """Record how far a backfill has come, in the transaction that stores that much of it."""
-    done = conn.execute(
-        sql(_NOTE),
+    """Record the end of the remaining window, in the transaction that stores a chunk.
+
+    Raises LeaseLost if the item no longer belongs to the task's worker.
+    """
+    updated = conn.execute(
+        sql(_RECORD),
         {
             **owner(task),
             "timeframe": timeframe,
-            "left": left.isoformat(),
-            "inserted": written.inserted,
-            "updated": written.updated,
+            "remaining_until": remaining_until.isoformat(),
+            "inserted": counts.inserted,
+            "updated": counts.updated,
         },
     )
-    if done.rowcount != 1:
+    if updated.rowcount != 1:
         raise lease_lost(task)
 
 
-_NOTE = f"""
+_RECORD = f"""
 UPDATE enrichment_job_items
-SET backfill = backfill || jsonb_build_object(CAST(:timeframe AS text), CAST(:left AS text)),
+SET backfill = backfill
+        || jsonb_build_object(CAST(:timeframe AS text), CAST(:remaining_until AS text)),
     inserted = inserted + :inserted, updated = updated + :updated
 WHERE {OWNED}
 """

@@ -196,7 +196,7 @@ def snapshot_items(
             "symbols": list(symbols) if symbols is not None else None,
             "asset_class": asset_class,
             "priority": priority,
-            "backfill": backfills.to_text(backfill),
+            "backfill": backfills.to_json(backfill),
         },
     ).rowcount
     conn.execute(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from enrichment.warehouse.series.run_log import LOCK
+from enrichment.warehouse.series.run_log import ROLLUP_LOCK
 
 
 def advance(conn: Connection) -> None:
     """Add the rollups that no longer change to the settled sums, unless another worker is at them,
     rolling up or settling.
     """
-    if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar():
+    if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ROLLUP_LOCK}).scalar():
         conn.execute(text(_SETTLE_FETCHES))
         conn.execute(text(_SETTLE_COMPUTATIONS))
 

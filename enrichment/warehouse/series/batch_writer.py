@@ -1,8 +1,8 @@
-"""Group commit: what is finished while one transaction runs is stored together by the next.
+"""Group commit: items that finish while one transaction runs share the next one.
 
-One thread writes for all others, so that the database's work on one symbol never holds up the
-fetching of another. Where little is finished at a time, a symbol is stored at once and by itself;
-where much is, small ones wait for each other a little and share the statements and the commit.
+One thread writes for all others, so that fetching a symbol never waits for another one's
+transaction. A single item is stored at once; where several finish at a time, they wait for a moment
+and share statements and commit.
 """
 
 from __future__ import annotations
@@ -26,30 +26,28 @@ LINGER_SECONDS = 0.05
 
 
 class _PendingWrite:
-    """What a task produced, and the future of its being stored."""
+    """A finished item that waits to be stored, and the future of its row counts."""
 
-    def __init__(self, finished: FinishedItem) -> None:
-        self.finished = finished
-        self.outcome: Future[RowCounts] = Future()
+    def __init__(self, item: FinishedItem) -> None:
+        self.item = item
+        self.future: Future[RowCounts] = Future()
 
-    def keep(self, written: RowCounts | LeaseLost) -> None:
-        if isinstance(written, LeaseLost):
-            self.outcome.set_exception(written)
+    def resolve(self, outcome: RowCounts | LeaseLost) -> None:
+        if isinstance(outcome, LeaseLost):
+            self.future.set_exception(outcome)
         else:
-            self.outcome.set_result(written)
+            self.future.set_result(outcome)
 
     def fail(self, cause: Exception, milliseconds: float) -> None:
         failure = StepFailed("store", None, milliseconds)
         failure.__cause__ = cause
-        self.outcome.set_exception(failure)
+        self.future.set_exception(failure)
 
 
 class BatchWriter:
-    """A warehouse that many threads share, until `close()`.
+    """A warehouse that many threads share until `close()`.
 
-    A batch ends with `most_items` items or with the one that takes it to `most_rows` rows. As much
-    may wait for the batch at work to end; then `commit` blocks. After a batch of several items the
-    next one waits `linger` seconds for its own to come together.
+    While one batch is written, the next one fills. Once that is full, `commit` blocks.
     """
 
     def __init__(
@@ -60,12 +58,20 @@ class BatchWriter:
         max_rows: int = MAX_ROWS,
         linger: float = LINGER_SECONDS,
     ) -> None:
+        """Start the writing thread.
+
+        Args:
+            warehouse: Writes the batches.
+            max_items: Size of a batch.
+            max_rows: A batch also ends with the item that brings it to this number of rows.
+            linger: Seconds that a batch waits to fill, if the one before had several items.
+        """
         self._warehouse = warehouse
-        self._most_items, self._most_rows, self._linger = max_items, max_rows, linger
-        self._waiting: deque[_PendingWrite] = deque()
-        self._rows = 0  # of those that wait
+        self._max_items, self._max_rows, self._linger = max_items, max_rows, linger
+        self._queue: deque[_PendingWrite] = deque()
+        self._queued_rows = 0
         lock = threading.Lock()
-        self._filled, self._emptied = threading.Condition(lock), threading.Condition(lock)
+        self._not_empty, self._not_full = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
         self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
         self._writer.start()
@@ -83,29 +89,29 @@ class BatchWriter:
     ) -> StoredTail:
         return self._warehouse.read_tail(symbol, timeframe, since, lookback)
 
-    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
-        self._warehouse.store_chunk(task, enriched, left)
+    def store_chunk(self, task: Task, update: SeriesUpdate, remaining_until: datetime) -> None:
+        self._warehouse.store_chunk(task, update, remaining_until)
 
-    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> Future[RowCounts]:
-        """A promise of the rows written, kept once they and the item's completion are committed.
+    def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> Future[RowCounts]:
+        """The future counts of written rows, set when they and the item's completion are committed.
 
-        It fails with StepFailed from the cause; with LeaseLost if the item no longer belongs to the
-        task's worker.
+        It fails with StepFailed from the cause, or with LeaseLost if the item no longer belongs to
+        the task's worker.
         """
-        promise = _PendingWrite(FinishedItem(task, series))
-        with self._emptied:
-            self._emptied.wait_for(self._has_room)
-            self._waiting.append(promise)
-            self._rows += promise.finished.rows
-            if len(self._waiting) == 1 or not self._has_room():  # a lingering writer sleeps on
-                self._filled.notify()
-        return promise.outcome
+        write = _PendingWrite(FinishedItem(task, updates))
+        with self._not_full:
+            self._not_full.wait_for(self._has_room)
+            self._queue.append(write)
+            self._queued_rows += write.item.rows
+            if len(self._queue) == 1 or not self._has_room():  # between these the writer lingers
+                self._not_empty.notify()
+        return write.future
 
     def close(self) -> None:
-        """Store what waits, then end."""
-        with self._filled:
+        """Store what is queued, then end the thread."""
+        with self._not_empty:
             self._closed = True
-            self._filled.notify()
+            self._not_empty.notify()
         self._writer.join()
 
     def __enter__(self) -> Self:
@@ -115,52 +121,53 @@ class BatchWriter:
         self.close()
 
     def _has_room(self) -> bool:
-        return len(self._waiting) < self._most_items and self._rows < self._most_rows
+        return len(self._queue) < self._max_items and self._queued_rows < self._max_rows
 
     def _write_until_closed(self) -> None:
         size = 0
-        while batch := self._next(self._linger if size > 1 else 0.0):
+        while batch := self._next_batch(self._linger if size > 1 else 0.0):
             size = len(batch)
             self._write(batch)
 
-    def _next(self, linger: float) -> list[_PendingWrite]:
-        """All that waits, up to a batch; nothing once the end has come."""
-        with self._filled:
-            self._filled.wait_for(lambda: self._waiting or self._closed)
-            self._filled.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
+    def _next_batch(self, linger: float) -> list[_PendingWrite]:
+        """The next writes; none when the writer is closed and its queue empty."""
+        with self._not_empty:
+            self._not_empty.wait_for(lambda: self._queue or self._closed)
+            self._not_empty.wait_for(lambda: self._closed or not self._has_room(), timeout=linger)
             batch: list[_PendingWrite] = []
             rows = 0
-            while self._waiting and len(batch) < self._most_items and rows < self._most_rows:
-                batch.append(self._waiting.popleft())
-                rows += batch[-1].finished.rows
-            self._rows -= rows
-            self._emptied.notify_all()
+            while self._queue and len(batch) < self._max_items and rows < self._max_rows:
+                batch.append(self._queue.popleft())
+                rows += batch[-1].item.rows
+            self._queued_rows -= rows
+            self._not_full.notify_all()
         return batch
 
     def _write(self, batch: Sequence[_PendingWrite]) -> None:
-        """A batch that fails is tried item by item, until the database itself refuses one: only
-        what can't be stored fails.
+        """Store a batch; if that fails, item by item, so that only the faulty ones fail.
+
+        Once the database is unavailable, the items after it fail without another attempt.
         """
-        failure = self._stored(batch)
+        failure = self._try_store(batch)
         if failure is None:
             return
         if len(batch) == 1:
             batch[0].fail(*failure)
             return
-        down: tuple[Exception, float] | None = None
-        for promise in batch:
-            failed = down or self._stored([promise])
+        unavailable: tuple[Exception, float] | None = None
+        for write in batch:
+            failed = unavailable or self._try_store([write])
             if failed is not None:
-                promise.fail(*failed)
-                down = failed if isinstance(failed[0], DatabaseUnavailable) else None
+                write.fail(*failed)
+                unavailable = failed if isinstance(failed[0], DatabaseUnavailable) else None
 
-    def _stored(self, batch: Sequence[_PendingWrite]) -> tuple[Exception, float] | None:
-        """Store the batch; what kept it from that, and after how many milliseconds."""
-        began = time.perf_counter()
+    def _try_store(self, batch: Sequence[_PendingWrite]) -> tuple[Exception, float] | None:
+        """Store the batch; on failure its exception, and after how many milliseconds it came."""
+        started = time.perf_counter()
         try:
-            outcomes = self._warehouse.store_batch([promise.finished for promise in batch])
+            outcomes = self._warehouse.store_batch([write.item for write in batch])
         except Exception as exc:
-            return exc, (time.perf_counter() - began) * 1000.0
-        for promise, outcome in zip(batch, outcomes, strict=True):
-            promise.keep(outcome)
+            return exc, (time.perf_counter() - started) * 1000.0
+        for write, outcome in zip(batch, outcomes, strict=True):
+            write.resolve(outcome)
         return None

@@ -1,6 +1,6 @@
-"""Columns to and from Postgres at full speed, by binary COPY.
+"""Columns to and from Postgres by binary COPY.
 
-numpy → Arrow → COPY (encoded by pgpq, in Rust), and COPY → numpy as one view of the bytes.
+Written: numpy → Arrow → COPY, encoded by pgpq in Rust. Read: COPY → numpy, as a view of its bytes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _EPOCH = np.datetime64("2000-01-01", "us")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Rows in COPY's binary form, without header and trailer; names: their columns."""
+class BinaryRows:
+    """Rows in COPY's binary format, without its header and trailer."""
 
-    names: tuple[str, ...]
-    count: int
+    names: tuple[str, ...]  # of the columns
     parts: Sequence[memoryview]
 
 
-def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
-    """The columns as rows: NaN and None become NULL, datetime64 becomes timestamptz."""
+def encode(columns: Mapping[str, NDArray[Any] | pa.Array]) -> BinaryRows:
+    """Columns of equal length as rows.
+
+    NaN and None become NULL, datetime64 (UTC) becomes timestamptz.
+    """
     batch = pa.RecordBatch.from_pydict({name: to_arrow(c) for name, c in columns.items()})
     encoder = ArrowToPostgresBinaryEncoder(batch.schema)
     parts = [encoder.write_header()]
@@ -49,10 +51,11 @@ def encoded(columns: Mapping[str, NDArray[Any] | pa.Array]) -> Rows:
     views = [memoryview(part) for part in parts if part]
     views[0] = views[0][len(_HEADER) :]
     views[-1] = views[-1][: -len(_TRAILER)]
-    return Rows(tuple(batch.schema.names), batch.num_rows, views)
+    return BinaryRows(tuple(batch.schema.names), views)
 
 
 def to_arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
+    """A column of moments (UTC), floats or text; NaN and None become null."""
     if isinstance(column, pa.Array):
         return column
     if column.dtype.kind == "M":
@@ -62,14 +65,14 @@ def to_arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
     return pa.array(column, type=pa.string())
 
 
-def repeated(values: Sequence[str], counts: Sequence[int]) -> pa.Array:
-    """A text column of runs: each value so many times."""
+def repeat(values: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    """A text column in which each value is repeated as often as its count says."""
     runs = [pa.repeat(value, count) for value, count in zip(values, counts, strict=True)]
     return runs[0] if len(runs) == 1 else pa.concat_arrays(runs)
 
 
-def copy(conn: Connection, table: str, rows: Rows) -> None:
-    """COPY the rows into the columns of their names, inside the connection's transaction."""
+def copy(conn: Connection, table: str, rows: BinaryRows) -> None:
+    """COPY the rows into the table, inside the connection's transaction."""
     names = ", ".join(f'"{name}"' for name in rows.names)
     stream = _Stream(rows.parts)
     driver: Any = conn.connection.driver_connection
@@ -78,21 +81,21 @@ def copy(conn: Connection, table: str, rows: Rows) -> None:
 
 
 class _Stream:
-    """Parts between header and trailer as one file to read, without putting them together."""
+    """Header, parts and trailer as one file to read, without concatenating them."""
 
     def __init__(self, parts: Iterable[memoryview]) -> None:
         self._parts = chain([memoryview(_HEADER)], parts, [memoryview(_TRAILER)])
-        self._left = memoryview(b"")
+        self._rest = memoryview(b"")  # of the part that is being read
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end."""
-        while not len(self._left):
+        """Up to `size` bytes; none at the end."""
+        while not len(self._rest):
             part = next(self._parts, None)
             if part is None:
                 return b""
-            self._left = part
-        taken, self._left = self._left[:size], self._left[size:]
-        return bytes(taken)
+            self._rest = part
+        head, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(head)
 
 
 def fetch(
@@ -105,17 +108,23 @@ def fetch(
     not_null: Container[str] = (),
     order: str | None = "ts",
 ) -> tuple[Timestamps, dict[str, NDArray[Any]]]:
-    """The rows of a query as columns: `ts` (datetime64[us], UTC), and the others by name.
+    """The rows of a query as columns of equal length.
 
-    Every field of a row is not NULL and every row of one length, so that numpy reads the bytes as
-    they are: a missing number travels as NaN, and labels are padded to the longest of them.
+    numpy reads COPY's bytes as one array of records, since no field is NULL and all rows have the
+    same length: the server replaces a missing number by NaN and pads labels to the longest one.
 
     Args:
-        query: Selects `ts` (timestamptz), numbers and labels, with `:name` for values.
-        numbers: Its float8 columns, NULL as NaN.
-        labels: Its text columns, as objects: str without trailing spaces, NULL as None.
+        conn: The connection to read from, inside its transaction.
+        query: Selects `ts` (timestamptz), numbers and labels, with `:name` for parameters.
+        values: Its parameters.
+        numbers: Its float8 columns.
+        labels: Its text columns.
         not_null: Numbers that are never NULL.
-        order: What to sort by; None leaves the rows as they come.
+        order: Columns to sort by; None for the order in which the server returns the rows.
+
+    Returns:
+        `ts` (datetime64[us], UTC), and the other columns by name: numbers as float64 (NULL as NaN),
+        labels as objects (str without trailing spaces, NULL as None).
     """
     selected = ["ts", *(n if n in not_null else _OR_NAN.format(n=n) for n in numbers)]
     listed = ", ".join(selected + [_PADDED.format(n=n) for n in labels])

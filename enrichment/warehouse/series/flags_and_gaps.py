@@ -1,7 +1,7 @@
-"""What runs found in a series: flags, quarantined bars, and the ledger of gaps that heals itself.
+"""Findings of validation: flags, quarantined bars and gaps.
 
-A gap is asked for again at the next run, and then after 1, 2, 4 … days up to a month, until the bar
-arrives or another source says that nobody traded. Nothing is filled with invented bars.
+An open gap is fetched again by the next run, and then after 1, 2, 4 … days up to a month, until its
+bar arrives or another vendor reports no trades. No bar is ever interpolated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from enrichment.warehouse.series.update_rows import FLAGS, GAPS, QUARANTINED, WI
 
 
 def write(conn: Connection, batch: Batch) -> None:
-    """Replace the flags of the windows that were validated, keep quarantined bars, and update the
-    ledger of gaps.
-    """
+    """Replace the flags and gaps of the windows that were validated, and add quarantined bars."""
     rows = {
         WINDOWS: update_rows.windows(batch),
         FLAGS: update_rows.flags(batch),
@@ -31,8 +29,10 @@ def write(conn: Connection, batch: Batch) -> None:
 
 
 def explain_gaps_by_outages(conn: Connection) -> int:
-    """Call a gap an outage of the vendor where at least 3 symbols, and half of those of its asset
-    class and timeframe, miss the same bar; returns how many gaps were so explained.
+    """Set a gap's cause to vendor outage where many symbols miss the same bar.
+
+    That is at least 3 symbols, and half of those of the asset class and timeframe. Returns the
+    number of gaps changed.
     """
     return conn.execute(sql(_OUTAGES)).rowcount
 
@@ -40,7 +40,7 @@ def explain_gaps_by_outages(conn: Connection) -> int:
 def confirm(
     conn: Connection, *, symbol: str, timeframe: str, ts: object, check: str, by: str, reason: str
 ) -> bool:
-    """Mark a flagged bar as real: it is not raised again. False if there is no such flag."""
+    """Confirm a flagged bar as real, so that it is not flagged again; False without such a flag."""
     values = {"symbol": symbol, "timeframe": timeframe, "ts": ts, "check": check}
     if conn.execute(sql(_DROP_FLAG), values).rowcount == 0:
         return False

@@ -1,4 +1,4 @@
-"""What every fetch and every computation did, and its hourly rollups."""
+"""The logs of fetches and computations, and their hourly rollups."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from enrichment.warehouse.database import sql
 from enrichment.warehouse.series import update_rows
 from enrichment.warehouse.series.update_rows import COMPUTATIONS, FETCHES, Batch
 
-LOCK = 7_303_015  # of the rollups
+ROLLUP_LOCK = 7_303_015  # of pg_advisory_xact_lock
 
 
 def write_success(conn: Connection, batch: Batch) -> None:
-    """A row for every fetch and one for each computation, in the transaction that stores the bars
-    they speak of.
-    """
+    """A row for every fetch and one for each computation, in the transaction of their bars."""
     conn.execute(sql(_FETCHED), FETCHES.bind(update_rows.fetches(batch)))
     conn.execute(sql(_COMPUTED), COMPUTATIONS.bind(update_rows.computations(batch)))
 
@@ -45,12 +43,12 @@ def write_failure(
 
 
 def roll_up(conn: Connection) -> None:
-    """Recompute the rollups of the newest hours, unless another worker is at it.
+    """Recompute the rollups of the newest hours, unless another worker is doing so.
 
-    From two hours before the current one, or from the newest hour that has a rollup if that is
-    longer ago: what was logged just before all workers stopped is not left out.
+    They start two hours before the current one, or at the newest rollup if that is older, which
+    covers what was logged just before all workers stopped.
     """
-    if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar():
+    if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ROLLUP_LOCK}).scalar():
         since = conn.execute(sql(_ROLL_UP_FROM)).one()
         bounds = list(LATENCY_BUCKETS_MS)
         conn.execute(sql(_ROLL_UP_FETCHES), {"bounds": bounds, "since": since.fetches})

@@ -1,4 +1,4 @@
-"""What is stored of series, read for many of them in one statement."""
+"""Snapshots and tails of stored series, read for many of them in one statement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from enrichment.warehouse.series.binary_copy import fetch
 from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
 
 Key = tuple[str, Timeframe]
-COLUMNS = ("ts", *PRICES, *CUMULATIVE)  # what a run reads of a bar; the table's key carries them
+COLUMNS = ("ts", *PRICES, *CUMULATIVE)  # that a run reads; the primary key includes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,12 @@ class TailRequest:
 
 
 def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[SeriesSnapshot]:
-    """What is known of each series without its bars.
+    """Each series without its bars, in the order of the keys.
 
-    feature_set: of this version; a series whose values are another one's is not complete.
+    Args:
+        conn: The connection to read from.
+        keys: Symbol and timeframe of each series.
+        feature_set: Of this version; features of a series with another one are not current.
     """
     rows = [{"n": n, "symbol": key[0], "timeframe": key[1]} for n, key in enumerate(keys)]
     values = {**_KEYS.bind(rows), "overlap": OVERLAP - 1}

@@ -1,4 +1,4 @@
-"""How a series stands: its row in `enrichment_status` and its quality of the day."""
+"""The state of a series in `enrichment_status`, and its quality of the day."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from enrichment.warehouse.series.update_rows import STATUSES, Batch
 
 
 def write(conn: Connection, batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> None:
-    """Each series' quality of the day and its state after this run.
+    """Write each series' quality of the day and its state after this run.
 
-    Gaps and anomalies of a day are those first seen on it, so that days add up.
+    A gap or anomaly counts on the day on which it was found first, so that days add up.
     """
     values = STATUSES.bind(update_rows.statuses(batch, counts, feature_set))
     conn.execute(sql(_DAILY_QUALITY), values)
@@ -39,7 +39,7 @@ def reassess(
 
 
 def read_quality_inputs(conn: Connection, symbol: str, timeframe: str) -> QualityInputs | None:
-    """What a series' score rests on, locked for this transaction; None if it has none."""
+    """What a series' score is computed from, locked for this transaction; None without a score."""
     stored = conn.execute(
         text(
             "SELECT evidence FROM enrichment_status WHERE symbol = :symbol"

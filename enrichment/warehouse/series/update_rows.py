@@ -1,7 +1,7 @@
-"""What a batch of runs produced, as rows of the tables that keep it.
+"""The result of a batch of runs as rows of the tables that store it.
 
-Every function takes the batch as (task, update of one of its series). Rows that say when something
-began, ended or was found carry timezone-aware UTC moments.
+A batch is a sequence of (task, update), one for each series. Rows have the columns that the
+`JsonRows` of their table names; moments are timezone-aware UTC.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def quality_columns(quality: Quality) -> Row:
 
 
 def inputs_to_json(inputs: QualityInputs) -> Row:
-    """As the column `evidence` holds them; the keys are those that earlier versions wrote."""
+    """The value of the column `evidence`; some of its keys keep their names of earlier versions."""
     return {
         "expected": inputs.expected,
         "missing": inputs.missing,

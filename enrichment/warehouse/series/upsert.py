@@ -1,12 +1,12 @@
-"""The bars' rows: new ones are copied into the table, others are merged with what is stored.
+"""Upserts bars: new rows are copied into the table, others are merged with the stored ones.
 
-What a vendor restated goes to `data_corrections`, and the rows as they were to `bar_versions`.
+Values that a vendor restated go to `data_corrections`, and the replaced rows to `bar_versions`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,77 +18,78 @@ from enrichment.domain.model import RowCounts, Task
 from enrichment.domain.series import SeriesUpdate
 from enrichment.pipeline.reconcile import RATIO_TOLERANCE
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.series.binary_copy import Rows, copy, encoded, repeated
+from enrichment.warehouse.series.binary_copy import BinaryRows, copy, encode, repeat
+from enrichment.warehouse.series.update_rows import Batch
 
-_SHORT = 1_000  # bars of a series
+_LONG_SERIES = 1_000  # bars
 REQUIRED = ("open", "high", "low", "close", "volume")  # NOT NULL in the table
 PRICES = (*REQUIRED, "vwap", "trades", "taker_buy_volume")
 
 
 def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
-    """The columns of PRICES, as `copying.fetch` reads them, with their starts."""
+    """Bars of the columns PRICES, as `binary_copy.fetch` returns them."""
     return Bars(ts, *(columns[name] for name in PRICES))
 
 
-def write(conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]) -> list[RowCounts]:
-    """Insert the new bars and update the changed ones; the rows written, series by series.
+def write(conn: Connection, batch: Batch) -> list[RowCounts]:
+    """Insert the new bars and update the changed ones; the row counts of each series.
 
-    The rows of all series that lie behind what is stored of them are copied straight into the
-    table; those of others are staged in a temporary table and merged, one by one.
+    Series that only grow at their end are copied straight into the table; the rows of others are
+    staged in a temporary table and merged, series by series.
     """
-    _append(conn, [one for one in series if one[1].appends])
+    _append(conn, [(task, update) for task, update in batch if update.appends])
     return [
-        RowCounts(inserted=len(enriched.bars)) if enriched.appends else _merge(conn, task, enriched)
-        for task, enriched in series
+        RowCounts(inserted=len(update.bars)) if update.appends else _merge(conn, task, update)
+        for task, update in batch
     ]
 
 
-def _append(conn: Connection, series: Iterable[tuple[Task, SeriesUpdate]]) -> None:
-    """Long series are encoded one by one, short ones of the same features together."""
+def _append(conn: Connection, batch: Batch) -> None:
+    """Encode long series one by one, and short ones with the same features together."""
     short: defaultdict[tuple[str, ...], list[tuple[Task, SeriesUpdate]]] = defaultdict(list)
-    for task, enriched in series:
-        if len(enriched.bars) > _SHORT:
-            copy(conn, "bars", _encoded([(task, enriched)]))
-        elif len(enriched.bars):
-            short[tuple(enriched.features)].append((task, enriched))
-    for alike in short.values():
-        copy(conn, "bars", _encoded(alike))
+    for task, update in batch:
+        if len(update.bars) > _LONG_SERIES:
+            copy(conn, "bars", _encode([(task, update)]))
+        elif len(update.bars):
+            short[tuple(update.features)].append((task, update))
+    for same_features in short.values():
+        copy(conn, "bars", _encode(same_features))
 
 
-def _encoded(series: Sequence[tuple[Task, SeriesUpdate]]) -> Rows:
-    """The rows of series with the same features."""
-    counts = [len(enriched.bars) for _, enriched in series]
-    columns = [{**enriched.bars.columns(), **enriched.features} for _, enriched in series]
-    return encoded(
+def _encode(batch: Batch) -> BinaryRows:
+    """The bars and features of series with the same features."""
+    counts = [len(update.bars) for _, update in batch]
+    series = [{**update.bars.columns(), **update.features} for _, update in batch]
+    return encode(
         {
-            "symbol": repeated([task.symbol for task, _ in series], counts),
-            "timeframe": repeated([enriched.timeframe for _, enriched in series], counts),
-            **{name: _stacked([found[name] for found in columns]) for name in columns[0]},
+            "symbol": repeat([task.symbol for task, _ in batch], counts),
+            "timeframe": repeat([update.timeframe for _, update in batch], counts),
+            **{name: _concat([columns[name] for columns in series]) for name in series[0]},
         }
     )
 
 
-def _stacked(columns: list[NDArray[Any]]) -> NDArray[Any]:
+def _concat(columns: list[NDArray[Any]]) -> NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
-def _merge(conn: Connection, task: Task, enriched: SeriesUpdate) -> RowCounts:
-    """`enriched.bars` holds only rows from the first new or changed one on."""
-    if len(enriched.bars) == 0:
+def _merge(conn: Connection, task: Task, update: SeriesUpdate) -> RowCounts:
+    """Merge rows that may be stored already, in whole or in part."""
+    if len(update.bars) == 0:
         return RowCounts()
-    rows = _encoded([(task, enriched)])
+    rows = _encode([(task, update)])
     names = rows.names
     values = {
         "symbol": task.symbol,
-        "timeframe": enriched.timeframe,
-        "first": to_datetime(enriched.bars.ts[0]),
-        "last": to_datetime(enriched.bars.ts[-1]),
+        "timeframe": update.timeframe,
+        "first": to_datetime(update.bars.ts[0]),
+        "last": to_datetime(update.bars.ts[-1]),
     }
     conn.execute(sql(_STAGE))
     copy(conn, "staged_bars", rows)
     conn.execute(text("ANALYZE staged_bars (ts)"))
     if conn.execute(sql(_KEEP_VERSIONS), values).rowcount:
-        _write_corrections(conn, task, enriched, values)
+        _write_corrections(conn, task, update, values)
     assignments = ", ".join(f'"{name}" = s."{name}"' for name in names[3:])
     updated = conn.execute(
         text(
@@ -111,11 +112,11 @@ def _merge(conn: Connection, task: Task, enriched: SeriesUpdate) -> RowCounts:
 
 
 def _write_corrections(
-    conn: Connection, task: Task, enriched: SeriesUpdate, values: dict[str, Any]
+    conn: Connection, task: Task, update: SeriesUpdate, values: dict[str, Any]
 ) -> None:
     """Old and new values field by field; a rebased history is one correction with its factor."""
-    rebase = enriched.rebase
-    values = {**values, "source": enriched.fetched.source, "job_id": task.job_id}
+    rebase = update.rebase
+    values = {**values, "source": update.fetched.source, "job_id": task.job_id}
     values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
     if rebase is not None:
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
@@ -125,8 +126,8 @@ def _write_corrections(
 
 _COLUMNS = ", ".join(PRICES)
 
-# The constants bound the search to the series' newest stretch of the primary key, whatever the
-# planner believes of a temporary table without statistics.
+# The constants bound the scan of the primary key to the staged range, whatever the planner
+# estimates for a temporary table without statistics.
 _SAME_BAR = (
     "b.symbol = :symbol AND b.timeframe = :timeframe AND b.ts BETWEEN :first AND :last"
     " AND b.ts = s.ts"
@@ -151,7 +152,7 @@ INSERT INTO data_corrections
 VALUES (:symbol, :timeframe, :from, 'factor', 1, :factor, 'rebased', :source, :job_id)
 """
 
-# A row that the change of basis explains is no correction of its own.
+# A row that only changed by the factor of the rebase is no correction of its own.
 _CORRECTIONS = f"""
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)

@@ -1,4 +1,4 @@
-"""The warehouse: what is stored of a series, and the transactions that add to it."""
+"""Reads the stored series before a run, and writes its result in one transaction."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import backfills, jobs, leases
 from enrichment.warehouse.series import flags_and_gaps, run_log, snapshots, status, upsert
 from enrichment.warehouse.series.snapshots import TailRequest
+from enrichment.warehouse.series.update_rows import Batch
 
 
 def feature_set(names: Iterable[str] = FEATURES) -> str:
-    """A short name of a set of features, in their order."""
+    """A short hash of the features' names, in their order: 16 hexadecimal digits."""
     return hashlib.sha256(",".join(names).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FinishedItem:
-    """All that a task produced."""
+    """A task with its result, one update per timeframe."""
 
     task: Task
-    series: Sequence[SeriesUpdate]
+    updates: Sequence[SeriesUpdate]
 
     @property
     def rows(self) -> int:
-        return sum(len(enriched.bars) for enriched in self.series)
+        return sum(len(update.bars) for update in self.updates)
 
 
 class Warehouse:
-    """Reads what a run needs of a series and writes what it made of it."""
+    """The stored series. Every method is one transaction."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -47,88 +48,96 @@ class Warehouse:
     def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
     ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
-        """What is known of every series of the tasks, each with its tail from the overlap on; a
-        bare one where nothing is expected to have come since.
+        """A snapshot of every series of the tasks, most of them with the tail that a run needs.
+
+        There is no tail where nothing is stored or the features have changed, and one without
+        lookback where no new bar is expected yet.
         """
         series = [(task, timeframe) for task in tasks for timeframe in task.timeframes]
         keys = [(task.symbol, timeframe) for task, timeframe in series]
         with self._db.begin() as conn:
-            found = snapshots.read_snapshots(conn, keys, self._feature_set)
-            wanted = [
-                (n, _wanted(task, timeframe, known, known.overlap_from, now))
-                for n, ((task, timeframe), known) in enumerate(zip(series, found, strict=True))
-                if known.overlap_from is not None and known.features_current
-            ]
-            tails = snapshots.read_tails(conn, [one for _, one in wanted]) if wanted else []
-        for (n, _), tail in zip(wanted, tails, strict=True):
-            found[n] = replace(found[n], tail=tail)
-        rest = iter(found)
-        return {task: {timeframe: next(rest) for timeframe in task.timeframes} for task in tasks}
+            read = snapshots.read_snapshots(conn, keys, self._feature_set)
+            requests = {
+                n: _tail_request(task, timeframe, snapshot, snapshot.overlap_from, now)
+                for n, ((task, timeframe), snapshot) in enumerate(zip(series, read, strict=True))
+                if snapshot.overlap_from is not None and snapshot.features_current
+            }
+            tails = snapshots.read_tails(conn, list(requests.values())) if requests else []
+        for n, tail in zip(requests, tails, strict=True):
+            read[n] = replace(read[n], tail=tail)
+        in_order = iter(read)
+        return {
+            task: {timeframe: next(in_order) for timeframe in task.timeframes} for task in tasks
+        }
 
     def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
-        """What is known of the series without its bars."""
+        """The series without its bars."""
         with self._db.begin() as conn:
             return snapshots.read_snapshots(conn, [(symbol, timeframe)], self._feature_set)[0]
 
     def read_tail(
         self, symbol: str, timeframe: Timeframe, since: datetime | None, lookback: int
     ) -> StoredTail:
-        """All bars from `since` on (None: all there are), after `lookback` bars before it."""
+        """All bars from `since` on, after `lookback` bars before it; None for the whole series."""
         with self._db.begin() as conn:
             if since is None:
                 return snapshots.read_whole(conn, symbol, timeframe)
             return snapshots.read_tails(conn, [TailRequest(symbol, timeframe, since, lookback)])[0]
 
-    def store_chunk(self, task: Task, enriched: SeriesUpdate, left: datetime) -> None:
-        """Write one piece of a backfill, and that what is left to do ends at `left`."""
-        with self._db.begin() as conn:
-            leases.assert_owned(conn, task)
-            (written,) = self._write(conn, [(task, enriched)])
-            backfills.record_progress(conn, task, enriched.timeframe, left, written)
-
-    def commit(self, task: Task, series: Sequence[SeriesUpdate]) -> RowCounts:
-        """Write everything a task produced, and its completion, in one transaction.
+    def store_chunk(self, task: Task, update: SeriesUpdate, remaining_until: datetime) -> None:
+        """Write one chunk of a backfill, and where its remaining window ends.
 
         Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
         """
-        (outcome,) = self.store_batch([FinishedItem(task, series)])
+        with self._db.begin() as conn:
+            leases.assert_owned(conn, task)
+            (counts,) = self._write(conn, [(task, update)])
+            backfills.record_progress(conn, task, update.timeframe, remaining_until, counts)
+
+    def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> RowCounts:
+        """Write a task's result and complete its item.
+
+        Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
+        """
+        (outcome,) = self.store_batch([FinishedItem(task, updates)])
         if isinstance(outcome, LeaseLost):
             raise outcome
         return outcome
 
     def store_batch(self, batch: Sequence[FinishedItem]) -> list[RowCounts | LeaseLost]:
-        """Write everything that tasks produced, and their completion, in one transaction.
+        """Write the results of several tasks and complete their items.
 
-        What belongs to another worker by now is left out: LeaseLost in its place.
+        An item that no longer belongs to its worker is left out, and has LeaseLost in its place.
         """
         with self._db.begin() as conn:
-            owned = leases.select_owned(conn, [finished.task for finished in batch])
-            mine = [finished for finished in batch if finished.task in owned]
-            written = iter(
-                self._write(conn, [(done.task, one) for done in mine for one in done.series])
-            )
+            owned = leases.select_owned(conn, [item.task for item in batch])
+            items = [item for item in batch if item.task in owned]
+            updates = [(item.task, update) for item in items for update in item.updates]
+            counts = iter(self._write(conn, updates))
             totals = {
-                done.task: sum((next(written) for _ in done.series), RowCounts()) for done in mine
+                item.task: sum((next(counts) for _ in item.updates), RowCounts()) for item in items
             }
             jobs.complete(conn, totals)
         return [
-            totals[finished.task] if finished.task in totals else leases.lease_lost(finished.task)
-            for finished in batch
+            totals[item.task] if item.task in totals else leases.lease_lost(item.task)
+            for item in batch
         ]
 
-    def _write(
-        self, conn: Connection, series: Sequence[tuple[Task, SeriesUpdate]]
-    ) -> list[RowCounts]:
-        written = upsert.write(conn, series)
-        flags_and_gaps.write(conn, series)
-        run_log.write_success(conn, series)
-        status.write(conn, series, written, self._feature_set)
-        return written
+    def _write(self, conn: Connection, batch: Batch) -> list[RowCounts]:
+        counts = upsert.write(conn, batch)
+        flags_and_gaps.write(conn, batch)
+        run_log.write_success(conn, batch)
+        status.write(conn, batch, counts, self._feature_set)
+        return counts
 
 
-def _wanted(
-    task: Task, timeframe: Timeframe, known: SeriesSnapshot, overlap_from: datetime, now: datetime
+def _tail_request(
+    task: Task,
+    timeframe: Timeframe,
+    snapshot: SeriesSnapshot,
+    overlap_from: datetime,
+    now: datetime,
 ) -> TailRequest:
-    """What a run will most likely need of what is stored of a series."""
-    nothing = fetch_plan.nothing_due(known, task.asset_class, timeframe, now)
-    return TailRequest(task.symbol, timeframe, overlap_from, 0 if nothing else LOOKBACK)
+    """The tail that a run of the series will most likely need."""
+    nothing_due = fetch_plan.nothing_due(snapshot, task.asset_class, timeframe, now)
+    return TailRequest(task.symbol, timeframe, overlap_from, 0 if nothing_due else LOOKBACK)
