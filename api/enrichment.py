@@ -15,7 +15,7 @@ from pydantic import Field
 from api.endpoint import Endpoint
 from api.parameters import CURSOR, Limit, QueryModel, Reason, Seconds, Symbol, Whole
 from api.response_cache import ResponseCache
-from api.responses import conditional_response, json_response, with_next_link
+from api.responses import FIELD_DOCS, conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import AssetClass
@@ -63,14 +63,14 @@ class TriggerResponse:
 
 @dataclass(frozen=True, slots=True)
 class PauseResponse:
-    """until: when the pause expires."""
-
+    __pydantic_config__ = FIELD_DOCS
     timestamp: datetime
     status: str
     paused: bool
     scope: str
     key: str
     until: datetime | None
+    """When the pause expires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,13 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class HealthResponse:
-    """running: a worker is alive; scheduler_running: its scheduler ticks."""
-
+    __pydantic_config__ = FIELD_DOCS
     timestamp: datetime
     health_status: str
     running: bool
+    """Whether a worker is alive."""
     scheduler_running: bool
+    """Whether a live worker's scheduler ticks."""
     last_enrichment_time: datetime | None
     issues: list[str]
     config: Schedule

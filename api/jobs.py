@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
 from api.parameters import Limit, QueryModel, Reason, SymbolCursor, Text
-from api.responses import conditional_response, json_response, page_response
+from api.responses import FIELD_DOCS, conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
 from enrichment.domain.statuses import ItemStatus
@@ -24,10 +24,7 @@ from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
 @dataclass(frozen=True, slots=True)
 class JobResponse:
-    """counts: symbols per status; at_work: running symbols and their step; error_groups: failed
-    symbols per error.
-    """
-
+    __pydantic_config__ = FIELD_DOCS
     timestamp: datetime
     job_id: UUID
     state: str
@@ -40,14 +37,18 @@ class JobResponse:
     cancel_requested_at: datetime | None
     total: int
     counts: dict[str, int]
+    """Symbols per status."""
     at_work: dict[str, str]
+    """Running symbols and their step."""
     inserted: int
     updated: int
     duration_seconds: float | None
     symbols_per_second: float | None
     eta_seconds: float | None
-    waiting: Sequence[WaitReason]  # why symbols have not started
+    waiting: Sequence[WaitReason]
+    """Why symbols have not started."""
     error_groups: Sequence[ErrorGroup]
+    """Failed symbols per error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from flask import Response, request, url_for
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import (
@@ -24,6 +24,8 @@ from enrichment.domain.errors import (
 )
 
 T = TypeVar("T")
+FIELD_DOCS = ConfigDict(use_attribute_docstrings=True)
+"""`__pydantic_config__` of a response whose fields have docstrings: OpenAPI shows them."""
 _adapters: dict[type, TypeAdapter[Any]] = {}
 _TITLES: dict[type[EnrichmentError], tuple[int, str]] = {  # subclasses before their base
     NotTracked: (404, "Not tracked"),

@@ -13,7 +13,7 @@ from pydantic import Field
 from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
 from api.parameters import BodyModel, Flag, Limit, QueryModel, Symbol, SymbolCursor, Text
-from api.responses import conditional_response, json_response, page_response
+from api.responses import FIELD_DOCS, conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, NotTracked
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
@@ -43,10 +43,10 @@ class SymbolsResponse:
 
 @dataclass(frozen=True, slots=True)
 class ImportResponse:
-    """imported: whether the symbols are tracked now; false on a dry run and if a line is bad."""
-
+    __pydantic_config__ = FIELD_DOCS
     timestamp: datetime
     imported: bool
+    """Whether the symbols are tracked now; false on a dry run and if a line is invalid."""
     count: int
     symbols: Sequence[TrackedSymbol]
     bad_lines: Sequence[RejectedLine]
