@@ -119,7 +119,7 @@ def test_a_gap_is_reported_and_filled_by_the_next_run(
         assert [datetime.fromisoformat(gap["timestamp"]) for gap in before["gaps"]] == days
         assert {gap["cause"] for gap in before["gaps"]} == {"unexplained"}
         assert before["components"]["completeness"] < 1
-        assert "(3 bars): unexplained, asked for once" in terminal.run("quality", "SIM70")
+        assert "(3 bars): unexplained, 1 attempt" in terminal.run("quality", "SIM70")
     terminal.run("trigger", "SIM70", "--wait")
     after = terminal.quality("SIM70")
     assert (after["gaps"], after["score"]) == ([], 1.0)
