@@ -14,10 +14,11 @@ from api.enrichment import PREFIX, ResilienceResponse, actor
 from api.parameters import Limit, NumberCursor, QueryModel, Reason, Text
 from api.responses import conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
-from enrichment.services.commands import BreakerAction, Commands
+from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.audit_log import AuditEntry
 from enrichment.warehouse.read_models.dto import Pause, Transition, WorkerStatus
 from enrichment.warehouse.read_models.facade import ReadModels
+from resilience import BreakerAction
 
 
 @dataclass(frozen=True, slots=True)

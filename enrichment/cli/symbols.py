@@ -36,7 +36,7 @@ def symbols_add(
     ] = "1d",
 ) -> None:
     """Track symbols, or change their asset class and timeframes."""
-    from enrichment.services.commands import parse_tracked
+    from enrichment.domain.symbol_csv import parse_tracked
 
     tracked = [parse_tracked(name, asset_class, timeframes) for name in symbol]
     with services() as (_, commands):
@@ -55,7 +55,7 @@ def symbols_remove(symbol: str) -> None:
 @app.command("import")
 def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|')."""
-    from enrichment.services.commands import parse_csv
+    from enrichment.domain.symbol_csv import parse_csv
 
     tracked = parse_csv(file.read_text(encoding="utf-8"))
     with services() as (_, commands):

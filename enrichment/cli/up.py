@@ -20,8 +20,9 @@ from enrichment.cli.supervisor import Child, Supervisor
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.net import require_free
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
 from enrichment.warehouse.read_models.facade import ReadModels

@@ -11,7 +11,6 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
-from enrichment.domain.symbol_csv import parse_csv, parse_tracked
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     backfill_window,
@@ -27,8 +26,6 @@ from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue import audit, job_control, jobs, pauses, symbols
 from enrichment.warehouse.series import flags_and_gaps, status
 from resilience import BreakerAction
-
-__all__ = ["BreakerAction", "Commands", "TriggerResult", "parse_csv", "parse_tracked"]
 
 MANUAL_PRIORITY = 0
 BACKFILL_PRIORITY = 20

@@ -24,8 +24,9 @@ from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import FetchedBars, Quality, Task, Timeframe, ValidationResult, Window
 from enrichment.domain.series import FetchResult, QualityInputs, SeriesUpdate
 from enrichment.domain.statuses import SeriesStatus
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import compute
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -25,9 +25,10 @@ from sqlalchemy import text
 from api.application import create_app
 from enrichment.config import Settings
 from enrichment.domain.model import RowCounts, Task
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.ports import Enrich
 from enrichment.engine.worker import Worker, WorkerTiming
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue import jobs, leases

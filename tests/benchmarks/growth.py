@@ -27,9 +27,10 @@ from sqlalchemy import text
 
 from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.features import FEATURES
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse import schema
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres

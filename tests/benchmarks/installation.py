@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from enrichment.config import Settings
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.read_models.dto import Progress

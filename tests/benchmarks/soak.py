@@ -32,10 +32,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from enrichment.config import Settings
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
 from enrichment.sandbox.faults import CORRUPT_MODES, FaultRegistry
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres

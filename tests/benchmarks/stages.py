@@ -27,10 +27,11 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.model import Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.features import compute
 from enrichment.sandbox import create_app, running
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database, DatabaseClock
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -25,7 +25,8 @@ from typing import NamedTuple
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import text
 
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.invented_history import write_history
 from tests.helpers.running_stack import RunningStack, running_stack

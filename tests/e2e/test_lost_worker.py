@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import text
 
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.sandbox import Fault, create_app, running
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.waiting import until

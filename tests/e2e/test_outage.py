@@ -16,9 +16,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from enrichment.config import Settings
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import create_app, running
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import Progress

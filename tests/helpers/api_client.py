@@ -10,7 +10,8 @@ from flask.testing import FlaskClient
 from api import create_app
 from api.protection import ClientRates
 from enrichment.domain.model import Failure, RowCounts
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -18,7 +18,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers import waiting
 from tests.helpers.crash_worker import WorkerOptions, run_worker

@@ -10,9 +10,10 @@ from sqlalchemy import text
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.model import Task, Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline import features
 from enrichment.pipeline.enrich import EnrichmentPipeline
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.quality_symbol import QualityReports

@@ -12,7 +12,8 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import FetchedBars, Quality, Task, Timeframe, ValidationResult, Window
 from enrichment.domain.series import FetchResult, QualityInputs, SeriesUpdate
 from enrichment.domain.statuses import SeriesStatus
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 

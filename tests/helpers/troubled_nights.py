@@ -20,10 +20,11 @@ from enrichment.cli.up import SAMPLE_SYMBOLS
 from enrichment.config import Settings
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Timeframe, Window
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import Fault, create_app, running
 from enrichment.sandbox.faults import FaultRegistry
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.wiring.database import build_read_models

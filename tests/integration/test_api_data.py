@@ -13,8 +13,9 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.api_client import DATA, api_client, json_body, next_page_url
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars

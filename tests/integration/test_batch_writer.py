@@ -13,9 +13,10 @@ import numpy as np
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
 from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.fetch_plan import OVERLAP
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.series.batch_writer import BatchWriter

@@ -26,11 +26,12 @@ from enrichment.cli import doctor
 from enrichment.config import Settings
 from enrichment.domain.errors import LeaseLost, StepFailed, WorkerLost
 from enrichment.domain.model import AssetClass, RowCounts, Task, Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine import dask_worker
 from enrichment.engine.dask_client import DaskExecutor
 from enrichment.engine.ports import Enrich
 from enrichment.sandbox import create_app, running
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue

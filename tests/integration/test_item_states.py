@@ -24,7 +24,8 @@ from sqlalchemy import text
 
 from enrichment.domain.errors import InvalidRequest, LeaseLost
 from enrichment.domain.model import Failure, RowCounts, Task
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from enrichment import __version__
-from enrichment.services.commands import parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.read_models.facade import ReadModels

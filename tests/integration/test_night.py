@@ -11,10 +11,11 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import StepFailed, UnknownSymbol
 from enrichment.domain.model import Failure, FetchedBars, JobKind
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.services import health
 from enrichment.services.alerts.metrics import METRICS, AlertInputs
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.services.health import Health
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs

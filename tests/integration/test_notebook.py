@@ -14,8 +14,9 @@ from sqlalchemy import text
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
 from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.notebook import WarehouseReader, connect
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 

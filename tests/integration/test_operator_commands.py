@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, Snooze, UnknownJob
 from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.worker import Worker, WorkerTiming
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.vendors.failover import Failover
 from enrichment.warehouse.database import Database, DatabaseClock
 from enrichment.warehouse.queue import jobs

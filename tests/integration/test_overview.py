@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.domain.model import Failure, RowCounts
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue

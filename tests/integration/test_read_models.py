@@ -18,7 +18,8 @@ from enrichment.domain.model import (
     ValidationResult,
 )
 from enrichment.domain.series import Gap
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -17,8 +17,9 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.model import RowCounts
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue

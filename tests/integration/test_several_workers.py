@@ -16,9 +16,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.model import RowCounts, Task
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.ports import Enrich
 from enrichment.engine.worker import Worker, WorkerTiming
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -12,9 +12,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.schema import is_current
 from enrichment.wiring.database import upgrade_schema

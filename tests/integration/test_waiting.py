@@ -12,7 +12,8 @@ from rich.console import Console
 from enrichment.cli import render
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import Failure
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry

@@ -20,9 +20,10 @@ from enrichment.domain.errors import (
     StepFailed,
 )
 from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.ports import Enrich, Prepare
 from enrichment.engine.worker import Worker, WorkerTiming
-from enrichment.services.commands import Commands, parse_tracked
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs, leases
 from enrichment.warehouse.queue.jobs import JobQueue

@@ -37,8 +37,7 @@ from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import display_zone, format_time, to_display_zone
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.statuses import PauseScope, SeriesStatus
-from enrichment.domain.symbol_csv import read_csv
-from enrichment.services.commands import parse_tracked
+from enrichment.domain.symbol_csv import parse_tracked, read_csv
 from enrichment.warehouse.read_models.bars import Candles
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import ScoreOfDay
