@@ -103,7 +103,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
 
         The header `X-Simulated: true` marks simulated series of the sandbox vendor.
         """
-        if not reader.bars.known(symbol):
+        if not reader.bars.exists(symbol):
             raise NotTracked.of(symbol)
         columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
         batches = reader.bars.chunks(

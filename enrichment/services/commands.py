@@ -317,5 +317,5 @@ class Commands:
         with self._db.begin() as conn:
             if not symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
-            job_control.drop_open_items(conn, name)
+            job_control.cancel_symbol(conn, name)
             audit.record(conn, actor=actor, action="untrack", target=name, reason=reason)

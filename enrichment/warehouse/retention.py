@@ -1,5 +1,6 @@
-"""How long rows are kept. The logs have a partition for each month, created ahead of the calendar
-and dropped as a whole. Bars, corrections, quality and the audit log stay for good.
+"""Retention: monthly partitions of the logs, and the removal of old rows.
+
+Bars, corrections, quality and the audit log are kept for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _LOGS = ("enrichment_fetch_log", "enrichment_compute_log")
 
 
 def create_partitions(conn: Connection, months_ahead: int = 2) -> None:
-    """Create the logs' monthly partitions from the current month on, by the database's clock."""
+    """Create the logs' monthly partitions, from the current month of the database's clock on."""
     for log in _LOGS:
         for month in conn.execute(text(_MISSING), {"log": log, "ahead": months_ahead}).all():
             conn.execute(
@@ -28,7 +29,7 @@ def create_partitions(conn: Connection, months_ahead: int = 2) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was dropped."""
+    """How many were removed."""
 
     log_partitions: int
     jobs: int
@@ -37,8 +38,13 @@ class Pruned:
 
 
 def prune(db: Database, *, log_months: int, job_days: int) -> Pruned:
-    """Drop the logs' partitions older than `log_months` whole months and what else is older than
-    `job_days` days: finished jobs with their items, workers, breakers' transitions.
+    """Drop partitions of the logs and delete old rows.
+
+    Args:
+        db: To prune.
+        log_months: Age of a partition in whole months.
+        job_days: Age in days of finished jobs with their items, of workers and of the breakers'
+            transitions.
     """
     with db.begin() as conn:
         partitions = _old_partitions(conn, log_months)
@@ -56,7 +62,7 @@ def prune(db: Database, *, log_months: int, job_days: int) -> Pruned:
 
 
 def _old_partitions(conn: Connection, months: int) -> list[str]:
-    """Names of the logs' partitions whose month ended `months` whole months ago or earlier."""
+    """Names of the partitions whose month ended at least `months` whole months ago."""
     limit: str = conn.execute(
         text("SELECT to_char(now() - make_interval(months => :months), 'YYYY_MM')"),
         {"months": months},

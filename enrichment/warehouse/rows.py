@@ -1,8 +1,8 @@
-"""Rows out of queries and into statements, matched by column name, never by position.
+"""Rows read from queries and passed to statements, matched by column name, never by position.
 
-`fetch_all` and `fetch_one` make each row a frozen dataclass. A query whose columns are not the
-fields of its dataclass raises TypeError, also where it finds no row; a column of another name gets
-an alias: `SELECT check_name AS "check"`. `JsonRows` gives a statement many rows at once.
+`fetch_all` and `fetch_one` map rows to frozen dataclasses. A query whose columns are not the fields
+of its dataclass raises TypeError, even if it returns no rows; an alias renames a column:
+`SELECT check_name AS check`. `JsonRows` passes many rows to one statement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound="DataclassInstance")
 def fetch_all(
     conn: Connection, model: type[Model], query: str, values: Mapping[str, object] | None = None
 ) -> list[Model]:
-    """All rows of the query, in its order."""
+    """All rows of the query."""
     result = conn.execute(sql(query), values)
     names = tuple(result.keys())
     _require_fields(model, names)
@@ -36,18 +36,18 @@ def fetch_all(
 def fetch_one(
     conn: Connection, model: type[Model], query: str, values: Mapping[str, object] | None = None
 ) -> Model | None:
-    """The only row of the query; None if it has none."""
-    found = fetch_all(conn, model, query, values)
-    if len(found) > 1:
-        raise ValueError(f"{len(found)} rows for one {model.__name__}")
-    return found[0] if found else None
+    """The only row of the query; None without a row, ValueError for several."""
+    rows = fetch_all(conn, model, query, values)
+    if len(rows) > 1:
+        raise ValueError(f"{len(rows)} rows for one {model.__name__}")
+    return rows[0] if rows else None
 
 
-def from_row(model: type[Model], row: Row[Any], **others: object) -> Model:
-    """A part of a wider row, or one with fields that are not columns: `others`."""
+def from_row(model: type[Model], row: Row[Any], **computed: object) -> Model:
+    """The columns of a wider row that the model has as fields, with `computed` ones."""
     columns = row._mapping
     named = {field.name: columns[field.name] for field in fields(model) if field.name in columns}
-    return model(**{**named, **others})
+    return model(**{**named, **computed})
 
 
 @cache
@@ -61,8 +61,8 @@ def _require_fields(model: type[DataclassInstance], names: tuple[str, ...]) -> N
 class JsonRows:
     """Many rows as one parameter of a statement: a JSON array that `jsonb_to_recordset` reads.
 
-    JSON carries arrays and JSON columns too, which parallel arrays and `unnest` can't; for keys
-    alone both take the same time. Moments keep their offset; NaN becomes NULL.
+    Unlike parallel arrays in `unnest`, JSON can also hold array and JSON columns; for keys alone
+    both are equally fast. Timestamps keep their offset; NaN becomes NULL.
 
         GAPS = JsonRows("gaps", "symbol text, ts timestamptz")
         query = f"INSERT INTO bar_gaps ({GAPS.columns}) SELECT {GAPS.columns} FROM {GAPS.table}"
@@ -70,14 +70,14 @@ class JsonRows:
     """
 
     def __init__(self, name: str, definition: str) -> None:
-        """The rows' name in the statement; their columns as in CREATE TABLE."""
+        """Name the parameter and table alias, and define the columns as in CREATE TABLE."""
         self._name = name
         self._names = [column.split()[0] for column in definition.split(",")]
         self.columns = ", ".join(self._names)
         self.table = f"jsonb_to_recordset(CAST(:{name} AS jsonb)) AS {name} ({definition})"
 
     def bind(self, rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-        """The statement's parameter; TypeError for a row that has other columns."""
+        """The statement's parameter; raises TypeError for a row with other columns."""
         for row in rows:
             if row.keys() != set(self._names):
                 raise TypeError(f"{self._name}: {', '.join(row)} instead of {self.columns}")

@@ -1,6 +1,6 @@
-"""The schema: whether a database has the current one, and how it gets it.
+"""The database's schema: checking and upgrading it.
 
-Alembic is imported only to migrate, since it takes longer to load than a worker needs to start.
+Alembic is imported only for an upgrade, since it would slow the start of every process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 REVISION = "0008"
-_LOCK = 7_303_014  # any number, as long as all versions agree on it
+_LOCK = 7_303_014  # of pg_advisory_xact_lock; all versions must use the same number
 _SQL_TYPES = {"number": "double precision", "label": "text"}
 
 
@@ -39,7 +39,7 @@ def is_current(db: Database, feature_columns: Iterable[str]) -> bool:
 
 
 def require_current(db: Database, feature_columns: Iterable[str]) -> None:
-    """ConfigurationError, with the command that fixes it, unless the schema is current."""
+    """Raise ConfigurationError, with the command that fixes it, unless the schema is current."""
     if not is_current(db, feature_columns):
         raise ConfigurationError(
             f"the schema of {db.address} is not that of this version: run 'enrichment db upgrade'"
@@ -49,8 +49,10 @@ def require_current(db: Database, feature_columns: Iterable[str]) -> None:
 def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
     """Upgrade to the newest schema; safe to run from several processes at once.
 
-    feature_columns: feature name → 'number' or 'label'. Columns are only ever added: a feature that
-    leaves the registry keeps its column and its history.
+    Args:
+        db: To upgrade.
+        feature_columns: Feature name → 'number' or 'label'. Columns are only added: a feature that
+            is removed from the registry keeps its column and values.
     """
     from alembic import command
 
@@ -61,13 +63,13 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         command.upgrade(config, "head")
         for name, kind in feature_columns.items():
             _add_feature(conn, name, kind)
-        cover_key(conn)
+        include_in_key(conn)
         retention.create_partitions(conn)
         reader_role.grant(conn)
 
 
 def configuration() -> Config:
-    """Alembic's view of the packaged migrations; `attributes["connection"]` is to be set."""
+    """Alembic's configuration for the packaged migrations; set `attributes["connection"]`."""
     from alembic.config import Config
 
     config = Config()
@@ -81,18 +83,18 @@ def _add_feature(conn: Connection, name: str, kind: str) -> None:
     conn.execute(text(f'ALTER TABLE bars ADD COLUMN IF NOT EXISTS "{name}" {_SQL_TYPES[kind]}'))
 
 
-def cover_key(conn: Connection) -> None:
-    """Let the key of `bars` carry what every run reads of a series' last bars.
+def include_in_key(conn: Connection) -> None:
+    """Include in the primary key of `bars` the columns that every run reads, for index-only scans.
 
-    A series that grew night by night has a row on each of as many pages; its key keeps them side
-    by side. For that the pages must be known to be visible, so they are vacuumed by what was
-    inserted, however large the table is.
+    A series that grows night by night has each row on another page of the table, but all next to
+    each other in the index. Index-only scans need a current visibility map, so the table is
+    vacuumed by the number of inserted rows, whatever its size.
     """
     from enrichment.warehouse.series.snapshots import COLUMNS
 
-    carried = [name for name in COLUMNS if name != "ts"]
-    if conn.execute(text(_CARRIED_BY_KEY)).scalars().all() != carried:
-        listed = ", ".join(f'"{name}"' for name in carried)
+    included = [name for name in COLUMNS if name != "ts"]
+    if conn.execute(text(_INCLUDED)).scalars().all() != included:
+        listed = ", ".join(f'"{name}"' for name in included)
         conn.execute(text("ALTER TABLE bars DROP CONSTRAINT IF EXISTS bars_pkey"))
         conn.execute(
             text(f"ALTER TABLE bars ADD PRIMARY KEY (symbol, timeframe, ts) INCLUDE ({listed})")
@@ -100,7 +102,7 @@ def cover_key(conn: Connection) -> None:
     conn.execute(text(_VACUUM_BY_INSERTS))
 
 
-_CARRIED_BY_KEY = """
+_INCLUDED = """
 SELECT a.attname FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum

@@ -125,7 +125,7 @@ def seeded(url: str, name: str, rows: int, order: str, *, grown_key: bool = Fals
         statement = _BARS.format(listed=listed, values=values, order=order)
         last = {"series": rows // BARS - 1, "last": BARS - 1, "first": FIRST}
         conn.execute(text(statement), last)
-        schema.cover_key(conn)
+        schema.include_in_key(conn)
         standing = {"first": FIRST, "last": LAST, "bars": BARS, "features": feature_set()}
         conn.execute(text(_STATUS), {**standing, "series": rows // BARS - 1})
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:

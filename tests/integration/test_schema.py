@@ -118,5 +118,5 @@ def test_a_key_that_carries_too_little_is_built_anew(db: Database) -> None:
         for statement in carried[1:]:
             conn.execute(text(statement))
         assert conn.execute(text(carried[0])).scalar_one() != before
-        schema.cover_key(conn)
+        schema.include_in_key(conn)
         assert conn.execute(text(carried[0])).scalar_one() == before

@@ -85,7 +85,7 @@ class AlertService:
             inputs = self._read_inputs()
             for rule in self._rules:
                 self._evaluate_rule(evaluation, rule, METRICS[rule.metric](inputs))
-            for state in evaluation.forgotten([rule.name for rule in self._rules]):
+            for state in evaluation.orphaned([rule.name for rule in self._rules]):
                 self._resolve_removed(evaluation, state)
         return True
 

@@ -1,4 +1,4 @@
-"""What operators and the nightly slot do to jobs: open, cancel, run again, supersede, forget."""
+"""Changes to jobs by operators and the nightly slot: open, cancel, reopen, supersede."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def open_job(
     idempotency_key: str | None = None,
     backfill: Window | None = None,
 ) -> tuple[UUID, int] | None:
-    """A job with its items and its audit row: its id and how many items; None where its idempotency
-    key exists already.
+    """Insert a job with its items and its row in the audit log.
+
+    Returns its id and its number of items; None if the idempotency key exists already.
     """
     job_id = insert_job(
         conn,
@@ -56,7 +57,7 @@ def open_job(
 
 
 def request_cancel(conn: Connection, job_id: UUID) -> None:
-    """Cancel a job's waiting items now; those at work end at their next step."""
+    """Cancel a job's waiting items now; items in progress are discarded at their next step."""
     conn.execute(
         text("UPDATE enrichment_jobs SET cancel_requested_at = now() WHERE job_id = :job_id"),
         {"job_id": job_id},
@@ -66,7 +67,7 @@ def request_cancel(conn: Connection, job_id: UUID) -> None:
 
 
 def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> int:
-    """Put a finished job's failed items (all, or one error class) back into the queue."""
+    """Requeue a finished job's failed items (all, or one error class); returns their number."""
     count = conn.execute(
         text(_REOPEN_ITEMS), {"job_id": job_id, "error_class": error_class}
     ).rowcount
@@ -76,8 +77,8 @@ def reopen_failed(conn: Connection, job_id: UUID, error_class: str | None) -> in
     return count
 
 
-def drop_open_items(conn: Connection, symbol: str) -> None:
-    """Cancel a symbol's waiting items: it is not tracked any more."""
+def cancel_symbol(conn: Connection, symbol: str) -> None:
+    """Cancel the waiting items of a symbol that is no longer tracked."""
     conn.execute(text(_CANCEL_SYMBOL), {"symbol": symbol})
     close_finished(conn)
 
@@ -92,12 +93,12 @@ def job_state(conn: Connection, job_id: UUID) -> str | None:
 
 
 def wake_snoozed(conn: Connection, seconds: float) -> None:
-    """Let items that wait for a vendor come back in `seconds`; waiting retries keep their delay."""
+    """Make items that wait for a vendor due in `seconds`; retries keep their delay."""
     conn.execute(text(_WAKE), {"seconds": seconds})
 
 
 def supersede_older(conn: Connection, slot: datetime) -> None:
-    """Cancel scheduled jobs of earlier slots that no worker has begun."""
+    """Cancel jobs of earlier slots that have not started."""
     ids: list[UUID] = list(conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars())
     if ids:
         conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})

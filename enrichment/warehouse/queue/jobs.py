@@ -1,9 +1,9 @@
-"""The queue: jobs, their items, and who owns them. Postgres is the truth and the only clock.
+"""The queue: jobs, their items, and the workers that own them, by the database's clock.
 
-An item goes pending → in_progress → completed, with the side roads retry (a counted failure, after
-a delay), pending (returned, snoozed or reaped), failed and cancelled. While it is in progress it
-belongs to one worker by lease and fence: every claim raises the fence, and whatever is written for
-an item is written only while worker and fence still match.
+An item goes pending → in_progress → completed. It goes back to pending when its worker releases it,
+to retry after a counted failure or an expired lease, and ends as failed or cancelled otherwise.
+While in progress it belongs to one worker by lease and fence: every claim increments the fence, and
+results are written only while worker and fence still match.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ CHANNEL = "enrichment_jobs"
 
 
 class JobQueue:
-    """What a worker asks of the queue. Seconds everywhere."""
+    """A worker's side of the queue. Every method is one transaction; durations are in seconds."""
 
     def __init__(self, db: Database, *, lease_seconds: float = 30.0) -> None:
         self._db = db
         self._lease = lease_seconds
 
     def claim(self, worker_id: str, limit: int) -> list[Task]:
-        """Take up to `limit` items that are due, oldest job first, manual triggers before the
-        night's.
+        """Claim up to `limit` due items, by priority and age.
 
-        A claim need not outlive a crash of the server, so its commit does not wait for the disk:
-        the item is then simply waiting again.
+        The commit does not wait for the disk: a claim that is lost in a crash of the server leaves
+        the item waiting, as it was.
         """
         try:
             with self._db.begin() as conn:
@@ -46,7 +45,7 @@ class JobQueue:
                     {"worker": worker_id, "limit": limit, "lease": self._lease},
                 ).all()
         except IntegrityError:
-            return []  # another worker took the same symbol from another job: look again later
+            return []  # another worker claimed the same symbol of another job at the same time
         return [
             Task(
                 job_id=row.job_id,
@@ -62,10 +61,10 @@ class JobQueue:
         ]
 
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
-        """Extend the leases of the tasks at hand and publish the step each has reached.
+        """Extend the leases of the tasks (task → its present step) and publish their steps.
 
-        Returns those whose job has been cancelled meanwhile. An item that is being stored, and so
-        locked, is passed over: it must not hold up the others.
+        An item that is being stored, and so locked, is skipped: it must not delay the others.
+        Returns the tasks whose job has been cancelled.
         """
         if not tasks:
             return set()
@@ -73,22 +72,28 @@ class JobQueue:
             steps = [{**owner(task), "step": step} for task, step in tasks.items()]
             values = {**statements.STEPS.bind(steps), "lease": self._lease}
             conn.execute(sql(statements.RENEW), values)
-            jobs = {task.job_id for task in tasks}
-            cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": list(jobs)}).scalars())
+            jobs = list({task.job_id for task in tasks})
+            cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": jobs}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
 
     def discard(self, task: Task) -> None:
-        """End an item of a cancelled job without an effect."""
+        """Cancel an item whose job has been cancelled, without storing anything."""
         with self._db.begin() as conn:
-            conn.execute(sql(statements.DROP), owner(task))
+            conn.execute(sql(statements.CANCEL), owner(task))
 
     def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
-        """Return an item as it was, due after `seconds`: a drain, a snooze; no retry is counted."""
+        """Return an item to the queue, due after `seconds`, without counting a retry.
+
+        `why` replaces its last error, unless it is None.
+        """
         with self._db.begin() as conn:
-            conn.execute(sql(statements.GIVE_BACK), {**owner(task), "seconds": seconds, "why": why})
+            conn.execute(sql(statements.RELEASE), {**owner(task), "seconds": seconds, "why": why})
 
     def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
-        """Record a failed attempt; `retry_after` seconds until the next one, None for the last."""
+        """Record a failed attempt; the next one follows in `retry_after` seconds, None for none.
+
+        Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
+        """
         with self._db.begin() as conn:
             values = {
                 **owner(task),
@@ -118,17 +123,18 @@ class JobQueue:
             return close_finished(conn)
 
     def reclaim_expired(self, max_retries: int) -> int:
-        """Give expired items that nobody stores back to the queue, or fail them at the limit.
+        """Return items with an expired lease to the queue, or fail them after `max_retries`.
 
-        A session that stores one for another lease, and waits for its client for as long, is
-        ended: its process is frozen, and a later call gets the item. Items that came back to a job
-        which was cancelled meanwhile end here. Returns the number of leases that had run out.
+        An item that is being stored is skipped, as it is locked. If its lease expired a whole lease
+        ago and its session waits for its client, the process is frozen: the session is terminated,
+        and a later call reclaims the item. Waiting items of cancelled jobs are cancelled too.
+        Returns the number of leases that had expired.
         """
         with self._db.begin() as conn:
-            reaped = conn.execute(sql(statements.REAP), {"max_retries": max_retries}).rowcount
-            conn.execute(sql(statements.END_FORGOTTEN), {"lease": self._lease})
-            conn.execute(sql(statements.END_CANCELLED))
-            return reaped
+            expired = conn.execute(sql(statements.RECLAIM), {"max_retries": max_retries}).rowcount
+            conn.execute(sql(statements.TERMINATE_FROZEN), {"lease": self._lease})
+            conn.execute(sql(statements.CANCEL_RETURNED))
+            return expired
 
 
 def close_finished(conn: Connection) -> list[UUID]:
@@ -137,18 +143,18 @@ def close_finished(conn: Connection) -> list[UUID]:
 
 
 def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
-    """Make the items final, in the transaction that stores their effect.
+    """Complete the items, in the transaction that stores their results.
 
-    Raises LeaseLost for the first that belongs to another worker.
+    Raises LeaseLost for the first item that no longer belongs to its task's worker.
     """
     rows = [
-        {**owner(task), "inserted": written.inserted, "updated": written.updated}
-        for task, written in totals.items()
+        {**owner(task), "inserted": counts.inserted, "updated": counts.updated}
+        for task, counts in totals.items()
     ]
-    completed = conn.execute(sql(statements.COMPLETE), statements.TOTALS.bind(rows))
-    done = {(row.job_id, row.symbol) for row in completed}
+    updated = conn.execute(sql(statements.COMPLETE), statements.TOTALS.bind(rows))
+    completed = {(row.job_id, row.symbol) for row in updated}
     for task in totals:
-        if (task.job_id, task.symbol) not in done:
+        if (task.job_id, task.symbol) not in completed:
             raise lease_lost(task)
 
 
@@ -162,7 +168,7 @@ def insert_job(
     idempotency_key: str | None = None,
     slot: datetime | None = None,
 ) -> UUID | None:
-    """A new queued job, or None where its slot or its idempotency key exists already."""
+    """Insert a queued job and return its id; None if its slot or idempotency key exists already."""
     job_id: UUID | None = conn.execute(
         sql(statements.INSERT_JOB),
         {
@@ -186,8 +192,9 @@ def snapshot_items(
     priority: int,
     backfill: Window | None = None,
 ) -> int:
-    """Copy the active symbols (all, these, or a class) into the job's items and wake the
-    workers.
+    """Copy the active symbols (all, these, or a class) into the job's items and notify workers.
+
+    Returns the number of items.
     """
     count = conn.execute(
         sql(statements.SNAPSHOT),
@@ -216,7 +223,7 @@ def find_by_key(conn: Connection, idempotency_key: str) -> tuple[UUID, int] | No
 
 
 def notify(conn: Connection) -> None:
-    """Wake every listening worker when this transaction commits."""
+    """Notify every listening worker when this transaction commits."""
     conn.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
 
 

@@ -1,10 +1,10 @@
-"""Who owns an item: one worker, by lease and fence, while the item is in progress."""
+"""Ownership of items: an item in progress belongs to one worker, by its lease and fence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import Task
@@ -23,7 +23,7 @@ OWNED_BY = (
 
 
 def owner(task: Task) -> dict[str, object]:
-    """The values that OWNED compares."""
+    """The parameters of OWNED."""
     return {
         "job_id": task.job_id,
         "symbol": task.symbol,
@@ -33,20 +33,21 @@ def owner(task: Task) -> dict[str, object]:
 
 
 def lease_lost(task: Task) -> LeaseLost:
+    """The error to raise when an item no longer belongs to the task's worker."""
     return LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
 
 
 def assert_owned(conn: Connection, task: Task) -> None:
-    """Lock the item for this transaction; LeaseLost unless worker and fence still match."""
-    found = conn.execute(
-        text(f"SELECT 1 FROM enrichment_job_items WHERE {OWNED} FOR UPDATE"), owner(task)
-    ).first()
-    if found is None:
+    """Lock the item for this transaction.
+
+    Raises LeaseLost unless the task's worker and fence still match.
+    """
+    if task not in select_owned(conn, [task]):
         raise lease_lost(task)
 
 
 def select_owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
-    """Lock the items for this transaction; those whose worker and fence still match."""
+    """Lock the items for this transaction; returns those whose worker and fence still match."""
     by_key = {(task.job_id, task.symbol): task for task in tasks}
     rows = conn.execute(sql(_LOCK_OWNED), OWNERS.bind([owner(task) for task in tasks]))
     return {by_key[row.job_id, row.symbol] for row in rows}

@@ -1,4 +1,4 @@
-"""The nightly slot: any worker may offer it, the database lets exactly one job come of it."""
+"""The nightly slot: every worker may open its job, and the database admits one per date."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ def due_slot(now: datetime, hour: int, minute: int) -> datetime:
 
 
 class NightlySlotStore:
-    """The tick's SQL. Every method is one idempotent transaction on the database's clock."""
+    """The scheduler's SQL. Every method is idempotent and uses the database's clock."""
 
     def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
+        """hour, minute: time of the slot, UTC. enabled: whether jobs are opened at all."""
         self._db = db
         self._hour, self._minute, self._enabled = hour, minute, enabled
 
     def open_due_job(self, now: datetime | None = None) -> UUID | None:
-        """Create the job of the due slot, unless it exists, came too late, or all is paused.
+        """Open the job of the newest slot, unless it exists, is overdue, or everything is paused.
 
-        now: the moment to judge by, timezone-aware; by default the database's clock, on which all
-        workers agree.
+        Only symbols tracked before the slot count, so a new installation does not start with the
+        past night's run. After several missed days one job is opened, not several.
 
-        A slot concerns the symbols that were tracked before it, so a new installation does not
-        start with the past night's run. Days that were missed entirely give one run, not several.
+        Args:
+            now: Timezone-aware; None for the database's clock, on which all workers agree.
+
+        Returns:
+            The id of the new job; None if none was opened.
         """
         if not self._enabled:
             return None
@@ -48,7 +52,7 @@ class NightlySlotStore:
             slot = due_slot(now, self._hour, self._minute)
             if now - slot > CATCH_UP_WINDOW or pauses.paused_globally(conn):
                 return None
-            if not conn.execute(text(_CONCERNS), {"slot": slot}).first():
+            if not conn.execute(text(_TRACKED_BEFORE), {"slot": slot}).first():
                 return None
             job_control.supersede_older(conn, slot)
             kind = JobKind.CATCHUP if now - slot > LATE else JobKind.SCHEDULED
@@ -58,9 +62,7 @@ class NightlySlotStore:
             return job_id
 
     def maintain(self) -> None:
-        """Keep the logs' partitions ahead of the calendar and their rollups fresh, and tell a
-        vendor's outage from a hole of one symbol.
-        """
+        """Create the logs' next partitions, update the rollups and find vendors' outages."""
         with self._db.begin() as conn:
             retention.create_partitions(conn)
         with self._db.begin() as conn:
@@ -71,4 +73,4 @@ class NightlySlotStore:
             flags_and_gaps.explain_gaps_by_outages(conn)
 
 
-_CONCERNS = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"
+_TRACKED_BEFORE = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

@@ -1,4 +1,4 @@
-"""Waking up at once when a job arrives: LISTEN on a connection of its own."""
+"""Notification of new jobs: LISTEN on a connection that is used for nothing else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class JobListener:
-    """Calls `wake` for every notification. Losing it costs latency only: workers also poll,
-    and it is they who report that the database does not answer.
+    """A thread that calls `wake` for every notification.
+
+    While it has no connection, workers find new jobs by polling; they also report that the database
+    is unavailable, so this thread does not.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The SQL of the queue. What changes an item at work names its owner (`ownership.OWNED`)."""
+"""The SQL of the queue. Statements that change an item in progress name its owner, see `leases`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from enrichment.warehouse.queue.leases import OWNED, OWNED_BY
 from enrichment.warehouse.rows import JsonRows
 from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS, WAITING_ITEMS
 
-# A night's items arrive at once, ahead of the planner's statistics. Without the hint it would sort
-# them all at every claim; the index holds them in this order already. A job's row that is locked
-# belongs to somebody who cancels it and waits for the items locked here: it is passed over.
+# A night's items arrive at once, before the planner has statistics of them; without the settings it
+# would sort them all at every claim, although the index has them in this order. The row of a job
+# that is being cancelled is locked, and its transaction waits for the items locked here: skip it.
 CLAIM = f"""
 SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off;
 WITH due AS (
@@ -50,7 +50,7 @@ WITH due AS (
 SELECT * FROM claimed
 """
 
-# An item that is being stored is locked by its own transaction, for as long as that takes.
+# An item that is being stored is locked by that transaction until it commits.
 STEPS = JsonRows("steps", "job_id uuid, symbol text, worker text, fence bigint, step text")
 
 RENEW = f"""
@@ -64,7 +64,7 @@ SET step = owned.step, lease_until = now() + make_interval(secs => :lease)
 FROM owned WHERE i.job_id = owned.job_id AND i.symbol = owned.symbol
 """
 
-GIVE_BACK = f"""
+RELEASE = f"""
 UPDATE enrichment_job_items
 SET status = CASE WHEN retry_count > 0 THEN '{ItemStatus.RETRY}' ELSE '{ItemStatus.PENDING}' END,
     lease_until = NULL, worker_id = NULL, step = NULL,
@@ -104,7 +104,7 @@ FROM {TOTALS.table} WHERE {OWNED_BY.format("totals")}
 RETURNING i.job_id, i.symbol
 """
 
-REAP = f"""
+RECLAIM = f"""
 UPDATE enrichment_job_items
 SET status = CASE WHEN retry_count < :max_retries THEN '{ItemStatus.RETRY}'
         ELSE '{ItemStatus.FAILED}' END,
@@ -116,9 +116,9 @@ WHERE (job_id, symbol) IN (
     WHERE status = '{ItemStatus.IN_PROGRESS}' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 """
 
-# A process that froze while it copied rows keeps its items locked, and no timeout of the server's
-# ends a COPY whose client is silent. The locked row names its transaction.
-END_FORGOTTEN = f"""
+# A process that freezes during a COPY keeps its items locked, and the server has no timeout for a
+# COPY whose client sends nothing. The xmax of the locked row is the transaction of its session.
+TERMINATE_FROZEN = f"""
 SELECT pg_terminate_backend(session.pid)
 FROM pg_stat_activity session
 WHERE session.usename = current_user AND session.wait_event = 'ClientRead'
@@ -129,8 +129,8 @@ WHERE session.usename = current_user AND session.wait_event = 'ClientRead'
             AND lease_until < now() - make_interval(secs => :lease))
 """
 
-# A cancel ends the items that wait; one at work may still come back: snoozed, retried or reaped.
-END_CANCELLED = f"""
+# Cancelling a job cancels its waiting items; one in progress may return to the queue after that.
+CANCEL_RETURNED = f"""
 UPDATE enrichment_job_items i SET status = '{ItemStatus.CANCELLED}', completed_at = now()
 FROM enrichment_jobs j
 WHERE j.job_id = i.job_id AND j.state IN {OPEN_JOBS}
@@ -139,20 +139,20 @@ WHERE j.job_id = i.job_id AND j.state IN {OPEN_JOBS}
 
 CLOSE = f"""
 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_sort = off;
-WITH done AS (
+WITH finished AS (
     SELECT j.job_id FROM enrichment_jobs j
     WHERE j.state IN {OPEN_JOBS} AND NOT EXISTS (
         SELECT 1 FROM enrichment_job_items i
         WHERE i.job_id = j.job_id AND i.status IN {QUEUED_ITEMS} LIMIT 1)
     FOR UPDATE OF j SKIP LOCKED
 ), totals AS (
-    SELECT done.job_id,
+    SELECT finished.job_id,
         count(*) FILTER (WHERE i.status = '{ItemStatus.COMPLETED}') AS successful,
         count(*) FILTER (WHERE i.status = '{ItemStatus.FAILED}') AS failed,
         count(*) FILTER (WHERE i.status = '{ItemStatus.CANCELLED}') AS cancelled,
         count(*) FILTER (WHERE i.retry_count > 0) AS retried,
         coalesce(sum(i.inserted), 0) AS inserted, coalesce(sum(i.updated), 0) AS updated
-    FROM done LEFT JOIN enrichment_job_items i USING (job_id) GROUP BY done.job_id
+    FROM finished LEFT JOIN enrichment_job_items i USING (job_id) GROUP BY finished.job_id
 )
 UPDATE enrichment_jobs j
 SET state = CASE
@@ -187,7 +187,7 @@ SELECT job_id FROM enrichment_jobs
 WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
 """
 
-DROP = f"""
+CANCEL = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.CANCELLED}', lease_until = NULL, step = NULL,
     completed_at = clock_timestamp()

@@ -10,7 +10,7 @@ from enrichment.domain.model import TrackedSymbol
 
 
 def put(conn: Connection, tracked: Sequence[TrackedSymbol]) -> None:
-    """Add the symbols, or bring existing ones to these settings."""
+    """Add the symbols, or update existing ones."""
     conn.execute(
         text(
             "INSERT INTO tracked_symbols (symbol, asset_class, timeframes, active)"
@@ -32,21 +32,21 @@ def put(conn: Connection, tracked: Sequence[TrackedSymbol]) -> None:
 
 def deactivate(conn: Connection, symbol: str) -> bool:
     """Stop enriching a symbol; its bars and history stay. False if it was not active."""
-    done = conn.execute(
+    updated = conn.execute(
         text(
             "UPDATE tracked_symbols SET active = false, updated_at = now()"
             " WHERE symbol = :symbol AND active"
         ),
         {"symbol": symbol},
     )
-    return bool(done.rowcount == 1)
+    return updated.rowcount == 1
 
 
 def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
     """Those of the symbols that are not tracked, or not active."""
-    active = conn.execute(
+    rows = conn.execute(
         text("SELECT symbol FROM tracked_symbols WHERE symbol = ANY(:symbols) AND active"),
         {"symbols": list(symbols)},
     )
-    known = set(active.scalars())
-    return [symbol for symbol in symbols if symbol not in known]
+    active = set(rows.scalars())
+    return [symbol for symbol in symbols if symbol not in active]

@@ -1,4 +1,4 @@
-"""The registry of workers: who is alive, how busy, and since when."""
+"""The registry of workers: their heartbeats, state and load."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WorkerRegistry:
             )
 
     def beat(self, *, busy: int, state: str, note: str | None = None) -> None:
-        """Say that this worker lives. note: what it waits for."""
+        """Write a heartbeat: busy threads, state, and as `note` what the worker waits for."""
         with self._db.begin() as conn:
             conn.execute(
                 text(
@@ -46,7 +46,7 @@ class WorkerRegistry:
             )
 
     def ticked(self) -> None:
-        """Note that the scheduler of this worker has run its tick."""
+        """Record a tick of this worker's scheduler."""
         with self._db.begin() as conn:
             conn.execute(
                 text("UPDATE workers SET ticked_at = now() WHERE worker_id = :id"),
@@ -55,7 +55,7 @@ class WorkerRegistry:
 
 
 def scheduler_running(conn: Connection) -> bool:
-    """Whether a live worker's clock has ticked within the last 90 s."""
+    """Whether the scheduler of a running or waiting worker has ticked within the last 90 s."""
     return bool(conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).scalar_one())
 
 

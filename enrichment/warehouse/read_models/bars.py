@@ -1,4 +1,4 @@
-"""A series' bars with their features: chunk by chunk for downloads, as candles for charts."""
+"""A series' bars with their features: in chunks for downloads, as candles for charts."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 20_000
 MAX_CANDLES = 600
+# Name → 'number' or 'label', in their order.
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(PRICES, "number"),
     **{name: feature.kind for name, feature in FEATURES.items()},
 }
-"""Name → 'number' or 'label', in their order."""
 
 _TYPES = {"number": pa.float64(), "label": pa.string()}
 
 
 class BarDownloads:
-    """Reads stored bars for those who take them away."""
+    """Reads stored bars for downloads."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def known(self, symbol: str) -> bool:
-        """Whether the symbol is tracked, or was."""
+    def exists(self, symbol: str) -> bool:
+        """Whether the symbol is or was tracked, or has stored bars."""
         with self._db.begin() as conn:
             return is_known(conn, symbol)
 
@@ -54,7 +54,15 @@ class BarDownloads:
     ) -> Generator[pa.RecordBatch, None, None]:
         """Bars with start ≤ ts < end, ascending, as batches of `ts` (UTC) and these columns.
 
-        All batches are of one snapshot, however long the reader takes. limit: at most so many rows.
+        All batches are read from one snapshot of the database.
+
+        Args:
+            symbol: Of the series.
+            timeframe: Of the series.
+            columns: Keys of COLUMNS.
+            start: None for the first bar.
+            end: None for all bars from `start` on.
+            limit: Maximum number of rows; None for all.
         """
         numbers = [name for name in columns if COLUMNS[name] == "number"]
         labels = [name for name in columns if COLUMNS[name] == "label"]
@@ -67,9 +75,9 @@ class BarDownloads:
             while remaining is None or remaining > 0:
                 rows = CHUNK_ROWS if remaining is None else min(CHUNK_ROWS, remaining)
                 page = {**values, "after": after, "rows": rows}
-                ts, found = fetch(conn, query, page, numbers, labels=labels)
+                ts, chunk = fetch(conn, query, page, numbers, labels=labels)
                 if len(ts):
-                    arrays = [to_arrow(ts), *(to_arrow(found[name]) for name in columns)]
+                    arrays = [to_arrow(ts), *(to_arrow(chunk[name]) for name in columns)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
                 if len(ts) < rows:
                     return
@@ -78,27 +86,22 @@ class BarDownloads:
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:
-    """The types of `ts` and these columns."""
+    """The Arrow types of `ts` and these columns."""
     types = [(name, _TYPES[COLUMNS[name]]) for name in columns]
     return pa.schema([("ts", pa.timestamp("us", tz="UTC")), *types])
 
 
 @dataclass(frozen=True)
 class Candles:
-    """Candles of a chart."""
+    """The candles of a chart."""
 
-    frame: pd.DataFrame
-    """ts (UTC), open, high, low, close, volume and the features."""
-
-    width: timedelta
-    """Of one candle."""
-
-    bars_each: int
-    """How many bars one candle sums up."""
+    frame: pd.DataFrame  # ts (UTC), open, high, low, close, volume and the features
+    width: timedelta  # of one candle
+    bars_each: int  # bars per candle
 
 
 class PriceCharts:
-    """Reads candles; what a picture can't show is summed up in the database."""
+    """Reads candles, aggregated in the database to as many as a chart can show."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -111,10 +114,10 @@ class PriceCharts:
         end: datetime,
         features: Sequence[str] = (),
     ) -> Candles:
-        """The bars with start ≤ ts < end in at most some 600 candles.
+        """The bars with start ≤ ts < end as at most about 600 candles.
 
-        A candle of several bars opens with its first, closes with its last, and has the last value
-        of each feature. Only numbers among the features; others are a ValueError.
+        A candle of several bars has the open of its first, the close and features of its last.
+        Raises ValueError for a feature that is no number.
         """
         import pandas as pd
 

@@ -33,9 +33,7 @@ class TailRequest:
     symbol: str
     timeframe: Timeframe
     since: datetime
-
-    lookback: int
-    """How many bars before `since`, for features that look back."""
+    lookback: int  # bars before `since`, for the features' windows
 
 
 def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> list[SeriesSnapshot]:
