@@ -154,14 +154,7 @@ VENDORS = VendorRegistry(
     VendorSpec(
         name="polygon",
         colour="#4c7fe0",
-        credentials=(
-            VendorSetting(
-                "polygon_api_key",
-                None,
-                "API key of Polygon",
-                secret=True,
-            ),
-        ),
+        credentials=(VendorSetting("polygon_api_key", None, "API key of Polygon", secret=True),),
         base_url=VendorSetting(
             "polygon_base_url", "https://api.polygon.io", "address of Polygon's API"
         ),
