@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import AssetClass
 from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
@@ -49,12 +51,17 @@ def _valid_emails(value: Any) -> tuple[str, ...]:
     return emails
 
 
+def _duration(value: Any) -> Any:
+    return parse_duration(value, zero=True) if isinstance(value, str) else value
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Emails = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_emails)]
 NoneIfEmpty = BeforeValidator(_none_if_empty)
 Secret = Annotated[SecretStr | None, NoneIfEmpty]
@@ -132,6 +139,11 @@ class Settings(VendorSettings):
     )
     providers_crypto: ProviderOrder = Field(
         ("binance", "polygon", "yahoo"), description="vendors of crypto, in order of failover"
+    )
+    failover_after: Duration = Field(
+        "6h",
+        validate_default=True,
+        description="wait for a vendor's quota or pause after which the next vendor is asked",
     )
     enrichment_api_host: str = Field("127.0.0.1", description="address the API listens on")
     enrichment_api_port: Port = Field(8000, description="port of the API")

@@ -42,7 +42,7 @@ from resilience.publishing import (
     Snapshot,
     StatusPublisher,
 )
-from resilience.rate_limiter import RateLimiter, RateLimiterStatus
+from resilience.rate_limiter import RateLimiter, RateLimiterStatus, waiting_up_to
 from resilience.retry import RetryPolicy, RetryStatus, retry_after_of
 from resilience.shared_limit import Reservation, SharedLimiter
 
@@ -85,4 +85,5 @@ __all__ = [
     "init_resilience_manager",
     "remaining",
     "retry_after_of",
+    "waiting_up_to",
 ]

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import CoroutineType
@@ -34,6 +36,19 @@ from resilience.events import LimiterPaused, SharedLimitChanged, SharedState
 from resilience.gcra import Schedule, Ticket
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
 from resilience.shared_limit import SharedLimit, SharedLimiter
+
+
+_wait_in_context: ContextVar[int | None] = ContextVar("wait_in_context", default=None)
+
+
+@contextmanager
+def waiting_up_to(seconds: float) -> Iterator[None]:
+    """In the block `execute` waits for up to `seconds`, whatever the limiter's `max_wait`."""
+    token = _wait_in_context.set(to_ns(finite("seconds", seconds)))
+    try:
+        yield
+    finally:
+        _wait_in_context.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +161,7 @@ class RateLimiter(Pattern):
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Wait for a permit, then run `fn`. Raises RateLimited if it would exceed `max_wait`."""
-        ticket = self._reserve(1, self._max_wait_ns)
+        ticket = self._reserve(1, self._longest_wait())
         if ticket is not None:
             self._await_permits(ticket)
         result = fn(*args, **kwargs)
@@ -158,7 +173,7 @@ class RateLimiter(Pattern):
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Like `execute`, for coroutine functions."""
-        ticket = self._reserve(1, self._max_wait_ns)
+        ticket = self._reserve(1, self._longest_wait())
         if ticket is not None:
             await self._await_permits_async(ticket)
         return await await_result(fn, *args, **kwargs)
@@ -215,6 +230,10 @@ class RateLimiter(Pattern):
             self.rate, interval, self._max_permits, self.strict, shared, self._clock()
         )
         self._granted = self._rejected = self._paused = 0
+
+    def _longest_wait(self) -> int | None:
+        in_context = _wait_in_context.get()
+        return self._max_wait_ns if in_context is None else in_context
 
     def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
         if not 1 <= n <= self._max_permits:

@@ -38,6 +38,8 @@ from __future__ import annotations
 from typing import Any, Self
 from uuid import UUID
 
+from enrichment.domain.statuses import SnoozeCause
+
 
 class EnrichmentError(Exception):
     """Base of the tree. The message is one line and says how to fix it.
@@ -172,9 +174,12 @@ class NoProvider(ProviderError):
 class Snooze(EnrichmentError):
     """Try the item again after `seconds`, without counting a retry."""
 
-    def __init__(self, message: str, seconds: float) -> None:
+    def __init__(
+        self, message: str, seconds: float, cause: SnoozeCause = SnoozeCause.CAPACITY
+    ) -> None:
         super().__init__(message)
         self.seconds = seconds
+        self.cause = cause
 
 
 class Cancelled(EnrichmentError):

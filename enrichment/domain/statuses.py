@@ -104,6 +104,15 @@ class AlertSeverity(StrEnum):
     INFO = "info"
 
 
+class SnoozeCause(StrEnum):
+    """Why an item is tried again later; only an outage makes another vendor answer at once."""
+
+    QUOTA = "quota"  # the vendor's requests are used up, or it answered 429
+    PAUSE = "pause"  # an operator paused the vendor
+    CAPACITY = "capacity"  # everything that could run the request is busy
+    OUTAGE = "outage"  # the vendor's circuit breaker is open
+
+
 class GapCause(StrEnum):
     """Of `bar_gaps`: why an expected bar is missing, as far as it is known."""
 

@@ -1,5 +1,8 @@
 """Several providers in an order for each asset class: the first that has bars, answers.
 
+An outage is failed over, a quota is waited for: the next provider mostly reaches less far back, and
+what it sends in place of the first one stays.
+
 >>> Failover({}, lambda asset_class: ()).named("bloomberg")
 Traceback (most recent call last):
 enrichment.domain.errors.UnknownVendor: no provider 'bloomberg' is in use: there is none
@@ -7,22 +10,29 @@ enrichment.domain.errors.UnknownVendor: no provider 'bloomberg' is in use: there
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from datetime import timedelta
 
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, UnknownVendor
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.base import Provider
 
 PAUSED_WAIT_SECONDS = 30.0
+FAILOVER_AFTER = timedelta(hours=6)
 
 
 class Failover:
-    """Asks the next provider when one fails, has no bars, or can't be asked now.
+    """Asks the next provider when one fails, has no bars, or lets all wait for too long.
 
     Args:
         providers: By name.
         order: The names to ask for an asset class, the first one first.
         paused: The names of the providers that an operator has paused.
+        failover_after: How long a provider may keep every request waiting, by its quota or a pause,
+            before the next one is asked.
+        clock: In seconds.
     """
 
     def __init__(
@@ -31,10 +41,15 @@ class Failover:
         order: Callable[[AssetClass], Sequence[str]],
         *,
         paused: Callable[[], Container[str]] = tuple,
+        failover_after: timedelta = FAILOVER_AFTER,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._providers = providers
         self._order = order
         self._paused = paused
+        self._failover_after = failover_after.total_seconds()
+        self._clock = clock
+        self._waiting_since: dict[str, float] = {}  # of providers that answer nobody
 
     def named(self, name: str) -> Provider:
         """One provider, without failover; UnknownVendor if it is not in use."""
@@ -54,19 +69,23 @@ class Failover:
 
         Raises:
             ProviderError: A provider failed and none answered.
-            Snooze: A provider can be asked later, and no other knows the symbol.
+            Snooze: It is the turn of a provider whose quota or pause is to be waited for, or one
+                can be asked later and no other knows the symbol.
         """
         waits: list[Snooze] = []
         failures: list[ProviderError] = []
         empty: list[FetchedBars] = []
         paused = self._paused()
         for name in self._order(asset_class):
-            if name in paused:
-                waits.append(Snooze(f"provider {name} is paused", PAUSED_WAIT_SECONDS))
-                continue
             try:
+                if name in paused:
+                    reason = f"provider {name} is paused"
+                    raise Snooze(reason, PAUSED_WAIT_SECONDS, SnoozeCause.PAUSE)
                 fetched = self._providers[name].fetch(symbol, asset_class, timeframe, window)
+                self._waiting_since.pop(name, None)
             except Snooze as exc:
+                if not self._is_failed_over(name, exc):
+                    raise
                 waits.append(exc)
             except ProviderError as exc:
                 failures.append(exc)
@@ -84,6 +103,13 @@ class Failover:
         raise NoProvider(
             f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
         )
+
+    def _is_failed_over(self, name: str, snooze: Snooze) -> bool:
+        if snooze.cause is SnoozeCause.OUTAGE:
+            return True
+        now = self._clock()
+        waited = now - self._waiting_since.setdefault(name, now)
+        return waited + snooze.seconds > self._failover_after
 
     def fetch_from_other(
         self,

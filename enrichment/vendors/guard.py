@@ -3,6 +3,9 @@
 It runs Retry(CircuitBreaker(RateLimiter(Bulkhead(request)))). A rejection by one of these patterns,
 or by the vendor's quota, becomes a Snooze: the item is tried later, without counting a retry.
 
+A rate limiter serves whoever comes first, and an item that is sent away loses the pages it has. So
+an item that has an answer waits longer for its next permit than one that has none.
+
 >>> VendorProtection(connect_timeout=5, read_timeout=400, budget=300).timeouts()
 (5, 300)
 """
@@ -10,6 +13,8 @@ or by the vendor's quota, becomes a Snooze: the item is tried later, without cou
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +26,16 @@ from enrichment.domain.errors import (
     Snooze,
     UnknownSymbol,
 )
-from resilience import ResilienceError, ResilienceManager, SharedLimiter, remaining
+from enrichment.domain.statuses import SnoozeCause
+from resilience import (
+    BulkheadFull,
+    CircuitOpen,
+    ResilienceError,
+    ResilienceManager,
+    SharedLimiter,
+    remaining,
+    waiting_up_to,
+)
 
 T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
@@ -47,7 +61,9 @@ class VendorProtection:
     budget: float = 300.0
     """For one request, from entering the bulkhead."""
     max_wait: float = 60.0
-    """For a permit of the rate limiter; a longer wait is a Snooze."""
+    """For an item's first permit of the rate limiter; a longer wait is a Snooze."""
+    max_wait_with_answers: float = 900.0
+    """For its later permits."""
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
 
@@ -110,10 +126,25 @@ class VendorGuard:
         )
 
     def __call__(self, request: Callable[[], T]) -> T:
+        longer = waiting_up_to(self.protection.max_wait_with_answers)
         try:
-            return self._pipeline.execute(request)
+            with longer if _has_answer.get() else nullcontext():
+                answer = self._pipeline.execute(request)
         except (ResilienceError, QuotaExceeded) as exc:
-            raise Snooze(str(exc), exc.retry_after or DEFAULT_WAIT_SECONDS) from exc
+            wait = exc.retry_after or DEFAULT_WAIT_SECONDS
+            raise Snooze(str(exc), wait, _cause(exc)) from exc
+        _has_answer.set(True)
+        return answer
+
+
+_has_answer: ContextVar[bool] = ContextVar("has_answer", default=False)
+"""Whether a vendor has answered in this context; each item of a worker runs in one of its own."""
+
+
+def _cause(exc: Exception) -> SnoozeCause:
+    if isinstance(exc, CircuitOpen):
+        return SnoozeCause.OUTAGE
+    return SnoozeCause.CAPACITY if isinstance(exc, BulkheadFull) else SnoozeCause.QUOTA
 
 
 def _is_transient(exc: Exception) -> bool:

@@ -39,7 +39,9 @@ def build_providers(
         )
         for spec in settings.providers_in_use
     }
-    return Failover(built, settings.providers, paused=paused)
+    return Failover(
+        built, settings.providers, paused=paused, failover_after=settings.failover_after
+    )
 
 
 def _client(
