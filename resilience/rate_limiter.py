@@ -37,7 +37,6 @@ from resilience.gcra import Schedule, Ticket
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
 from resilience.shared_limit import SharedLimit, SharedLimiter
 
-
 _wait_in_context: ContextVar[int | None] = ContextVar("wait_in_context", default=None)
 
 

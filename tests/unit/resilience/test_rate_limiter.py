@@ -16,6 +16,7 @@ from resilience import (
     Reservation,
     SharedLimitChanged,
     Sleeper,
+    waiting_up_to,
 )
 
 
@@ -83,6 +84,18 @@ def test_strict_bounds_the_burst_by_the_rate(make):
     assert take_all(limiter) == 5
     with pytest.raises(ValueError, match="n must be from 1 to 5"):
         limiter.allow_request(6)
+
+
+def test_a_block_may_wait_longer_than_the_limiter_does(make, time):
+    limiter = make(max_wait=5)
+    take_all(limiter)
+    with pytest.raises(RateLimited), waiting_up_to(11):
+        limiter.execute(time.wall)
+    with waiting_up_to(12):
+        limiter.execute(time.wall)
+    assert time.slept == [12]
+    with pytest.raises(RateLimited):
+        limiter.execute(time.wall)
 
 
 def test_acquire_sleeps_as_long_as_it_must(make, time):

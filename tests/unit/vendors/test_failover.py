@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.failover import Failover
 
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
@@ -51,22 +52,68 @@ def test_the_first_answer_is_returned_and_the_others_are_not_requested() -> None
     assert second.requests == 0
 
 
-@pytest.mark.parametrize("error", [Snooze("breaker open", 60), ProviderUnavailable("500")])
+@pytest.mark.parametrize(
+    "error", [Snooze("open", 60, SnoozeCause.OUTAGE), ProviderUnavailable("500")]
+)
 def test_the_next_provider_replaces_one_that_fails_or_must_wait(error: Exception) -> None:
     assert fetch(FakeProvider("first", error), FakeProvider("second")).source == "second"
+
+
+@pytest.mark.parametrize("cause", [SnoozeCause.QUOTA, SnoozeCause.PAUSE, SnoozeCause.CAPACITY])
+def test_a_quota_is_waited_for(cause: SnoozeCause) -> None:
+    second = FakeProvider("second")
+    with pytest.raises(Snooze, match="used up"):
+        fetch(FakeProvider("first", Snooze("used up", 30, cause)), second)
+    assert second.requests == 0
+
+
+def test_a_wait_longer_than_the_setting_is_failed_over() -> None:
+    first = FakeProvider("first", Snooze("come back tomorrow", 6 * 3600 + 1, SnoozeCause.QUOTA))
+    assert fetch(first, FakeProvider("second")).source == "second"
+
+
+def test_a_provider_that_answers_nobody_for_longer_than_the_setting_is_failed_over() -> None:
+    first, second = FakeProvider("first"), FakeProvider("second")
+    now, paused = 0.0, {"first"}
+    failover = Failover(
+        {"first": first, "second": second},
+        lambda _: ("first", "second"),
+        paused=lambda: paused,
+        failover_after=timedelta(hours=6),
+        clock=lambda: now,
+    )
+
+    def source() -> str:
+        return failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW).source
+
+    with pytest.raises(Snooze, match="paused"):
+        source()
+    now = 5 * 3600.0
+    with pytest.raises(Snooze, match="paused"):
+        source()
+    now = 6 * 3600.0
+    assert source() == "second"
+    paused.clear()
+    assert source() == "first"
+    paused.add("first")  # counted anew
+    with pytest.raises(Snooze, match="paused"):
+        source()
 
 
 def test_a_transient_failure_is_raised_before_a_wait() -> None:
     with pytest.raises(ProviderError, match="answered 500"):
         fetch(
-            FakeProvider("a", Snooze("open", 60)),
+            FakeProvider("a", Snooze("open", 60, SnoozeCause.OUTAGE)),
             FakeProvider("b", ProviderUnavailable("answered 500")),
         )
 
 
 def test_the_shortest_wait_is_raised_if_all_must_wait() -> None:
     with pytest.raises(Snooze) as raised:
-        fetch(FakeProvider("a", Snooze("open", 60)), FakeProvider("b", Snooze("open", 5)))
+        fetch(
+            FakeProvider("a", Snooze("open", 60, SnoozeCause.OUTAGE)),
+            FakeProvider("b", Snooze("open", 5, SnoozeCause.OUTAGE)),
+        )
     assert raised.value.seconds == 5
 
 
@@ -85,7 +132,10 @@ def test_the_next_provider_is_asked_if_one_has_no_bars() -> None:
 
 def test_a_symbol_is_unknown_only_if_every_provider_says_so() -> None:
     with pytest.raises(Snooze):
-        fetch(FakeProvider("a", UnknownSymbol("404")), FakeProvider("b", Snooze("open", 60)))
+        fetch(
+            FakeProvider("a", UnknownSymbol("404")),
+            FakeProvider("b", Snooze("open", 60, SnoozeCause.OUTAGE)),
+        )
     with pytest.raises(UnknownSymbol):
         fetch(FakeProvider("a", UnknownSymbol("404")), FakeProvider("b", UnknownSymbol("404")))
 
@@ -93,7 +143,11 @@ def test_a_symbol_is_unknown_only_if_every_provider_says_so() -> None:
 def test_the_other_provider_has_another_source() -> None:
     providers = {
         p.name: p
-        for p in (FakeProvider("a"), FakeProvider("b", Snooze("open", 5)), FakeProvider("c"))
+        for p in (
+            FakeProvider("a"),
+            FakeProvider("b", Snooze("open", 5, SnoozeCause.OUTAGE)),
+            FakeProvider("c"),
+        )
     }
     failover = Failover(providers, lambda _: tuple(providers), paused=lambda: ("d",))
     request = ("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
