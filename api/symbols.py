@@ -137,7 +137,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         )
         if current.active and not changed.active:
             commands.untrack(symbol, actor=actor(request))
-        commands.track([changed], actor=actor(request))
+        commands.change(changed, actor=actor(request))
         return _symbol_response(queries, symbol)
 
     @bp.post("/symbols/<symbol>/deactivate")

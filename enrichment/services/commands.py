@@ -299,13 +299,28 @@ class Commands:
     def track(
         self, tracked: Sequence[TrackedSymbol], *, actor: str, reason: str | None = None
     ) -> None:
-        """Add symbols, or change the asset class and timeframes of existing ones."""
+        """Track symbols; those that are tracked already get the timeframes in addition."""
+        self._put(tracked, "track", actor, reason, keep_timeframes=True)
+
+    def change(self, tracked: TrackedSymbol, *, actor: str, reason: str | None = None) -> None:
+        """Bring a symbol to these settings; timeframes that are not named are not enriched."""
+        self._put([tracked], "change", actor, reason, keep_timeframes=False)
+
+    def _put(
+        self,
+        tracked: Sequence[TrackedSymbol],
+        action: str,
+        actor: str,
+        reason: str | None,
+        *,
+        keep_timeframes: bool,
+    ) -> None:
         with self._db.begin() as conn:
-            symbols.put(conn, tracked)
+            symbols.put(conn, tracked, keep_timeframes=keep_timeframes)
             audit.record(
                 conn,
                 actor=actor,
-                action="track",
+                action=action,
                 target=", ".join(t.symbol for t in tracked[:20]),
                 reason=reason,
                 params={"count": len(tracked)},

@@ -286,3 +286,22 @@ def test_pruning_drops_only_old_logs_and_jobs(db: Database) -> None:
     assert progress(db, new.job_id).state == "completed"
     assert ReadModels(db, hour=1, minute=30, enabled=True).progress(old.job_id) is None
     assert prune(db, log_months=13, job_days=400).log_partitions == 0
+
+
+def test_tracking_a_symbol_again_adds_its_timeframes(db: Database) -> None:
+    commands = Commands(db)
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+
+    def timeframes() -> list[str]:
+        found = reader.symbols.find("AAPL")
+        assert found is not None
+        return [series.timeframe for series in found.timeframes]
+
+    commands.track([parse_tracked("AAPL", "stock", "1d,1h")], actor="me")
+    commands.track([parse_tracked("AAPL", "stock", "5m")], actor="me")
+    assert timeframes() == ["5m", "1h", "1d"]
+    commands.change(parse_tracked("AAPL", "stock", "1d"), actor="me")
+    assert timeframes() == ["1d"]
+    commands.untrack("AAPL", actor="me")
+    commands.track([parse_tracked("AAPL", "stock", "1h")], actor="me")
+    assert timeframes() == ["1h"]

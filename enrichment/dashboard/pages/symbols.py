@@ -340,7 +340,7 @@ def import_preview(content: str) -> None:
     table(rows, key="preview")
     button_with_reason(
         f"Track these {len(rows)} symbols",
-        "Symbols that are already tracked get the asset class and the timeframes of the file.",
+        "Symbols that are already tracked get the asset class and, in addition, the timeframes.",
         lambda reason: run_command(
             lambda: commands().track(parsed.symbols, actor=actor(), reason=reason),
             f"{len(rows)} symbols are tracked",

@@ -6,24 +6,25 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import TrackedSymbol
+from enrichment.domain.model import Timeframe, TrackedSymbol
 
 
-def put(conn: Connection, tracked: Sequence[TrackedSymbol]) -> None:
-    """Add the symbols, or update existing ones."""
+def put(conn: Connection, tracked: Sequence[TrackedSymbol], *, keep_timeframes: bool) -> None:
+    """Add the symbols, or bring existing ones to these settings.
+
+    Args:
+        keep_timeframes: Whether active symbols keep the timeframes that they have beside these.
+    """
     conn.execute(
-        text(
-            "INSERT INTO tracked_symbols (symbol, asset_class, timeframes, active)"
-            " VALUES (:symbol, :asset_class, :timeframes, :active)"
-            " ON CONFLICT (symbol) DO UPDATE SET asset_class = EXCLUDED.asset_class,"
-            " timeframes = EXCLUDED.timeframes, active = EXCLUDED.active, updated_at = now()"
-        ),
+        text(_PUT),
         [
             {
                 "symbol": t.symbol,
                 "asset_class": t.asset_class.value,
                 "timeframes": [timeframe.value for timeframe in t.timeframes],
                 "active": t.active,
+                "keep": keep_timeframes,
+                "order": list(Timeframe),
             }
             for t in tracked
         ],
@@ -50,3 +51,15 @@ def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
     )
     active = set(rows.scalars())
     return [symbol for symbol in symbols if symbol not in active]
+
+
+_PUT = """
+INSERT INTO tracked_symbols AS t (symbol, asset_class, timeframes, active)
+VALUES (:symbol, :asset_class, :timeframes, :active)
+ON CONFLICT (symbol) DO UPDATE SET asset_class = EXCLUDED.asset_class,
+    timeframes = CASE WHEN t.active AND :keep THEN ARRAY(
+            SELECT tf FROM unnest(CAST(:order AS text[])) WITH ORDINALITY AS o (tf, position)
+            WHERE tf = ANY(t.timeframes || EXCLUDED.timeframes) ORDER BY position)
+        ELSE EXCLUDED.timeframes END,
+    active = EXCLUDED.active, updated_at = now()
+"""
