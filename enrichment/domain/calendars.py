@@ -105,6 +105,20 @@ def in_session(asset_class: AssetClass, ts: Timestamps) -> Mask:
     return np.asarray((row >= 0) & (ts < sessions.close[np.maximum(row, 0)]))
 
 
+def session_hours(labels: Timestamps) -> tuple[Timestamps, Timestamps]:
+    """Opens and closes, in UTC, of stocks' sessions with these labels, each of the same shape.
+
+    >>> day = np.array(["2024-07-03"], "datetime64[us]")
+    >>> [hours.astype(str).tolist() for hours in session_hours(day)]
+    [['2024-07-03T13:30:00.000000'], ['2024-07-03T17:00:00.000000']]
+    """
+    if len(labels) == 0:
+        return labels, labels
+    sessions = _sessions(labels.min(), labels.max())
+    rows = sessions.label.searchsorted(labels)
+    return sessions.open[rows], sessions.close[rows]
+
+
 def monday_of(ts: Timestamps) -> Timestamps:
     """Monday 00:00 of the week of each timestamp."""
     return np.asarray(_MONDAY + (ts - _MONDAY) // _WEEK * _WEEK)

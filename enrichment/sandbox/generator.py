@@ -51,6 +51,7 @@ class SimulatedSeries:
 
     simulated = True
     splits: Mapping[np.datetime64, float] = MappingProxyType({})
+    dividends: Mapping[np.datetime64, float] = MappingProxyType({})
 
     def __init__(
         self, ticker: str, seed: int, cached: Cached = lambda key, compute: compute()

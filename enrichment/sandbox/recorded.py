@@ -29,6 +29,7 @@ EURUSD = "C:EURUSD"
 _HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
 _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
+_LEAST_YIELD, _MOST_YIELD = 1e-3, 0.2  # a smaller step is noise, a larger one a split
 _FX_OPEN, _FX_CLOSE = 22, 141  # hours of the week: Sunday 22:00 to Friday 21:00 UTC
 
 LastComplete = Callable[[datetime], np.datetime64]
@@ -76,6 +77,7 @@ class RecordedSeries:
         last_complete: (now) → the start of the last native bar that has ended by then.
         continuation: (starts, last close) → bars that continue the recording.
         splits: Start of the first bar after each split → new shares for an old one.
+        dividends: Start of the bar of each ex-date → amount for one share of that day.
     """
 
     simulated = False
@@ -89,9 +91,10 @@ class RecordedSeries:
         last_complete: LastComplete,
         continuation: Callable[[Timestamps, float], Bars],
         splits: Mapping[np.datetime64, float] | None = None,
+        dividends: Mapping[np.datetime64, float] | None = None,
     ) -> None:
         self.asset_class = asset_class
-        self.splits = splits or {}
+        self.splits, self.dividends = splits or {}, dividends or {}
         self._recorded, self._aggregations = recorded, aggregations
         self._later_starts, self._last_complete = later_starts, last_complete
         self._continuation = continuation
@@ -143,7 +146,17 @@ def _stock(
         partial(last_complete, AssetClass.STOCK, Timeframe.D1),
         partial(continuation, key=key, sigma=0.015, volume=volume, decimals=2),
         {to_datetime64(day): ratio for day, ratio in splits.items()},
+        _implied_dividends(recorded, adjusted),
     )
+
+
+def _implied_dividends(bars: Bars, adjusted: Floats) -> dict[np.datetime64, float]:
+    """The dividends that adjusted closes imply: adjusted / close steps by 1 - amount / close."""
+    factor = adjusted / bars.close
+    steps = 1 - factor[:-1] / factor[1:]
+    rows = np.flatnonzero((steps > _LEAST_YIELD) & (steps < _MOST_YIELD))
+    amounts = np.round(steps * bars.close[:-1], 4)
+    return {bars.ts[row + 1]: float(amounts[row]) for row in rows}
 
 
 def _sessions_between(after: np.datetime64, last: np.datetime64) -> Timestamps:

@@ -25,6 +25,8 @@ class SandboxSeries(Protocol):
     simulated: bool
     splits: Mapping[np.datetime64, float]
     """Start of the first bar after each split → new shares for an old one."""
+    dividends: Mapping[np.datetime64, float]
+    """Start of the bar of each ex-date → amount for one share of that day."""
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
         """The starts of the bars in the window, without computing the bars."""

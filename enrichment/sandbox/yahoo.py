@@ -1,26 +1,34 @@
-"""Yahoo's charts, /v8/finance/chart/…
+"""Yahoo's charts, /v8/finance/chart/…, as recorded.
 
-Like Yahoo, it adjusts prices for splits (those of recorded series are derived from their adjusted
-closes), fills a bar without trades with nulls, stamps stocks' days at the opening and their hours
-at half past, and refuses clients that do not look like a browser.
+Prices are adjusted for splits and sent as float32, whose last digit differs from request to
+request. Stocks' days are stamped at the opening and their hours at half past; a week begins on the
+weekday of `period1`. The newest day is a live quote, stamped with the last trade, and an intraday
+answer ends with a flat row without volume. A bar without trades is nulls. Intraday bars reach back
+60 or 730 days. Clients that do not look like a browser get a 429.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import orjson
 from flask import Blueprint, Response, request
 
-from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import local_midnights
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import bar_starts, local_midnights, session_hours
 from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.sandbox.counter_rng import random_bits, uniform
 from enrichment.sandbox.data_faults import close_literals, rescaled, with_faults
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.series import SandboxSeries
+from enrichment.sandbox.series import SandboxSeries, aggregate
+from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import WireFormat, closes_with_placeholders, insert_literals
 
 _INTERVALS = {
@@ -32,9 +40,19 @@ _INTERVALS = {
     "1d": Timeframe.D1,
     "1wk": Timeframe.W1,
 }
+_REACH_DAYS = {Timeframe.M5: 60, Timeframe.M15: 60, Timeframe.M30: 60, Timeframe.H1: 730}
 _STAMP_MARGIN = timedelta(days=1)  # between a canonical bar start and the vendor's stamp
 _OPENING = np.timedelta64(570, "m")  # 09:30 in New York
 _HALF_HOUR = np.timedelta64(30, "m")
+_SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
+_REPORTED = np.timedelta64(2, "s")  # from the close to the stamp of its last trade
+_NEW_YORK = ZoneInfo("America/New_York")
+_BROWSER = re.compile(
+    r"Mozilla/5\.0 \([^)]+\) (AppleWebKit/\S+ \(KHTML, like Gecko\) .*Safari/\d|Gecko/\S+ Firefox/)"
+)
+_SETTLED_LATER = 0.02  # of a day's volume is added to its live quote after midnight
+_NOISE = 1e-7
+_PRICES = ("open", "high", "low", "close")
 _ERRORS = {
     "unauthorized": ("Unauthorized", "User is unable to access this feature"),
     "forbidden": ("Forbidden", "Access denied"),
@@ -43,6 +61,10 @@ _ERRORS = {
     "server_error": ("Internal Server Error", "Something went wrong"),
     "unknown": ("Not Found", "No data found, symbol may be delisted"),
     "bad_request": ("Bad Request", "Invalid input - interval or period is not supported"),
+    "out_of_reach": (
+        "Unprocessable Entity",
+        "The requested range must be within the last 60 days (hours: 730 days).",
+    ),
 }
 
 
@@ -51,6 +73,10 @@ class YahooFormat(WireFormat):
 
     name: ClassVar[str] = "yahoo"
 
+    def __init__(self, vendor: SandboxVendor) -> None:
+        super().__init__(vendor)
+        self._numbers = count()
+
     def blueprint(self) -> Blueprint:
         routes = Blueprint("yahoo", __name__)
         routes.add_url_rule("/v8/finance/chart/<symbol>", view_func=self.chart)
@@ -58,25 +84,25 @@ class YahooFormat(WireFormat):
 
     def chart(self, symbol: str) -> Response:
         ticker = _ticker(symbol)
-        if not request.headers.get("User-Agent", "").startswith("Mozilla/"):
-            return self._refusal(ticker, "forbidden", 403)
+        if not _BROWSER.match(request.headers.get("User-Agent", "")):
+            self._vendor.requests.count(ticker, "not_a_browser")
+            return Response("Too Many Requests\r\n", 429, mimetype="text/plain")
         refused = self._over_quota(ticker, "yahoo")
         if refused is not None:
             return refused
         series = self._vendor.market.series(ticker)
         if series is None:
             return self._refusal(ticker, "unknown", 404)
-        timeframe = _INTERVALS.get(request.args.get("interval", "1d"))
-        try:
-            first, last = (int(request.args[name]) for name in ("period1", "period2"))
-        except (KeyError, ValueError):
+        query = _query(symbol)
+        if query is None:
             return self._refusal(ticker, "bad_request", 400)
-        if timeframe is None or first > last:
-            return self._refusal(ticker, "bad_request", 400)
+        days = _REACH_DAYS.get(query.timeframe)
+        if days is not None and query.start < self._vendor.clock() - timedelta(days=days):
+            return self._refusal(ticker, "out_of_reach", 422)
         return self._serve(
             ticker,
-            lambda data_faults: self._page(symbol, series, timeframe, first, last, data_faults),
-            lambda: orjson.dumps(_chart(symbol, series, Bars.empty(), [], {})),
+            lambda data_faults: self._page(series, query, data_faults),
+            lambda: self._body(series, query, _Rows(Bars.empty(), np.empty(0, "datetime64[us]"))),
         )
 
     def _error_body(self, outcome: str) -> bytes:
@@ -85,36 +111,193 @@ class YahooFormat(WireFormat):
             {"chart": {"result": None, "error": {"code": code, "description": description}}}
         )
 
-    def _page(
-        self,
-        symbol: str,
-        series: SandboxSeries,
-        timeframe: Timeframe,
-        first: int,
-        last: int,
-        data_faults: Sequence[Fault],
-    ) -> bytes:
-        start, end = (datetime.fromtimestamp(min(t, 4_102_444_800), UTC) for t in (first, last))
-        window = Window(start - _STAMP_MARGIN, end + _STAMP_MARGIN)
-        bars = series.bars(timeframe, window, self._vendor.clock())
-        stamps = _stamps(series.asset_class, timeframe, bars.ts)
-        requested = (stamps >= to_datetime64(start)) & (stamps < to_datetime64(end))
-        starts = bars.ts[requested]
-        bars = bars.take(requested)
-        for day, ratio in series.splits.items():
-            bars = rescaled(bars, bars.ts < day, 1.0 / ratio)
+    def _page(self, series: SandboxSeries, query: _Query, data_faults: Sequence[Fault]) -> bytes:
+        live = _live_quote(series.asset_class, self._vendor.clock())
+        bars = _bars(series, query, live, self._vendor.clock())
+        bars = bars.take(query.contains(_stamps(series.asset_class, query.timeframe, bars.ts)))
+        starts = bars.ts
         bars = with_faults(bars, data_faults, starts)
-        stamps = _stamps(series.asset_class, timeframe, bars.ts)
+        rows = _Rows(bars, _stamps(series.asset_class, query.timeframe, bars.ts))
         literals = close_literals(data_faults, starts)
-        body = orjson.dumps(_chart(symbol, series, bars, _seconds(stamps), literals))
-        return insert_literals(body, list(literals.values()))
+        rows = _with_live_row(rows, series, query, live, self._vendor.clock())
+        return insert_literals(self._body(series, query, rows, literals), list(literals.values()))
+
+    def _body(
+        self,
+        series: SandboxSeries,
+        query: _Query,
+        rows: _Rows,
+        literals: Mapping[int, str] | None = None,
+    ) -> bytes:
+        live = _live_quote(series.asset_class, self._vendor.clock())
+        bars = _with_noise(rows.bars, next(self._numbers))
+        columns: dict[str, list[Any]] = {name: _with_nulls(getattr(bars, name)) for name in _PRICES}
+        columns["close"] = closes_with_placeholders(bars, columns["close"], literals or {})
+        columns["volume"] = _with_nulls(bars.volume, whole=True)
+        indicators: dict[str, Any] = {"quote": [columns if len(bars) else {}]}
+        if not query.timeframe.intraday:
+            adjusted = _with_nulls(_adjusted_close(series, bars))
+            indicators["adjclose"] = [{"adjclose": adjusted} if len(bars) else {}]
+        meta = _meta(series.asset_class, query, live, bars)
+        result: dict[str, Any] = {"meta": meta, "indicators": indicators}
+        if len(bars):
+            result["timestamp"] = _seconds(rows.stamps)
+        events = _events(series, query)
+        if events:
+            result["events"] = events
+        return orjson.dumps({"chart": {"result": [result], "error": None}})
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    symbol: str
+    interval: str
+    timeframe: Timeframe
+    start: datetime
+    end: datetime
+
+    def contains(self, stamps: Timestamps) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        first, end = to_datetime64(self.start), to_datetime64(self.end)
+        return np.asarray((stamps >= first) & (stamps < end))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Bars, and the vendor's stamp of each."""
+
+    bars: Bars
+    stamps: Timestamps
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveQuote:
+    """The newest session: its date, its last trade, and how far it is."""
+
+    label: np.datetime64
+    last_trade: np.datetime64
+    ended: bool
+    today: bool
+    """Whether it is still the session's day at the exchange."""
+    doubled: bool
+    """Whether the session's own row stands beside the quote."""
+
+
+def _query(symbol: str) -> _Query | None:
+    """The parameters of the request; None if one is wrong."""
+    interval = request.args.get("interval", "1d")
+    try:
+        first, last = (int(request.args[name]) for name in ("period1", "period2"))
+        start, end = (datetime.fromtimestamp(min(t, 4_102_444_800), UTC) for t in (first, last))
+    except (KeyError, ValueError, OverflowError, OSError):
+        return None
+    if interval not in _INTERVALS or start > end:
+        return None
+    return _Query(symbol, interval, _INTERVALS[interval], start, end)
+
+
+def _live_quote(asset_class: AssetClass, now: datetime) -> _LiveQuote:
+    at = to_datetime64(now).astype("datetime64[s]").astype("datetime64[us]")
+    if asset_class is AssetClass.CRYPTO:
+        today = at.astype("datetime64[D]").astype("datetime64[us]")
+        return _LiveQuote(today, at, ended=False, today=True, doubled=False)
+    window = now - timedelta(days=10), now + timedelta(days=1)
+    labels = bar_starts(asset_class, Timeframe.D1, *window)
+    opens, closes = session_hours(labels)
+    row = np.flatnonzero(opens <= at)[-1]
+    ended = bool(closes[row] <= at)
+    return _LiveQuote(
+        labels[row],
+        closes[row] + _REPORTED if ended else at,
+        ended,
+        today=to_datetime(labels[row]).date() == now.astimezone(_NEW_YORK).date(),
+        doubled=bool(closes[row] + 2 * _HALF_HOUR <= at),
+    )
+
+
+def _bars(series: SandboxSeries, query: _Query, live: _LiveQuote, now: datetime) -> Bars:
+    """The bars around the query's window; weeks start on the weekday of its first day."""
+    source = Timeframe.D1 if query.timeframe is Timeframe.W1 else query.timeframe
+    window = Window(query.start - _STAMP_MARGIN, query.end + _STAMP_MARGIN)
+    bars = series.bars(source, window, now)
+    for day, ratio in series.splits.items():
+        bars = rescaled(bars, bars.ts < day, 1.0 / ratio)
+    if source is query.timeframe:
+        return bars
+    first = to_datetime64(query.start).astype("datetime64[D]").astype("datetime64[us]")
+    bars = bars.take((bars.ts >= first) & ~(live.today & (bars.ts == live.label)))
+    return aggregate(bars, first + (bars.ts - first) // (7 * _DAY) * (7 * _DAY))
+
+
+def _with_live_row(
+    rows: _Rows, series: SandboxSeries, query: _Query, live: _LiveQuote, now: datetime
+) -> _Rows:
+    if query.timeframe.intraday:
+        return _with_closing_row(rows, query, live)
+    if not live.today:
+        return rows
+    window = Window(to_datetime(live.label), to_datetime(live.label + _DAY))
+    quote = series.bars(Timeframe.D1, window, now)
+    days = rows.bars.ts != live.label
+    if query.timeframe is Timeframe.D1:
+        quote = rows.bars.take(~days)
+        if not live.doubled:
+            rows = _Rows(rows.bars.take(days), rows.stamps[days])
+    quote = replace(quote, volume=np.rint(quote.volume * (1 - _SETTLED_LATER)))
+    return _appended(rows, query, quote, live.last_trade)
+
+
+def _with_closing_row(rows: _Rows, query: _Query, live: _LiveQuote) -> _Rows:
+    """With a flat row at the close or, during the session, at the last trade."""
+    newest = rows.bars.ts >= live.label
+    if not newest.any():
+        return rows
+    last = rows.bars.take(newest).take(slice(-1, None))
+    price = last.close
+    flat = Bars.of(last.ts, price, price, price, price, np.zeros(1))
+    stamp = live.last_trade - _REPORTED if live.ended else live.last_trade
+    return _appended(rows, query, flat, stamp)
+
+
+def _appended(rows: _Rows, query: _Query, bars: Bars, stamp: np.datetime64) -> _Rows:
+    stamps = np.full(len(bars), stamp)
+    kept = query.contains(stamps)
+    return _Rows(rows.bars.concat(bars.take(kept)), np.append(rows.stamps, stamps[kept]))
+
+
+def _with_noise(bars: Bars, number: int) -> Bars:
+    """As float32, each row scaled by a factor next to 1 that depends on the request's number."""
+    bits = random_bits(number, 0, np.arange(len(bars)))
+    scale = 1 + _NOISE * (2 * uniform(bits, 0) - 1)
+    prices = {
+        name: (getattr(bars, name) * scale).astype(np.float32).astype(np.float64)
+        for name in _PRICES
+    }
+    return replace(bars, **prices)
+
+
+def _adjusted_close(series: SandboxSeries, bars: Bars) -> Floats:
+    """The closes adjusted for later dividends too."""
+    factor = np.ones(len(bars))
+    for day, amount in series.dividends.items():
+        row = int(np.searchsorted(bars.ts, day))
+        if 0 < row < len(bars):
+            ratio = 1 - _split_adjusted(series, day, amount) / bars.close[row - 1]
+            factor[:row] *= ratio
+    return np.asarray((bars.close * factor).astype(np.float32).astype(np.float64))
+
+
+def _split_adjusted(series: SandboxSeries, day: np.datetime64, amount: float) -> float:
+    later = [ratio for split, ratio in series.splits.items() if split > day]
+    return float(amount / np.prod(later))
 
 
 def _ticker(symbol: str) -> str:
-    """The ticker of a symbol: X:SIM1USD for SIM1-USD, BRK.B for BRK-B."""
-    name, dash, quote = symbol.rpartition("-")
-    if dash and len(quote) == 3:
-        return f"X:{name}{quote}"
+    """The ticker of a symbol: X:SIM1USD for SIM1-USD, BRK.B for BRK-B, BACpL for BAC-PL."""
+    name, dash, suffix = symbol.rpartition("-")
+    if dash and len(suffix) == 3:
+        return f"X:{name}{suffix}"
+    if dash and len(suffix) == 2 and suffix.startswith("P"):
+        return f"{name}p{suffix[1]}"
     return symbol.replace("-", ".")
 
 
@@ -132,42 +315,63 @@ def _seconds(stamps: Timestamps) -> list[int]:
     return stamps.astype("datetime64[s]").astype(np.int64).tolist()  # type: ignore[no-any-return]
 
 
-def _chart(
-    symbol: str, series: SandboxSeries, bars: Bars, stamps: list[int], literals: dict[int, str]
-) -> dict[str, Any]:
-    crypto = series.asset_class is AssetClass.CRYPTO
-    columns: dict[str, list[Any]] = {
-        name: _with_nulls(getattr(bars, name))
-        for name in ("open", "high", "low", "close", "volume")
+def _meta(asset_class: AssetClass, query: _Query, live: _LiveQuote, bars: Bars) -> dict[str, Any]:
+    crypto = asset_class is AssetClass.CRYPTO
+    zone = UTC if crypto else _NEW_YORK
+    local = to_datetime(live.last_trade).astimezone(zone)
+    offset = local.utcoffset() or timedelta()
+    meta: dict[str, Any] = {
+        "currency": "USD",
+        "symbol": query.symbol,
+        "exchangeName": "CCC" if crypto else "NMS",
+        "instrumentType": "CRYPTOCURRENCY" if crypto else "EQUITY",
+        "regularMarketTime": int(local.timestamp()),
+        "hasPrePostMarketData": not crypto,
+        "gmtoffset": int(offset.total_seconds()),
+        "timezone": local.tzname(),
+        "exchangeTimezoneName": "UTC" if crypto else str(_NEW_YORK),
+        "priceHint": 2,
+        "dataGranularity": "1h" if query.interval == "60m" else query.interval,
+        "range": "",
+        "validRanges": ["1d", "5d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "10y", "ytd", "max"],
     }
-    columns["close"] = closes_with_placeholders(bars, columns["close"], literals)
-    result: dict[str, Any] = {
-        "meta": {
-            "symbol": symbol,
-            "currency": "USD",
-            "exchangeTimezoneName": "UTC" if crypto else "America/New_York",
-            "gmtoffset": 0 if crypto else -18000,
+    if len(bars) and np.isfinite(bars.close[-1]):
+        meta["regularMarketPrice"] = round(float(bars.close[-1]), 2)
+    return meta
+
+
+def _events(series: SandboxSeries, query: _Query) -> dict[str, Any]:
+    """The splits and dividends in the window that the request asks for."""
+    wanted = re.split(r"[,|]", request.args.get("events", ""))
+    events = {
+        "dividends": {
+            key: {"amount": round(_split_adjusted(series, day, amount), 6), "date": int(key)}
+            for key, day, amount in _dated(series.dividends, query)
+            if {"div", "dividends"} & set(wanted)
         },
-        "indicators": {"quote": [columns], "adjclose": [{"adjclose": columns["close"]}]},
+        "splits": {
+            key: {"date": int(key), **_ratio(ratio)}
+            for key, _, ratio in _dated(series.splits, query)
+            if {"split", "splits"} & set(wanted)
+        },
     }
-    if stamps:
-        result["timestamp"] = stamps
-    if series.splits:
-        result["events"] = {"splits": _splits(series, bars.ts)}
-    return {"chart": {"result": [result], "error": None}}
+    return {name: entries for name, entries in events.items() if entries}
 
 
-def _splits(series: SandboxSeries, ts: Timestamps) -> dict[str, Any]:
-    in_range = {d: r for d, r in series.splits.items() if len(ts) and ts[0] <= d <= ts[-1]}
-    return {
-        str(int(to_datetime(day).timestamp())): {
-            "date": int(to_datetime(day).timestamp()),
-            "numerator": ratio,
-            "denominator": 1,
-        }
-        for day, ratio in in_range.items()
-    }
+def _dated(
+    events: Mapping[np.datetime64, float], query: _Query
+) -> list[tuple[str, np.datetime64, float]]:
+    days = np.array(list(events), dtype="datetime64[us]")
+    stamps = _stamps(AssetClass.STOCK, Timeframe.D1, days)
+    rows = zip(_seconds(stamps), days, events.values(), query.contains(stamps), strict=True)
+    return [(str(second), day, value) for second, day, value, contained in rows if contained]
 
 
-def _with_nulls(column: Any) -> list[Any]:
-    return [None if value != value else value for value in column.tolist()]
+def _ratio(ratio: float) -> dict[str, Any]:
+    new, old = (ratio, 1.0) if ratio >= 1 else (1.0, 1 / ratio)
+    return {"numerator": new, "denominator": old, "splitRatio": f"{new:g}:{old:g}"}
+
+
+def _with_nulls(column: Floats, *, whole: bool = False) -> list[Any]:
+    values = np.rint(column).tolist() if whole else column.tolist()
+    return [None if v != v else int(v) if whole else v for v in values]

@@ -190,7 +190,7 @@ VENDORS = VendorRegistry(
         rate=VendorSetting("yahoo_rate", 60, "requests a minute sent to Yahoo at most"),
         headers={  # Yahoo refuses clients that do not look like a browser.
             "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
-            " Chrome/130.0"
+            " Chrome/142.0.0.0 Safari/537.36"
         },
         coverage={
             AssetClass.STOCK: _YAHOO_STOCKS,

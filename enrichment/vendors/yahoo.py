@@ -2,7 +2,9 @@
 
 Yahoo's hourly bars of stocks start at half past, with the session. Ours start on the clock, so
 stocks' 1h and 4h bars are built from half-hours, and crypto's 4h bars from hours. A part of a
-window that is older than Yahoo's reach is not requested.
+window that is older than Yahoo's reach is not requested. The newest row of an answer is a live
+quote, stamped with the last trade: of days it is taken once its session has ended, of shorter bars
+never.
 
 >>> vendor_symbol("BRK.B"), vendor_symbol("X:BTCUSD")
 ('BRK-B', 'BTC-USD')
@@ -18,8 +20,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, to_datetime64
-from enrichment.domain.calendars import canonical, clock_floor
+from enrichment.domain.bars import Bars, Floats, to_datetime64
+from enrichment.domain.calendars import (
+    canonical,
+    clock_floor,
+    in_session,
+    is_aligned,
+    is_complete,
+)
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
@@ -37,6 +45,8 @@ _INTERVALS = {
 }
 _SAME = {"60m": "1h"}  # one interval, called either in its answers
 _REACH_MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
+_QUOTE_DELAY = timedelta(minutes=20)  # a quote may show a stock's trades that much later
+_NOISE = 5e-7  # relative: prices are sent as float32
 _DAILY_MARGIN = timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
 _PRICES = ("open", "high", "low", "close")
 
@@ -79,6 +89,7 @@ class YahooProvider:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
         bars = self._chart(symbol, served, start, window.end)
+        bars = _without_quote(bars, asset_class, served, self._now())
         bars = _last_of_each(replace(bars, ts=canonical(asset_class, served, bars.ts)))
         if served is not timeframe:
             bars = aggregate(bars, clock_floor(asset_class, timeframe, bars.ts))
@@ -134,6 +145,7 @@ def parse(body: Any, symbol: str, interval: str) -> Bars:
     columns = {n: to_floats(_list(values.get(n), n), n) for n in (*_PRICES, "volume")}
     if {len(column) for column in columns.values()} != {len(stamps)}:
         raise MalformedResponse("a quote's columns are not as long as 'timestamp'")
+    columns |= {name: _without_noise(columns[name]) for name in _PRICES}
     bars = Bars.of(to_timestamps(stamps, "timestamp", "s"), *columns.values())
     missing = np.isnan(np.stack([columns[name] for name in _PRICES]))
     return bars.take(np.flatnonzero(~missing.all(axis=0)))
@@ -147,6 +159,38 @@ def _require_asked(meta: Mapping[str, Any], symbol: str, interval: str) -> None:
             raise MalformedResponse(
                 f"Yahoo sent {field} {sent!r} where {expected!r} was asked for ({symbol})"
             )
+
+
+def _without_quote(
+    bars: Bars, asset_class: AssetClass, timeframe: Timeframe, now: datetime
+) -> Bars:
+    """Without the live quote of a bar that has not ended."""
+    if len(bars) == 0:
+        return bars
+    stock = asset_class is not AssetClass.CRYPTO
+    if timeframe.intraday:
+        half_hours = stock and timeframe is Timeframe.H1  # where these begin
+        grid = Timeframe.M30 if half_hours else timeframe
+        newest = bars.ts == bars.ts.max()
+        return bars.take(~newest | is_aligned(asset_class, grid, bars.ts))
+    days = canonical(asset_class, timeframe, bars.ts)
+    ended = is_complete(asset_class, timeframe, days, now)
+    if stock:
+        settled = is_complete(asset_class, timeframe, days, now - _QUOTE_DELAY)
+        ended &= settled | ~in_session(asset_class, bars.ts)
+    return bars.take(ended)
+
+
+def _without_noise(prices: Floats) -> Floats:
+    """Prices with 2 decimals, or 4, where that is as good a reading of a float32.
+
+    >>> _without_noise(np.array([220.57000732421875, 13.237000465393066])).tolist()
+    [220.57, 13.237]
+    """
+    for decimals in (4, 2):
+        rounded = np.round(prices, decimals)
+        prices = np.where(np.abs(rounded - prices) <= _NOISE * prices, rounded, prices)
+    return prices
 
 
 def _last_of_each(bars: Bars) -> Bars:

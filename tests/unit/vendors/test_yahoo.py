@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.yahoo import YahooProvider, parse, vendor_symbol
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
@@ -38,9 +39,10 @@ def fetch(
     timeframe: Timeframe = Timeframe.D1,
     kind: AssetClass = AssetClass.STOCK,
     window: Window = WINDOW,
+    now: str = NOW.isoformat(),
 ) -> FetchedBars:
     with client_over(transport) as http:
-        provider = YahooProvider(http, now=lambda: NOW)
+        provider = YahooProvider(http, now=lambda: datetime.fromisoformat(now).replace(tzinfo=UTC))
         return provider.fetch("SIM1", kind, timeframe, window)
 
 
@@ -137,6 +139,108 @@ def test_a_chart_without_bars_is_empty() -> None:
     body = chart([])
     del body["chart"]["result"][0]["timestamp"]
     assert len(fetch(FakeTransport(body)).bars) == 0
+
+
+# AAPL and NVDA as Yahoo answered after the close: 2024-09-18 (weekly), 2024-05-03 (hourly).
+AAPL_WEDNESDAY = [217.5500030517578, 222.6999969482422, 217.5399932861328, 220.69000244140625]
+NVDA_LAST_HOURS = [1714761000, 1714764600, 1714766400]  # 14:30, 15:30 and the close itself
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def days_at(now: str, stamps: list[int], **columns: list[Any]) -> Bars:
+    window = Window(at("2024-09-16"), at("2024-09-20"))
+    with client_over(FakeTransport(chart(stamps, **columns))) as http:
+        provider = YahooProvider(http, now=lambda: at(now))
+        return provider.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, window).bars
+
+
+TUESDAY, WEDNESDAY_OPEN, LAST_TRADE = 1726579800, 1726666200, 1726689602
+
+
+@pytest.mark.parametrize(
+    ("now", "stamp", "days"),
+    [
+        ("2024-09-18T18:00", LAST_TRADE - 7200, 1),  # 14:00: the session is running
+        ("2024-09-18T20:10", LAST_TRADE - 420, 1),  # a quote that is a quarter of an hour behind
+        ("2024-09-18T20:10", LAST_TRADE, 2),  # the last trade, at 16:00:02
+        ("2024-09-18T20:30", LAST_TRADE - 420, 2),  # a thin stock's last trade, at 15:53
+        ("2024-09-19T12:00", WEDNESDAY_OPEN, 2),  # next morning
+    ],
+)
+def test_the_live_quote_is_a_day_once_its_session_has_ended(
+    now: str, stamp: int, days: int
+) -> None:
+    columns = {name: [216.0, p] for name, p in zip(PRICES, AAPL_WEDNESDAY, strict=True)}
+    bars = days_at(now, [TUESDAY, stamp], volume=[45_519_300, 58_797_956], **columns)
+    assert texts(bars) == ["2024-09-17T00:00", "2024-09-18T00:00"][:days]
+    if days == 2:
+        assert [bars.open[1], bars.high[1], bars.low[1], bars.close[1]] == [
+            217.55,
+            222.7,
+            217.54,
+            220.69,
+        ]
+
+
+def test_of_a_session_that_is_sent_twice_the_quote_is_taken() -> None:
+    bars = days_at("2024-09-18T23:00", [TUESDAY, WEDNESDAY_OPEN, LAST_TRADE])
+    assert texts(bars) == ["2024-09-17T00:00", "2024-09-18T00:00"]
+    assert bars.close.tolist() == [1.0, 3.0]
+
+
+def test_a_quote_within_a_bar_is_none() -> None:
+    rows = [1714743000 + 300 * n for n in range(3)]
+    bars = fetch(
+        FakeTransport(chart([*rows, rows[-1] + 133])),
+        Timeframe.M5,
+        window=Window(at("2024-05-03"), at("2024-05-04")),
+        now="2024-05-03T13:43",
+    ).bars
+    assert len(bars) == 3
+
+
+def test_the_row_at_the_close_belongs_to_no_bar() -> None:
+    stamps = [*NVDA_LAST_HOURS[:2], NVDA_LAST_HOURS[1] - 1800, NVDA_LAST_HOURS[1], 1714766400]
+    stamps = sorted(set(stamps))
+    volume = [4036069, 4036069, 2798449, 0]
+    transport = FakeTransport(chart(stamps, close=[888.63, 888.0, 887.87, 887.89], volume=volume))
+    with client_over(transport) as http:
+        yahoo = YahooProvider(http, now=lambda: at("2024-05-03T21:00"))
+        provider = CanonicalProvider(yahoo, now=lambda: at("2024-05-03T21:00"))
+        window = Window(at("2024-05-03"), at("2024-05-04"))
+        bars = provider.fetch("SIM1", AssetClass.STOCK, Timeframe.M30, window).bars
+    assert texts(bars) == ["2024-05-03T18:30", "2024-05-03T19:00", "2024-05-03T19:30"]
+    assert bars.close[-1] == 887.87
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("symbol", "SIM2"), ("dataGranularity", "1h"), ("symbol", None)]
+)
+def test_another_chart_than_asked_for_is_refused(field: str, value: str | None) -> None:
+    body = chart([OPENING])
+    body["chart"]["result"][0]["meta"][field] = value
+    with pytest.raises(MalformedResponse, match=f"Yahoo sent {field} .*SIM1"):
+        fetch(FakeTransport(body))
+
+
+def test_hours_may_be_called_either_name() -> None:
+    body = chart([1735171200])
+    body["chart"]["result"][0]["meta"]["dataGranularity"] = "1h"
+    assert len(fetch(FakeTransport(body), Timeframe.H1, AssetClass.CRYPTO).bars) == 1
+
+
+@pytest.mark.parametrize("price", [0.00001234, 0.05, 3.3333, 13.23725, 887.89, 1999.9995, 97208.17])
+def test_a_float32_price_is_read_within_its_noise(price: float) -> None:
+    for steps in (-2, -1, 0, 1, 2):
+        sent = np.float32(price)
+        for _ in range(abs(steps)):
+            sent = np.nextafter(sent, np.float32(np.inf * steps))
+        body = chart([OPENING], **{name: [float(sent)] for name in PRICES})
+        read = fetch(FakeTransport(body)).bars.close[0]
+        assert abs(read - price) <= 7.5e-7 * price
 
 
 COLUMN = st.lists(st.floats(0.1, 10.0) | JSON, min_size=2, max_size=2) | JSON
