@@ -1,4 +1,4 @@
-"""Ad hoc questions in SQL, as tables, on a connection that does not write."""
+"""Ad hoc SQL queries as DataFrames, on a read-only connection."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from enrichment.warehouse.database import Database
 
 _TOO_SLOW = "57014"
 _READ_ONLY = ("25006", "42501")  # a read-only transaction, a role that may only read
-# PostgreSQL's type numbers → the types of columns, also of those without a row or a value.
-_MOMENT = 1184
+# PostgreSQL's type OIDs → dtypes, which hold for columns without rows or values too.
+_TIMESTAMPTZ = 1184
 _TYPES: Mapping[object, str] = {
     16: "bool",
     20: "int64",
@@ -27,19 +27,16 @@ _TYPES: Mapping[object, str] = {
 
 
 class AdhocSql:
-    """Queries of an analyst.
-
-    db: read-only, with a statement timeout.
-    """
+    """Runs an analyst's queries."""
 
     def __init__(self, db: Database) -> None:
+        """db: Read-only, with a statement timeout."""
         self._db = db
 
     def query(self, sql: str, **values: Any) -> pd.DataFrame:
-        """The rows of one statement; `:name` in it stands for the value of that name.
+        """The rows of one statement, with `:name` for parameters; times are timezone-aware UTC.
 
-        Times come as timezone-aware UTC. InvalidRequest if the statement can't be run, writes, or
-        takes longer than the timeout.
+        Raises InvalidRequest if the statement fails, writes, or takes longer than the timeout.
         """
         with self._db.begin() as conn:
             try:
@@ -48,7 +45,7 @@ class AdhocSql:
                 code = getattr(exc.orig, "pgcode", None)
                 if code is None or exc.connection_invalidated:
                     raise
-                raise InvalidRequest(_explained(code, str(exc.orig))) from None
+                raise InvalidRequest(_message(code, str(exc.orig))) from None
 
 
 def _table(result: CursorResult[Any]) -> pd.DataFrame:
@@ -61,17 +58,17 @@ def _table(result: CursorResult[Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=names)
 
 
-def _typed(column: Any, number: object) -> Any:
-    """The column as PostgreSQL's type has it; whole numbers with a NULL become floats."""
-    if number == _MOMENT:
+def _typed(column: Any, oid: object) -> Any:
+    """The column with the dtype of its PostgreSQL type; integers with a NULL become floats."""
+    if oid == _TIMESTAMPTZ:
         return pd.to_datetime(column, utc=True)
-    chosen = _TYPES.get(number)
-    if chosen is None or (chosen == "bool" and column.isna().any()):
+    dtype = _TYPES.get(oid)
+    if dtype is None or (dtype == "bool" and column.isna().any()):
         return column.infer_objects()
-    return column.astype("float64" if column.isna().any() else chosen)
+    return column.astype("float64" if column.isna().any() else dtype)
 
 
-def _explained(code: str, message: str) -> str:
+def _message(code: str, message: str) -> str:
     if code == _TOO_SLOW:
         return "the query was stopped by its timeout: narrow it, or connect with a longer one"
     if code in _READ_ONLY:

@@ -1,7 +1,4 @@
-"""Alerts as a screen shows them: the state of every rule, and the history of changes.
-
-Times are timezone-aware UTC.
-"""
+"""Alerts: the present state of every rule, and the history of changes. Times are UTC."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from enrichment.warehouse.rows import fetch_all, from_row
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A rule as it stood at the last evaluation; `silenced_until` where an operator silenced it."""
+    """A rule at its last evaluation."""
 
     rule: str
     severity: str
@@ -28,23 +25,25 @@ class Alert:
     since: datetime
     value: float | None
     updated_at: datetime
-    silenced_until: datetime | None
+    silenced_until: datetime | None  # None if it is not silenced
     silenced_by: str | None
     silence_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class AlertReport:
-    """Every alert, gravest first; evaluated_at: None before the first evaluation."""
+    """All alerts, the most severe first."""
 
     timestamp: datetime
-    evaluated_at: datetime | None
+    evaluated_at: datetime | None  # None before the first evaluation
     evaluator: str | None
     alerts: list[Alert]
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
+    """The delivery of a notification to a channel."""
+
     channel: str
     attempts: int
     delivered_at: datetime | None
@@ -53,7 +52,7 @@ class DeliveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class AlertEvent:
-    """A change of state. silenced: nobody was told at that moment."""
+    """A change of state of an alert."""
 
     id: int
     event_id: UUID
@@ -64,7 +63,7 @@ class AlertEvent:
     value: float | None
     condition: str
     detail: str
-    silenced: bool
+    silenced: bool  # whether the rule was silenced, so that nothing was sent
     deliveries: list[DeliveryStatus]
 
 
@@ -81,7 +80,7 @@ class AlertReports:
             return AlertReport(head.now, head.evaluated_at, head.evaluator, alerts)
 
     def history(self, limit: int, before: int | None = None) -> list[AlertEvent]:
-        """Up to `limit` changes of state, newest first, of events with an id below `before`."""
+        """Up to `limit` changes with an id below `before`, newest first."""
         with self._db.begin() as conn:
             rows = conn.execute(text(_HISTORY), {"limit": limit, "before": before}).all()
         return [from_row(AlertEvent, r, deliveries=_deliveries(r.deliveries)) for r in rows]

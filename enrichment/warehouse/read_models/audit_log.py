@@ -1,4 +1,4 @@
-"""What operators did and what vendors put right, newest first."""
+"""Actions of operators and corrections by vendors, newest first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enrichment.warehouse.rows import fetch_all
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One row of the audit."""
+    """An action of an operator."""
 
     id: int
     at: datetime
@@ -27,14 +27,14 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class CorrectedValue:
-    """A stored value that a vendor restated. ts: start of the bar; field: its column."""
+    """A stored value that a vendor restated."""
 
     id: int
     corrected_at: datetime
     symbol: str
     timeframe: str
-    ts: datetime
-    field: str
+    ts: datetime  # start of the bar
+    field: str  # column of the bar
     old_value: float | None
     new_value: float | None
     reason: str
@@ -43,7 +43,7 @@ class CorrectedValue:
 
 
 class AuditLog:
-    """Reads what is only ever added to. before: the id that a page begins below."""
+    """Reads pages of append-only tables: rows with an id below `before`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -69,7 +69,7 @@ class AuditLog:
         since: datetime | None = None,
         before: int | None = None,
     ) -> list[CorrectedValue]:
-        """since: when they were made, at the earliest."""
+        """Corrections of a series, or of all, made at `since` or later."""
         values = {
             "limit": limit,
             "symbol": symbol,

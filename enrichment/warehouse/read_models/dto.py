@@ -1,4 +1,4 @@
-"""What the read models answer with: frozen values, one per screen or endpoint.
+"""Results of the read models that several screens and endpoints share.
 
 Times are timezone-aware UTC, durations seconds unless a name says otherwise, rates percent, scores
 0–1.
@@ -17,15 +17,17 @@ from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatus:
-    """running: a live worker's clock has ticked within the last 90 s."""
+    """The nightly schedule."""
 
-    running: bool
+    running: bool  # whether a worker's scheduler has ticked within the last 90 s
     last_enrichment_time: datetime | None
     next_enrichment_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class LastJob:
+    """The job that finished last; cancelled ones do not count."""
+
     started_at: datetime | None
     completed_at: datetime | None
     duration_seconds: float | None
@@ -36,15 +38,19 @@ class LastJob:
 
 @dataclass(frozen=True, slots=True)
 class FetchMetrics:
+    """Requests to vendors."""
+
     total_fetches: int
     successful: int
     success_rate: float | None
     avg_response_time_ms: float | None
-    api_quota_remaining: int | None
+    api_quota_remaining: int | None  # requests, as the vendor last reported
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeMetrics:
+    """Computations of features."""
+
     total_computations: int
     successful: int
     success_rate: float | None
@@ -53,6 +59,8 @@ class ComputeMetrics:
 
 @dataclass(frozen=True, slots=True)
 class QualityMetrics:
+    """Means over the active series."""
+
     symbols_tracked: int
     avg_validation_rate: float | None
     avg_quality_score: float | None
@@ -60,7 +68,7 @@ class QualityMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The last 24 hours; rates and averages are None where nothing happened."""
+    """The last 24 hours; rates and averages are None without any event."""
 
     fetch_pipeline: FetchMetrics
     compute_pipeline: ComputeMetrics
@@ -69,6 +77,8 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class QueuedItem:
+    """A symbol that waits or is being enriched."""
+
     symbol: str
     status: str
     retry_count: int
@@ -85,7 +95,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A symbol's newest item; `pending` and no times where it was never run."""
+    """The newest item of a symbol; pending, without times, if there is none."""
 
     symbol: str
     status: str
@@ -98,7 +108,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class HistoricJob:
-    """A job of the history; the figures of a running one are those so far."""
+    """A job of the history; a running one with its figures so far."""
 
     job_id: UUID
     started_at: datetime | None
@@ -113,7 +123,7 @@ class HistoricJob:
 
 @dataclass(frozen=True, slots=True)
 class JobDetails:
-    """What the dashboard and the command line add to a historic job."""
+    """Further columns of a historic job, for the dashboard and the command line."""
 
     kind: str
     state: str
@@ -124,12 +134,12 @@ class JobDetails:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Newest first; `next` is the key to ask for the following page with, None at the end."""
+    """A page of the history, newest job first."""
 
     timestamp: datetime
     jobs: list[HistoricJob]
-    details: list[JobDetails]
-    next: tuple[datetime, UUID] | None
+    details: list[JobDetails]  # of the jobs, in their order
+    next: tuple[datetime, UUID] | None  # `before` of the next page; None on the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +148,20 @@ class WaitReason:
 
     reason: str
     symbols: int
-    until: datetime | None  # when the first of them may start; None where nobody knows
+    until: datetime | None  # when the first of them may start; None if it is not known
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A job as it stands: items per status, and what is at work now (symbol → step)."""
+    """The present state of a job."""
 
     job_id: UUID
     state: str
     total: int
-    counts: Mapping[str, int]
-    at_work: Mapping[str, str]
-    inserted: int
-    updated: int
+    counts: Mapping[str, int]  # items by status
+    at_work: Mapping[str, str]  # symbol in progress → its step
+    inserted: int  # bars
+    updated: int  # bars
     duration_seconds: float | None
     symbols_per_second: float | None
     eta_seconds: float | None
@@ -163,11 +173,14 @@ class Progress:
 
     @property
     def done(self) -> int:
+        """Items with a final status."""
         return sum(self.counts.get(status, 0) for status in FINAL_ITEM_STATUSES)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedItem:
+    """A symbol that failed in a job."""
+
     symbol: str
     error_class: str
     last_error: str
@@ -183,8 +196,8 @@ class TrackedSeries:
     active: bool
     status: str
     bars: int
-    first_ts: datetime | None
-    last_ts: datetime | None
+    first_ts: datetime | None  # start of the oldest stored bar
+    last_ts: datetime | None  # start of the newest stored bar
     source: str | None
     quality_score: float | None
     reasons: list[str]
@@ -194,26 +207,23 @@ class TrackedSeries:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker as of its last heartbeat. note: what it waits for while its state is `waiting`."""
+    """A worker as of its last heartbeat."""
 
     worker_id: str
     host: str
     pid: int
     threads: int
-    busy: int
+    busy: int  # threads
     state: str
     started_at: datetime
     heartbeat_at: datetime
-    alive: bool
-    note: str | None
+    alive: bool  # whether it has a recent heartbeat and has not stopped
+    note: str | None  # what a waiting worker waits for
 
 
 @dataclass(frozen=True, slots=True)
 class PatternStatus:
-    """A breaker, limiter, retry policy or bulkhead of one worker, as it was `age_seconds` ago.
-
-    stale: older than 15 s: the worker has stopped, or can't publish; nothing is known of it now.
-    """
+    """The published status of a breaker, limiter, retry policy or bulkhead of one worker."""
 
     worker_id: str
     kind: str
@@ -222,7 +232,7 @@ class PatternStatus:
     status: Mapping[str, Any]
     updated_at: datetime
     age_seconds: float
-    stale: bool
+    stale: bool  # older than 15 s: the worker has stopped or can't publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,8 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
+    """A pause in force."""
+
     scope: str
     key: str
     paused_by: str
@@ -249,13 +261,13 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """A nightly slot that was taken. late_seconds: from the slot's time to its job's beginning."""
+    """A nightly slot and its job."""
 
     slot: datetime
     job_id: UUID
     kind: str
     state: str
-    late_seconds: float
+    late_seconds: float  # from the slot's time until the job was opened
     duration_seconds: float | None
     successful: int | None
     failed: int | None

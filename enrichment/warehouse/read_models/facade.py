@@ -1,4 +1,4 @@
-"""Every query that a screen or an endpoint shows, one named function each. See `figures`.
+"""The queries of screens and endpoints, one method each; other modules here hold further ones.
 
 Times are timezone-aware UTC, durations seconds unless a name says otherwise, rates percent, scores
 0–1.
@@ -102,7 +102,7 @@ class ReadModels:
             )
 
     def night(self) -> NightState:
-        """What the health is judged by, in one snapshot."""
+        """The inputs of the health assessment, in one snapshot."""
         with self._db.begin() as conn:
             return read_night(conn, self._providers)
 
@@ -127,13 +127,25 @@ class ReadModels:
         kinds: Sequence[str] = (),
         with_failures: bool = False,
     ) -> HistoryPage:
-        """Up to `limit` jobs, newest first, older than `before`; of `kinds`, if any are named."""
+        """Up to `limit` jobs, newest first.
+
+        Args:
+            limit: Maximum number of jobs.
+            before: `next` of the previous page; None for the first one.
+            kinds: Only these kinds; empty for all.
+            with_failures: Only jobs with failed symbols.
+        """
         at, job_id = before or (None, None)
-        found: dict[str, object] = {"limit": limit + 1, "at": at, "job_id": job_id}
-        found |= {"kinds": list(kinds), "with_failures": with_failures}
+        values = {
+            "limit": limit + 1,
+            "at": at,
+            "job_id": job_id,
+            "kinds": list(kinds),
+            "with_failures": with_failures,
+        }
         with self._db.begin() as conn:
             now = database_now(conn)
-            rows = conn.execute(text(_HISTORY), found).all()
+            rows = conn.execute(text(_HISTORY), values).all()
         page, more = rows[:limit], len(rows) > limit
         return HistoryPage(
             timestamp=now,
@@ -148,10 +160,10 @@ class ReadModels:
             return _progress(conn, job_id)
 
     def progress_of_open_jobs(self) -> list[Progress]:
-        """The queued and running jobs as they stand, oldest first."""
+        """The queued and running jobs, oldest first."""
         with self._db.begin() as conn:
             ids = conn.execute(text(_OPEN_JOBS)).scalars().all()
-            return [found for job_id in ids if (found := _progress(conn, job_id))]
+            return [progress for job_id in ids if (progress := _progress(conn, job_id))]
 
     def failed_items(self, job_id: UUID) -> list[FailedItem]:
         with self._db.begin() as conn:
@@ -168,10 +180,10 @@ class ReadModels:
             return fetch_all(conn, WorkerStatus, _WORKERS)
 
     def silent_since(self) -> datetime | None:
-        """The newest sign of life where no worker is alive; None where one is, or none ever was."""
+        """The newest heartbeat if no worker is alive; None if one is, or there was none ever."""
         with self._db.begin() as conn:
-            found: datetime | None = conn.execute(text(_SILENT)).scalar()
-            return found
+            heartbeat: datetime | None = conn.execute(text(_SILENT)).scalar()
+            return heartbeat
 
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
@@ -189,7 +201,7 @@ class ReadModels:
             return fetch_all(conn, Transition, _TRANSITIONS, {"limit": limit})
 
     def slots(self, limit: int = 30) -> list[SlotStatus]:
-        """The newest nightly slots that a job took, newest first."""
+        """The newest nightly slots with a job, newest first."""
         values = {"hour": self._hour, "minute": self._minute, "limit": limit}
         with self._db.begin() as conn:
             return fetch_all(conn, SlotStatus, _SLOTS, values)
@@ -197,15 +209,7 @@ class ReadModels:
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""
         with self._db.begin() as conn:
-            return int(
-                conn.execute(
-                    text(
-                        "SELECT coalesce(sum(bars * features), 0) FROM enrichment_compute_log"
-                        " WHERE job_id = :job_id AND success"
-                    ),
-                    {"job_id": job_id},
-                ).scalar_one()
-            )
+            return int(conn.execute(text(_FEATURE_VALUES), {"job_id": job_id}).scalar_one())
 
     def _scheduler(self, conn: Connection) -> SchedulerStatus:
         row = conn.execute(text(_SCHEDULER)).one()
@@ -238,6 +242,11 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
         waiting=wait_reasons(conn, job_id) if final < job.total else [],
     )
 
+
+_FEATURE_VALUES = """
+SELECT coalesce(sum(bars * features), 0) FROM enrichment_compute_log
+WHERE job_id = :job_id AND success
+"""
 
 _SCHEDULER = f"""
 SELECT now() AS now,

@@ -1,4 +1,4 @@
-"""One job in full: what was asked for and by whom, how far it is, what failed and why."""
+"""One job in detail: its request, its items and the errors by class."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Failed symbols of one error class. example: the newest message; symbols: the first few."""
+    """Failed symbols of one error class."""
 
     error_class: str
     count: int
-    example: str
-    symbols: Sequence[str]
+    example: str  # the newest message
+    symbols: Sequence[str]  # the first few
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """Who asked for a job, when and why."""
+    """By whom a job was requested, when and why."""
 
     kind: str
     requested_by: str
@@ -44,7 +44,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class JobItem:
-    """A symbol of a job. inserted, updated: bars."""
+    """A symbol of a job."""
 
     symbol: str
     status: str
@@ -54,8 +54,8 @@ class JobItem:
     worker_id: str | None
     error_class: str | None
     last_error: str | None
-    inserted: int
-    updated: int
+    inserted: int  # bars
+    updated: int  # bars
     started_at: datetime | None
     completed_at: datetime | None
 
@@ -72,7 +72,7 @@ class JobReports:
             return fetch_one(conn, JobRequest, _REQUEST, {"job_id": job_id})
 
     def error_groups(self, job_id: UUID) -> list[ErrorGroup]:
-        """The failed symbols by error class, most first."""
+        """The failed symbols by error class, the most frequent first."""
         with self._db.begin() as conn:
             values = {"job_id": job_id, "examples": EXAMPLES}
             return fetch_all(conn, ErrorGroup, _ERROR_GROUPS, values)
@@ -80,13 +80,13 @@ class JobReports:
     def items(
         self, job_id: UUID, limit: int, *, status: str | None = None, after: str | None = None
     ) -> list[JobItem]:
-        """Up to `limit` symbols of a job in their order, after this one."""
+        """Up to `limit` symbols of a job, ascending, after this one."""
         values = {"job_id": job_id, "limit": limit, "status": status, "after": after}
         with self._db.begin() as conn:
             return fetch_all(conn, JobItem, _ITEMS, values)
 
     def longest(self, job_id: UUID, limit: int) -> list[JobItem]:
-        """The symbols of a job that have begun, those that took longest first."""
+        """The symbols of a job that have started, by their duration, longest first."""
         with self._db.begin() as conn:
             return fetch_all(conn, JobItem, _LONGEST, {"job_id": job_id, "limit": limit})
 

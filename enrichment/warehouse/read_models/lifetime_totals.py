@@ -1,6 +1,6 @@
-"""The sum of the logs' rollups up to an hour that no longer changes.
+"""Lifetime totals: the sums of all hourly rollups that no longer change.
 
-It makes totals over all time, for which a scrape reads a few rows, and outlives the rollups.
+A scrape reads few rows for totals since the installation, and they outlive the rollups.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from enrichment.warehouse.series.run_log import ROLLUP_LOCK
 
 
 def advance(conn: Connection) -> None:
-    """Add the rollups that no longer change to the settled sums, unless another worker is at them,
-    rolling up or settling.
-    """
+    """Add the rollups that no longer change, unless another worker is rolling up or adding."""
     if conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": ROLLUP_LOCK}).scalar():
-        conn.execute(text(_SETTLE_FETCHES))
-        conn.execute(text(_SETTLE_COMPUTATIONS))
+        conn.execute(text(_ADD_FETCHES))
+        conn.execute(text(_ADD_COMPUTATIONS))
 
 
-# The rollups change for three hours; an hour later they are settled.
-_SETTLE_FETCHES = """
+# Rollups are recomputed for up to three hours.
+_ADD_FETCHES = """
 WITH due AS (
     SELECT h.* FROM enrichment_fetch_hourly h LEFT JOIN enrichment_fetch_settled s USING (source)
     WHERE h.hour < date_trunc('hour', now()) - interval '3 hours'
@@ -46,7 +44,7 @@ ON CONFLICT (source) DO UPDATE SET before = EXCLUDED.before, total = s.total + E
         ORDER BY n)
 """
 
-_SETTLE_COMPUTATIONS = """
+_ADD_COMPUTATIONS = """
 INSERT INTO enrichment_compute_settled AS s (before, total, successful, duration_ms)
 SELECT date_trunc('hour', now()) - interval '3 hours', sum(total), sum(successful), sum(duration_ms)
 FROM enrichment_compute_hourly

@@ -1,8 +1,8 @@
-"""What a monitoring system scrapes: one sample of the whole installation, however many workers.
+"""The sample that a monitoring system scrapes: one for all workers.
 
-Nothing here is per symbol, so a sample stays small at any number of symbols. Totals never shrink:
-endings of jobs have rows of their own that outlive the jobs, and hours of the logs' rollups are
-added to a settled sum before retention could touch them.
+No figure is per symbol, so the size of a sample does not grow with their number. Counters never
+decrease: the end of a job is recorded in a row that outlives it, and hourly rollups are added to
+lifetime totals before they are deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATEMENT_TIMEOUT_MS = 2000
 
 @dataclass(frozen=True, slots=True)
 class JobTotals:
-    """Ends of jobs since the installation; duration in seconds."""
+    """Finished jobs of a kind and state since the installation."""
 
     kind: str
     state: str
@@ -39,31 +39,26 @@ class JobTotals:
 
 @dataclass(frozen=True, slots=True)
 class CallTotals:
-    """Fetches of a provider, or computations, since the installation; duration in seconds.
-
-    buckets: fetches per latency bucket of `logs.LATENCY_BUCKETS_MS`, the last one unbounded.
-    """
+    """Fetches from a provider, or computations, since the installation."""
 
     name: str
     total: int
     successful: int
     duration_seconds: float
-    buckets: tuple[int, ...] = ()
+    buckets: tuple[int, ...] = ()  # fetches by LATENCY_BUCKETS_MS, the last one unbounded
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesGroup:
-    """Active series of an asset class and timeframe: how many are in which status, how good they
-    are (means over the `scored` ones, 0–1, None without any), and when they succeeded last.
-    """
+    """The active series of an asset class and timeframe."""
 
     asset_class: str
     timeframe: str
-    statuses: dict[str, int]
-    scored: int
-    quality: float | None
-    completeness: float | None
-    validation: float | None
+    statuses: dict[str, int]  # series by status
+    scored: int  # series with a score of today or yesterday
+    quality: float | None  # mean of the scored series, in [0, 1]
+    completeness: float | None  # mean of the scored series, in [0, 1]
+    validation: float | None  # their mean share of valid bars, in [0, 1]
     oldest_success: datetime | None
     newest_success: datetime | None
 
@@ -82,13 +77,13 @@ class _Scores:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSample:
-    """A worker that has beaten within ten minutes and has not stopped; age in seconds."""
+    """A worker with a heartbeat within ten minutes that has not stopped."""
 
     worker_id: str
     state: str
     threads: int
     busy: int
-    heartbeat_age: float
+    heartbeat_age: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +99,8 @@ class PatternSample:
 
 @dataclass(frozen=True, slots=True)
 class AlertSample:
+    """The state of an alert rule."""
+
     rule: str
     severity: str
     state: str
@@ -111,16 +108,16 @@ class AlertSample:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """Alert notifications of a channel that wait; age of the oldest in seconds."""
+    """Notifications in the outbox of a channel."""
 
     channel: str
     count: int
-    oldest_age: float
+    oldest_age: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSample:
-    """The installation at one moment."""
+    """All figures, in one snapshot."""
 
     now: datetime
     night: NightState
@@ -140,7 +137,7 @@ class MetricsSample:
 
 
 class MetricsReader:
-    """Takes samples. A statement that runs for longer than 2 s ends in DatabaseUnavailable."""
+    """Reads samples. Raises DatabaseUnavailable if a statement runs for longer than 2 s."""
 
     def __init__(self, db: Database, providers: Mapping[str, Sequence[str]]) -> None:
         self._db = db
@@ -180,19 +177,18 @@ def _counts(conn: Connection, statement: str) -> dict[str, int]:
 
 
 def _fetches(conn: Connection) -> list[CallTotals]:
-    found: dict[str, CallTotals] = {}
+    totals: dict[str, CallTotals] = {}
+    no_fetches = (0,) * (len(LATENCY_BUCKETS_MS) + 1)
     for row in conn.execute(text(_FETCHES)):
-        before = found.get(
-            row.source, CallTotals(row.source, 0, 0, 0.0, (0,) * (len(LATENCY_BUCKETS_MS) + 1))
-        )
-        found[row.source] = CallTotals(
+        sums = totals.get(row.source, CallTotals(row.source, 0, 0, 0.0, no_fetches))
+        totals[row.source] = CallTotals(
             row.source,
-            before.total + row.total,
-            before.successful + row.successful,
-            before.duration_seconds + row.seconds,
-            tuple(a + b for a, b in zip(before.buckets, row.latency_buckets, strict=True)),
+            sums.total + row.total,
+            sums.successful + row.successful,
+            sums.duration_seconds + row.seconds,
+            tuple(a + b for a, b in zip(sums.buckets, row.latency_buckets, strict=True)),
         )
-    return sorted(found.values(), key=lambda totals: totals.name)
+    return [totals[name] for name in sorted(totals)]
 
 
 def _series(conn: Connection) -> list[SeriesGroup]:
@@ -203,10 +199,10 @@ def _series(conn: Connection) -> list[SeriesGroup]:
         statuses.setdefault(key, {})[row.status] = row.n
         times.setdefault(key, []).extend(t for t in (row.oldest, row.newest) if t)
     scores = {(s.asset_class, s.timeframe): s for s in fetch_all(conn, _Scores, _QUALITY)}
-    found = []
+    groups = []
     for key, counts in sorted(statuses.items()):
         means = scores.get(key) or _Scores(*key)
-        found.append(
+        groups.append(
             SeriesGroup(
                 asset_class=key[0],
                 timeframe=key[1],
@@ -219,7 +215,7 @@ def _series(conn: Connection) -> list[SeriesGroup]:
                 newest_success=max(times[key], default=None),
             )
         )
-    return found
+    return groups
 
 
 _OVERALL = f"""

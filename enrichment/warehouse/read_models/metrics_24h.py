@@ -1,7 +1,7 @@
-"""The figures of the last 24 hours: fetches, computations, quality.
+"""Metrics of the last 24 hours: fetches, computations, quality.
 
-Hours that are over are read from their rollups, so that the cost does not grow with what a night
-logs; the hours at both ends, and one that is not rolled up yet, are counted from the logs.
+Past hours are read from their rollups, so that the cost does not grow with the logs; the hours at
+both ends, and one without a rollup yet, are counted from the logs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enrichment.warehouse.read_models.dto import (
 
 
 def read(conn: Connection) -> Metrics:
-    """The figures up to now."""
+    """The metrics of the 24 hours up to now."""
     edges = conn.execute(text(_EDGES)).one()._mapping
     fetch: Any = conn.execute(text(_FETCHES), dict(edges)).one()
     compute: Any = conn.execute(text(_COMPUTATIONS), dict(edges)).one()
@@ -43,16 +43,16 @@ def read(conn: Connection) -> Metrics:
 
 
 def quota(conn: Connection) -> int | None:
-    """Requests left by the vendor's own word; None where it said nothing for five minutes."""
-    left: int | None = conn.execute(text(_QUOTA)).scalar()
-    return left
+    """Remaining requests, as a vendor last reported; None without a report for five minutes."""
+    remaining: int | None = conn.execute(text(_QUOTA)).scalar()
+    return remaining
 
 
 def _percent(part: int, whole: int) -> float | None:
     return round(100.0 * part / whole, 2) if whole else None
 
 
-# An hour with a rollup of a later hour beside it is over, and will not change.
+# The rollup of an hour is complete once a later hour has one.
 _EDGES = """
 SELECT since, full_from, greatest(full_from, (SELECT max(hour) FROM enrichment_fetch_hourly))
         AS fetches_from,

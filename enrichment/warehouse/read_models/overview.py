@@ -1,6 +1,6 @@
-"""What is asked in the morning: did each night work, what fails lately, which series need a look.
+"""Queries of the overview page: the past nights, recent errors, and unhealthy series.
 
-Times are timezone-aware UTC, durations seconds, scores 0–1. Inactive symbols are left out.
+Times are timezone-aware UTC, durations in seconds, scores in [0, 1]. Inactive symbols do not count.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from enrichment.warehouse.state_lists import NIGHTLY_JOBS
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """A UTC date and the job that took its nightly slot.
+    """A UTC date and the job of its nightly slot.
 
-    state: the job's; else 'manual' where something else was enriched on the date, 'missed' where
-    nothing was, 'before' for dates before the first job of all. late_seconds: from the slot's time
-    to the job's opening. The figures are None where there is no job, or it has not ended.
+    The state is that of the job; without one, 'manual' if another job was successful on the date,
+    'missed' if none was, and 'before' for dates before the first job ever. Figures are None without
+    a job, or before its end.
     """
 
     date: dt.date
@@ -33,7 +33,7 @@ class Night:
     successful: int | None
     failed: int | None
     duration_seconds: float | None
-    late_seconds: float | None
+    late_seconds: float | None  # from the slot's time until the job was opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,19 @@ class RecentError:
 
 
 class OverviewQueries:
-    """Reads the morning's answers. hour, minute: the nightly slot, UTC."""
+    """Reads the overview page; hour and minute are the time of the nightly slot, UTC."""
 
     def __init__(self, db: Database, *, hour: int, minute: int) -> None:
         self._db = db
         self._slot = {"hour": hour, "minute": minute}
 
     def nights(self, days: int = 90) -> list[Night]:
-        """The last `days` dates whose slot has come, oldest first."""
+        """The last `days` dates with a past slot, oldest first."""
         with self._db.begin() as conn:
             return fetch_all(conn, Night, _NIGHTS, {**self._slot, "days": days})
 
     def errors(self, days: int = 7, limit: int = 5) -> list[RecentError]:
-        """The error classes that most symbols failed with in the jobs of the last days."""
+        """The most frequent error classes in the jobs of the last days."""
         with self._db.begin() as conn:
             return fetch_all(conn, RecentError, _ERRORS, {"days": days, "limit": limit})
 
@@ -72,7 +72,7 @@ class OverviewQueries:
             return {row.symbol: row.asset_class for row in conn.execute(text(_SYMBOLS))}
 
     def needs_attention(self, limit: int = 50) -> list[TrackedSeries]:
-        """The series that are not healthy, the gravest first."""
+        """The series that are not healthy, the most severe first."""
         with self._db.begin() as conn:
             return fetch_all(conn, TrackedSeries, _ATTENTION, {"limit": limit})
 
@@ -82,12 +82,12 @@ WITH dates AS (
     SELECT (date_trunc('day', (now() AT TIME ZONE 'UTC') - make_interval(hours => :hour,
         mins => :minute))::date - n) AS date
     FROM generate_series(0, CAST(:days AS integer) - 1) n
-), begun AS (
+), first_job AS (
     SELECT min(created_at AT TIME ZONE 'UTC')::date AS date FROM enrichment_jobs
 )
 SELECT d.date,
     coalesce(j.state, CASE
-        WHEN begun.date IS NULL OR d.date < begun.date THEN 'before'
+        WHEN first_job.date IS NULL OR d.date < first_job.date THEN 'before'
         WHEN EXISTS (SELECT 1 FROM enrichment_jobs m
             WHERE m.state IN ('{JobState.COMPLETED}', '{JobState.PARTIAL}')
             AND m.created_at >= d.date AT TIME ZONE 'UTC'
@@ -98,7 +98,7 @@ SELECT d.date,
     extract(epoch FROM j.created_at
         - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
         AS late_seconds
-FROM dates d CROSS JOIN begun
+FROM dates d CROSS JOIN first_job
 LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN {NIGHTLY_JOBS}
 ORDER BY d.date
 """

@@ -1,6 +1,6 @@
-"""The quality of all series together: over time, by component, the worst, and the gaps.
+"""The quality of all active series: by day, by component, the lowest scores, and the gaps.
 
-Scores and components 0–1. Inactive symbols are left out.
+Scores and components are in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from enrichment.warehouse.rows import fetch_all
 
 @dataclass(frozen=True, slots=True)
 class DayOfQuality:
-    """One UTC day's mean over the series enriched on it, and its worst."""
+    """Means over the series that were enriched on a UTC day."""
 
     date: dt.date
     series: int
     score: float
-    lowest: float
+    lowest: float  # the lowest score of them
     completeness: float
     validation: float
     features: float
@@ -44,7 +44,7 @@ class SeriesQuality:
 
 @dataclass(frozen=True, slots=True)
 class GapsOfMonth:
-    """Bars of a series that are missing from one month."""
+    """Open gaps of a series in one month."""
 
     symbol: str
     timeframe: str
@@ -54,7 +54,7 @@ class GapsOfMonth:
 
 @dataclass(frozen=True, slots=True)
 class ScoreOfDay:
-    """A symbol's lowest score of a day, over its timeframes."""
+    """The lowest score of a symbol's timeframes on a day."""
 
     symbol: str
     date: dt.date
@@ -62,28 +62,28 @@ class ScoreOfDay:
 
 
 class QualityOverview:
-    """Reads what the scores of all series say together."""
+    """Reads the quality of all series."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def days(self, days: int = 90) -> list[DayOfQuality]:
-        """The last `days` days on which something was enriched, oldest first."""
+        """Those of the last `days` days on which a series was enriched, oldest first."""
         with self._db.begin() as conn:
             return fetch_all(conn, DayOfQuality, _DAYS, {"days": days})
 
     def worst(self, limit: int = 20) -> list[SeriesQuality]:
-        """The series with the lowest newest score of the last week, worst first."""
+        """The series with the lowest scores, each the newest of the last week, lowest first."""
         with self._db.begin() as conn:
             return fetch_all(conn, SeriesQuality, _WORST, {"limit": limit})
 
     def gaps(self, series: int = 20) -> list[GapsOfMonth]:
-        """The open gaps by month of the `series` that miss most."""
+        """The open gaps by month, of the `series` with most of them."""
         with self._db.begin() as conn:
             return fetch_all(conn, GapsOfMonth, _GAPS, {"series": series})
 
     def symbol_days(self, symbols: int = 40, days: int = 30) -> list[ScoreOfDay]:
-        """The last days of the `symbols` whose mean score over them is lowest."""
+        """Daily scores of the `symbols` with the lowest mean over the last `days`."""
         values = {"symbols": symbols, "days": days}
         with self._db.begin() as conn:
             return fetch_all(conn, ScoreOfDay, _SYMBOL_DAYS, values)
@@ -115,11 +115,11 @@ WITH open AS (
         count(*) AS missing
     FROM bar_gaps g JOIN tracked_symbols t ON t.symbol = g.symbol AND t.active
     WHERE g.resolved_at IS NULL GROUP BY 1, 2, 3
-), most AS (
+), largest AS (
     SELECT symbol, timeframe FROM open GROUP BY symbol, timeframe
     ORDER BY sum(missing) DESC, symbol, timeframe LIMIT :series
 )
-SELECT symbol, timeframe, month, missing FROM open JOIN most USING (symbol, timeframe)
+SELECT symbol, timeframe, month, missing FROM open JOIN largest USING (symbol, timeframe)
 ORDER BY symbol, timeframe, month
 """
 

@@ -16,7 +16,7 @@ FETCHES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class QualitySummary:
-    """Of the period; rates and scores are None where nothing was enriched in it."""
+    """The whole period; rates and scores are None if nothing was enriched in it."""
 
     avg_validation_rate: float | None
     avg_quality_score: float | None
@@ -26,20 +26,22 @@ class QualitySummary:
 
 @dataclass(frozen=True, slots=True)
 class DailyQuality:
-    """One UTC day's runs. gaps, anomalies: those first seen on that day."""
+    """The runs of one UTC day."""
 
     date: dt.date
     total_records: int
     validated_records: int
     validation_rate: float
-    gaps_detected: int
-    anomalies_detected: int
+    gaps_detected: int  # found first on this day
+    anomalies_detected: int  # found first on this day
     avg_quality_score: float
     data_completeness: float
 
 
 @dataclass(frozen=True, slots=True)
 class FetchLogEntry:
+    """A request to a vendor."""
+
     at: datetime
     timeframe: str | None
     source: str | None
@@ -64,7 +66,7 @@ class SymbolQuality:
 
 
 class QualityHistory:
-    """Reads what the runs of the last days made of a symbol."""
+    """Reads the quality of a symbol on the last days."""
 
     def __init__(self, db: Database) -> None:
         self._db = db

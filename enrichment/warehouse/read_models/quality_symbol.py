@@ -1,7 +1,6 @@
-"""What is known of one symbol's data: scores with their deductions, gaps, flags, corrections; and
-its bars, also as they were known on an earlier date.
+"""The quality of one symbol: scores with their deductions, gaps, flags and corrections.
 
-Times are timezone-aware UTC, scores and components 0–1.
+Its bars too, also as of an earlier date. Times are timezone-aware UTC, scores in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ NEWEST = 20  # quarantined bars and corrections that a report lists
 
 @dataclass(frozen=True, slots=True)
 class OpenGap:
-    """attempts: how often the bar was asked for; next_try_at: from when the next run asks again."""
+    """A missing bar."""
 
     timestamp: datetime
     cause: str
-    attempts: int
-    next_try_at: datetime
-    error: str | None
+    attempts: int  # how often it was fetched
+    next_try_at: datetime  # runs from then on fetch it again
+    error: str | None  # of the last attempt
 
 
 @dataclass(frozen=True, slots=True)
 class FlaggedBar:
+    """A finding of a validation check."""
+
     timestamp: datetime
     check: str
     severity: str
@@ -48,6 +49,8 @@ class FlaggedBar:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
+    """A rejected bar, as the vendor sent it."""
+
     timestamp: datetime
     check: str
     detail: str
@@ -58,6 +61,8 @@ class QuarantineEntry:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
+    """A stored value that a vendor restated."""
+
     timestamp: datetime
     field: str
     old_value: float | None
@@ -69,6 +74,8 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
+    """A flagged bar that was confirmed as real."""
+
     timestamp: datetime
     check: str
     confirmed_by: str
@@ -78,12 +85,12 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class SeriesReport:
-    """One timeframe of a symbol. score, components: None before the first successful run."""
+    """One timeframe of a symbol."""
 
     timeframe: str
     status: str
-    score: float | None
-    components: Mapping[str, float] | None
+    score: float | None  # None before the first successful run
+    components: Mapping[str, float] | None  # None before the first successful run
     deductions: Sequence[Deduction]
     bars: int
     first_bar: datetime | None
@@ -99,7 +106,7 @@ class SeriesReport:
 
 
 class QualityReports:
-    """Reads what explains a symbol's quality."""
+    """Reads the details of a symbol's quality."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -119,7 +126,7 @@ class QualityReports:
         *,
         known_on: datetime | None = None,
     ) -> Bars:
-        """Stored bars with start ≤ ts < end, ascending; known_on: as they were known then."""
+        """Stored bars with start ≤ ts < end, ascending; as of `known_on`, None for now."""
         values = {
             "symbol": symbol,
             "timeframe": timeframe.value,
@@ -136,14 +143,14 @@ class QualityReports:
 def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
     key = {"symbol": symbol, "timeframe": row.timeframe, "newest": NEWEST}
     names = ("completeness", "validation", "features", "freshness")
-    parts = {name: getattr(row, name) for name in names}
-    evidence = None if row.evidence is None else inputs_from_json(row.evidence)
+    components = {name: getattr(row, name) for name in names}
+    inputs = None if row.evidence is None else inputs_from_json(row.evidence)
     return SeriesReport(
         timeframe=row.timeframe,
         status=row.status,
         score=row.quality_score,
-        components=None if None in parts.values() else parts,
-        deductions=[] if evidence is None else deductions(evidence),
+        components=None if None in components.values() else components,
+        deductions=[] if inputs is None else deductions(inputs),
         bars=row.bars,
         first_bar=row.first_ts,
         last_bar=row.last_ts,

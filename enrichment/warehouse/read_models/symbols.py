@@ -1,4 +1,4 @@
-"""The tracked symbols with the state of their series, page by page."""
+"""Pages of tracked symbols with the state of their series."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from enrichment.warehouse.rows import from_row
 
 @dataclass(frozen=True, slots=True)
 class TimeframeState:
-    """What is stored of one timeframe. first_ts, last_ts: starts of the oldest and newest bar."""
+    """The stored series of one timeframe."""
 
     timeframe: str
     status: str
     bars: int
-    first_ts: datetime | None
-    last_ts: datetime | None
+    first_ts: datetime | None  # start of the oldest bar
+    last_ts: datetime | None  # start of the newest bar
     source: str | None
     quality_score: float | None
     reasons: Sequence[str]
@@ -34,18 +34,18 @@ class TimeframeState:
 
 @dataclass(frozen=True, slots=True)
 class SymbolDetails:
-    """A tracked symbol. simulated: its bars are the sandbox vendor's invention."""
+    """A tracked symbol."""
 
     symbol: str
     asset_class: str
     active: bool
-    simulated: bool
+    simulated: bool  # whether its bars are made by the sandbox vendor
     created_at: datetime
     updated_at: datetime
     timeframes: Sequence[TimeframeState]
 
 
-# Each timeframe `tf` of the symbols `t`, with what is stored of it, `e`; and its state.
+# Joins each timeframe `tf` of the symbols `t` and its stored state `e`; then columns of that state.
 SERIES_OF_T = """
 CROSS JOIN LATERAL unnest(t.timeframes) WITH ORDINALITY AS tf (timeframe, position)
 LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
@@ -58,7 +58,7 @@ STATE = f"""
 
 
 class SymbolQueries:
-    """Reads tracked symbols, also those that are no longer active."""
+    """Reads tracked symbols, inactive ones included."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -73,8 +73,15 @@ class SymbolQueries:
         status: str | None = None,
         after: str | None = None,
     ) -> list[SymbolDetails]:
-        """Up to `limit` symbols by name, after this one. search: a part of the name; status: of
-        one of their series at least.
+        """Up to `limit` symbols, ascending.
+
+        Args:
+            limit: Maximum number of symbols.
+            asset_class: Only of this class.
+            active: Only active or only inactive ones.
+            search: Part of the name.
+            status: Only symbols with a series of this status.
+            after: Symbols after this one; the last one of the previous page.
         """
         values = {
             "symbol": None,
@@ -90,7 +97,7 @@ class SymbolQueries:
     def names(
         self, limit: int, *, search: str | None = None, status: str | None = None
     ) -> list[str]:
-        """Up to `limit` of the names that pages of these symbols hold, in their order."""
+        """The names of the symbols of `page`, up to `limit`."""
         values = {
             **dict.fromkeys(("symbol", "asset_class", "active", "after")),
             "search": None if search is None else search.upper(),
@@ -103,8 +110,8 @@ class SymbolQueries:
     def find(self, symbol: str) -> SymbolDetails | None:
         """One symbol; None if it was never tracked."""
         values = dict.fromkeys(("asset_class", "active", "search", "status", "after"))
-        found = self._read({**values, "symbol": symbol, "limit": 1})
-        return found[0] if found else None
+        symbols = self._read({**values, "symbol": symbol, "limit": 1})
+        return symbols[0] if symbols else None
 
     def _read(self, values: Mapping[str, object]) -> list[SymbolDetails]:
         with self._db.begin() as conn:
@@ -113,7 +120,7 @@ class SymbolQueries:
 
 
 def is_known(conn: Connection, symbol: str) -> bool:
-    """Whether the symbol is tracked, or was, or something is stored of it."""
+    """Whether the symbol is or was tracked, or has a stored series."""
     return conn.execute(text(_KNOWN), {"symbol": symbol}).first() is not None
 
 

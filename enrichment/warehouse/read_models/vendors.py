@@ -1,4 +1,4 @@
-"""What the hourly rollups say of the vendors: how quickly they answered, and who had to."""
+"""Fetches by vendor from the hourly rollups: their latency and their success."""
 
 from __future__ import annotations
 
@@ -12,30 +12,27 @@ from enrichment.warehouse.rows import fetch_all
 
 @dataclass(frozen=True, slots=True)
 class Fetches:
-    """Fetches of a source that began within the hour or day from `start` on.
+    """Fetches from a source that started within an hour or day."""
 
-    buckets: how many took how long, by `logs.LATENCY_BUCKETS_MS`, the last one unbounded.
-    """
-
-    start: datetime
+    start: datetime  # of the hour or day
     source: str
     total: int
     successful: int
-    buckets: Sequence[int]
+    buckets: Sequence[int]  # fetches by LATENCY_BUCKETS_MS, the last one unbounded
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Successful fetches of an asset class that a source answered in the hour or day."""
+    """Successful fetches of an asset class from a source within an hour or day."""
 
-    start: datetime
+    start: datetime  # of the hour or day
     asset_class: str
     source: str
     answered: int
 
 
 class VendorHistory:
-    """Reads the last hours of the rollups, hour by hour, beyond three days day by day (UTC)."""
+    """Reads the rollups of the last hours: by hour, or by UTC day for more than three days."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
