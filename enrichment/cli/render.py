@@ -214,7 +214,7 @@ def history_table(page: dto.HistoryPage) -> Table:
 def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
     result = table("name", "kind", "state", "worker", "age", right=("age",))
     for p in patterns:
-        state = "unknown (stale)" if p.stale else p.state or "–"
+        state = "unknown (stale)" if p.stale else p.shown_state or "–"
         result.add_row(p.name, p.kind, state, p.worker_id, duration(p.age_seconds))
     return result
 

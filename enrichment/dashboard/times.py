@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pandas as pd
 import streamlit as st
 
+from enrichment.domain.model import Timeframe
+
 LOCAL_TIME = "local-time"  # the toggle's key, also in the URL
 UTC = ZoneInfo("UTC")
 
@@ -44,6 +46,15 @@ def format_time(at: datetime, form: str = "%Y-%m-%d %H:%M", *, with_zone: bool =
         with_zone: False where the zone is named elsewhere.
     """
     return f"{at.astimezone(display_zone()):{form}{' %Z' if with_zone else ''}}"
+
+
+def bar_time(start: datetime | None, timeframe: str) -> str:
+    """The start of a bar: a date for daily and weekly bars, in every zone; else a time."""
+    if start is None:
+        return "–"
+    if not Timeframe(timeframe).intraday:
+        return f"{start.astimezone(UTC):%Y-%m-%d}"
+    return format_time(start)
 
 
 def to_display_zone(frame: pd.DataFrame) -> pd.DataFrame:

@@ -106,19 +106,23 @@ def _worker_issues(state: NightState) -> Iterator[str]:
 
 def _breaker_issues(state: NightState) -> Iterator[str]:
     for breaker in state.breakers:
-        workers = f"{breaker.workers} worker{'s' * (breaker.workers != 1)}"
-        if breaker.mode == "auto":
-            if breaker.is_open:
-                yield (
-                    f"The breaker {breaker.name} is open in {workers}: its provider fails, "
-                    "requests are rejected for now."
-                )
-            continue
-        effect = "rejected" if breaker.is_open else "not protected"
-        yield (
-            f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: requests to "
-            f"its provider are {effect} until it is reset."
+        if breaker.is_open or breaker.mode != "auto":
+            yield breaker_issue(breaker)
+
+
+def breaker_issue(breaker: BreakerState) -> str:
+    """What a breaker that is open, or that somebody has set by hand, means; with who, when, why."""
+    workers = f"{breaker.workers} worker{'s' * (breaker.workers != 1)}"
+    if breaker.mode == "auto":
+        return (
+            f"The breaker {breaker.name} is {breaker.state.replace('_', ' ')} in {workers}: its "
+            "provider fails, requests are rejected for now."
         )
+    effect = "rejected" if breaker.is_open else "not protected"
+    return (
+        f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: requests to "
+        f"its provider are {effect} until it is reset."
+    )
 
 
 def _breaker_state(breaker: BreakerState) -> str:

@@ -269,3 +269,34 @@ def test_a_timed_pause_says_until_when(installation: Installation) -> None:
 def test_a_waiting_worker_says_for_what(installation: Installation) -> None:
     WorkerRegistry(installation.db, "w").beat(busy=0, state="waiting", note="the Dask scheduler")
     assert about(installation.health(), "the Dask scheduler")
+
+
+def test_a_series_in_error_shows_its_error_and_not_its_deductions(
+    installation: Installation,
+) -> None:
+    installation.run_night("2026-11-26", set())
+    installation.run_night("2026-11-27", {"S00"})
+    series = next(
+        s for s in installation.reader.overview_page.needs_attention() if s.symbol == "S00"
+    )
+    assert series.status == "error"
+    assert series.reasons  # years behind, as of this clock
+    assert "no bars of S00" in series.cause
+    details = installation.reader.symbols.find("S00")
+    assert details is not None
+    assert "no bars of S00" in details.timeframes[0].cause
+
+
+def test_failures_that_were_cured_since_are_marked(installation: Installation) -> None:
+    installation.run_night("2026-11-27", set(FAILING))
+    installation.run_by_hand(FAILING[:5], unknown=set())
+    (error,) = installation.reader.overview_page.errors()
+    assert (error.error_class, error.symbols, error.still_failing) == ("UnknownSymbol", 6, 1)
+
+
+def test_a_breaker_set_by_hand_shows_its_mode_as_its_state(installation: Installation) -> None:
+    publish(installation.db, "v", "polygon_api", "open", "forced_open")
+    publish(installation.db, "w", "polygon_api", "closed", "disabled")
+    publish(installation.db, "x", "polygon_api", "closed")
+    states = [pattern.shown_state for pattern in installation.reader.resilience()]
+    assert sorted(map(str, states)) == ["closed", "disabled", "forced_open"]

@@ -55,7 +55,7 @@ def provider_states(patterns: Sequence[PatternStatus]) -> list[ProviderState]:
 def _provider_state(name: str, patterns: Sequence[PatternStatus]) -> ProviderState:
     current = [pattern for pattern in patterns if not pattern.stale]
     breakers = of_kind(current, "circuit_breaker")
-    states = [breaker.state for breaker in breakers]
+    states = [breaker.shown_state for breaker in breakers]
     quotas = [limit for limit in _statuses(current, "rate_limiter") if limit.get("strict")]
     requests = _statuses(patterns, "rate_limiter")
     bulkheads = _statuses(current, "bulkhead")

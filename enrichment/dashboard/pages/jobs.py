@@ -47,11 +47,11 @@ def history() -> None:
     if st.session_state.pop("job-selected", False):
         st.rerun()  # the whole page: this part reruns by itself
     page = filtered_history()
+    refreshed_badge(page.timestamp)
     if not page.jobs:
         filtered = st.session_state.get("kinds") or st.session_state.get("failed-only")
         no_jobs = "No job yet. Trigger one on the overview, or wait for the nightly run."
         empty_state("No job matches these filters." if filtered else no_jobs)
-        refreshed_badge(page.timestamp)
         return
     jobs = history_frame(page)
     history_charts(jobs)
@@ -62,7 +62,6 @@ def history() -> None:
     )
     if page.next is not None:
         st.caption(f"the newest {HISTORY_LIMIT}; the API returns all, page by page")
-    refreshed_badge(page.timestamp)
 
 
 def history_charts(jobs: pd.DataFrame) -> None:

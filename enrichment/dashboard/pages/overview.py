@@ -23,18 +23,16 @@ from enrichment.dashboard.components import (
 from enrichment.dashboard.data.jobs import history_frame
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
 from enrichment.dashboard.data.overview_metrics import current_metrics, trend_metrics
-from enrichment.dashboard.data.providers import of_kind
 from enrichment.dashboard.data.quality import series_frame
 from enrichment.dashboard.formatting import age, label
 from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
 from enrichment.dashboard.services import commands
-from enrichment.dashboard.times import format_time
+from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import is_simulated
-from enrichment.domain.statuses import HealthStatus, PauseScope
+from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
 from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
-from resilience import State
 
 MAX_BREAKERS = 5
 HEADLINES = {
@@ -107,26 +105,18 @@ def night_calendar(data: OverviewData) -> None:
 def open_issues(data: OverviewData) -> None:
     """Breakers that are not closed, and the errors of the last days."""
     st.subheader("Errors and open breakers")
-    breakers = of_kind(data.patterns, "circuit_breaker")
-    not_closed = [breaker for breaker in breakers if breaker.state != State.CLOSED]
-    for breaker in not_closed[:MAX_BREAKERS]:
-        reported = (
-            "stale: the worker no longer reports"
-            if breaker.stale
-            else f"reported {breaker.age_seconds:.0f} s ago"
-        )
-        st.warning(
-            f"Breaker **{breaker.name}** is {label(breaker.state or '')} "
-            f"in {breaker.worker_id.split(':')[0]} ({reported})",
-            icon=":material/electric_bolt:",
-        )
+    for breaker in data.night.breakers:
+        st.warning(health.breaker_issue(breaker), icon=":material/electric_bolt:")
     for error in data.errors:
+        cured = error.symbols - error.still_failing
+        note = f", {cured:,} of them enriched since" if error.still_failing and cured else ""
+        note = note if error.still_failing else ", all enriched since"
         st.markdown(
             f"**{error.error_class}** · {error.symbols:,} symbols in {error.jobs} "
-            f"job{'s' * (error.jobs != 1)}, last {age(error.at, data.overview.timestamp)}"
+            f"job{'s' * (error.jobs != 1)}, last {age(error.at, data.overview.timestamp)}{note}"
         )
         st.code(error.example, language=None, wrap_lines=True)
-    if not not_closed and not data.errors:
+    if not data.night.breakers and not data.errors:
         st.success(
             "All breakers are closed, and no symbol has failed in the last week.",
             icon=":material/check:",
@@ -173,13 +163,19 @@ def unhealthy_series(data: OverviewData) -> None:
             "timeframe": [s.timeframe for s in series],
             "status": [s.status for s in series],
             "quality": [s.quality_score for s in series],
-            "last bar": pd.Series([s.last_ts for s in series], dtype="datetime64[us, UTC]"),
+            "last bar": [bar_time(s.last_ts, s.timeframe) for s in series],
             "provider": [provider_text(s.symbol, s.source) for s in series],
-            "why": ["; ".join(s.reasons) or s.last_error or "" for s in series],
+            "why": [s.cause for s in series],
         }
     )
     columns = {"quality": SCORE, "why": WIDE_TEXT}
     table(rows, columns, key="unhealthy")
+    unhealthy = data.night.series - data.night.statuses.get(SeriesStatus.HEALTHY, 0)
+    if unhealthy > len(series):
+        st.caption(
+            f"{len(series):,} of {unhealthy:,}, most severe first: the page Symbols lists all, "
+            "filtered by status"
+        )
 
 
 def provider_text(symbol: str, source: str | None) -> str:
@@ -190,6 +186,7 @@ def provider_text(symbol: str, source: str | None) -> str:
 
 def current_state() -> None:
     data = overview_data()
+    refreshed_badge(data.overview.timestamp)
     health_banner(data)
     job_progress(data)
 
@@ -208,7 +205,6 @@ def recent_history() -> None:
     with right:
         lowest_scores(data)
     unhealthy_series(data)
-    refreshed_badge(data.overview.timestamp)
 
 
 def run_controls() -> None:

@@ -34,7 +34,7 @@ from enrichment.dashboard.refresh import (
     refreshed_badge,
 )
 from enrichment.dashboard.services import commands, services
-from enrichment.dashboard.times import display_zone, format_time, to_display_zone
+from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.statuses import PauseScope, SeriesStatus
 from enrichment.domain.symbol_csv import parse_tracked, read_csv
@@ -144,10 +144,10 @@ def symbol_rows(symbols: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dic
             "status": series.status,
             "quality": series.quality_score,
             "bars": series.bars,
-            "last bar": series.last_ts,
+            "last bar": bar_time(series.last_ts, series.timeframe),
             "enriched": age(series.last_success_at, now) if series.last_success_at else "never",
             "provider": f"{series.source or '–'}{' (simulated)' if symbol.simulated else ''}",
-            "why": "; ".join(series.reasons) or series.last_error or "",
+            "why": series.cause,
         }
         for symbol in symbols
         for series in symbol.timeframes
@@ -194,8 +194,8 @@ def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
             icon=":material/pause_circle:",
         )
     for series in symbol.timeframes:
-        if reasons := "; ".join(series.reasons) or series.last_error:
-            st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {reasons}")
+        if series.cause:
+            st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {series.cause}")
 
 
 def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES
+from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES, SeriesStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,14 @@ class FailedItem:
     last_error: str
 
 
+def cause_of(status: str, reasons: Sequence[str], last_error: str | None) -> str:
+    """A series in error has its error as the cause, every other the deductions from its score."""
+    deductions = "; ".join(reasons)
+    if status == SeriesStatus.ERROR:
+        return last_error or deductions
+    return deductions or last_error or ""
+
+
 @dataclass(frozen=True, slots=True)
 class TrackedSeries:
     """One timeframe of a tracked symbol."""
@@ -203,6 +211,11 @@ class TrackedSeries:
     reasons: list[str]
     last_success_at: datetime | None
     last_error: str | None
+
+    @property
+    def cause(self) -> str:
+        """Why the series is not as it should be, empty where nothing is known; see `cause_of`."""
+        return cause_of(self.status, self.reasons, self.last_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +246,12 @@ class PatternStatus:
     updated_at: datetime
     age_seconds: float
     stale: bool  # older than 15 s: the worker has stopped or can't publish
+
+    @property
+    def shown_state(self) -> str | None:
+        """The mode that an operator has set (`forced_open`, `disabled`), else the state."""
+        mode = self.status.get("mode", "auto")
+        return self.state if mode == "auto" else str(mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, text
 from enrichment.domain.model import is_simulated
 from enrichment.domain.statuses import SeriesStatus
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.dto import cause_of
 from enrichment.warehouse.rows import from_row
 
 
@@ -30,6 +31,11 @@ class TimeframeState:
     reasons: Sequence[str]
     last_success_at: datetime | None
     last_error: str | None
+
+    @property
+    def cause(self) -> str:
+        """Why the series is not as it should be, empty where nothing is known; see `cause_of`."""
+        return cause_of(self.status, self.reasons, self.last_error)
 
 
 @dataclass(frozen=True, slots=True)
