@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -68,20 +68,8 @@ class Evaluation:
     def save(
         self, state: AlertState, *, severity: str, condition: str, value: float | None
     ) -> None:
-        self._conn.execute(
-            text(_SAVE),
-            {
-                "rule": state.rule,
-                "state": state.state,
-                "since": state.since,
-                "episode": state.episode,
-                "clear_since": state.clear_since,
-                "notified": state.notified,
-                "severity": severity,
-                "condition": condition,
-                "value": value,
-            },
-        )
+        values = {"severity": severity, "condition": condition, "value": value}
+        self._conn.execute(text(_SAVE), {**asdict(state), **values})
 
     def record(
         self,
@@ -154,15 +142,8 @@ class AlertStore:
     def postpone(self, delivery: Delivery, seconds: float, error: str) -> None:
         """Try again after `seconds`."""
         with self._db.begin() as conn:
-            conn.execute(
-                text(_POSTPONE),
-                {
-                    "event": delivery.event,
-                    "channel": delivery.channel,
-                    "seconds": seconds,
-                    "error": error,
-                },
-            )
+            values = {"event": delivery.event, "channel": delivery.channel}
+            conn.execute(text(_POSTPONE), {**values, "seconds": seconds, "error": error})
 
 
 def rule_names(conn: Connection) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 from sqlalchemy import Connection, Row
 
-from enrichment.warehouse.database import sql
+from enrichment.warehouse.database import Database, sql
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,6 +56,22 @@ def _require_fields(model: type[DataclassInstance], names: tuple[str, ...]) -> N
     unknown = set(names) - {field.name for field in fields(model)}
     if len(set(names)) < len(names) or unknown or not required <= set(names):
         raise TypeError(f"{model.__name__} can't be made of the columns {', '.join(names)}")
+
+
+class Reader:
+    """Base of the read models, whose queries are one transaction each."""
+
+    def __init__(self, db: Database) -> None:
+        """db: May be read-only."""
+        self._db = db
+
+    def _all(self, model: type[Model], query: str, **values: object) -> list[Model]:
+        with self._db.begin() as conn:
+            return fetch_all(conn, model, query, values)
+
+    def _one(self, model: type[Model], query: str, **values: object) -> Model | None:
+        with self._db.begin() as conn:
+            return fetch_one(conn, model, query, values)
 
 
 class JsonRows:

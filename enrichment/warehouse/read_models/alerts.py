@@ -10,8 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.statuses import AlertSeverity, AlertStatus
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.rows import fetch_all, from_row
+from enrichment.warehouse.rows import Reader, fetch_all, from_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +66,8 @@ class AlertEvent:
     deliveries: list[DeliveryStatus]
 
 
-class AlertReports:
+class AlertReports(Reader):
     """Reads alerts; see `warehouse.alerts` for what changes them."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def report(self) -> AlertReport:
         with self._db.begin() as conn:

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,8 @@ class CorrectedValue:
     job_id: UUID | None
 
 
-class AuditLog:
+class AuditLog(Reader):
     """Reads pages of append-only tables: rows with an id below `before`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def actions(
         self,
@@ -56,9 +52,9 @@ class AuditLog:
         action: str | None = None,
         before: int | None = None,
     ) -> list[AuditEntry]:
-        values = {"limit": limit, "actor": actor, "action": action, "before": before}
-        with self._db.begin() as conn:
-            return fetch_all(conn, AuditEntry, _ACTIONS, values)
+        return self._all(
+            AuditEntry, _ACTIONS, limit=limit, actor=actor, action=action, before=before
+        )
 
     def corrections(
         self,
@@ -70,15 +66,15 @@ class AuditLog:
         before: int | None = None,
     ) -> list[CorrectedValue]:
         """Corrections of a series, or of all, made at `since` or later."""
-        values = {
-            "limit": limit,
-            "symbol": symbol,
-            "timeframe": timeframe,
-            "since": since,
-            "before": before,
-        }
-        with self._db.begin() as conn:
-            return fetch_all(conn, CorrectedValue, _CORRECTIONS, values)
+        return self._all(
+            CorrectedValue,
+            _CORRECTIONS,
+            limit=limit,
+            symbol=symbol,
+            timeframe=timeframe,
+            since=since,
+            before=before,
+        )
 
 
 _ACTIONS = """

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Timeframe
 from enrichment.pipeline.features import FEATURES
-from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.symbols import is_known
+from enrichment.warehouse.rows import Reader
 from enrichment.warehouse.series.binary_copy import fetch, to_arrow
 from enrichment.warehouse.series.upsert import PRICES
 
@@ -32,11 +32,8 @@ COLUMNS: Mapping[str, str] = {
 _TYPES = {"number": pa.float64(), "label": pa.string()}
 
 
-class BarDownloads:
+class BarDownloads(Reader):
     """Reads stored bars for downloads."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def exists(self, symbol: str) -> bool:
         """Whether the symbol is or was tracked, or has stored bars."""
@@ -100,11 +97,8 @@ class Candles:
     bars_each: int  # bars per candle
 
 
-class PriceCharts:
+class PriceCharts(Reader):
     """Reads candles, aggregated in the database to as many as a chart can show."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def candles(
         self,

@@ -49,13 +49,13 @@ from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQ
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.read_models.waiting import wait_reasons
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.rows import fetch_all, fetch_one, from_row
+from enrichment.warehouse.rows import Reader, fetch_all, from_row
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
 
 QUEUE_SHOWN = 100
 
 
-class ReadModels:
+class ReadModels(Reader):
     """The queries, on a database that may be read-only.
 
     Args:
@@ -75,7 +75,7 @@ class ReadModels:
         enabled: bool,
         providers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._db = db
+        super().__init__(db)
         self._providers = providers or {}
         self.quality_by_day = QualityHistory(db)
         self.jobs = JobReports(db)
@@ -116,8 +116,7 @@ class ReadModels:
 
     def job_status(self, symbol: str) -> JobStatus | None:
         """None for a symbol that is not tracked."""
-        with self._db.begin() as conn:
-            return fetch_one(conn, JobStatus, _JOB_STATUS, {"symbol": symbol})
+        return self._one(JobStatus, _JOB_STATUS, symbol=symbol)
 
     def history(
         self,
@@ -166,18 +165,15 @@ class ReadModels:
             return [progress for job_id in ids if (progress := _progress(conn, job_id))]
 
     def failed_items(self, job_id: UUID) -> list[FailedItem]:
-        with self._db.begin() as conn:
-            return fetch_all(conn, FailedItem, _FAILED, {"job_id": job_id})
+        return self._all(FailedItem, _FAILED, job_id=job_id)
 
     def series(self) -> list[TrackedSeries]:
         """Every timeframe of every tracked symbol, by name."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, TrackedSeries, _SERIES)
+        return self._all(TrackedSeries, _SERIES)
 
     def workers(self) -> list[WorkerStatus]:
         """Workers of the last day, newest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, WorkerStatus, _WORKERS)
+        return self._all(WorkerStatus, _WORKERS)
 
     def silent_since(self) -> datetime | None:
         """The newest heartbeat if no worker is alive; None if one is, or there was none ever."""
@@ -187,24 +183,19 @@ class ReadModels:
 
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, Pause, PAUSES)
+        return self._all(Pause, PAUSES)
 
     def resilience(self) -> list[PatternStatus]:
         """Every pattern that a worker has published within the last day, by name and kind."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, PatternStatus, _RESILIENCE, {"stale": STALE_SECONDS})
+        return self._all(PatternStatus, _RESILIENCE, stale=STALE_SECONDS)
 
     def transitions(self, limit: int = 100) -> list[Transition]:
         """The breakers' newest changes of state, newest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, Transition, _TRANSITIONS, {"limit": limit})
+        return self._all(Transition, _TRANSITIONS, limit=limit)
 
     def slots(self, limit: int = 30) -> list[SlotStatus]:
         """The newest nightly slots with a job, newest first."""
-        values = {"hour": self._hour, "minute": self._minute, "limit": limit}
-        with self._db.begin() as conn:
-            return fetch_all(conn, SlotStatus, _SLOTS, values)
+        return self._all(SlotStatus, _SLOTS, hour=self._hour, minute=self._minute, limit=limit)
 
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""

@@ -10,10 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus
-from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import LastJob
 from enrichment.warehouse.read_models.night import last_run
-from enrichment.warehouse.rows import fetch_all, fetch_one
+from enrichment.warehouse.rows import Reader, fetch_one
 from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5
@@ -60,35 +59,26 @@ class JobItem:
     completed_at: datetime | None
 
 
-class JobReports:
+class JobReports(Reader):
     """Reads jobs one by one."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def request(self, job_id: UUID) -> JobRequest | None:
         """None for an unknown job."""
-        with self._db.begin() as conn:
-            return fetch_one(conn, JobRequest, _REQUEST, {"job_id": job_id})
+        return self._one(JobRequest, _REQUEST, job_id=job_id)
 
     def error_groups(self, job_id: UUID) -> list[ErrorGroup]:
         """The failed symbols by error class, the most frequent first."""
-        with self._db.begin() as conn:
-            values = {"job_id": job_id, "examples": EXAMPLES}
-            return fetch_all(conn, ErrorGroup, _ERROR_GROUPS, values)
+        return self._all(ErrorGroup, _ERROR_GROUPS, job_id=job_id, examples=EXAMPLES)
 
     def items(
         self, job_id: UUID, limit: int, *, status: str | None = None, after: str | None = None
     ) -> list[JobItem]:
         """Up to `limit` symbols of a job, ascending, after this one."""
-        values = {"job_id": job_id, "limit": limit, "status": status, "after": after}
-        with self._db.begin() as conn:
-            return fetch_all(conn, JobItem, _ITEMS, values)
+        return self._all(JobItem, _ITEMS, job_id=job_id, limit=limit, status=status, after=after)
 
     def longest(self, job_id: UUID, limit: int) -> list[JobItem]:
         """The symbols of a job that have started, by their duration, longest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, JobItem, _LONGEST, {"job_id": job_id, "limit": limit})
+        return self._all(JobItem, _LONGEST, job_id=job_id, limit=limit)
 
 
 def last_job(conn: Connection) -> LastJob | None:

@@ -19,9 +19,9 @@ from enrichment.domain.statuses import WorkerState
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.night import NightState, read_night
-from enrichment.warehouse.read_models.symbols import STATUS
+from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader, fetch_all
 from enrichment.warehouse.state_lists import QUEUED_ITEMS, WAITING_ITEMS
 
 STATEMENT_TIMEOUT_MS = 2000
@@ -61,18 +61,6 @@ class SeriesGroup:
     validation: float | None  # their mean share of valid bars, in [0, 1]
     oldest_success: datetime | None
     newest_success: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Means over the scored series of an asset class and timeframe."""
-
-    asset_class: str
-    timeframe: str
-    scored: int = 0
-    quality: float | None = None
-    completeness: float | None = None
-    validation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +124,11 @@ class MetricsSample:
     undelivered: Sequence[Undelivered]
 
 
-class MetricsReader:
+class MetricsReader(Reader):
     """Reads samples. Raises DatabaseUnavailable if a statement runs for longer than 2 s."""
 
     def __init__(self, db: Database, providers: Mapping[str, Sequence[str]]) -> None:
-        self._db = db
+        super().__init__(db)
         self._providers = providers
 
     def sample(self) -> MetricsSample:
@@ -163,7 +151,7 @@ class MetricsReader:
                 computations=fetch_all(conn, CallTotals, _COMPUTATIONS)[0],
                 quota_remaining=metrics_24h.quota(conn),
                 tracked=_counts(conn, _TRACKED),
-                series=_series(conn),
+                series=fetch_all(conn, SeriesGroup, _SERIES),
                 workers=fetch_all(conn, WorkerSample, _WORKERS),
                 patterns=fetch_all(conn, PatternSample, _PATTERNS, {"stale": STALE_SECONDS}),
                 pauses=_counts(conn, _PAUSES),
@@ -189,33 +177,6 @@ def _fetches(conn: Connection) -> list[CallTotals]:
             tuple(a + b for a, b in zip(sums.buckets, row.latency_buckets, strict=True)),
         )
     return [totals[name] for name in sorted(totals)]
-
-
-def _series(conn: Connection) -> list[SeriesGroup]:
-    statuses: dict[tuple[str, str], dict[str, int]] = {}
-    times: dict[tuple[str, str], list[datetime]] = {}
-    for row in conn.execute(text(_SERIES)):
-        key = (row.asset_class, row.timeframe)
-        statuses.setdefault(key, {})[row.status] = row.n
-        times.setdefault(key, []).extend(t for t in (row.oldest, row.newest) if t)
-    scores = {(s.asset_class, s.timeframe): s for s in fetch_all(conn, _Scores, _QUALITY)}
-    groups = []
-    for key, counts in sorted(statuses.items()):
-        means = scores.get(key) or _Scores(*key)
-        groups.append(
-            SeriesGroup(
-                asset_class=key[0],
-                timeframe=key[1],
-                statuses=counts,
-                scored=means.scored,
-                quality=means.quality,
-                completeness=means.completeness,
-                validation=means.validation,
-                oldest_success=min(times[key], default=None),
-                newest_success=max(times[key], default=None),
-            )
-        )
-    return groups
 
 
 _OVERALL = f"""
@@ -260,25 +221,29 @@ _TRACKED = """
 SELECT asset_class AS name, count(*) AS n FROM tracked_symbols WHERE active GROUP BY asset_class
 """
 
-_SERIES = f"""
-SELECT t.asset_class, tf.timeframe, {STATUS} AS status, count(*) AS n,
-    min(e.last_success_at) AS oldest, max(e.last_success_at) AS newest
-FROM tracked_symbols t CROSS JOIN LATERAL unnest(t.timeframes) AS tf (timeframe)
-LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
-WHERE t.active GROUP BY 1, 2, 3
-"""
-
 # The same rows as the overview's quality: each active series' newest day of the last two.
-_QUALITY = """
-SELECT t.asset_class, m.timeframe, count(*) AS scored, avg(m.avg_quality_score) AS quality,
-    avg(m.data_completeness) AS completeness, avg(m.validation_rate) / 100 AS validation
-FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
-LEFT JOIN data_quality_metrics newer ON newer.symbol = m.symbol
-    AND newer.timeframe = m.timeframe AND newer.date = m.date + 1
-    AND newer.date = (now() AT TIME ZONE 'UTC')::date
-WHERE m.date BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZONE 'UTC')::date
-    AND newer.symbol IS NULL
-GROUP BY 1, 2
+_SERIES = f"""
+WITH stored AS (
+    SELECT t.asset_class, tf.timeframe, {STATUS} AS status, count(*) AS n,
+        min(e.last_success_at) AS oldest, max(e.last_success_at) AS newest
+    FROM tracked_symbols t {SERIES_OF_T} WHERE t.active GROUP BY 1, 2, 3
+), scores AS (
+    SELECT t.asset_class, m.timeframe, count(*) AS scored, avg(m.avg_quality_score) AS quality,
+        avg(m.data_completeness) AS completeness, avg(m.validation_rate) / 100 AS validation
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    LEFT JOIN data_quality_metrics newer ON newer.symbol = m.symbol
+        AND newer.timeframe = m.timeframe AND newer.date = m.date + 1
+        AND newer.date = (now() AT TIME ZONE 'UTC')::date
+    WHERE m.date BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZONE 'UTC')::date
+        AND newer.symbol IS NULL
+    GROUP BY 1, 2
+)
+SELECT asset_class, timeframe, jsonb_object_agg(status, n) AS statuses,
+    coalesce(scored, 0) AS scored, quality, completeness, validation,
+    min(oldest) AS oldest_success, max(newest) AS newest_success
+FROM stored LEFT JOIN scores USING (asset_class, timeframe)
+GROUP BY asset_class, timeframe, scored, quality, completeness, validation
+ORDER BY asset_class, timeframe
 """
 
 _WORKERS = f"""

@@ -15,7 +15,7 @@ from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import TrackedSeries
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, STATUS
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader
 from enrichment.warehouse.state_lists import NIGHTLY_JOBS
 
 
@@ -49,22 +49,20 @@ class RecentError:
     at: dt.datetime  # when it failed
 
 
-class OverviewQueries:
+class OverviewQueries(Reader):
     """Reads the overview page; hour and minute are the time of the nightly slot, UTC."""
 
     def __init__(self, db: Database, *, hour: int, minute: int) -> None:
-        self._db = db
+        super().__init__(db)
         self._slot = {"hour": hour, "minute": minute}
 
     def nights(self, days: int = 90) -> list[Night]:
         """The last `days` dates with a past slot, oldest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, Night, _NIGHTS, {**self._slot, "days": days})
+        return self._all(Night, _NIGHTS, **self._slot, days=days)
 
     def errors(self, days: int = 7, limit: int = 5) -> list[RecentError]:
         """The most frequent error classes in the jobs of the last days."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, RecentError, _ERRORS, {"days": days, "limit": limit})
+        return self._all(RecentError, _ERRORS, days=days, limit=limit)
 
     def symbols(self) -> dict[str, str]:
         """Active symbol → asset class, by name."""
@@ -73,8 +71,7 @@ class OverviewQueries:
 
     def needs_attention(self, limit: int = 50) -> list[TrackedSeries]:
         """The series that are not healthy, the most severe first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, TrackedSeries, _ATTENTION, {"limit": limit})
+        return self._all(TrackedSeries, _ATTENTION, limit=limit)
 
 
 _NIGHTS = f"""

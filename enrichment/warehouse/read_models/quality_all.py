@@ -8,8 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +60,24 @@ class ScoreOfDay:
     score: float
 
 
-class QualityOverview:
+class QualityOverview(Reader):
     """Reads the quality of all series."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def days(self, days: int = 90) -> list[DayOfQuality]:
         """Those of the last `days` days on which a series was enriched, oldest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, DayOfQuality, _DAYS, {"days": days})
+        return self._all(DayOfQuality, _DAYS, days=days)
 
     def worst(self, limit: int = 20) -> list[SeriesQuality]:
         """The series with the lowest scores, each the newest of the last week, lowest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, SeriesQuality, _WORST, {"limit": limit})
+        return self._all(SeriesQuality, _WORST, limit=limit)
 
     def gaps(self, series: int = 20) -> list[GapsOfMonth]:
         """The open gaps by month, of the `series` with most of them."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, GapsOfMonth, _GAPS, {"series": series})
+        return self._all(GapsOfMonth, _GAPS, series=series)
 
     def symbol_days(self, symbols: int = 40, days: int = 30) -> list[ScoreOfDay]:
         """Daily scores of the `symbols` with the lowest mean over the last `days`."""
-        values = {"symbols": symbols, "days": days}
-        with self._db.begin() as conn:
-            return fetch_all(conn, ScoreOfDay, _SYMBOL_DAYS, values)
+        return self._all(ScoreOfDay, _SYMBOL_DAYS, symbols=symbols, days=days)
 
 
 _DAYS = """

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from enrichment.warehouse.database import Database, database_now
+from enrichment.warehouse.database import database_now
 from enrichment.warehouse.read_models.symbols import is_known
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader, fetch_all
 
 FETCHES_SHOWN = 20
 
@@ -65,11 +65,8 @@ class SymbolQuality:
     recent_fetch_logs: Sequence[FetchLogEntry]
 
 
-class QualityHistory:
+class QualityHistory(Reader):
     """Reads the quality of a symbol on the last days."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def of(self, symbol: str, days: int) -> SymbolQuality | None:
         """The last `days` UTC days, today among them, newest first; None for an unknown symbol."""

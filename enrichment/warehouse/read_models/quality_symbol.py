@@ -16,9 +16,8 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
 from enrichment.domain.statuses import SeriesStatus
 from enrichment.pipeline.quality import Deduction, deductions
-from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.bars import RANGE
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader, fetch_all
 from enrichment.warehouse.series.binary_copy import fetch
 from enrichment.warehouse.series.update_rows import inputs_from_json
 from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
@@ -105,11 +104,8 @@ class SeriesReport:
     confirmations: Sequence[Confirmation] = field(default_factory=list)
 
 
-class QualityReports:
+class QualityReports(Reader):
     """Reads the details of a symbol's quality."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def of(self, symbol: str) -> list[SeriesReport] | None:
         """A report for every tracked or stored timeframe; None for an unknown symbol."""

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, Row, text
 
 from enrichment.domain.model import is_simulated
 from enrichment.domain.statuses import SeriesStatus
-from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import cause_of
-from enrichment.warehouse.rows import from_row
+from enrichment.warehouse.rows import Reader, from_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,8 @@ STATE = f"""
 """.strip()
 
 
-class SymbolQueries:
+class SymbolQueries(Reader):
     """Reads tracked symbols, inactive ones included."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def page(
         self,

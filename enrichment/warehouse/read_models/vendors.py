@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.rows import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +30,16 @@ class Answers:
     answered: int
 
 
-class VendorHistory:
+class VendorHistory(Reader):
     """Reads the rollups of the last hours: by hour, or by UTC day for more than three days."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def fetches(self, hours: int) -> list[Fetches]:
         """By source, oldest first; failed fetches have the source 'none'."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, Fetches, _FETCHES, _span(hours))
+        return self._all(Fetches, _FETCHES, **_span(hours))
 
     def answers(self, hours: int) -> list[Answers]:
         """By asset class and source, oldest first."""
-        with self._db.begin() as conn:
-            return fetch_all(conn, Answers, _ANSWERS, _span(hours))
+        return self._all(Answers, _ANSWERS, **_span(hours))
 
 
 def _span(hours: int) -> dict[str, object]:

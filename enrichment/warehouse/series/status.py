@@ -61,7 +61,7 @@ SELECT symbol, timeframe, date, total_records, validated_records, validation_rat
     (SELECT count(*) FROM bar_flags f
         WHERE (f.symbol, f.timeframe) = (statuses.symbol, statuses.timeframe)
         AND f.severity <> '{Severity.INFO}' AND f.found_at >= date_trunc('day', now())),
-    quality_score, completeness, validation, features, freshness, status, reasons
+    score, completeness, validation, features, freshness, status, reasons
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe, date) DO UPDATE SET
     total_records = EXCLUDED.total_records, validated_records = EXCLUDED.validated_records,
@@ -81,7 +81,7 @@ _UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
     history_from, source, adjusted, quality_score, reasons, evidence, feature_set, last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
-    history_from, source, adjusted, quality_score, reasons, evidence, feature_set, now()
+    history_from, source, adjusted, score, reasons, evidence, feature_set, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
@@ -94,13 +94,13 @@ ON CONFLICT (symbol, timeframe) DO UPDATE SET
 """
 
 _REASSESS = """
-UPDATE enrichment_status SET status = :status, quality_score = :quality_score, reasons = :reasons,
+UPDATE enrichment_status SET status = :status, quality_score = :score, reasons = :reasons,
     evidence = CAST(:evidence AS jsonb)
 WHERE symbol = :symbol AND timeframe = :timeframe
 """
 
 _REASSESS_DAY = """
-UPDATE data_quality_metrics SET avg_quality_score = :quality_score,
+UPDATE data_quality_metrics SET avg_quality_score = :score,
     data_completeness = :completeness, validation = :validation, features = :features,
     freshness = :freshness, status = :status, reasons = :reasons, updated_at = now()
 WHERE symbol = :symbol AND timeframe = :timeframe AND date = (

@@ -7,6 +7,7 @@ A batch is a sequence of (task, update), one for each series. Rows have the colu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -45,7 +46,7 @@ COMPUTATIONS = JsonRows(
 STATUSES = JsonRows(
     "statuses",
     "symbol text, timeframe text, date date, total_records integer, validated_records integer,"
-    " validation_rate float8, quality_score float8, completeness float8, validation float8,"
+    " validation_rate float8, score float8, completeness float8, validation float8,"
     " features float8, freshness float8, status text, reasons text[], evidence jsonb,"
     " history_from timestamptz, source text, adjusted boolean, first_ts timestamptz,"
     " last_ts timestamptz, inserted bigint, feature_set text",
@@ -148,15 +149,8 @@ def statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> lis
 
 
 def quality_columns(quality: Quality) -> Row:
-    return {
-        "quality_score": quality.score,
-        "completeness": quality.completeness,
-        "validation": quality.validation,
-        "features": quality.features,
-        "freshness": quality.freshness,
-        "status": quality.status,
-        "reasons": list(quality.reasons),
-    }
+    """The score, its components, the status and the reasons."""
+    return {**asdict(quality), "reasons": list(quality.reasons)}
 
 
 def inputs_to_json(inputs: QualityInputs) -> Row:
