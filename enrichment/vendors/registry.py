@@ -4,8 +4,8 @@ Settings, wiring, doctor, API and dashboard iterate over `VENDORS`. To add a ven
 provider in a file of this package, add its `VendorSpec` here, and give the sandbox its wire format.
 Importing this module loads no HTTP client: `build` imports the provider when it is called.
 
->>> VENDORS.names
-('polygon', 'binance', 'yahoo')
+>>> "yahoo" in VENDORS, "bloomberg" in VENDORS
+(True, False)
 >>> VENDORS["yahoo"].reach(AssetClass.STOCK, Timeframe.M5)
 datetime.timedelta(days=60)
 """
