@@ -136,6 +136,10 @@ def sandbox(
     quota: Annotated[
         int | None, typer.Option(help="Requests a minute before it answers 429.")
     ] = None,
+    plan: Annotated[str, typer.Option(help="Plan of Polygon: paid or free.")] = "paid",
+    listed: Annotated[
+        int, typer.Option(min=0, help="Simulated stocks in whole-market answers.")
+    ] = 100,
 ) -> None:
     """Serve the sandbox vendor: real recorded bars, simulated symbols, injected faults."""
     from enrichment import sandbox as sandbox_vendor
@@ -150,6 +154,8 @@ def sandbox(
             anchor=parse_time(anchor) if anchor else None,
             shifted=not unshifted,
             quota_per_minute=quota,
+            plan=plan,
+            listed=listed,
             faults=[sandbox_vendor.parse_fault(text) for text in fault or ()],
         )
 

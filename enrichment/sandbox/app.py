@@ -15,6 +15,7 @@ from enrichment.sandbox.binance import BinanceFormat
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
+from enrichment.sandbox.polygon_plan import plan_of
 from enrichment.sandbox.recorded import recordings
 from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import WireFormat
@@ -32,6 +33,8 @@ def create_app(
     quota_per_minute: int | None = None,
     faults: Iterable[Fault] = (),
     seed: int = 0,
+    plan: str = "paid",
+    listed: int = 100,
     wire_formats: Sequence[type[WireFormat]] = WIRE_FORMATS,
 ) -> Flask:
     """Create the app; `app.extensions["sandbox"]` is its `SandboxVendor`.
@@ -44,17 +47,20 @@ def create_app(
         quota_per_minute: Requests of one key in 60 seconds before it gets a 429; None: unlimited.
         faults: Injected from the start.
         seed: Of simulated bars and of faults with a probability.
+        plan: Of Polygon, "paid" or "free".
+        listed: Simulated stocks in whole-market answers.
         wire_formats: One for each vendor that the sandbox stands in for.
     """
     app = Flask(__name__, static_folder=None)
     vendor = SandboxVendor(
-        Market(anchor or clock(), shifted=shifted, seed=seed),
+        Market(anchor or clock(), shifted=shifted, seed=seed, simulated=listed),
         clock=clock,
         api_key=api_key,
         quota_per_minute=quota_per_minute,
         faults=faults,
         vendors=[wire_format.name for wire_format in wire_formats],
         seed=seed,
+        plan=plan_of(plan),
     )
     app.extensions["sandbox"] = vendor
     for wire_format in wire_formats:
@@ -116,7 +122,9 @@ class _ControlEndpoints:
         if not isinstance(shifted, bool):
             raise InvalidRequest('"shifted" must be true or false')
         anchor = _parsed_moment(body["anchor"]) if "anchor" in body else market.anchor
-        self._vendor.market = Market(anchor, shifted=shifted, seed=market.seed)
+        self._vendor.market = Market(
+            anchor, shifted=shifted, seed=market.seed, simulated=market.simulated
+        )
         return self.replay()
 
     def requests(self) -> Response:

@@ -226,6 +226,12 @@ class FaultRegistry:
                         break
             return tuple(drawn), self.cancelled
 
+    def data_faults(self, ticker: str, vendor: str) -> list[Fault]:
+        """The data faults of a ticker within an answer of many; their `times` are not counted."""
+        with self._lock:
+            rules = list(self._rules)
+        return [f for f in rules if f.kind in DATA_KINDS and f.matches(ticker, vendor)]
+
     def _applies(self, index: int, fault: Fault) -> bool:
         if fault.times is not None and self._applied[index] >= fault.times:
             return False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.model import is_simulated
@@ -13,6 +15,8 @@ from enrichment.sandbox.generator import Compute, SimulatedSeries
 from enrichment.sandbox.recorded import recorded_series, recordings
 from enrichment.sandbox.series import SandboxSeries
 
+# Simulated, for the sake of their spelling: with a dot, or a small p for preferred shares.
+SHARE_CLASSES = ("BRK.B", "BACpL")
 _MAX_SERIES = 64  # kept in memory with their random walks, 0.1 to 0.5 MB each
 _MAX_CACHED = 16_384  # short results, 2 KB each
 _MAX_CACHED_BARS = 32  # of one short result
@@ -25,18 +29,31 @@ class Market:
         anchor: Recorded series end at the last session that is complete by then.
         shifted: False replays them on their original dates, without continuation.
         seed: Of the simulated series and of the continuations.
+        simulated: Stocks SIM1, SIM2, … that whole-market answers list.
     """
 
-    def __init__(self, anchor: datetime, *, shifted: bool = True, seed: int = 0) -> None:
-        self.anchor, self.shifted, self.seed = anchor, shifted, seed
+    def __init__(
+        self, anchor: datetime, *, shifted: bool = True, seed: int = 0, simulated: int = 100
+    ) -> None:
+        self.anchor, self.shifted, self.seed, self.simulated = anchor, shifted, seed, simulated
         self._series = lru_cache(maxsize=_MAX_SERIES)(self._make)
         self._cache: OrderedDict[tuple[object, ...], Bars] = OrderedDict()
         self._cache_lock = threading.Lock()
 
     def series(self, ticker: str) -> SandboxSeries | None:
         """The ticker's series; None if it has none."""
-        exists = is_simulated(ticker) or ticker in recordings()
+        exists = is_simulated(ticker) or ticker in recordings() or ticker in SHARE_CLASSES
         return self._series(ticker) if exists else None
+
+    def recorded(self) -> Iterator[tuple[str, SandboxSeries]]:
+        """The recorded stocks, the only ones with splits and dividends."""
+        return ((t, self._series(t)) for t in recordings() if ":" not in t)
+
+    def listed(self) -> Iterator[tuple[str, SandboxSeries]]:
+        """The stocks that whole-market answers hold."""
+        simulated = (f"SIM{n + 1}" for n in range(self.simulated))
+        others = ((t, self._series(t)) for t in (*SHARE_CLASSES, *simulated))
+        return chain(self.recorded(), others)
 
     def warm_up(self) -> None:
         """Load the recordings and the calendar before the first request."""
@@ -60,6 +77,6 @@ class Market:
         return bars
 
     def _make(self, ticker: str) -> SandboxSeries:
-        if is_simulated(ticker):
+        if ticker not in recordings():
             return SimulatedSeries(ticker, self.seed, self._cached)
         return recorded_series(ticker, self.anchor, shifted=self.shifted, seed=self.seed)

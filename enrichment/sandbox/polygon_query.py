@@ -80,8 +80,8 @@ def parse(
         last,
         adjusted=_choice(arguments, "adjusted", {"true": True, "false": False}, "true"),
         ascending=_choice(arguments, "sort", {"asc": True, "desc": False}, "asc"),
-        limit=_integer(arguments.get("limit", "5000"), "limit", 1, _MAX_LIMIT),
-        after=_integer(arguments["after"], "cursor") if "after" in arguments else None,
+        limit=integer(arguments.get("limit", "5000"), "limit", 1, _MAX_LIMIT),
+        after=integer(arguments["after"], "cursor") if "after" in arguments else None,
     )
 
 
@@ -96,7 +96,8 @@ def _choice(arguments: dict[str, str], name: str, options: dict[str, bool], defa
     return options[value]
 
 
-def _integer(text: str, name: str, minimum: int = -(10**14), maximum: int = 10**14) -> int:
+def integer(text: str, name: str, minimum: int = -(10**14), maximum: int = 10**14) -> int:
+    """A parameter as a number; BadQueryError unless it lies within the bounds."""
     try:
         number = int(text) if len(text) <= 16 else maximum + 1
     except ValueError:
@@ -109,7 +110,7 @@ def _integer(text: str, name: str, minimum: int = -(10**14), maximum: int = 10**
 def _milliseconds(text: str, local: AssetClass, name: str, days: int) -> int:
     """A date or a number of milliseconds, in milliseconds; days=1: the end of the date."""
     if len(text) != 10 or text.count("-") != 2:
-        return _integer(text, name)
+        return integer(text, name)
     try:
         day = np.datetime64(text, "D")
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from enrichment.sandbox.faults import Fault, FaultRegistry
 from enrichment.sandbox.market import Market
+from enrichment.sandbox.polygon_plan import PLANS, Plan
 
 _MINUTE = timedelta(minutes=1)
 _POLL_SECONDS = 0.2  # between checks whether the client of a delayed request still waits
@@ -24,6 +25,7 @@ class SandboxVendor:
         api_key: The only accepted key; None: any that is not empty.
         quota_per_minute: Requests of one key in any 60 seconds; None: unlimited.
         vendors: The vendors that a fault can be limited to; None: any.
+        plan: The plan of Polygon that every key has.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class SandboxVendor:
         faults: Iterable[Fault] = (),
         vendors: Sequence[str] | None = None,
         seed: int = 0,
+        plan: Plan = PLANS["paid"],
     ) -> None:
-        self.market, self.clock = market, clock
+        self.market, self.clock, self.plan = market, clock, plan
         self.faults = FaultRegistry(faults, seed, vendors)
         self.requests = RequestLog()
         self._quota = Quota(quota_per_minute)

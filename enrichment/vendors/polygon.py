@@ -9,7 +9,7 @@ array([2.])
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -22,6 +22,7 @@ import orjson
 
 from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical, local_midnights
+from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient, JsonResponse
@@ -38,7 +39,7 @@ _RANGES = {
 }
 _NAMES = ("ts", "open", "high", "low", "close", "volume", "vwap", "trades")
 _FIELDS = ("t", "o", "h", "l", "c", "v", "vw", "n")
-_MAX_PAGES = 1_000
+_MIN_PAGES, _PAGES_PER_LIMIT = 20, 20  # pages of a tenth of the limit were seen
 _DAY = np.timedelta64(1, "D")
 
 
@@ -48,13 +49,21 @@ class PolygonProvider:
     Args:
         source: Recorded with the bars.
         limit: Base aggregates of a page (minutes for intraday bars), at most 50,000.
+        now: The wall clock; nothing beyond it is asked for.
     """
 
     name = "polygon"
 
-    def __init__(self, client: HttpClient, *, source: str = "polygon", limit: int = 50_000) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        *,
+        source: str = "polygon",
+        limit: int = 50_000,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.source = source
-        self._client, self._limit = client, limit
+        self._client, self._limit, self._now = client, limit, now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -64,7 +73,13 @@ class PolygonProvider:
         Raises:
             ProviderError: The answer could not be used.
         """
-        first, *others = self._pages(symbol, _path(symbol, asset_class, timeframe, window))
+        now = self._now()
+        if window.start >= now:
+            return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
+        path = _path(symbol, asset_class, timeframe, window, now)
+        unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
+        limits = (window.end - window.start) // unit // self._limit
+        first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
         if any(page.adjusted is not first.adjusted for page in others):
             raise MalformedResponse("'adjusted' differs between the pages of one answer")
         bars = first.bars.concat(*(page.bars for page in others)) if others else first.bars
@@ -76,13 +91,15 @@ class PolygonProvider:
             quota_remaining=[first, *others][-1].quota_remaining,
         )
 
-    def _pages(self, symbol: str, path: str) -> list[_Page]:
+    def _pages(self, symbol: str, path: str, at_most: int) -> list[_Page]:
         params: dict[str, str | int] = {"adjusted": "true", "sort": "asc", "limit": self._limit}
         pages = [_page(self._client.get_json(path, params, decode=decode), symbol)]
         seen: set[str] = set()
         while (url := pages[-1].next_url) is not None:
-            if url in seen or len(pages) >= _MAX_PAGES:
-                raise MalformedResponse(f"'next_url' does not end after {len(pages)} pages")
+            if url in seen or len(pages) >= at_most:
+                raise MalformedResponse(
+                    f"'next_url' does not end after {len(pages)} pages of {symbol}"
+                )
             seen.add(url)
             pages.append(_page(self._client.get_json(url, decode=decode), symbol))
         return pages
@@ -162,9 +179,12 @@ def parse(rows: list[Any]) -> Bars:
     )
 
 
-def _path(symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window) -> str:
+def _path(
+    symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window, now: datetime
+) -> str:
     first = _stamp(asset_class, timeframe, window.start)
     last = _stamp(asset_class, timeframe, window.end) - 1
+    last = min(last, int(now.timestamp() * 1000))
     ticker = quote(symbol, safe=":")
     return f"/v2/aggs/ticker/{ticker}/range/{_RANGES[timeframe]}/{min(first, last)}/{last}"
 

@@ -16,6 +16,7 @@ from enrichment.domain.calendars import bar_starts, is_complete
 from enrichment.domain.errors import ProviderError, ProviderUnavailable
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox import create_app, running
+from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
 from tests.helpers.fake_transport import direct
@@ -82,6 +83,14 @@ def test_the_vendors_own_client_reads_simulated_bars(vendor: RESTClient, sort: s
     assert all(agg.vwap and agg.transactions for agg in aggs)
 
 
+def test_the_vendors_own_client_reads_the_reference_data(vendor: RESTClient) -> None:
+    grouped = vendor.get_grouped_daily_aggs("2024-12-24", adjusted=False)
+    closes = {agg.ticker: agg.close for agg in grouped}
+    assert closes["IBM"] == recorded("IBM").close.iloc[-1]
+    assert len(closes) == 107
+    assert vendor.get_ticker_details("BACpL").market == "stocks"
+
+
 def test_the_vendors_own_client_sees_a_wrong_key(address: str) -> None:
     client = RESTClient(api_key="wrong", base=address, retries=0)
     with pytest.raises(BadResponse, match="Unknown API Key"):
@@ -112,7 +121,8 @@ def test_the_bars_are_those_that_the_calendar_expects(
     window = (
         YEAR if timeframe in (Timeframe.D1, Timeframe.W1) else Window(NOW - timedelta(days=60), NOW)
     )
-    fetched = PolygonProvider(http).fetch(symbol, kind, timeframe, window)
+    provider = CanonicalProvider(PolygonProvider(http), now=lambda: NOW)
+    fetched = provider.fetch(symbol, kind, timeframe, window)
     expected = bar_starts(kind, timeframe, window.start, window.end)
     complete = is_complete(kind, timeframe, fetched.bars.ts, NOW)
     assert fetched.adjusted is True

@@ -11,6 +11,7 @@ from enrichment.sandbox import create_app
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 KEY = {"Authorization": "Bearer any"}
+OTHER_HOST = "https://api.massive.com"
 RANGE = "/v2/aggs/ticker/{}/range/{}/{}/{}"
 
 
@@ -71,7 +72,7 @@ def test_the_body_is_polygons() -> None:
             "SIM1",
             "4/hour",
             "2024-07-03/2024-07-03",
-            [milliseconds(2024, 7, 3, h) for h in (12, 16)],
+            [milliseconds(2024, 7, 3, h) for h in (8, 12, 16, 20)],
         ),
         ("AAPL", "1/week", "2024-12-22/2024-12-28", [milliseconds(2024, 12, 22, 5)]),
     ],
@@ -103,7 +104,7 @@ def test_pages_make_up_the_whole_range(sort: str, limit: int) -> None:
         assert 0 < body["resultsCount"] == len(body["results"]) <= limit
         rows += body["results"]
         url = body.get("next_url")
-        assert url is None or url.startswith("http://localhost/v2/aggs/ticker/AAPL/range/1/day/")
+        assert url is None or url.startswith(f"{OTHER_HOST}/v2/aggs/ticker/AAPL/range/1/day/")
     stamps = [row["t"] for row in rows]
     assert stamps == sorted(set(stamps), reverse=sort == "desc")
     assert len(stamps) == 60
@@ -214,3 +215,191 @@ def test_the_replay_can_be_set_anew() -> None:
         "anchor": "2020-06-01T00:00:00+00:00",
         "shifted": False,
     }
+
+
+def clock_at(text: str) -> Clock:
+    clock = Clock()
+    clock.now = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    return clock
+
+
+def hours_of(day: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = get(RANGE.format("SIM1", "1/hour", day, day))["results"]
+    return rows
+
+
+@pytest.mark.parametrize(("day", "first"), [("2024-12-23", 9), ("2024-07-02", 8)])
+def test_stocks_hours_run_from_four_to_eight_in_new_york(day: str, first: int) -> None:
+    """04:00 there is 09:00 UTC in winter, 08:00 in summer."""
+    year, month, number = map(int, day.split("-"))
+    start = milliseconds(year, month, number, first)
+    assert [row["t"] for row in hours_of(day)] == [start + 3_600_000 * n for n in range(16)]
+
+
+def test_the_hour_of_the_opening_mixes_trades_before_and_after_it() -> None:
+    nine = hours_of("2024-12-23")[5]
+    first, last = milliseconds(2024, 12, 23, 14), milliseconds(2024, 12, 23, 14, 59)
+    halves = get(f"/v2/aggs/ticker/SIM1/range/30/minute/{first}/{last}")["results"]
+    assert [row["t"] for row in halves] == [first, first + 1_800_000]
+    assert nine["o"] == halves[0]["o"]
+    assert nine["c"] == halves[1]["c"]
+    assert nine["v"] == halves[0]["v"] + halves[1]["v"]
+    assert halves[0]["v"] < halves[1]["v"] / 10
+
+
+def test_a_bar_of_extended_hours_does_not_depend_on_the_page() -> None:
+    url: str | None = RANGE.format("SIM1", "30/minute", "2024-12-20", "2024-12-23") + "?limit=210"
+    via, rows = client(), []
+    while url is not None:
+        body = get(url, via)
+        rows += body["results"]
+        url = body.get("next_url")
+    whole = get(RANGE.format("SIM1", "30/minute", "2024-12-20", "2024-12-23") + "?limit=50000")
+    assert rows == whole["results"]
+    assert len(rows) == 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [
+        ("2020-01-01", "2024-12-23", "2022-12-27", "2024-12-23"),  # clipped to two years
+        ("2024-12-20", "2024-12-26", "2024-12-20", "2024-12-24"),  # without the running day
+        ("2024-12-20", "2024-12-27", "2024-12-20", "2024-12-24"),
+    ],
+)
+def test_the_free_plan_clips_a_range(start: str, end: str, first: str, last: str) -> None:
+    via = client(plan="free", clock=clock_at("2024-12-26T23:00"))
+    rows = get(RANGE.format("SIM1", "1/day", start, end), via)["results"]
+    days = [datetime.fromtimestamp(row["t"] / 1000, UTC).date().isoformat() for row in rows]
+    assert (days[0], days[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("now", "start", "end", "status"),
+    [
+        ("2024-12-26T23:00", "2020-01-01", "2020-12-31", 403),
+        ("2024-12-26T23:00", "2024-12-26", "2024-12-26", 403),
+        ("2024-12-27T04:59", "2024-12-26", "2024-12-26", 403),  # a minute before midnight there
+        ("2024-12-27T05:00", "2024-12-26", "2024-12-26", 200),
+    ],
+)
+def test_the_free_plan_refuses_what_it_does_not_hold(
+    now: str, start: str, end: str, status: int
+) -> None:
+    via = client(plan="free", clock=clock_at(now))
+    answer = via.get(RANGE.format("SIM1", "1/day", start, end), headers=KEY)
+    assert answer.status_code == status
+    assert (answer.json["status"] == "NOT_AUTHORIZED") is (status == 403)
+
+
+def test_a_burst_on_the_free_plan_blocks_the_key_for_minutes() -> None:
+    clock = Clock()
+    via = client(plan="free", clock=clock)
+    url = RANGE.format("SIM1", "1/day", "2024-12-20", "2024-12-23")
+    statuses = {}
+    for seconds in (0, 0, 0, 0, 0, 1, 61, 149, 182):
+        clock.now = NOW + timedelta(seconds=seconds)
+        answer = via.get(url, headers=KEY)
+        statuses[seconds] = answer.status_code
+        assert "Retry-After" not in answer.headers
+    assert statuses == {0: 200, 1: 429, 61: 429, 149: 429, 182: 200}
+
+
+@pytest.mark.parametrize(
+    ("ticker", "count"),
+    [("BRK.B", 1), ("BACpL", 1), ("BRK-B", 0), ("BACPL", 0), ("BAC-PL", 0), ("sim1", 0)],
+)
+def test_tickers_are_case_sensitive_and_another_spelling_is_empty(ticker: str, count: int) -> None:
+    assert get(RANGE.format(ticker, "1/day", "2024-12-23", "2024-12-23"))["resultsCount"] == count
+
+
+def test_a_grouped_day_holds_the_rows_of_all_stocks() -> None:
+    via = client(listed=3)
+    body = get("/v2/aggs/grouped/locale/us/market/stocks/2024-12-24?adjusted=false", via)
+    tickers = ["AAPL", "FB", "GOOG", "IBM", "MSFT", "BRK.B", "BACpL", "SIM1", "SIM2", "SIM3"]
+    assert sorted(row["T"] for row in body["results"]) == sorted(tickers)
+    assert body["resultsCount"] == body["queryCount"] == 10
+    assert body["adjusted"] is False
+    for row in body["results"]:
+        # the day's bar is stamped at the close: 13:00 in New York, a half day
+        assert row.pop("t") == milliseconds(2024, 12, 24, 18)
+        (day,) = get(RANGE.format(row.pop("T"), "1/day", "2024-12-24", "2024-12-24"), via)[
+            "results"
+        ]
+        del day["t"]
+        assert row == day
+
+
+def test_a_grouped_day_without_a_session_is_empty() -> None:
+    body = get("/v2/aggs/grouped/locale/us/market/stocks/2024-12-25")
+    assert body["resultsCount"] == 0
+    assert "results" not in body
+
+
+def test_a_grouped_day_has_a_stocks_restated_bar() -> None:
+    via = client(listed=1)
+    url = "/v2/aggs/grouped/locale/us/market/stocks/2024-12-24"
+    before = {row["T"]: row["c"] for row in get(url, via)["results"]}
+    fault = {"ticker": "SIM1", "kind": "restated", "bars": ["2024-12-24"], "factor": 1.5}
+    assert via.post("/_sandbox/faults", json=[fault]).status_code == 200
+    after = {row["T"]: row["c"] for row in get(url, via)["results"]}
+    assert after.pop("SIM1") == pytest.approx(before.pop("SIM1") * 1.5)
+    assert after == before
+
+
+def test_the_free_plan_has_no_grouped_day_before_midnight() -> None:
+    via = client(plan="free", listed=1, clock=clock_at("2024-12-27T01:30"))
+    path = "/v2/aggs/grouped/locale/us/market/stocks/2024-12-{}"
+    statuses = [via.get(path.format(day), headers=KEY).status_code for day in (24, 26)]
+    assert statuses == [200, 403]
+    assert via.get(path.format("x"), headers=KEY).status_code == 400
+
+
+def unshifted(**options: Any) -> FlaskClient:
+    return client(shifted=False, clock=clock_at("2013-03-05T12:00"), **options)
+
+
+def test_splits() -> None:
+    body = get("/stocks/v1/splits?ticker=AAPL&sort=execution_date.asc", unshifted())
+    rows = [{k: v for k, v in row.items() if k != "id"} for row in body["results"]]
+    assert rows == [
+        {
+            "ticker": "AAPL",
+            "execution_date": day,
+            "adjustment_type": "forward_split",
+            "split_from": 1.0,
+            "split_to": 2.0,
+            "historical_adjustment_factor": factor,
+        }
+        for day, factor in (("2000-06-21", 0.25), ("2005-02-28", 0.5))
+    ]
+    recent = get("/stocks/v1/splits?execution_date.gte=2003-01-01&limit=5000", unshifted())
+    assert [(row["ticker"], row["execution_date"]) for row in recent["results"]] == [
+        ("AAPL", "2005-02-28"),
+        ("MSFT", "2003-02-18"),
+    ]
+    assert get("/stocks/v1/splits", unshifted(plan="free"))["results"] == []
+
+
+def test_dividends_are_paged() -> None:
+    via, dates = unshifted(), []
+    url: str | None = "/stocks/v1/dividends?ticker.any_of=AAPL,FB&limit=2"
+    while url is not None:
+        body = get(url, via)
+        assert len(body["results"]) <= 2
+        dates += [row["ex_dividend_date"] for row in body["results"]]
+        url = body.get("next_url")
+        assert url is None or url.startswith(f"{OTHER_HOST}/stocks/v1/dividends?")
+    assert dates == ["2013-02-07", "2012-11-07", "2012-08-09"]
+    (row,) = get("/stocks/v1/dividends?ticker=IBM&ex_dividend_date=2012-08-08", via)["results"]
+    assert row["cash_amount"] == pytest.approx(0.85, rel=0.01)  # as IBM paid
+    assert row["split_adjusted_cash_amount"] == row["cash_amount"]
+    assert via.get("/stocks/v1/dividends?sort=odd", headers=KEY).status_code == 400
+
+
+def test_a_ticker_is_described() -> None:
+    details = get("/v3/reference/tickers/BACpL")["results"]
+    assert (details["ticker"], details["market"], details["type"]) == ("BACpL", "stocks", "PFD")
+    assert get("/v3/reference/tickers/X:SIM1USD")["results"]["market"] == "crypto"
+    unknown = client().get("/v3/reference/tickers/BAC-PL", headers=KEY)
+    assert (unknown.status_code, unknown.json["status"]) == (404, "NOT_FOUND")
