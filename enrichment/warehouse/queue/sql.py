@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.queue.leases import OWNED, OWNED_BY
+from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.rows import JsonRows
 from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS, WAITING_ITEMS
 
@@ -18,8 +19,8 @@ WITH due AS (
     WHERE i.status IN {WAITING_ITEMS} AND i.run_after <= now()
         AND j.state IN {OPEN_JOBS} AND j.cancel_requested_at IS NULL
         AND NOT EXISTS (
-            SELECT 1 FROM pauses p WHERE (p.until IS NULL OR p.until > now())
-                AND (p.scope = '{PauseScope.GLOBAL}' OR (p.scope, p.key) IN (
+            SELECT 1 FROM pauses
+            WHERE {IN_FORCE} AND (scope = '{PauseScope.GLOBAL}' OR (scope, key) IN (
                     ('{PauseScope.ASSET_CLASS}', i.asset_class),
                     ('{PauseScope.SYMBOL}', i.symbol))))
         AND NOT EXISTS (

@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import LATENCY_BUCKETS_MS
 from enrichment.domain.statuses import WorkerState
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.night import NightState, read_night
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
@@ -45,7 +45,7 @@ class CallTotals:
     total: int
     successful: int
     duration_seconds: float
-    buckets: tuple[int, ...] = ()  # fetches by LATENCY_BUCKETS_MS, the last one unbounded
+    buckets: Sequence[int] = ()  # fetches by LATENCY_BUCKETS_MS, the last one unbounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class MetricsReader(Reader):
                 jobs=fetch_all(conn, JobTotals, _JOBS),
                 queue=_counts(conn, _QUEUE),
                 queue_oldest_age=overall.queue_oldest_age,
-                fetches=_fetches(conn),
+                fetches=fetch_all(conn, CallTotals, _FETCHES),
                 computations=fetch_all(conn, CallTotals, _COMPUTATIONS)[0],
                 quota_remaining=metrics_24h.quota(conn),
                 tracked=_counts(conn, _TRACKED),
@@ -162,21 +162,6 @@ class MetricsReader(Reader):
 
 def _counts(conn: Connection, statement: str) -> dict[str, int]:
     return {row.name: row.n for row in conn.execute(text(statement))}
-
-
-def _fetches(conn: Connection) -> list[CallTotals]:
-    totals: dict[str, CallTotals] = {}
-    no_fetches = (0,) * (len(LATENCY_BUCKETS_MS) + 1)
-    for row in conn.execute(text(_FETCHES)):
-        sums = totals.get(row.source, CallTotals(row.source, 0, 0, 0.0, no_fetches))
-        totals[row.source] = CallTotals(
-            row.source,
-            sums.total + row.total,
-            sums.successful + row.successful,
-            sums.duration_seconds + row.seconds,
-            tuple(a + b for a, b in zip(sums.buckets, row.latency_buckets, strict=True)),
-        )
-    return [totals[name] for name in sorted(totals)]
 
 
 _OVERALL = f"""
@@ -197,12 +182,22 @@ WHERE status IN {QUEUED_ITEMS} GROUP BY status
 """
 
 _FETCHES = """
-SELECT source, total, successful, duration_ms / 1000 AS seconds, latency_buckets
-FROM enrichment_fetch_settled
-UNION ALL
-SELECT h.source, h.total, h.successful, h.duration_ms / 1000, h.latency_buckets::bigint[]
-FROM enrichment_fetch_hourly h LEFT JOIN enrichment_fetch_settled s USING (source)
-WHERE h.hour >= coalesce(s.before, '-infinity')
+WITH parts AS (
+    SELECT source, total, successful, duration_ms, latency_buckets FROM enrichment_fetch_settled
+    UNION ALL
+    SELECT h.source, h.total, h.successful, h.duration_ms, h.latency_buckets::bigint[]
+    FROM enrichment_fetch_hourly h LEFT JOIN enrichment_fetch_settled s USING (source)
+    WHERE h.hour >= coalesce(s.before, '-infinity')
+), buckets AS (
+    SELECT source, array_agg(n ORDER BY position) AS buckets FROM (
+        SELECT source, b.position, sum(b.n)::bigint AS n
+        FROM parts CROSS JOIN LATERAL unnest(latency_buckets) WITH ORDINALITY AS b (n, position)
+        GROUP BY 1, 2) sums
+    GROUP BY source
+)
+SELECT source AS name, sum(total)::bigint AS total, sum(successful)::bigint AS successful,
+    sum(duration_ms) / 1000 AS duration_seconds, buckets
+FROM parts JOIN buckets USING (source) GROUP BY source, buckets ORDER BY source
 """
 
 _COMPUTATIONS = """
@@ -258,8 +253,8 @@ SELECT worker_id, kind, name, state, status FROM resilience_state
 WHERE updated_at > now() - make_interval(secs => :stale) ORDER BY worker_id, kind, name
 """
 
-_PAUSES = """
-SELECT scope AS name, count(*) AS n FROM pauses WHERE until IS NULL OR until > now() GROUP BY scope
+_PAUSES = f"""
+SELECT scope AS name, count(*) AS n FROM pauses WHERE {IN_FORCE} GROUP BY scope
 """
 
 _ALERTS = "SELECT rule, severity, state FROM alert_states ORDER BY rule"

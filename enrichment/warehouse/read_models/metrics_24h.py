@@ -16,6 +16,8 @@ from enrichment.warehouse.read_models.dto import (
     Metrics,
     QualityMetrics,
 )
+from enrichment.warehouse.read_models.quality_all import newest_quality
+from enrichment.warehouse.rows import fetch_all
 
 
 def read(conn: Connection) -> Metrics:
@@ -23,22 +25,22 @@ def read(conn: Connection) -> Metrics:
     edges = conn.execute(text(_EDGES)).one()._mapping
     fetch: Any = conn.execute(text(_FETCHES), dict(edges)).one()
     compute: Any = conn.execute(text(_COMPUTATIONS), dict(edges)).one()
-    quality: Any = conn.execute(text(_QUALITY)).one()
+    (quality,) = fetch_all(conn, QualityMetrics, _QUALITY)
     return Metrics(
         FetchMetrics(
-            fetch.total,
-            fetch.successful,
-            _percent(fetch.successful, fetch.total),
-            fetch.avg_ms,
-            quota(conn),
+            total_fetches=fetch.total,
+            successful=fetch.successful,
+            success_rate=_percent(fetch.successful, fetch.total),
+            avg_response_time_ms=fetch.avg_ms,
+            api_quota_remaining=quota(conn),
         ),
         ComputeMetrics(
-            compute.total,
-            compute.successful,
-            _percent(compute.successful, compute.total),
-            compute.avg_ms,
+            total_computations=compute.total,
+            successful=compute.successful,
+            success_rate=_percent(compute.successful, compute.total),
+            avg_computation_time_ms=compute.avg_ms,
         ),
-        QualityMetrics(quality.tracked, quality.validation_rate, quality.score),
+        quality,
     )
 
 
@@ -92,14 +94,9 @@ WHERE at > now() - interval '5 minutes' AND quota_remaining IS NOT NULL
 ORDER BY at DESC LIMIT 1
 """
 
-_QUALITY = """
-SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS tracked,
-    round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate,
-    round(avg(avg_quality_score)::numeric, 4)::float8 AS score
-FROM (
-    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score
-    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
-    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
-    ORDER BY m.symbol, m.timeframe, m.date DESC
-) latest
+_QUALITY = f"""
+SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS symbols_tracked,
+    round(avg(validation_rate)::numeric, 2)::float8 AS avg_validation_rate,
+    round(avg(avg_quality_score)::numeric, 4)::float8 AS avg_quality_score
+FROM ({newest_quality("m.validation_rate, m.avg_quality_score", days=2)}) newest
 """

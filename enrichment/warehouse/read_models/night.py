@@ -22,8 +22,10 @@ from enrichment.domain.statuses import (
     WorkerState,
 )
 from enrichment.warehouse.database import sql
+from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
 from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.quality_all import newest_quality
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.rows import fetch_all, fetch_one
@@ -234,20 +236,15 @@ SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS symbols,
 FROM newest GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT :limit
 """
 
-_QUALITY = """
+_QUALITY = f"""
 SELECT count(score) AS scored, round(avg(score)::numeric, 4)::float8 AS mean_score,
     round(avg(validation_rate)::numeric, 2)::float8 AS validation_rate
-FROM (
-    SELECT DISTINCT ON (m.symbol, m.timeframe) m.validation_rate, m.avg_quality_score AS score
-    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
-    WHERE m.date >= (now() AT TIME ZONE 'UTC')::date - 1
-    ORDER BY m.symbol, m.timeframe, m.date DESC
-) latest
+FROM ({newest_quality("m.validation_rate, m.avg_quality_score AS score", days=2)}) newest
 """
 
-PAUSES = """
+PAUSES = f"""
 SELECT scope, key, paused_by, reason, at, until FROM pauses
-WHERE until IS NULL OR until > now() ORDER BY scope, key
+WHERE {IN_FORCE} ORDER BY scope, key
 """
 
 _BREAKERS = """

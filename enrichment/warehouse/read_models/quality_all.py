@@ -80,6 +80,15 @@ class QualityOverview(Reader):
         return self._all(ScoreOfDay, _SYMBOL_DAYS, symbols=symbols, days=days)
 
 
+def newest_quality(columns: str, days: int) -> str:
+    """A query for the columns of each active series' newest row `m` of the last `days` days."""
+    return f"""
+    SELECT DISTINCT ON (m.symbol, m.timeframe) {columns}
+    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+    WHERE m.date > (now() AT TIME ZONE 'UTC')::date - {days}
+    ORDER BY m.symbol, m.timeframe, m.date DESC"""
+
+
 _DAYS = """
 SELECT m.date, count(*) AS series, avg(m.avg_quality_score) AS score,
     min(m.avg_quality_score) AS lowest, avg(m.data_completeness) AS completeness,
@@ -89,14 +98,10 @@ WHERE m.date > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
 GROUP BY m.date ORDER BY m.date
 """
 
-_WORST = """
+_WORST = f"""
 SELECT symbol, timeframe, date, avg_quality_score AS score, data_completeness AS completeness,
     validation, features, freshness, status, reasons
-FROM (
-    SELECT DISTINCT ON (m.symbol, m.timeframe) m.*
-    FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
-    WHERE m.date > (now() AT TIME ZONE 'UTC')::date - 7
-    ORDER BY m.symbol, m.timeframe, m.date DESC) newest
+FROM ({newest_quality("m.*", days=7)}) newest
 ORDER BY avg_quality_score, symbol, timeframe LIMIT :limit
 """
 

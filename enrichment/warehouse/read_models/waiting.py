@@ -7,9 +7,11 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus, PauseScope, WorkerState
-from enrichment.warehouse.queue.workers import ALIVE_SECONDS
+from enrichment.warehouse.queue.pauses import IN_FORCE
+from enrichment.warehouse.queue.workers import IS_ALIVE
 from enrichment.warehouse.read_models.dto import WaitReason
 from enrichment.warehouse.rows import fetch_all
+from enrichment.warehouse.state_lists import WAITING_ITEMS
 
 
 def wait_reasons(conn: Connection, job_id: UUID) -> list[WaitReason]:
@@ -18,14 +20,13 @@ def wait_reasons(conn: Connection, job_id: UUID) -> list[WaitReason]:
     A symbol has one reason: a pause before a missing worker, and that before its own delay. None
     are given for symbols that only wait for a free thread.
     """
-    return fetch_all(conn, WaitReason, _REASONS, {"job_id": job_id, "alive": ALIVE_SECONDS})
+    return fetch_all(conn, WaitReason, _REASONS, {"job_id": job_id})
 
 
 _REASONS = f"""
 WITH alive AS (
     SELECT worker_id, state, note FROM workers
-    WHERE state <> '{WorkerState.STOPPED}'
-        AND heartbeat_at > now() - make_interval(secs => :alive)
+    WHERE {IS_ALIVE}
 ), blocked AS (
     SELECT CASE
         WHEN NOT EXISTS (SELECT 1 FROM alive) THEN
@@ -50,13 +51,13 @@ WITH alive AS (
     FROM enrichment_job_items i CROSS JOIN blocked b
     LEFT JOIN LATERAL (
         SELECT scope, key, paused_by, reason, until FROM pauses
-        WHERE (until IS NULL OR until > now()) AND (scope = '{PauseScope.GLOBAL}'
+        WHERE {IN_FORCE} AND (scope = '{PauseScope.GLOBAL}'
             OR (scope, key) IN (('{PauseScope.ASSET_CLASS}', i.asset_class),
                 ('{PauseScope.SYMBOL}', i.symbol)))
         ORDER BY scope = '{PauseScope.GLOBAL}' DESC LIMIT 1) p ON true
     LEFT JOIN enrichment_job_items o ON o.symbol = i.symbol
         AND o.status = '{ItemStatus.IN_PROGRESS}' AND o.job_id <> i.job_id
-    WHERE i.job_id = :job_id AND i.status IN ('{ItemStatus.PENDING}', '{ItemStatus.RETRY}')
+    WHERE i.job_id = :job_id AND i.status IN {WAITING_ITEMS}
 )
 SELECT reason, count(*) AS symbols, min(until) AS until FROM waiting
 WHERE reason IS NOT NULL GROUP BY reason ORDER BY symbols DESC, reason
