@@ -1,4 +1,7 @@
-"""Binance's klines of crypto, /api/v3/klines."""
+"""Binance's klines of crypto, /api/v3/klines.
+
+A page covers `limit` bar starts: where bars are missing, it has fewer rows and is not the last.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries
+from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     WireFormat,
     closes_with_placeholders,
@@ -24,6 +28,8 @@ from enrichment.sandbox.wire_format import (
 
 _MAX_ROWS, _DEFAULT_ROWS = 1000, 500
 _WEIGHT = 2  # request weight of one request
+_IGNORED = 5  # refused requests in a row that get the address banned
+_BAN = timedelta(minutes=2)
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _ERRORS = {
     "interval": {"code": -1120, "msg": "Invalid interval."},
@@ -31,16 +37,23 @@ _ERRORS = {
     "parameter": {"code": -1100, "msg": "Illegal characters found in a parameter."},
     "quota": {"code": -1003, "msg": "Too many requests; current limit is exceeded."},
     "rate_limit": {"code": -1003, "msg": "Too many requests; current limit is exceeded."},
+    "ban": {"code": -1003, "msg": "Way too many requests; IP banned."},
     "unauthorized": {"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."},
     "forbidden": {"code": 0, "msg": "Service unavailable from a restricted location."},
     "server_error": {"code": -1000, "msg": "An unknown error occurred."},
 }
+_STATUSES = {"ban": 418, "forbidden": 451}
 
 
 class BinanceFormat(WireFormat):
     """Answers requests in Binance's wire format."""
 
     name: ClassVar[str] = "binance"
+
+    def __init__(self, vendor: SandboxVendor) -> None:
+        super().__init__(vendor)
+        self._refused = 0
+        self._banned_until = _FIRST
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("binance", __name__)
@@ -70,6 +83,22 @@ class BinanceFormat(WireFormat):
         )
         response.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
         return response
+
+    def _over_quota(self, ticker: str, key: str) -> Response | None:
+        """A 429, or a 418 for some time to a client that ignores them."""
+        now = self._vendor.clock()
+        if now < self._banned_until:
+            return self._too_many_requests(
+                ticker, "ban", (self._banned_until - now).total_seconds()
+            )
+        refused = super()._over_quota(ticker, key)
+        self._refused = 0 if refused is None else self._refused + 1
+        if self._refused >= _IGNORED:
+            self._refused, self._banned_until = 0, now + _BAN
+        return refused
+
+    def _refusal(self, ticker: str, outcome: str, code: int) -> Response:
+        return super()._refusal(ticker, outcome, _STATUSES.get(outcome, code))
 
     def _error_body(self, outcome: str) -> bytes:
         return orjson.dumps(_ERRORS[outcome])

@@ -1,6 +1,7 @@
 """Bars from Binance's klines: crypto only, days in UTC, weeks from Monday.
 
 A symbol in US dollars stands for Binance's market in USDT; other quote currencies stay as they are.
+A bar without trades can be missing, so a page with fewer rows than asked for need not be the last.
 
 >>> vendor_symbol("X:BTCUSD"), vendor_symbol("X:ETHBTC")
 ('BTCUSDT', 'ETHBTC')
@@ -8,16 +9,21 @@ A symbol in US dollars stands for Binance's market in USDT; other quote currenci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, safe_divide, to_datetime64
+from enrichment.domain.bars import Bars, Timestamps, safe_divide, to_datetime64
 from enrichment.domain.calendars import canonical
-from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
+from enrichment.domain.errors import (
+    AccessDenied,
+    MalformedResponse,
+    RequestRefused,
+    UnknownSymbol,
+)
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.parsing import text_to_floats, to_floats, to_timestamps
@@ -27,6 +33,8 @@ _MAX_ROWS = 1000  # klines in one response
 _INVALID_SYMBOL = -1121
 _FIELDS = 12
 _MAX_PAGES = 10_000
+_LATEST_MS = 4_102_444_800_000  # the year 2100; anything beyond is in microseconds
+_PUBLIC_DATA = "https://data-api.binance.vision"
 
 
 class BinanceProvider:
@@ -69,6 +77,7 @@ class BinanceProvider:
 
     def _pages(self, symbol: str, timeframe: Timeframe, window: Window) -> list[JsonResponse]:
         start, end = _milliseconds(window.start), _milliseconds(window.end) - 1
+        step = timeframe.duration // timedelta(milliseconds=1)
         pages: list[JsonResponse] = []
         while len(pages) < _MAX_PAGES:
             params: dict[str, str | int] = {
@@ -80,20 +89,26 @@ class BinanceProvider:
             }
             pages.append(self._page(symbol, params))
             rows = _rows(pages[-1].body)
-            if len(rows) < self._limit:
+            if not rows:
                 return pages
-            newest = to_timestamps([_open_time(rows[-1])], "openTime", "ms")
-            newest_ms = int(newest.astype("datetime64[ms]").astype(np.int64)[0])
-            if newest_ms < start:
+            newest = int(
+                _open_times([_open_time(rows[-1])]).astype("datetime64[ms]").astype(int)[0]
+            )
+            if newest < start:
                 raise MalformedResponse("'openTime' does not advance from page to page")
-            start = newest_ms + 1
-            if start > end:
+            start = newest + 1
+            if newest + step > end:
                 return pages
         raise MalformedResponse(f"the klines do not end after {_MAX_PAGES} pages")
 
     def _page(self, symbol: str, params: Mapping[str, str | int]) -> JsonResponse:
         try:
             return self._client.get_json("/api/v3/klines", params)
+        except AccessDenied as exc:
+            raise AccessDenied(
+                f"{exc}; Binance refuses some countries, the US among them: "
+                f"BINANCE_BASE_URL={_PUBLIC_DATA} serves the same public data"
+            ) from exc
         except RequestRefused as exc:
             if exc.code == _INVALID_SYMBOL:
                 raise UnknownSymbol(
@@ -117,7 +132,7 @@ def parse(rows: list[Any]) -> Bars:
     start, o, h, low, c, v, _, quote, trades, taker, *_ = zip(*rows, strict=False)
     volume = text_to_floats(list(v), "volume")
     return Bars.of(
-        to_timestamps(list(start), "openTime", "ms"),
+        _open_times(start),
         text_to_floats(list(o), "open"),
         text_to_floats(list(h), "high"),
         text_to_floats(list(low), "low"),
@@ -139,6 +154,12 @@ def _open_time(row: Any) -> Any:
     if not isinstance(row, list) or not row:
         raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
     return row[0]
+
+
+def _open_times(values: Sequence[Any]) -> Timestamps:
+    """Milliseconds since 1970, or microseconds as in Binance's archives since 2025."""
+    in_ms = [v // 1000 if type(v) is int and v > _LATEST_MS else v for v in values]
+    return to_timestamps(in_ms, "openTime", "ms")
 
 
 def _milliseconds(moment: datetime) -> int:

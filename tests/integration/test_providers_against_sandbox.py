@@ -153,6 +153,28 @@ def test_yahoo_refuses_clients_that_are_no_browser(address: str) -> None:
         YahooProvider(bare, now=lambda: NOW).fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
 
 
+def test_binance_pages_with_missing_bars_do_not_end_the_history(
+    http: HttpClient, fault: Callable[..., None]
+) -> None:
+    hole = pd.date_range("2024-11-28T10:00", periods=7, freq="5min", tz=UTC)
+    moments = [start.isoformat() for start in hole]
+    fault(ticker="X:SIM2USD", kind="missing", bars=moments, vendor="binance")
+    request = ("X:SIM2USD", AssetClass.CRYPTO, Timeframe.M5, MONTH)
+    stored = pd.DatetimeIndex(provider("binance", http).fetch(*request).bars.ts, tz=UTC)
+    expected = pd.date_range(MONTH.start, MONTH.end, freq="5min", inclusive="left")
+    assert expected.difference(stored).tolist() == hole.tolist()
+
+
+def test_binance_bans_a_client_that_ignores_its_quota() -> None:
+    clock = [NOW]
+    with running(create_app(clock=lambda: clock[0], quota_per_minute=1)) as url:
+        refused = [requests.get(f"{url}/api/v3/klines", timeout=10) for _ in range(7)][1:]
+        assert [answer.status_code for answer in refused] == [429] * 5 + [418]
+        assert refused[-1].headers["Retry-After"] == "120"
+        clock[0] += timedelta(minutes=2)
+        assert requests.get(f"{url}/api/v3/klines", timeout=10).status_code == 400
+
+
 def test_a_rebased_series(http: HttpClient, fault: Callable[..., None]) -> None:
     request = ("SIM3", AssetClass.STOCK, Timeframe.D1, YEAR)
     before = provider("polygon", http).fetch(*request).bars

@@ -45,9 +45,9 @@ def fetch(
 
 
 def test_a_kline_becomes_a_bar() -> None:
-    transport = FakeTransport([ROW], headers={"X-MBX-USED-WEIGHT-1M": "100"})
+    transport = FakeTransport([ROW], [], headers={"X-MBX-USED-WEIGHT-1M": "100"})
     fetched = fetch(transport)
-    assert (fetched.source, fetched.adjusted, fetched.requests) == ("binance", True, 1)
+    assert (fetched.source, fetched.adjusted, fetched.requests) == ("binance", True, 2)
     assert fetched.quota_remaining == 5900
     row = {n: c[0] for n, c in fetched.bars.columns().items() if n != "ts"}
     assert row == {
@@ -61,18 +61,36 @@ def test_a_kline_becomes_a_bar() -> None:
     assert int(query["endTime"][0]) == WINDOW.end.timestamp() * 1000 - 1
 
 
-def test_pages_follow_until_one_is_not_full() -> None:
-    rows = [[ROW[0] + n * DAY, *ROW[1:]] for n in range(-4, 1)]
+def start_times(transport: FakeTransport) -> list[int]:
+    return [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in transport.urls]
+
+
+def test_a_short_page_is_not_the_last() -> None:
+    rows = [[ROW[0] + n * DAY, *ROW[1:]] for n in (-6, -4, -3, -2, 1)]
     transport = FakeTransport(rows[:2], rows[2:4], rows[4:])
-    fetched = fetch(transport, limit=2)
-    assert (fetched.requests, len(fetched.bars)) == (3, 5)
-    starts = [int(parse_qs(urlsplit(url).query)["startTime"][0]) for url in transport.urls]
-    assert starts[1:] == [rows[1][0] + 1, rows[3][0] + 1]
+    fetched = fetch(transport, limit=3)
+    assert fetched.bars.ts.astype("datetime64[D]").astype(str).tolist() == [
+        "2024-12-19", "2024-12-21", "2024-12-22", "2024-12-23", "2024-12-26",
+    ]  # fmt: skip
+    assert start_times(transport)[1:] == [rows[1][0] + 1, rows[3][0] + 1]
 
 
-def test_a_page_that_ends_with_the_window_is_the_last() -> None:
-    newest = int((WINDOW.end - timedelta(milliseconds=1)).timestamp() * 1000)
-    assert fetch(FakeTransport([[newest, *ROW[1:]]]), limit=1).requests == 1
+def test_an_empty_page_is_the_last() -> None:
+    fetched = fetch(FakeTransport([ROW], []))
+    assert (fetched.requests, len(fetched.bars)) == (2, 1)
+
+
+def test_a_page_that_ends_with_the_windows_last_bar_is_the_last() -> None:
+    newest = int((WINDOW.end - timedelta(days=1)).timestamp() * 1000)
+    assert fetch(FakeTransport([[newest, *ROW[1:]]])).requests == 1
+
+
+def test_microseconds_are_the_same_moment() -> None:
+    archived = [ROW[0] * 1000, *ROW[1:]]
+    assert parse([archived, ROW]).ts.astype(str).tolist() == ["2024-12-25T00:00:00.000000"] * 2
+    assert fetch(FakeTransport([archived], [])).requests == 2
+    with pytest.raises(MalformedResponse, match="1900 to 2099"):
+        parse([[ROW[0] * 1_000_000, *ROW[1:]]])
 
 
 def test_pages_that_do_not_advance_are_refused() -> None:
@@ -112,6 +130,12 @@ def test_refusals(status: int, body: Any, kind: type[Exception], retry_after: fl
         fetch(transport)
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", None) == retry_after
+
+
+def test_a_refused_country_learns_which_setting_to_change() -> None:
+    body = {"code": 0, "msg": "Service unavailable from a restricted location"}
+    with pytest.raises(AccessDenied, match=r"BINANCE_BASE_URL=https://data-api\.binance\.vision "):
+        fetch(FakeTransport(body, status=451))
 
 
 @pytest.mark.parametrize("column", range(11))
