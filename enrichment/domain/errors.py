@@ -148,6 +148,10 @@ class AccessDenied(ProviderError):
 
     permanent = True
 
+    def __init__(self, message: str, status: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status  # the vendor's own word for it, if it sent one
+
 
 class UnknownSymbol(ProviderError):
     """The vendor does not know the ticker."""

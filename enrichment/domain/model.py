@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from enrichment.domain.errors import InvalidRequest, InvalidSymbol
-from enrichment.domain.statuses import SeriesStatus
+from enrichment.domain.statuses import HistoryLimit, SeriesStatus
 
 if TYPE_CHECKING:  # settings and command line use this module and need no numpy
     from enrichment.domain.bars import Bars
@@ -198,6 +198,9 @@ class FetchedBars:
     adjusted: bool  # whether the prices are adjusted for splits
     requests: int = 1  # HTTP requests that it took
     quota_remaining: int | None = None  # requests that the vendor still allows, if it says so
+    served_from: datetime | None = None  # the vendor has nothing older; None: all that was asked
+    limit: HistoryLimit | None = None  # why it has nothing older
+    fallback: bool = False  # whether a preferred vendor could not be asked
 
 
 class JobKind(StrEnum):

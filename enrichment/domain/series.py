@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, no_timestamps
 from enrichment.domain.model import FetchedBars, Flag, Quality, Timeframe, ValidationResult, Window
-from enrichment.domain.statuses import GapCause
+from enrichment.domain.statuses import GapCause, HistoryLimit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,10 @@ class SeriesSnapshot:
     first_ts: datetime | None = None  # start of the oldest stored bar
     last_ts: datetime | None = None  # start of the newest stored bar
     overlap_from: datetime | None = None  # start of the newest bars, which each run fetches again
-    history_from: datetime | None = None  # earliest start that was ever requested
+    history_from: datetime | None = None  # earliest start that was ever served
+    wanted_from: datetime | None = None  # earliest start that was ever requested
+    history_limit: HistoryLimit | None = None  # why they differ; None: it is not known
+    history_due: bool = True  # whether what lies between them is to be requested again
     source: str | None = None  # vendor of the last run
     adjusted: bool | None = None  # whether its prices were adjusted for splits
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
@@ -82,6 +85,13 @@ class FetchResult:
     def source(self) -> str:
         return self.fetched.source if self.fetched is not None else "none"
 
+    @property
+    def served_from(self) -> datetime:
+        """Start of the part of the window that the vendor can vouch for, up to its end."""
+        if self.fetched is None:
+            return self.window.end
+        return max(self.window.start, self.fetched.served_from or self.window.start)
+
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
@@ -99,6 +109,20 @@ class Gap:
     ts: datetime
     cause: GapCause = GapCause.UNEXPLAINED
     error: str | None = None  # message of the failed request
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReach:
+    """How much of the history that was asked for has been served."""
+
+    wanted_from: datetime
+    served_from: datetime
+    limit: HistoryLimit | None = None  # why the rest was not served, if a vendor said so
+    checked: bool = False  # whether this run asked for the rest
+
+    @property
+    def is_short(self) -> bool:
+        return self.served_from - self.wanted_from > timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +146,7 @@ class QualityInputs:
     no_trades: int = 0  # expected bars in which nobody traded
     flag_counts: Mapping[str, FlagCount] = field(default_factory=dict)  # check → its bars, disjoint
     missing_at: Sequence[datetime] = ()  # the newest missing bars, as examples
+    history: HistoryReach | None = None
 
     @property
     def flagged_bars(self) -> int:
@@ -142,7 +167,7 @@ class SeriesUpdate:
     gaps: Sequence[Gap]  # still missing in the windows
     quality: Quality
     quality_inputs: QualityInputs
-    history_from: datetime  # earliest start requested so far
+    history_from: datetime  # earliest start served so far
     rebase: Rebase | None = None
     appends: bool = False  # whether all `bars` start after those stored
 

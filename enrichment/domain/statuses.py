@@ -113,11 +113,18 @@ class SnoozeCause(StrEnum):
     OUTAGE = "outage"  # the vendor's circuit breaker is open
 
 
+class HistoryLimit(StrEnum):
+    """Why a series begins later than was asked for."""
+
+    PLAN = "plan"  # the vendor's plan reaches no further back
+    VENDOR = "vendor"  # the vendor has no older bars
+
+
 class GapCause(StrEnum):
     """Of `bar_gaps`: why an expected bar is missing, as far as it is known."""
 
     UNEXPLAINED = "unexplained"
     FAILED_REQUEST = "failed_request"  # the request for it failed
     QUARANTINED = "quarantined"  # the vendor sent it, but validation rejected it
-    NO_TRADES = "no_trades"  # two vendors agree that nobody traded
+    NO_TRADES = "no_trades"  # two vendors that list the symbol agree that nobody traded
     VENDOR_OUTAGE = "vendor_outage"  # many symbols miss the same bar

@@ -33,6 +33,7 @@ from typing import Generic
 
 from enrichment.domain.model import Task, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.fetch import SeriesFetcher, no_bars
 from enrichment.pipeline.fetch_plan import FetchPlan
@@ -155,6 +156,8 @@ class EnrichmentPipeline(Generic[Outcome]):
             with run.step("store"):
                 self._store.store_chunk(run.task, update, chunk.start)
             snapshot = self._read_snapshot(run)
+            if update.fetched.limit is HistoryLimit.PLAN and len(update.fetched.bars) == 0:
+                break  # older chunks are beyond the plan, too
         if snapshot.bars == 0:
             with run.step("fetch"):
                 raise no_bars("no vendor", run)

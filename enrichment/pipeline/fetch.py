@@ -23,10 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import numpy as np
 
-from enrichment.domain.bars import between
+from enrichment.domain.bars import Bars, Mask, between, to_datetime64
 from enrichment.domain.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import ValidationResult, Window
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
@@ -38,6 +39,9 @@ from enrichment.pipeline.ports import BarSource, SeriesStore
 from enrichment.pipeline.steps import SeriesRun
 from enrichment.pipeline.validation import validate
 from enrichment.pipeline.validation.check import ValidationRequest
+
+_BARS_AROUND_GAP = 10
+_CLOSED_AT_MOST = timedelta(days=4)  # a weekend with a holiday
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,28 +114,48 @@ class SeriesFetcher:
         gaps = between(snapshot.gaps_due, window.start, window.end)
         if np.isin(gaps, again.validation.bars.ts).all():
             return [again]
-        return self._fetch_from_other(run, tail, again)
+        return self._fetch_from_other(run, tail, again, snapshot)
 
     def _fetch_from_other(
-        self, run: SeriesRun, tail: StoredTail, first: FetchResult
+        self, run: SeriesRun, tail: StoredTail, first: FetchResult, snapshot: SeriesSnapshot
     ) -> list[FetchResult]:
-        """The result, and the bars that another vendor adds; nobody traded what both miss."""
+        """The result, and the bars that another vendor adds.
+
+        Nobody traded in what both miss if both could know: the other one is asked for some bars
+        around the window, which show that it lists the symbol.
+        """
         window = first.window
+        around = max(_BARS_AROUND_GAP * run.timeframe.duration, _CLOSED_AT_MOST)
+        wider = Window(window.start - around, min(window.end + around, run.now))
         with run.step("fetch") as timer:
             fetched = self._source.fetch_from_other(
-                run.symbol, run.asset_class, run.timeframe, window, excluding=first.source
+                run.symbol, run.asset_class, run.timeframe, wider, excluding=first.source
             )
         if fetched is None:
             return [first]
-        second = _validated(run, FetchResult(window, fetched, timer.milliseconds), tail)
+        second = FetchResult(window, fetched, timer.milliseconds)
+        known = _could_know(first, snapshot) and _could_know(second, snapshot)
+        cause = GapCause.NO_TRADES if known else GapCause.UNEXPLAINED
+        within = fetched.bars.take(_in_window(fetched.bars, window))
+        second = _validated(run, replace(second, fetched=replace(fetched, bars=within)), tail)
         bars = second.validation.bars
         added = bars.take(bars.missing_from(first.validation.bars))
         flags = tuple(reconcile.other_source_flags(added, fetched))
         validation = replace(second.validation, bars=added, flags=flags)
-        return [
-            replace(first, cause=GapCause.NO_TRADES),
-            replace(second, cause=GapCause.NO_TRADES, validation=validation),
-        ]
+        return [replace(first, cause=cause), replace(second, cause=cause, validation=validation)]
+
+
+def _could_know(result: FetchResult, snapshot: SeriesSnapshot) -> bool:
+    """Whether the vendor was asked, lists the symbol and reaches back to the window's start."""
+    fetched = result.fetched
+    if fetched is None or fetched.requests == 0 or result.served_from > result.window.start:
+        return False
+    return fetched.source == snapshot.source or len(fetched.bars) > 0
+
+
+def _in_window(bars: Bars, window: Window) -> Mask:
+    start, end = to_datetime64(window.start), to_datetime64(window.end)
+    return np.asarray((bars.ts >= start) & (bars.ts < end))
 
 
 def _request(run: SeriesRun, window: Window) -> ValidationRequest:

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `first_run` | no bar is stored | the configured history | nothing |
 | `incremental` | bars are stored | from the overlap on, then each due gap | the tail |
-| `longer_history` | more history is configured than was ever requested | all of it | the tail |
+| `longer_history` | more history is wanted than was ever served | also that part | the tail |
 | `backfill` | a job requests a part of the history | one chunk of it at a time | the tail |
 | `unchanged` | the overlap was returned as stored, no gap is due | nothing more | nothing more |
 | `history_changed` | the bars before the overlap changed, too | all history again | all bars |
@@ -41,6 +41,7 @@ from enrichment.domain.series import SeriesSnapshot
 OVERLAP = 10  # newest stored bars that each run fetches again
 BARS_PER_CHUNK = 10_000
 GAP_FETCHES_PER_RUN = 5
+_DAY = timedelta(days=1)
 _MAX_BARS_BETWEEN_GAPS = 200  # closer gaps are fetched by one request
 
 
@@ -70,7 +71,7 @@ class FetchPlan:
     situation: Situation
     window: Window  # fetched first
     read: Read
-    gaps: Sequence[Window] = ()  # fetched after it
+    gaps: Sequence[Window] = ()  # fetched after it: missing bars and unserved history
 
     @property
     def read_from(self) -> datetime | None:
@@ -86,22 +87,23 @@ def plan_update(
     history: how far back the first run reaches.
     """
     configured = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
-    situation, start = _situation_of_update(snapshot, configured)
-    window = Window(start, now)
-    gaps = gap_windows(timeframe, snapshot.gaps_due, window.start)
+    wanted = min(configured, snapshot.wanted_from or configured)
+    if snapshot.overlap_from is None:
+        return FetchPlan(Situation.FIRST_RUN, Window(wanted, now), Read.SNAPSHOT)
+    window = Window(snapshot.overlap_from, now)
+    older = _unserved_history(snapshot, wanted, window.start)
+    gaps = [*older, *gap_windows(timeframe, snapshot.gaps_due, window.start)]
+    situation = Situation.LONGER_HISTORY if older else Situation.INCREMENTAL
     return FetchPlan(situation, window, _read(snapshot, _start(window, gaps)), gaps)
 
 
-def _situation_of_update(
-    snapshot: SeriesSnapshot, configured: datetime
-) -> tuple[Situation, datetime]:
-    """The situation, and where the fetch starts."""
-    if snapshot.overlap_from is None:
-        return Situation.FIRST_RUN, configured
-    requested = snapshot.history_from
-    if requested is None or configured < requested - timedelta(days=1):
-        return Situation.LONGER_HISTORY, configured
-    return Situation.INCREMENTAL, snapshot.overlap_from
+def _unserved_history(snapshot: SeriesSnapshot, wanted: datetime, before: datetime) -> list[Window]:
+    """What is wanted before the served history, unless vendors have lately said to lack it."""
+    served = snapshot.history_from or snapshot.first_ts
+    if served is None or served - wanted <= _DAY:
+        return []
+    longer = snapshot.wanted_from is None or snapshot.wanted_from - wanted > _DAY
+    return [Window(wanted, min(served, before))] if longer or snapshot.history_due else []
 
 
 def plan_chunk(snapshot: SeriesSnapshot, chunk: Window) -> FetchPlan:
@@ -115,7 +117,7 @@ def plan_unchanged(plan: FetchPlan) -> FetchPlan:
 
 
 def plan_refetch(plan: FetchPlan, snapshot: SeriesSnapshot, now: datetime) -> FetchPlan:
-    """Plan to fetch the whole history again, as far back as it was ever requested."""
+    """Plan to fetch the whole history again, as far back as it was ever served."""
     start = min(snapshot.history_from or plan.window.start, plan.window.start)
     return FetchPlan(Situation.HISTORY_CHANGED, Window(start, now), Read.ALL)
 

@@ -25,12 +25,20 @@ from enrichment.domain.bars import (
     to_datetime,
 )
 from enrichment.domain.model import Flag, Quality, Window
-from enrichment.domain.series import Gap, QualityInputs, SeriesSnapshot, SeriesUpdate
+from enrichment.domain.series import (
+    Gap,
+    HistoryReach,
+    QualityInputs,
+    SeriesSnapshot,
+    SeriesUpdate,
+)
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.fetch import FetchedSeries
 from enrichment.pipeline.steps import SeriesRun
 from enrichment.pipeline.validation.missing import classify_missing, missing_bars
+
+_DENSE_SHARE = 0.9  # of a series in which a missing bar is a gap, whatever vendors say
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +144,7 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
     if len(bars) == 0:
         return []
     gaps: dict[datetime, Gap] = {}
+    dense = _traded_share(merged) >= _DENSE_SHARE
     for result in merged.fetched.fetches:
         missing, _ = classify_missing(
             merged.missing(result.window), bars.ts, bars.volume, run.asset_class, run.timeframe
@@ -146,9 +155,19 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
                 continue
             if ts in rejected:
                 gaps[ts] = Gap(ts, GapCause.QUARANTINED, rejected[ts])
+            elif dense and result.cause is GapCause.NO_TRADES:
+                gaps[ts] = Gap(ts)
             else:
                 gaps[ts] = Gap(ts, result.cause, result.failure)
     return [gaps[ts] for ts in sorted(gaps)]
+
+
+def _traded_share(merged: MergedSeries) -> float:
+    """Share of the expected bars of the merged rows' time that have volume."""
+    bars = merged.bars
+    first, last = np.searchsorted(merged.expected, bars.ts[[0, -1]])
+    traded = np.count_nonzero(bars.volume > 0)
+    return float(traded / max(1, last + 1 - first))
 
 
 def quality_inputs(
@@ -179,7 +198,29 @@ def quality_inputs(
         feature_nulls=coverage[1],
         sessions_behind=calendars.sessions_behind(run.asset_class, run.timeframe, newest, run.now),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
+        history=history_reach(merged),
     )
+
+
+def history_reach(merged: MergedSeries) -> HistoryReach:
+    """What was asked for and what was served, without a break, up to the newest bar.
+
+    The limit is only learnt from a request for older bars that every preferred vendor answered.
+    """
+    snapshot, backfill = merged.snapshot, merged.run.task.backfill
+    fetches = merged.fetched.fetches
+    asked = [result.window.start for result in fetches]
+    asked += [ts for ts in (snapshot.wanted_from, snapshot.history_from) if ts is not None]
+    wanted = min(asked if backfill is None else [*asked, backfill.start])
+    served = snapshot.history_from or fetches[0].served_from
+    for result in sorted(fetches, key=lambda result: result.window.end, reverse=True):
+        start = result.served_from
+        if start < served <= result.window.end:
+            served = start
+    answers = [r.fetched for r in fetches if r.fetched is not None and r.window.start < served]
+    limit = next((a.limit for a in answers if a.limit and not a.fallback), None)
+    checked = limit is not None or served <= wanted
+    return HistoryReach(wanted, served, limit or snapshot.history_limit, checked)
 
 
 def to_update(
@@ -193,9 +234,6 @@ def to_update(
     """What the run writes: the rows from the first new or changed one on, and all findings."""
     fetched, rows, stored = merged.fetched, merged.rows_to_write, merged.fetched.tail.bars
     bars = merged.bars.take(rows)
-    requested = [result.window.start for result in fetched.fetches]
-    if merged.snapshot.history_from is not None:
-        requested.append(merged.snapshot.history_from)
     return SeriesUpdate(
         timeframe=merged.run.timeframe,
         fetches=fetched.fetches,
@@ -206,7 +244,7 @@ def to_update(
         gaps=gaps,
         quality=score,
         quality_inputs=inputs,
-        history_from=min(requested),
+        history_from=history_reach(merged).served_from,
         rebase=fetched.rebase,
         appends=len(stored) == 0 or bool(np.all(bars.ts > stored.ts[-1])),
     )

@@ -119,7 +119,7 @@ def assess_quality(inputs: QualityInputs) -> Quality:
 
 def deductions(inputs: QualityInputs) -> tuple[Deduction, ...]:
     """All deductions, the largest first; their points add up to 1 - score."""
-    components = (_completeness, _validation, _features, _freshness)
+    components = (_completeness, _validation, _features, _freshness, _history)
     unordered = (deduction for component in components for deduction in component(inputs))
     return tuple(sorted(unordered, key=lambda d: -d.points))
 
@@ -136,6 +136,18 @@ def _completeness(inputs: QualityInputs) -> Iterator[Deduction]:
         yield Deduction(
             "completeness", "gaps", points, observed, threshold, inputs.missing, examples
         )
+
+
+def _history(inputs: QualityInputs) -> Iterator[Deduction]:
+    """History that no vendor serves costs no points, but is stated."""
+    reach = inputs.history
+    if reach is not None and reach.is_short:
+        why = "to be asked for again" if reach.limit is None else reach.limit.value
+        observed = (
+            f"asked from {reach.wanted_from:%Y-%m-%d}, served from {reach.served_from:%Y-%m-%d}:"
+            f" {why}"
+        )
+        yield Deduction("completeness", "history", 0.0, observed, "all of it served")
 
 
 def _validation(inputs: QualityInputs) -> Iterator[Deduction]:

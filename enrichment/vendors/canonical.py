@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,12 @@ from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts, clock_floor, in_session, monday_of
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.aggregate import aggregate
 from enrichment.vendors.base import Provider
+
+_CLOSED_AT_MOST = timedelta(days=7)  # of an exchange
+_SHORTEST_PLAN_YEARS = 2
 
 
 class CanonicalProvider:
@@ -52,7 +56,28 @@ class CanonicalProvider:
         bars = regular_session(fetched.bars, asset_class, source)
         if source is not timeframe:
             bars = build(bars, asset_class, source, timeframe)
-        return replace(fetched, bars=bars.take(_within(bars.ts, window)))
+        bars = bars.take(_within(bars.ts, window))
+        fetched = replace(fetched, bars=bars)
+        return fetched if fetched.limit else _reach(fetched, timeframe, window, self._now())
+
+
+def _reach(
+    fetched: FetchedBars, timeframe: Timeframe, window: Window, now: datetime
+) -> FetchedBars:
+    """The answer with the start of what the vendor has, if that lies within the window.
+
+    A plan's reach is not announced: a range that goes back further is cut without a word. So the
+    limit is the plan if the answer begins a whole number of years ago, else the vendor.
+    """
+    first = to_datetime(fetched.bars.ts.min()) if len(fetched.bars) else window.end
+    if first - window.start <= _CLOSED_AT_MOST + timeframe.duration:
+        return fetched
+    years = (now - first) / timedelta(days=365.25)
+    whole = round(years)
+    by_plan = len(fetched.bars) > 0 and whole >= _SHORTEST_PLAN_YEARS
+    by_plan = by_plan and abs(years - whole) * 365.25 <= _CLOSED_AT_MOST / timedelta(days=1)
+    limit = HistoryLimit.PLAN if by_plan else HistoryLimit.VENDOR
+    return replace(fetched, served_from=first, limit=limit)
 
 
 def source_timeframe(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
-from enrichment.domain.errors import NoProvider, ProviderError, Snooze, UnknownVendor
+from enrichment.domain.errors import (
+    NoProvider,
+    ProviderError,
+    Snooze,
+    UnknownSymbol,
+    UnknownVendor,
+)
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.base import Provider
@@ -90,6 +97,7 @@ class Failover:
             except ProviderError as exc:
                 failures.append(exc)
             else:
+                fetched = replace(fetched, fallback=bool(waits) or _not_answered(failures))
                 if len(fetched.bars):
                     return fetched
                 empty.append(fetched)
@@ -135,3 +143,8 @@ class Failover:
             except (ProviderError, Snooze):
                 continue
         return None
+
+
+def _not_answered(failures: Sequence[ProviderError]) -> bool:
+    """Whether one of the failures says nothing of the symbol."""
+    return any(not isinstance(failure, UnknownSymbol) for failure in failures)

@@ -194,7 +194,9 @@ class HttpClient:
         if status in _QUOTA_STATUSES:
             return QuotaExceeded(message, _retry_after(response.headers, self._now()))
         if status in (401, 403, 451):
-            return AccessDenied(f"{message}: check {self._key_setting} and the plan it belongs to")
+            advice = f"check {self._key_setting} and the plan it belongs to"
+            word = body.get("status")
+            return AccessDenied(f"{message}: {advice}", word if isinstance(word, str) else None)
         if status == 404:
             return UnknownSymbol(message)
         if status >= 500 or status in _RETRYABLE_STATUSES:

@@ -25,6 +25,7 @@ from enrichment.domain.calendars import canonical, local_midnights
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.parsing import to_floats, to_timestamps
 
@@ -41,6 +42,9 @@ _NAMES = ("ts", "open", "high", "low", "close", "volume", "vwap", "trades")
 _FIELDS = ("t", "o", "h", "l", "c", "v", "vw", "n")
 _MIN_PAGES, _PAGES_PER_LIMIT = 20, 20  # pages of a tenth of the limit were seen
 _DAY = np.timedelta64(1, "D")
+_NOT_AUTHORIZED = "NOT_AUTHORIZED"  # for a window beyond the plan's reach, and for a whole product
+_SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
+_WITHHELD = timedelta(days=1)  # a free plan has the day in New York once it is over
 
 
 class PolygonProvider:
@@ -49,7 +53,7 @@ class PolygonProvider:
     Args:
         source: Recorded with the bars.
         limit: Base aggregates of a page (minutes for intraday bars), at most 50,000.
-        now: The wall clock; nothing beyond it is asked for.
+        now: The wall clock; nothing beyond it is asked for, and it decides what every plan has.
     """
 
     name = "polygon"
@@ -79,7 +83,19 @@ class PolygonProvider:
         path = _path(symbol, asset_class, timeframe, window, now)
         unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
         limits = (window.end - window.start) // unit // self._limit
-        first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
+        try:
+            first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
+        except AccessDenied as exc:
+            within = window.end > now - _SHORTEST_PLAN and window.start < now - _WITHHELD
+            if exc.status != _NOT_AUTHORIZED or within:
+                raise
+            return FetchedBars(
+                Bars.empty(),
+                self.source,
+                adjusted=True,
+                served_from=window.end,
+                limit=HistoryLimit.PLAN,
+            )
         if any(page.adjusted is not first.adjusted for page in others):
             raise MalformedResponse("'adjusted' differs between the pages of one answer")
         bars = first.bars.concat(*(page.bars for page in others)) if others else first.bars
@@ -203,8 +219,8 @@ def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> i
 def _adjusted(body: Any, symbol: str) -> bool:
     """Whether the page's prices are adjusted; ProviderError unless it is a page of this symbol."""
     status = body.get("status") if isinstance(body, dict) else None
-    if status == "NOT_AUTHORIZED":
-        raise AccessDenied(f"the vendor refuses {symbol}: {_error_text(body)}")
+    if status == _NOT_AUTHORIZED:
+        raise AccessDenied(f"the vendor refuses {symbol}: {_error_text(body)}", status)
     if status == "ERROR":
         raise ProviderError(f"the vendor reports an error for {symbol}: {_error_text(body)}")
     if status not in ("OK", "DELAYED"):

@@ -31,6 +31,7 @@ from enrichment.domain.calendars import (
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.aggregate import aggregate
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.parsing import to_floats, to_timestamps
@@ -83,8 +84,16 @@ class YahooProvider:
         reach = VENDORS[self.name].reach(asset_class, timeframe)
         if reach is not None:
             start = max(start, self._now() - reach + _REACH_MARGIN)
+        served_from = start if start > window.start else None
         if start >= window.end:
-            return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
+            return FetchedBars(
+                Bars.empty(),
+                self.source,
+                adjusted=True,
+                requests=0,
+                served_from=window.end,
+                limit=HistoryLimit.VENDOR,
+            )
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
@@ -95,7 +104,10 @@ class YahooProvider:
             bars = aggregate(bars, clock_floor(asset_class, timeframe, bars.ts))
         first, end = to_datetime64(window.start), to_datetime64(window.end)
         in_window = (bars.ts >= first) & (bars.ts < end)
-        return FetchedBars(bars.take(in_window), self.source, adjusted=True)
+        limit = None if served_from is None else HistoryLimit.VENDOR
+        return FetchedBars(
+            bars.take(in_window), self.source, adjusted=True, served_from=served_from, limit=limit
+        )
 
     def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Bars:
         response = self._client.get_json(

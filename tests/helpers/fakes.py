@@ -104,12 +104,17 @@ class InMemorySeriesStore:
         }
         flagged |= {(ts, check) for ts, check in self.current.flagged if ts not in window}
         gaps = np.array([to_datetime64(gap.ts) for gap in update.gaps], "datetime64[us]")
+        reach = update.quality_inputs.history
+        assert reach is not None
         self.current = SeriesSnapshot(
             bars=len(self.bars),
             first_ts=to_datetime(self.bars.ts[0]) if len(self.bars) else None,
             last_ts=to_datetime(self.bars.ts[-1]) if len(self.bars) else None,
             overlap_from=to_datetime(self.bars.ts[-OVERLAP:][0]) if len(self.bars) else None,
             history_from=update.history_from,
+            wanted_from=reach.wanted_from,
+            history_limit=reach.limit,
+            history_due=reach.limit is None,
             source=update.fetched.source,
             adjusted=update.fetched.adjusted,
             flagged=frozenset(flagged),

@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-START = datetime(2026, 3, 3, 1, 30, tzinfo=UTC)
+START = datetime(2026, 3, 3, 6, 30, tzinfo=UTC)
 
 
 class VirtualTime:

@@ -94,7 +94,7 @@ class Night:
 @pytest.mark.parametrize("threads", [5, 10])
 def test_every_series_is_complete_from_the_first_vendor(threads: int) -> None:
     time, store = VirtualTime(threads), EmptyStore()
-    app = create_app(clock=time.wall, quota_per_minute=5)
+    app = create_app(clock=time.wall, plan="free")
     vendor = app.extensions["sandbox"]
     with running(app) as url:
         settings = Settings(

@@ -97,6 +97,9 @@ class SeriesReport:
     source: str | None
     adjusted: bool | None
     last_error: str | None
+    wanted_from: datetime | None  # earliest start that was asked for
+    served_from: datetime | None  # earliest start that was served
+    history_limit: str | None  # why they differ; None: older bars are asked for again
     gaps: Sequence[OpenGap] = field(default_factory=list)
     flags: Sequence[FlaggedBar] = field(default_factory=list)
     quarantined: Sequence[QuarantineEntry] = field(default_factory=list)
@@ -153,6 +156,9 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         source=row.source,
         adjusted=row.adjusted,
         last_error=row.last_error,
+        wanted_from=row.wanted_from,
+        served_from=row.history_from,
+        history_limit=row.history_limit,
         gaps=fetch_all(conn, OpenGap, _GAPS, key),
         flags=fetch_all(conn, FlaggedBar, _FLAGS, key),
         quarantined=fetch_all(conn, QuarantineEntry, _QUARANTINE, key),
@@ -166,7 +172,7 @@ _TIMEFRAMES = ", ".join(f"'{timeframe}'" for timeframe in Timeframe)
 _SERIES = f"""
 SELECT series.timeframe, coalesce(s.status, '{SeriesStatus.NOT_ENRICHED}') AS status,
     s.quality_score, s.evidence, coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts,
-    s.source, s.adjusted, s.last_error,
+    s.source, s.adjusted, s.last_error, s.wanted_from, s.history_from, s.history_limit,
     m.data_completeness AS completeness, m.validation, m.features, m.freshness
 FROM (
     SELECT timeframe FROM enrichment_status WHERE symbol = :symbol

@@ -1,7 +1,8 @@
 """Findings of validation: flags, quarantined bars and gaps.
 
 An open gap is fetched again by the next run, and then after 1, 2, 4 … days up to a month, until its
-bar arrives or another vendor reports no trades. No bar is ever interpolated.
+bar arrives or another vendor reports no trades; then it is fetched once more, a month later. No bar
+is ever interpolated.
 """
 
 from __future__ import annotations
@@ -70,23 +71,30 @@ ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
 
 _RESOLVE_GAPS = f"""
 UPDATE bar_gaps g SET resolved_at = now(), resolution = 'filled' FROM {WINDOWS.table}
-WHERE (g.symbol, g.timeframe) = (windows.symbol, windows.timeframe) AND g.resolved_at IS NULL
+WHERE (g.symbol, g.timeframe) = (windows.symbol, windows.timeframe)
+    AND (g.resolved_at IS NULL OR g.resolution = '{GapCause.NO_TRADES}' AND EXISTS (
+        SELECT 1 FROM bars b WHERE (b.symbol, b.timeframe, b.ts) = (g.symbol, g.timeframe, g.ts)))
     AND g.ts >= window_start AND g.ts < window_end
     AND (g.symbol, g.timeframe, g.ts) NOT IN (SELECT symbol, timeframe, ts FROM {GAPS.table})
 """
 
 _ADD_GAPS = f"""
-INSERT INTO bar_gaps AS g ({GAPS.columns}, resolved_at, resolution)
+INSERT INTO bar_gaps AS g ({GAPS.columns}, resolved_at, resolution, next_try_at)
 SELECT {GAPS.columns}, CASE WHEN cause = '{GapCause.NO_TRADES}' THEN now() END,
-    CASE WHEN cause = '{GapCause.NO_TRADES}' THEN '{GapCause.NO_TRADES}' END
+    CASE WHEN cause = '{GapCause.NO_TRADES}' THEN '{GapCause.NO_TRADES}' END,
+    now() + CASE WHEN cause = '{GapCause.NO_TRADES}' THEN interval '30 days' ELSE interval '0' END
 FROM {GAPS.table}
 ON CONFLICT (symbol, timeframe, ts) DO UPDATE SET
     attempts = g.attempts + 1, tried_at = now(), error = EXCLUDED.error,
     cause = CASE WHEN EXCLUDED.cause = '{GapCause.UNEXPLAINED}'
-        AND g.cause <> '{GapCause.FAILED_REQUEST}' THEN g.cause ELSE EXCLUDED.cause END,
+        AND g.cause NOT IN ('{GapCause.FAILED_REQUEST}', '{GapCause.NO_TRADES}')
+        THEN g.cause ELSE EXCLUDED.cause END,
     resolved_at = EXCLUDED.resolved_at, resolution = EXCLUDED.resolution,
-    next_try_at = now() + least(interval '30 days', power(2, least(g.attempts, 10) - 1)
-        * interval '1 day')
+    next_try_at = CASE
+        WHEN EXCLUDED.resolution = g.resolution THEN 'infinity'
+        WHEN EXCLUDED.resolution IS NOT NULL THEN EXCLUDED.next_try_at
+        ELSE now() + least(interval '30 days', power(2, least(g.attempts, 10) - 1)
+            * interval '1 day') END
 """
 
 _STATEMENTS = (

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from enrichment.domain.bars import Floats, Timestamps, to_datetime64
 from enrichment.domain.model import Severity, Timeframe
 from enrichment.domain.series import SeriesSnapshot, StoredTail
-from enrichment.domain.statuses import GapCause
+from enrichment.domain.statuses import GapCause, HistoryLimit
 from enrichment.pipeline.features import CUMULATIVE
 from enrichment.pipeline.fetch_plan import OVERLAP
 from enrichment.pipeline.quality import counts_against_score
@@ -96,6 +96,9 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         last_ts=row.last_ts,
         overlap_from=row.overlap_from,
         history_from=row.history_from,
+        wanted_from=row.wanted_from,
+        history_limit=None if row.history_limit is None else HistoryLimit(row.history_limit),
+        history_due=row.history_due,
         source=row.source,
         adjusted=row.adjusted,
         gaps=_timestamps(row.gaps),
@@ -128,6 +131,8 @@ _KEYS = JsonRows("keys", "n integer, symbol text, timeframe text")
 
 _SNAPSHOTS = f"""
 SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+    s.wanted_from, s.history_limit,
+    s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,
     (s.evidence ->> 'feature_cells')::bigint AS cells,
     (s.evidence ->> 'feature_nulls')::bigint AS nulls,
     coalesce((SELECT ts FROM bars WHERE {_OF_SERIES} ORDER BY ts DESC OFFSET :overlap LIMIT 1),
@@ -140,9 +145,10 @@ JOIN enrichment_status s ON (s.symbol, s.timeframe) = (keys.symbol, keys.timefra
 LATERAL (
     SELECT coalesce(array_agg(ts ORDER BY ts) FILTER (WHERE resolved_at IS NULL), '{{}}') AS open,
         coalesce(array_agg(ts ORDER BY ts)
-            FILTER (WHERE resolved_at IS NULL AND next_try_at <= now()), '{{}}') AS due,
+            FILTER (WHERE next_try_at <= now()), '{{}}') AS due,
         coalesce(array_agg(ts)
-            FILTER (WHERE resolution = '{GapCause.NO_TRADES}'), '{{}}') AS no_trades
+            FILTER (WHERE resolution = '{GapCause.NO_TRADES}' AND next_try_at > now()),
+            '{{}}') AS no_trades
     FROM bar_gaps WHERE {_OF_SERIES}
         AND (resolved_at IS NULL OR resolution = '{GapCause.NO_TRADES}')
 ) gaps, LATERAL (

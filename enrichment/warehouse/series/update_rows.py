@@ -13,7 +13,14 @@ from typing import Any
 
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Quality, RowCounts, Task
-from enrichment.domain.series import FetchResult, FlagCount, QualityInputs, SeriesUpdate
+from enrichment.domain.series import (
+    FetchResult,
+    FlagCount,
+    HistoryReach,
+    QualityInputs,
+    SeriesUpdate,
+)
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.warehouse.rows import JsonRows
 
 Batch = Sequence[tuple[Task, SeriesUpdate]]
@@ -49,7 +56,8 @@ STATUSES = JsonRows(
     " validation_rate float8, score float8, completeness float8, validation float8,"
     " features float8, freshness float8, status text, reasons text[], evidence jsonb,"
     " history_from timestamptz, source text, adjusted boolean, first_ts timestamptz,"
-    " last_ts timestamptz, inserted bigint, feature_set text",
+    " last_ts timestamptz, inserted bigint, feature_set text, wanted_from timestamptz,"
+    " history_limit text, history_checked boolean",
 )
 
 
@@ -136,7 +144,7 @@ def statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> lis
             **quality_columns(update.quality),
             "date": update.as_of.date(),
             "evidence": inputs_to_json(update.quality_inputs),
-            "history_from": update.history_from,
+            **_history(update),
             "source": update.fetched.source,
             "adjusted": update.fetched.adjusted,
             "first_ts": to_datetime(update.bars.ts[0]) if len(update.bars) else None,
@@ -146,6 +154,16 @@ def statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> lis
         }
         for (task, update), count in zip(batch, counts, strict=True)
     ]
+
+
+def _history(update: SeriesUpdate) -> Row:
+    reach = update.quality_inputs.history or HistoryReach(update.history_from, update.history_from)
+    return {
+        "history_from": update.history_from,
+        "wanted_from": reach.wanted_from,
+        "history_limit": reach.limit,
+        "history_checked": reach.checked,
+    }
 
 
 def quality_columns(quality: Quality) -> Row:
@@ -168,6 +186,12 @@ def inputs_to_json(inputs: QualityInputs) -> Row:
             check: {"bars": count.bars, "at": _texts(count.at)}
             for check, count in inputs.flag_counts.items()
         },
+        "history": inputs.history
+        and {
+            "wanted_from": inputs.history.wanted_from.isoformat(),
+            "served_from": inputs.history.served_from.isoformat(),
+            "limit": inputs.history.limit,
+        },
     }
 
 
@@ -186,6 +210,17 @@ def inputs_from_json(stored: Row) -> QualityInputs:
             check: FlagCount(count["bars"], tuple(map(datetime.fromisoformat, count["at"])))
             for check, count in stored["objections"].items()
         },
+        history=_history_from_json(stored.get("history")),
+    )
+
+
+def _history_from_json(stored: Row | None) -> HistoryReach | None:
+    if stored is None:
+        return None
+    return HistoryReach(
+        datetime.fromisoformat(stored["wanted_from"]),
+        datetime.fromisoformat(stored["served_from"]),
+        HistoryLimit(stored["limit"]) if stored["limit"] else None,
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import to_datetime64
 from enrichment.domain.model import Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot, StoredTail
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.fetch_plan import FetchPlan, Read, Situation
 
@@ -43,7 +44,7 @@ def update(snapshot: SeriesSnapshot, history: timedelta = YEAR) -> FetchPlan:
 def test_a_first_run_fetches_the_configured_history_and_reads_nothing() -> None:
     plan = update(SeriesSnapshot())
     window = Window(datetime(2025, 3, 2, tzinfo=UTC), NOW)
-    assert plan == FetchPlan(Situation.FIRST_RUN, window, Read.SNAPSHOT, [])
+    assert plan == FetchPlan(Situation.FIRST_RUN, window, Read.SNAPSHOT)
 
 
 def test_later_runs_fetch_the_overlap_and_use_the_tail_of_the_snapshot() -> None:
@@ -69,9 +70,19 @@ def test_due_gaps_are_fetched_after_the_overlap_and_the_tail_begins_with_them() 
 def test_a_longer_history_is_fetched_once() -> None:
     plan = update(stored(), 3 * YEAR)
     start = datetime(2023, 3, 3, tzinfo=UTC)
-    assert plan == FetchPlan(Situation.LONGER_HISTORY, Window(start, NOW), Read.TAIL, [])
+    overlap, older = Window(OVERLAP_FROM, NOW), Window(start, START)
+    assert plan == FetchPlan(Situation.LONGER_HISTORY, overlap, Read.TAIL, [older])
     assert plan.read_from == start
-    assert update(stored(history_from=start), 3 * YEAR).situation is Situation.INCREMENTAL
+    served = stored(history_from=start, wanted_from=start)
+    assert update(served, 3 * YEAR).situation is Situation.INCREMENTAL
+
+
+def test_unserved_history_is_fetched_when_it_is_due() -> None:
+    start = datetime(2015, 1, 1, tzinfo=UTC)
+    assert update(stored(wanted_from=start)).gaps == [Window(start, START)]
+    checked = stored(wanted_from=start, history_limit=HistoryLimit.PLAN, history_due=False)
+    assert update(checked).gaps == []
+    assert update(replace(checked, wanted_from=START), 3 * YEAR).gaps != []  # wanted more since
 
 
 def test_a_chunk_of_a_backfill_reads_the_tail_from_its_start_on() -> None:

@@ -161,23 +161,62 @@ class VendorWithFailover(FakeVendor):
         return replace(self.other.fetch(*args), source="elsewhere")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("other_has_it", [True, False])
-def test_another_source_fills_a_gap_or_explains_it(other_has_it: bool) -> None:
+def causes_after_asking(bars: Bars, other: VendorWithFailover) -> set[str]:
+    """The causes of the gaps after both vendors were asked for them."""
+    fake = FakePipeline(bars)
+    fake.run_at(500)
+    fake.pipeline = EnrichmentPipeline(other, fake.store, history_days=6000, now=lambda: fake.now)
+    fake.run_at(501)
+    assert fake.store.last is not None
+    return {gap.cause for gap in fake.store.last.gaps}
+
+
+def thin() -> Bars:
+    """A series of which a third of the older bars is missing."""
+    rows = np.arange(900)
+    return quiet().take(np.flatnonzero((rows % 3 != 1) | (rows > 400)))
+
+
+def test_another_source_fills_a_gap() -> None:
     whole = quiet()
     holed = whole.take(np.setdiff1d(np.arange(900), [500]))
     fake = FakePipeline(holed)
     fake.run_at(799)
-    both = VendorWithFailover(holed, whole if other_has_it else holed)
+    both = VendorWithFailover(holed, whole)
     fake.pipeline = EnrichmentPipeline(both, fake.store, history_days=6000, now=lambda: fake.now)
     fake.run_at(800)
     assert fake.store.last is not None
-    stored = to_datetime(whole.ts[500]) in map(to_datetime, fake.store.bars.ts)
-    assert stored is other_has_it
-    if other_has_it:
-        assert [flag.check for flag in fake.store.last.flags] == ["other_source"]
-        assert fake.store.last.gaps == []
-    else:
-        assert [gap.cause for gap in fake.store.last.gaps] == ["no_trades"]
+    assert to_datetime(whole.ts[500]) in map(to_datetime, fake.store.bars.ts)
+    assert [flag.check for flag in fake.store.last.flags] == ["other_source"]
+    assert fake.store.last.gaps == []
+
+
+def test_nobody_traded_if_two_vendors_of_a_thin_series_agree() -> None:
+    assert causes_after_asking(thin(), VendorWithFailover(thin(), thin())) == {"no_trades"}
+
+
+def test_a_hole_in_a_dense_series_stays_a_gap_whatever_two_vendors_miss() -> None:
+    holed = quiet().take(np.setdiff1d(np.arange(900), [300]))
+    assert causes_after_asking(holed, VendorWithFailover(holed, holed)) == {"unexplained"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bars": Bars.empty()},
+        {"requests": 0},
+        {"served_from": datetime(2030, 1, 1, tzinfo=UTC)},
+    ],
+    ids=["does not list the symbol", "was not asked", "does not reach the time"],
+)
+def test_a_vendor_that_could_not_know_is_no_evidence(changes: dict[str, object]) -> None:
+    class Ignorant(VendorWithFailover):
+        def fetch_from_other(self, *args: object, excluding: str) -> FetchedBars | None:
+            response = super().fetch_from_other(*args, excluding=excluding)
+            assert response is not None
+            return replace(response, **changes)  # type: ignore[arg-type]  # as replace is typed
+
+    assert causes_after_asking(thin(), Ignorant(thin(), thin())) == {"unexplained"}
 
 
 def test_another_source_adds_bars_and_restates_none() -> None:

@@ -189,3 +189,28 @@ def test_crypto_is_taken_as_it_is() -> None:
         "X:BTCUSD", CRYPTO, Timeframe.H1, window
     )
     assert len(fetched.bars) == 48
+
+
+@pytest.mark.parametrize(
+    ("first", "limit"),
+    [
+        ("2024-01-03", None),  # a holiday and a weekend after the window's start
+        ("2024-11-27", "plan"),  # two years before now
+        ("2024-06-03", "vendor"),  # listed then, as far as the vendor knows
+    ],
+)
+def test_where_an_answer_begins_is_what_was_served(first: str, limit: str | None) -> None:
+    class Answering:
+        name = source = "vendor"
+
+        def fetch(self, *_: object) -> FetchedBars:
+            ts = np.arange(np.datetime64(first), np.datetime64("2026-11-28"))
+            return FetchedBars(Bars.of(ts, *(np.ones(len(ts)) for _ in range(5))), "vendor", True)
+
+    now = datetime(2026, 11, 28, 1, 30, tzinfo=UTC)
+    window = Window(datetime(2023, 12, 29, tzinfo=UTC), now)
+    fetched = CanonicalProvider(Answering(), now=lambda: now).fetch(
+        "AAPL", STOCK, Timeframe.D1, window
+    )
+    served = None if limit is None else datetime.fromisoformat(first).replace(tzinfo=UTC)
+    assert (fetched.served_from, fetched.limit) == (served, limit)

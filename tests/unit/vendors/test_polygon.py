@@ -1,7 +1,7 @@
 """Polygon: from its responses to bars; a malformed one is a ProviderError."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -72,6 +72,29 @@ def test_pages_are_followed_and_keep_the_vendors_order() -> None:
         "2024-12-25",
     ]
     assert fetched.quota_remaining is None
+
+
+BEYOND_PLAN = page(status="NOT_AUTHORIZED", message="upgrade your plan")
+
+
+def fetch_years_later(years: int, refusal: dict[str, Any]) -> FetchedBars:
+    with client_over(FakeTransport(refusal, status=403)) as http:
+        now = WINDOW.end + timedelta(days=365 * years)
+        provider = PolygonProvider(http, now=lambda: now)
+        return provider.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, WINDOW)
+
+
+def test_a_window_beyond_every_plan_is_out_of_reach() -> None:
+    fetched = fetch_years_later(2, BEYOND_PLAN)
+    assert len(fetched.bars) == 0
+    assert (fetched.served_from, fetched.limit) == (WINDOW.end, "plan")
+
+
+def test_a_refusal_within_every_plan_or_of_the_key_is_a_failure() -> None:
+    with pytest.raises(AccessDenied, match="upgrade"):
+        fetch_years_later(1, BEYOND_PLAN)
+    with pytest.raises(AccessDenied, match="Unknown"):
+        fetch_years_later(2, {"status": "ERROR", "error": "Unknown key"})
 
 
 def moment(text: str) -> datetime:
