@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import psutil
 from rich.console import Console
 
 from enrichment.cli import render
@@ -27,6 +31,22 @@ class CheckResult:
     """What was checked, or what is wrong and how to fix it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Program:
+    name: str
+    pid: int
+    command: str
+    """Its command line, space-separated."""
+
+
+_HEALTH_CHECKS = {  # path, and what the answer contains
+    "API": ("/livez", b'"alive"'),
+    "dashboard": ("/_stcore/health", b"ok"),
+    "sandbox vendor": ("/_sandbox/health", b'"recorded"'),
+}
+_DASHBOARD_COMMAND = re.compile(r"enrichment(\.exe)? dashboard\b|\bapp\.py\b")
+
+
 def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
     """Run every check; invalid settings are the only result."""
     try:
@@ -43,7 +63,7 @@ def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
             for spec in settings.providers_in_use
             for result in _run(spec.name, partial(_vendor, settings, spec))
         ),
-        *_run("ports", lambda: _ports(settings)),
+        *check_ports(settings),
     ]
 
 
@@ -120,11 +140,54 @@ def _vendor(settings: Settings, spec: VendorSpec) -> str:
     return f"{fetched.source}: {len(fetched.bars)} daily bars of {symbol} in the last 14 days"
 
 
-def _ports(settings: Settings) -> str:
+def check_ports(settings: Settings) -> Iterator[CheckResult]:
+    """Each port is free or answers as the service of this installation that listens on it."""
+    api, dashboard = settings.enrichment_api_host, settings.enrichment_dashboard_host
+    yield from _run("API port", lambda: _port("API", api, settings.enrichment_api_port))
+    yield from _run(
+        "dashboard port",
+        lambda: _port("dashboard", dashboard, settings.enrichment_dashboard_port),
+    )
+    if settings.uses_sandbox:
+        port = settings.enrichment_sandbox_port
+        yield from _run("sandbox port", lambda: _port("sandbox vendor", "127.0.0.1", port))
+
+
+def _port(name: str, host: str, port: int) -> str:
     try:
-        require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
-        require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
+        require_free(name, host, port)
     except ConfigurationError as exc:
-        return f"in use, as expected while this installation is running; otherwise: {exc}"
-    api, dashboard = settings.enrichment_api_port, settings.enrichment_dashboard_port
-    return f"{api} (API) and {dashboard} (dashboard) are free"
+        program = _listening_program(port)
+        if _answers(name, "127.0.0.1" if host == "0.0.0.0" else host, port, program):  # noqa: S104
+            return f"{port}: the {name} is running"
+        used = f"; {program.name} (process {program.pid}) listens on it" if program else ""
+        raise ConfigurationError(f"{exc}{used}") from None
+    return f"{port} is free"
+
+
+def _answers(name: str, host: str, port: int, program: _Program | None) -> bool:
+    """Whether the port answers to the health check of our service as it does."""
+    path, expected = _HEALTH_CHECKS[name]
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        healthy = response.status == 200 and expected in response.read(10_000)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    # Every Streamlit program answers alike; the command line says whether it is the dashboard.
+    command = program.command if program and name == "dashboard" else ""
+    return healthy and (not command or bool(_DASHBOARD_COMMAND.search(command)))
+
+
+def _listening_program(port: int) -> _Program | None:
+    """The program that listens on a TCP port, if this user may see it."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
+            if listens and connection.pid is not None:
+                process = psutil.Process(connection.pid)
+                return _Program(process.name(), process.pid, " ".join(process.cmdline()))
+    return None

@@ -1,0 +1,88 @@
+"""`enrichment doctor`: who listens on the ports of the settings."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask, Response
+from werkzeug.serving import make_server
+
+from enrichment.cli.doctor import CheckResult, check_ports
+from enrichment.config import Settings
+from enrichment.sandbox import create_app, running
+from tests.helpers.running_stack import free_ports
+from tests.helpers.server_process import serving
+
+
+def ports(**used: int) -> dict[str, CheckResult]:
+    values: dict[str, Any] = {
+        f"enrichment_{name}_port": port for name, port in {**free_ports(), **used}.items()
+    }
+    settings = Settings(_env_file=None, enrichment_sandbox=True, **values)
+    return {result.check: result for result in check_ports(settings)}
+
+
+def test_free_ports_pass() -> None:
+    results = ports()
+    assert list(results) == ["API port", "dashboard port", "sandbox port"]
+    assert all(result.ok and "is free" in result.detail for result in results.values())
+
+
+@pytest.mark.parametrize("part", ["api", "dashboard"])
+def test_a_running_service_passes(part: str, db_url: str, tmp_path: Path) -> None:
+    with serving(db_url, tmp_path, part=part) as server:
+        results = ports(**{part: server.port})
+    result = results["API port" if part == "api" else "dashboard port"]
+    assert result.ok
+    assert "is running" in result.detail
+
+
+def test_a_running_sandbox_passes() -> None:
+    with running(create_app()) as url:
+        result = ports(sandbox=urlsplit(url).port or 0)["sandbox port"]
+    assert result.ok
+
+
+@contextmanager
+def answering_everything(body: str) -> Iterator[int]:
+    app = Flask("other")
+    app.add_url_rule("/<path:path>", view_func=lambda path: Response(body))
+    server = make_server("127.0.0.1", 0, app)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("part", "check", "setting"),
+    [
+        ("api", "API port", "ENRICHMENT_API_PORT"),
+        ("dashboard", "dashboard port", "ENRICHMENT_DASHBOARD_PORT"),
+        ("sandbox", "sandbox port", "ENRICHMENT_SANDBOX_PORT"),
+    ],
+)
+def test_another_program_fails_and_is_named(part: str, check: str, setting: str) -> None:
+    with answering_everything("ok") as port:  # as any Streamlit program answers
+        result = ports(**{part: port})[check]
+    assert not result.ok
+    assert str(port) in result.detail
+    assert setting in result.detail
+    assert f"(process {os.getpid()}) listens on it" in result.detail
+
+
+def test_a_program_that_does_not_answer_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not ports(api=silent.getsockname()[1])["API port"].ok
