@@ -1,4 +1,4 @@
-"""Accountable data on real Postgres: versions, corrections, causes of gaps, confirmations."""
+"""Versions and corrections of bars, retries and causes of gaps, backfills and confirmations."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_restated_bar_is_a_correction_field_by_field(db: Database) -> None:
     assert len(night.bars(known_on)) == 800
 
 
-def test_a_gap_is_asked_for_on_a_backing_off_schedule(db: Database) -> None:
+def test_a_gap_is_fetched_again_with_growing_delays(db: Database) -> None:
     whole = quiet_bars()
     night = NightlyRuns(db, whole.take(np.setdiff1d(np.arange(900), [500])))
     ledger = (
@@ -137,7 +137,7 @@ class Failing(FakeVendor):
         return super().fetch(symbol, asset_class, timeframe, window)
 
 
-def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) -> None:
+def test_an_interrupted_backfill_resumes_at_its_chunk(db: Database) -> None:
     night = NightlyRuns(db, recorded_bars())
     night.pipeline = EnrichmentPipeline(
         night.vendor, Warehouse(db), history_days=365, now=lambda: night.now
@@ -180,7 +180,7 @@ def test_an_interrupted_backfill_resumes_at_the_piece_it_was_at(db: Database) ->
         (["AAPL"], "2999-01-01", "2999-02-01", InvalidRequest, "in the past"),
     ],
 )
-def test_a_backfill_of_nothing_is_refused(
+def test_an_empty_backfill_is_refused(
     db: Database, symbols: list[str], start: str, end: str, error: type[Exception], says: str
 ) -> None:
     night = NightlyRuns(db, quiet_bars())
@@ -190,7 +190,7 @@ def test_a_backfill_of_nothing_is_refused(
     assert night.rows("SELECT count(*) FROM enrichment_jobs") == [(0,)]
 
 
-def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database) -> None:
+def test_a_confirmed_bar_is_not_flagged_again_and_raises_the_score(db: Database) -> None:
     """The crash of 2000-09-29 is real."""
     night = NightlyRuns(db, recorded_bars())
     night.run_at(400)
@@ -216,7 +216,7 @@ def test_a_confirmed_move_is_not_raised_again_and_the_score_follows(db: Database
     assert night.rows("SELECT count(*) FROM operator_actions WHERE action = 'confirm'") == [(1,)]
 
 
-def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
+def test_the_api_returns_the_quality_of_a_symbol_by_day(db: Database) -> None:
     night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [500, 501])))
     for sessions in (797, 798, 798):
         night.run_at(sessions)
@@ -251,7 +251,7 @@ def test_the_api_tells_a_symbols_quality_day_by_day(db: Database) -> None:
     assert app.get("/api/v1/data/quality/AAPL?days=0").status_code == 400
 
 
-def test_a_gap_and_a_flag_count_on_the_day_they_are_first_seen(db: Database) -> None:
+def test_a_gap_counts_on_the_day_it_was_found_first(db: Database) -> None:
     night = NightlyRuns(db, quiet_bars().take(np.setdiff1d(np.arange(900), [795])))
     night.run_at(799)
     seen = "SELECT gaps_detected FROM data_quality_metrics ORDER BY date"

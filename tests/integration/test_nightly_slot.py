@@ -1,6 +1,4 @@
-"""The nightly slot on real Postgres: one job per date, however often and by whomever it is
-offered.
-"""
+"""The nightly slot on real Postgres: one job per date, however often and by whichever worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The morning's questions on a history whose answers are known."""
+"""The overview page's queries, on a history with known results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from enrichment.warehouse.read_models.overview import OverviewQueries
 
 
 @pytest.fixture
-def morning(db: Database) -> OverviewQueries:
+def overview(db: Database) -> OverviewQueries:
     return OverviewQueries(db, hour=1, minute=30)
 
 
@@ -47,14 +47,14 @@ def night(db: Database, on: date, state: str, failed: int = 0, kind: str = "sche
 
 
 def test_nights_tell_what_worked_what_did_not_and_what_never_was(
-    db: Database, morning: OverviewQueries
+    db: Database, overview: OverviewQueries
 ) -> None:
     newest = newest_slot(db)
     night(db, newest, "completed")
     night(db, newest - timedelta(days=2), "partial", failed=2)
     night(db, newest - timedelta(days=3), "completed", kind="manual")
     night(db, newest - timedelta(days=4), "failed", failed=9)
-    found = morning.nights(7)
+    found = overview.nights(7)
     assert [n.date for n in found] == [newest - timedelta(days=n) for n in range(6, -1, -1)]
     assert [n.state for n in found] == [
         "before",
@@ -70,12 +70,12 @@ def test_nights_tell_what_worked_what_did_not_and_what_never_was(
     assert (found[5].successful, found[5].duration_seconds) == (None, None)
 
 
-def test_without_a_job_no_night_counts_as_missed(morning: OverviewQueries) -> None:
-    assert {n.state for n in morning.nights(90)} == {"before"}
+def test_without_a_job_no_night_counts_as_missed(overview: OverviewQueries) -> None:
+    assert {n.state for n in overview.nights(90)} == {"before"}
 
 
 def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
-    db: Database, morning: OverviewQueries
+    db: Database, overview: OverviewQueries
 ) -> None:
     commands, queue = Commands(db), JobQueue(db)
     commands.track([parse_tracked(s, "stock", "1d") for s in ("A", "B", "C")], actor="test")
@@ -97,18 +97,18 @@ def test_errors_of_the_last_days_are_grouped_by_class_over_all_jobs(
             ),
             {"newest": newest},
         )
-    found = morning.errors()
+    found = overview.errors()
     assert [(e.error_class, e.symbols, e.jobs) for e in found] == [
         ("ProviderUnavailable", 2, 2),
         ("MalformedResponse", 1, 1),
     ]
     assert found[0].job_id == newest
     assert found[0].example.endswith("was refused")
-    assert [e.error_class for e in morning.errors(limit=1)] == ["ProviderUnavailable"]
+    assert [e.error_class for e in overview.errors(limit=1)] == ["ProviderUnavailable"]
 
 
 def test_series_are_counted_by_status_and_the_gravest_named_first(
-    db: Database, morning: OverviewQueries
+    db: Database, overview: OverviewQueries
 ) -> None:
     commands = Commands(db)
     commands.track([parse_tracked("AAPL", "stock", "1d,1h")], actor="test")
@@ -127,11 +127,11 @@ def test_series_are_counted_by_status_and_the_gravest_named_first(
             )
         )
     night = ReadModels(db, hour=1, minute=30, enabled=True).night()
-    assert morning.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
+    assert overview.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
     assert night.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
     assert (night.series, night.current, night.error_symbols) == (3, 1, 0)
-    assert [(s.symbol, s.timeframe, s.status) for s in morning.needs_attention()] == [
+    assert [(s.symbol, s.timeframe, s.status) for s in overview.needs_attention()] == [
         ("AAPL", "1h", "stale"),
         ("X:BTCUSD", "1h", "not_enriched"),
     ]
-    assert len(morning.needs_attention(limit=1)) == 1
+    assert len(overview.needs_attention(limit=1)) == 1

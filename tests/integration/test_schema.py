@@ -37,7 +37,7 @@ def test_the_program_and_the_migrations_agree_on_the_newest_revision() -> None:
     assert ScriptDirectory.from_config(configuration()).get_current_head() == REVISION
 
 
-def test_an_empty_database_says_how_to_upgrade_and_is_current_afterwards(empty: Database) -> None:
+def test_an_empty_database_is_reported_and_can_be_upgraded(empty: Database) -> None:
     with pytest.raises(ConfigurationError, match="enrichment db upgrade"):
         require_current(empty, FEATURES)
     upgrade_schema(empty)
@@ -86,7 +86,7 @@ def test_migrations_go_back_and_forth(db: Database) -> None:
     assert is_current(db, FEATURES)
 
 
-def test_the_last_bars_of_a_series_are_read_from_the_key_alone(db: Database) -> None:
+def test_the_newest_bars_of_a_series_are_read_by_an_index_only_scan(db: Database) -> None:
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(
             text(
@@ -107,7 +107,7 @@ def test_the_last_bars_of_a_series_are_read_from_the_key_alone(db: Database) -> 
     assert "Heap Fetches: 0" in told
 
 
-def test_a_key_that_carries_too_little_is_built_anew(db: Database) -> None:
+def test_a_primary_key_without_all_columns_is_rebuilt(db: Database) -> None:
     carried = (
         "SELECT pg_get_indexdef('bars_pkey'::regclass)",
         "ALTER TABLE bars DROP CONSTRAINT bars_pkey",

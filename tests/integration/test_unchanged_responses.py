@@ -1,5 +1,6 @@
-"""Where a vendor only says what is stored, a run judges nothing again: all stays as if it had, and
-anything that is new, missing or in doubt is looked at in full.
+"""A response that equals the stored bars is not validated again, with the same state as if it were.
+
+A response with anything new, missing, restated or flagged is validated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
 from tests.helpers.fakes import FakeVendor
 from tests.helpers.nightly_runs import NightlyRuns, after_split, quiet_bars
 
-WATCHED, JUDGED = "AAPL", "MSFT"  # the first one may be passed over, the second is always judged
+SKIPPING, VALIDATING = "AAPL", "MSFT"  # the first may skip validation, the second never does
 NIGHT = 700
 
 _STATE = {
@@ -38,8 +39,8 @@ _STATE = {
 }
 
 
-class Watched(Warehouse):
-    """Notes what was written, and how often bars were read beside what was read ahead."""
+class RecordingWarehouse(Warehouse):
+    """Records what is written, and for which symbols further bars are read after the snapshot."""
 
     def __init__(self, db: Database) -> None:
         super().__init__(db)
@@ -47,7 +48,7 @@ class Watched(Warehouse):
         self.tails: list[str] = []
 
     def store_batch(self, batch: Sequence[FinishedItem]) -> list[object]:  # type: ignore[override]
-        self.written += [(done.task.symbol, series) for done in batch for series in done.updates]
+        self.written += [(item.task.symbol, update) for item in batch for update in item.updates]
         return list(super().store_batch(batch))
 
     def read_tail(
@@ -57,20 +58,20 @@ class Watched(Warehouse):
         return super().read_tail(symbol, timeframe, since, lookback)
 
 
-class Thorough(Warehouse):
-    """Reads no bars ahead, so that every answer is judged."""
+class WithoutTails(Warehouse):
+    """Reads snapshots without tails, so that every response is validated."""
 
     def read_snapshots(
         self, tasks: Sequence[Task], now: datetime
     ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
         return {
-            task: {timeframe: replace(found, tail=None) for timeframe, found in known.items()}
-            for task, known in super().read_snapshots(tasks, now).items()
+            task: {timeframe: replace(one, tail=None) for timeframe, one in snapshots.items()}
+            for task, snapshots in super().read_snapshots(tasks, now).items()
         }
 
 
-class Renamed(FakeVendor):
-    """The same bars under another name, or adjusted otherwise."""
+class SwitchableVendor(FakeVendor):
+    """The same bars with a chosen source and adjustment."""
 
     def __init__(self, bars: Bars) -> None:
         super().__init__(bars)
@@ -79,36 +80,36 @@ class Renamed(FakeVendor):
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
-        found = super().fetch(symbol, asset_class, timeframe, window)
-        return replace(found, source=self.source, adjusted=self.adjusted)
+        fetched = super().fetch(symbol, asset_class, timeframe, window)
+        return replace(fetched, source=self.source, adjusted=self.adjusted)
 
 
 class Pair(NightlyRuns):
-    """Two symbols with one vendor's same answers."""
+    """Two symbols with the same responses, one of which is validated in every run."""
 
     def __init__(self, db: Database, bars: Bars) -> None:
-        super().__init__(db, bars, WATCHED, JUDGED)
-        self.vendor = self.renamed = Renamed(bars)
-        self.warehouse = Watched(db)
-        self.asking(9000)
+        super().__init__(db, bars, SKIPPING, VALIDATING)
+        self.vendor = self.switchable = SwitchableVendor(bars)
+        self.warehouse = RecordingWarehouse(db)
+        self.use_history(9000)
 
-    def asking(self, history_days: int) -> None:
-        self.pipeline, self.thorough = (
+    def use_history(self, history_days: int) -> None:
+        self.pipeline, self.validating = (
             EnrichmentPipeline(
                 self.vendor, warehouse, history_days=history_days, now=lambda: self.now
             )
-            for warehouse in (self.warehouse, Thorough(self.db))
+            for warehouse in (self.warehouse, WithoutTails(self.db))
         )
 
     def run_at(self, sessions: int, at: Bars | None = None) -> None:
         super().run_at(sessions, quiet_bars() if at is None else at)
 
-    def claimed(self) -> list[Task]:
+    def claim(self) -> list[Task]:
         tasks = super().claim()
         for task in tasks:
-            if task.symbol == JUDGED:
-                self.thorough.enrich(task)
-        return [task for task in tasks if task.symbol == WATCHED]
+            if task.symbol == VALIDATING:
+                self.validating.enrich(task)
+        return [task for task in tasks if task.symbol == SKIPPING]
 
     def state(self, symbol: str) -> dict[str, list[tuple[object, ...]]]:
         return {
@@ -119,9 +120,9 @@ class Pair(NightlyRuns):
         }
 
     @property
-    def passed_over(self) -> bool:
-        """Whether the last run of the one that may be passed over judged nothing again."""
-        last = [series for symbol, series in self.warehouse.written if symbol == WATCHED][-1]
+    def skipped(self) -> bool:
+        """Whether the last run skipped validation where it may."""
+        last = [update for symbol, update in self.warehouse.written if symbol == SKIPPING][-1]
         return last.fetches[0].unchanged
 
 
@@ -141,24 +142,24 @@ def changed(bars: Bars, row: int, **values: float) -> Bars:
 
 
 def assert_same_state(pair: Pair) -> None:
-    judged = pair.state(JUDGED)
-    for table, rows in pair.state(WATCHED).items():
-        assert rows == judged[table], table
+    validated = pair.state(VALIDATING)
+    for table, rows in pair.state(SKIPPING).items():
+        assert rows == validated[table], table
 
 
-def test_what_is_stored_is_not_judged_again(pair: Pair) -> None:
+def test_an_unchanged_response_is_not_validated_again(pair: Pair) -> None:
     pair.warehouse.tails.clear()
     pair.run_at(NIGHT)
-    assert pair.passed_over
-    assert WATCHED not in pair.warehouse.tails
+    assert pair.skipped
+    assert SKIPPING not in pair.warehouse.tails
     assert_same_state(pair)
 
 
-def test_a_new_bar_is_judged_with_its_overlap(pair: Pair) -> None:
+def test_a_new_bar_is_validated_with_its_overlap(pair: Pair) -> None:
     pair.warehouse.tails.clear()
     pair.run_at(NIGHT + 1)
-    assert not pair.passed_over
-    assert WATCHED not in pair.warehouse.tails  # what was read ahead was enough
+    assert not pair.skipped
+    assert SKIPPING not in pair.warehouse.tails  # the tail of the snapshot was enough
     assert_same_state(pair)
 
 
@@ -175,7 +176,7 @@ def restated(row: int, **values: float) -> Callable[[Bars], Bars]:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "change",
     [
         restated(NIGHT - 3, volume=12_345.0),
         restated(NIGHT - 1, close=float(quiet_bars().high[NIGHT - 1])),
@@ -187,54 +188,54 @@ def restated(row: int, **values: float) -> Callable[[Bars], Bars]:
     ],
     ids=["volume", "close", "bad", "lost", "newest-lost", "twice", "split"],
 )
-def test_whatever_else_is_answered_is_judged(pair: Pair, answer: Callable[[Bars], Bars]) -> None:
+def test_a_changed_response_is_validated(pair: Pair, change: Callable[[Bars], Bars]) -> None:
     good = pair.vendor.bars
-    pair.vendor.bars = answer(good)
+    pair.vendor.bars = change(good)
     pair.run_at(NIGHT)
-    assert not pair.passed_over
+    assert not pair.skipped
     assert_same_state(pair)
-    pair.vendor.bars = good  # and what was found is dropped when it is mended
+    pair.vendor.bars = good  # findings are dropped once the response is right
     for _ in range(2):
         pair.run_at(NIGHT)
         assert_same_state(pair)
 
 
 @pytest.mark.parametrize(("source", "adjusted"), [("other", False), ("memory", True)])
-def test_another_source_or_basis_is_judged(pair: Pair, source: str, adjusted: bool) -> None:
-    pair.renamed.source, pair.renamed.adjusted = source, adjusted
+def test_another_source_or_adjustment_is_validated(pair: Pair, source: str, adjusted: bool) -> None:
+    pair.switchable.source, pair.switchable.adjusted = source, adjusted
     pair.run_at(NIGHT)
-    assert not pair.passed_over
+    assert not pair.skipped
     assert_same_state(pair)
     pair.run_at(NIGHT)
-    assert pair.passed_over
+    assert pair.skipped
     assert_same_state(pair)
 
 
-def test_a_missing_session_of_the_overlap_is_looked_for_each_night(db: Database) -> None:
+def test_a_missing_session_of_the_overlap_is_fetched_each_night(db: Database) -> None:
     pair = Pair(db, without(NIGHT - 3)(quiet_bars()))
     for _ in range(2):
         pair.run_at(NIGHT)
-        assert not pair.passed_over
+        assert not pair.skipped
         assert_same_state(pair)
 
 
-def test_a_longer_history_is_asked_for(pair: Pair) -> None:
-    pair.asking(9500)
+def test_a_longer_history_is_fetched(pair: Pair) -> None:
+    pair.use_history(9500)
     pair.run_at(NIGHT)
-    assert not pair.passed_over
+    assert not pair.skipped
     assert_same_state(pair)
 
 
-def test_an_outlier_of_the_overlap_stays_in_doubt(db: Database) -> None:
+def test_a_flagged_bar_of_the_overlap_is_validated_each_night(db: Database) -> None:
     bars = quiet_bars()
     spike = float(bars.close[NIGHT - 3]) * 1.9
     pair = Pair(db, changed(bars, NIGHT - 3, close=spike, high=spike))
     for _ in range(2):
         pair.run_at(NIGHT)
-        assert not pair.passed_over
+        assert not pair.skipped
         assert pair.rows("SELECT count(*) FROM bar_flags WHERE check_name = 'outlier'") != [(0,)]
         assert_same_state(pair)
     pair.run_at(NIGHT + 12)
     pair.run_at(NIGHT + 12)
-    assert pair.passed_over  # the doubt lies behind the overlap by now
+    assert pair.skipped  # the flag is older than the overlap by now
     assert_same_state(pair)

@@ -1,6 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `storage.schema.migrate` hands
-over.
-"""
+"""Alembic's entry point: runs the migrations on the connection of `schema.migrate`."""
 
 from alembic import context
 

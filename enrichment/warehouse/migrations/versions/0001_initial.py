@@ -1,4 +1,4 @@
-"""The first schema: symbols, jobs, bars, logs, quality, resilience, alerts and the audit trail."""
+"""Initial schema: symbols, jobs, bars, logs, quality, resilience, alerts and the audit log."""
 
 from alembic import op
 

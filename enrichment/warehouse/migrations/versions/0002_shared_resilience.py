@@ -1,4 +1,4 @@
-"""Resilience across processes: one quota for all workers, operators' overrides of breakers."""
+"""Rate limits shared by all workers, and operators' commands to circuit breakers."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What makes stored data accountable: versions of bars, causes of gaps, confirmations, evidence."""
+"""Versions of bars, causes of gaps, confirmations, and the inputs of the quality score."""
 
 from alembic import op
 

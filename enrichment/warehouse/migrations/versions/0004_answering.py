@@ -1,4 +1,4 @@
-"""What readers need to be answered quickly: the time of successful fetches, hour by hour."""
+"""Hourly rollups with the time of successful fetches, for quick metrics."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Totals that outlive retention; alerts with their history and their outbox."""
+"""Lifetime totals, and alerts with their history and outbox."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Who answered fetches of which asset class, hour by hour: whether a fallback had to."""
+"""Successful fetches by asset class, source and hour, to show how often a fallback was used."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Workers that wait for something outside, such as a Dask scheduler, and say for what."""
+"""The state `waiting` of workers, with what they wait for."""
 
 from alembic import op
 
