@@ -12,6 +12,7 @@ from flask import Blueprint, Flask, Response, request
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import InvalidRequest
 from enrichment.sandbox.binance import BinanceFormat
+from enrichment.sandbox.coinbase import CoinbaseFormat
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
@@ -21,7 +22,12 @@ from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import WireFormat
 from enrichment.sandbox.yahoo import YahooFormat
 
-WIRE_FORMATS: tuple[type[WireFormat], ...] = (PolygonFormat, BinanceFormat, YahooFormat)
+WIRE_FORMATS: tuple[type[WireFormat], ...] = (
+    PolygonFormat,
+    BinanceFormat,
+    YahooFormat,
+    CoinbaseFormat,
+)
 
 
 def create_app(

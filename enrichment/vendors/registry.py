@@ -150,6 +150,12 @@ def _yahoo(client: HttpClient, source: str) -> Provider:
     return YahooProvider(client, source=source)
 
 
+def _coinbase(client: HttpClient, source: str) -> Provider:
+    from enrichment.vendors.coinbase import CoinbaseProvider
+
+    return CoinbaseProvider(client, source=source)
+
+
 VENDORS = VendorRegistry(
     VendorSpec(
         name="polygon",
@@ -202,5 +208,21 @@ VENDORS = VendorRegistry(
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
         sandbox_source="sandbox:yahoo",
+    ),
+    VendorSpec(
+        name="coinbase",
+        colour="#3aa0a8",
+        base_url=VendorSetting(
+            "coinbase_base_url",
+            "https://api.exchange.coinbase.com",
+            "address of Coinbase Exchange's API",
+        ),
+        rate=VendorSetting("coinbase_rate", 300, "requests a minute sent to Coinbase at most"),
+        coverage={AssetClass.CRYPTO: _UNLIMITED},
+        basis=Basis.RAW,
+        build=_coinbase,
+        test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
+        sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
+        sandbox_source="sandbox:coinbase",
     ),
 )

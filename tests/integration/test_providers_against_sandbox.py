@@ -1,5 +1,5 @@
-"""Binance and Yahoo against the sandbox: the same bars as Polygon's, the faults' right errors, and
-the next provider where one is out."""
+"""Other vendors against the sandbox: the same bars as Polygon's, the faults' right errors, and the
+next provider where one is out."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from enrichment.sandbox import create_app, running
 from enrichment.vendors.base import Provider
 from enrichment.vendors.binance import BinanceProvider
 from enrichment.vendors.canonical import CanonicalProvider
+from enrichment.vendors.coinbase import CoinbaseProvider
 from enrichment.vendors.guard import VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import PolygonProvider
@@ -67,8 +68,12 @@ def fault(address: str) -> Iterator[Callable[..., None]]:
 def provider(name: str, http: HttpClient) -> Provider:
     if name == "yahoo":
         return CanonicalProvider(YahooProvider(http, now=lambda: NOW), now=lambda: NOW)
-    kind = {"polygon": PolygonProvider, "binance": BinanceProvider}[name]
-    return CanonicalProvider(kind(http), now=lambda: NOW)
+    kinds: dict[str, Callable[[HttpClient], Provider]] = {
+        "polygon": PolygonProvider,
+        "binance": BinanceProvider,
+        "coinbase": CoinbaseProvider,
+    }
+    return CanonicalProvider(kinds[name](http), now=lambda: NOW)
 
 
 def complete(bars: Bars, timeframe: Timeframe) -> Bars:
@@ -87,7 +92,7 @@ def assert_same(mine: Bars, theirs: Bars) -> None:
 
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
-@pytest.mark.parametrize("name", ["binance", "yahoo"])
+@pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase"])
 def test_crypto_bars_equal_polygons(http: HttpClient, name: str, timeframe: Timeframe) -> None:
     window = MONTH if timeframe.intraday else YEAR
     request = ("X:SIM1USD", AssetClass.CRYPTO, timeframe, window)
@@ -122,7 +127,7 @@ def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> N
     np.testing.assert_allclose(fetched.bars.volume, recorded.volume * factor)
 
 
-@pytest.mark.parametrize("name", ["binance", "yahoo"])
+@pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase"])
 @pytest.mark.parametrize(("description", "kind"), FAULTS)
 def test_every_fault_becomes_the_right_error(
     http: HttpClient,
@@ -142,7 +147,7 @@ def test_every_fault_becomes_the_right_error(
     assert len(provider(name, http).fetch(*request).bars) >= 364
 
 
-@pytest.mark.parametrize("name", ["binance", "yahoo"])
+@pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase"])
 def test_an_unknown_symbol(http: HttpClient, name: str) -> None:
     with pytest.raises(UnknownSymbol):
         provider(name, http).fetch("X:NOSUCHUSD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
