@@ -117,8 +117,13 @@ def test_screens_and_endpoints_reach_neither_tables_nor_engine(contracts: Contra
 
 def accepted(imports: list[Import], contracts: Contracts) -> list[Import]:
     """The imports that break no contract, when one module after another has its own of them."""
-    rejected: set[Import] = set()
-    for _, own in groupby(imports, key=itemgetter(0)):
+    remaining: list[Import] = []
+    for _, group in groupby(imports, key=itemgetter(0)):
+        own = list(group)
         graph = with_imports(GRAPH, own)
-        rejected |= contracts.rejected_by_layers(graph) | contracts.rejected_by_forbidden(graph)
-    return [one for one in imports if one not in rejected]
+        for check in (contracts.rejected_by_layers, contracts.rejected_by_forbidden):
+            if own:
+                rejected = check(graph)
+                own = [one for one in own if one not in rejected]
+        remaining += own
+    return remaining
