@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from sqlalchemy import text
+from xdist.scheduler import LoadScopeScheduling
 
 from enrichment.warehouse.database import Database, parse_url
 from enrichment.warehouse.embedded import EmbeddedPostgres
@@ -33,6 +35,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many random histories of killed workers tests/crash lives through (default 12)",
     )
+
+
+class ModuleScheduling(LoadScopeScheduling):
+    """Gives each module to one process, and all modules that use the demo to the same one."""
+
+    DEMO = ("tests/e2e/test_dashboard.py", "tests/e2e/test_demo.py", "tests/e2e/test_quality.py")
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "demo" if module in self.DEMO else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleScheduling:
+    return ModuleScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the type checker, the longest single test."""
+    items.sort(key=lambda item: item.path.name != "test_style.py")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ script.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -32,38 +34,36 @@ FLAGS = [
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The console script of the built wheel, installed where the checkout can't be imported.
 
-    The dependencies are those of this environment, by path. The project's editable install is not
-    among them: the .pth files of a folder on the path are not read.
+    The processes of one test run share it.
     """
-    folder = tmp_path_factory.mktemp("wheel")
-    _quiet(
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(ROOT),
-    )
-    (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "env", with_pip=False, symlinks=True)
-    site = next((folder / "env").glob("lib/python*/site-packages"))
-    python = folder / "env" / "bin" / "python"
-    _quiet(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(python),
-        "install",
-        "-q",
-        "--no-deps",
-        str(wheel),
-    )
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    environment = folder / "wheel" / "environment"
+    with (folder / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not environment.exists():
+            _install_wheel(environment)
+    return environment / "bin" / "enrichment"
+
+
+def _install_wheel(environment: Path) -> None:
+    """Install the wheel into a new environment; its dependencies are this environment's, by path.
+
+    The project's editable install is not among them: .pth files of a folder on the path are not
+    read.
+    """
+    wheels = environment.parent
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir")
+    _quiet(*build, str(wheels), str(ROOT))
+    (wheel,) = wheels.glob("*.whl")
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps")
+    _quiet(*pip, str(wheel))
+    (site,) = environment.glob("lib/python*/site-packages")
     installed = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(installed) + "\n")
-    return folder / "env" / "bin" / "enrichment"
 
 
 def _quiet(*command: str) -> None:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from enrichment.warehouse.database import Database
+
+
+@dataclass(frozen=True)
+class Console:
+    """The command line on an empty database."""
+
+    script: Path
+    home: Path
+    database_url: str
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """Exit code, output and error output of a command."""
+        own = {"ENRICHMENT_HOME": str(self.home), "DATABASE_URL": self.database_url}
+        completed = subprocess.run(
+            [str(self.script), *arguments],
+            env={**os.environ, **own, "COLUMNS": "200", **environment},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return completed.returncode, completed.stdout, completed.stderr
+
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-def run(script: Path, home: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    completed = subprocess.run(
-        [str(script), *arguments],
-        env={**os.environ, "ENRICHMENT_HOME": str(home), "COLUMNS": "200", **environment},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return completed.returncode, completed.stdout, completed.stderr
+def console(script: Path, shared_db: Database, tmp_path_factory: pytest.TempPathFactory) -> Console:
+    url = shared_db.url.render_as_string(hide_password=False)
+    return Console(script, tmp_path_factory.mktemp("home"), url)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +60,8 @@ def run(script: Path, home: Path, *arguments: str, **environment: str) -> tuple[
         (["api", "--host", "0.0.0.0"], "ENRICHMENT_API_TOKEN"),
     ],
 )
-def test_bad_arguments(script: Path, home: Path, arguments: list[str], expected: str) -> None:
-    code, _, errors = run(script, home, *arguments)
+def test_bad_arguments(console: Console, arguments: list[str], expected: str) -> None:
+    code, _, errors = console.run(*arguments)
     assert code == 1
     assert errors.startswith("error: ")
     assert expected in errors
@@ -69,32 +83,32 @@ def test_bad_arguments(script: Path, home: Path, arguments: list[str], expected:
         ),
     ],
 )
-def test_bad_settings(script: Path, home: Path, name: str, value: str, expected: str) -> None:
-    code, _, errors = run(script, home, "history", **{name: value})
+def test_bad_settings(console: Console, name: str, value: str, expected: str) -> None:
+    code, _, errors = console.run("history", **{name: value})
     assert code == 1
     assert expected in errors
     assert "secret" not in errors
     assert errors.count("\n") == 1
 
 
-def test_a_csv_with_invalid_lines_changes_nothing_and_names_each(script: Path, home: Path) -> None:
-    file = home / "symbols.csv"
+def test_a_csv_with_invalid_lines_changes_nothing_and_names_each(console: Console) -> None:
+    file = console.home / "symbols.csv"
     file.write_text(
         "symbol,asset_class,timeframes\nAAPL,stock,1d|1h\nB AD,stock,1d\nIBM,stock,7m\n"
     )
-    code, _, errors = run(script, home, "symbols", "import", str(file))
+    code, _, errors = console.run("symbols", "import", str(file))
     assert code == 1
     assert "line 3" in errors
     assert "line 4" in errors
-    assert "AAPL" not in run(script, home, "symbols", "list", "--json")[1]
+    assert "AAPL" not in console.run("symbols", "list", "--json")[1]
     file.write_text("symbol,asset_class,timeframes\nAAPL,stock,1d|1h\nX:BTCUSD,crypto,4h\n")
-    assert run(script, home, "symbols", "import", str(file))[0] == 0
-    output = run(script, home, "symbols", "list")[1]
+    assert console.run("symbols", "import", str(file))[0] == 0
+    output = console.run("symbols", "list")[1]
     assert output.index("AAPL") < output.index("X:BTCUSD")
 
 
-def test_help_names_every_command(script: Path, home: Path) -> None:
-    code, output, _ = run(script, home, "--help")
+def test_help_names_every_command(console: Console) -> None:
+    code, output, _ = console.run("--help")
     assert code == 0
     for command in [
         "up",

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import psutil
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
+from tests.helpers.memory_folder import memory
 
 READY = "Ctrl-C stops everything"
 
@@ -100,10 +102,11 @@ def running_stack(
     ports = free_ports()
     arguments = [f"--{name}-port={port}" for name, port in ports.items()]
     clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "PYTHONPATH")}
+    temporary = {"TMPDIR": str(memory() or gettempdir())}  # of the demo's database
     process = subprocess.Popen(
         [str(script), command, *arguments],
         cwd=cwd,
-        env={**clean, "COLUMNS": "200", **environment},
+        env={**clean, **temporary, "COLUMNS": "200", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
