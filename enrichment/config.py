@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -18,13 +19,22 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import AssetClass
 from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
 
+_PREFIXES = ("enrichment_", "providers_", "alert_", "pagerduty_")
+_NOT_SETTINGS = ("enrichment_supervised",)  # set by `enrichment up` for its children
+_MISSPELT = 0.9  # similarity to a setting at which a name without a prefix counts as misspelt
 _DASK_SCHEDULER = re.compile(r"(tcp|tls)://([\w.\-]+|\[[0-9a-fA-F:]+\]):\d{1,5}")
 
 
@@ -216,6 +226,27 @@ class Settings(VendorSettings):
             return cls(**overrides)
         except ValidationError as exc:
             raise ConfigurationError(_explain(exc)) from None
+
+    @classmethod
+    def misspelt(cls) -> dict[str, str | None]:
+        """Variables of the environment and of `.env` that look like settings but are none.
+
+        Returns:
+            Their names and the settings that were probably meant; None if none is similar.
+        """
+        prefixes = (*_PREFIXES, *(f"{name}_" for name in cls.vendors.names))
+        sources = (EnvSettingsSource(cls).env_vars, DotEnvSettingsSource(cls).env_vars)
+        unknown = {name for source in sources for name in source} - {
+            *cls.model_fields,
+            *_NOT_SETTINGS,
+        }
+        found: dict[str, str | None] = {}
+        for name in sorted(unknown):
+            ours = name.startswith(prefixes)
+            close = get_close_matches(name, cls.model_fields, 1, 0.6 if ours else _MISSPELT)
+            if ours or close:
+                found[name.upper()] = close[0].upper() if close else None
+        return found
 
     @property
     def uses_sandbox(self) -> bool:

@@ -48,13 +48,14 @@ _DASHBOARD_COMMAND = re.compile(r"enrichment(\.exe)? dashboard\b|\bapp\.py\b")
 
 
 def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
-    """Run every check; invalid settings are the only result."""
+    """Run every check; only those of the settings if these are invalid."""
     try:
         settings = load()
     except ConfigurationError as exc:
-        return [CheckResult("configuration", False, str(exc))]
+        return [CheckResult("configuration", False, str(exc)), *_misspelt(Settings)]
     return [
         CheckResult("configuration", True, _configuration(settings)),
+        *_misspelt(type(settings)),
         *_run("database", lambda: _database(settings)),
         *_run("calendar", _calendar),
         *_dask(settings),
@@ -90,6 +91,12 @@ def _configuration(settings: Settings) -> str:
     time = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
     nightly = f"nightly at {time}" if settings.enable_daily_enrichment else "nightly run disabled"
     return f"{vendors}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
+
+
+def _misspelt(settings: type[Settings]) -> Iterator[CheckResult]:
+    for name, meant in settings.misspelt().items():
+        advice = f"did you mean {meant}?" if meant else "docs/configuration.md lists the settings"
+        yield CheckResult("configuration", False, f"{name} is not a setting: {advice}")
 
 
 def _database(settings: Settings) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enrichment.cli.doctor import run_checks
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import AssetClass
@@ -80,3 +82,43 @@ def test_an_order_of_vendors_that_all_lack_their_keys_is_refused() -> None:
 def test_a_wrong_value_is_refused_with_the_remedy(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load(**values)
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("POLYGON_APIKEY", "POLYGON_API_KEY"),
+        ("MAX_CONCURENT_SYMBOLS", "MAX_CONCURRENT_SYMBOLS"),
+        ("HISTORY_DAY", "HISTORY_DAYS"),
+        ("PROVIDERS_STOCKS", "PROVIDERS_STOCK"),
+        ("ALERT_9_9_9_9_9_9", None),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_misspelt_setting_is_named(
+    variable: str,
+    setting: str | None,
+    in_file: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if in_file:
+        (tmp_path / ".env").write_text(f"export {variable}=5\n")
+    else:
+        monkeypatch.setenv(variable, "5")
+    assert Settings.misspelt().get(variable, "") == setting
+    results = run_checks(lambda: load(providers_etf="polygon"))  # invalid: no other check is run
+    assert [result.ok for result in results] == [False, False]
+    assert variable in results[1].detail
+    assert (setting or "docs/configuration.md") in results[1].detail
+
+
+def test_settings_and_variables_of_other_programs_are_not_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("polygon_api_key=secret\nPATH_TO=x\n")
+    for name in ("DATABASE_USER", "MAX_HISTORY", "ENRICHMENT_SUPERVISED", "HISTORY_DAYS"):
+        monkeypatch.setenv(name, "5")
+    assert Settings.misspelt() == {}
