@@ -12,7 +12,8 @@ HttpClient('https://vendor.test:443', headers={'Authorization': '***', 'Accept':
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,13 @@ _DECODING_ERRORS = (
     requests.exceptions.InvalidJSONError,
 )
 _REQUEST_ERRORS = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
+_CONNECTION_FAILURES: tuple[tuple[type[Exception], str, str], ...] = (  # the first that fits
+    (requests.exceptions.ProxyError, "the proxy failed", "HTTPS_PROXY, HTTP_PROXY, NO_PROXY"),
+    (requests.exceptions.SSLError, "TLS failed", "the clock, the CA certificates, the proxy"),
+    (requests.ConnectTimeout, "no connection in time", "the network, a firewall"),
+    (socket.gaierror, "name resolution failed", "the network, DNS"),
+    (ConnectionRefusedError, "connection refused", "that the server is running, a firewall"),
+)
 _MAX_REASON = 200  # characters kept of a vendor's own message
 
 
@@ -72,6 +80,7 @@ class HttpClient:
         timeouts: Gives (connect, read) in seconds before each request.
         session: Default: a new one with `pool_size` kept-alive connections.
         key_setting: The setting that an AccessDenied tells the user to check.
+        address_setting: The setting that a failed connection tells the user to check.
         now: The wall clock, for a Retry-After that is a date.
     """
 
@@ -84,6 +93,7 @@ class HttpClient:
         timeouts: Callable[[], tuple[float, float]] = lambda: DEFAULT_TIMEOUTS,
         session: requests.Session | None = None,
         key_setting: str = "the API key",
+        address_setting: str = "the address in the settings",
         pool_size: int = 16,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -91,12 +101,19 @@ class HttpClient:
         self._origin = _origin(urlsplit(self._base))
         self._call, self._timeouts, self._now = call, timeouts, now
         self._headers, self._key_setting = dict(headers or {}), key_setting
+        self._address_setting = address_setting
         self._session = session or _session(urlsplit(self._base).hostname, pool_size)
 
     def __repr__(self) -> str:
         masked = {n: "***" if _is_secret(n) else value for n, value in self._headers.items()}
         scheme, host, port = self._origin
         return f"HttpClient('{scheme}://{host}:{port}', headers={masked})"
+
+    @property
+    def _host(self) -> str:
+        """The host, with its port if that is not the scheme's own."""
+        scheme, host, port = self._origin
+        return str(host) if port == _DEFAULT_PORTS.get(scheme) else f"{host}:{port}"
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +200,7 @@ class HttpClient:
                 allow_redirects=False,
             )
         except (OSError, UnicodeError) as exc:
-            raise _translated(exc, label) from exc
+            raise _translated(exc, label, self._host, self._address_setting) from exc
         if response.status_code // 100 != 2:
             raise self._error_of(response, label)
         return response
@@ -224,16 +241,36 @@ def _json_object(response: requests.Response) -> Mapping[str, Any]:
     return {}
 
 
-def _translated(exc: Exception, label: str) -> ProviderError:
-    """The error that stands for one of `requests`."""
-    message = f"{label}: {type(exc).__name__}"
+def _translated(exc: Exception, label: str, host: str, setting: str) -> ProviderError:
+    """The error that stands for one of `requests`: what failed, why, and what to check."""
     if isinstance(exc, _DECODING_ERRORS):
-        return MalformedResponse(f"{message}, the answer can't be decoded")
-    if isinstance(exc, requests.Timeout):
-        return ProviderUnavailable(f"{message}, no answer in time")
+        return MalformedResponse(f"{label}: {type(exc).__name__}, the answer can't be decoded")
     if isinstance(exc, _REQUEST_ERRORS):
-        return RequestRefused(f"{message}, check the vendor's address and key in the settings")
-    return ProviderUnavailable(f"{message}, the connection failed")
+        return RequestRefused(
+            f"{label}: {type(exc).__name__}, check the vendor's address and key in the settings"
+        )
+    if isinstance(exc, requests.Timeout) and not isinstance(exc, requests.ConnectTimeout):
+        return ProviderUnavailable(f"{label}: {host} gave no answer in time: check the network")
+    cause, remedy = _connection_failure(exc)
+    return ProviderUnavailable(
+        f"{label}: can't reach {host} ({cause}): check {remedy} or {setting}"
+    )
+
+
+def _connection_failure(exc: Exception) -> tuple[str, str]:
+    """Why no connection was made or kept, and what to check beside the vendor's address."""
+    causes = tuple(_causes(exc))
+    for kind, cause, remedy in _CONNECTION_FAILURES:
+        if any(isinstance(error, kind) for error in causes):
+            return cause, remedy
+    return f"the connection failed, {type(exc).__name__}", "the network"
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """The error, the one that caused it, and so on."""
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
 
 
 class _HeadersOnly(AuthBase):

@@ -48,7 +48,9 @@ def build_channels(
     """The configured channels by name, each with its own resilience patterns."""
     built: dict[str, Channel] = {}
 
-    def add(name: str, url: str, payload: Payload, setting: str) -> None:
+    def add(
+        name: str, url: str, payload: Payload, setting: str, address_setting: str | None = None
+    ) -> None:
         guard = VendorGuard(manager, name, per_minute=None, protection=protection)
         parts = urlsplit(url)
         client = HttpClient(
@@ -56,6 +58,7 @@ def build_channels(
             call=guard,
             timeouts=guard.protection.timeouts,
             key_setting=setting,
+            address_setting=address_setting or setting,
             pool_size=2,
         )
         built[name] = Channel(client, url, payload)
@@ -72,6 +75,7 @@ def build_channels(
             f"{settings.pagerduty_base_url.rstrip('/')}/v2/enqueue",
             channels.pagerduty(settings.pagerduty_routing_key.get_secret_value()),
             "PAGERDUTY_ROUTING_KEY",
+            "PAGERDUTY_BASE_URL",
         )
     return built
 

@@ -65,6 +65,7 @@ def _client(
         timeouts=guard.protection.timeouts,
         headers=_headers(spec, settings),
         key_setting=(*spec.credentials, spec.base_url)[0].name.upper(),
+        address_setting="ENRICHMENT_SANDBOX_PORT" if sandbox else spec.base_url.name.upper(),
     )
 
 

@@ -1,6 +1,8 @@
 """The HTTP client: errors are translated, and secrets stay out of messages."""
 
 import io
+import socket
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -128,6 +130,74 @@ def test_every_error_of_requests_is_translated(kind: type[Exception]) -> None:
 
 def test_the_table_above_is_complete() -> None:
     assert {kind.__name__ for kind in TREE} == UNAVAILABLE | MALFORMED | REFUSED
+
+
+def connection_failure(base_url: str, **session: Any) -> str:
+    """The message of a real request that can't be sent."""
+    options = {"call": direct, "timeouts": lambda: (0.5, 0.2), "address_setting": "VENDOR_BASE_URL"}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    if session:
+        options["session"] = own = requests.Session()
+        own.proxies.update(session["proxies"])
+    with (
+        HttpClient(base_url, headers=headers, **options) as http,  # type: ignore[arg-type]
+        pytest.raises(ProviderUnavailable) as caught,
+    ):
+        http.get_json("/v2/bars?note=private")
+    message = str(caught.value)
+    assert "private" not in message
+    assert KEY not in message
+    assert message.endswith("VENDOR_BASE_URL") or "in time" in message
+    return message
+
+
+def test_a_host_whose_name_does_not_resolve_is_named_with_the_remedy() -> None:
+    error = requests.ConnectionError(f"HTTPSConnectionPool: /v2/bars?apiKey={KEY}")
+    error.__cause__ = socket.gaierror(-2, "Name or service not known")
+    message = str(failure(FakeTransport(error=error), address_setting="POLYGON_BASE_URL"))
+    assert message == (
+        "/v2/bars: can't reach vendor.test (name resolution failed): check the network, DNS "
+        "or POLYGON_BASE_URL"
+    )
+
+
+def test_a_refused_connection_names_host_and_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    message = connection_failure(f"http://127.0.0.1:{port}")
+    assert f"can't reach 127.0.0.1:{port} (connection refused)" in message
+
+
+def test_a_failed_proxy_is_named_without_its_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    proxies = {"http": f"http://me:{KEY}@127.0.0.1:{port}"}
+    message = connection_failure("http://vendor.invalid", proxies=proxies)
+    assert "can't reach vendor.invalid (the proxy failed): check HTTPS_PROXY" in message
+
+
+def test_a_server_without_tls_is_named() -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "(TLS failed)" in connection_failure(
+            f"https://127.0.0.1:{listener.getsockname()[1]}"
+        )
+        thread.join()
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert f"127.0.0.1:{port} gave no answer in time" in connection_failure(
+            f"http://127.0.0.1:{port}"
+        )
 
 
 STATUSES = {
