@@ -172,6 +172,8 @@ def _print_changes(console: Console, report: SeriesReport) -> None:
     for correction in report.corrections[:_MAX_CORRECTIONS]:
         if correction.reason == "rebased":
             change = f"prices × {correction.new_value:.6g} before {correction.timestamp:%Y-%m-%d}"
+        elif correction.reason == "sandbox_replaced":
+            change = f"{correction.old_value:,.0f} simulated bars were given up for real ones"
         else:
             change = (
                 f"{correction.timestamp:%Y-%m-%d %H:%M} {correction.field} "

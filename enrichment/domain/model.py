@@ -118,6 +118,15 @@ def is_simulated(symbol: str) -> bool:
     return _SIMULATED.fullmatch(symbol) is not None
 
 
+def is_sandbox(source: str | None) -> bool:
+    """Whether bars of this source are the sandbox's.
+
+    >>> is_sandbox("sandbox:yahoo"), is_sandbox("yahoo")
+    (True, False)
+    """
+    return (source or "").partition(":")[0] == "sandbox"
+
+
 @dataclass(frozen=True, slots=True)
 class TrackedSymbol:
     """One row of `tracked_symbols`."""

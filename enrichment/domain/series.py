@@ -170,6 +170,7 @@ class SeriesUpdate:
     history_from: datetime  # earliest start served so far
     rebase: Rebase | None = None
     appends: bool = False  # whether all `bars` start after those stored
+    replaces_series: bool = False  # whether all that is stored of the series is given up first
 
     @property
     def as_of(self) -> datetime:

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic
@@ -35,7 +36,7 @@ from enrichment.domain.model import Task, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline import fetch_plan
-from enrichment.pipeline.fetch import SeriesFetcher, no_bars
+from enrichment.pipeline.fetch import SeriesFetcher, no_bars, replaces_sandbox
 from enrichment.pipeline.fetch_plan import FetchPlan
 from enrichment.pipeline.merge import compute_features, find_gaps, merge, quality_inputs, to_update
 from enrichment.pipeline.ports import BarSource, Outcome, SeriesStore
@@ -112,16 +113,21 @@ class EnrichmentPipeline(Generic[Outcome]):
             return self._store.commit(task, updates)
 
     def _enrich_series(
-        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: Callable[[SeriesSnapshot], FetchPlan]
     ) -> SeriesUpdate:
-        fetched = self._fetcher.fetch_and_validate(run, snapshot, plan)
+        fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
+        replaces = replaces_sandbox(run, snapshot, fetched)
+        if replaces:
+            snapshot = SeriesSnapshot(wanted_from=snapshot.wanted_from)
+            fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
         with run.step("compute") as timer:
             merged = merge(run, snapshot, fetched)
             features, coverage = compute_features(merged)
             gaps = find_gaps(merged)
             inputs = quality_inputs(merged, coverage, gaps)
             quality = assess_quality(inputs)
-        return to_update(merged, features, gaps, inputs, quality, timer.milliseconds)
+        update = to_update(merged, features, gaps, inputs, quality, timer.milliseconds)
+        return replace(update, replaces_series=replaces)
 
     def _read_snapshots(self, task: Task, now: datetime, report: OnStep) -> Snapshots:
         with step("read", None, report):
@@ -136,7 +142,9 @@ class EnrichmentPipeline(Generic[Outcome]):
             return list(threads.map(self._update_series, runs, each))
 
     def _update_series(self, run: SeriesRun, snapshot: SeriesSnapshot) -> SeriesUpdate:
-        plan = fetch_plan.plan_update(snapshot, run.timeframe, run.now, self._history)
+        def plan(snapshot: SeriesSnapshot) -> FetchPlan:
+            return fetch_plan.plan_update(snapshot, run.timeframe, run.now, self._history)
+
         return self._enrich_series(run, snapshot, plan)
 
     def _backfill(self, runs: Sequence[SeriesRun], window: Window) -> list[SeriesUpdate]:
@@ -151,7 +159,7 @@ class EnrichmentPipeline(Generic[Outcome]):
         window = fetch_plan.extend_to_stored(window, snapshot, run.now)
         remaining = Window(window.start, run.task.remaining_until(run.timeframe) or window.end)
         for chunk in fetch_plan.backfill_chunks(remaining, run.timeframe, self._bars_per_chunk):
-            plan = fetch_plan.plan_chunk(snapshot, chunk)
+            plan = partial(fetch_plan.plan_chunk, chunk=chunk)
             update = self._enrich_series(run, snapshot, plan)
             with run.step("store"):
                 self._store.store_chunk(run.task, update, chunk.start)

@@ -28,8 +28,8 @@ from datetime import timedelta
 import numpy as np
 
 from enrichment.domain.bars import Bars, Mask, between, to_datetime64
-from enrichment.domain.errors import ProviderError, Snooze, StepFailed, UnknownSymbol
-from enrichment.domain.model import ValidationResult, Window
+from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
+from enrichment.domain.model import ValidationResult, Window, is_sandbox
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import fetch_plan, reconcile
@@ -196,6 +196,23 @@ def _require_bars(
             f"{main.source} returned nothing for {run.symbol} {run.timeframe}, of which "
             f"{snapshot.bars:,} bars are stored: it may be delisted or renamed; what is stored "
             "stays"
+        )
+
+
+def replaces_sandbox(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> bool:
+    """Whether real bars came for a series of the sandbox, which is then started anew.
+
+    Raises StepFailed from NoProvider for the reverse: real bars are not given up for the sandbox's.
+    """
+    source = fetched.fetches[0].source
+    if snapshot.source is None or is_sandbox(snapshot.source) == is_sandbox(source):
+        return False
+    if not is_sandbox(source):
+        return True
+    with run.step("fetch"):
+        raise NoProvider(
+            f"{run.symbol} {run.timeframe} has bars of {snapshot.source}, and the sandbox's are "
+            "not stored beside them: set ENRICHMENT_SANDBOX=false, or use another database"
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.domain.bars import to_datetime, to_datetime64
-from enrichment.domain.errors import ProviderUnavailable
+from enrichment.domain.errors import ProviderUnavailable, StepFailed
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline.enrich import EnrichmentPipeline
@@ -182,3 +182,39 @@ def test_a_gap_closed_for_want_of_trades_is_fetched_once_more(nights: Nights) ->
     asked = len(first.windows)
     nights.run_at(3004, recorded_bars())
     assert len(first.windows) == asked + 1
+
+
+def test_real_bars_never_join_those_of_the_sandbox(nights: Nights) -> None:
+    sandbox, real = Vendor("sandbox:yahoo", nights), Vendor("yahoo", nights)
+    simulated = recorded_bars()
+    simulated.close[:] = simulated.open
+    sandbox.bars = simulated
+    nights.use(sandbox)
+    nights.run_at(3000)
+    known_on = nights.rows("SELECT clock_timestamp()")[0][0]
+    before = nights.report.bars
+    nights.use(real)
+    nights.run_at(3001)
+    bars = nights.bars()
+    expected = recorded_bars().take(np.isin(recorded_bars().ts, bars.ts))
+    np.testing.assert_array_equal(bars.close, expected.close)
+    nights.assert_complete_from(nights.report.wanted_from or nights.now)
+    assert (nights.report.source, nights.report.bars) == ("yahoo", len(bars))
+    assert nights.rows("SELECT reason, field, old_value, source FROM data_corrections") == [
+        ("sandbox_replaced", "bars", before, "yahoo")
+    ]
+    assert isinstance(known_on, datetime)
+    assert len(nights.bars(known_on)) == before
+    nights.run_at(3002)
+    assert len(nights.rows("SELECT 1 FROM data_corrections")) == 1
+
+
+def test_the_sandbox_is_not_stored_beside_real_bars(nights: Nights) -> None:
+    nights.use(Vendor("yahoo", nights))
+    nights.run_at(3000)
+    stored = nights.report.bars
+    nights.use(Vendor("sandbox:yahoo", nights))
+    with pytest.raises(StepFailed) as raised:
+        nights.run_at(3001)
+    assert "ENRICHMENT_SANDBOX=false" in str(raised.value.__cause__)
+    assert (nights.report.source, nights.report.bars) == ("yahoo", stored)

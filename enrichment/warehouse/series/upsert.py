@@ -31,6 +31,21 @@ def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
     return Bars(ts, *(columns[name] for name in PRICES))
 
 
+def give_up(conn: Connection, task: Task, update: SeriesUpdate) -> None:
+    """Remove a series of the sandbox before its first real bars.
+
+    Its bars become versions, and the removal one correction with their number.
+    """
+    values = {
+        "symbol": task.symbol,
+        "timeframe": update.timeframe,
+        "source": update.fetched.source,
+        "job_id": task.job_id,
+    }
+    for statement in _GIVE_UP:
+        conn.execute(sql(statement), values)
+
+
 def write(conn: Connection, batch: Batch) -> list[RowCounts]:
     """Insert the new bars and update the changed ones; the row counts of each series.
 
@@ -167,3 +182,26 @@ WHERE c.old_value IS DISTINCT FROM c.new_value
         AND abs(s.open / (b.open * CAST(:factor AS float8)) - 1) <= :tolerance, false)
 ORDER BY b.ts, c.field
 """
+
+_OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"
+
+_GIVE_UP = (
+    f"""
+INSERT INTO data_corrections
+    (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
+SELECT :symbol, :timeframe, min(ts), 'bars', count(*), 0, 'sandbox_replaced', :source, :job_id
+FROM bars {_OF_SERIES} HAVING count(*) > 0
+""",
+    f"""
+INSERT INTO bar_versions (symbol, timeframe, ts, {_COLUMNS}, known_from, known_until)
+SELECT symbol, timeframe, ts, {_COLUMNS}, known_from, now() FROM bars {_OF_SERIES}
+""",
+    f"DELETE FROM bars {_OF_SERIES}",
+    f"DELETE FROM bar_flags {_OF_SERIES}",
+    f"DELETE FROM bar_gaps {_OF_SERIES}",
+    f"DELETE FROM bar_confirmations {_OF_SERIES}",
+    f"""
+UPDATE enrichment_status SET bars = 0, first_ts = NULL, last_ts = NULL, history_from = NULL,
+    history_limit = NULL, history_checked_at = NULL {_OF_SERIES}
+""",
+)

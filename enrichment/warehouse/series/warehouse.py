@@ -124,6 +124,9 @@ class Warehouse:
         ]
 
     def _write(self, conn: Connection, batch: Batch) -> list[RowCounts]:
+        for task, update in batch:
+            if update.replaces_series:
+                upsert.give_up(conn, task, update)
         counts = upsert.write(conn, batch)
         flags_and_gaps.write(conn, batch)
         run_log.write_success(conn, batch)
