@@ -11,6 +11,7 @@ from flask import Blueprint, Flask, Response, request
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import InvalidRequest
+from enrichment.sandbox.alpaca import AlpacaFormat
 from enrichment.sandbox.binance import BinanceFormat
 from enrichment.sandbox.coinbase import CoinbaseFormat
 from enrichment.sandbox.faults import Fault
@@ -27,6 +28,7 @@ WIRE_FORMATS: tuple[type[WireFormat], ...] = (
     BinanceFormat,
     YahooFormat,
     CoinbaseFormat,
+    AlpacaFormat,
 )
 
 

@@ -156,6 +156,12 @@ def _coinbase(client: HttpClient, source: str) -> Provider:
     return CoinbaseProvider(client, source=source)
 
 
+def _alpaca(client: HttpClient, source: str) -> Provider:
+    from enrichment.vendors.alpaca import AlpacaProvider
+
+    return AlpacaProvider(client, source=source)
+
+
 VENDORS = VendorRegistry(
     VendorSpec(
         name="polygon",
@@ -224,5 +230,27 @@ VENDORS = VendorRegistry(
         test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
         sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
         sandbox_source="sandbox:coinbase",
+    ),
+    VendorSpec(
+        name="alpaca",
+        colour="#c25fa0",
+        credentials=(
+            VendorSetting("alpaca_api_key", None, "ID of Alpaca's API key", secret=True),
+            VendorSetting("alpaca_api_secret", None, "secret of Alpaca's API key", secret=True),
+        ),
+        base_url=VendorSetting(
+            "alpaca_base_url", "https://data.alpaca.markets", "address of Alpaca's market data API"
+        ),
+        rate=VendorSetting("alpaca_rate", 200, "requests a minute that Alpaca's plan allows"),
+        headers={
+            "APCA-API-KEY-ID": "{alpaca_api_key}",
+            "APCA-API-SECRET-KEY": "{alpaca_api_secret}",
+        },
+        coverage=dict.fromkeys((AssetClass.STOCK, AssetClass.ETF), _UNLIMITED),
+        basis=Basis.RAW,
+        build=_alpaca,
+        test_symbol=_STOCK,
+        sandbox_test_symbol=_STOCK,
+        sandbox_source="sandbox:alpaca",
     ),
 )

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from enrichment.config import Settings
 from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.errors import (
+    AccessDenied,
     EnrichmentError,
     ProviderError,
     ProviderUnavailable,
@@ -26,6 +27,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.sandbox import create_app, running
+from enrichment.vendors.alpaca import AlpacaProvider
 from enrichment.vendors.base import Provider
 from enrichment.vendors.binance import BinanceProvider
 from enrichment.vendors.canonical import CanonicalProvider
@@ -43,7 +45,12 @@ from tests.helpers.vendor_faults import FAULTS, faults_of
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
 MONTH = Window(NOW - timedelta(days=30), NOW)
-HEADERS = {"Authorization": "Bearer any", **VENDORS["yahoo"].headers}
+HEADERS = {
+    "Authorization": "Bearer any",
+    "APCA-API-KEY-ID": "any",
+    "APCA-API-SECRET-KEY": "any",
+    **VENDORS["yahoo"].headers,
+}
 NOISE = 1e-6  # Yahoo sends prices as float32, changing in the 7th digit
 Ask = Callable[[str, AssetClass, Timeframe, Window], FetchedBars]
 
@@ -72,6 +79,7 @@ def provider(name: str, http: HttpClient) -> Provider:
         "polygon": PolygonProvider,
         "binance": BinanceProvider,
         "coinbase": CoinbaseProvider,
+        "alpaca": lambda http: AlpacaProvider(http, limit=500, now=lambda: NOW),
     }
     return CanonicalProvider(kinds[name](http), now=lambda: NOW)
 
@@ -107,11 +115,38 @@ def test_crypto_bars_equal_polygons(http: HttpClient, name: str, timeframe: Time
 
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
-def test_yahoos_stock_bars_equal_polygons(http: HttpClient, timeframe: Timeframe) -> None:
+@pytest.mark.parametrize("name", ["yahoo", "alpaca"])
+def test_stock_bars_equal_polygons(http: HttpClient, name: str, timeframe: Timeframe) -> None:
     window = MONTH if timeframe.intraday else YEAR
     request = ("SIM1", AssetClass.STOCK, timeframe, window)
-    mine = complete(provider("yahoo", http).fetch(*request).bars, timeframe)
-    assert_same(mine, complete(provider("polygon", http).fetch(*request).bars, timeframe))
+    mine = complete(provider(name, http).fetch(*request).bars, timeframe)
+    theirs = complete(provider("polygon", http).fetch(*request).bars, timeframe)
+    assert_same(mine, theirs)
+    if name == "alpaca":
+        np.testing.assert_allclose(mine.vwap, theirs.vwap, rtol=1e-9)
+        np.testing.assert_array_equal(mine.trades, theirs.trades)
+
+
+def test_alpaca_serves_the_recorded_bars_as_traded(http: HttpClient) -> None:
+    table = pd.read_csv(str(files("enrichment.sandbox") / "data" / "us_stocks_daily.csv.gz"))
+    recorded = table[table.symbol == "AAPL"]
+    window = Window(datetime(2005, 1, 1, tzinfo=UTC), NOW)
+    fetched = provider("alpaca", http).fetch("AAPL", AssetClass.STOCK, Timeframe.D1, window)
+    assert fetched.adjusted is False
+    assert fetched.requests > 1
+    np.testing.assert_array_equal(fetched.bars.close, recorded.close)
+
+
+@pytest.mark.parametrize("headers", [{}, {"APCA-API-KEY-ID": "any"}])
+def test_alpaca_refuses_clients_without_its_key(address: str, headers: dict[str, str]) -> None:
+    with HttpClient(address, call=direct, headers=headers) as bare, pytest.raises(AccessDenied):
+        AlpacaProvider(bare, now=lambda: NOW).fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
+
+
+def test_alpaca_withholds_the_newest_minutes_from_its_free_plan(http: HttpClient) -> None:
+    late = AlpacaProvider(http, now=lambda: NOW + timedelta(hours=1))
+    with pytest.raises(AccessDenied, match="recent SIP data"):
+        late.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
 
 
 def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> None:
@@ -127,7 +162,7 @@ def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> N
     np.testing.assert_allclose(fetched.bars.volume, recorded.volume * factor)
 
 
-@pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase"])
+@pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase", "alpaca"])
 @pytest.mark.parametrize(("description", "kind"), FAULTS)
 def test_every_fault_becomes_the_right_error(
     http: HttpClient,
@@ -136,15 +171,18 @@ def test_every_fault_becomes_the_right_error(
     description: dict[str, object],
     kind: type[ProviderError],
 ) -> None:
-    other = "yahoo" if name == "binance" else "binance"
-    fault(ticker="X:SIM2USD", times=1, vendor=name, **description)
-    request = ("X:SIM2USD", AssetClass.CRYPTO, Timeframe.D1, YEAR)
-    assert len(provider(other, http).fetch(*request).bars) >= 364
+    other = "yahoo" if name != "yahoo" else "polygon"
+    stock = name == "alpaca"
+    symbol, asset_class = ("SIM2", AssetClass.STOCK) if stock else ("X:SIM2USD", AssetClass.CRYPTO)
+    fault(ticker=symbol, times=1, vendor=name, **description)
+    request = (symbol, asset_class, Timeframe.D1, YEAR)
+    sessions = 250 if stock else 364
+    assert len(provider(other, http).fetch(*request).bars) >= sessions
     with pytest.raises(ProviderError) as caught:
         provider(name, http).fetch(*request)
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", 7.0) == 7.0
-    assert len(provider(name, http).fetch(*request).bars) >= 364
+    assert len(provider(name, http).fetch(*request).bars) >= sessions
 
 
 @pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase"])
