@@ -46,8 +46,8 @@ def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> l
     """
     rows = [{"n": n, "symbol": key[0], "timeframe": key[1]} for n, key in enumerate(keys)]
     values = {**_KEYS.bind(rows), "overlap": OVERLAP - 1}
-    found = {row.n: _snapshot(row, feature_set) for row in conn.execute(sql(_SNAPSHOTS), values)}
-    return [found.get(n) or SeriesSnapshot() for n in range(len(keys))]
+    stored = {row.n: _snapshot(row, feature_set) for row in conn.execute(sql(_SNAPSHOTS), values)}
+    return [stored.get(n) or SeriesSnapshot() for n in range(len(keys))]
 
 
 def read_tails(conn: Connection, requests: Sequence[TailRequest]) -> list[StoredTail]:
