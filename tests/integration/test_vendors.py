@@ -44,8 +44,28 @@ def test_the_rollups_say_what_the_log_says(db: Database) -> None:
     assert answered == [("stock", "polygon", 4), ("stock", "polygon", 1), ("stock", "yahoo", 1)]
     with db.begin() as conn:
         conn.execute(text(YESTERDAY))
+        conn.execute(text("DELETE FROM enrichment_fetch_log"))
     (day,) = (f for f in reader.fetches(240) if f.source == "polygon")
     assert (day.total, list(day.buckets)) == (5, [1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+def test_fetches_that_are_not_rolled_up_yet_are_counted(db: Database, rolled_up: bool) -> None:
+    track_symbols(db)
+    log_fetches(db, "polygon", 5, 20, hours_ago=2)
+    log_fetches(db, "polygon", 30, hours_ago=0)
+    if rolled_up:
+        with db.begin() as conn:
+            run_log.roll_up(conn)
+    log_fetches(db, "polygon", 40, 300, hours_ago=0)
+    log_fetches(db, None, 40, hours_ago=0)
+    reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
+    assert [(f.source, f.total, f.successful, list(f.buckets)) for f in reader.fetches(24)] == [
+        ("none", 1, 0, [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("polygon", 2, 2, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("polygon", 3, 3, [0, 0, 2, 0, 0, 1, 0, 0, 0, 0, 0]),
+    ]
+    assert [a.answered for a in reader.answers(24)] == [2, 3]
 
 
 def test_answers_of_429_are_counted_also_without_a_retry_after(db: Database) -> None:

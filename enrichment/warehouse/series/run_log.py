@@ -83,36 +83,47 @@ SELECT
         (SELECT date_trunc('hour', min(at)) FROM enrichment_compute_log))) AS computations
 """
 
-_ROLL_UP_FETCHES = """
-INSERT INTO enrichment_fetch_hourly
-    (hour, source, total, successful, duration_ms, successful_ms, latency_buckets)
-SELECT hour, source, sum(n), sum(ok), sum(ms), sum(ok_ms), array_agg(n ORDER BY bucket)
+FETCHES_BY_HOUR = """
+SELECT hour, source, sum(n) AS total, sum(ok) AS successful, sum(ms) AS duration_ms,
+    sum(ok_ms) AS successful_ms, array_agg(n ORDER BY bucket) AS latency_buckets
 FROM (
     SELECT h.hour, h.source, b.bucket, count(l.bucket) AS n,
            count(*) FILTER (WHERE l.success) AS ok, coalesce(sum(l.duration_ms), 0) AS ms,
            coalesce(sum(l.duration_ms) FILTER (WHERE l.success), 0) AS ok_ms
     FROM (SELECT DISTINCT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source
-          FROM enrichment_fetch_log WHERE at >= :since) h
+          FROM enrichment_fetch_log WHERE at >= {since}) h
     CROSS JOIN generate_series(0, cardinality(CAST(:bounds AS float8[]))) AS b (bucket)
     LEFT JOIN (
         SELECT date_trunc('hour', at) AS hour, coalesce(source, 'none') AS source, success,
                coalesce(duration_ms, 0) AS duration_ms,
                width_bucket(coalesce(duration_ms, 0), CAST(:bounds AS float8[])) AS bucket
-        FROM enrichment_fetch_log WHERE at >= :since
+        FROM enrichment_fetch_log WHERE at >= {since}
     ) l ON (l.hour, l.source, l.bucket) = (h.hour, h.source, b.bucket)
     GROUP BY h.hour, h.source, b.bucket
 ) buckets
 GROUP BY hour, source
+"""
+"""The log's hours from `since` on, as their rollups are; `:bounds` are LATENCY_BUCKETS_MS."""
+
+ANSWERS_BY_HOUR = """
+SELECT date_trunc('hour', l.at) AS hour, t.asset_class, l.source, count(*) AS answered
+FROM enrichment_fetch_log l JOIN tracked_symbols t USING (symbol)
+WHERE l.at >= {since} AND l.success AND l.source IS NOT NULL GROUP BY 1, 2, 3
+"""
+"""The log's hours from `since` on, as their rollups are."""
+
+_ROLL_UP_FETCHES = f"""
+INSERT INTO enrichment_fetch_hourly
+    (hour, source, total, successful, duration_ms, successful_ms, latency_buckets)
+{FETCHES_BY_HOUR.format(since=":since")}
 ON CONFLICT (hour, source) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
     duration_ms = EXCLUDED.duration_ms, successful_ms = EXCLUDED.successful_ms,
     latency_buckets = EXCLUDED.latency_buckets
 """
 
-_ROLL_UP_ANSWERS = """
+_ROLL_UP_ANSWERS = f"""
 INSERT INTO enrichment_fetch_answers (hour, asset_class, source, answered)
-SELECT date_trunc('hour', l.at), t.asset_class, l.source, count(*)
-FROM enrichment_fetch_log l JOIN tracked_symbols t USING (symbol)
-WHERE l.at >= :since AND l.success AND l.source IS NOT NULL GROUP BY 1, 2, 3
+{ANSWERS_BY_HOUR.format(since=":since")}
 ON CONFLICT (hour, asset_class, source) DO UPDATE SET answered = EXCLUDED.answered
 """
 
