@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -26,7 +26,7 @@ from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.facade import ReadModels
-from enrichment.warehouse.read_models.jobs import JobReports
+from enrichment.warehouse.read_models.jobs import JobReports, SymbolsOfDay
 from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
@@ -123,6 +123,30 @@ def test_a_jobs_items_and_errors(night: ReadModels, db: Database) -> None:
         "example": "answered in prose",
         "symbols": ["D"],
     }
+
+
+def test_a_symbol_of_several_jobs_of_a_day_counts_once_with_its_last_outcome(
+    night: ReadModels, db: Database
+) -> None:
+    """After the night, in which D failed, a manual job enriches D while A fails."""
+    job = Commands(db).trigger(symbols=["A", "D"], actor="test")
+    queue = JobQueue(db)
+    for task in queue.claim("w", 9):
+        if task.symbol == "A":
+            queue.fail(task, Failure("MalformedResponse", "answered in prose", "fetch"), None)
+        else:
+            complete(db, task)
+    queue.close_finished_jobs()
+    jobs = [entry.job_id for entry in night.history(9).jobs]
+    assert len(jobs) == 2
+    with db.begin() as conn:  # both on one day, whenever this runs
+        conn.execute(text("UPDATE enrichment_jobs SET created_at = '2024-03-01T12:00Z'"))
+        conn.execute(
+            text("UPDATE enrichment_jobs SET created_at = '2024-03-01T13:00Z' WHERE job_id = :id"),
+            {"id": job.job_id},
+        )
+    assert night.jobs.symbols_by_day(jobs) == [SymbolsOfDay(date(2024, 3, 1), 3, 1)]
+    assert night.jobs.symbols_by_day([job.job_id]) == [SymbolsOfDay(date(2024, 3, 1), 1, 1)]
 
 
 def test_a_worker_shows_its_threads_and_how_many_are_busy(db: Database) -> None:

@@ -52,7 +52,7 @@ def job_outcomes(jobs: pd.DataFrame) -> go.Figure:
 
 
 def outcomes_by_day(days: pd.DataFrame) -> go.Figure:
-    """Successful and failed symbols per day. days: columns date, successful, failed."""
+    """Successful and failed distinct symbols per day. days: columns date, successful, failed."""
     figure = go.Figure()
     for outcome, colour in OUTCOMES.items():
         figure.add_bar(

@@ -10,7 +10,7 @@ import pandas as pd
 from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
-from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest, SymbolsOfDay
 
 HISTORY_LIMIT = 200
 ITEM_LIMIT = 500
@@ -30,6 +30,11 @@ class JobReport:
 def read_history(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
     """The newest jobs of these kinds, or of all if none is given."""
     return services().reader.history(HISTORY_LIMIT, kinds=kinds, with_failures=with_failures)
+
+
+@cached_read
+def read_symbols_by_day(job_ids: tuple[UUID, ...]) -> list[SymbolsOfDay]:
+    return services().reader.jobs.symbols_by_day(job_ids)
 
 
 @cached_read

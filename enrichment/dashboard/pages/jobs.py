@@ -23,6 +23,7 @@ from enrichment.dashboard.data.jobs import (
     history_frame,
     read_history,
     read_job,
+    read_symbols_by_day,
 )
 from enrichment.dashboard.formatting import label, seconds
 from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
@@ -69,8 +70,8 @@ def history_charts(jobs: pd.DataFrame) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Symbols by day")
-        by_day = jobs.assign(date=jobs["at"].dt.floor("D"))
-        days = by_day.groupby("date", as_index=False)[["successful", "failed"]].sum()
+        days = pd.DataFrame(read_symbols_by_day(tuple(map(UUID, jobs["job_id"]))))
+        days["date"] = pd.to_datetime(days["date"], utc=True)
         st.plotly_chart(job_charts.outcomes_by_day(days), key="days")
     with right:
         st.subheader("Duration, with p50 and p95")

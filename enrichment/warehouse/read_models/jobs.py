@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -59,8 +59,21 @@ class JobItem:
     completed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolsOfDay:
+    """Distinct symbols of the jobs created on a UTC day, by their last outcome on that day."""
+
+    date: date
+    successful: int
+    failed: int
+
+
 class JobReports(Reader):
-    """Reads jobs one by one."""
+    """Reads the items of jobs."""
+
+    def symbols_by_day(self, job_ids: Sequence[UUID]) -> list[SymbolsOfDay]:
+        """The days of these jobs, ascending."""
+        return self._all(SymbolsOfDay, _SYMBOLS_BY_DAY, job_ids=list(job_ids))
 
     def request(self, job_id: UUID) -> JobRequest | None:
         """None for an unknown job."""
@@ -117,6 +130,18 @@ SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS count,
     (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)] AS symbols
 FROM enrichment_job_items WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}'
 GROUP BY 1 ORDER BY count(*) DESC, 1
+"""
+
+_SYMBOLS_BY_DAY = f"""
+SELECT date, count(*) FILTER (WHERE status = '{ItemStatus.COMPLETED}') AS successful,
+    count(*) FILTER (WHERE status = '{ItemStatus.FAILED}') AS failed
+FROM (
+    SELECT DISTINCT ON (1, symbol) (j.created_at AT TIME ZONE 'UTC')::date AS date, symbol, status
+    FROM enrichment_jobs j LEFT JOIN enrichment_job_items i ON i.job_id = j.job_id
+        AND status IN ('{ItemStatus.COMPLETED}', '{ItemStatus.FAILED}')
+    WHERE j.job_id = ANY(CAST(:job_ids AS uuid[]))
+    ORDER BY 1, symbol, i.completed_at DESC) outcomes
+GROUP BY date ORDER BY date
 """
 
 _ITEM = """
