@@ -43,6 +43,7 @@ def print_report(
         console.print(_components_table(report))
         for deduction in report.deductions:
             console.print(f"  {deduction}", highlight=False)
+        _print_sources(console, report)
         _print_gaps(console, report)
         _print_flags(console, symbol, report, reader)
         _print_changes(console, report)
@@ -54,7 +55,8 @@ def _print_header(console: Console, symbol: str, report: SeriesReport) -> None:
     parts = [f"{report.bars:,} bars"]
     if report.first_bar is not None and report.last_bar is not None:
         parts.append(f"{report.first_bar:%Y-%m-%d} … {report.last_bar:%Y-%m-%d}")
-    parts += [text for text in (report.source, basis[report.adjusted]) if text]
+    source = f"{report.source}, a fallback" if report.fallback else report.source
+    parts += [text for text in (source, basis[report.adjusted]) if text]
     if is_simulated(symbol):
         parts.append("[magenta]simulated[/]")
     console.print(
@@ -74,6 +76,16 @@ def _components_table(report: SeriesReport) -> Table:
         lost = WEIGHTS[name] * (1.0 - value)
         table.add_row(name, f"[{style}]{bar}[/]", f"{value:.4f}", f"{lost:.4f}" if lost else "–")
     return table
+
+
+def _print_sources(console: Console, report: SeriesReport) -> None:
+    if len(report.served_by) > 1:
+        for served in report.served_by:
+            console.print(
+                f"  from {served.source}: {served.start:%Y-%m-%d} … {served.end:%Y-%m-%d}, "
+                f"last on {timestamp(served.served_at)}",
+                highlight=False,
+            )
 
 
 def _print_gaps(console: Console, report: SeriesReport) -> None:

@@ -119,6 +119,7 @@ class HistoryReach:
     served_from: datetime
     limit: HistoryLimit | None = None  # why the rest was not served, if a vendor said so
     checked: bool = False  # whether this run asked for the rest
+    fallback: str | None = None  # the vendor that served in place of one that could not be asked
 
     @property
     def is_short(self) -> bool:

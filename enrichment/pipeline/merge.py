@@ -220,7 +220,9 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     answers = [r.fetched for r in fetches if r.fetched is not None and r.window.start < served]
     limit = next((a.limit for a in answers if a.limit and not a.fallback), None)
     checked = limit is not None or served <= wanted
-    return HistoryReach(wanted, served, limit or snapshot.history_limit, checked)
+    main = fetches[0].fetched
+    fallback = main.source if main is not None and main.fallback else None
+    return HistoryReach(wanted, served, limit or snapshot.history_limit, checked, fallback)
 
 
 def to_update(

@@ -142,7 +142,9 @@ def _history(inputs: QualityInputs) -> Iterator[Deduction]:
     """History that no vendor serves costs no points, but is stated."""
     reach = inputs.history
     if reach is not None and reach.is_short:
-        why = "to be asked for again" if reach.limit is None else reach.limit.value
+        instead = f", {reach.fallback} served as a fallback" if reach.fallback else ""
+        again = f"to be asked for again{instead}"
+        why = again if reach.limit is None else reach.limit.value
         observed = (
             f"asked from {reach.wanted_from:%Y-%m-%d}, served from {reach.served_from:%Y-%m-%d}:"
             f" {why}"

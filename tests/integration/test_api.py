@@ -60,6 +60,7 @@ def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
             "symbols_tracked": 0,
             "avg_validation_rate": None,
             "avg_quality_score": None,
+            "fallback_share": None,
         },
     }
 

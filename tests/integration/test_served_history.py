@@ -16,6 +16,7 @@ from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_symbol import QualityReports, SeriesReport
 from enrichment.warehouse.series.warehouse import Warehouse
 from tests.helpers.fakes import FakeVendor, recorded_bars
@@ -68,6 +69,11 @@ class Nights(NightlyRuns):
         return report
 
     @property
+    def fallback_share(self) -> float | None:
+        models = ReadModels(self.db, hour=1, minute=30, enabled=True)
+        return models.metrics().data_quality.fallback_share
+
+    @property
     def history(self) -> list[str]:
         return [d.observed for d in self.report.deductions if d.check == "history"]
 
@@ -82,6 +88,11 @@ def nights(db: Database) -> Nights:
     return Nights(db, recorded_bars())
 
 
+def night_of(session: int) -> datetime:
+    """When `run_at` runs."""
+    return to_datetime(recorded_bars().ts[session - 1]) + timedelta(days=1)
+
+
 def midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -92,18 +103,24 @@ def test_an_outage_of_the_first_vendor_is_made_good_by_itself(nights: Nights) ->
     first.down = True
     for session in (3000, 3001):
         nights.run_at(session)
-        wanted = midnight(to_datetime(recorded_bars().ts[2999]) + timedelta(days=1)) - HISTORY
+        wanted = night_of(3000) - HISTORY
         served = to_datetime(nights.bars().ts[0])
         assert served > nights.now - timedelta(days=65)
-        assert nights.report.source == "second"
+        assert (nights.report.source, nights.report.fallback) == ("second", True)
+        assert nights.fallback_share == 1.0
         assert nights.history == [
-            f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}: to be asked for again"
+            f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}: to be asked for again, "
+            "second served as a fallback"
         ]
         assert (nights.report.wanted_from, nights.report.served_from) == (wanted, served)
     first.down = False
     nights.run_at(3002)
     nights.assert_complete_from(wanted)
     assert nights.history == []
+    assert nights.fallback_share == 0.0
+    first_range, second_range = nights.report.served_by
+    assert (first_range.source, first_range.start) == ("first", wanted)
+    assert (second_range.source, second_range.end) == ("second", night_of(3001))
     asked = len(first.windows)
     nights.run_at(3003)
     assert len(first.windows) == asked + 1

@@ -102,6 +102,7 @@ METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "data_quality.symbols_tracked": _quality(lambda m: m.symbols_tracked),
     "data_quality.avg_validation_rate": _quality(lambda m: m.avg_validation_rate),
     "data_quality.avg_quality_score": _quality(lambda m: m.avg_quality_score),
+    "data_quality.fallback_share": _quality(lambda m: m.fallback_share),
     "job_queue.waiting": _waiting,
     "job_queue.at_work": lambda inputs: inputs.sample.queue.get(ItemStatus.IN_PROGRESS, 0),
     "job_queue.oldest_age_seconds": lambda inputs: inputs.sample.queue_oldest_age or 0.0,

@@ -64,6 +64,8 @@ class QualityMetrics:
     symbols_tracked: int
     avg_validation_rate: float | None
     avg_quality_score: float | None
+    fallback_share: float | None
+    """Share of the series whose last run was served by a fallback, 0–1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ ORDER BY at DESC LIMIT 1
 _QUALITY = f"""
 SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS symbols_tracked,
     round(avg(validation_rate)::numeric, 2)::float8 AS avg_validation_rate,
-    round(avg(avg_quality_score)::numeric, 4)::float8 AS avg_quality_score
+    round(avg(avg_quality_score)::numeric, 4)::float8 AS avg_quality_score,
+    (SELECT round(avg(s.fallback::integer), 4)::float8
+        FROM enrichment_status s JOIN tracked_symbols t USING (symbol)
+        WHERE t.active AND s.last_success_at IS NOT NULL) AS fallback_share
 FROM ({newest_quality("m.validation_rate, m.avg_quality_score", days=2)}) newest
 """

@@ -83,6 +83,17 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedRange:
+    """The range of starts that a vendor was asked for, as far as the fetch log goes back."""
+
+    source: str
+    start: datetime
+    end: datetime
+    bars: int
+    served_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesReport:
     """One timeframe of a symbol."""
 
@@ -100,6 +111,8 @@ class SeriesReport:
     wanted_from: datetime | None  # earliest start that was asked for
     served_from: datetime | None  # earliest start that was served
     history_limit: str | None  # why they differ; None: older bars are asked for again
+    fallback: bool  # whether a preferred vendor could not be asked in the last run
+    served_by: Sequence[ServedRange] = field(default_factory=list)  # newest first
     gaps: Sequence[OpenGap] = field(default_factory=list)
     flags: Sequence[FlaggedBar] = field(default_factory=list)
     quarantined: Sequence[QuarantineEntry] = field(default_factory=list)
@@ -159,6 +172,8 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         wanted_from=row.wanted_from,
         served_from=row.history_from,
         history_limit=row.history_limit,
+        fallback=bool(row.fallback),
+        served_by=fetch_all(conn, ServedRange, _SERVED, key),
         gaps=fetch_all(conn, OpenGap, _GAPS, key),
         flags=fetch_all(conn, FlaggedBar, _FLAGS, key),
         quarantined=fetch_all(conn, QuarantineEntry, _QUARANTINE, key),
@@ -173,6 +188,7 @@ _SERIES = f"""
 SELECT series.timeframe, coalesce(s.status, '{SeriesStatus.NOT_ENRICHED}') AS status,
     s.quality_score, s.evidence, coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts,
     s.source, s.adjusted, s.last_error, s.wanted_from, s.history_from, s.history_limit,
+    s.fallback,
     m.data_completeness AS completeness, m.validation, m.features, m.freshness
 FROM (
     SELECT timeframe FROM enrichment_status WHERE symbol = :symbol
@@ -191,6 +207,13 @@ _OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"
 _GAPS = f"""
 SELECT ts AS timestamp, cause, attempts, next_try_at, error FROM bar_gaps
 {_OF_SERIES} AND resolved_at IS NULL ORDER BY ts
+"""
+
+_SERVED = f"""
+SELECT source, min(window_start) AS start, max(window_end) AS "end", sum(bars)::bigint AS bars,
+    max(at) AS served_at
+FROM enrichment_fetch_log {_OF_SERIES} AND success AND bars > 0 GROUP BY source
+ORDER BY served_at DESC
 """
 
 _FLAGS = f"""

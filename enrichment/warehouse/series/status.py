@@ -79,11 +79,11 @@ WHERE (m.total_records, m.validated_records, m.gaps_detected, m.anomalies_detect
 
 _UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
-    history_from, wanted_from, history_limit, history_checked_at, source, adjusted, quality_score,
-    reasons, evidence, feature_set, last_success_at)
+    history_from, wanted_from, history_limit, history_checked_at, source, fallback, adjusted,
+    quality_score, reasons, evidence, feature_set, last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
     history_from, wanted_from, history_limit, CASE WHEN history_checked THEN now() END, source,
-    adjusted, score, reasons, evidence, feature_set, now()
+    fallback, adjusted, score, reasons, evidence, feature_set, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
@@ -93,7 +93,7 @@ ON CONFLICT (symbol, timeframe) DO UPDATE SET
     wanted_from = least(e.wanted_from, EXCLUDED.wanted_from),
     history_limit = EXCLUDED.history_limit,
     history_checked_at = coalesce(EXCLUDED.history_checked_at, e.history_checked_at),
-    source = EXCLUDED.source,
+    source = EXCLUDED.source, fallback = EXCLUDED.fallback,
     adjusted = EXCLUDED.adjusted, quality_score = EXCLUDED.quality_score,
     reasons = EXCLUDED.reasons, evidence = EXCLUDED.evidence, feature_set = EXCLUDED.feature_set,
     last_success_at = EXCLUDED.last_success_at, last_error = NULL, last_error_at = NULL

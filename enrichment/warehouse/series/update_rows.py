@@ -57,7 +57,7 @@ STATUSES = JsonRows(
     " features float8, freshness float8, status text, reasons text[], evidence jsonb,"
     " history_from timestamptz, source text, adjusted boolean, first_ts timestamptz,"
     " last_ts timestamptz, inserted bigint, feature_set text, wanted_from timestamptz,"
-    " history_limit text, history_checked boolean",
+    " history_limit text, history_checked boolean, fallback boolean",
 )
 
 
@@ -146,6 +146,7 @@ def statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> lis
             "evidence": inputs_to_json(update.quality_inputs),
             **_history(update),
             "source": update.fetched.source,
+            "fallback": update.fetched.fallback,
             "adjusted": update.fetched.adjusted,
             "first_ts": to_datetime(update.bars.ts[0]) if len(update.bars) else None,
             "last_ts": to_datetime(update.bars.ts[-1]) if len(update.bars) else None,
@@ -191,6 +192,7 @@ def inputs_to_json(inputs: QualityInputs) -> Row:
             "wanted_from": inputs.history.wanted_from.isoformat(),
             "served_from": inputs.history.served_from.isoformat(),
             "limit": inputs.history.limit,
+            "fallback": inputs.history.fallback,
         },
     }
 
@@ -221,6 +223,7 @@ def _history_from_json(stored: Row | None) -> HistoryReach | None:
         datetime.fromisoformat(stored["wanted_from"]),
         datetime.fromisoformat(stored["served_from"]),
         HistoryLimit(stored["limit"]) if stored["limit"] else None,
+        fallback=stored.get("fallback"),
     )
 
 
