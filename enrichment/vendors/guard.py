@@ -81,6 +81,7 @@ class VendorGuard:
         manager: Registers the patterns, under the name `{vendor}_api`.
         per_minute: The vendor's quota of requests, never exceeded in any minute. None: no quota,
             but a 429 still pauses the limiter.
+        burst: Requests at once, the others of a minute evenly. None: all of them.
         shared: Keeps the quota for all workers together. None: each process has its own.
         protection: Default: the parameters for production.
     """
@@ -91,6 +92,7 @@ class VendorGuard:
         vendor: str,
         *,
         per_minute: int | None,
+        burst: int | None = None,
         shared: SharedLimiter | None = None,
         protection: VendorProtection | None = None,
     ) -> None:
@@ -116,7 +118,7 @@ class VendorGuard:
                 name,
                 rate,
                 60,
-                rate,
+                burst or rate,
                 strict=per_minute is not None,
                 max_wait=parameters.max_wait,
                 shared=shared if per_minute is not None else None,

@@ -57,6 +57,8 @@ class VendorSpec:
     base_url: VendorSetting
     rate: VendorSetting
     """Requests a minute; the vendor's quota."""
+    burst: int | None = None
+    """How many of them it takes at once; None: all."""
     credentials: tuple[VendorSetting, ...] = ()
     """Empty for a vendor that serves everyone."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -224,6 +226,7 @@ VENDORS = VendorRegistry(
             "address of Coinbase Exchange's API",
         ),
         rate=VendorSetting("coinbase_rate", 300, "requests a minute sent to Coinbase at most"),
+        burst=10,  # of the 15 that its bucket holds
         coverage={AssetClass.CRYPTO: _UNLIMITED},
         basis=Basis.RAW,
         build=_coinbase,

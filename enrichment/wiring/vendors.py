@@ -56,6 +56,7 @@ def _client(
         manager,
         spec.name,
         per_minute=None if sandbox else getattr(settings, spec.rate.name),
+        burst=None if sandbox else spec.burst,
         shared=shared,
         protection=protection,
     )

@@ -41,6 +41,7 @@ from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 from tests.helpers.fake_transport import direct
 from tests.helpers.vendor_faults import FAULTS, faults_of
+from tests.helpers.virtual_time import VirtualTime
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
 YEAR = Window(datetime(2023, 12, 27, tzinfo=UTC), NOW)
@@ -250,6 +251,17 @@ def test_the_next_provider_takes_over_and_the_open_breaker_is_skipped(
     counts = requests.get(f"{address}/_sandbox/requests", timeout=10).json()["by_outcome"]
     assert counts["ok"] == 20
     assert counts["server_error"] < 20  # the breaker has opened: it gets no more requests
+
+
+def test_coinbase_gets_ten_requests_at_once_and_then_five_a_second(address: str) -> None:
+    time = VirtualTime(threads=1)
+    settings = Settings(coinbase_base_url=address, providers_crypto=("coinbase",))
+    manager = init_resilience_manager(**time.injectables)
+    request = ("X:SIM1USD", AssetClass.CRYPTO, Timeframe.M5, MONTH)
+    fetched = build_providers(settings, manager).fetch(*request)
+    manager.close()
+    assert (fetched.source, fetched.requests) == ("coinbase", 29)
+    assert time.nanoseconds() / 1e9 == pytest.approx((29 - 10) / 5)
 
 
 def test_an_outage_of_all_is_a_transient_failure_or_a_wait(
