@@ -25,12 +25,15 @@ PAGES = Path(__file__).parents[2] / "enrichment" / "dashboard" / "pages"
 NAMES = ("overview", "jobs", "symbols", "quality", "resilience", "operations")
 
 
-def open_page(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    """The page on this database, with empty caches."""
+def open_page(name: str, url: str, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
+    """The page on this database at an address with this query, with empty caches."""
     monkeypatch.setenv("DATABASE_URL", url)
     st.cache_resource.clear()
     st.cache_data.clear()
-    page = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=30).run()
+    page = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=30)
+    for key, value in query.items():
+        page.query_params[key] = value
+    page.run()
     assert not page.exception, page.exception
     return page
 

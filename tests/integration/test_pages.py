@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import streamlit as st
 from sqlalchemy import text
 
 from enrichment.domain.model import Timeframe
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.api_client import track_symbols
@@ -175,6 +177,65 @@ def test_a_thousand_symbols_are_shown_page_by_page(
     page.selectbox(key="status").set_value("stale").run()
     assert list(page.dataframe[0].value["symbol"]) == ["SIM1100"]
     assert ":orange[●] **1d** 4 sessions behind" in page_text(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("symbols", {"search": "\0"}),
+        ("symbols", {"search": "A\0APL"}),
+        ("symbols", {"search": "A" * 10_000}),
+        ("symbols", {"search": "'; DROP TABLE tracked_symbols --"}),
+        ("symbols", {"status": "nonsense"}),
+        ("symbols", {"symbol": "NOPE", "timeframe": "7q", "page": "99"}),
+        ("jobs", {"kinds": "nonsense", "failed-only": "perhaps"}),
+        ("jobs", {"job": "not-a-uuid"}),
+        ("quality", {"symbol": "\0"}),
+        ("resilience", {"hours": "-1"}),
+    ],
+)
+def test_a_page_opens_at_any_address(
+    name: str, query: dict[str, str], db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    page = open_page(name, db_url, monkeypatch, **query)
+    assert not page.error
+    assert "Traceback" not in page_text(page)
+
+
+def test_a_search_that_matches_nothing_says_so(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    page = open_page("symbols", db_url, monkeypatch)
+    for search in ("\0", "A\0APL", "A" * 10_000):
+        page.text_input(key="search").set_value(search).run()
+        assert not page.exception
+        assert "No symbol matches these filters." in page_text(page)
+
+
+def test_a_symbol_that_is_removed_while_it_is_shown_is_named(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NightlyRuns(db, quiet_bars(30), "SIM1").run_at(30)
+    page = open_page("symbols", db_url, monkeypatch)
+    Commands(db).untrack("SIM1", actor="test", reason="delisted")
+    st.cache_data.clear()
+    page.run()
+    assert not page.exception
+    assert [warning.value for warning in page.warning] == ["SIM1 is not tracked any more."]
+
+
+def test_a_job_that_is_cancelled_while_it_is_shown_says_so(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = track_symbols(db).trigger(actor="cli:ada")
+    page = open_page("jobs", db_url, monkeypatch)
+    Commands(db).cancel(job.job_id, actor="test", reason="holiday")
+    st.cache_data.clear()
+    page.run()
+    assert not page.exception
+    assert {metric.label: metric.value for metric in page.metric}["State"] == "cancelled"
 
 
 def test_quality_shows_scores_gaps_and_corrections(

@@ -46,6 +46,7 @@ from enrichment.warehouse.read_models.symbols import SymbolDetails, TimeframeSta
 
 PAGE_SIZE = 100
 MAX_SYMBOLS = 20_000
+MAX_SEARCH = 100  # characters
 RANGES = {92: "3 months", 366: "1 year", 1827: "5 years", 36_500: "all"}  # days → label
 COLUMNS = {
     "quality": SCORE,
@@ -98,9 +99,13 @@ def read_reports(symbol: str) -> list[SeriesReport]:
 
 
 def filters() -> tuple[str, str]:
-    """The search text and the status; empty where nothing is filtered."""
+    """The search text and the status; empty where nothing is filtered.
+
+    The text is cut to MAX_SEARCH characters, and its NULs, which Postgres can't hold, are replaced.
+    """
     state = st.session_state
-    return str(state.get("search") or "").strip(), str(state.get("status") or "")
+    search = str(state.get("search") or "").strip()[:MAX_SEARCH].replace("\0", "\ufffd")
+    return search, str(state.get("status") or "")
 
 
 def symbol_list() -> None:
@@ -171,6 +176,7 @@ def one_symbol() -> None:
         name = st.selectbox("Symbol", names, key="symbol", width=260) or names[0]
         symbol, pause = read_symbol(name)
         if symbol is None:
+            empty_state(f"{name} is not in the list of symbols any more.")
             return
         timeframes = [series.timeframe for series in symbol.timeframes]
         timeframe = st.selectbox("Timeframe", timeframes, key="timeframe", width=140)
