@@ -161,12 +161,12 @@ class Soak:
 
     def _kill_one(self) -> None:
         """Kill one in the middle of its work, if the night gives it any."""
-        doomed = self.draw.choice(self.workers[1:])
-        name = f"{socket.gethostname()}:{doomed.pid}:"
+        killed = self.draw.choice(self.workers[1:])
+        name = f"{socket.gethostname()}:{killed.pid}:"
         while not (held := self._value(_HELD, name=name)) and self._value(_OPEN):
             time.sleep(0.002)
-        doomed.kill()
-        doomed.join(10)
+        killed.kill()
+        killed.join(10)
         self.killed += 1
         self.killed_at_work += held > 0
 

@@ -61,10 +61,10 @@ def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path
     app = create_app(faults=hanging)
     with running(app) as vendor:
         job = commands.trigger(actor="test")
-        with worker(script, db_url, vendor) as doomed:
+        with worker(script, db_url, vendor) as killed:
             until(first_completed, seconds=30)
-            doomed.send_signal(signal.SIGKILL)
-            doomed.wait()
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
         held = rows("SELECT symbol FROM enrichment_job_items WHERE status = 'in_progress'")
         app.extensions["sandbox"].faults.clear()
         assert held

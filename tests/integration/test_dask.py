@@ -252,8 +252,8 @@ def test_tasks_of_a_killed_process_run_in_the_other_one(
             lambda: [len(k) for k in tasks_by_worker(client).values()] == [2, 2],
             "both processes run tasks",
         )
-        doomed = next(iter(client.run(os.getpid).values()))
-        os.kill(doomed, signal.SIGKILL)
+        killed = next(iter(client.run(os.getpid).values()))
+        os.kill(killed, signal.SIGKILL)
         vendor.gate.release()
         harness.until_closed(job)
     stored = fingerprints(db)
@@ -295,13 +295,13 @@ def test_tasks_of_a_dead_worker_write_nothing_after_another_has_taken_over(
     vendor.gate.hold("X:SIM1USD", "X:SIM2USD")
     job = harness.trigger(SYMBOLS[:2], "1d")
     processes = multiprocessing.get_context("forkserver")
-    doomed = processes.Process(
+    killed = processes.Process(
         target=work_until_killed, args=(settings_of(db, vendor, address),), daemon=True
     )
-    doomed.start()
+    killed.start()
     until(lambda: vendor.gate.requests.total() == 2, "both have sent a request")
-    doomed.kill()
-    doomed.join()
+    killed.kill()
+    killed.join()
     with running_worker(settings_of(db, vendor, "threads")):
         harness.until_closed(job)
     before = harness.stored_state()

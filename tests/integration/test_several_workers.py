@@ -40,7 +40,7 @@ from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.engine.worker import WorkerTiming, Worker
 
 db = Database(sys.argv[1], pool_size=3)
-registry = WorkerRegistry(db, "doomed")
+registry = WorkerRegistry(db, "killed")
 registry.register(host="here", pid=1, version="test", threads=2)
 queue = JobQueue(db, lease_seconds=float(sys.argv[2]))
 
@@ -143,28 +143,28 @@ def test_three_workers_share_the_load(db: Database, db_url: str) -> None:
 
 
 def test_a_killed_worker_delays_its_job_by_at_most_a_lease(db: Database, db_url: str) -> None:
-    doomed = subprocess.Popen(
+    killed = subprocess.Popen(
         [sys.executable, "-c", HANGING_WORKER, db_url, str(LEASE)],
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
         job_id = trigger(db, 20)
-        assert doomed.stdout is not None
-        lost = {doomed.stdout.readline().strip() for _ in range(THREADS)}
+        assert killed.stdout is not None
+        lost = {killed.stdout.readline().strip() for _ in range(THREADS)}
         with ExitStack() as stack:
             for name in ("w1", "w2"):
                 stack.enter_context(working(db_url, name, lambda task, _: finish(db, task)))
             until_other_items_are_done(db, job_id)
-            os.kill(doomed.pid, signal.SIGKILL)
-            doomed.wait(10)
-            killed_at, lease_ends = leases_of(db, "doomed")
+            os.kill(killed.pid, signal.SIGKILL)
+            killed.wait(10)
+            killed_at, lease_ends = leases_of(db, "killed")
             progress = until_finished(db, job_id, lambda: None)
     finally:
-        doomed.kill()
-        doomed.wait(10)
-        if doomed.stdout is not None:
-            doomed.stdout.close()
+        killed.kill()
+        killed.wait(10)
+        if killed.stdout is not None:
+            killed.stdout.close()
     assert set(lease_ends) <= lost  # some may have been reclaimed already
     assert all(until <= killed_at + timedelta(seconds=LEASE) for until in lease_ends.values())
     assert (progress.state, progress.counts) == ("completed", {"completed": 20})
