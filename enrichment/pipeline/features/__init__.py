@@ -27,16 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Mask
-from enrichment.pipeline.features import (
-    averages,
-    days,
-    momentum,
-    returns,
-    structure,
-    trend,
-    volatility,
-    volume,
-)
+from enrichment.pipeline.features import indicators, windows
 
 Column = NDArray[Any]
 
@@ -56,42 +47,47 @@ class Feature:
     optional: bool = False  # NULL where inputs are missing (taker volume, trades): no deduction
 
 
-_DAY = days.MAX_BARS_PER_DAY
-_BOLLINGER = partial(volatility.bollinger_bands, length=20, width=2.0)
+_DAY = windows.MAX_BARS_PER_DAY
+_BOLLINGER = partial(indicators.bollinger_bands, length=20, width=2.0)
 
 # Lookbacks of recursive averages: Wilder's weights decay by 13/14 a bar, so that after 700 bars a
 # movement 1e13 times today's weighs less than 1e-9. Those of the EMA of 26 decay by 25/27, of 12 by
 # 11/13, which allows for jumps of 1e6 and more; the MACD's signal adds an average of 9, by 8/10.
 FEATURES: Mapping[str, Feature] = {
-    "return_1": Feature(returns.simple_return, "number", 1, 1),
-    "return_1d": Feature(returns.daily_return, "number", _DAY, _DAY),
-    "log_return": Feature(returns.log_return, "number", 1, 1),
-    "volatility_20": Feature(partial(volatility.log_return_std, length=20), "number", 20, 20),
-    "volatility_50": Feature(partial(volatility.log_return_std, length=50), "number", 50, 50),
-    "atr_14": Feature(partial(volatility.average_true_range, length=14), "number", 14, 700),
-    "rsi_14": Feature(partial(momentum.relative_strength_index, length=14), "number", 14, 700),
-    "macd": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=0),
-    "macd_signal": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=1),
-    "macd_histogram": Feature(momentum.macd, "number", momentum.MACD_WARMUP, 600, part=2),
+    "return_1": Feature(indicators.simple_return, "number", 1, 1),
+    "return_1d": Feature(indicators.daily_return, "number", _DAY, _DAY),
+    "log_return": Feature(indicators.log_return, "number", 1, 1),
+    "volatility_20": Feature(partial(indicators.log_return_std, length=20), "number", 20, 20),
+    "volatility_50": Feature(partial(indicators.log_return_std, length=50), "number", 50, 50),
+    "atr_14": Feature(partial(indicators.average_true_range, length=14), "number", 14, 700),
+    "rsi_14": Feature(partial(indicators.relative_strength_index, length=14), "number", 14, 700),
+    "macd": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=0),
+    "macd_signal": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=1),
+    "macd_histogram": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=2),
     "bollinger_upper": Feature(_BOLLINGER, "number", 19, 19, part=0),
     "bollinger_middle": Feature(_BOLLINGER, "number", 19, 19, part=1),
     "bollinger_lower": Feature(_BOLLINGER, "number", 19, 19, part=2),
-    "sma_20": Feature(partial(averages.simple_moving_average, length=20), "number", 19, 19),
-    "sma_50": Feature(partial(averages.simple_moving_average, length=50), "number", 49, 49),
-    "sma_200": Feature(partial(averages.simple_moving_average, length=200), "number", 199, 199),
-    "ema_12": Feature(partial(averages.exponential_moving_average, length=12), "number", 11, 250),
-    "ema_26": Feature(partial(averages.exponential_moving_average, length=26), "number", 25, 500),
-    "rolling_volume_20": Feature(partial(volume.mean_volume, length=20), "number", 19, 19),
+    "sma_20": Feature(partial(indicators.simple_moving_average, length=20), "number", 19, 19),
+    "sma_50": Feature(partial(indicators.simple_moving_average, length=50), "number", 49, 49),
+    "sma_200": Feature(partial(indicators.simple_moving_average, length=200), "number", 199, 199),
+    "ema_12": Feature(partial(indicators.exponential_moving_average, length=12), "number", 11, 250),
+    "ema_26": Feature(partial(indicators.exponential_moving_average, length=26), "number", 25, 500),
+    "rolling_volume_20": Feature(partial(indicators.mean_volume, length=20), "number", 19, 19),
     "volume_ratio": Feature(
-        partial(volume.volume_ratio, length=20), "number", 19, 19, optional=True
+        partial(indicators.volume_ratio, length=20), "number", 19, 19, optional=True
     ),
-    "obv": Feature(volume.on_balance_volume, "number", 0, 1, cumulative=True),
-    "session_vwap": Feature(volume.session_vwap, "number", 0, _DAY - 1, optional=True),
-    "delta": Feature(volume.volume_delta, "number", 0, 0, optional=True),
-    "buy_sell_ratio": Feature(volume.buy_sell_ratio, "number", 0, 0, optional=True),
-    "trend_direction": Feature(trend.trend_direction, "label", trend.WARMUP, trend.WARMUP),
+    "obv": Feature(indicators.on_balance_volume, "number", 0, 1, cumulative=True),
+    "session_vwap": Feature(indicators.session_vwap, "number", 0, _DAY - 1, optional=True),
+    "delta": Feature(indicators.volume_delta, "number", 0, 0, optional=True),
+    "buy_sell_ratio": Feature(indicators.buy_sell_ratio, "number", 0, 0, optional=True),
+    "trend_direction": Feature(
+        indicators.trend_direction, "label", indicators.TREND_WARMUP, indicators.TREND_WARMUP
+    ),
     "market_structure": Feature(
-        structure.market_structure, "label", structure.WARMUP, structure.LOOKBACK
+        indicators.market_structure,
+        "label",
+        indicators.STRUCTURE_WARMUP,
+        indicators.STRUCTURE_LOOKBACK,
     ),
 }
 
