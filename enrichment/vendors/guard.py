@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
 from typing import TypeVar
 
 from enrichment.domain.errors import (
@@ -64,6 +66,9 @@ class VendorProtection:
     """For an item's first permit of the rate limiter; a longer wait is a Snooze."""
     max_wait_with_answers: float = 900.0
     """For its later permits."""
+    first_pause: float = 60.0
+    """After a 429 that names no time; it doubles with each one that follows."""
+    max_pause: float = 3600.0
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
 
@@ -84,6 +89,7 @@ class VendorGuard:
         burst: Requests at once, the others of a minute evenly. None: all of them.
         shared: Keeps the quota for all workers together. None: each process has its own.
         protection: Default: the parameters for production.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class VendorGuard:
         burst: int | None = None,
         shared: SharedLimiter | None = None,
         protection: VendorProtection | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.protection = parameters = protection or VendorProtection()
         name = f"{vendor}_api"
@@ -126,17 +133,49 @@ class VendorGuard:
             bulkhead=manager.register_bulkhead(name, parameters.max_concurrent, parameters.budget),
             pause_on=_pause_seconds,
         )
+        self._pause = _GrowingPause(parameters.first_pause, parameters.max_pause, clock)
 
     def __call__(self, request: Callable[[], T]) -> T:
         longer = waiting_up_to(self.protection.max_wait_with_answers)
         try:
             with longer if _has_answer.get() else nullcontext():
-                answer = self._pipeline.execute(request)
+                answer = self._pipeline.execute(lambda: self._pause.applied(request))
         except (ResilienceError, QuotaExceeded) as exc:
             wait = exc.retry_after or DEFAULT_WAIT_SECONDS
             raise Snooze(str(exc), wait, _cause(exc)) from exc
         _has_answer.set(True)
         return answer
+
+
+class _GrowingPause:
+    """How long to wait after a 429 without Retry-After: longer each time, until an answer."""
+
+    def __init__(self, first: float, longest: float, clock: Callable[[], float]) -> None:
+        self._first, self._longest, self._clock = first, longest, clock
+        self._lock = Lock()
+        self._next, self._until = first, clock()
+
+    def applied(self, request: Callable[[], T]) -> T:
+        """The request's answer; a QuotaExceeded leaves with the seconds to wait."""
+        try:
+            answer = request()
+        except QuotaExceeded as exc:
+            if exc.retry_after is None:
+                exc.retry_after = self._seconds()
+            raise
+        with self._lock:
+            if self._clock() >= self._until:
+                self._next = self._first
+        return answer
+
+    def _seconds(self) -> float:
+        """The rest of the pause; a new one if none is running."""
+        with self._lock:
+            now = self._clock()
+            if now >= self._until:
+                self._until = now + self._next
+                self._next = min(2 * self._next, self._longest)
+            return self._until - now
 
 
 _has_answer: ContextVar[bool] = ContextVar("has_answer", default=False)
@@ -157,6 +196,6 @@ def _is_transient(exc: Exception) -> bool:
 def _pause_seconds(exc: Exception) -> float | None:
     """For how long all threads stop calling the vendor.
 
-    None: no pause; 0: for a time that the limiter chooses, since the vendor named none.
+    None: no pause.
     """
     return (exc.retry_after or 0.0) if isinstance(exc, QuotaExceeded) else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import (
@@ -40,6 +42,9 @@ from enrichment.net import is_loopback
 from enrichment.vendors.base import ResilientCall
 
 DEFAULT_TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two reads of the answer
+MAX_BYTES = 64 * 1024 * 1024  # of a decompressed answer; the largest seen have 10
+MAX_SECONDS = 120.0  # for reading one answer
+_CHUNK_BYTES = 65_536
 Decode = Callable[[bytes], Any]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
@@ -48,6 +53,7 @@ _RETRYABLE_STATUSES = (408, 425)
 _DECODING_ERRORS = (
     requests.exceptions.ContentDecodingError,
     requests.exceptions.InvalidJSONError,
+    DecodeError,
 )
 _REQUEST_ERRORS = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
 _CONNECTION_FAILURES: tuple[tuple[type[Exception], str, str], ...] = (  # the first that fits
@@ -82,6 +88,7 @@ class HttpClient:
         key_setting: The setting that an AccessDenied tells the user to check.
         address_setting: The setting that a failed connection tells the user to check.
         now: The wall clock, for a Retry-After that is a date.
+        timer: Monotonic seconds; an answer is read for MAX_SECONDS and MAX_BYTES at most.
     """
 
     def __init__(
@@ -96,10 +103,11 @@ class HttpClient:
         address_setting: str = "the address in the settings",
         pool_size: int = 16,
         now: Callable[[], datetime] = utc_now,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._origin = _origin(urlsplit(self._base))
-        self._call, self._timeouts, self._now = call, timeouts, now
+        self._call, self._timeouts, self._now, self._timer = call, timeouts, now, timer
         self._headers, self._key_setting = dict(headers or {}), key_setting
         self._address_setting = address_setting
         self._session = session or _session(urlsplit(self._base).hostname, pool_size)
@@ -175,8 +183,8 @@ class HttpClient:
         self, url: str, params: Mapping[str, str | int] | None, decode: Decode
     ) -> JsonResponse:
         path = urlsplit(url).path
-        response = self._send("GET", url, path, params=params)
-        return JsonResponse(_decoded(response, path, decode), response.headers)
+        response, content = self._send("GET", url, path, params=params)
+        return JsonResponse(_decoded(response, content, path, decode), response.headers)
 
     def _send(
         self,
@@ -187,8 +195,8 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        """The response if it is a 2xx; messages call the address `label`."""
+    ) -> tuple[requests.Response, bytes]:
+        """The response and its body if it is a 2xx; messages call the address `label`."""
         try:
             response = self._session.request(
                 method,
@@ -198,20 +206,41 @@ class HttpClient:
                 headers={**self._headers, **(headers or {})},
                 timeout=self._timeouts(),
                 allow_redirects=False,
+                stream=True,
             )
-        except (OSError, UnicodeError) as exc:
+            content = self._read(response, label)
+        except (OSError, UnicodeError, HTTPError) as exc:
             raise _translated(exc, label, self._host, self._address_setting) from exc
         if response.status_code // 100 != 2:
-            raise self._error_of(response, label)
-        return response
+            raise self._error_of(response, content, label)
+        return response, content
 
-    def _error_of(self, response: requests.Response, label: str) -> ProviderError:
-        status, body = response.status_code, _json_object(response)
+    def _read(self, response: requests.Response, label: str) -> bytes:
+        """The whole body, decompressed, as it arrives, so that a slow one can be given up."""
+        parts, size, end = [], 0, self._timer() + MAX_SECONDS
+        while part := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BYTES:
+                response.close()
+                raise MalformedResponse(f"{label} answered more than {MAX_BYTES:,} bytes")
+            if self._timer() > end:
+                response.close()
+                raise ProviderUnavailable(
+                    f"{label} sent {size:,} bytes in {MAX_SECONDS:.0f} s and did not end"
+                )
+        response.raw.release_conn()
+        return b"".join(parts)
+
+    def _error_of(self, response: requests.Response, content: bytes, label: str) -> ProviderError:
+        status, body = response.status_code, _json_object(content)
         message = f"{label} answered {status}{self._reason(body)}"
         if status in _QUOTA_STATUSES:
             return QuotaExceeded(message, _retry_after(response.headers, self._now()))
         if status in (401, 403, 451):
             advice = f"check {self._key_setting} and the plan it belongs to"
+            if status == 451:
+                advice = "not served in this country, put another vendor first in PROVIDERS_…"
             word = body.get("status")
             return AccessDenied(f"{message}: {advice}", word if isinstance(word, str) else None)
         if status == 404:
@@ -223,7 +252,7 @@ class HttpClient:
 
     def _reason(self, body: Mapping[str, Any]) -> str:
         """The vendor's own message on one line, with our secrets masked."""
-        text = body.get("error") or body.get("message") or body.get("msg")
+        text = body.get("error") or body.get("message") or body.get("msg") or _chart_error(body)
         if not isinstance(text, str):
             return ""
         for name, value in self._headers.items():
@@ -232,10 +261,17 @@ class HttpClient:
         return f" ({' '.join(text.split())[:_MAX_REASON]})"
 
 
-def _json_object(response: requests.Response) -> Mapping[str, Any]:
-    """The response's JSON object; an empty one if it has none."""
+def _chart_error(body: Mapping[str, Any]) -> object:
+    """The description in an error of Yahoo's."""
+    chart = body.get("chart")
+    error = chart.get("error") if isinstance(chart, dict) else None
+    return error.get("description") if isinstance(error, dict) else None
+
+
+def _json_object(content: bytes) -> Mapping[str, Any]:
+    """The JSON object of a body; an empty one if it has none."""
     with suppress(orjson.JSONDecodeError):
-        body = orjson.loads(response.content)
+        body = orjson.loads(content)
         if isinstance(body, dict):
             return body
     return {}
@@ -249,7 +285,8 @@ def _translated(exc: Exception, label: str, host: str, setting: str) -> Provider
         return RequestRefused(
             f"{label}: {type(exc).__name__}, check the vendor's address and key in the settings"
         )
-    if isinstance(exc, requests.Timeout) and not isinstance(exc, requests.ConnectTimeout):
+    timed_out = isinstance(exc, (requests.Timeout, ReadTimeoutError))
+    if timed_out and not isinstance(exc, requests.ConnectTimeout):
         return ProviderUnavailable(f"{label}: {host} gave no answer in time: check the network")
     cause, remedy = _connection_failure(exc)
     return ProviderUnavailable(
@@ -295,15 +332,16 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
-def _decoded(response: requests.Response, path: str, decode: Decode) -> Any:
+def _decoded(response: requests.Response, content: bytes, path: str, decode: Decode) -> Any:
+    """The body if it says that it is JSON, or says nothing, and is."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    message = f"{path} answered {len(content)} bytes of {kind or 'unknown type'} that are not JSON"
+    if kind and not kind.endswith(("/json", "+json")):
+        raise MalformedResponse(message)
     try:
-        return decode(response.content)
+        return decode(content)
     except ValueError as exc:
-        kind = response.headers.get("Content-Type", "unknown type").partition(";")[0]
-        size = len(response.content)
-        raise MalformedResponse(
-            f"{path} answered {size} bytes of {kind} that are not JSON"
-        ) from exc
+        raise MalformedResponse(message) from exc
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

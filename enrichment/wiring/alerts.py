@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -47,6 +48,8 @@ def build_channels(
 ) -> dict[str, Channel]:
     """The configured channels by name, each with its own resilience patterns."""
     built: dict[str, Channel] = {}
+
+    protection = replace(protection, first_pause=0.0)  # deliveries have delays of their own
 
     def add(
         name: str, url: str, payload: Payload, setting: str, address_setting: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import orjson
 import requests
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
+from urllib3 import HTTPResponse
 
 from enrichment.vendors.http import HttpClient
 
@@ -49,7 +51,8 @@ class FakeTransport(BaseAdapter):
         self.sent.append(dict(request.headers))
         response = requests.Response()
         response.status_code = self.status
-        response._content = orjson.dumps(self.bodies.pop(0))
+        content = io.BytesIO(orjson.dumps(self.bodies.pop(0)))
+        response.raw = HTTPResponse(content, preload_content=False)
         response.headers.update(self.headers)
         return response
 

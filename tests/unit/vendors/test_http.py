@@ -1,5 +1,7 @@
 """The HTTP client: errors are translated, and secrets stay out of messages."""
 
+import gzip
+import http.server
 import io
 import socket
 import threading
@@ -38,8 +40,10 @@ class FakeTransport(BaseAdapter):
         body: bytes = b"{}",
         headers: dict[str, str] | None = None,
         error: Exception | None = None,
+        raw: Any = None,
     ) -> None:
         super().__init__()
+        self.raw = raw
         self.status, self.body, self.headers, self.error = status, body, headers or {}, error
         self.sent: list[requests.PreparedRequest] = []
         self.timeouts: list[Any] = []
@@ -56,7 +60,7 @@ class FakeTransport(BaseAdapter):
             request,
         )
         response.headers.update(self.headers)
-        response.raw = HTTPResponse(io.BytesIO(self.body), preload_content=False)
+        response.raw = self.raw or HTTPResponse(io.BytesIO(self.body), preload_content=False)
         return response
 
     def close(self) -> None:
@@ -208,7 +212,9 @@ STATUSES = {
     404: UnknownSymbol,
     408: ProviderUnavailable,
     422: RequestRefused,
+    418: QuotaExceeded,
     429: QuotaExceeded,
+    451: AccessDenied,
     500: ProviderUnavailable,
     503: ProviderUnavailable,
 }
@@ -223,6 +229,10 @@ def test_every_status_becomes_an_error(status: int, kind: type[ProviderError]) -
 
 def test_a_refused_key_names_its_setting() -> None:
     assert "POLYGON_API_KEY" in str(failure(FakeTransport(401), key_setting="POLYGON_API_KEY"))
+
+
+def test_a_vendor_that_does_not_serve_the_country_says_how_to_go_on() -> None:
+    assert "PROVIDERS_" in str(failure(FakeTransport(451)))
 
 
 def test_the_vendors_message_is_shown_without_the_key() -> None:
@@ -249,6 +259,114 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
     error = failure(FakeTransport(429, headers={"Retry-After": text}), now=lambda: now)
     assert isinstance(error, QuotaExceeded)
     assert error.retry_after == seconds
+
+
+class Drip:
+    """A body that goes on for ever, in equal parts."""
+
+    def __init__(self, part: bytes) -> None:
+        self.part, self.reads, self.closed = part, 0, False
+
+    def read1(self, amount: int, decode_content: bool) -> bytes:
+        self.reads += 1
+        return self.part
+
+    def close(self) -> None:
+        self.closed = True
+
+    def release_conn(self) -> None:
+        pass
+
+
+def test_a_body_of_one_byte_every_ten_seconds_is_given_up() -> None:
+    drip = Drip(b"[")
+    error = failure(FakeTransport(raw=drip), timer=lambda: 10.0 * drip.reads)
+    assert type(error) is ProviderUnavailable
+    assert "13 bytes in 120 s" in str(error)
+    assert drip.closed
+
+
+def test_a_body_without_end_is_given_up() -> None:
+    drip = Drip(bytes(1_000_000))
+    error = failure(FakeTransport(raw=drip), timer=lambda: 0.0)
+    assert type(error) is MalformedResponse
+    assert "more than 67,108,864 bytes" in str(error)
+    assert drip.reads == 68
+    assert drip.closed
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoded"),
+    [
+        ("application/json", True),
+        ("application/json;charset=UTF-8", True),
+        ("Application/problem+JSON", True),
+        ("", True),
+        ("text/html", False),
+        ("text/plain", False),
+    ],
+)
+def test_only_what_says_it_is_json_is_decoded(kind: str, decoded: bool) -> None:
+    transport = FakeTransport(body=b"{}", headers={"Content-Type": kind} if kind else {})
+    if decoded:
+        with client(transport) as http:
+            assert http.get_json("/v2/bars").body == {}
+    else:
+        assert kind in str(failure(transport))
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers `{"a": 1}` in the manner that the path names."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        super().setup()
+        type(self).connections += 1
+
+    def do_GET(self) -> None:
+        body = b'{"a": 1}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        if self.path == "/gzip":
+            body = gzip.compress(body)
+            self.send_header("Content-Encoding", "gzip")
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"3\r\n" + body[:3] + b"\r\n5\r\n" + body[3:] + b"\r\n0\r\n\r\n"
+        else:
+            self.send_header("Content-Length", str(len(body) + 5 * (self.path == "/cut")))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = self.path == "/cut"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_bodies_are_read_whole_and_connections_used_again() -> None:
+    class Counted(Server):
+        pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counted) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with HttpClient(f"http://127.0.0.1:{server.server_port}", call=direct) as vendor:
+                for path in ("/plain", "/gzip", "/chunked", "/plain"):
+                    assert vendor.get_json(path).body == {"a": 1}
+                assert Counted.connections == 1
+                with pytest.raises(ProviderUnavailable, match="can't reach"):
+                    vendor.get_json("/cut")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_error_of_yahoos_is_shown() -> None:
+    body = b'{"chart": {"result": null, "error": {"code": "x", "description": "within 60 days"}}}'
+    assert "422 (within 60 days)" in str(failure(FakeTransport(422, body)))
 
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b'{"a": [1, 2', b'{"a": NaN}', b"\xff"])

@@ -1,0 +1,96 @@
+"""A vendor's guard: the pause after a 429."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from enrichment.domain.errors import QuotaExceeded, Snooze
+from enrichment.vendors.guard import VendorGuard, VendorProtection
+from resilience import ResilienceManager, init_resilience_manager
+
+
+class Clock:
+    """Monotonic time that tests set."""
+
+    seconds = 1000.0
+
+    def ns(self) -> int:
+        return int(self.seconds * 1e9)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def manager(clock: Clock) -> Iterator[ResilienceManager]:
+    manager = init_resilience_manager(clock=clock.ns)
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def guard(manager: ResilienceManager, clock: Clock) -> VendorGuard:
+    return VendorGuard(
+        manager,
+        "polygon",
+        per_minute=600,
+        protection=VendorProtection(max_wait=0.0, max_wait_with_answers=0.0),
+        clock=lambda: clock.seconds,
+    )
+
+
+def wait(guard: VendorGuard, retry_after: float | None = None) -> float:
+    """Seconds until the item is tried again, after a 429."""
+
+    def refuse() -> None:
+        raise QuotaExceeded("answered 429", retry_after)
+
+    with pytest.raises(Snooze) as caught:
+        guard(refuse)
+    return caught.value.seconds
+
+
+def test_the_pause_after_a_429_grows_to_an_hour_and_ends_with_an_answer(
+    guard: VendorGuard, clock: Clock
+) -> None:
+    pauses = []
+    for _ in range(8):
+        pauses.append(wait(guard))
+        clock.seconds += pauses[-1]
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert guard(lambda: "bars") == "bars"
+    assert wait(guard) == 60
+
+
+def test_nobody_asks_during_the_pause(guard: VendorGuard, clock: Clock) -> None:
+    wait(guard)
+    clock.seconds += 10
+    asked = []
+    with pytest.raises(Snooze) as caught:
+        guard(lambda: asked.append(1))
+    assert asked == []
+    assert caught.value.seconds == pytest.approx(50, abs=1)
+
+
+def test_several_refusals_of_one_burst_are_one_pause(guard: VendorGuard, clock: Clock) -> None:
+    def burst() -> None:
+        with pytest.raises(Snooze):
+            guard(lambda: inner())
+        raise QuotaExceeded("answered 429")
+
+    def inner() -> None:
+        raise QuotaExceeded("answered 429")
+
+    with pytest.raises(Snooze) as caught:
+        guard(burst)
+    assert caught.value.seconds == 60
+    clock.seconds += 60
+    assert wait(guard) == 120
+
+
+def test_a_time_that_the_vendor_names_is_kept(guard: VendorGuard, clock: Clock) -> None:
+    assert [wait(guard, 7.0)] == [7.0]
+    clock.seconds += 7
+    assert wait(guard) == 60
