@@ -173,7 +173,7 @@ def test_a_breaker_is_forced_open_and_reset(
 ) -> None:
     assert open_page(page, demo, "Resilience") == []
     act_with_reason(page, "Force open", "rehearsal")
-    expect(page.get_by_text("● open").first).to_be_visible()
+    expect(page.get_by_text("● forced open").first).to_be_visible()
     forced = "SELECT count(*) FROM operator_actions WHERE action = 'breaker_force_open'"
     assert count(demo_db, f"{forced} AND reason = 'rehearsal'") == 1
     expect(page.get_by_text("Providers not available")).to_be_visible()
