@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -40,6 +41,7 @@ def candlestick(
     indicator: str | None,
     *,
     continuous: bool = False,
+    bar: timedelta | None = None,
 ) -> go.Figure:
     """Candles with overlays and flags, the volume below them, and below that one indicator.
 
@@ -50,33 +52,52 @@ def candlestick(
         indicator: The feature in a panel of its own, a key of INDICATORS.
         continuous: Whether the market never closes; otherwise the candles stand side by side,
             without gaps for nights and weekends.
+        bar: Duration of a bar if each candle is one; None if candles are merged from several.
     """
-    flags = flags.assign(ts=_candle_of(flags["ts"], candles["ts"]))
+    flags = _placed(flags, candles, bar)
+    lines = _with_holes(candles, bar) if continuous and bar else candles
     if not continuous:
         daily = bool((candles["ts"] == candles["ts"].dt.normalize()).all())
         flags = flags.assign(ts=_categories(flags["ts"], daily))
-        candles = candles.assign(ts=_categories(candles["ts"], daily))
+        lines = candles = candles.assign(ts=_categories(candles["ts"], daily))
     heights = [0.66, 0.17, 0.17] if indicator else [0.78, 0.22]
     figure = make_subplots(
         rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03
     )
-    _add_prices(figure, candles, overlays)
+    _add_prices(figure, candles)
+    _add_overlays(figure, lines, overlays)
     _add_volume(figure, candles)
     if indicator:
-        _add_indicator(figure, candles, indicator)
-    _add_flags(figure, candles, flags)
+        _add_indicator(figure, lines, indicator)
+    _add_flags(figure, flags)
     figure.update_xaxes(rangeslider_visible=False)
     if not continuous:
-        figure.update_xaxes(type="category", nticks=10, tickangle=0)
+        figure.update_xaxes(
+            type="category", categoryorder="category ascending", nticks=10, tickangle=0
+        )
     return theme.apply_layout(figure, 560)
 
 
-def _candle_of(times: pd.Series, candles: pd.Series) -> pd.Series:
-    """The start of the candle that each time falls into."""
-    if times.empty:
-        return times
-    positions = candles.searchsorted(times, side="right") - 1
-    return pd.Series(candles.iloc[positions].array, index=times.index)
+def _placed(flags: pd.DataFrame, candles: pd.DataFrame, bar: timedelta | None) -> pd.DataFrame:
+    """The flags with the ts of the candle that they fall into, and the price to draw them at.
+
+    A flag of a quarantined bar, which has no candle, keeps its own time.
+    """
+    if flags.empty or candles.empty:
+        return flags.iloc[:0].assign(price=[])
+    positions = (candles["ts"].searchsorted(flags["ts"], side="right") - 1).clip(0)
+    starts = pd.Series(candles["ts"].iloc[positions].array, index=flags.index)
+    after = flags["ts"] - starts
+    own = (after >= bar) | (after < pd.Timedelta(0)) if bar else after < pd.Timedelta(0)
+    prices = 1.01 * candles["high"].iloc[positions].to_numpy()
+    return flags.assign(ts=starts.mask(own, flags["ts"]), price=prices)
+
+
+def _with_holes(candles: pd.DataFrame, bar: timedelta) -> pd.DataFrame:
+    """The candles with an empty row where bars are missing, so that lines are interrupted."""
+    before_hole = candles["ts"].diff().shift(-1) > bar
+    holes = (candles.loc[before_hole, ["ts"]] + bar).reindex(columns=candles.columns)
+    return pd.concat([candles, holes]).sort_values("ts") if len(holes) else candles
 
 
 def _categories(times: pd.Series, daily: bool) -> pd.Series:
@@ -84,7 +105,7 @@ def _categories(times: pd.Series, daily: bool) -> pd.Series:
     return times.map(lambda time: f"{time:{form}}")
 
 
-def _add_prices(figure: go.Figure, candles: pd.DataFrame, overlays: Sequence[str]) -> None:
+def _add_prices(figure: go.Figure, candles: pd.DataFrame) -> None:
     figure.add_candlestick(
         x=candles["ts"],
         open=candles["open"],
@@ -97,17 +118,20 @@ def _add_prices(figure: go.Figure, candles: pd.DataFrame, overlays: Sequence[str
         row=1,
         col=1,
     )
+    figure.update_yaxes(title_text="price", row=1, col=1)
+
+
+def _add_overlays(figure: go.Figure, lines: pd.DataFrame, overlays: Sequence[str]) -> None:
     for feature in overlays:
         figure.add_scatter(
-            x=candles["ts"],
-            y=candles[feature],
+            x=lines["ts"],
+            y=lines[feature],
             name=OVERLAYS[feature],
             mode="lines",
             line=OVERLAY_LINES[feature],
             row=1,
             col=1,
         )
-    figure.update_yaxes(title_text="price", row=1, col=1)
 
 
 def _add_volume(figure: go.Figure, candles: pd.DataFrame) -> None:
@@ -124,22 +148,21 @@ def _add_volume(figure: go.Figure, candles: pd.DataFrame) -> None:
     figure.update_yaxes(title_text="volume", row=2, col=1)
 
 
-def _add_indicator(figure: go.Figure, candles: pd.DataFrame, indicator: str) -> None:
+def _add_indicator(figure: go.Figure, lines: pd.DataFrame, indicator: str) -> None:
     name = INDICATORS[indicator]
     line = {"color": theme.PURPLE, "width": 1.5}
-    figure.add_scatter(x=candles["ts"], y=candles[indicator], name=name, line=line, row=3, col=1)
+    figure.add_scatter(x=lines["ts"], y=lines[indicator], name=name, line=line, row=3, col=1)
     figure.update_yaxes(title_text=name, row=3, col=1)
 
 
-def _add_flags(figure: go.Figure, candles: pd.DataFrame, flags: pd.DataFrame) -> None:
-    above = 1.01 * candles.set_index("ts")["high"]
+def _add_flags(figure: go.Figure, flags: pd.DataFrame) -> None:
     for severity, marker in FLAG_MARKERS.items():
         part = flags[flags["severity"] == severity]
         if part.empty:
             continue
         figure.add_scatter(
             x=part["ts"],
-            y=above.reindex(part["ts"]),
+            y=part["price"],
             mode="markers",
             name=f"flag: {severity}",
             marker={"symbol": marker, "size": 9, "color": theme.ORANGE},

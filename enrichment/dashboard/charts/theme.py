@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseTraceType
 
 from enrichment.domain.statuses import (
     AlertStatus,
@@ -69,7 +70,18 @@ def apply_layout(figure: go.Figure, height: int) -> go.Figure:
         hovermode="closest",
     )
     figure.update_yaxes(automargin=True)
+    if not any(_has_points(trace) for trace in figure.data):  # Plotly would draw January 2000
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        figure.add_annotation(
+            text="no data", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
+        )
     return figure
+
+
+def _has_points(trace: BaseTraceType) -> bool:
+    values = (getattr(trace, name, None) for name in ("x", "y", "z"))
+    return any(value is not None and len(value) for value in values)
 
 
 def first_day(days: pd.Series) -> pd.Timestamp:

@@ -262,6 +262,7 @@ def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indica
         display_zone().key,
         indicator,
         symbol.asset_class == AssetClass.CRYPTO,
+        Timeframe.parse(series.timeframe).duration if candles.bars_each == 1 else None,
         candles.frame,
         flags,
     )
@@ -295,13 +296,14 @@ def price_figure(
     zone_name: str,
     indicator: str,
     continuous: bool,
+    bar: timedelta | None,
     _candles: pd.DataFrame,
     _flags: pd.DataFrame,
 ) -> go.Figure:
     """version: symbol, timeframe, last bar, range in days, and number of flags."""
     if Timeframe.parse(version[1]).duration < timedelta(days=1):  # daily bars are dates
         _candles, _flags = to_display_zone(_candles), to_display_zone(_flags)
-    return candlestick(_candles, _flags, list(OVERLAYS), indicator, continuous=continuous)
+    return candlestick(_candles, _flags, list(OVERLAYS), indicator, continuous=continuous, bar=bar)
 
 
 def track_symbol() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from enrichment.dashboard.charts.candlestick import candlestick
 
@@ -77,3 +79,47 @@ def test_the_axis_leaves_out_the_hours_when_the_market_is_closed() -> None:
     open_always = candlestick(rows, flags, (), None, continuous=True)
     assert open_always.layout.xaxis.type is None
     assert list(pd.to_datetime(open_always.data[-1].x)) == [times[1].tz_localize(None)]
+
+
+DAY = timedelta(days=1)
+
+
+def without_third_day(severity: str = "error") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Six daily candles without the third, which was quarantined, and its flag."""
+    rows = candles(6)
+    flags = pd.DataFrame({"ts": [rows["ts"][2]], "severity": severity, "text": "split"})
+    return rows.drop(index=2).reset_index(drop=True), flags
+
+
+def test_a_flag_of_a_quarantined_bar_is_drawn_at_its_own_time() -> None:
+    rows, flags = without_third_day()
+    closing = candlestick(rows, flags, (), None, bar=DAY)
+    assert list(closing.data[-1].x) == ["2024-01-03"]
+    assert list(closing.data[-1].y) == [1.01 * 103]  # above the candle before
+    assert closing.layout.xaxis.categoryorder == "category ascending"
+    always_open = candlestick(rows, flags, (), None, continuous=True, bar=DAY)
+    assert list(pd.to_datetime(always_open.data[-1].x)) == [pd.Timestamp("2024-01-03")]
+
+
+def test_a_flag_within_a_merged_candle_is_drawn_on_it() -> None:
+    rows, flags = without_third_day()
+    assert list(candlestick(rows, flags, (), None).data[-1].x) == ["2024-01-02"]
+
+
+def test_lines_are_interrupted_where_bars_are_missing() -> None:
+    rows, _ = without_third_day()
+    figure = candlestick(rows, NO_FLAGS, ("sma_20",), "rsi_14", continuous=True, bar=DAY)
+    lines = {trace.name: trace for trace in figure.data}
+    for name in ("SMA (20)", "RSI (14)"):
+        assert list(pd.isna(pd.Series(lines[name].y))) == [False, False, True, False, False, False]
+        assert pd.to_datetime(lines[name].x)[2] == pd.Timestamp("2024-01-03")
+        assert not lines[name].connectgaps
+    assert len(lines["price"].x) == 5
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_an_empty_chart_has_no_axis(continuous: bool) -> None:
+    figure = candlestick(candles(0), NO_FLAGS, ("sma_20",), None, continuous=continuous, bar=DAY)
+    assert figure.layout.xaxis.visible is figure.layout.yaxis.visible is False
+    assert figure.layout.annotations[0].text == "no data"
+    assert candlestick(candles(1), NO_FLAGS, (), None).layout.xaxis.visible is None
