@@ -85,13 +85,9 @@ def troubled_nights(db: Database, url: str) -> Iterator[dict[str, str]]:
         days = night.days
         losses, restated = _losses(days), _restatements(days)
         night.track(*SAMPLE_SYMBOLS)
-        # With a second vendor's bars, the day that all symbols miss would not be an outage.
-        operator = Commands(db)
-        operator.pause(actor="demo", scope="provider", key="yahoo")
         night.run(*losses, *_nonsense(days), _restated("AAPL", days[-30], 1.35))
         night.track(("NOSUCH", "stock", "1d"))
         night.run(*losses, *_nonsense(days), *restated, *_breakdown())
-        operator.resume(actor="demo", scope="provider", key="yahoo")
         night.faults.clear()
         night.faults.add([losses[0], *restated, _restated("AAPL", days[-75], 1.03)])
         yield night.environment
@@ -120,6 +116,11 @@ def _vendor(db: Database, url: str) -> Iterator[DemoNights]:
             polygon_api_key=None,
             max_concurrent_symbols=2,
             enable_daily_enrichment=False,
+            enrichment_sandbox=True,
+            # With a second vendor's bars, the day that all symbols miss would not be an outage.
+            providers_stock=("polygon",),
+            providers_etf=("polygon",),
+            providers_crypto=("polygon",),
         )
         yield DemoNights(db, settings, vendor.faults, [to_datetime(ts) for ts in sessions])
 
