@@ -151,10 +151,10 @@ def test_the_command_line_shows_the_same_values(demo: RunningStack, script: Path
     (newest, *_), *_ = [json.loads(run_command(script, "history", "--json", **home).stdout)]
     assert newest["failed"] == 0 or newest["failed"] == 1
     assert "3,270" in run_command(script, "symbols", "list", **home).stdout
-    doctor = run_command(
-        script, "doctor", ENRICHMENT_SANDBOX_PORT=str(demo.ports["sandbox"]), **home
-    )
+    ports = {f"ENRICHMENT_{name.upper()}_PORT": str(port) for name, port in demo.ports.items()}
+    doctor = run_command(script, "doctor", **ports, **home)
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert all(f"the {name} is running" in doctor.stdout for name in ("API", "dashboard"))
     assert "daily bars of AAPL" in doctor.stdout
 
 
