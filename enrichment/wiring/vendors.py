@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 
 from enrichment.config import Settings
+from enrichment.domain.model import AssetClass
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
@@ -39,9 +40,8 @@ def build_providers(
         )
         for spec in settings.providers_in_use
     }
-    return Failover(
-        built, settings.providers, paused=paused, failover_after=settings.failover_after
-    )
+    order = {kind: settings.providers(kind) for kind in AssetClass}
+    return Failover(built, order.__getitem__, paused=paused, failover_after=settings.failover_after)
 
 
 def _client(
