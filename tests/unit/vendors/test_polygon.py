@@ -182,6 +182,32 @@ def test_a_bad_response_is_an_error(body: Any, kind: type[Exception], words: str
     assert type(caught.value) is kind
 
 
+def test_pages_without_an_end_are_refused() -> None:
+    pages = [page(ROW, next_url=f"https://vendor.test/v2/aggs?cursor={n}") for n in range(500)]
+    transport = FakeTransport(*pages)
+    with pytest.raises(MalformedResponse, match=r"'next_url' does not end .* SIM1"):
+        fetch(transport)
+    assert len(transport.urls) == 20
+
+
+def test_nothing_beyond_now_is_asked_for() -> None:
+    now = datetime(2024, 12, 20, 1, 30, tzinfo=UTC)
+    transport = FakeTransport(page(results=...))
+    with client_over(transport) as http:
+        provider = PolygonProvider(http, now=lambda: now)
+        later = Window(now, WINDOW.end)
+        assert len(provider.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, later).bars) == 0
+        assert transport.urls == []
+        provider.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    last = transport.urls[0].partition("?")[0].rpartition("/")[2]
+    assert int(last) == int(now.timestamp() * 1000)
+
+
+def test_microseconds_for_milliseconds_are_refused() -> None:
+    with pytest.raises(MalformedResponse, match="'t'"):
+        fetch(FakeTransport(page({**ROW, "t": ROW["t"] * 1000})))
+
+
 def test_a_cycle_of_pages_is_refused() -> None:
     circle = page(ROW, next_url="https://vendor.test/v2/aggs?cursor=a")
     with pytest.raises(MalformedResponse, match="'next_url'"):
