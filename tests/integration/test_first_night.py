@@ -23,6 +23,7 @@ from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 from tests.helpers.virtual_time import VirtualTime
 
+NIGHT_SECONDS = 3600.0
 TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
 
 
@@ -68,6 +69,7 @@ class Night:
         while True:
             with self._lock:
                 now = self._time.nanoseconds() / 1e9
+                assert now < NIGHT_SECONDS, "the night does not end"
                 for item in self._queue:
                     if item[0] <= now:
                         self._queue.remove(item)
@@ -78,17 +80,18 @@ class Night:
             self._time.sleep(1.0)
 
     def _enrich(self, task: Task) -> None:
+        again = None
         try:
             self._pipeline.enrich(task)
-            again = None
         except StepFailed as failure:
             if not isinstance(failure.__cause__, Snooze):
                 raise
             again = self._time.nanoseconds() / 1e9 + failure.__cause__.seconds
-        with self._lock:
-            self._running -= 1
-            if again is not None:
-                self._queue.append((again, task))
+        finally:
+            with self._lock:
+                self._running -= 1
+                if again is not None:
+                    self._queue.append((again, task))
 
 
 @pytest.mark.parametrize("threads", [5, 10])
