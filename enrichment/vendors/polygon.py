@@ -26,6 +26,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
+from enrichment.vendors.base import naming
 from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.parsing import to_floats, to_timestamps
 
@@ -84,7 +85,8 @@ class PolygonProvider:
         unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
         limits = (window.end - window.start) // unit // self._limit
         try:
-            first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
+            with naming(self.name, symbol):
+                first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
         except AccessDenied as exc:
             within = window.end > now - _SHORTEST_PLAN and window.start < now - _WITHHELD
             if exc.status != _NOT_AUTHORIZED or within:

@@ -33,6 +33,7 @@ from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSy
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.aggregate import aggregate
+from enrichment.vendors.base import naming
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.parsing import to_floats, to_timestamps
 from enrichment.vendors.registry import VENDORS
@@ -97,7 +98,8 @@ class YahooProvider:
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
-        bars = self._chart(symbol, served, start, window.end)
+        with naming(self.name, vendor_symbol(symbol)):
+            bars = self._chart(symbol, served, start, window.end)
         bars = _without_quote(bars, asset_class, served, self._now())
         bars = _last_of_each(replace(bars, ts=canonical(asset_class, served, bars.ts)))
         if served is not timeframe:

@@ -232,6 +232,15 @@ def test_hours_may_be_called_either_name() -> None:
     assert len(fetch(FakeTransport(body), Timeframe.H1, AssetClass.CRYPTO).bars) == 1
 
 
+def test_an_error_names_vendor_and_spelling_and_says_what_to_do() -> None:
+    body = {"chart": {"result": None, "error": {"code": "Not Found", "description": "No data"}}}
+    with client_over(FakeTransport(body)) as http, pytest.raises(UnknownSymbol) as caught:
+        YahooProvider(http).fetch("BRK.B", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    assert str(caught.value).startswith("yahoo, BRK-B: ")
+    assert "No data" in str(caught.value)
+    assert "enrichment symbols remove" in str(caught.value)
+
+
 @pytest.mark.parametrize("price", [0.00001234, 0.05, 3.3333, 13.23725, 887.89, 1999.9995, 97208.17])
 def test_a_float32_price_is_read_within_its_noise(price: float) -> None:
     for steps in (-2, -1, 0, 1, 2):
