@@ -87,9 +87,9 @@ def read_inputs(reader: ReadModels) -> Callable[[], AlertInputs]:
     """A function that reads what the rules are evaluated on."""
 
     def read() -> AlertInputs:
-        night = reader.night()
-        status = health.assess(night, with_alerts=False)
-        return AlertInputs(reader.overview(), night, status, reader.monitoring.sample())
+        sample = reader.monitoring.sample()
+        status = health.assess(sample.night, with_alerts=False)
+        return AlertInputs(reader.overview(), status, sample)
 
     return read
 

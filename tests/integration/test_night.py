@@ -94,7 +94,6 @@ class Installation:
     def figure(self, name: str) -> float | None:
         inputs = AlertInputs(
             self.reader.overview(),
-            self.night(),
             self.health(with_alerts=False),
             self.reader.monitoring.sample(),
         )

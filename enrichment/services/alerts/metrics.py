@@ -19,7 +19,7 @@ from enrichment.warehouse.read_models.dto import (
     QualityMetrics,
 )
 from enrichment.warehouse.read_models.metrics import MetricsSample
-from enrichment.warehouse.read_models.night import NightRun, NightState
+from enrichment.warehouse.read_models.night import NightRun
 from resilience import CircuitBreakerStatus, State
 
 Number = float | None
@@ -30,7 +30,6 @@ class AlertInputs:
     """The installation at one moment."""
 
     overview: Overview
-    night: NightState
     health: Health
     """Assessed without alerts."""
     sample: MetricsSample
@@ -40,7 +39,7 @@ def _run(read: Callable[[NightRun], Number]) -> Callable[[AlertInputs], Number]:
     """A metric of the run that the health is based on."""
 
     def metric(inputs: AlertInputs) -> Number:
-        run = inputs.night.run
+        run = inputs.sample.night.run
         return None if run is None else read(run)
 
     return metric

@@ -23,7 +23,7 @@ from enrichment.domain.statuses import (
 )
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.queue.pauses import IN_FORCE
-from enrichment.warehouse.queue.workers import ALIVE_SECONDS, scheduler_running
+from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import newest_quality
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
@@ -165,7 +165,7 @@ def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> Nigh
         validation_rate=quality.validation_rate,
         pauses=fetch_all(conn, Pause, PAUSES),
         breakers=fetch_all(conn, BreakerState, _BREAKERS, {"stale": STALE_SECONDS}),
-        waiting_workers=fetch_all(conn, WaitingWorker, _WAITING, {"alive": ALIVE_SECONDS}),
+        waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
     )
 
@@ -174,6 +174,12 @@ def last_run(conn: Connection) -> NightRun | None:
     """The run that the installation is judged by."""
     return fetch_one(conn, NightRun, _LAST_RUN)
 
+
+# Whether any later run has enriched the symbol of a failed item i.
+ENRICHED_SINCE = f"""EXISTS (
+        SELECT 1 FROM enrichment_job_items later
+        WHERE later.symbol = i.symbol AND later.status = '{ItemStatus.COMPLETED}'
+            AND later.completed_at > i.completed_at)"""
 
 _NOW = f"""
 SELECT now() AS now,
@@ -193,10 +199,7 @@ WITH run AS (
         AND params ->> 'asset_class' IS NULL)
     ORDER BY kind IN {NIGHTLY_JOBS} DESC, slot_date DESC NULLS LAST, completed_at DESC LIMIT 1
 ), failed AS (
-    SELECT t.active, EXISTS (
-        SELECT 1 FROM enrichment_job_items later
-        WHERE later.symbol = i.symbol AND later.status = '{ItemStatus.COMPLETED}'
-            AND later.completed_at > i.completed_at) AS enriched_since
+    SELECT t.active, {ENRICHED_SINCE} AS enriched_since
     FROM run JOIN enrichment_job_items i USING (job_id)
     LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
     WHERE i.status = '{ItemStatus.FAILED}'
@@ -265,7 +268,7 @@ GROUP BY p.name, p.state, p.mode, o.actor, o.reason, o.at ORDER BY p.name, p.mod
 
 _WAITING = f"""
 SELECT worker_id, note FROM workers
-WHERE state = '{WorkerState.WAITING}' AND heartbeat_at > now() - make_interval(secs => :alive)
+WHERE state = '{WorkerState.WAITING}' AND {IS_ALIVE}
 ORDER BY worker_id
 """
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import TrackedSeries
+from enrichment.warehouse.read_models.night import ENRICHED_SINCE
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, STATUS
 from enrichment.warehouse.rows import Reader
 from enrichment.warehouse.state_lists import NIGHTLY_JOBS
@@ -102,10 +103,7 @@ ORDER BY d.date
 
 _ERRORS = f"""
 SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbol) AS symbols,
-    count(DISTINCT i.symbol) FILTER (WHERE t.active AND NOT EXISTS (
-        SELECT 1 FROM enrichment_job_items later WHERE later.symbol = i.symbol
-            AND later.status = '{ItemStatus.COMPLETED}' AND later.completed_at > i.completed_at))
-        AS still_failing,
+    count(DISTINCT i.symbol) FILTER (WHERE t.active AND NOT {ENRICHED_SINCE}) AS still_failing,
     count(DISTINCT i.job_id) AS jobs,
     (array_agg(coalesce(i.last_error, '') ORDER BY i.completed_at DESC, i.symbol))[1] AS example,
     (array_agg(i.job_id ORDER BY i.completed_at DESC, i.symbol))[1] AS job_id,
