@@ -33,7 +33,7 @@ from enrichment.domain.model import RowCounts, Task
 from enrichment.engine import dask_worker
 from enrichment.engine.dask_worker import TaskFailed
 from enrichment.engine.ports import OpenPipeline
-from enrichment.pipeline.steps import OnStep
+from enrichment.pipeline.fetch import OnStep
 
 _log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from enrichment.domain.model import Failure, RowCounts, Task
 from enrichment.domain.statuses import WorkerState
-from enrichment.pipeline.steps import OnStep
+from enrichment.pipeline.fetch import OnStep
 
 Enrich = Callable[[Task, OnStep], RowCounts | Future[RowCounts]]
 """Enriches a task and reports its steps. It may return before the rows are stored: the future."""

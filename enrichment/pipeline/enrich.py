@@ -36,12 +36,18 @@ from enrichment.domain.model import Task, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline import fetch_plan
-from enrichment.pipeline.fetch import SeriesFetcher, no_bars, replaces_sandbox
+from enrichment.pipeline.fetch import (
+    OnStep,
+    SeriesFetcher,
+    SeriesRun,
+    no_bars,
+    replaces_sandbox,
+    step,
+)
 from enrichment.pipeline.fetch_plan import FetchPlan
 from enrichment.pipeline.merge import compute_features, find_gaps, merge, quality_inputs, to_update
 from enrichment.pipeline.ports import BarSource, Outcome, SeriesStore
 from enrichment.pipeline.quality import assess_quality
-from enrichment.pipeline.steps import OnStep, SeriesRun, step
 
 Snapshots = Mapping[Timeframe, SeriesSnapshot]
 

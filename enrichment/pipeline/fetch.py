@@ -21,24 +21,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 
 from enrichment.domain.bars import Bars, Mask, between, to_datetime64
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
-from enrichment.domain.model import ValidationResult, Window, is_sandbox
+from enrichment.domain.model import (
+    AssetClass,
+    Task,
+    Timeframe,
+    ValidationResult,
+    Window,
+    is_sandbox,
+)
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import fetch_plan, reconcile
 from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.fetch_plan import FetchPlan, Read, Situation
 from enrichment.pipeline.ports import BarSource, SeriesStore
-from enrichment.pipeline.steps import SeriesRun
 from enrichment.pipeline.validation import validate
-from enrichment.pipeline.validation.check import ValidationRequest
+from enrichment.pipeline.validation.bars import ValidationRequest
+
+OnStep = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRun:
+    """One run of one series."""
+
+    task: Task
+    timeframe: Timeframe
+    now: datetime
+    report: OnStep  # called with the name of each step as it begins
+
+    @property
+    def symbol(self) -> str:
+        return self.task.symbol
+
+    @property
+    def asset_class(self) -> AssetClass:
+        return self.task.asset_class
+
+    def step(self, name: str) -> AbstractContextManager[Timer]:
+        return step(name, self.timeframe, self.report)
+
+
+class Timer:
+    """Duration of a step."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.milliseconds = 0.0  # until the step has ended
+
+    def stop(self) -> None:
+        self.milliseconds = (time.perf_counter() - self._began) * 1000.0
+
+
+@contextmanager
+def step(name: str, timeframe: Timeframe | None, report: OnStep) -> Iterator[Timer]:
+    """Report and time a step. Raises StepFailed from any exception in it.
+
+    >>> with step("fetch", Timeframe.D1, print) as timer:
+    ...     timer.milliseconds  # set at the end of the step
+    fetch 1d
+    0.0
+    """
+    report(f"{name} {timeframe}" if timeframe else name)
+    timer = Timer()
+    try:
+        yield timer
+    except Exception as exc:
+        timer.stop()
+        raise StepFailed(name, timeframe, timer.milliseconds) from exc
+    timer.stop()
+
 
 _BARS_AROUND_GAP = 10
 _CLOSED_AT_MOST = timedelta(days=4)  # a weekend with a holiday

@@ -34,8 +34,7 @@ from enrichment.domain.series import (
 )
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
-from enrichment.pipeline.fetch import FetchedSeries
-from enrichment.pipeline.steps import SeriesRun
+from enrichment.pipeline.fetch import FetchedSeries, SeriesRun
 from enrichment.pipeline.validation.missing import classify_missing, missing_bars
 
 _DENSE_SHARE = 0.9  # of a series in which a missing bar is a gap, whatever vendors say

@@ -1,4 +1,4 @@
-"""Compares the overlap, which every run fetches again, with the stored bars.
+"""Compares fetched bars with the stored ones: those of the overlap, which every run fetches again.
 
 A vendor that adjusts for splits multiplies its whole history on the day of the split. A run that
 fetches the newest bars only sees that as one constant factor in the overlap, and has to fetch the
@@ -9,10 +9,14 @@ series anew; any other difference is a restatement of single bars.
 >>> stored = Bars.of(ts, prices, prices, prices, prices, volume)
 >>> detect_rebase(stored.take(slice(3)), apply_rebase(stored, 0.5)).factor
 0.5
+>>> other = replace(stored, high=prices * [1.0, 1.0, 1.05, 1.0])
+>>> [flag.detail for flag in source_disagreement(stored, other, source="other")]
+['high is 101 here and 106.05 at other']
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +25,8 @@ from enrichment.domain.bars import PRICES, Bars, to_datetime, to_datetime64
 from enrichment.domain.model import FetchedBars, Flag, Severity
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.pipeline.validation import complete_bars
-from enrichment.pipeline.validation.check import ValidationRequest
+from enrichment.pipeline.validation.bars import ValidationRequest
 from enrichment.pipeline.validation.missing import missing_bars
-from enrichment.pipeline.validation.sources import source_disagreement
 
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _MIN_STEP = 1e-9
@@ -123,3 +126,24 @@ def other_source_flags(added: Bars, fetched: FetchedBars) -> list[Flag]:
     """other_source: a bar that the vendor of the series lacks came from another one."""
     detail = f"missing at the series' source, taken from {fetched.source}"
     return [Flag(to_datetime(ts), "other_source", Severity.INFO, detail) for ts in added.ts]
+
+
+_DISAGREEMENT = 0.01
+
+
+def source_disagreement(
+    bars: Bars, other: Bars, source: str, tolerance: float = _DISAGREEMENT
+) -> Iterator[Flag]:
+    """Flags of the bars whose open, high, low or close differs by more than `tolerance` at the
+    other vendor: max |theirs / mine - 1| > 0.01.
+
+    Both must be ascending and unique, and both adjusted or both not. Volumes are not compared,
+    since vendors count different venues, nor bars that only one of them has.
+    """
+    mine, theirs = bars.intersect(other)
+    difference = np.stack([np.abs(getattr(theirs, n) / getattr(mine, n) - 1) for n in PRICES])
+    for row in np.flatnonzero((difference > tolerance).any(axis=0)):
+        name = PRICES[int(np.nanargmax(difference[:, row]))]
+        here, there = getattr(mine, name)[row], getattr(theirs, name)[row]
+        detail = f"{name} is {here:.10g} here and {there:.10g} at {source}"
+        yield Flag(to_datetime(mine.ts[row]), "source_disagreement", Severity.WARNING, detail)

@@ -23,8 +23,8 @@ from enrichment.domain.calendars import canonical, is_complete
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.base import to_floats
 from enrichment.vendors.http import HttpClient
-from enrichment.vendors.parsing import to_floats
 
 _TIMEFRAMES = {
     Timeframe.M5: "5Min",

@@ -25,8 +25,8 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.base import text_to_floats, to_floats, to_timestamps
 from enrichment.vendors.http import HttpClient, JsonResponse
-from enrichment.vendors.parsing import text_to_floats, to_floats, to_timestamps
 
 WEIGHT_PER_MINUTE = 6000  # Binance's limit of request weight for one address
 _MAX_ROWS = 1000  # klines in one response

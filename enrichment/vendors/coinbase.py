@@ -19,9 +19,9 @@ from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.base import to_floats, to_timestamps
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
-from enrichment.vendors.parsing import to_floats, to_timestamps
 
 MAX_CANDLES = 300  # in one response; a longer range is refused
 _BUILT_FROM = {Timeframe.M30: Timeframe.M15, Timeframe.H4: Timeframe.H1, Timeframe.W1: Timeframe.D1}

@@ -26,9 +26,8 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
-from enrichment.vendors.base import naming
+from enrichment.vendors.base import naming, to_floats, to_timestamps
 from enrichment.vendors.http import HttpClient, JsonResponse
-from enrichment.vendors.parsing import to_floats, to_timestamps
 
 _RANGES = {
     Timeframe.M5: "5/minute",

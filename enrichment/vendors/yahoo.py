@@ -32,10 +32,9 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
-from enrichment.vendors.aggregate import aggregate
-from enrichment.vendors.base import naming
+from enrichment.vendors.base import naming, to_floats, to_timestamps
+from enrichment.vendors.canonical import aggregate
 from enrichment.vendors.http import HttpClient
-from enrichment.vendors.parsing import to_floats, to_timestamps
 from enrichment.vendors.registry import VENDORS
 
 _INTERVALS = {

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Mask
-from enrichment.pipeline.features import indicators, windows
+from enrichment.pipeline.features import indicators
 
 Column = NDArray[Any]
 
@@ -47,7 +47,7 @@ class Feature:
     optional: bool = False  # NULL where inputs are missing (taker volume, trades): no deduction
 
 
-_DAY = windows.MAX_BARS_PER_DAY
+_DAY = indicators.MAX_BARS_PER_DAY
 _BOLLINGER = partial(indicators.bollinger_bands, length=20, width=2.0)
 
 # Lookbacks of recursive averages: Wilder's weights decay by 13/14 a bar, so that after 700 bars a

@@ -33,6 +33,11 @@ from enrichment.domain.model import (
     Window,
 )
 from enrichment.pipeline.validation.bars import (
+    BarCheck,
+    CheckStage,
+    SeriesCheck,
+    SeriesContext,
+    ValidationRequest,
     all_valid,
     conflict,
     duplicate,
@@ -47,21 +52,14 @@ from enrichment.pipeline.validation.bars import (
     out_of_order,
     outside_window,
 )
-from enrichment.pipeline.validation.check import (
-    BarCheck,
-    CheckStage,
-    SeriesCheck,
-    SeriesContext,
-    ValidationRequest,
-)
 from enrichment.pipeline.validation.series import (
     outlier,
+    split,
     stale_run,
     volume_collapse,
     volume_spike,
     zero_volume,
 )
-from enrichment.pipeline.validation.splits import split
 
 _OHLC = "open {open}, high {high}, low {low}, close {close}"
 _DUPLICATES, _BARS, _ORDER, _CALENDAR = CheckStage

@@ -1,18 +1,26 @@
-"""Checks of single bars, and of bars with the same start.
+"""What a check is; the checks of single bars, and of bars with the same start.
 
 >>> close = np.array([10.0, np.nan])
 >>> bars = Bars.of(np.arange(2).astype("datetime64[D]"), close, close, close, close, volume=close)
->>> from datetime import UTC, datetime
->>> from enrichment.domain.model import AssetClass, Timeframe, Window
+>>> from datetime import UTC
 >>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 3, tzinfo=UTC))
 >>> request = ValidationRequest(AssetClass.CRYPTO, Timeframe.D1, window, now=window.end)
 >>> non_finite_price(bars, request).tolist()
 [False, True]
+>>> BarCheck(CheckStage.BARS, Severity.ERROR, non_finite_price, "close is {close}").removes_bars
+True
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import (
@@ -24,7 +32,78 @@ from enrichment.domain.bars import (
     to_datetime,
     to_datetime64,
 )
-from enrichment.pipeline.validation.check import ValidationRequest
+from enrichment.domain.model import AssetClass, Severity, Timeframe, Window
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRequest:
+    """The series and window that the bars were requested for."""
+
+    asset_class: AssetClass
+    timeframe: Timeframe
+    window: Window
+    now: datetime
+    # Start of the first bar after each split → new shares for an old one; {}: there was none,
+    # None: unknown.
+    splits: Mapping[datetime, float] | None = None
+
+
+class CheckStage(IntEnum):
+    """Order in which the checks of bars run; each stage sees what the one before left over."""
+
+    DUPLICATES = 1
+    BARS = 2  # one by one
+    ORDER = 3  # and bars with the same start
+    CALENDAR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BarCheck:
+    """A check of bars as the vendor sent them."""
+
+    stage: CheckStage
+    severity: Severity
+    function: Callable[[Bars, ValidationRequest], Mask]  # mask of the flagged bars
+    message: str  # the flag's detail: a format string with the bar's columns as fields
+
+    @property
+    def removes_bars(self) -> bool:
+        """Whether flagged bars are kept out of the series."""
+        return self.severity is Severity.ERROR or self.stage is CheckStage.DUPLICATES
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesContext:
+    """Good bars, ascending and unique, with those that precede them."""
+
+    bars: Bars
+    first_checked: int  # rows before it are context only
+    cache: dict[str, Any] = field(default_factory=dict)  # intermediate results of several checks
+
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """Result of `compute`, which is called once per name."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        result: T = self.cache[name]
+        return result
+
+    @property
+    def checked_rows(self) -> NDArray[np.intp]:
+        return np.arange(self.first_checked, len(self.bars))
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCheck:
+    """A check of bars against those before them; flagged bars stay in the series."""
+
+    severity: Severity
+    # The observed value at each checked row, NaN where it is not flagged. Looks back only, at
+    # most `series.CONTEXT_BARS` bars.
+    function: Callable[[SeriesContext, ValidationRequest], Floats]
+    message: str  # the flag's detail: a format string with the bar's columns and `observed`
+
 
 _EPOCH = np.datetime64("1970-01-01", "us")
 _MONTH = np.timedelta64(31, "D")

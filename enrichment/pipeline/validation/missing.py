@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from enrichment.domain import calendars
 from enrichment.domain.bars import Floats, Mask, Timestamps, isin_sorted, to_datetime
 from enrichment.domain.model import AssetClass, Timeframe
-from enrichment.pipeline.validation import robust
+from enrichment.pipeline.validation.series import row_medians
 
 _NEIGHBOURS = 100  # expected bars on either side that show how thinly a series is traded
 _DENSE_SHARE = 0.9
@@ -107,7 +107,7 @@ def _is_untraded(volumes: Floats, first: NDArray[np.intp], end: NDArray[np.intp]
         share = np.count_nonzero(~np.isnan(around), axis=1) / np.maximum(reach, 1)
         expected_runs = 2 * _NEIGHBOURS * (1 - share) ** (right - left)
         adjacent = np.stack([padded[left + _NEIGHBOURS - 1], padded[right + _NEIGHBOURS]])
-        busy = (adjacent > _MAX_VOLUME_FACTOR * robust.median(around)).any(axis=0)
+        busy = (adjacent > _MAX_VOLUME_FACTOR * row_medians(around)).any(axis=0)
         thin = (share > 0) & (share < _DENSE_SHARE)
         untraded[part] = thin & (expected_runs >= _MIN_EXPECTED_RUNS) & ~busy
     return untraded

@@ -1,11 +1,11 @@
-"""Checks of a bar against the bars before it.
+"""Checks of a bar against the bars before it, by statistics that outliers hardly change.
 
 They look back only, at most CONTEXT_BARS, so that a nightly run, which sees the stored tail and the
 new bars, flags the same as one run over the whole history.
 
 >>> from datetime import UTC, datetime
 >>> from enrichment.domain.bars import Bars
->>> from enrichment.domain.model import AssetClass, Timeframe, Window
+>>> from enrichment.domain.model import Timeframe, Window
 >>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC))
 >>> request = ValidationRequest(AssetClass.STOCK, Timeframe.D1, window, now=window.end)
 >>> close = np.full(12, 10.0)
@@ -13,6 +13,14 @@ new bars, flags the same as one run over the whole history.
 >>> bars = Bars.of(np.arange(12).astype("datetime64[D]"), close, close, close, close, volume)
 >>> zero_volume(SeriesContext(bars, first_checked=9), request).tolist()
 [nan, 1.0, nan]
+>>> close = np.array([100.0, 101.0, 50.5, 51.0])
+>>> bars = Bars.of(np.arange(4).astype("datetime64[D]"), close, close, close, close, np.ones(4))
+>>> split(SeriesContext(bars, first_checked=1), request).tolist()
+[nan, 2.0, nan]
+>>> column = np.append(np.arange(60.0), 1e6)
+>>> median, deviation = rolling_median_mad(column, np.array([60]))
+>>> float(median[0]), float(deviation[0]) == 15 * MAD_TO_STD
+(29.5, True)
 """
 
 from __future__ import annotations
@@ -20,10 +28,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Floats, Mask
-from enrichment.pipeline.validation import robust
-from enrichment.pipeline.validation.check import SeriesContext, ValidationRequest
-from enrichment.pipeline.validation.splits import split
+from enrichment.domain.bars import Floats, Mask, Timestamps, to_datetime64
+from enrichment.domain.model import AssetClass
+from enrichment.domain.splits import nearest_split_ratio
+from enrichment.pipeline.validation.bars import SeriesContext, ValidationRequest
 
 CONTEXT_BARS = 320
 
@@ -34,6 +42,17 @@ _VOLUME_Z = 6.0
 _STALE_BARS, _STALE_BARS_INTRADAY, _MAX_STALE_BARS = 5, 12, 192
 _RECENT_BARS = 100
 _MAX_EMPTY_SHARE = 0.25
+
+_MIN_TOLERANCE = 0.01
+_MAX_TOLERANCE = 0.05  # half the distance of the closest neighbours, 9 and 10
+_TOLERANCE_DEVIATIONS = 4.0
+_MAX_TURNOVER_FACTOR = 3.0
+_BARS_BEFORE_STEP = 5
+
+WINDOW = 60
+MIN_BARS = 20  # values that a window must have
+MAD_TO_STD = 1.4826  # median absolute deviation → standard deviation of a normal distribution
+_CHUNK = 2_048
 
 
 def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -47,7 +66,7 @@ def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
     The return after a bad price is as far out as the one before it, so both bars are flagged.
     """
     returns = _log_returns(series.bars.close)
-    median, deviation = robust.rolling_median_mad(returns, series.checked_rows)
+    median, deviation = rolling_median_mad(returns, series.checked_rows)
     ratio = split(series, request)
     corrected = returns[series.checked_rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
     z = (corrected - median) / np.maximum(deviation, _BASIS_POINT)
@@ -82,7 +101,7 @@ def zero_volume(series: SeriesContext, request: ValidationRequest) -> Floats:
     empty = series.bars.volume == 0
     if not empty[series.first_checked :].any():
         return _none_flagged(series)
-    length = robust.run_lengths(empty)
+    length = run_lengths(empty)
     begins = np.arange(len(empty)) - length + 1
     count = np.append(0, np.cumsum(empty))
     since = np.maximum(begins - _RECENT_BARS, 0)
@@ -105,10 +124,98 @@ def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
     for price in (bars.open, bars.high, bars.low):
         equal[1:] &= price[1:] == price[:-1]
     equal &= (bars.volume > 0) | ~_traded_recently(bars.volume)
-    length = robust.run_lengths(equal) + 1
+    length = run_lengths(equal) + 1
     shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
     flagged_lengths = [n for n in shortest * 2 ** np.arange(7) if n <= _MAX_STALE_BARS]
     return _flagged(series, equal & np.isin(length, flagged_lengths), length)
+
+
+def split(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """A price step near n:1, 1:n or 3:2; observed: the ratio, new shares for an old one.
+
+    Where splits are known, they decide: a step is one if its date is among them and
+    |ln(ratio · close / previous close)| < |ln ratio| / 2, so that an adjusted series has none.
+    Otherwise, with n the ratio nearest to previous close / open, all of these must hold:
+
+    - the step is n and came between two sessions: |ln(n · open / previous close)| ≤ tolerance,
+      which is 4 robust standard deviations of the last 60 steps from close to open, within
+      [0.01, 0.05]; on intraday bars of stocks it is 0.05 and a new day must have begun;
+    - it lasted until the close: |ln(n · close / previous close)| < |ln n| / 2;
+    - the price level is new: no close of the 5 bars before the previous one lies nearer to this one
+      than to the previous one, as after a bad price;
+    - the turnover is usual: close · volume ≤ 3 times the median of the last 60 bars. In a real
+      fall by half it is a multiple of that. Intraday bars are not judged by it, since the first one
+      of a day always has a high volume.
+
+    A weekly bar that opens before a split and closes after it is an outlier only.
+    """
+    return series.cached("split", lambda: _find_splits(series, request))
+
+
+def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
+    bars, rows = series.bars, series.checked_rows
+    if len(bars) < 2:
+        return np.full(len(rows), np.nan)
+    previous_close = bars.close[np.maximum(rows - 1, 0)]
+    to_close = np.log(bars.close[rows] / previous_close)
+    if request.splits is not None:
+        known = _known_ratios(bars.ts[rows], request)
+        return np.where(np.abs(to_close + np.log(known)) < np.abs(np.log(known)) / 2, known, np.nan)
+    to_open = np.log(bars.open[rows] / previous_close)
+    ratio = nearest_split_ratio(-to_open)
+    size = np.log(ratio)
+    error = np.abs(to_open + size)
+    likely = (rows > 0) & (error <= _MAX_TOLERANCE) & (np.abs(to_close + size) < abs(size) / 2)
+    likely &= _between_sessions(bars.ts, rows, request)
+    if not likely.any():
+        return np.full(len(rows), np.nan)
+    likely &= ~_reverts(bars.close, rows)
+    if not request.timeframe.intraday:
+        candidates = np.flatnonzero(likely)
+        likely[candidates] &= error[candidates] <= _tolerance(series, candidates)
+        likely[candidates] &= ~_has_high_turnover(series, candidates)
+    return np.where(likely, ratio, np.nan)
+
+
+def _known_ratios(ts: Timestamps, request: ValidationRequest) -> Floats:
+    ratios = np.full(len(ts), np.nan)
+    for moment, ratio in (request.splits or {}).items():
+        ratios[ts == to_datetime64(moment)] = ratio
+    ratios[~((ratios > 0) & (ratios != 1))] = np.nan
+    return ratios
+
+
+def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:
+    if not request.timeframe.intraday or request.asset_class is AssetClass.CRYPTO:
+        return np.ones(len(rows), dtype=bool)
+    day = ts.astype("datetime64[D]")
+    return np.asarray(day[rows] > day[np.maximum(rows - 1, 0)])
+
+
+def _reverts(close: Floats, rows: NDArray[np.intp]) -> Mask:
+    """Whether the close returns to the level of before the previous one."""
+    level = np.log(close)
+    current, previous = level[rows], level[np.maximum(rows - 1, 0)]
+    reverts = np.zeros(len(rows), dtype=bool)
+    for back in range(2, _BARS_BEFORE_STEP + 2):
+        earlier = level[np.maximum(rows - back, 0)]
+        reverts |= (rows >= back) & (np.abs(earlier - current) < np.abs(earlier - previous))
+    return reverts
+
+
+def _tolerance(series: SeriesContext, candidates: NDArray[np.intp]) -> Floats:
+    bars = series.bars
+    to_open = np.append(np.nan, np.log(bars.open[1:] / bars.close[:-1]))
+    _, deviation = rolling_median_mad(to_open, series.checked_rows[candidates])
+    tolerance = _TOLERANCE_DEVIATIONS * np.nan_to_num(deviation)
+    return np.asarray(np.clip(tolerance, _MIN_TOLERANCE, _MAX_TOLERANCE))
+
+
+def _has_high_turnover(series: SeriesContext, candidates: NDArray[np.intp]) -> Mask:
+    turnover = series.bars.close * series.bars.volume
+    rows = series.checked_rows[candidates]
+    median, _ = rolling_median_mad(turnover, rows)
+    return np.asarray(turnover[rows] > _MAX_TURNOVER_FACTOR * median)
 
 
 def _log_returns(price: Floats) -> Floats:
@@ -131,7 +238,7 @@ def _volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
 def _compute_volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     log_volume = np.log(np.where(volume > 0, volume, np.nan))
-    median, deviation = robust.rolling_median_mad(log_volume, series.checked_rows)
+    median, deviation = rolling_median_mad(log_volume, series.checked_rows)
     difference = log_volume[series.checked_rows] - median
     return np.exp(difference), difference / np.maximum(deviation, _BASIS_POINT)
 
@@ -149,3 +256,53 @@ def _none_flagged(series: SeriesContext) -> Floats:
 
 def _flagged(series: SeriesContext, flagged: Mask, observed: NDArray[np.intp]) -> Floats:
     return np.where(flagged, observed, np.nan)[series.first_checked :]
+
+
+def rolling_median_mad(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Median, and 1.4826 · median absolute deviation from it, of the 60 values before each row.
+
+    NaN are ignored; both are NaN where fewer than 20 values are left.
+    """
+    medians, deviations = np.full((2, len(rows)), np.nan)
+    padded = np.append(np.full(WINDOW, np.nan), column)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
+    for first in range(0, len(rows), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        values = windows[rows[part]]
+        values.sort(axis=1)
+        count = _count_numbers(values)
+        medians[part] = np.where(count >= MIN_BARS, _median_of_sorted(values, count), np.nan)
+        values -= medians[part, None]
+        np.abs(values, out=values).sort(axis=1)
+        deviations[part] = np.where(
+            count >= MIN_BARS, MAD_TO_STD * _median_of_sorted(values, count), np.nan
+        )
+    return medians, deviations
+
+
+def row_medians(values: Floats) -> Floats:
+    """Median of each row of a table, ignoring NaN; NaN where it has nothing else."""
+    ordered = np.sort(values, axis=1)
+    return _median_of_sorted(ordered, _count_numbers(ordered))
+
+
+def _count_numbers(ordered: Floats) -> NDArray[np.intp]:
+    """Number of values that are not NaN in each sorted row; NaN are sorted last."""
+    rows, length = ordered.shape
+    if not np.isnan(ordered[:, -1]).any():
+        return np.full(rows, length)
+    return np.asarray(np.count_nonzero(~np.isnan(ordered), axis=1))
+
+
+def _median_of_sorted(ordered: Floats, count: NDArray[np.intp]) -> Floats:
+    """Median of the first `count` values of each sorted row; NaN where it has none."""
+    row = np.arange(len(ordered))
+    lower = ordered[row, np.maximum(count - 1, 0) // 2]
+    upper = ordered[row, np.minimum(count // 2, ordered.shape[1] - 1)]
+    return np.asarray(np.where(count % 2 == 1, lower, (lower + upper) / 2))
+
+
+def run_lengths(mask: Mask) -> NDArray[np.intp]:
+    """At each row, the number of consecutive True up to and including it."""
+    rows = np.arange(1, len(mask) + 1)
+    return np.asarray(rows - np.maximum.accumulate(np.where(mask, 0, rows)))

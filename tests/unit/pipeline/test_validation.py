@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars, Timestamps, to_datetime
 from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationResult, Window
 from enrichment.pipeline.validation import CHECKS, validate
-from enrichment.pipeline.validation.bars import all_valid
-from enrichment.pipeline.validation.check import BarCheck, ValidationRequest
+from enrichment.pipeline.validation.bars import BarCheck, ValidationRequest, all_valid
 from enrichment.pipeline.validation.missing import missing_bars
 
 NOW = datetime(2024, 1, 20, 12, tzinfo=UTC)  # a Saturday

@@ -19,7 +19,7 @@ COMMENT ON COLUMN resilience_limits.tat IS
 COMMENT ON COLUMN resilience_limits.slots IS
     'strict limits: when the permits of the last interval were or are due, in microseconds';
 
--- The same arithmetic as resilience.gcra, on the database's clock; one call is one atomic step.
+-- The same arithmetic as in each process, on the database's clock; one call is one atomic step.
 CREATE FUNCTION reserve_permits(limit_name text, n integer, max_rate integer, interval_us numeric,
     burst integer, strict boolean, timeout_us numeric, OUT granted boolean, OUT wait_us numeric)
 LANGUAGE plpgsql AS $$

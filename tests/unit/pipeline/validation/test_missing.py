@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, Floats, Timestamps
 from enrichment.domain.model import AssetClass, Severity, Timeframe
+from enrichment.pipeline.reconcile import source_disagreement
 from enrichment.pipeline.validation.missing import classify_missing, missing_bars
-from enrichment.pipeline.validation.sources import source_disagreement
 
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1

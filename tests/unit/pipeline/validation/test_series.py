@@ -15,7 +15,7 @@ from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationR
 from enrichment.pipeline import features
 from enrichment.pipeline.features import compute
 from enrichment.pipeline.validation import CHECKS, validate
-from enrichment.pipeline.validation.check import SeriesCheck, ValidationRequest
+from enrichment.pipeline.validation.bars import SeriesCheck, ValidationRequest
 from enrichment.pipeline.validation.series import CONTEXT_BARS
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)

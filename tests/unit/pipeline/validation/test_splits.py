@@ -11,7 +11,7 @@ from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
 from enrichment.domain.splits import implied_splits
 from enrichment.pipeline.validation import CHECKS, validate
-from enrichment.pipeline.validation.check import ValidationRequest
+from enrichment.pipeline.validation.bars import ValidationRequest
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
