@@ -24,7 +24,7 @@ from enrichment.services.command_checks import (
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue import audit, job_control, jobs, pauses, symbols
-from enrichment.warehouse.series import flags_and_gaps, status
+from enrichment.warehouse.series import review
 from resilience import BreakerAction
 
 MANUAL_PRIORITY = 0
@@ -140,8 +140,8 @@ class Commands:
         if not reason.strip():
             raise InvalidRequest("give a reason: how you know that the bar is correct")
         with self._db.begin() as conn:
-            inputs = status.read_quality_inputs(conn, name, kind)
-            removed = flags_and_gaps.confirm(
+            inputs = review.read_quality_inputs(conn, name, kind)
+            removed = review.confirm(
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
             )
             if not removed or inputs is None:
@@ -151,7 +151,7 @@ class Commands:
                 )
             remaining = without_flag(inputs, check, ts)
             quality = assess_quality(remaining)
-            status.reassess(conn, name, kind, quality, remaining)
+            review.reassess(conn, name, kind, quality, remaining)
             audit.record(
                 conn,
                 actor=actor,

@@ -16,9 +16,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.domain.statuses import AlertStatus
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, fetch_all, fetch_one
 from enrichment.warehouse.queue import pauses
-from enrichment.warehouse.rows import fetch_all, fetch_one
 
 
 @dataclass(frozen=True, slots=True)

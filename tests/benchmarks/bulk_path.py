@@ -30,7 +30,7 @@ from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue.jobs import JobQueue
-from enrichment.warehouse.series.binary_copy import copy, encode, repeat
+from enrichment.warehouse.series.upsert import copy, encode, repeat
 from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.database import upgrade_schema
 from tests.benchmarks.report import Figure, parser, tell

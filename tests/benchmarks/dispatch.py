@@ -31,7 +31,7 @@ from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
-from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
@@ -110,7 +110,7 @@ def dispatch_ms(db: Database, url: str, count: int, threads: int) -> float:
 
     def nothing(task: Task, report: Callable[[str], None]) -> RowCounts:
         with own.begin() as conn:
-            leases.assert_owned(conn, task)
+            jobs.assert_owned(conn, task)
             jobs.complete(conn, {task: RowCounts()})
         return RowCounts()
 

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models import lifetime_totals
-from enrichment.warehouse.series import run_log
+from enrichment.warehouse.series import rollups
 
 DAYS = 395
 
@@ -22,7 +22,7 @@ def seed(db: Database, rows: int, symbols: int) -> None:
         with db.begin() as conn:
             conn.execute(text(statement), values)
     with db.begin() as conn:
-        run_log.roll_up(conn)
+        rollups.roll_up(conn)
     with db.begin() as conn:
         lifetime_totals.advance(conn)
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:

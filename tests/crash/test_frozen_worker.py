@@ -11,7 +11,7 @@ import pytest
 from enrichment.domain.errors import DatabaseUnavailable
 from enrichment.domain.model import Task
 from enrichment.services.commands import Commands
-from enrichment.warehouse.queue import leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from tests.helpers.crash_harness import (
     HEARTBEAT,
@@ -63,7 +63,7 @@ def test_an_item_that_is_being_stored_holds_up_nobody(harness: CrashHarness) -> 
         lambda: harness.rows("SELECT 1 FROM enrichment_job_items WHERE lease_until < now()"), "ends"
     )
     with harness.db.begin() as conn:
-        leases.assert_owned(conn, stored)
+        jobs.assert_owned(conn, stored)
         others = JobQueue(harness.db)
         assert others.renew({stored: "store", kept: "fetch 1d"}) == set()
         assert others.reclaim_expired(3) == 1
@@ -106,7 +106,7 @@ def test_a_copy_that_its_worker_forgot_gives_its_item_back(harness: CrashHarness
 
     def copy() -> None:
         with harness.db.begin() as conn:
-            leases.assert_owned(conn, task)
+            jobs.assert_owned(conn, task)
             driver: Any = conn.connection.driver_connection
             with driver.cursor() as cursor:
                 cursor.copy_expert("COPY bars FROM STDIN", Frozen())

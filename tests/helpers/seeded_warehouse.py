@@ -9,7 +9,7 @@ from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.resilience_state import ResilienceStore
-from enrichment.warehouse.series import run_log
+from enrichment.warehouse.series import rollups
 from resilience import init_resilience_manager
 from tests.helpers.api_client import run_open_items
 
@@ -56,7 +56,7 @@ def seed(db: Database) -> Commands:
                 " VALUES ('LowDataQuality', 'warning', 'firing')"
             )
         )
-        run_log.roll_up(conn)
+        rollups.roll_up(conn)
     return commands
 
 

@@ -15,7 +15,7 @@ from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
-from enrichment.warehouse.series.flags_and_gaps import explain_gaps_by_outages
+from enrichment.warehouse.series.rollups import explain_gaps_by_outages
 from enrichment.warehouse.series.warehouse import Warehouse
 from tests.helpers.api_client import api_client
 from tests.helpers.fakes import FakeVendor, recorded_bars

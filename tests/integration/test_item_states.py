@@ -27,7 +27,7 @@ from enrichment.domain.model import Failure, RowCounts, Task
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -332,7 +332,7 @@ class Items(RuleBasedStateMachine):
 
     def write(self, task: Task) -> None:
         with self.db.begin() as conn:
-            leases.assert_owned(conn, task)
+            jobs.assert_owned(conn, task)
             jobs.complete(conn, {task: RowCounts(inserted=1)})
 
     def execute(self, statement: str, **values: object) -> None:

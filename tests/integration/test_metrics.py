@@ -14,7 +14,7 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.retention import prune
-from enrichment.warehouse.series import run_log
+from enrichment.warehouse.series import rollups
 from tests.helpers.api_client import api_client, run_open_items
 from tests.helpers.promtool import needs_promtool, promtool
 from tests.helpers.seeded_warehouse import log_fetches, seed
@@ -140,7 +140,7 @@ def test_totals_do_not_change_on_rollup_and_retention(db: Database) -> None:
     log_fetches(db, "polygon", 20)
     with db.begin() as conn:
         conn.execute(text("DELETE FROM enrichment_fetch_log WHERE duration_ms <> 20"))
-        run_log.roll_up(conn)
+        rollups.roll_up(conn)
         lifetime_totals.advance(conn)
     run_open_items(db)
     after = totals(scrape(db))

@@ -14,7 +14,7 @@ from enrichment.domain.model import Failure, RowCounts, Task
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -29,7 +29,7 @@ def track(db: Database, *names: str, asset_class: str = "stock") -> Commands:
 
 def finish(db: Database, task: Task, written: RowCounts | None = None) -> None:
     with db.begin() as conn:
-        leases.assert_owned(conn, task)
+        jobs.assert_owned(conn, task)
         jobs.complete(conn, {task: written or RowCounts()})
 
 

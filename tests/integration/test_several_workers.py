@@ -21,7 +21,7 @@ from enrichment.engine.ports import Enrich
 from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import Progress
@@ -89,7 +89,7 @@ def trigger(db: Database, count: int) -> UUID:
 
 def finish(db: Database, task: Task) -> RowCounts:
     with db.begin() as conn:
-        leases.assert_owned(conn, task)
+        jobs.assert_owned(conn, task)
         jobs.complete(conn, {task: RowCounts(inserted=1)})
     return RowCounts(inserted=1)
 

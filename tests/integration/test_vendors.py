@@ -13,7 +13,7 @@ from enrichment.vendors.guard import VendorGuard
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
-from enrichment.warehouse.series import run_log
+from enrichment.warehouse.series import rollups
 from resilience import init_resilience_manager
 from tests.helpers.api_client import track_symbols
 from tests.helpers.seeded_warehouse import log_fetches
@@ -31,7 +31,7 @@ def test_the_rollups_say_what_the_log_says(db: Database) -> None:
     log_fetches(db, "polygon", 30, hours_ago=1)
     log_fetches(db, None, 40, hours_ago=1)
     with db.begin() as conn:
-        run_log.roll_up(conn)
+        rollups.roll_up(conn)
     reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
     hours = {(f.source, f.total): list(f.buckets) for f in reader.fetches(24)}
     assert hours == {
@@ -56,7 +56,7 @@ def test_fetches_that_are_not_rolled_up_yet_are_counted(db: Database, rolled_up:
     log_fetches(db, "polygon", 30, hours_ago=0)
     if rolled_up:
         with db.begin() as conn:
-            run_log.roll_up(conn)
+            rollups.roll_up(conn)
     log_fetches(db, "polygon", 40, 300, hours_ago=0)
     log_fetches(db, None, 40, hours_ago=0)
     reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors

@@ -25,7 +25,7 @@ from enrichment.engine.ports import Enrich, Prepare
 from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import jobs, leases
+from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
@@ -58,7 +58,7 @@ class FakePipeline:
                 error = errors.pop(0)
                 raise StepFailed("fetch", Timeframe.D1, 12.5) from error
             with self.db.begin() as conn:
-                leases.assert_owned(conn, task)
+                jobs.assert_owned(conn, task)
                 jobs.complete(conn, {task: RowCounts(inserted=1)})
             return RowCounts(inserted=1)
         finally:
@@ -208,7 +208,7 @@ def test_draining_releases_hanging_items(db: Database) -> None:
         started.set()
         release.wait(30)
         with db.begin() as conn:
-            leases.assert_owned(conn, task)
+            jobs.assert_owned(conn, task)
         raise AssertionError("the lease of a released item is still valid")
 
     track(db, "AAPL").trigger(actor="test")

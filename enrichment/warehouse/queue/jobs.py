@@ -4,23 +4,28 @@ An item goes pending → in_progress → completed. It goes back to pending when
 to retry after a counted failure or an expired lease, and ends as failed or cancelled otherwise.
 While in progress it belongs to one worker by lease and fence: every claim increments the fence, and
 results are written only while worker and fence still match.
+
+The column `backfill` of an item holds {"from", "to"} of the history that it fetches and, for every
+timeframe that has started, the end of its remaining window. Chunks are stored newest first, so an
+interrupted backfill resumes there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
 from enrichment.warehouse.database import Database, sql
-from enrichment.warehouse.queue import backfills
 from enrichment.warehouse.queue import sql as statements
-from enrichment.warehouse.queue.leases import lease_lost, owner
-from enrichment.warehouse.series import run_log
+from enrichment.warehouse.series import results
 
 CHANNEL = "enrichment_jobs"
 
@@ -55,7 +60,7 @@ class JobQueue:
                 worker_id=worker_id,
                 fence=row.fence,
                 retry_count=row.retry_count,
-                **backfills.parse(row.backfill),
+                **_backfill_fields(row.backfill),
             )
             for row in rows
         ]
@@ -105,7 +110,7 @@ class JobQueue:
             statement = statements.FAIL if retry_after is None else statements.RETRY
             if conn.execute(sql(statement), values).rowcount != 1:
                 raise lease_lost(task)
-            run_log.write_failure(
+            results.write_failure(
                 conn,
                 task,
                 failure.timeframe,
@@ -142,6 +147,39 @@ def close_finished(conn: Connection) -> list[UUID]:
     return list(conn.execute(sql(statements.CLOSE)).scalars())
 
 
+def owner(task: Task) -> dict[str, object]:
+    """The parameters of `sql.OWNED`."""
+    return {
+        "job_id": task.job_id,
+        "symbol": task.symbol,
+        "worker": task.worker_id,
+        "fence": task.fence,
+    }
+
+
+def lease_lost(task: Task) -> LeaseLost:
+    """The error to raise when an item no longer belongs to the task's worker."""
+    return LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
+
+
+def assert_owned(conn: Connection, task: Task) -> None:
+    """Lock the item for this transaction.
+
+    Raises LeaseLost unless the task's worker and fence still match.
+    """
+    if task not in select_owned(conn, [task]):
+        raise lease_lost(task)
+
+
+def select_owned(conn: Connection, tasks: Sequence[Task]) -> set[Task]:
+    """Lock the items for this transaction; returns those whose worker and fence still match."""
+    by_key = {(task.job_id, task.symbol): task for task in tasks}
+    rows = conn.execute(
+        sql(statements.LOCK_OWNED), statements.OWNERS.bind([owner(task) for task in tasks])
+    )
+    return {by_key[row.job_id, row.symbol] for row in rows}
+
+
 def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
     """Complete the items, in the transaction that stores their results.
 
@@ -156,6 +194,27 @@ def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
     for task in totals:
         if (task.job_id, task.symbol) not in completed:
             raise lease_lost(task)
+
+
+def record_backfill(
+    conn: Connection, task: Task, timeframe: Timeframe, remaining_until: datetime, counts: RowCounts
+) -> None:
+    """Record the end of the remaining window, in the transaction that stores a chunk.
+
+    Raises LeaseLost if the item no longer belongs to the task's worker.
+    """
+    updated = conn.execute(
+        sql(statements.RECORD_BACKFILL),
+        {
+            **owner(task),
+            "timeframe": timeframe,
+            "remaining_until": remaining_until.isoformat(),
+            "inserted": counts.inserted,
+            "updated": counts.updated,
+        },
+    )
+    if updated.rowcount != 1:
+        raise lease_lost(task)
 
 
 def insert_job(
@@ -203,7 +262,7 @@ def snapshot_items(
             "symbols": list(symbols) if symbols is not None else None,
             "asset_class": asset_class,
             "priority": priority,
-            "backfill": backfills.to_json(backfill),
+            "backfill": _backfill_to_json(backfill),
         },
     ).rowcount
     conn.execute(
@@ -233,3 +292,20 @@ def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:
             sql(statements.SERIES_FAILED),
             {"symbol": task.symbol, "timeframe": timeframe, "error": error},
         )
+
+
+def _backfill_to_json(window: Window | None) -> str | None:
+    """The column's value before anything is fetched."""
+    if window is None:
+        return None
+    return json.dumps({"from": window.start.isoformat(), "to": window.end.isoformat()})
+
+
+def _backfill_fields(stored: dict[str, str] | None) -> dict[str, Any]:
+    """The fields `backfill` and `remaining` of a task, from the column's value."""
+    if stored is None:
+        return {}
+    moments = {name: datetime.fromisoformat(value) for name, value in stored.items()}
+    window = Window(moments.pop("from"), moments.pop("to"))
+    remaining = tuple((Timeframe(name), moment) for name, moment in moments.items())
+    return {"backfill": window, "remaining": remaining}

@@ -12,7 +12,7 @@ from enrichment.warehouse import retention
 from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue import job_control, jobs, pauses
 from enrichment.warehouse.read_models import lifetime_totals
-from enrichment.warehouse.series import flags_and_gaps, run_log
+from enrichment.warehouse.series import rollups
 
 CATCH_UP_WINDOW = timedelta(hours=20)
 LATE = timedelta(minutes=5)
@@ -66,11 +66,11 @@ class NightlySlotStore:
         with self._db.begin() as conn:
             retention.create_partitions(conn)
         with self._db.begin() as conn:
-            run_log.roll_up(conn)
+            rollups.roll_up(conn)
         with self._db.begin() as conn:
             lifetime_totals.advance(conn)
         with self._db.begin() as conn:
-            flags_and_gaps.explain_gaps_by_outages(conn)
+            rollups.explain_gaps_by_outages(conn)
 
 
 _TRACKED_BEFORE = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"

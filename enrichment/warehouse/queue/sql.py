@@ -1,12 +1,26 @@
-"""The SQL of the queue. Statements that change an item in progress name its owner, see `leases`."""
+"""The SQL of the queue. Statements that change an item in progress name its owner."""
 
 from __future__ import annotations
 
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
-from enrichment.warehouse.queue.leases import OWNED, OWNED_BY
+from enrichment.warehouse.database import JsonRows
 from enrichment.warehouse.queue.pauses import IN_FORCE
-from enrichment.warehouse.rows import JsonRows
 from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS, WAITING_ITEMS
+
+OWNED = (
+    "job_id = :job_id AND symbol = :symbol AND worker_id = :worker AND fence = :fence"
+    f" AND status = '{ItemStatus.IN_PROGRESS}'"
+)
+OWNERS = JsonRows("owners", "job_id uuid, symbol text, worker text, fence bigint")
+OWNED_BY = (
+    "(i.job_id, i.symbol, i.worker_id, i.fence) = ({0}.job_id, {0}.symbol, {0}.worker, {0}.fence)"
+)
+
+LOCK_OWNED = f"""
+SELECT i.job_id, i.symbol
+FROM {OWNERS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("owners")}
+WHERE i.status = '{ItemStatus.IN_PROGRESS}' ORDER BY i.job_id, i.symbol FOR UPDATE OF i
+"""
 
 # A night's items arrive at once, before the planner has statistics of them; without the settings it
 # would sort them all at every claim, although the index has them in this order. The row of a job
@@ -201,4 +215,12 @@ VALUES (:symbol, :timeframe, '{SeriesStatus.ERROR}', :error, now())
 ON CONFLICT (symbol, timeframe) DO UPDATE
 SET status = EXCLUDED.status, last_error = EXCLUDED.last_error,
     last_error_at = EXCLUDED.last_error_at
+"""
+
+RECORD_BACKFILL = f"""
+UPDATE enrichment_job_items
+SET backfill = backfill
+        || jsonb_build_object(CAST(:timeframe AS text), CAST(:remaining_until AS text)),
+    inserted = inserted + :inserted, updated = updated + :updated
+WHERE {OWNED}
 """

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.statuses import AlertSeverity, AlertStatus
-from enrichment.warehouse.rows import Reader, fetch_all, from_row
+from enrichment.warehouse.database import Reader, fetch_all, from_row
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from enrichment.warehouse.rows import Reader
+from enrichment.warehouse.database import Reader
 
 
 @dataclass(frozen=True, slots=True)

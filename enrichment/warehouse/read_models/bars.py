@@ -13,10 +13,10 @@ from sqlalchemy import text
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import Timeframe
 from enrichment.pipeline.features import FEATURES
+from enrichment.warehouse.database import Reader
 from enrichment.warehouse.read_models.symbols import is_known
-from enrichment.warehouse.rows import Reader
-from enrichment.warehouse.series.binary_copy import fetch, to_arrow
-from enrichment.warehouse.series.upsert import PRICES
+from enrichment.warehouse.series.snapshots import PRICES, fetch
+from enrichment.warehouse.series.upsert import to_arrow
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, ItemStatus
-from enrichment.warehouse.database import Database, database_now
+from enrichment.warehouse.database import Database, Reader, database_now, fetch_all, from_row
 from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
 from enrichment.warehouse.read_models import metrics_24h
@@ -49,7 +49,6 @@ from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQ
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.read_models.waiting import wait_reasons
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.rows import Reader, fetch_all, from_row
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
 
 QUEUE_SHOWN = 100

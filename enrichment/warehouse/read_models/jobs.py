@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus
+from enrichment.warehouse.database import Reader, fetch_one
 from enrichment.warehouse.read_models.dto import LastJob
 from enrichment.warehouse.read_models.night import last_run
-from enrichment.warehouse.rows import Reader, fetch_one
 from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from enrichment.warehouse.series.run_log import ROLLUP_LOCK
+from enrichment.warehouse.series.rollups import ROLLUP_LOCK
 
 
 def advance(conn: Connection) -> None:

@@ -15,13 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from enrichment.domain.statuses import WorkerState
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, Reader, fetch_all
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.night import NightState, read_night
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.rows import Reader, fetch_all
 from enrichment.warehouse.state_lists import QUEUED_ITEMS, WAITING_ITEMS
 
 STATEMENT_TIMEOUT_MS = 2000

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from enrichment.warehouse.database import fetch_all
 from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
     FetchMetrics,
@@ -17,7 +18,6 @@ from enrichment.warehouse.read_models.dto import (
     QualityMetrics,
 )
 from enrichment.warehouse.read_models.quality_all import newest_quality
-from enrichment.warehouse.rows import fetch_all
 
 
 def read(conn: Connection) -> Metrics:

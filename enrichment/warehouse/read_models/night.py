@@ -21,14 +21,13 @@ from enrichment.domain.statuses import (
     SeriesStatus,
     WorkerState,
 )
-from enrichment.warehouse.database import sql
+from enrichment.warehouse.database import fetch_all, fetch_one, sql
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import newest_quality
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.rows import fetch_all, fetch_one
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS
 
 CAUSES_SHOWN = 5

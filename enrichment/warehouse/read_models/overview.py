@@ -12,11 +12,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, Reader
 from enrichment.warehouse.read_models.dto import TrackedSeries
 from enrichment.warehouse.read_models.night import ENRICHED_SINCE
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, STATUS
-from enrichment.warehouse.rows import Reader
 from enrichment.warehouse.state_lists import NIGHTLY_JOBS
 
 

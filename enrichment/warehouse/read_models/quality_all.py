@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from enrichment.warehouse.rows import Reader
+from enrichment.warehouse.database import Reader
 
 
 @dataclass(frozen=True, slots=True)

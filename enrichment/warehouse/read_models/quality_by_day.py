@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from enrichment.warehouse.database import database_now
+from enrichment.warehouse.database import Reader, database_now, fetch_all
 from enrichment.warehouse.read_models.symbols import is_known
-from enrichment.warehouse.rows import Reader, fetch_all
 
 FETCHES_SHOWN = 20
 

@@ -16,11 +16,10 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.model import Timeframe
 from enrichment.domain.statuses import SeriesStatus
 from enrichment.pipeline.quality import Deduction, deductions
+from enrichment.warehouse.database import Reader, fetch_all
 from enrichment.warehouse.read_models.bars import RANGE
-from enrichment.warehouse.rows import Reader, fetch_all
-from enrichment.warehouse.series.binary_copy import fetch
-from enrichment.warehouse.series.update_rows import inputs_from_json
-from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
+from enrichment.warehouse.series.results import inputs_from_json
+from enrichment.warehouse.series.snapshots import PRICES, REQUIRED, bars_of, fetch
 
 NEWEST = 20  # quarantined bars and corrections that a report lists
 

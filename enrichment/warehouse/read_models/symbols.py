@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Row, text
 
 from enrichment.domain.model import is_simulated
 from enrichment.domain.statuses import SeriesStatus
+from enrichment.warehouse.database import Reader, from_row
 from enrichment.warehouse.read_models.dto import cause_of
-from enrichment.warehouse.rows import Reader, from_row
 
 
 @dataclass(frozen=True, slots=True)

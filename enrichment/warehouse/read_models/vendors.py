@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from enrichment.domain.model import LATENCY_BUCKETS_MS
-from enrichment.warehouse.rows import Reader
-from enrichment.warehouse.series.run_log import ANSWERS_BY_HOUR, FETCHES_BY_HOUR
+from enrichment.warehouse.database import Reader
+from enrichment.warehouse.series.rollups import ANSWERS_BY_HOUR, FETCHES_BY_HOUR
 
 
 @dataclass(frozen=True, slots=True)

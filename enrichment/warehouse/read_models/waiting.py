@@ -7,10 +7,10 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus, PauseScope, WorkerState
+from enrichment.warehouse.database import fetch_all
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.queue.workers import IS_ALIVE
 from enrichment.warehouse.read_models.dto import WaitReason
-from enrichment.warehouse.rows import fetch_all
 from enrichment.warehouse.state_lists import WAITING_ITEMS
 
 

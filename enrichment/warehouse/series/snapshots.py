@@ -1,26 +1,35 @@
-"""Snapshots and tails of stored series, read for many of them in one statement."""
+"""Snapshots and tails of stored series, read for many of them in one statement.
+
+Columns are read by binary COPY, as numpy views of its bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Dialect, text
 
-from enrichment.domain.bars import Floats, Timestamps, to_datetime64
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
 from enrichment.domain.model import Severity, Timeframe
 from enrichment.domain.series import SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause, HistoryLimit
 from enrichment.pipeline.features import CUMULATIVE
 from enrichment.pipeline.fetch_plan import OVERLAP
 from enrichment.pipeline.quality import counts_against_score
-from enrichment.warehouse.database import sql
-from enrichment.warehouse.rows import JsonRows
-from enrichment.warehouse.series.binary_copy import fetch
-from enrichment.warehouse.series.upsert import PRICES, REQUIRED, bars_of
+from enrichment.warehouse.database import JsonRows, sql
+
+REQUIRED = ("open", "high", "low", "close", "volume")  # NOT NULL in the table
+PRICES = (*REQUIRED, "vwap", "trades", "taker_buy_volume")
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of an empty extension
+COPY_TRAILER = b"\xff\xff"
+_EPOCH = np.datetime64("2000-01-01", "us")
 
 Key = tuple[str, Timeframe]
 COLUMNS = ("ts", *PRICES, *CUMULATIVE)  # that a run reads; the primary key includes them
@@ -123,6 +132,85 @@ def _flagged(row: Any) -> Iterator[tuple[datetime, str]]:
 
 def _timestamps(moments: Sequence[datetime]) -> Timestamps:
     return np.array([to_datetime64(moment) for moment in moments], dtype="datetime64[us]")
+
+
+def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
+    """Bars of the columns PRICES, as `fetch` returns them."""
+    return Bars(ts, *(columns[name] for name in PRICES))
+
+
+def fetch(
+    conn: Connection,
+    query: str,
+    values: Mapping[str, object],
+    numbers: Sequence[str],
+    *,
+    labels: Sequence[str] = (),
+    not_null: Container[str] = (),
+    order: str | None = "ts",
+) -> tuple[Timestamps, dict[str, NDArray[Any]]]:
+    """The rows of a query as columns of equal length.
+
+    numpy reads COPY's bytes as one array of records, since no field is NULL and all rows have the
+    same length: the server replaces a missing number by NaN and pads labels to the longest one.
+
+    Args:
+        conn: The connection to read from, inside its transaction.
+        query: Selects `ts` (timestamptz), numbers and labels, with `:name` for parameters.
+        values: Its parameters.
+        numbers: Its float8 columns.
+        labels: Its text columns.
+        not_null: Numbers that are never NULL.
+        order: Columns to sort by; None for the order in which the server returns the rows.
+
+    Returns:
+        `ts` (datetime64[us], UTC), and the other columns by name: numbers as float64 (NULL as NaN),
+        labels as objects (str without trailing spaces, NULL as None).
+    """
+    selected = ["ts", *(n if n in not_null else _OR_NAN.format(n=n) for n in numbers)]
+    listed = ", ".join(selected + [_PADDED.format(n=n) for n in labels])
+    sorting = "" if order is None else f" ORDER BY {order}"
+    driver: Any = conn.connection.driver_connection
+    out = BytesIO()
+    with driver.cursor() as cursor:
+        bound = cursor.mogrify(_in_driver_style(query, conn.dialect), values).decode()
+        cursor.copy_expert(
+            f"COPY (SELECT {listed} FROM ({bound}) AS selected{sorting}) TO STDOUT BINARY", out
+        )
+    body = memoryview(out.getbuffer())[len(COPY_HEADER) : -len(COPY_TRAILER)]
+    rows = np.frombuffer(body, dtype=_row_type(body, numbers, labels))
+    ts = _EPOCH + rows["ts"].astype("i8").astype("timedelta64[us]")
+    columns: dict[str, NDArray[Any]] = {name: rows[name].astype("f8") for name in numbers}
+    return ts, columns | {name: _unpadded(rows[name]) for name in labels}
+
+
+_OR_NAN = "coalesce({n}, 'NaN') AS {n}"
+_PADDED = """rpad(coalesce({n}, ''), coalesce(length({n}) - octet_length({n}), 0)
+    + coalesce(max(octet_length({n})) OVER (), 0)) AS {n}"""
+
+
+@lru_cache(maxsize=256)
+def _in_driver_style(query: str, dialect: Dialect) -> str:
+    """The query with %(name)s for its values."""
+    return str(text(query).compile(dialect=dialect))
+
+
+def _row_type(body: memoryview, numbers: Sequence[str], labels: Sequence[str]) -> np.dtype[Any]:
+    """The fields of COPY's rows, each behind its length, as the first row has them."""
+    fields = [("fields", ">i2"), ("ts_length", ">i4"), ("ts", ">i8")]
+    for name in numbers:
+        fields += [(f"{name}_length", ">i4"), (name, ">f8")]
+    for name in labels:
+        at = np.dtype(fields).itemsize
+        size = int.from_bytes(body[at : at + 4], "big")
+        fields += [(f"{name}_length", ">i4"), (name, f"S{size}")]
+    return np.dtype(fields)
+
+
+def _unpadded(column: NDArray[np.bytes_]) -> NDArray[np.object_]:
+    padded, codes = np.unique(column, return_inverse=True)
+    labels = [label.decode().rstrip(" ") or None for label in padded]
+    return np.array(labels, dtype=object)[codes]
 
 
 _OF_SERIES = "symbol = keys.symbol AND timeframe = keys.timeframe"

@@ -1,34 +1,34 @@
 """Upserts bars: new rows are copied into the table, others are merged with the stored ones.
 
+Columns go numpy → Arrow → binary COPY, encoded by pgpq in Rust.
 Values that a vendor restated go to `data_corrections`, and the replaced rows to `bar_versions`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pgpq import ArrowToPostgresBinaryEncoder
 from sqlalchemy import Connection, text
 
-from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
+from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import RowCounts, Task
 from enrichment.domain.series import SeriesUpdate
 from enrichment.pipeline.reconcile import RATIO_TOLERANCE
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.series.binary_copy import BinaryRows, copy, encode, repeat
-from enrichment.warehouse.series.update_rows import Batch
+from enrichment.warehouse.series.results import Batch
+from enrichment.warehouse.series.snapshots import COPY_HEADER, COPY_TRAILER, PRICES
 
 _LONG_SERIES = 1_000  # bars
-REQUIRED = ("open", "high", "low", "close", "volume")  # NOT NULL in the table
-PRICES = (*REQUIRED, "vwap", "trades", "taker_buy_volume")
-
-
-def bars_of(ts: Timestamps, columns: Mapping[str, Floats]) -> Bars:
-    """Bars of the columns PRICES, as `binary_copy.fetch` returns them."""
-    return Bars(ts, *(columns[name] for name in PRICES))
+_ROWS_PER_BATCH = 50_000
+_COPY_BYTES = 1 << 18
 
 
 def give_up(conn: Connection, task: Task, update: SeriesUpdate) -> None:
@@ -137,6 +137,77 @@ def _write_corrections(
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
         conn.execute(sql(_REBASED), values)
     conn.execute(sql(_CORRECTIONS), values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BinaryRows:
+    """Rows in COPY's binary format, without its header and trailer."""
+
+    names: tuple[str, ...]  # of the columns
+    parts: Sequence[memoryview]
+
+
+def encode(columns: Mapping[str, NDArray[Any] | pa.Array]) -> BinaryRows:
+    """Columns of equal length as rows.
+
+    NaN and None become NULL, datetime64 (UTC) becomes timestamptz.
+    """
+    batch = pa.RecordBatch.from_pydict({name: to_arrow(c) for name, c in columns.items()})
+    encoder = ArrowToPostgresBinaryEncoder(batch.schema)
+    parts = [encoder.write_header()]
+    parts += [
+        encoder.write_batch(batch.slice(start, _ROWS_PER_BATCH))
+        for start in range(0, batch.num_rows, _ROWS_PER_BATCH)
+    ]
+    parts.append(encoder.finish())
+    views = [memoryview(part) for part in parts if part]
+    views[0] = views[0][len(COPY_HEADER) :]
+    views[-1] = views[-1][: -len(COPY_TRAILER)]
+    return BinaryRows(tuple(batch.schema.names), views)
+
+
+def to_arrow(column: NDArray[Any] | pa.Array) -> pa.Array:
+    """A column of moments (UTC), floats or text; NaN and None become null."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.dtype.kind == "M":
+        return pa.array(column.astype("datetime64[us]")).cast(pa.timestamp("us", tz="UTC"))
+    if column.dtype.kind == "f":
+        return pa.array(column, from_pandas=True)
+    return pa.array(column, type=pa.string())
+
+
+def repeat(values: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    """A text column in which each value is repeated as often as its count says."""
+    runs = [pa.repeat(value, count) for value, count in zip(values, counts, strict=True)]
+    return runs[0] if len(runs) == 1 else pa.concat_arrays(runs)
+
+
+def copy(conn: Connection, table: str, rows: BinaryRows) -> None:
+    """COPY the rows into the table, inside the connection's transaction."""
+    names = ", ".join(f'"{name}"' for name in rows.names)
+    stream = _Stream(rows.parts)
+    driver: Any = conn.connection.driver_connection
+    with driver.cursor() as cursor:
+        cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN BINARY", stream, _COPY_BYTES)
+
+
+class _Stream:
+    """Header, parts and trailer as one file to read, without concatenating them."""
+
+    def __init__(self, parts: Iterable[memoryview]) -> None:
+        self._parts = chain([memoryview(COPY_HEADER)], parts, [memoryview(COPY_TRAILER)])
+        self._rest = memoryview(b"")  # of the part that is being read
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        while not len(self._rest):
+            part = next(self._parts, None)
+            if part is None:
+                return b""
+            self._rest = part
+        head, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(head)
 
 
 _COLUMNS = ", ".join(PRICES)

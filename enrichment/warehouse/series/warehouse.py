@@ -15,10 +15,10 @@ from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.features import FEATURES, LOOKBACK
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue import backfills, jobs, leases
-from enrichment.warehouse.series import flags_and_gaps, run_log, snapshots, status, upsert
+from enrichment.warehouse.queue import jobs
+from enrichment.warehouse.series import results, snapshots, upsert
+from enrichment.warehouse.series.results import Batch
 from enrichment.warehouse.series.snapshots import TailRequest
-from enrichment.warehouse.series.update_rows import Batch
 
 
 def feature_set(names: Iterable[str] = FEATURES) -> str:
@@ -90,9 +90,9 @@ class Warehouse:
         Raises LeaseLost, and writes nothing, if the item no longer belongs to the task's worker.
         """
         with self._db.begin() as conn:
-            leases.assert_owned(conn, task)
+            jobs.assert_owned(conn, task)
             (counts,) = self._write(conn, [(task, update)])
-            backfills.record_progress(conn, task, update.timeframe, remaining_until, counts)
+            jobs.record_backfill(conn, task, update.timeframe, remaining_until, counts)
 
     def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> RowCounts:
         """Write a task's result and complete its item.
@@ -110,7 +110,7 @@ class Warehouse:
         An item that no longer belongs to its worker is left out, and has LeaseLost in its place.
         """
         with self._db.begin() as conn:
-            owned = leases.select_owned(conn, [item.task for item in batch])
+            owned = jobs.select_owned(conn, [item.task for item in batch])
             items = [item for item in batch if item.task in owned]
             updates = [(item.task, update) for item in items for update in item.updates]
             counts = iter(self._write(conn, updates))
@@ -119,7 +119,7 @@ class Warehouse:
             }
             jobs.complete(conn, totals)
         return [
-            totals[item.task] if item.task in totals else leases.lease_lost(item.task)
+            totals[item.task] if item.task in totals else jobs.lease_lost(item.task)
             for item in batch
         ]
 
@@ -128,9 +128,7 @@ class Warehouse:
             if update.replaces_series:
                 upsert.give_up(conn, task, update)
         counts = upsert.write(conn, batch)
-        flags_and_gaps.write(conn, batch)
-        run_log.write_success(conn, batch)
-        status.write(conn, batch, counts, self._feature_set)
+        results.write(conn, batch, counts, self._feature_set)
         return counts
 
 

@@ -1,45 +1,14 @@
-"""The logs of fetches and computations, and their hourly rollups."""
+"""Recomputes what is derived from the logs: their hourly rollups, and outages that explain gaps."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import LATENCY_BUCKETS_MS, Task
+from enrichment.domain.model import LATENCY_BUCKETS_MS
+from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.database import sql
-from enrichment.warehouse.series import update_rows
-from enrichment.warehouse.series.update_rows import COMPUTATIONS, FETCHES, Batch
 
 ROLLUP_LOCK = 7_303_015  # of pg_advisory_xact_lock
-
-
-def write_success(conn: Connection, batch: Batch) -> None:
-    """A row for every fetch and one for each computation, in the transaction of their bars."""
-    conn.execute(sql(_FETCHED), FETCHES.bind(update_rows.fetches(batch)))
-    conn.execute(sql(_COMPUTED), COMPUTATIONS.bind(update_rows.computations(batch)))
-
-
-def write_failure(
-    conn: Connection,
-    task: Task,
-    timeframe: str | None,
-    *,
-    fetching: bool,
-    duration_ms: float,
-    error_class: str,
-    error: str,
-) -> None:
-    """One row in the log of the step that failed."""
-    conn.execute(
-        sql(_FETCH_FAILED if fetching else _COMPUTE_FAILED),
-        {
-            "job_id": task.job_id,
-            "symbol": task.symbol,
-            "timeframe": timeframe,
-            "ms": duration_ms,
-            "error_class": error_class,
-            "error": error,
-        },
-    )
 
 
 def roll_up(conn: Connection) -> None:
@@ -56,22 +25,14 @@ def roll_up(conn: Connection) -> None:
         conn.execute(sql(_ROLL_UP_COMPUTATIONS), {"since": since.computations})
 
 
-_FETCHED = f"""
-INSERT INTO enrichment_fetch_log ({FETCHES.columns}) SELECT {FETCHES.columns} FROM {FETCHES.table}
-"""
+def explain_gaps_by_outages(conn: Connection) -> int:
+    """Set a gap's cause to vendor outage where many symbols miss the same bar.
 
-_COMPUTED = f"""
-INSERT INTO enrichment_compute_log ({COMPUTATIONS.columns})
-SELECT {COMPUTATIONS.columns} FROM {COMPUTATIONS.table}
-"""
+    That is at least 3 symbols, and half of those of the asset class and timeframe. Returns the
+    number of gaps changed.
+    """
+    return conn.execute(sql(_OUTAGES)).rowcount
 
-_FETCH_FAILED = """
-INSERT INTO enrichment_fetch_log
-    (job_id, symbol, timeframe, success, duration_ms, error_class, error)
-VALUES (:job_id, :symbol, :timeframe, false, :ms, :error_class, :error)
-"""
-
-_COMPUTE_FAILED = _FETCH_FAILED.replace("enrichment_fetch_log", "enrichment_compute_log")
 
 _ROLL_UP_FROM = """
 SELECT
@@ -135,4 +96,23 @@ FROM enrichment_compute_log WHERE at >= :since
 GROUP BY 1
 ON CONFLICT (hour) DO UPDATE SET total = EXCLUDED.total, successful = EXCLUDED.successful,
     duration_ms = EXCLUDED.duration_ms, successful_ms = EXCLUDED.successful_ms
+"""
+
+_OUTAGES = f"""
+WITH open AS (
+    SELECT g.symbol, g.timeframe, g.ts, s.asset_class
+    FROM bar_gaps g JOIN tracked_symbols s USING (symbol)
+    WHERE g.resolved_at IS NULL AND g.found_at > now() - interval '2 days'
+), series AS (
+    SELECT asset_class, timeframe, count(*) AS n
+    FROM tracked_symbols CROSS JOIN unnest(timeframes) AS timeframe WHERE active GROUP BY 1, 2
+), outages AS (
+    SELECT o.asset_class, o.timeframe, o.ts FROM open o JOIN series USING (asset_class, timeframe)
+    GROUP BY o.asset_class, o.timeframe, o.ts, series.n
+    HAVING count(*) >= 3 AND 2 * count(*) >= series.n
+)
+UPDATE bar_gaps g SET cause = '{GapCause.VENDOR_OUTAGE}'
+FROM open o JOIN outages USING (asset_class, timeframe, ts)
+WHERE (g.symbol, g.timeframe, g.ts) = (o.symbol, o.timeframe, o.ts)
+    AND g.cause = '{GapCause.UNEXPLAINED}'
 """

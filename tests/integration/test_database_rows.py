@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from enrichment.warehouse import rows
-from enrichment.warehouse.database import Database
-from enrichment.warehouse.rows import JsonRows
+from enrichment.warehouse import database
+from enrichment.warehouse.database import Database, JsonRows
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Point:
 
 def test_columns_find_their_fields_in_any_order(db: Database) -> None:
     with db.begin() as conn:
-        point = rows.fetch_one(conn, Point, "SELECT timestamptz 'epoch' AS at, 7 AS x")
+        point = database.fetch_one(conn, Point, "SELECT timestamptz 'epoch' AS at, 7 AS x")
     assert point == Point(7, datetime(1970, 1, 1, tzinfo=UTC), [])
 
 
@@ -39,12 +38,12 @@ def test_columns_that_are_not_the_fields_are_an_error_even_without_rows(
     db: Database, columns: str
 ) -> None:
     with db.begin() as conn, pytest.raises(TypeError, match="Point can't be made of"):
-        rows.fetch_all(conn, Point, f"SELECT {columns} LIMIT 0")
+        database.fetch_all(conn, Point, f"SELECT {columns} LIMIT 0")
 
 
 def test_more_than_one_row_is_no_single_row(db: Database) -> None:
     with db.begin() as conn, pytest.raises(ValueError, match="2 rows"):
-        rows.fetch_one(conn, Point, "SELECT x, now() AS at FROM generate_series(1, 2) AS x")
+        database.fetch_one(conn, Point, "SELECT x, now() AS at FROM generate_series(1, 2) AS x")
 
 
 def test_rows_travel_as_json_with_their_types(db: Database) -> None:
