@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
@@ -222,6 +222,15 @@ class JobKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadUse:
+    """Which thread of a worker ran an item, and when, on the database's clock."""
+
+    thread: int  # from 1
+    begun_at: datetime
+    finished_at: datetime | None = None  # when its rows were handed to the writer
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One claimed item of a job: the symbol to enrich, and the lease on it."""
 
@@ -234,6 +243,7 @@ class Task:
     retry_count: int = 0
     backfill: Window | None = None  # the history to fetch; None: the newest bars
     remaining: tuple[tuple[Timeframe, datetime], ...] = ()  # where the rest of a backfill ends
+    thread_use: ThreadUse | None = field(default=None, compare=False)  # None before it begins
 
     def remaining_until(self, timeframe: Timeframe) -> datetime | None:
         """End of the rest of a timeframe's backfill; None if it has not begun."""

@@ -74,8 +74,9 @@ class InFlightItems:
                 self._futures[task] = future
 
     def start(self, task: Task) -> None:
-        """Mark an item as running on a thread."""
+        """Mark an item as running on its thread."""
         with self._changed:
+            self._steps[task] = self._steps.pop(task)  # the key names the thread from now on
             self._unstarted.pop(task, None)
             self._futures.pop(task, None)
             self._on_threads.add(task)

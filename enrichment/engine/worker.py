@@ -14,12 +14,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
 
+from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
-from enrichment.domain.model import Failure, RowCounts, Task
+from enrichment.domain.model import Failure, RowCounts, Task, ThreadUse
 from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
 from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
@@ -59,6 +62,7 @@ class Worker:
         timing: Intervals and timeouts.
         prepare: Reads in one batch what items claimed together need; None: each reads its own.
         blocked_reason: Why nothing can be claimed now; None if items can be claimed.
+        now: The clock by which it is recorded when a thread began an item.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Worker:
         timing: WorkerTiming | None = None,
         prepare: Prepare | None = None,
         blocked_reason: BlockedReason = lambda: None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._enrich = enrich
         self._blocked_reason = blocked_reason
@@ -82,7 +87,9 @@ class Worker:
         self._heartbeat_queue = heartbeat_queue
         self._max_retries = max_retries
         self._timing = timing or WorkerTiming()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="enrich")
+        self._now = now
+        self._thread, self._numbers = threading.local(), count(1)
+        self._pool = ThreadPoolExecutor(threads, "enrich", initializer=self._number_thread)
         self._in_flight = InFlightItems(threads)
         self._cancelled: set[Task] = set()
         self._unrecorded: list[tuple[Task, Exception]] = []
@@ -153,8 +160,8 @@ class Worker:
         return [self._enrich] * len(tasks)
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
-        self._in_flight.start(task)
         try:
+            task = self._begin(task)
             result = enrich(task, lambda step: self._on_step(task, step))
         except Exception as exc:  # the one broad catch: every failure of an item is recorded
             self._fail_item(task, exc)
@@ -165,6 +172,15 @@ class Worker:
             result.add_done_callback(lambda stored: self._on_stored(task, stored))
         else:
             self._complete_item(task, result)
+
+    def _begin(self, task: Task) -> Task:
+        """The task with the thread that calls this, which begins it now."""
+        task = replace(task, thread_use=ThreadUse(self._thread.number, self._now()))
+        self._in_flight.start(task)
+        return task
+
+    def _number_thread(self) -> None:
+        self._thread.number = next(self._numbers)
 
     def _on_stored(self, task: Task, stored: Future[RowCounts]) -> None:
         error = stored.exception()

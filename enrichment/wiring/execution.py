@@ -147,11 +147,12 @@ def _open_pipeline(
         protection=protection,
         paused=ProviderPauses(db),
     )
-    with BatchWriter(Warehouse(db)) as warehouse:
+    now = DatabaseClock(db)
+    with BatchWriter(Warehouse(db), now=now) as warehouse:
         yield EnrichmentPipeline(
             providers,
             warehouse,
             history_days=settings.history_days,
-            now=DatabaseClock(db),
+            now=now,
             parallel_timeframes=settings.parallel_timeframes,
         )

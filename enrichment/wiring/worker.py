@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from enrichment import __version__
 from enrichment.config import Settings
 from enrichment.services.commands import Commands
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, DatabaseClock
 from enrichment.wiring.database import build_read_models, open_database
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def open_worker_process(
             timing=timing,
             prepare=executor.prepare,
             blocked_reason=executor.blocked_reason,
+            now=DatabaseClock(db),
         )
         yield WorkerProcess(
             worker,

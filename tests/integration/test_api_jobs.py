@@ -63,6 +63,7 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
         {
             "error_class": "ProviderUnavailable",
             "count": 1,
+            "still_failing": 1,
             "example": "answered 500",
             "symbols": ["MSFT"],
         }
@@ -88,6 +89,10 @@ def test_items_by_page_and_by_status(db: Database, client: FlaskClient, commands
         "updated",
         "started_at",
         "completed_at",
+        "thread",
+        "begun_at",
+        "finished_at",
+        "enriched_since",
     ]
     assert value["items"][0]["inserted"] == 250
     assert value["items"][1]["last_error"] == "answered 500"

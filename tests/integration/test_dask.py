@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
@@ -260,6 +261,11 @@ def test_tasks_of_a_killed_process_run_in_the_other_one(
     assert len(stored) == 2 * len(SYMBOLS)
     assert_exactly_once(harness, job, stored)
     assert rows(db, ITEMS) == [(symbol, "completed", 0) for symbol in SYMBOLS]
+    used = ReadModels(db, hour=1, minute=30, enabled=True).jobs.timeline(job, 100).spans
+    lanes = sorted(used, key=lambda span: (span.thread, span.begun_at))
+    assert {span.thread for span in lanes} <= set(range(1, 7))
+    for before, after in pairwise(lanes):
+        assert before.thread != after.thread or before.ended_at <= after.begun_at
 
 
 def test_a_task_that_runs_twice_at_once_is_stored_once(

@@ -48,7 +48,7 @@ def test_jobs_shows_the_errors_of_a_job_and_retries_them(
     page = open_page("jobs", db_url, monkeypatch)
     assert chart_count(page) == 3
     assert "requested by cli:ada · month end" in page_text(page)
-    assert "**ProviderUnavailable** · 1 symbols: MSFT" in page_text(page)
+    assert "**ProviderUnavailable** · 1 symbol, MSFT" in page_text(page)
     metrics = {metric.label: metric.value for metric in page.metric}
     assert (metrics["State"], metrics["Symbols done"], metrics["Failed"]) == (
         "partial",

@@ -120,6 +120,7 @@ def test_a_jobs_items_and_errors(night: ReadModels, db: Database) -> None:
     assert asdict(group) == {
         "error_class": "MalformedResponse",
         "count": 1,
+        "still_failing": 1,
         "example": "answered in prose",
         "symbols": ["D"],
     }

@@ -18,6 +18,7 @@ RUN_STATUSES = (
     ItemStatus.COMPLETED,
     ItemStatus.FAILED,
     ItemStatus.CANCELLED,
+    ItemStatus.RETRY,
     ItemStatus.IN_PROGRESS,
 )
 MIN_JOBS = 12  # the axis has room for as many, so that a single bar is not full width
@@ -116,45 +117,51 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     return theme.apply_layout(figure, 320)
 
 
-def assign_threads(items: pd.DataFrame) -> pd.Series:
-    """The thread that ran each item: the first of its worker's that was free when it began.
+def stack_spans(items: pd.DataFrame) -> pd.Series:
+    """Rows in which spans do not overlap: for each the first of its worker's that is free.
 
     Args:
-        items: Columns worker, started_at, completed_at.
+        items: Columns worker, begun_at, ended_at.
 
     Returns:
         Numbers from 1 for each worker, with the index of `items`.
     """
     busy_until: dict[str, list[Any]] = {}
-    threads = {}
-    ordered = items.sort_values("started_at")
-    times = (ordered["worker"], ordered["started_at"], ordered["completed_at"])
+    numbers = {}
+    ordered = items.sort_values("begun_at")
+    times = (ordered["worker"], ordered["begun_at"], ordered["ended_at"])
     for index, worker, start, end in zip(ordered.index, *times, strict=True):
         ends = busy_until.setdefault(worker, [])
-        thread = next((n for n, busy in enumerate(ends) if busy <= start), len(ends))
-        ends[thread : thread + 1] = [end]
-        threads[index] = thread + 1
-    return pd.Series(threads, dtype=int).reindex(items.index)
+        free = next((n for n, busy in enumerate(ends) if busy <= start), len(ends))
+        ends[free : free + 1] = [end]
+        numbers[index] = free + 1
+    return pd.Series(numbers, dtype=int).reindex(items.index)
 
 
 def gantt(items: pd.DataFrame) -> go.Figure:
-    """A job's symbols as bars on the threads that ran them.
+    """A job's symbols as bars, one lane per worker and thread.
+
+    Where no thread is recorded, overlapping symbols are stacked on lanes named so.
 
     Args:
-        items: Columns symbol, worker, status, started_at, completed_at (in the zone to show); one
-            row per symbol.
+        items: Columns symbol, worker, thread (missing where it is not recorded), status, begun_at,
+            ended_at (in the zone to show); one row per symbol.
     """
-    items = items.assign(thread=assign_threads(items))
-    items["lane"] = items["worker"] + " · " + items["thread"].astype(str)
-    lanes = items.sort_values(["worker", "thread"], ascending=False)["lane"].unique()
+    recorded = items["thread"].notna()
+    numbers = items["thread"].where(recorded, stack_spans(items[~recorded])).astype(int)
+    kinds = recorded.map({True: "thread", False: "thread not recorded, row"})
+    items = items.assign(number=numbers, recorded=recorded)
+    items["lane"] = items["worker"] + " · " + kinds + " " + numbers.astype(str)
+    order = items.sort_values(["worker", "recorded", "number"], ascending=[False, True, False])
+    lanes = order["lane"].unique()
     figure = go.Figure()
     for status in RUN_STATUSES:
         part = items[items["status"] == status]
         if part.empty:
             continue
-        seconds = (part["completed_at"] - part["started_at"]).dt.total_seconds()
+        seconds = (part["ended_at"] - part["begun_at"]).dt.total_seconds()
         figure.add_bar(
-            base=part["started_at"],
+            base=part["begun_at"],
             x=seconds * 1000,
             y=part["lane"],
             orientation="h",
@@ -169,7 +176,7 @@ def gantt(items: pd.DataFrame) -> go.Figure:
             customdata=seconds,
             hovertemplate="%{text}<br>%{y}<br>%{customdata:.2f} s<extra></extra>",
         )
-    zone = str(items["started_at"].dt.tz)
+    zone = str(items["begun_at"].dt.tz)
     figure.update_layout(barmode="overlay", xaxis={"type": "date", "title": zone})
     figure.update_yaxes(categoryorder="array", categoryarray=lanes)
     return theme.apply_layout(figure, LANE_PIXELS * len(lanes) + 120)

@@ -10,11 +10,17 @@ import pandas as pd
 from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
-from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, JobRequest, SymbolsOfDay
+from enrichment.warehouse.read_models.jobs import (
+    ErrorGroup,
+    JobItem,
+    JobRequest,
+    SymbolsOfDay,
+    Timeline,
+)
 
 HISTORY_LIMIT = 200
 ITEM_LIMIT = 500
-LONGEST_LIMIT = 200
+SPAN_LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class JobReport:
     progress: Progress | None
     error_groups: list[ErrorGroup]
     items: list[JobItem]  # the first by name
-    longest: list[JobItem]
+    timeline: Timeline
 
 
 @cached_read
@@ -45,7 +51,7 @@ def read_job(job_id: UUID) -> JobReport:
         progress=reader.progress(job_id),
         error_groups=reader.jobs.error_groups(job_id),
         items=reader.jobs.items(job_id, ITEM_LIMIT),
-        longest=reader.jobs.longest(job_id, LONGEST_LIMIT),
+        timeline=reader.jobs.timeline(job_id, SPAN_LIMIT),
     )
 
 

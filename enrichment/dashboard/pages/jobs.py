@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from uuid import UUID
 
 import pandas as pd
@@ -19,7 +21,6 @@ from enrichment.dashboard.components import (
 from enrichment.dashboard.data.jobs import (
     HISTORY_LIMIT,
     ITEM_LIMIT,
-    LONGEST_LIMIT,
     history_frame,
     read_history,
     read_job,
@@ -30,9 +31,10 @@ from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refres
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import format_time, to_display_zone
 from enrichment.domain.model import JobKind
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
-from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
+from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, Timeline
 
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
 JOB_ID = "job"  # in the session state: the selected job
@@ -105,7 +107,7 @@ def job_report() -> None:
     reason = f" · {request.reason}" if request.reason else ""
     st.caption(f"{request.kind} · requested by {request.requested_by}{reason}")
     job_metrics(progress)
-    timeline(report.longest)
+    timeline(report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
     item_table(report.items)
 
@@ -124,34 +126,48 @@ def job_metrics(progress: Progress) -> None:
         column.metric(title, value)
 
 
-def timeline(longest: list[JobItem]) -> None:
-    """The symbols that took longest, on the threads that ran them."""
-    items = [item for item in longest if item.status in job_charts.RUN_STATUSES]
-    if not items:
+def timeline(used: Timeline) -> None:
+    """The symbols on the threads that ran them."""
+    if not used.spans:
         empty_state("No symbol of this job is running or has ended.")
         return
-    now = pd.Timestamp.now(tz="UTC")
-    rows = pd.DataFrame(
-        {
-            "symbol": [item.symbol for item in items],
-            "worker": [(item.worker_id or "–").split(":")[0] for item in items],
-            "status": [item.status for item in items],
-            "started_at": [item.started_at or now for item in items],
-            "completed_at": [item.completed_at or now for item in items],
-        }
-    )
+    spans = pd.DataFrame([asdict(span) for span in used.spans])
+    rows = spans.assign(worker=worker_labels(spans["worker_id"]))
     st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")
-    if len(longest) == LONGEST_LIMIT:
-        st.caption(f"the {LONGEST_LIMIT} symbols that took longest")
+    st.caption(timeline_note(used))
+
+
+def timeline_note(used: Timeline) -> str:
+    """What the timeline shows and leaves out."""
+    notes = ["Bars: how long a thread worked at a symbol, without storing its rows"]
+    if used.total > len(used.spans):
+        notes.append(f"the {len(used.spans):,} of {used.total:,} symbols that took longest")
+    if used.earlier_attempts:
+        notes.append(
+            f"only the last attempt at each symbol, without {used.earlier_attempts:,} earlier ones"
+        )
+    unknown = sum(span.thread is None for span in used.spans)
+    if unknown:
+        notes.append(
+            f"{unknown:,} of {len(used.spans):,} ran before threads were recorded: their bars "
+            "begin with the claim, end with the commit and may overlap on a thread"
+        )
+    return "; ".join(notes)
+
+
+def worker_labels(ids: pd.Series) -> pd.Series:
+    """Host and process of each worker, or its whole id where that names several."""
+    labels = {name: ":".join(str(name).split(":")[:2]) for name in ids.dropna().unique()}
+    counts = Counter(labels.values())
+    return ids.map(
+        lambda name: labels[name] if counts[labels[name]] == 1 else name, na_action="ignore"
+    ).fillna("–")
 
 
 def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
     for group in groups:
         with st.container(border=True):
-            more = " …" if group.count > len(group.symbols) else ""
-            st.markdown(
-                f"**{group.error_class}** · {group.count} symbols: {', '.join(group.symbols)}{more}"
-            )
+            st.markdown(f"**{group.error_class}** · {group_text(group)}")
             st.code(group.example, language=None, wrap_lines=True)
             st.button(
                 f"Retry these {group.count}",
@@ -161,6 +177,15 @@ def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> N
                 on_click=retry_failed,
                 args=(job_id, group.error_class),
             )
+
+
+def group_text(group: ErrorGroup) -> str:
+    """How many failed, which, and how many of them do not fail any more."""
+    symbols = ", ".join(group.symbols)
+    shown = symbols if group.count == len(group.symbols) else f"such as {symbols}"
+    cured = group.count - group.still_failing
+    note = f"; {counted(cured, 'symbol')} enriched since or no longer tracked" if cured else ""
+    return f"{counted(group.count, 'symbol')}, {shown}{note}"
 
 
 def item_table(items: list[JobItem]) -> None:

@@ -74,7 +74,7 @@ class JobQueue:
         if not tasks:
             return set()
         with self._db.begin() as conn:
-            steps = [{**owner(task), "step": step} for task, step in tasks.items()]
+            steps = [_step(task, step) for task, step in tasks.items()]
             values = {**statements.STEPS.bind(steps), "lease": self._lease}
             conn.execute(sql(statements.RENEW), values)
             jobs = list({task.job_id for task in tasks})
@@ -84,7 +84,7 @@ class JobQueue:
     def discard(self, task: Task) -> None:
         """Cancel an item whose job has been cancelled, without storing anything."""
         with self._db.begin() as conn:
-            conn.execute(sql(statements.CANCEL), owner(task))
+            conn.execute(sql(statements.CANCEL), {**owner(task), **thread_use(task)})
 
     def release(self, task: Task, seconds: float = 0.0, why: str | None = None) -> None:
         """Return an item to the queue, due after `seconds`, without counting a retry.
@@ -102,6 +102,7 @@ class JobQueue:
         with self._db.begin() as conn:
             values = {
                 **owner(task),
+                **thread_use(task),
                 "error_class": failure.error_class,
                 "error": failure.error,
                 "step": failure.step,
@@ -157,6 +158,16 @@ def owner(task: Task) -> dict[str, object]:
     }
 
 
+def thread_use(task: Task) -> dict[str, object]:
+    """The parameters of THREAD_USE."""
+    use = task.thread_use
+    return {
+        "thread": use and use.thread,
+        "begun_at": use and use.begun_at,
+        "finished_at": use and use.finished_at,
+    }
+
+
 def lease_lost(task: Task) -> LeaseLost:
     """The error to raise when an item no longer belongs to the task's worker."""
     return LeaseLost(f"{task.symbol} belongs to another worker now; this result was discarded")
@@ -186,7 +197,12 @@ def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
     Raises LeaseLost for the first item that no longer belongs to its task's worker.
     """
     rows = [
-        {**owner(task), "inserted": counts.inserted, "updated": counts.updated}
+        {
+            **owner(task),
+            **thread_use(task),
+            "inserted": counts.inserted,
+            "updated": counts.updated,
+        }
         for task, counts in totals.items()
     ]
     updated = conn.execute(sql(statements.COMPLETE), statements.TOTALS.bind(rows))
@@ -284,6 +300,13 @@ def find_by_key(conn: Connection, idempotency_key: str) -> tuple[UUID, int] | No
 def notify(conn: Connection) -> None:
     """Notify every listening worker when this transaction commits."""
     conn.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+
+def _step(task: Task, step: str) -> dict[str, object]:
+    """A row of STEPS."""
+    use = task.thread_use
+    times = {"thread": use and use.thread, "begun_at": use and use.begun_at}
+    return {**owner(task), **times, "step": step}
 
 
 def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:

@@ -15,6 +15,9 @@ OWNERS = JsonRows("owners", "job_id uuid, symbol text, worker text, fence bigint
 OWNED_BY = (
     "(i.job_id, i.symbol, i.worker_id, i.fence) = ({0}.job_id, {0}.symbol, {0}.worker, {0}.fence)"
 )
+THREAD_USE = """thread = CAST(:thread AS smallint), begun_at = CAST(:begun_at AS timestamptz),
+    finished_at = CASE WHEN CAST(:thread AS smallint) IS NOT NULL
+        THEN coalesce(CAST(:finished_at AS timestamptz), clock_timestamp()) END"""
 
 LOCK_OWNED = f"""
 SELECT i.job_id, i.symbol
@@ -49,7 +52,8 @@ WITH due AS (
     UPDATE enrichment_job_items i
     SET status = '{ItemStatus.IN_PROGRESS}', step = 'claimed', worker_id = :worker,
         fence = i.fence + 1, lease_until = now() + make_interval(secs => :lease),
-        started_at = coalesce(i.started_at, now())
+        started_at = coalesce(i.started_at, now()),
+        thread = NULL, begun_at = NULL, finished_at = NULL
     FROM one_per_symbol o
     WHERE i.job_id = o.job_id AND i.symbol = o.symbol
     RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count,
@@ -66,16 +70,21 @@ SELECT * FROM claimed
 """
 
 # An item that is being stored is locked by that transaction until it commits.
-STEPS = JsonRows("steps", "job_id uuid, symbol text, worker text, fence bigint, step text")
+STEPS = JsonRows(
+    "steps",
+    "job_id uuid, symbol text, worker text, fence bigint, step text, thread smallint,"
+    " begun_at timestamptz",
+)
 
 RENEW = f"""
 WITH owned AS (
-    SELECT i.job_id, i.symbol, steps.step
+    SELECT i.job_id, i.symbol, steps.step, steps.thread, steps.begun_at
     FROM {STEPS.table} JOIN enrichment_job_items i ON {OWNED_BY.format("steps")}
     WHERE i.status = '{ItemStatus.IN_PROGRESS}' FOR UPDATE OF i SKIP LOCKED
 )
 UPDATE enrichment_job_items i
-SET step = owned.step, lease_until = now() + make_interval(secs => :lease)
+SET step = owned.step, lease_until = now() + make_interval(secs => :lease),
+    thread = owned.thread, begun_at = owned.begun_at
 FROM owned WHERE i.job_id = owned.job_id AND i.symbol = owned.symbol
 """
 
@@ -83,6 +92,7 @@ RELEASE = f"""
 UPDATE enrichment_job_items
 SET status = CASE WHEN retry_count > 0 THEN '{ItemStatus.RETRY}' ELSE '{ItemStatus.PENDING}' END,
     lease_until = NULL, worker_id = NULL, step = NULL,
+    thread = NULL, begun_at = NULL, finished_at = NULL,
     last_error = coalesce(:why, last_error),
     run_after = now() + make_interval(secs => :seconds)
 WHERE {OWNED}
@@ -92,20 +102,21 @@ RETRY = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.RETRY}', retry_count = retry_count + 1, lease_until = NULL, step = :step,
     error_class = :error_class, last_error = :error,
-    run_after = now() + make_interval(secs => :seconds)
+    run_after = now() + make_interval(secs => :seconds), {THREAD_USE}
 WHERE {OWNED}
 """
 
 FAIL = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.FAILED}', lease_until = NULL, step = :step, error_class = :error_class,
-    last_error = :error, completed_at = clock_timestamp()
+    last_error = :error, completed_at = clock_timestamp(), {THREAD_USE}
 WHERE {OWNED}
 """
 
 TOTALS = JsonRows(
     "totals",
-    "job_id uuid, symbol text, worker text, fence bigint, inserted bigint, updated bigint",
+    "job_id uuid, symbol text, worker text, fence bigint, inserted bigint, updated bigint,"
+    " thread smallint, begun_at timestamptz, finished_at timestamptz",
 )
 
 COMPLETE = f"""
@@ -113,7 +124,9 @@ UPDATE enrichment_job_items i
 SET status = '{ItemStatus.COMPLETED}', lease_until = NULL, step = NULL, error_class = NULL,
     last_error = NULL,
     inserted = i.inserted + totals.inserted, updated = i.updated + totals.updated,
-    completed_at = clock_timestamp()
+    completed_at = clock_timestamp(), thread = totals.thread, begun_at = totals.begun_at,
+    finished_at = CASE WHEN totals.thread IS NOT NULL
+        THEN coalesce(totals.finished_at, clock_timestamp()) END
 FROM {TOTALS.table} WHERE {OWNED_BY.format("totals")}
     AND i.status = '{ItemStatus.IN_PROGRESS}'
 RETURNING i.job_id, i.symbol
@@ -125,6 +138,7 @@ SET status = CASE WHEN retry_count < :max_retries THEN '{ItemStatus.RETRY}'
         ELSE '{ItemStatus.FAILED}' END,
     completed_at = CASE WHEN retry_count < :max_retries THEN NULL ELSE now() END,
     retry_count = least(retry_count + 1, :max_retries), lease_until = NULL, run_after = now(),
+    finished_at = CASE WHEN thread IS NOT NULL THEN lease_until END,
     error_class = 'WorkerLost', last_error = 'worker ' || worker_id || ' stopped answering'
 WHERE (job_id, symbol) IN (
     SELECT job_id, symbol FROM enrichment_job_items
@@ -205,7 +219,7 @@ WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
 CANCEL = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.CANCELLED}', lease_until = NULL, step = NULL,
-    completed_at = clock_timestamp()
+    completed_at = clock_timestamp(), {THREAD_USE}
 WHERE {OWNED}
 """
 

@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from enrichment.domain.statuses import ItemStatus
-from enrichment.warehouse.database import Reader, fetch_one
+from enrichment.warehouse.database import Reader, fetch_all, fetch_one, sql
 from enrichment.warehouse.read_models.dto import LastJob
-from enrichment.warehouse.read_models.night import last_run
+from enrichment.warehouse.read_models.night import ENRICHED_SINCE, last_run
 from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5
@@ -24,8 +24,9 @@ class ErrorGroup:
 
     error_class: str
     count: int
+    still_failing: int  # of these: not enriched since by a later run, and active
     example: str  # the newest message
-    symbols: Sequence[str]  # the first few
+    symbols: Sequence[str]  # the first few, those that still fail before the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,37 @@ class JobItem:
     last_error: str | None
     inserted: int  # bars
     updated: int  # bars
-    started_at: datetime | None
-    completed_at: datetime | None
+    started_at: datetime | None  # when it was first claimed
+    completed_at: datetime | None  # when its end was committed
+    thread: int | None  # of the worker, in the last attempt; None before it began
+    begun_at: datetime | None  # when the thread began the last attempt
+    finished_at: datetime | None  # when the thread was done with it
+    enriched_since: bool  # it failed, and a later run has enriched it
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSpan:
+    """The last attempt at a symbol of a job.
+
+    Spans of one thread do not overlap. Without a thread, as in runs of earlier versions, a span
+    begins with the first claim and ends with the commit, and may overlap others.
+    """
+
+    symbol: str
+    status: str
+    worker_id: str | None
+    thread: int | None
+    begun_at: datetime
+    ended_at: datetime  # now, where it is still running
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """How threads were used for a job."""
+
+    spans: Sequence[ThreadSpan]  # the longest, longest first
+    total: int  # spans that there are
+    earlier_attempts: int  # at the same symbols; their times are not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +119,12 @@ class JobReports(Reader):
         """Up to `limit` symbols of a job, ascending, after this one."""
         return self._all(JobItem, _ITEMS, job_id=job_id, limit=limit, status=status, after=after)
 
-    def longest(self, job_id: UUID, limit: int) -> list[JobItem]:
-        """The symbols of a job that have started, by their duration, longest first."""
-        return self._all(JobItem, _LONGEST, job_id=job_id, limit=limit)
+    def timeline(self, job_id: UUID, limit: int) -> Timeline:
+        """Up to `limit` spans, the longest."""
+        with self._db.begin() as conn:
+            totals = conn.execute(sql(_SPAN_TOTALS), {"job_id": job_id}).one()
+            spans = fetch_all(conn, ThreadSpan, _SPANS, {"job_id": job_id, "limit": limit})
+        return Timeline(spans, totals.spans, totals.earlier_attempts)
 
 
 def last_job(conn: Connection) -> LastJob | None:
@@ -125,11 +158,16 @@ FROM enrichment_jobs WHERE job_id = :job_id
 """
 
 _ERROR_GROUPS = f"""
-SELECT coalesce(error_class, 'unknown') AS error_class, count(*) AS count,
-    (array_agg(coalesce(last_error, '') ORDER BY completed_at DESC, symbol))[1] AS example,
-    (array_agg(symbol ORDER BY symbol))[1:CAST(:examples AS integer)] AS symbols
-FROM enrichment_job_items WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}'
-GROUP BY 1 ORDER BY count(*) DESC, 1
+SELECT error_class, count(*) AS count, count(*) FILTER (WHERE failing) AS still_failing,
+    (array_agg(last_error ORDER BY failing DESC, completed_at DESC, symbol))[1] AS example,
+    (array_agg(symbol ORDER BY failing DESC, symbol))[1:CAST(:examples AS integer)] AS symbols
+FROM (
+    SELECT coalesce(i.error_class, 'unknown') AS error_class, i.symbol, i.completed_at,
+        coalesce(i.last_error, '') AS last_error,
+        coalesce(t.active, false) AND NOT {ENRICHED_SINCE} AS failing
+    FROM enrichment_job_items i LEFT JOIN tracked_symbols t USING (symbol)
+    WHERE i.job_id = :job_id AND i.status = '{ItemStatus.FAILED}') items
+GROUP BY 1 ORDER BY still_failing DESC, count(*) DESC, 1
 """
 
 _SYMBOLS_BY_DAY = f"""
@@ -144,17 +182,34 @@ FROM (
 GROUP BY date ORDER BY date
 """
 
-_ITEM = """
-SELECT symbol, status, step, retry_count, run_after, worker_id, error_class, last_error,
-    inserted, updated, started_at, completed_at
-FROM enrichment_job_items"""
-
-_LONGEST = f"""{_ITEM}
-WHERE job_id = :job_id AND started_at IS NOT NULL
-ORDER BY coalesce(completed_at, now()) - started_at DESC, symbol LIMIT :limit
+# Items that a thread has begun; of earlier versions those that have ended. A thread is done with
+# one at the latest when it begins the next.
+_BEGUN = f"""
+SELECT symbol, status, worker_id, thread, retry_count,
+    coalesce(begun_at, started_at) AS begun_at,
+    least(coalesce(finished_at, completed_at, now()), CASE WHEN thread IS NOT NULL THEN
+        lead(begun_at) OVER (PARTITION BY worker_id, thread ORDER BY begun_at, symbol) END)
+        AS ended_at
+FROM enrichment_job_items
+WHERE job_id = :job_id AND (thread IS NOT NULL
+    OR started_at IS NOT NULL AND status IN ('{ItemStatus.COMPLETED}', '{ItemStatus.FAILED}'))
 """
 
-_ITEMS = f"""{_ITEM}
+_SPANS = f"""
+SELECT symbol, status, worker_id, thread, begun_at, greatest(begun_at, ended_at) AS ended_at
+FROM ({_BEGUN}) begun
+ORDER BY ended_at - begun_at DESC, symbol LIMIT :limit
+"""
+
+_SPAN_TOTALS = f"""
+SELECT count(*) AS spans, coalesce(sum(retry_count), 0) AS earlier_attempts FROM ({_BEGUN}) begun
+"""
+
+_ITEMS = f"""
+SELECT symbol, status, step, retry_count, run_after, worker_id, error_class, last_error,
+    inserted, updated, started_at, completed_at, thread, begun_at, finished_at,
+    status = '{ItemStatus.FAILED}' AND {ENRICHED_SINCE} AS enriched_since
+FROM enrichment_job_items i
 WHERE job_id = :job_id AND (CAST(:status AS text) IS NULL OR status = :status)
     AND (CAST(:after AS text) IS NULL OR symbol > :after)
 ORDER BY symbol LIMIT :limit

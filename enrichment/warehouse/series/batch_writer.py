@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import datetime
 from typing import Self
 
+from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
 from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
@@ -57,6 +59,7 @@ class BatchWriter:
         max_items: int = MAX_ITEMS,
         max_rows: int = MAX_ROWS,
         linger: float = LINGER_SECONDS,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Start the writing thread.
 
@@ -65,8 +68,9 @@ class BatchWriter:
             max_items: Size of a batch.
             max_rows: A batch also ends with the item that brings it to this number of rows.
             linger: Seconds that a batch waits to fill, if the one before had several items.
+            now: The clock by which it is recorded when an item was handed over.
         """
-        self._warehouse = warehouse
+        self._warehouse, self._now = warehouse, now
         self._max_items, self._max_rows, self._linger = max_items, max_rows, linger
         self._queue: deque[_PendingWrite] = deque()
         self._queued_rows = 0
@@ -98,9 +102,9 @@ class BatchWriter:
         It fails with StepFailed from the cause, or with LeaseLost if the item no longer belongs to
         the task's worker.
         """
-        write = _PendingWrite(FinishedItem(task, updates))
         with self._not_full:
             self._not_full.wait_for(self._has_room)
+            write = _PendingWrite(FinishedItem(self._finished(task), updates))
             self._queue.append(write)
             self._queued_rows += write.item.rows
             if len(self._queue) == 1 or not self._has_room():  # between these the writer lingers
@@ -119,6 +123,13 @@ class BatchWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _finished(self, task: Task) -> Task:
+        """The task, which its thread has finished now."""
+        use = task.thread_use
+        return (
+            task if use is None else replace(task, thread_use=replace(use, finished_at=self._now()))
+        )
 
     def _has_room(self) -> bool:
         return len(self._queue) < self._max_items and self._queued_rows < self._max_rows

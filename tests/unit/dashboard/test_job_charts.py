@@ -27,20 +27,21 @@ def items(*spans: tuple[float, float], worker: str = "w") -> pd.DataFrame:
             "symbol": [f"S{n}" for n in range(len(spans))],
             "worker": worker,
             "status": "completed",
-            "started_at": [NIGHT + pd.Timedelta(seconds=start) for start, _ in spans],
-            "completed_at": [NIGHT + pd.Timedelta(seconds=end) for _, end in spans],
+            "thread": pd.Series([None] * len(spans), dtype="Int64"),
+            "begun_at": [NIGHT + pd.Timedelta(seconds=start) for start, _ in spans],
+            "ended_at": [NIGHT + pd.Timedelta(seconds=end) for _, end in spans],
         }
     )
 
 
-def test_an_item_is_assigned_to_the_first_free_thread() -> None:
-    threads = job_charts.assign_threads(items((0, 10), (0, 3), (3, 5), (4, 6), (10, 12)))
-    assert list(threads) == [1, 2, 2, 3, 1]
+def test_without_recorded_threads_a_span_is_on_the_first_free_row() -> None:
+    rows = job_charts.stack_spans(items((0, 10), (0, 3), (3, 5), (4, 6), (10, 12)))
+    assert list(rows) == [1, 2, 2, 3, 1]
 
 
-def test_threads_are_numbered_per_worker() -> None:
+def test_rows_are_numbered_per_worker() -> None:
     both = pd.concat([items((0, 2)), items((0, 2), worker="v")], ignore_index=True)
-    assert list(job_charts.assign_threads(both)) == [1, 1]
+    assert list(job_charts.stack_spans(both)) == [1, 1]
 
 
 @settings(deadline=None)  # frames are slow on a busy machine
@@ -51,15 +52,15 @@ def test_threads_are_numbered_per_worker() -> None:
         max_size=30,
     )
 )
-def test_items_of_a_thread_do_not_overlap_and_threads_are_as_few_as_possible(
+def test_spans_of_a_row_do_not_overlap_and_rows_are_as_few_as_possible(
     spans: list[tuple[int, int]],
 ) -> None:
-    threads = job_charts.assign_threads(items(*spans))
-    for thread in threads.unique():
-        own = sorted(span for span, at in zip(spans, threads, strict=True) if at == thread)
+    rows = job_charts.stack_spans(items(*spans))
+    for row in rows.unique():
+        own = sorted(span for span, at in zip(spans, rows, strict=True) if at == row)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(own))
     most_at_once = max(sum(s <= start < e for s, e in spans) for start, _ in spans)
-    assert threads.nunique() == most_at_once
+    assert rows.nunique() == most_at_once
 
 
 def test_bars_are_as_long_as_the_items_took() -> None:
@@ -88,10 +89,19 @@ def test_an_axis_of_one_day_has_room_for_two_weeks() -> None:
     assert pd.Timestamp(last) - pd.Timestamp(first) == pd.Timedelta(days=14)
 
 
-def test_threads_are_in_numerical_order() -> None:
-    figure = as_json(job_charts.gantt(items(*[(0, 1)] * 12)))
-    shown = figure["layout"]["yaxis"]["categoryarray"][::-1]
-    assert shown == [f"w · {number}" for number in range(1, 13)]
+def lanes(frame: pd.DataFrame) -> list[str]:
+    return list(as_json(job_charts.gantt(frame))["layout"]["yaxis"]["categoryarray"][::-1])
+
+
+def test_lanes_are_the_recorded_threads_in_numerical_order() -> None:
+    used = items(*[(0, 1)] * 12).assign(thread=range(12, 0, -1))
+    assert lanes(used) == [f"w · thread {number}" for number in range(1, 13)]
+
+
+def test_spans_without_a_thread_are_on_lanes_that_say_so() -> None:
+    spans = items((0, 2), (1, 3), (0, 4)).assign(thread=pd.Series([None, None, 1], dtype="Int64"))
+    unknown = [f"w · thread not recorded, row {number}" for number in (1, 2)]
+    assert lanes(spans) == ["w · thread 1", *unknown]
 
 
 def history(count: int) -> pd.DataFrame:
