@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -112,7 +113,7 @@ class CorporateAction:
             "paid": self.pay_date,
         }
         known = [(name, day) for name, day in dates.items() if day is not None]
-        for (earlier, first), (later, second) in zip(known, known[1:], strict=False):
+        for (earlier, first), (later, second) in pairwise(known):
             if first > second:
                 return f"{earlier} on {first}, after it was {later} on {second}"
         return None

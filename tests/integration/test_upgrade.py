@@ -229,7 +229,7 @@ SCHEMA = (
     f"SELECT c.relname, obj_description(c.oid), c.relacl::text, c.reloptions {_TABLES} ORDER BY 1",
     """
     SELECT p.proname, pg_get_functiondef(p.oid), obj_description(p.oid) FROM pg_proc p
-    WHERE p.pronamespace = 'public'::regnamespace ORDER BY 1, 2
+    WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f' ORDER BY 1, 2
     """,
     "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
 )
