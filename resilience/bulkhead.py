@@ -24,7 +24,7 @@ from types import CoroutineType
 from typing import ClassVar, NoReturn
 
 from resilience.checks import duration_ns, whole_number
-from resilience.clock import Clock, WallClock, to_seconds, utc_now
+from resilience.clock import SECOND, Clock, WallClock, to_seconds, utc_now
 from resilience.errors import BulkheadFull
 from resilience.events import SlotOverrun
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
@@ -181,7 +181,7 @@ class Bulkhead(Pattern):
 
     def seconds_to(self, deadline: int) -> float:
         """Seconds until `deadline` (ns of this bulkhead's clock); 0 when it has passed."""
-        return to_seconds(deadline - self._clock())
+        return max(0, deadline - self._clock()) / SECOND
 
     def has_slot(self, call: _Call) -> bool:
         """Whether the call has a slot."""

@@ -158,6 +158,22 @@ def is_complete(
     return np.asarray(ts + np.timedelta64(timeframe.duration) <= to_datetime64(now))
 
 
+def is_forming(
+    asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps, now: datetime
+) -> Mask:
+    """Whether each bar has begun by `now` and not ended."""
+    complete = is_complete(asset_class, timeframe, ts, now)
+    return np.asarray(~complete & (ts <= to_datetime64(now)))
+
+
+def ended_bar_starts(
+    asset_class: AssetClass, timeframe: Timeframe, start: datetime, now: datetime
+) -> Timestamps:
+    """Starts of the bars that should exist with start ≤ ts and have ended by `now`, ascending."""
+    expected = bar_starts(asset_class, timeframe, start, now)
+    return expected[is_complete(asset_class, timeframe, expected, now)]
+
+
 def sessions_behind(
     asset_class: AssetClass, timeframe: Timeframe, newest: datetime | None, now: datetime
 ) -> int:

@@ -7,8 +7,7 @@ datetime.timezone.utc
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
-
-def utc_now() -> datetime:
-    """Now, timezone-aware, in UTC."""
-    return datetime.now(UTC)
+utc_now = partial(datetime.now, UTC)
+"""Now, timezone-aware, in UTC."""

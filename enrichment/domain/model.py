@@ -47,6 +47,17 @@ class AssetClass(StrEnum):
             ) from None
 
 
+_DURATIONS = {
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "30m": timedelta(minutes=30),
+    "1h": timedelta(hours=1),
+    "4h": timedelta(hours=4),
+    "1d": timedelta(days=1),
+    "1w": timedelta(weeks=1),
+}
+
+
 class Timeframe(StrEnum):
     """Length of a bar, ascending."""
 
@@ -58,15 +69,11 @@ class Timeframe(StrEnum):
     D1 = "1d"
     W1 = "1w"
 
-    @property
-    def duration(self) -> timedelta:
+    def __init__(self, name: str) -> None:
+        self.duration = _DURATIONS[name]
         """Nominal length of one bar."""
-        return _DURATIONS[self]
-
-    @property
-    def intraday(self) -> bool:
+        self.intraday = self.duration < timedelta(days=1)
         """Whether a bar is shorter than a day."""
-        return self not in (Timeframe.D1, Timeframe.W1)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -88,17 +95,6 @@ class Timeframe(StrEnum):
         if not named:
             raise InvalidRequest(f"no timeframe given: choose from {', '.join(cls)}")
         return tuple(timeframe for timeframe in cls if timeframe in named)
-
-
-_DURATIONS = {
-    Timeframe.M5: timedelta(minutes=5),
-    Timeframe.M15: timedelta(minutes=15),
-    Timeframe.M30: timedelta(minutes=30),
-    Timeframe.H1: timedelta(hours=1),
-    Timeframe.H4: timedelta(hours=4),
-    Timeframe.D1: timedelta(days=1),
-    Timeframe.W1: timedelta(weeks=1),
-}
 
 
 def parse_symbol(text: str) -> str:

@@ -64,6 +64,9 @@ class SeriesSnapshot:
         return self.newest_flagged is None or self.newest_flagged < self.overlap_from
 
 
+NOT_VALIDATED = ValidationResult(Bars.empty())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FetchResult:
     """One request to a vendor with the validation of its response."""
@@ -71,7 +74,7 @@ class FetchResult:
     window: Window
     fetched: FetchedBars | None  # None if the request failed
     milliseconds: float
-    validation: ValidationResult = field(default_factory=lambda: ValidationResult(Bars.empty()))
+    validation: ValidationResult = NOT_VALIDATED
     failure: str | None = None  # message of the error, if the request failed
     cause: GapCause = GapCause.UNEXPLAINED  # of bars that are still missing in the window
     unchanged: bool = False  # the response equals the stored bars, so it was not validated again

@@ -178,4 +178,4 @@ class EnrichmentPipeline(Generic[Outcome]):
 
     def _read_snapshot(self, run: SeriesRun) -> SeriesSnapshot:
         with run.step("read"):
-            return self._store.snapshot(run.symbol, run.timeframe)
+            return self._store.snapshot(run.task.symbol, run.timeframe)

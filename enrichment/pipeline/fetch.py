@@ -32,7 +32,6 @@ import numpy as np
 from enrichment.domain.bars import Bars, Mask, between, to_datetime64
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
-    AssetClass,
     Task,
     Timeframe,
     ValidationResult,
@@ -59,14 +58,6 @@ class SeriesRun:
     timeframe: Timeframe
     now: datetime
     report: OnStep  # called with the name of each step as it begins
-
-    @property
-    def symbol(self) -> str:
-        return self.task.symbol
-
-    @property
-    def asset_class(self) -> AssetClass:
-        return self.task.asset_class
 
     def step(self, name: str) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report)
@@ -142,14 +133,15 @@ class SeriesFetcher:
 
     def _fetch(self, run: SeriesRun, window: Window) -> FetchResult:
         with run.step("fetch") as timer:
-            fetched = self._source.fetch(run.symbol, run.asset_class, run.timeframe, window)
+            task = run.task
+            fetched = self._source.fetch(task.symbol, task.asset_class, run.timeframe, window)
         return FetchResult(window, fetched, timer.milliseconds)
 
     def _read(self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan) -> StoredTail:
         if plan.read is Read.SNAPSHOT:
             return snapshot.tail or StoredTail()
         with run.step("read"):
-            return self._store.read_tail(run.symbol, run.timeframe, plan.read_from, LOOKBACK)
+            return self._store.read_tail(run.task.symbol, run.timeframe, plan.read_from, LOOKBACK)
 
     def _refetch_history(
         self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
@@ -191,7 +183,7 @@ class SeriesFetcher:
         wider = Window(window.start - around, min(window.end + around, run.now))
         with run.step("fetch") as timer:
             fetched = self._source.fetch_from_other(
-                run.symbol, run.asset_class, run.timeframe, wider, excluding=first.source
+                run.task.symbol, run.task.asset_class, run.timeframe, wider, excluding=first.source
             )
         if fetched is None:
             return [first]
@@ -221,7 +213,7 @@ def _in_window(bars: Bars, window: Window) -> Mask:
 
 
 def _request(run: SeriesRun, window: Window) -> ValidationRequest:
-    return ValidationRequest(run.asset_class, run.timeframe, window, run.now)
+    return ValidationRequest(run.task.asset_class, run.timeframe, window, run.now)
 
 
 def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> FetchResult | None:
@@ -255,7 +247,7 @@ def _require_bars(
         if snapshot.bars == 0:
             raise no_bars(main.source, run)
         raise UnknownSymbol(
-            f"{main.source} returned nothing for {run.symbol} {run.timeframe}, of which "
+            f"{main.source} returned nothing for {run.task.symbol} {run.timeframe}, of which "
             f"{snapshot.bars:,} bars are stored: it may be delisted or renamed; what is stored "
             "stays"
         )
@@ -267,20 +259,20 @@ def replaces_sandbox(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedS
     Raises StepFailed from NoProvider for the reverse: real bars are not given up for the sandbox's.
     """
     source = fetched.fetches[0].source
-    if snapshot.source is None or is_sandbox(snapshot.source) == is_sandbox(source):
+    if snapshot.source in (None, source) or is_sandbox(snapshot.source) == is_sandbox(source):
         return False
     if not is_sandbox(source):
         return True
     with run.step("fetch"):
         raise NoProvider(
-            f"{run.symbol} {run.timeframe} has bars of {snapshot.source}, and the sandbox's are "
-            "not stored beside them: set ENRICHMENT_SANDBOX=false, or use another database"
+            f"{run.task.symbol} {run.timeframe} has bars of {snapshot.source}, and the sandbox's "
+            "are not stored beside them: set ENRICHMENT_SANDBOX=false, or use another database"
         )
 
 
 def no_bars(source: str, run: SeriesRun) -> UnknownSymbol:
     """The error for a symbol without any bar."""
     return UnknownSymbol(
-        f"{source} has no {run.timeframe} bars of {run.symbol}: check the ticker and "
+        f"{source} has no {run.timeframe} bars of {run.task.symbol}: check the ticker and "
         "its asset class, or remove it with 'enrichment symbols remove'"
     )

@@ -80,7 +80,7 @@ def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> M
     if snapshot.first_ts is not None:
         first_bars.append(snapshot.first_ts)
     since = min(first_bars, default=run.now)
-    expected = missing_bars(run.asset_class, run.timeframe, no_timestamps(), since, run.now)
+    expected = missing_bars(run.task.asset_class, run.timeframe, no_timestamps(), since, run.now)
     return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected)
 
 
@@ -146,7 +146,7 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
     dense = _traded_share(merged) >= _DENSE_SHARE
     for result in merged.fetched.fetches:
         missing, _ = classify_missing(
-            merged.missing(result.window), bars.ts, bars.volume, run.asset_class, run.timeframe
+            merged.missing(result.window), bars.ts, bars.volume, run.task.asset_class, run.timeframe
         )
         rejected = {b.ts: f"{b.check}: {b.detail}" for b in result.validation.quarantined}
         for ts in map(to_datetime, missing):
@@ -195,7 +195,9 @@ def quality_inputs(
         flag_counts=quality.flag_counts(flagged),
         feature_cells=coverage[0],
         feature_nulls=coverage[1],
-        sessions_behind=calendars.sessions_behind(run.asset_class, run.timeframe, newest, run.now),
+        sessions_behind=calendars.sessions_behind(
+            run.task.asset_class, run.timeframe, newest, run.now
+        ),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
         history=history_reach(merged),
     )

@@ -21,12 +21,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from enrichment.domain.bars import PRICES, Bars, to_datetime, to_datetime64
+from enrichment.domain import calendars
+from enrichment.domain.bars import PRICES, Bars, isin_sorted, to_datetime, to_datetime64
 from enrichment.domain.model import FetchedBars, Flag, Severity
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
-from enrichment.pipeline.validation import complete_bars
 from enrichment.pipeline.validation.bars import ValidationRequest
-from enrichment.pipeline.validation.missing import missing_bars
 
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _MIN_STEP = 1e-9
@@ -40,19 +39,18 @@ def matches_stored(
 
     None also if one of them is missing or flagged: then validation may find something new.
     """
-    window = request.window
+    window, asset_class, timeframe = request.window, request.asset_class, request.timeframe
     if (window.start, fetched.source) != (snapshot.overlap_from, snapshot.source):
         return None
     if fetched.adjusted != snapshot.adjusted or not snapshot.overlap_trusted:
         return None
     stored = tail.bars.take(tail.bars.ts >= to_datetime64(window.start))
-    complete = complete_bars(fetched.bars, request)
-    if len(complete) != len(stored) or not complete.equal_rows(stored).all():
+    forming = calendars.is_forming(asset_class, timeframe, fetched.bars.ts, request.now)
+    complete = fetched.bars.take(~forming)
+    if len(complete.ts) != len(stored.ts) or not complete.equal_rows(stored).all():
         return None
-    missing = missing_bars(
-        request.asset_class, request.timeframe, stored.ts, window.start, request.now
-    )
-    return None if len(missing) else stored
+    expected = calendars.ended_bar_starts(asset_class, timeframe, window.start, request.now)
+    return stored if isin_sorted(expected, stored.ts).all() else None
 
 
 def history_changed(snapshot: SeriesSnapshot, stored: Bars, main: FetchResult) -> bool:

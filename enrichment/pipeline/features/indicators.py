@@ -72,10 +72,10 @@ def daily_return(bars: Bars) -> Floats:
 
     A regular session lies within one UTC day. For daily and weekly bars it equals `simple_return`.
     """
-    out = np.full(len(bars), np.nan)
+    out = np.full_like(bars.close, np.nan)
     starts = day_start_rows(bars.ts)[1:]
     if len(starts):
-        lengths = np.diff(starts, append=len(bars))
+        lengths = np.diff(starts, append=len(out))
         previous = np.repeat(bars.close[starts - 1], lengths)
         out[starts[0] :] = (bars.close[starts[0] :] - previous) / previous
     return out
@@ -83,7 +83,7 @@ def daily_return(bars: Bars) -> Floats:
 
 def log_return(bars: Bars) -> Floats:
     """ln(close / previous close)."""
-    out = np.full(len(bars), np.nan)
+    out = np.full_like(bars.close, np.nan)
     np.log(bars.close[1:] / bars.close[:-1], out=out[1:])
     return out
 
@@ -107,9 +107,9 @@ def log_return_std(bars: Bars, *, length: int) -> Floats:
 
     The population's: √(Σ (r - mean)² / length), as TA-Lib's STDDEV of the log returns.
     """
-    out = np.full(len(bars), np.nan)
-    out[1:] = rolling(std, log_return(bars)[1:], length)
-    return out
+    returns = log_return(bars)
+    returns[1:] = rolling(std, returns[1:], length)
+    return returns
 
 
 def average_true_range(bars: Bars, *, length: int) -> Floats:
@@ -226,8 +226,8 @@ def trend_direction(bars: Bars) -> NDArray[Any]:
     """
     import talib
 
-    if len(bars) <= TREND_WARMUP:
-        return np.full(len(bars), None, dtype=object)
+    if len(bars.ts) <= TREND_WARMUP:
+        return np.full(len(bars.ts), None, dtype=object)
     slow = rolling(mean, bars.close, _TREND_SLOW)
     difference = rolling(mean, bars.close, _TREND_FAST) - slow
     band = rolling(mean, talib.TRANGE(bars.high, bars.low, bars.close), _TREND_FAST)

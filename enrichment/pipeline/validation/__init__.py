@@ -35,8 +35,6 @@ from enrichment.domain.model import (
 from enrichment.pipeline.validation.bars import (
     BarCheck,
     CheckStage,
-    SeriesCheck,
-    SeriesContext,
     ValidationRequest,
     all_valid,
     conflict,
@@ -53,6 +51,8 @@ from enrichment.pipeline.validation.bars import (
     outside_window,
 )
 from enrichment.pipeline.validation.series import (
+    SeriesCheck,
+    SeriesContext,
     outlier,
     split,
     stale_run,
@@ -134,7 +134,8 @@ def validate(
             bars from `request.window.start` on; with `series.CONTEXT_BARS` before their flags equal
             those of one run over the whole history.
     """
-    good = complete_bars(bars, request)
+    forming = calendars.is_forming(request.asset_class, request.timeframe, bars.ts, request.now)
+    good = bars.take(~forming) if forming.any() else bars
     flags: list[Flag] = []
     quarantined: list[QuarantinedBar] = []
     if not all_valid(good, request):
@@ -150,14 +151,6 @@ def validate(
         tuple(sorted(flags, key=lambda flag: flag.ts)),
         tuple(sorted(quarantined, key=lambda bar: bar.ts)),
     )
-
-
-def complete_bars(bars: Bars, request: ValidationRequest) -> Bars:
-    """The bars without the one that is still forming."""
-    complete = calendars.is_complete(request.asset_class, request.timeframe, bars.ts, request.now)
-    if complete.all():
-        return bars
-    return bars.take(complete | (bars.ts > to_datetime64(request.now)))
 
 
 def _run_stage(

@@ -14,13 +14,12 @@ True
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import (
@@ -72,37 +71,6 @@ class BarCheck:
     def removes_bars(self) -> bool:
         """Whether flagged bars are kept out of the series."""
         return self.severity is Severity.ERROR or self.stage is CheckStage.DUPLICATES
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesContext:
-    """Good bars, ascending and unique, with those that precede them."""
-
-    bars: Bars
-    first_checked: int  # rows before it are context only
-    cache: dict[str, Any] = field(default_factory=dict)  # intermediate results of several checks
-
-    def cached(self, name: str, compute: Callable[[], T]) -> T:
-        """Result of `compute`, which is called once per name."""
-        if name not in self.cache:
-            self.cache[name] = compute()
-        result: T = self.cache[name]
-        return result
-
-    @property
-    def checked_rows(self) -> NDArray[np.intp]:
-        return np.arange(self.first_checked, len(self.bars))
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesCheck:
-    """A check of bars against those before them; flagged bars stay in the series."""
-
-    severity: Severity
-    # The observed value at each checked row, NaN where it is not flagged. Looks back only, at
-    # most `series.CONTEXT_BARS` bars.
-    function: Callable[[SeriesContext, ValidationRequest], Floats]
-    message: str  # the flag's detail: a format string with the bar's columns and `observed`
 
 
 _EPOCH = np.datetime64("1970-01-01", "us")

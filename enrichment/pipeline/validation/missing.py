@@ -34,8 +34,7 @@ def missing_bars(
     now: datetime,
 ) -> Timestamps:
     """Bars that the calendar has in [start, now), ended by `now` and are not among the stored."""
-    expected = calendars.bar_starts(asset_class, timeframe, start, now)
-    expected = expected[calendars.is_complete(asset_class, timeframe, expected, now)]
+    expected = calendars.ended_bar_starts(asset_class, timeframe, start, now)
     return expected[~isin_sorted(expected, stored)]
 
 

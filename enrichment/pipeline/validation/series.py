@@ -4,7 +4,6 @@ They look back only, at most CONTEXT_BARS, so that a nightly run, which sees the
 new bars, flags the same as one run over the whole history.
 
 >>> from datetime import UTC, datetime
->>> from enrichment.domain.bars import Bars
 >>> from enrichment.domain.model import Timeframe, Window
 >>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC))
 >>> request = ValidationRequest(AssetClass.STOCK, Timeframe.D1, window, now=window.end)
@@ -25,14 +24,20 @@ new bars, flags the same as one run over the whole history.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Floats, Mask, Timestamps, to_datetime64
-from enrichment.domain.model import AssetClass
+from enrichment.domain.bars import Bars, Floats, Mask, Timestamps, to_datetime64
+from enrichment.domain.model import AssetClass, Severity
 from enrichment.domain.splits import nearest_split_ratio
-from enrichment.pipeline.validation.bars import SeriesContext, ValidationRequest
+from enrichment.pipeline.validation.bars import ValidationRequest
 
+T = TypeVar("T")
 CONTEXT_BARS = 320
 
 _OUTLIER_Z = 10.0
@@ -53,6 +58,37 @@ WINDOW = 60
 MIN_BARS = 20  # values that a window must have
 MAD_TO_STD = 1.4826  # median absolute deviation → standard deviation of a normal distribution
 _CHUNK = 2_048
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesContext:
+    """Good bars, ascending and unique, with those that precede them."""
+
+    bars: Bars
+    first_checked: int  # rows before it are context only
+    cache: dict[str, Any] = field(default_factory=dict)  # intermediate results of several checks
+
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """Result of `compute`, which is called once per name."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        result: T = self.cache[name]
+        return result
+
+    @cached_property
+    def checked_rows(self) -> NDArray[np.intp]:
+        return np.arange(self.first_checked, len(self.bars))
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesCheck:
+    """A check of bars against those before them; flagged bars stay in the series."""
+
+    severity: Severity
+    # The observed value at each checked row, NaN where it is not flagged. Looks back only, at
+    # most CONTEXT_BARS bars.
+    function: Callable[[SeriesContext, ValidationRequest], Floats]
+    message: str  # the flag's detail: a format string with the bar's columns and `observed`
 
 
 def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -251,7 +287,7 @@ def _traded_recently(volume: Floats) -> Mask:
 
 
 def _none_flagged(series: SeriesContext) -> Floats:
-    return np.full(len(series.bars) - series.first_checked, np.nan)
+    return np.full(len(series.checked_rows), np.nan)
 
 
 def _flagged(series: SeriesContext, flagged: Mask, observed: NDArray[np.intp]) -> Floats:

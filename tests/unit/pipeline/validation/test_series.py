@@ -15,8 +15,8 @@ from enrichment.domain.model import AssetClass, Severity, Timeframe, ValidationR
 from enrichment.pipeline import features
 from enrichment.pipeline.features import compute
 from enrichment.pipeline.validation import CHECKS, validate
-from enrichment.pipeline.validation.bars import SeriesCheck, ValidationRequest
-from enrichment.pipeline.validation.series import CONTEXT_BARS
+from enrichment.pipeline.validation.bars import ValidationRequest
+from enrichment.pipeline.validation.series import CONTEXT_BARS, SeriesCheck
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 SERIES_CHECKS = {name for name, check in CHECKS.items() if isinstance(check, SeriesCheck)}
