@@ -17,8 +17,7 @@ from sqlalchemy import Connection
 
 from enrichment.domain.corporate_actions import ActionKind, CorporateAction
 from enrichment.domain.exchanges import exchange_of
-from enrichment.warehouse.database import sql
-from enrichment.warehouse.rows import JsonRows, fetch_all
+from enrichment.warehouse.database import JsonRows, fetch_all, sql
 
 MANUAL = "manual"
 SOURCES = (MANUAL, "polygon", "alpaca", "yahoo")  # the leading one first; others after them
