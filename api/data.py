@@ -1,4 +1,4 @@
-"""The blueprint of `/api/v1/data`: quality, corrections and bars."""
+"""The blueprint of `/api/v1/data`: quality, findings, corrections and bars."""
 
 from __future__ import annotations
 
@@ -13,14 +13,31 @@ from pydantic import Field
 
 from api.downloads import ENCODINGS, Format, encoded
 from api.endpoint import Endpoint
-from api.parameters import Limit, Moment, NumberCursor, QueryModel, Symbol, Whole
-from api.responses import conditional_response, page_response
+from api.parameters import (
+    FindingCursor,
+    Limit,
+    Moment,
+    NumberCursor,
+    QueryModel,
+    Symbol,
+    Text,
+    Whole,
+)
+from api.responses import FIELD_DOCS, conditional_response, page_response, with_next_link
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import NotTracked
 from enrichment.domain.model import Timeframe, is_simulated
+from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.read_models import bars as bar_download
 from enrichment.warehouse.read_models.audit_log import CorrectedValue
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.read_models.findings import (
+    Filter,
+    FindingsPage,
+    Flag,
+    MissingBar,
+    RejectedBar,
+)
 from enrichment.warehouse.read_models.quality_by_day import SymbolQuality
 
 MAX_DAYS = 366
@@ -35,6 +52,36 @@ class CorrectionsResponse:
     corrections: Sequence[CorrectedValue]
 
 
+@dataclass(frozen=True, slots=True)
+class FlagsResponse:
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    count: int
+    total: int
+    """Flags that match, on all pages."""
+    flags: Sequence[Flag]
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineResponse:
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    count: int
+    total: int
+    """Rejected bars that match, on all pages."""
+    bars: Sequence[RejectedBar]
+
+
+@dataclass(frozen=True, slots=True)
+class GapsResponse:
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    count: int
+    total: int
+    """Missing bars that match, on all pages."""
+    gaps: Sequence[MissingBar]
+
+
 class QualityQuery(QueryModel):
     days: Annotated[int, Field(ge=1, le=MAX_DAYS), Whole] = Field(
         7, description="UTC days, including today."
@@ -47,6 +94,25 @@ class CorrectionsQuery(QueryModel):
     since: Moment | None = Field(None, description="Time of the first correction.")
     limit: Limit = 100
     cursor: NumberCursor | None = None
+
+
+class FindingsQuery(QueryModel):
+    symbol: Symbol | None = Field(None, description="One symbol; by default all tracked ones.")
+    timeframe: Timeframe | None = None
+    since: Moment | None = Field(None, description="Found then or later.")
+    limit: Limit = 100
+    cursor: FindingCursor | None = None
+
+    def which(self, kind: str | None) -> Filter:
+        return Filter(self.symbol, self.timeframe, kind, self.since)
+
+
+class ChecksQuery(FindingsQuery):
+    check: Text | None = Field(None, description="Name of a validation check.")
+
+
+class GapsQuery(FindingsQuery):
+    cause: GapCause | None = None
 
 
 class BarsQuery(QueryModel):
@@ -96,6 +162,27 @@ def blueprint(reader: ReadModels) -> Blueprint:
             lambda last: last.id,
         )
 
+    @bp.get("/flags")
+    @Endpoint("data", FlagsResponse, responses={304: None})
+    def flags(query: ChecksQuery) -> Response:
+        """Findings of validation checks in all series, newest bar first."""
+        page = reader.findings.flags(query.limit, query.which(query.check), query.cursor)
+        return _findings(page, FlagsResponse)
+
+    @bp.get("/quarantine")
+    @Endpoint("data", QuarantineResponse, responses={304: None})
+    def quarantine(query: ChecksQuery) -> Response:
+        """Rejected bars of all series as their vendors sent them, newest bar first."""
+        page = reader.findings.rejected_bars(query.limit, query.which(query.check), query.cursor)
+        return _findings(page, QuarantineResponse)
+
+    @bp.get("/gaps")
+    @Endpoint("data", GapsResponse, responses={304: None})
+    def gaps(query: GapsQuery) -> Response:
+        """Missing bars of all series with their cause, newest bar first."""
+        page = reader.findings.missing_bars(query.limit, query.which(query.cause), query.cursor)
+        return _findings(page, GapsResponse)
+
     @bp.get("/bars/<symbol>")
     @Endpoint("data", content=_content())
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
@@ -114,6 +201,12 @@ def blueprint(reader: ReadModels) -> Blueprint:
         return _download(chunks, symbol, query)
 
     return bp
+
+
+def _findings(page: FindingsPage[Any], response_model: Any) -> Response:
+    rows = len(page.rows)
+    response = conditional_response(response_model(utc_now(), rows, page.total, page.rows))
+    return response if page.next is None else with_next_link(response, page.next)
 
 
 def _content() -> dict[str, dict[str, Any]]:

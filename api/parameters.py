@@ -12,10 +12,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from enrichment.domain.model import parse_symbol
+from enrichment.warehouse.read_models.findings import Cursor
 
 SYMBOL_PATTERN = r"^([XCxc]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,23}$"
 _WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,30})?([eE][-+]?\d{1,3})?", re.ASCII)
+_FINDING_CURSOR = r"^-?[0-9]{1,17}_[A-Z0-9.:\-]{1,26}_[0-9]{1,2}[mhdw]_[a-z0-9_]{0,100}$"
 _PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
@@ -88,6 +90,12 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.replace(tzinfo=UTC)
 
 
+def _finding_cursor(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(_FINDING_CURSOR, value, re.ASCII):
+        return Cursor.parse(value)
+    raise ValueError("no cursor of an earlier page")
+
+
 Whole = BeforeValidator(_whole)
 """A whole number: Annotated[int, Field(ge=…, le=…), Whole]."""
 Seconds = BeforeValidator(_seconds)
@@ -126,5 +134,10 @@ Moment = Annotated[
 CURSOR = "Start of the page, from the Link header of the previous page."
 SymbolCursor = Annotated[Symbol | None, Field(description=CURSOR)]
 NumberCursor = Annotated[int, Field(ge=1, lt=2**63, description=CURSOR), Whole]
+FindingCursor = Annotated[
+    Cursor,
+    BeforeValidator(_finding_cursor),
+    WithJsonSchema({"type": "string", "pattern": _FINDING_CURSOR, "description": CURSOR}),
+]
 Limit = Annotated[int, Field(ge=1, le=500, description="Maximum number of entries."), Whole]
 Reason = Annotated[Text | None, Field(description="Recorded in the audit log.")]

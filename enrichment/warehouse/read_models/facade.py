@@ -38,6 +38,7 @@ from enrichment.warehouse.read_models.dto import (
     Transition,
     WorkerStatus,
 )
+from enrichment.warehouse.read_models.findings import Findings
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
 from enrichment.warehouse.read_models.metrics import MetricsReader
 from enrichment.warehouse.read_models.night import PAUSES, NightState, read_night
@@ -84,6 +85,7 @@ class ReadModels(Reader):
         self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)
         self.quality_all = QualityOverview(db)
+        self.findings = Findings(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
         self.overview_page = OverviewQueries(db, hour=hour, minute=minute)
