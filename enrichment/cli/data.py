@@ -1,4 +1,4 @@
-"""Commands about the data: backfill a history, report quality, confirm a flagged bar."""
+"""Commands about the data: backfill a history, report quality, list and confirm findings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from enrichment.cli.context import Json, Reason, Wait, actor, err, out, parse_time, services
 from enrichment.domain.errors import NotTracked
+from enrichment.domain.statuses import FindingKind
 
 
 def backfill(
@@ -61,6 +62,37 @@ def quality(
         quality_report.print_report(out, name, reports, reader.reports)
 
 
+def findings(
+    kind: Annotated[FindingKind, typer.Argument(help="Which bars.")],
+    symbol: Annotated[str | None, typer.Option(help="One symbol; none means all.")] = None,
+    timeframe: Annotated[str | None, typer.Option(help="5m 15m 30m 1h 4h 1d 1w.")] = None,
+    check: Annotated[str | None, typer.Option(help="Check that raised the flag.")] = None,
+    cause: Annotated[str | None, typer.Option(help="Cause of a gap.")] = None,
+    since: Annotated[str | None, typer.Option(help="Found since, e.g. 2026-11-01.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Number of rows.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List flagged, rejected or missing bars of all symbols, newest bar first."""
+    from enrichment.cli import render
+    from enrichment.domain.model import Timeframe, parse_symbol
+    from enrichment.warehouse.read_models.findings import Filter
+
+    which = Filter(
+        symbol and parse_symbol(symbol),
+        timeframe and Timeframe.parse(timeframe),
+        check or cause,
+        parse_time(since) if since else None,
+    )
+    with services() as (reader, _):
+        page = reader.findings.of_kind(kind, limit, which)
+    if as_json:
+        out.print(render.as_json({"total": page.total, "rows": page.rows}), highlight=False)
+        return
+    out.print(render.findings_table(page.rows))
+    if page.total > len(page.rows):
+        out.print(f"{len(page.rows):,} of {page.total:,}: --limit shows more", style="dim")
+
+
 def confirm(
     symbol: Annotated[str, typer.Argument(help="A tracked symbol.")],
     timestamp: Annotated[str, typer.Argument(help="Start of the flagged bar, UTC.")],
@@ -77,5 +109,5 @@ def confirm(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (backfill, quality, confirm):
+    for command in (backfill, quality, findings, confirm):
         app.command()(command)

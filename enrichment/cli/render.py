@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from enrichment.domain.model import Timeframe
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.read_models import dto
+from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
 
 STYLES: dict[str, str] = {
     SeriesStatus.HEALTHY: "green",
@@ -177,7 +180,7 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
             s.timeframe,
             f"{s.bars:,}",
             "–" if s.first_ts is None else f"{s.first_ts:%Y-%m-%d}",
-            _last_bar(s),
+            bar_start(s.last_ts, s.timeframe),
             score(s.quality_score),
             styled(s.status if s.active else "inactive"),
             s.source or "–",
@@ -185,11 +188,26 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
     return result
 
 
-def _last_bar(series: dto.TrackedSeries) -> str:
-    if series.last_ts is None:
+def bar_start(start: datetime | None, timeframe: str) -> str:
+    """The start of a bar: a date for daily and weekly bars."""
+    if start is None:
         return "–"
-    intraday = series.timeframe not in ("1d", "1w")
-    return f"{series.last_ts:%Y-%m-%d %H:%M}" if intraday else f"{series.last_ts:%Y-%m-%d}"
+    return f"{start:%Y-%m-%d %H:%M}" if Timeframe(timeframe).intraday else f"{start:%Y-%m-%d}"
+
+
+def findings_table(rows: Sequence[Flag | RejectedBar | MissingBar]) -> Table:
+    result = table("symbol", "bar", "start, UTC", "check or cause", "why", "found")
+    for row in rows:
+        missing = isinstance(row, MissingBar)
+        result.add_row(
+            row.symbol,
+            row.timeframe,
+            bar_start(row.timestamp, row.timeframe),
+            (row.cause if missing else row.check).replace("_", " "),
+            Text((row.error or "") if missing else row.detail),
+            f"{row.found_at:%Y-%m-%d}",
+        )
+    return result
 
 
 def history_table(page: dto.HistoryPage) -> Table:

@@ -147,16 +147,30 @@ def row_limit(key: str, step: int) -> int:
     return int(st.session_state.get(key, step))
 
 
-def load_more(key: str, step: int, rows: int) -> None:
-    """A button that raises the `row_limit`, if as many rows as that were read."""
+def load_more(
+    key: str, step: int, rows: int, total: int | None = None, order: str = "the newest"
+) -> None:
+    """How many rows of a list are shown, and a button that raises its `row_limit`, if there may be
+    more.
+
+    Args:
+        key: Of the row limit.
+        step: Rows that are added.
+        rows: Rows that are shown.
+        total: Rows that there are, if that is known.
+        order: Which of them are shown.
+    """
     limit = row_limit(key, step)
 
     def raise_limit() -> None:
         st.session_state[key] = limit + step
 
-    if rows >= limit:
+    if total is not None and total <= rows:
+        st.caption(f"{rows:,} of {total:,}")
+    elif rows >= limit:
+        of = "" if total is None else f" of {total:,}"
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f"the newest {rows:,}")
+            st.caption(f"{order} {rows:,}{of}")
             st.button(
                 "Load more", icon=":material/history:", key=f"{key}-more", on_click=raise_limit
             )

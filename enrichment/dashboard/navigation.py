@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
-SYMBOLS_PAGE = "enrichment/dashboard/pages/symbols.py"  # relative to app.py
+SYMBOLS_PAGE = Path(__file__).parent / "pages" / "symbols.py"
 _TARGET = "open-series"
 
 

@@ -120,6 +120,14 @@ class HistoryLimit(StrEnum):
     VENDOR = "vendor"  # the vendor has no older bars
 
 
+class FindingKind(StrEnum):
+    """What may be wrong with bars: flagged, rejected or missing ones."""
+
+    FLAGS = "flags"
+    QUARANTINE = "quarantine"
+    GAPS = "gaps"
+
+
 class GapCause(StrEnum):
     """Of `bar_gaps`: why an expected bar is missing, as far as it is known."""
 

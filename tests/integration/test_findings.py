@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from enrichment.cli.main import app
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
@@ -28,8 +31,8 @@ VALUES ('S1', '1h', '2024-03-01T15:00Z', 'quarantined', 'high_below_low: 1 > 2')
     ('S2', '1d', '2024-03-02T00:00Z', 'unexplained', NULL),
     ('S2', '1d', '2024-03-03T00:00Z', 'vendor_outage', '503'),
     ('GONE', '1d', '2024-03-03T00:00Z', 'vendor_outage', '503');
-INSERT INTO bar_gaps (symbol, timeframe, ts, cause, resolved_at)
-VALUES ('S2', '1d', '2024-03-04T00:00Z', 'vendor_outage', now());
+INSERT INTO bar_gaps (symbol, timeframe, ts, cause, resolved_at, resolution)
+VALUES ('S2', '1d', '2024-03-04T00:00Z', 'vendor_outage', now(), 'filled');
 """
 
 
@@ -108,7 +111,7 @@ def test_the_page_lists_them_by_kind_and_says_of_how_many(
     page.selectbox(key="finding-kind").set_value("outlier").run()
     listed = next(frame.value for frame in page.dataframe if "check" in frame.value)
     assert set(listed["check"]) == {"outlier"}
-    page.segmented_control(key="finding-list").set_value("missing").run()
+    page.segmented_control(key="finding-list").set_value("gaps").run()
     listed = next(frame.value for frame in page.dataframe if "cause" in frame.value)
     assert sorted(listed["cause"]) == ["quarantined", "unexplained", "vendor outage"]
     assert "3 of 3" in page_text(page)
@@ -138,3 +141,14 @@ def test_a_cursor_names_the_last_row(client: FlaskClient) -> None:
     assert url is not None
     micros = round(datetime(2024, 3, 4, tzinfo=UTC).timestamp() * 1_000_000)
     assert f"cursor={micros}_S0_1d_outlier" in url
+
+
+def test_the_command_line_lists_them(
+    client: FlaskClient, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    listed = CliRunner().invoke(app, ["findings", "flags", "--limit", "5"])
+    assert listed.exit_code == 0, listed.output
+    assert "5 of 24" in listed.output
+    gaps = CliRunner().invoke(app, ["findings", "gaps", "--cause", "quarantined", "--json"])
+    assert json.loads(gaps.output)["total"] == 1

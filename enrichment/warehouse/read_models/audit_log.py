@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from enrichment.warehouse.database import Reader
+from enrichment.warehouse.database import Reader, sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,10 @@ class AuditLog(Reader):
             since=since,
             before=before,
         )
+
+    def count_corrections(self) -> int:
+        with self._db.begin() as conn:
+            return int(conn.execute(sql("SELECT count(*) FROM data_corrections")).scalar_one())
 
 
 _ACTIONS = """

@@ -5,13 +5,14 @@ Of symbols that are not tracked any more only where one is named. Times are time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Row
 
+from enrichment.domain.statuses import FindingKind
 from enrichment.warehouse.database import Reader, from_row, sql
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -105,6 +106,17 @@ class Filter:
 
 class Findings(Reader):
     """Reads the findings."""
+
+    def of_kind(
+        self, kind: FindingKind, limit: int, which: Filter | None = None
+    ) -> FindingsPage[Any]:
+        """The first page of flags, rejected bars or missing bars."""
+        read: Mapping[FindingKind, Callable[[int, Filter | None], FindingsPage[Any]]] = {
+            FindingKind.FLAGS: self.flags,
+            FindingKind.QUARANTINE: self.rejected_bars,
+            FindingKind.GAPS: self.missing_bars,
+        }
+        return read[kind](limit, which)
 
     def flags(
         self, limit: int, which: Filter | None = None, after: Cursor | None = None

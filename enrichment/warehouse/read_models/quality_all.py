@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from enrichment.warehouse.database import Reader
+from enrichment.warehouse.database import Reader, sql
+from enrichment.warehouse.read_models.dto import cause_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,14 @@ class SeriesQuality:
     validation: float
     features: float
     freshness: float
-    status: str
+    status: str  # now
     reasons: list[str]
+    last_error: str | None
+
+    @property
+    def cause(self) -> str:
+        """Why the score is not higher, or of what the series is in error; see `cause_of`."""
+        return cause_of(self.status, self.reasons, self.last_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,15 @@ class QualityOverview(Reader):
         """The series with the lowest scores, each the newest of the last week, lowest first."""
         return self._all(SeriesQuality, _WORST, limit=limit)
 
+    def scores(self) -> list[float]:
+        """The newest score of each series of the last week, ascending."""
+        with self._db.begin() as conn:
+            return list(conn.execute(sql(_SCORES)).scalars())
+
+    def series_with_gaps(self) -> int:
+        with self._db.begin() as conn:
+            return int(conn.execute(sql(_SERIES_WITH_GAPS)).scalar_one())
+
     def gaps(self, series: int = 20) -> list[GapsOfMonth]:
         """The open gaps by month, of the `series` with most of them."""
         return self._all(GapsOfMonth, _GAPS, series=series)
@@ -100,9 +116,21 @@ GROUP BY m.date ORDER BY m.date
 
 _WORST = f"""
 SELECT symbol, timeframe, date, avg_quality_score AS score, data_completeness AS completeness,
-    validation, features, freshness, status, reasons
+    validation, features, freshness, coalesce(e.status, newest.status) AS status,
+    newest.reasons, e.last_error
 FROM ({newest_quality("m.*", days=7)}) newest
+LEFT JOIN enrichment_status e USING (symbol, timeframe)
 ORDER BY avg_quality_score, symbol, timeframe LIMIT :limit
+"""
+
+_SCORES = f"""
+SELECT avg_quality_score FROM ({newest_quality("m.avg_quality_score", days=7)}) newest ORDER BY 1
+"""
+
+_SERIES_WITH_GAPS = """
+SELECT count(DISTINCT (g.symbol, g.timeframe))
+FROM bar_gaps g JOIN tracked_symbols t ON t.symbol = g.symbol AND t.active
+WHERE g.resolved_at IS NULL
 """
 
 _GAPS = """
