@@ -198,13 +198,15 @@ def bar_start(start: datetime | None, timeframe: str) -> str:
 def findings_table(rows: Sequence[Flag | RejectedBar | MissingBar]) -> Table:
     result = table("symbol", "bar", "start, UTC", "check or cause", "why", "found")
     for row in rows:
-        missing = isinstance(row, MissingBar)
+        kind, why = (
+            (row.cause, row.error or "") if isinstance(row, MissingBar) else (row.check, row.detail)
+        )
         result.add_row(
             row.symbol,
             row.timeframe,
             bar_start(row.timestamp, row.timeframe),
-            (row.cause if missing else row.check).replace("_", " "),
-            Text((row.error or "") if missing else row.detail),
+            kind.replace("_", " "),
+            Text(why),
             f"{row.found_at:%Y-%m-%d}",
         )
     return result
