@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Timestamps, to_datetime64
+from enrichment.domain.bars import Bars, Timestamps
 from enrichment.domain.calendars import canonical, is_complete
-from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import to_floats
+from enrichment.vendors.base import to_floats, within
 from enrichment.vendors.http import HttpClient
 
 _TIMEFRAMES = {
@@ -48,7 +47,7 @@ class AlpacaProvider:
     Args:
         source: Recorded with the bars.
         limit: Bars of a page, at most 10,000.
-        now: The wall clock, which decides what Alpaca withholds.
+        now: The wall clock, by default the client's, which decides what Alpaca withholds.
     """
 
     name = "alpaca"
@@ -59,10 +58,10 @@ class AlpacaProvider:
         *,
         source: str = "alpaca",
         limit: int = 10_000,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self.source = source
-        self._client, self._limit, self._now = client, limit, now
+        self._client, self._limit, self._now = client, limit, now or client.now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -81,10 +80,8 @@ class AlpacaProvider:
         pages = self._pages(symbol, timeframe, Window(window.start, end))
         bars = Bars.empty().concat(*pages)
         bars = replace(bars, ts=canonical(asset_class, timeframe, bars.ts))
-        in_window = bars.ts >= to_datetime64(window.start)
-        in_window &= bars.ts < to_datetime64(window.end)
-        ended = is_complete(asset_class, timeframe, bars.ts, newest)
-        bars = bars.take(in_window & ended)
+        bars = within(bars, window)
+        bars = bars.take(is_complete(asset_class, timeframe, bars.ts, newest))
         return FetchedBars(bars, self.source, adjusted=False, requests=len(pages))
 
     def _pages(self, symbol: str, timeframe: Timeframe, asked: Window) -> list[Bars]:

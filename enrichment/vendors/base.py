@@ -20,8 +20,14 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from enrichment.domain.bars import Floats, Timestamps
-from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.errors import (
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    RequestRefused,
+    UnknownSymbol,
+)
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 
 T = TypeVar("T")
@@ -62,13 +68,15 @@ def naming(vendor: str, spelling: str) -> Iterator[None]:
     try:
         yield
     except ProviderError as exc:
-        advice = _ADVICE.get(type(exc), "")
-        exc.args = (f"{vendor}, {spelling}: {exc}{advice}",)
+        if not str(exc).startswith(f"{vendor}, "):  # by a block within this one
+            exc.args = (f"{vendor}, {spelling}: {exc}{_ADVICE.get(type(exc), '')}",)
         raise
 
 
 _ADVICE: dict[type[ProviderError], str] = {
     MalformedResponse: "; the answer is not used, and the next run asks again",
+    ProviderUnavailable: "; the next run asks again",
+    RequestRefused: "; check the symbol and its asset class",
     UnknownSymbol: "; check the symbol, or take it out with 'enrichment symbols remove'",
 }
 
@@ -79,6 +87,7 @@ class ResilientCall(Protocol):
     def __call__(self, request: Callable[[], T]) -> T: ...
 
 
+_AROUND = np.timedelta64(8, "D")  # a week and the time zones, as answers may be rounded
 _NUMBER_TYPES = {float, int, type(None)}
 _UNITS_PER_SECOND = {"s": 1, "ms": 1000}
 _EARLIEST, _LATEST = -2_208_988_800, 4_102_444_800  # the years 1900 to 2099, in seconds
@@ -112,3 +121,18 @@ def to_timestamps(values: Sequence[Any], field: str, unit: Literal["s", "ms"]) -
     if values and (min(values) < _EARLIEST * scale or max(values) > _LATEST * scale):
         raise MalformedResponse(f"'{field}' lies outside the years 1900 to 2099")
     return np.array(values, np.int64).astype(f"datetime64[{unit}]").astype("datetime64[us]")
+
+
+def within(bars: Bars, window: Window) -> Bars:
+    """The bars that start in the window; a vendor may send some around it.
+
+    Raises:
+        MalformedResponse: All are far outside of it, as with a wrong unit of time.
+    """
+    start, end = to_datetime64(window.start), to_datetime64(window.end)
+    kept = (bars.ts >= start) & (bars.ts < end)
+    if kept.all():
+        return bars
+    if not ((bars.ts >= start - _AROUND) & (bars.ts < end + _AROUND)).any():
+        raise MalformedResponse(f"all bars start outside the requested time, one at {bars.ts[0]}")
+    return bars.take(kept)

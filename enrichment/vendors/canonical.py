@@ -21,14 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, safe_divide, to_datetime, to_datetime64
-from enrichment.domain.calendars import bar_starts, clock_floor, in_session, monday_of
+from enrichment.domain.calendars import (
+    bar_starts,
+    clock_floor,
+    in_session,
+    is_aligned,
+    monday_of,
+)
 from enrichment.domain.clock import utc_now
+from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
-from enrichment.vendors.base import Provider
+from enrichment.vendors.base import Provider, naming, within
 
 _CLOSED_AT_MOST = timedelta(days=7)  # of an exchange
 _SHORTEST_PLAN_YEARS = 2
+_MIN_STARTS = 20  # of which all can lie on a longer timeframe's grid by chance once in a million
+_MAX_MISALIGNED = 0.25
+_DENSE_SHARE = 0.9  # of its parts, in a series in which a missing one is not one without trades
 
 
 class CanonicalProvider:
@@ -51,12 +61,14 @@ class CanonicalProvider:
         source = source_timeframe(asset_class, timeframe)
         asked = source_window(window, asset_class, timeframe)
         asked = Window(asked.start, max(window.end, min(asked.end, self._now())))
-        fetched = self._provider.fetch(symbol, asset_class, source, asked)
-        bars = regular_session(fetched.bars, asset_class, source)
-        if source is not timeframe:
-            bars = build(bars, asset_class, source, timeframe)
-        bars = bars.take(_within(bars.ts, window))
-        fetched = replace(fetched, bars=bars)
+        with naming(self.name, symbol):
+            fetched = self._provider.fetch(symbol, asset_class, source, asked)
+            require_granularity(fetched.bars, asset_class, source)
+            bars = regular_session(within(fetched.bars, asked), asset_class, source)
+            if source is not timeframe:
+                cut = fetched.served_from is not None
+                bars = build(bars, asset_class, source, timeframe, cut=cut)
+            fetched = replace(fetched, bars=within(bars, window))
         return fetched if fetched.limit else _reach(fetched, timeframe, window, self._now())
 
 
@@ -105,16 +117,65 @@ def regular_session(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -
     return bars if kept.all() else bars.take(kept)
 
 
-def build(bars: Bars, asset_class: AssetClass, source: Timeframe, timeframe: Timeframe) -> Bars:
+def require_granularity(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> None:
+    """MalformedResponse if the bars' starts are those of a shorter or a longer timeframe.
+
+    Shorter: many are not aligned, or most days have several different bars. Longer: all starts are
+    aligned to a multiple of the timeframe.
+    """
+    if len(bars) < 2:
+        return
+    misaligned = ~is_aligned(asset_class, timeframe, bars.ts)
+    starts = np.unique(bars.ts)
+    prices = np.unique(np.column_stack([bars.ts.astype("i8"), bars.close.view("i8")]), axis=0)
+    if misaligned.mean() > _MAX_MISALIGNED or len(prices) > 2 * len(starts):
+        raise MalformedResponse(f"the bars are shorter than {timeframe}")
+    steps = np.diff(starts) // np.timedelta64(timeframe.duration)
+    if len(starts) >= _MIN_STARTS and np.gcd.reduce(steps.astype(np.int64)) > 1:
+        raise MalformedResponse(f"the bars are longer than {timeframe}")
+
+
+def build(
+    bars: Bars,
+    asset_class: AssetClass,
+    source: Timeframe,
+    timeframe: Timeframe,
+    *,
+    cut: bool = False,
+) -> Bars:
     """Longer bars from shorter ones.
 
-    A bar is left out while its last part is missing at the newest end, and a week also where any of
-    its sessions is.
+    Of rows with one start the last one sent counts. A part that can't be right makes the bar NaN,
+    so that validation keeps it out. A bar is left out while its last part is missing at the newest
+    end; a week where any of its sessions is; and other bars where any part is, if hardly any of the
+    series are, since then a missing part was not one without trades.
+
+    Args:
+        bars: The parts, in any order.
+        cut: Whether the vendor's reach begins within the window, maybe within a bar.
     """
     if len(bars) == 0:
         return bars
-    built = aggregate(bars, _floor(asset_class, timeframe, bars.ts))
-    return built.take(_complete(bars.ts, built.ts, asset_class, source, timeframe))
+    parts = _last_sent(bars)
+    built = aggregate(_without_nonsense(parts), _floor(asset_class, timeframe, parts.ts))
+    return built.take(_complete(parts.ts, built.ts, asset_class, source, timeframe, cut=cut))
+
+
+def _last_sent(bars: Bars) -> Bars:
+    """Ascending, of rows with the same start the last one."""
+    bars = bars.ascending()
+    return bars.take(np.append(bars.ts[1:] != bars.ts[:-1], True))
+
+
+def _without_nonsense(bars: Bars) -> Bars:
+    """With NaN for what no bar can be."""
+    highest, lowest = np.maximum(bars.open, bars.close), np.minimum(bars.open, bars.close)
+    right = bars.usable_rows() & (bars.high >= highest) & (bars.low <= lowest)
+    if right.all():
+        return bars
+    columns = bars.columns()
+    spoiled = {name: np.where(right, columns[name], np.nan) for name in columns if name != "ts"}
+    return replace(bars, **spoiled)
 
 
 def _complete(
@@ -123,13 +184,18 @@ def _complete(
     asset_class: AssetClass,
     source: Timeframe,
     timeframe: Timeframe,
+    *,
+    cut: bool,
 ) -> NDArray[np.bool_]:
     end = to_datetime(built[-1]) + timeframe.duration
     expected = bar_starts(asset_class, source, to_datetime(built[0]), end)
-    if timeframe is Timeframe.W1:
-        missing = expected[~np.isin(expected, parts)]
-    else:
-        missing = expected[expected > parts.max()]
+    missing = expected[~np.isin(expected, parts)]
+    inner = (missing > parts[0]) & (missing < parts[-1])
+    dense = len(expected) >= _MIN_STARTS and inner.sum() <= (1 - _DENSE_SHARE) * len(expected)
+    if timeframe is not Timeframe.W1 and not dense:
+        missing = missing[~inner]
+    if timeframe is not Timeframe.W1 and not cut:
+        missing = missing[missing > parts[0]]
     incomplete = np.isin(built, _floor(asset_class, timeframe, missing))
     return np.asarray(~incomplete)
 
@@ -139,10 +205,6 @@ def _floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Tim
     if timeframe is Timeframe.W1:
         return monday_of(ts)
     return clock_floor(asset_class, timeframe, ts)
-
-
-def _within(ts: Timestamps, window: Window) -> NDArray[np.bool_]:
-    return np.asarray((ts >= to_datetime64(window.start)) & (ts < to_datetime64(window.end)))
 
 
 def aggregate(bars: Bars, starts: Timestamps) -> Bars:

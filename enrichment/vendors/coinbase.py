@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.bars import Bars
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import to_floats, to_timestamps
+from enrichment.vendors.base import to_floats, to_timestamps, within
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
 
@@ -66,7 +66,7 @@ class CoinbaseProvider:
         bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
         if served is not timeframe:
             bars = build(bars, asset_class, served, timeframe)
-        return FetchedBars(_within(bars, window), self.source, adjusted=True, requests=len(ranges))
+        return FetchedBars(within(bars, window), self.source, adjusted=True, requests=len(ranges))
 
     def _ranges(self, timeframe: Timeframe, served: Timeframe, window: Window) -> Iterator[Window]:
         """The window in whole bars, in ranges of which each ends where the next begins.
@@ -92,7 +92,7 @@ class CoinbaseProvider:
                 "end": f"{asked.end:%Y-%m-%dT%H:%M:%SZ}",
             },
         )
-        return _within(parse(response.body).take(slice(None, None, -1)), asked)
+        return within(parse(response.body).take(slice(None, None, -1)), asked)
 
 
 def vendor_symbol(symbol: str) -> str:
@@ -125,8 +125,3 @@ def parse(rows: Any) -> Bars:
 
 def _floor(moment: datetime, timeframe: Timeframe) -> datetime:
     return moment - (moment - _EPOCH) % timeframe.duration
-
-
-def _within(bars: Bars, window: Window) -> Bars:
-    first, end = to_datetime64(window.start), to_datetime64(window.end)
-    return bars.take((bars.ts >= first) & (bars.ts < end))

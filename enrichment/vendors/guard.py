@@ -104,6 +104,7 @@ class VendorGuard:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.protection = parameters = protection or VendorProtection()
+        self._vendor = vendor
         name = f"{vendor}_api"
         rate = per_minute or UNLIMITED_PER_MINUTE
         self._pipeline = manager.pipeline(
@@ -142,7 +143,8 @@ class VendorGuard:
                 answer = self._pipeline.execute(lambda: self._pause.applied(request))
         except (ResilienceError, QuotaExceeded) as exc:
             wait = exc.retry_after or DEFAULT_WAIT_SECONDS
-            raise Snooze(str(exc), wait, _cause(exc)) from exc
+            named = exc if isinstance(exc, ResilienceError) else f"{self._vendor}: {exc}"
+            raise Snooze(str(named), wait, _cause(exc)) from exc
         _has_answer.set(True)
         return answer
 

@@ -87,7 +87,7 @@ class HttpClient:
         session: Default: a new one with `pool_size` kept-alive connections.
         key_setting: The setting that an AccessDenied tells the user to check.
         address_setting: The setting that a failed connection tells the user to check.
-        now: The wall clock, for a Retry-After that is a date.
+        now: The wall clock, for a Retry-After that is a date and for the vendor's provider.
         timer: Monotonic seconds; an answer is read for MAX_SECONDS and MAX_BYTES at most.
     """
 
@@ -107,7 +107,8 @@ class HttpClient:
     ) -> None:
         self._base = base_url.rstrip("/")
         self._origin = _origin(urlsplit(self._base))
-        self._call, self._timeouts, self._now, self._timer = call, timeouts, now, timer
+        self._call, self._timeouts, self._timer = call, timeouts, timer
+        self.now = now
         self._headers, self._key_setting = dict(headers or {}), key_setting
         self._address_setting = address_setting
         self._session = session or _session(urlsplit(self._base).hostname, pool_size)
@@ -236,7 +237,7 @@ class HttpClient:
         status, body = response.status_code, _json_object(content)
         message = f"{label} answered {status}{self._reason(body)}"
         if status in _QUOTA_STATUSES:
-            return QuotaExceeded(message, _retry_after(response.headers, self._now()))
+            return QuotaExceeded(message, _retry_after(response.headers, self.now()))
         if status in (401, 403, 451):
             advice = f"check {self._key_setting} and the plan it belongs to"
             if status == 451:

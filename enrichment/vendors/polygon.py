@@ -22,7 +22,6 @@ import orjson
 
 from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical, local_midnights
-from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
@@ -53,7 +52,8 @@ class PolygonProvider:
     Args:
         source: Recorded with the bars.
         limit: Base aggregates of a page (minutes for intraday bars), at most 50,000.
-        now: The wall clock; nothing beyond it is asked for, and it decides what every plan has.
+        now: The wall clock, by default the client's; nothing beyond it is asked for, and it decides
+            what every plan has.
     """
 
     name = "polygon"
@@ -64,10 +64,10 @@ class PolygonProvider:
         *,
         source: str = "polygon",
         limit: int = 50_000,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self.source = source
-        self._client, self._limit, self._now = client, limit, now
+        self._client, self._limit, self._now = client, limit, now or client.now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window

@@ -20,20 +20,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Floats, to_datetime64
+from enrichment.domain.bars import Bars, Floats
 from enrichment.domain.calendars import (
     canonical,
-    clock_floor,
     in_session,
     is_aligned,
     is_complete,
 )
-from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
-from enrichment.vendors.base import naming, to_floats, to_timestamps
-from enrichment.vendors.canonical import aggregate
+from enrichment.vendors.base import naming, to_floats, to_timestamps, within
+from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import VENDORS
 
@@ -57,7 +55,7 @@ class YahooProvider:
 
     Args:
         source: Recorded with the bars.
-        now: The wall clock, which decides what is within Yahoo's reach.
+        now: The wall clock, by default the client's, which decides what is within Yahoo's reach.
     """
 
     name = "yahoo"
@@ -67,10 +65,10 @@ class YahooProvider:
         client: HttpClient,
         *,
         source: str = "yahoo",
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self.source = source
-        self._client, self._now = client, now
+        self._client, self._now = client, now or client.now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -98,16 +96,18 @@ class YahooProvider:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
         with naming(self.name, vendor_symbol(symbol)):
-            bars = self._chart(symbol, served, start, window.end)
+            bars = within(self._chart(symbol, served, start, window.end), Window(start, window.end))
         bars = _without_quote(bars, asset_class, served, self._now())
-        bars = _last_of_each(replace(bars, ts=canonical(asset_class, served, bars.ts)))
+        bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
+        cut = served_from is not None
         if served is not timeframe:
-            bars = aggregate(bars, clock_floor(asset_class, timeframe, bars.ts))
-        first, end = to_datetime64(window.start), to_datetime64(window.end)
-        in_window = (bars.ts >= first) & (bars.ts < end)
-        limit = None if served_from is None else HistoryLimit.VENDOR
+            bars = build(bars, asset_class, served, timeframe, cut=cut)
         return FetchedBars(
-            bars.take(in_window), self.source, adjusted=True, served_from=served_from, limit=limit
+            within(_last_of_each(bars), window),
+            self.source,
+            adjusted=True,
+            served_from=served_from,
+            limit=HistoryLimit.VENDOR if cut else None,
         )
 
     def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Bars:

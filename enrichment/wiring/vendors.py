@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from datetime import datetime
 
 from enrichment.config import Settings
+from enrichment.domain.clock import utc_now
 from enrichment.domain.model import AssetClass
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
@@ -23,6 +25,7 @@ def build_providers(
     shared: SharedLimiter | None = None,
     protection: VendorProtection | None = None,
     paused: Callable[[], Container[str]] = tuple,
+    now: Callable[[], datetime] = utc_now,
 ) -> Failover:
     """The providers in the order of the settings, each with its own client and guard.
 
@@ -30,13 +33,15 @@ def build_providers(
         shared: Where all workers keep a vendor's quota together.
         protection: Retries, breaker and time limits of every vendor.
         paused: The names of the providers that are paused now.
+        now: The wall clock.
     """
     built = {
         spec.name: CanonicalProvider(
             spec.build(
-                _client(spec, settings, manager, shared, protection),
+                _client(spec, settings, manager, shared, protection, now),
                 spec.source(sandbox=settings.uses_sandbox),
-            )
+            ),
+            now,
         )
         for spec in settings.providers_in_use
     }
@@ -50,6 +55,7 @@ def _client(
     manager: ResilienceManager,
     shared: SharedLimiter | None,
     protection: VendorProtection | None,
+    now: Callable[[], datetime],
 ) -> HttpClient:
     sandbox = settings.uses_sandbox
     guard = VendorGuard(
@@ -65,6 +71,7 @@ def _client(
         call=guard,
         timeouts=guard.protection.timeouts,
         headers=_headers(spec, settings),
+        now=now,
         key_setting=(*spec.credentials, spec.base_url)[0].name.upper(),
         address_setting="ENRICHMENT_SANDBOX_PORT" if sandbox else spec.base_url.name.upper(),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -43,6 +43,21 @@ class FakeVendor:
 
     def fetch_from_other(self, *_: object, excluding: str) -> FetchedBars | None:
         return None
+
+
+@dataclass
+class EmptyStore:
+    """Has no bars of any series and keeps the updates."""
+
+    updates: dict[tuple[str, Timeframe], SeriesUpdate] = field(default_factory=dict)
+
+    def read_snapshots(
+        self, tasks: Sequence[Task], now: datetime
+    ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
+        return {task: dict.fromkeys(task.timeframes, SeriesSnapshot()) for task in tasks}
+
+    def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> None:
+        self.updates |= {(task.symbol, update.timeframe): update for update in updates}
 
 
 class InMemorySeriesStore:

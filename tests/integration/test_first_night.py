@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import UUID
 
 import pytest
@@ -16,30 +13,15 @@ from pydantic import SecretStr
 from enrichment.config import Settings
 from enrichment.domain.errors import Snooze, StepFailed
 from enrichment.domain.model import AssetClass, Task, Timeframe
-from enrichment.domain.series import SeriesSnapshot, SeriesUpdate
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.sandbox import create_app, running
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
+from tests.helpers.fakes import EmptyStore
 from tests.helpers.virtual_time import VirtualTime
 
 NIGHT_SECONDS = 3600.0
 TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
-
-
-@dataclass
-class EmptyStore:
-    """Has no bars of any series and keeps the updates."""
-
-    updates: dict[tuple[str, Timeframe], SeriesUpdate] = field(default_factory=dict)
-
-    def read_snapshots(
-        self, tasks: Sequence[Task], now: datetime
-    ) -> Mapping[Task, Mapping[Timeframe, SeriesSnapshot]]:
-        return {task: dict.fromkeys(task.timeframes, SeriesSnapshot()) for task in tasks}
-
-    def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> None:
-        self.updates |= {(task.symbol, update.timeframe): update for update in updates}
 
 
 class Night:

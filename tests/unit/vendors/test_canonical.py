@@ -11,8 +11,15 @@ import pandas as pd
 import pytest
 
 from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.calendars import canonical
+from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.canonical import CanonicalProvider, build, source_window
+from enrichment.vendors.canonical import (
+    CanonicalProvider,
+    build,
+    source_timeframe,
+    source_window,
+)
 
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 NEW_YORK = "America/New_York"
@@ -200,17 +207,102 @@ def test_crypto_is_taken_as_it_is() -> None:
     ],
 )
 def test_where_an_answer_begins_is_what_was_served(first: str, limit: str | None) -> None:
-    class Answering:
-        name = source = "vendor"
-
-        def fetch(self, *_: object) -> FetchedBars:
-            ts = np.arange(np.datetime64(first), np.datetime64("2026-11-28"))
-            return FetchedBars(Bars.of(ts, *(np.ones(len(ts)) for _ in range(5))), "vendor", True)
-
+    ts = np.arange(np.datetime64(first), np.datetime64("2026-11-28"))
+    vendor = Answering(Bars.of(ts, *(np.ones(len(ts)) for _ in range(5))))
     now = datetime(2026, 11, 28, 1, 30, tzinfo=UTC)
     window = Window(datetime(2023, 12, 29, tzinfo=UTC), now)
-    fetched = CanonicalProvider(Answering(), now=lambda: now).fetch(
-        "AAPL", STOCK, Timeframe.D1, window
-    )
+    fetched = CanonicalProvider(vendor, now=lambda: now).fetch("AAPL", STOCK, Timeframe.D1, window)
     served = None if limit is None else datetime.fromisoformat(first).replace(tzinfo=UTC)
     assert (fetched.served_from, fetched.limit) == (served, limit)
+
+
+def parts(start: str, count: int, minutes_each: int = 30) -> Bars:
+    ts = np.datetime64(start, "us") + np.arange(count) * np.timedelta64(minutes_each, "m")
+    price = 10.0 + np.arange(count)
+    return Bars.of(ts, price, price + 2, price - 2, price + 1, np.full(count, 100.0))
+
+
+def hours(bars: Bars, *, cut: bool = False) -> Bars:
+    return build(bars, CRYPTO, Timeframe.M30, Timeframe.H1, cut=cut)
+
+
+def test_parts_that_come_twice_or_in_another_order_give_the_same_bars() -> None:
+    sent = parts("2024-01-06", 40)
+    expected = hours(sent)
+    assert expected.volume.tolist() == [200.0] * 20
+    for rows in (np.repeat(np.arange(40), 2), np.arange(40)[::-1], np.r_[:40, 3:9]):
+        again = hours(sent.take(rows))
+        for name, column in expected.columns().items():
+            np.testing.assert_array_equal(again.columns()[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("volume", -1.0), ("open", 0.0), ("low", -3.0), ("close", np.inf), ("high", 1.0)],
+)
+def test_a_part_that_can_not_be_right_keeps_its_bar_out(column: str, value: float) -> None:
+    sent = parts("2024-01-06", 40)
+    sent.columns()[column][7] = value
+    built = hours(sent)
+    assert np.flatnonzero(~built.usable_rows()).tolist() == [3]
+
+
+def test_a_missing_part_of_a_series_that_trades_all_the_time_leaves_its_bar_out() -> None:
+    sent = parts("2024-01-06", 40)
+    built = hours(sent.take(np.delete(np.arange(40), 7)))
+    assert list(np.setdiff1d(hours(sent).ts, built.ts)) == [np.datetime64("2024-01-06T03")]
+
+
+def test_a_missing_part_of_a_series_that_trades_now_and_then_had_no_trades() -> None:
+    sent = parts("2024-01-06", 40)
+    some = sent.take(np.array([0, 3, 4, 5, 9, 12, 20, 21, 30, 39]))
+    assert hours(some).volume.tolist() == [100, 100, 200, 100, 100, 200, 100, 100]
+
+
+def test_a_bar_that_begins_before_the_vendors_reach_is_left_out() -> None:
+    sent = parts("2024-01-06T00:30", 39)
+    assert hours(sent).ts[0] == np.datetime64("2024-01-06T00:00")
+    assert hours(sent, cut=True).ts[0] == np.datetime64("2024-01-06T01:00")
+
+
+class Answering:
+    """A vendor that answers with these bars, whatever it is asked for."""
+
+    name = source = "vendor"
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+
+    def fetch(self, *_: object) -> FetchedBars:
+        return FetchedBars(self.bars, "vendor", adjusted=True)
+
+
+@pytest.mark.parametrize(
+    ("asset_class", "asked", "minutes_each", "count", "problem"),
+    [
+        (CRYPTO, Timeframe.H1, 15, 100, "shorter than 1h"),
+        (CRYPTO, Timeframe.H1, 240, 30, "longer than 1h"),
+        (CRYPTO, Timeframe.D1, 60, 100, "shorter than 1d"),
+        (CRYPTO, Timeframe.D1, 7 * 1440, 30, "longer than 1d"),
+        (CRYPTO, Timeframe.W1, 60, 500, "shorter than 1d"),
+        (STOCK, Timeframe.H1, 1440, 30, "longer than 30m"),
+    ],
+)
+def test_bars_of_another_timeframe_are_refused(
+    asset_class: AssetClass, asked: Timeframe, minutes_each: int, count: int, problem: str
+) -> None:
+    sent = parts("2024-01-06", count, minutes_each)
+    if not source_timeframe(asset_class, asked).intraday:
+        sent = replace(sent, ts=canonical(asset_class, Timeframe.D1, sent.ts))
+    window = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 12, 1, tzinfo=UTC))
+    with pytest.raises(MalformedResponse, match=f"vendor, .*{problem}.*next run asks again"):
+        CanonicalProvider(Answering(sent)).fetch("X:BTCUSD", asset_class, asked, window)
+
+
+def test_bars_far_outside_the_window_are_refused_and_some_around_it_are_not() -> None:
+    window = Window(datetime(2024, 1, 6, tzinfo=UTC), datetime(2024, 1, 7, tzinfo=UTC))
+    request = ("X:BTCUSD", CRYPTO, Timeframe.H1, window)
+    around = CanonicalProvider(Answering(parts("2024-01-05T20:00", 40, 60))).fetch(*request)
+    assert around.bars.ts[0] == np.datetime64("2024-01-06")
+    with pytest.raises(MalformedResponse, match="outside the requested time"):
+        CanonicalProvider(Answering(parts("1970-01-20", 40, 60))).fetch(*request)
