@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from enrichment.domain.model import parse_symbol
+from enrichment.domain.symbols import parse_symbol
 from enrichment.warehouse.read_models.findings import Cursor
 
 SYMBOL_PATTERN = r"^([XCxc]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,23}$"

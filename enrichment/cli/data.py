@@ -49,7 +49,7 @@ def quality(
 ) -> None:
     """Report a symbol's data quality: score, gaps, flags, corrections."""
     from enrichment.cli import quality_report, render
-    from enrichment.domain.model import parse_symbol
+    from enrichment.domain.symbols import parse_symbol
 
     name = parse_symbol(symbol)
     with services() as (reader, _):

@@ -166,7 +166,7 @@ def register(app: typer.Typer) -> None:
 
 def _print_symbol_status(symbol: str, as_json: bool) -> None:
     from enrichment.cli import render
-    from enrichment.domain.model import parse_symbol
+    from enrichment.domain.symbols import parse_symbol
 
     name = parse_symbol(symbol)
     with services() as (reader, _):

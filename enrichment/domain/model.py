@@ -1,7 +1,5 @@
 """Frozen values of the domain: symbols, timeframes, tasks and their results.
 
->>> parse_symbol(" brk.b ")
-'BRK.B'
 >>> [str(timeframe) for timeframe in Timeframe.parse_list("1d,5m|1h")]
 ['5m', '1h', '1d']
 """
@@ -16,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from enrichment.domain.errors import InvalidRequest, InvalidSymbol
+from enrichment.domain.errors import InvalidRequest
 from enrichment.domain.statuses import HistoryLimit, SeriesStatus
 
 if TYPE_CHECKING:  # settings and command line use this module and need no numpy
@@ -25,7 +23,6 @@ if TYPE_CHECKING:  # settings and command line use this module and need no numpy
 # Upper bounds of the latency histogram of fetches; one more bucket counts slower ones.
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
-_SYMBOL = re.compile(r"(?:[XC]:)?[A-Z0-9][A-Z0-9.\-]{0,23}")
 _SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")
 
 
@@ -95,18 +92,6 @@ class Timeframe(StrEnum):
         if not named:
             raise InvalidRequest(f"no timeframe given: choose from {', '.join(cls)}")
         return tuple(timeframe for timeframe in cls if timeframe in named)
-
-
-def parse_symbol(text: str) -> str:
-    """The ticker in upper case. Raises InvalidSymbol if it is malformed."""
-    symbol = text.strip().upper()
-    if not _SYMBOL.fullmatch(symbol):
-        shown = text if len(text) <= 40 else f"{text[:40]}…"
-        raise InvalidSymbol(
-            f"malformed symbol {shown!r}: use letters, digits, '.' and '-', "
-            "for crypto with the prefix 'X:' (AAPL, BRK.B, X:BTCUSD)"
-        )
-    return symbol
 
 
 def is_simulated(symbol: str) -> bool:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enrichment.domain.errors import InvalidRequest
-from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, parse_symbol
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
+from enrichment.domain.symbols import parse_symbol
 
 HEADER = ("symbol", "asset_class", "timeframes")
 

@@ -13,8 +13,9 @@ from enrichment.domain.errors import (
     UnknownJob,
     UnknownRule,
 )
-from enrichment.domain.model import AssetClass, Window, parse_symbol
+from enrichment.domain.model import AssetClass, Window
 from enrichment.domain.statuses import PauseScope
+from enrichment.domain.symbols import parse_symbol
 from enrichment.services.alerts.rules import DEFAULT_RULES
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse import alerts, resilience_state

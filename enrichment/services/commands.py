@@ -9,8 +9,9 @@ from uuid import UUID
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
-from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol, parse_symbol
+from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
+from enrichment.domain.symbols import parse_symbol
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     backfill_window,

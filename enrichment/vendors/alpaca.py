@@ -4,8 +4,9 @@ Alpaca's free plan answers for all exchanges, except for the newest 15 minutes: 
 they have ended that long ago. Its feed of one exchange (IEX) has some 3 % of the volume, so it is
 not asked for. Daily bars are stamped at midnight in New York.
 
->>> vendor_symbol("BRK.B"), vendor_symbol("BACpL")
-('BRK.B', 'BAC.PRL')
+>>> bar = {"t": "2022-03-01T05:00:00Z", "o": 1, "h": 3, "l": 1, "c": 2, "v": 100}
+>>> parse({"bars": {"AAPL": [bar]}}, "AAPL").close
+array([2.])
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from enrichment.domain.bars import Bars, Timestamps
 from enrichment.domain.calendars import canonical, is_complete
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import to_floats, within
+from enrichment.vendors.base import naming, to_floats, within
 from enrichment.vendors.http import HttpClient
+from enrichment.vendors.spelling import vendor_spelling
 
 _TIMEFRAMES = {
     Timeframe.M5: "5Min",
@@ -36,7 +38,6 @@ _TIMEFRAMES = {
 }
 _WITHHELD = timedelta(minutes=16)  # from the free plan, with a minute for the clocks' difference
 _MIDNIGHT = timedelta(hours=5)  # in New York, after midnight UTC, at most
-_PREFERRED = re.compile(r"([A-Z]+)p([A-Z]*)")
 _STAMP = re.compile(r"(?:19|20)\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z", re.ASCII)
 _MAX_PAGES = 1_000
 
@@ -77,7 +78,9 @@ class AlpacaProvider:
         end = min(window.end + _MIDNIGHT, newest)
         if window.start >= end:
             return FetchedBars(Bars.empty(), self.source, adjusted=False, requests=0)
-        pages = self._pages(symbol, timeframe, Window(window.start, end))
+        spelling = vendor_spelling(self.name, symbol)
+        with naming(self.name, spelling):
+            pages = self._pages(spelling, timeframe, Window(window.start, end))
         bars = Bars.empty().concat(*pages)
         bars = replace(bars, ts=canonical(asset_class, timeframe, bars.ts))
         bars = within(bars, window)
@@ -86,7 +89,7 @@ class AlpacaProvider:
 
     def _pages(self, symbol: str, timeframe: Timeframe, asked: Window) -> list[Bars]:
         params: dict[str, str | int] = {
-            "symbols": vendor_symbol(symbol),
+            "symbols": symbol,
             "timeframe": _TIMEFRAMES[timeframe],
             "start": _rfc3339(asked.start),
             "end": _rfc3339(asked.end),
@@ -98,8 +101,8 @@ class AlpacaProvider:
         pages: list[Bars] = []
         seen: set[str] = set()
         while True:
-            body = self._page(symbol, params)
-            pages.append(parse(body, vendor_symbol(symbol)))
+            body = self._page(params)
+            pages.append(parse(body, symbol))
             token = _next_page_token(body)
             if token is None:
                 return pages
@@ -108,22 +111,16 @@ class AlpacaProvider:
             seen.add(token)
             params["page_token"] = token
 
-    def _page(self, symbol: str, params: Mapping[str, str | int]) -> Mapping[str, Any]:
+    def _page(self, params: Mapping[str, str | int]) -> Mapping[str, Any]:
         try:
             body = self._client.get_json("/v2/stocks/bars", params).body
         except RequestRefused as exc:
             if "invalid symbol" in str(exc):
-                raise UnknownSymbol(f"Alpaca does not know {symbol} ({params['symbols']})") from exc
+                raise UnknownSymbol("there is no such symbol") from exc
             raise
         if not isinstance(body, dict):
             raise MalformedResponse("the answer is not an object")
         return body
-
-
-def vendor_symbol(symbol: str) -> str:
-    """Alpaca's spelling of a symbol; preferred shares have a suffix .PR."""
-    preferred = _PREFERRED.fullmatch(symbol)
-    return f"{preferred[1]}.PR{preferred[2]}" if preferred else symbol
 
 
 def parse(body: Mapping[str, Any], symbol: str) -> Bars:

@@ -3,8 +3,8 @@
 A symbol in US dollars stands for Binance's market in USDT; other quote currencies stay as they are.
 A bar without trades can be missing, so a page with fewer rows than asked for need not be the last.
 
->>> vendor_symbol("X:BTCUSD"), vendor_symbol("X:ETHBTC")
-('BTCUSDT', 'ETHBTC')
+>>> parse([[1717200000000, "1", "3", "1", "2", "10", 0, "20", 5, "4", "8", "0"]]).vwap
+array([2.])
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import text_to_floats, to_floats, to_timestamps
+from enrichment.vendors.base import naming, text_to_floats, to_floats, to_timestamps
 from enrichment.vendors.http import HttpClient, JsonResponse
+from enrichment.vendors.spelling import vendor_spelling
 
 WEIGHT_PER_MINUTE = 6000  # Binance's limit of request weight for one address
 _MAX_ROWS = 1000  # klines in one response
@@ -65,8 +66,10 @@ class BinanceProvider:
         """
         if asset_class is not AssetClass.CRYPTO:
             raise UnknownSymbol(f"Binance trades crypto only, {symbol} is a {asset_class}")
-        pages = self._pages(symbol, timeframe, window)
-        bars = parse([row for page in pages for row in page.body])
+        spelling = vendor_spelling(self.name, symbol)
+        with naming(self.name, spelling):
+            pages = self._pages(spelling, timeframe, window)
+            bars = parse([row for page in pages for row in page.body])
         return FetchedBars(
             replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
@@ -81,13 +84,13 @@ class BinanceProvider:
         pages: list[JsonResponse] = []
         while len(pages) < _MAX_PAGES:
             params: dict[str, str | int] = {
-                "symbol": vendor_symbol(symbol),
+                "symbol": symbol,
                 "interval": timeframe.value,
                 "startTime": min(start, end),
                 "endTime": end,
                 "limit": self._limit,
             }
-            pages.append(self._page(symbol, params))
+            pages.append(self._page(params))
             rows = _rows(pages[-1].body)
             if not rows:
                 return pages
@@ -101,7 +104,7 @@ class BinanceProvider:
                 return pages
         raise MalformedResponse(f"the klines do not end after {_MAX_PAGES} pages")
 
-    def _page(self, symbol: str, params: Mapping[str, str | int]) -> JsonResponse:
+    def _page(self, params: Mapping[str, str | int]) -> JsonResponse:
         try:
             return self._client.get_json("/api/v3/klines", params)
         except AccessDenied as exc:
@@ -111,16 +114,8 @@ class BinanceProvider:
             ) from exc
         except RequestRefused as exc:
             if exc.code == _INVALID_SYMBOL:
-                raise UnknownSymbol(
-                    f"Binance has no market {vendor_symbol(symbol)} ({symbol})"
-                ) from exc
+                raise UnknownSymbol("there is no such market") from exc
             raise
-
-
-def vendor_symbol(symbol: str) -> str:
-    """Binance's spelling of a symbol."""
-    pair = symbol.removeprefix("X:").replace("-", "")
-    return f"{pair}T" if pair.endswith("USD") else pair
 
 
 def parse(rows: list[Any]) -> Bars:

@@ -3,8 +3,8 @@
 Bars of 30 minutes and 4 hours, which Coinbase does not have, are built from its quarters of an hour
 and its hours. A bar without trades is missing. Candles have no VWAP and no number of trades.
 
->>> vendor_symbol("X:BTCUSD"), vendor_symbol("X:ETHUSDT"), vendor_symbol("X:BTC-EUR")
-('BTC-USD', 'ETH-USDT', 'BTC-EUR')
+>>> parse([[1717200000, 1, 3, 1, 2, 10]]).high
+array([3.])
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import to_floats, to_timestamps, within
+from enrichment.vendors.base import naming, to_floats, to_timestamps, within
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
+from enrichment.vendors.spelling import vendor_spelling
 
 MAX_CANDLES = 300  # in one response; a longer range is refused
 _BUILT_FROM = {Timeframe.M30: Timeframe.M15, Timeframe.H4: Timeframe.H1, Timeframe.W1: Timeframe.D1}
 _OPENED = datetime(2015, 1, 1, tzinfo=UTC)  # no candle is older
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FOUR_LETTERS = ("USDT", "USDC")
 _FIELDS = 6
 
 
@@ -61,7 +61,9 @@ class CoinbaseProvider:
             raise UnknownSymbol(f"Coinbase trades crypto only, {symbol} is a {asset_class}")
         served = _BUILT_FROM.get(timeframe, timeframe)
         ranges = list(self._ranges(timeframe, served, window))
-        pages = [self._candles(symbol, served, asked) for asked in ranges]
+        product = vendor_spelling(self.name, symbol)
+        with naming(self.name, product):
+            pages = [self._candles(product, served, asked) for asked in ranges]
         bars = Bars.empty().concat(*pages)
         bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
         if served is not timeframe:
@@ -82,10 +84,10 @@ class CoinbaseProvider:
             yield Window(start, stop)
             start = stop
 
-    def _candles(self, symbol: str, timeframe: Timeframe, asked: Window) -> Bars:
+    def _candles(self, product: str, timeframe: Timeframe, asked: Window) -> Bars:
         """The range's bars, ascending, without candles outside of it, which Coinbase may add."""
         response = self._client.get_json(
-            f"/products/{quote(vendor_symbol(symbol), safe='')}/candles",
+            f"/products/{quote(product, safe='')}/candles",
             {
                 "granularity": int(timeframe.duration.total_seconds()),
                 "start": f"{asked.start:%Y-%m-%dT%H:%M:%SZ}",
@@ -93,15 +95,6 @@ class CoinbaseProvider:
             },
         )
         return within(parse(response.body).take(slice(None, None, -1)), asked)
-
-
-def vendor_symbol(symbol: str) -> str:
-    """Coinbase's product of a symbol."""
-    pair = symbol.removeprefix("X:")
-    if "-" in pair:
-        return pair
-    size = 4 if pair.endswith(_FOUR_LETTERS) else 3
-    return f"{pair[:-size]}-{pair[-size:]}"
 
 
 def parse(rows: Any) -> Bars:

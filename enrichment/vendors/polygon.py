@@ -27,6 +27,7 @@ from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.base import naming, to_floats, to_timestamps
 from enrichment.vendors.http import HttpClient, JsonResponse
+from enrichment.vendors.spelling import vendor_spelling
 
 _RANGES = {
     Timeframe.M5: "5/minute",
@@ -80,12 +81,13 @@ class PolygonProvider:
         now = self._now()
         if window.start >= now:
             return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
-        path = _path(symbol, asset_class, timeframe, window, now)
+        ticker = vendor_spelling(self.name, symbol)
+        path = _path(ticker, asset_class, timeframe, window, now)
         unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
         limits = (window.end - window.start) // unit // self._limit
         try:
-            with naming(self.name, symbol):
-                first, *others = self._pages(symbol, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
+            with naming(self.name, ticker):
+                first, *others = self._pages(ticker, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
         except AccessDenied as exc:
             within = window.end > now - _SHORTEST_PLAN and window.start < now - _WITHHELD
             if exc.status != _NOT_AUTHORIZED or within:

@@ -5,9 +5,6 @@ stocks' 1h and 4h bars are built from half-hours, and crypto's 4h bars from hour
 window that is older than Yahoo's reach is not requested. The newest row of an answer is a live
 quote, stamped with the last trade: of days it is taken once its session has ended, of shorter bars
 never.
-
->>> vendor_symbol("BRK.B"), vendor_symbol("X:BTCUSD")
-('BRK-B', 'BTC-USD')
 """
 
 from __future__ import annotations
@@ -34,6 +31,7 @@ from enrichment.vendors.base import naming, to_floats, to_timestamps, within
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import VENDORS
+from enrichment.vendors.spelling import vendor_spelling
 
 _INTERVALS = {
     Timeframe.M5: "5m",
@@ -95,8 +93,9 @@ class YahooProvider:
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
-        with naming(self.name, vendor_symbol(symbol)):
-            bars = within(self._chart(symbol, served, start, window.end), Window(start, window.end))
+        spelling, whole = vendor_spelling(self.name, symbol), Window(start, window.end)
+        with naming(self.name, spelling):
+            bars = within(self._chart(spelling, served, start, window.end), whole)
         bars = _without_quote(bars, asset_class, served, self._now())
         bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
         cut = served_from is not None
@@ -112,7 +111,7 @@ class YahooProvider:
 
     def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Bars:
         response = self._client.get_json(
-            f"/v8/finance/chart/{quote(vendor_symbol(symbol), safe='')}",
+            f"/v8/finance/chart/{quote(symbol, safe='')}",
             {
                 "period1": int(start.timestamp()),
                 "period2": int(end.timestamp()),
@@ -122,14 +121,6 @@ class YahooProvider:
             },
         )
         return parse(response.body, symbol, _INTERVALS[timeframe])
-
-
-def vendor_symbol(symbol: str) -> str:
-    """Yahoo's spelling of a symbol."""
-    if symbol.startswith("X:"):
-        pair = symbol.removeprefix("X:")
-        return f"{pair[:-3]}-{pair[-3:]}"
-    return symbol.replace(".", "-")
 
 
 def parse(body: Any, symbol: str, interval: str) -> Bars:
@@ -144,7 +135,7 @@ def parse(body: Any, symbol: str, interval: str) -> Bars:
     chart = _object(_object(body, "the answer").get("chart"), "'chart'")
     error = chart.get("error")
     if error is not None:
-        raise _error_of(error, symbol)
+        raise _error_of(error)
     results = chart.get("result")
     if not isinstance(results, list) or not results:
         raise MalformedResponse("'result' is not a list with a chart")
@@ -166,12 +157,10 @@ def parse(body: Any, symbol: str, interval: str) -> Bars:
 
 def _require_asked(meta: Mapping[str, Any], symbol: str, interval: str) -> None:
     """MalformedResponse if the chart says that it is not the one that was asked for."""
-    for field, expected in {"symbol": vendor_symbol(symbol), "dataGranularity": interval}.items():
+    for field, expected in {"symbol": symbol, "dataGranularity": interval}.items():
         sent = str(meta.get(field, expected))
         if _SAME.get(sent, sent).upper() != _SAME.get(expected, expected).upper():
-            raise MalformedResponse(
-                f"Yahoo sent {field} {sent!r} where {expected!r} was asked for ({symbol})"
-            )
+            raise MalformedResponse(f"Yahoo sent {field} {sent!r} where {expected!r} was asked for")
 
 
 def _without_quote(
@@ -212,13 +201,13 @@ def _last_of_each(bars: Bars) -> Bars:
     return bars if len(last) == len(bars) else bars.take(np.sort(len(bars) - 1 - last))
 
 
-def _error_of(error: Any, symbol: str) -> ProviderError:
+def _error_of(error: Any) -> ProviderError:
     fields = error if isinstance(error, Mapping) else {}
     text = str(fields.get("description") or fields.get("code") or "no reason given")
     reason = " ".join(text.split())[:200]
     if fields.get("code") == "Not Found":
-        return UnknownSymbol(f"Yahoo does not know {symbol} ({vendor_symbol(symbol)}): {reason}")
-    return ProviderError(f"Yahoo reports an error for {symbol}: {reason}")
+        return UnknownSymbol(f"Yahoo does not know it: {reason}")
+    return ProviderError(f"Yahoo reports an error: {reason}")
 
 
 def _object(value: Any, label: str) -> Mapping[str, Any]:

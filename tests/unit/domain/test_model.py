@@ -11,31 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
-from enrichment.domain.errors import InvalidRequest, InvalidSymbol
-from enrichment.domain.model import AssetClass, RowCounts, Timeframe, is_simulated, parse_symbol
+from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.model import AssetClass, RowCounts, Timeframe, is_simulated
 
 
 def _bars(count: int) -> Bars:
     close = np.arange(count, dtype=float)
     ts = np.datetime64("2024-01-01", "us") + np.arange(count) * np.timedelta64(1, "D")
     return Bars.of(ts, close, close, close, close, close, trades=close)
-
-
-@pytest.mark.parametrize(
-    ("text", "symbol"),
-    [("aapl", "AAPL"), (" brk.b ", "BRK.B"), ("x:btcusd", "X:BTCUSD"), ("BF-B", "BF-B")],
-)
-def test_symbols(text: str, symbol: str) -> None:
-    assert parse_symbol(text) == symbol
-
-
-@pytest.mark.parametrize(
-    "text", ["", " ", "A B", "../etc", "A" * 25, "Z:BTC", "AAPL;", "É", ".A", "X:", "A" * 1_000]
-)
-def test_malformed_symbols(text: str) -> None:
-    with pytest.raises(InvalidSymbol, match="malformed symbol") as raised:
-        parse_symbol(text)
-    assert len(str(raised.value)) < 250
 
 
 def test_asset_classes() -> None:

@@ -22,7 +22,7 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.alpaca import AlpacaProvider, parse, vendor_symbol
+from enrichment.vendors.alpaca import AlpacaProvider, parse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 # As in Alpaca's description of its API.
@@ -141,7 +141,6 @@ def test_the_running_day_is_left_out_until_the_session_has_ended() -> None:
     [("AAPL", "AAPL"), ("BRK.B", "BRK.B"), ("BACpL", "BAC.PRL")],
 )
 def test_symbols(symbol: str, spelling: str) -> None:
-    assert vendor_symbol(symbol) == spelling
     assert len(fetch(FakeTransport(body(ROW, symbol=spelling)), symbol=symbol).bars) == 1
 
 

@@ -22,7 +22,7 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.binance import BinanceProvider, parse, vendor_symbol
+from enrichment.vendors.binance import BinanceProvider, parse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 DAY = 86_400_000
@@ -97,13 +97,6 @@ def test_pages_that_do_not_advance_are_refused() -> None:
     stuck = [[0, *ROW[1:]]]
     with pytest.raises(MalformedResponse, match="does not advance"):
         fetch(FakeTransport(stuck, stuck), limit=1)
-
-
-@pytest.mark.parametrize(
-    ("symbol", "name"), [("X:BTCUSD", "BTCUSDT"), ("X:ETHBTC", "ETHBTC"), ("X:SIM1USD", "SIM1USDT")]
-)
-def test_markets(symbol: str, name: str) -> None:
-    assert vendor_symbol(symbol) == name
 
 
 def test_stocks_are_refused_without_a_request() -> None:

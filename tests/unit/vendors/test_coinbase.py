@@ -22,7 +22,7 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.coinbase import CoinbaseProvider, parse, vendor_symbol
+from enrichment.vendors.coinbase import CoinbaseProvider, parse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 CHRISTMAS = datetime(2024, 12, 25, tzinfo=UTC)
@@ -132,20 +132,6 @@ def test_nothing_is_asked_from_before_coinbase_opened() -> None:
     old = Window(datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC))
     fetched = fetch(FakeTransport(), window=old)
     assert (len(fetched.bars), fetched.requests) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("symbol", "product"),
-    [
-        ("X:BTCUSD", "BTC-USD"),
-        ("X:BTC-USD", "BTC-USD"),
-        ("X:ETHUSDC", "ETH-USDC"),
-        ("X:USDTUSD", "USDT-USD"),
-        ("X:ETHBTC", "ETH-BTC"),
-    ],
-)
-def test_products(symbol: str, product: str) -> None:
-    assert vendor_symbol(symbol) == product
 
 
 def test_stocks_are_refused_without_a_request() -> None:
