@@ -139,6 +139,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
 
         Gaps and anomalies count on the day on which they were first detected.
         """
+        symbol = reader.symbols.stored_as(symbol)
         report = reader.quality_by_day.of(symbol, query.days)
         if report is None:
             raise NotTracked.of(symbol)
@@ -150,7 +151,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
         """Stored values that were corrected because a vendor restated them, newest first."""
         rows = reader.audit_log.corrections(
             query.limit + 1,
-            symbol=query.symbol,
+            symbol=query.symbol and reader.symbols.stored_as(query.symbol),
             timeframe=query.timeframe,
             since=query.since,
             before=query.cursor,
@@ -190,6 +191,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
 
         The header `X-Simulated: true` marks simulated series of the sandbox vendor.
         """
+        symbol = reader.symbols.stored_as(symbol)
         if not reader.bars.exists(symbol):
             raise NotTracked.of(symbol)
         columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))

@@ -210,6 +210,7 @@ def blueprint(
     @Endpoint("dashboard", JobStatus, responses={304: None})
     def job_status(symbol: Symbol) -> Response:
         """Status of a tracked symbol in its latest job."""
+        symbol = reader.symbols.stored_as(symbol)
         status = reader.job_status(symbol)
         if status is None:
             raise NotTracked.of(symbol)

@@ -54,7 +54,15 @@ def _flag(value: Any) -> Any:
 def _symbol(value: Any) -> Any:
     if isinstance(value, str) and value != value.strip():
         raise ValueError(f"malformed symbol {value[:40]!r}: remove the surrounding blanks")
+    if isinstance(value, str) and "/" in value:
+        raise ValueError(f"malformed symbol {value[:40]!r}: write '-' for '/'")
     return parse_symbol(value) if isinstance(value, str) else value
+
+
+def _cursor(value: Any) -> Any:
+    """A symbol in the spelling in which it is stored, which may be an older one."""
+    _symbol(value)
+    return value
 
 
 def _printable(value: Any) -> Any:
@@ -100,18 +108,15 @@ Whole = BeforeValidator(_whole)
 """A whole number: Annotated[int, Field(ge=…, le=…), Whole]."""
 Seconds = BeforeValidator(_seconds)
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Symbol = Annotated[
-    str,
-    BeforeValidator(_symbol),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": SYMBOL_PATTERN,
-            "description": "A ticker such as AAPL, BRK.B or X:BTCUSD.",
-            "examples": ["AAPL"],
-        }
-    ),
-]
+_SYMBOL_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": SYMBOL_PATTERN,
+        "description": "A ticker such as AAPL, BRK.B, BACpL or X:BTCUSD.",
+        "examples": ["AAPL"],
+    }
+)
+Symbol = Annotated[str, BeforeValidator(_symbol), _SYMBOL_SCHEMA]
 Text = Annotated[
     str,
     Field(max_length=500, json_schema_extra={"pattern": _PRINTABLE}),
@@ -132,7 +137,9 @@ Moment = Annotated[
     ),
 ]
 CURSOR = "Start of the page, from the Link header of the previous page."
-SymbolCursor = Annotated[Symbol | None, Field(description=CURSOR)]
+SymbolCursor = Annotated[
+    Annotated[str, BeforeValidator(_cursor), _SYMBOL_SCHEMA] | None, Field(description=CURSOR)
+]
 NumberCursor = Annotated[int, Field(ge=1, lt=2**63, description=CURSOR), Whole]
 FindingCursor = Annotated[
     Cursor,

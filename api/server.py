@@ -88,7 +88,7 @@ def serve(settings: Settings) -> None:
     ):
         app = create_app(
             build_read_models(reader_db, settings),
-            Commands(db),
+            Commands(db, settings.provider_orders),
             ready=lambda: require_current(db, columns),
             config=Schedule(
                 settings.enrichment_hour,

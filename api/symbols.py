@@ -106,9 +106,9 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
     @Endpoint("symbols", SymbolResponse, status=201, changes_state=True, error_statuses=(409,))
     def add(body: NewSymbol) -> Response:
         """Track a symbol; the next job fetches its history."""
-        existing = queries.find(body.symbol)
+        existing = queries.find(queries.stored_as(body.symbol))
         if existing is not None and existing.active:
-            raise Conflict(f"{body.symbol} is tracked already: change it with PATCH")
+            raise Conflict(f"{existing.symbol} is tracked already: change it with PATCH")
         timeframes = tuple(t for t in Timeframe if t in body.timeframes)
         commands.track(
             [TrackedSymbol(body.symbol, body.asset_class, timeframes)], actor=actor(request)
@@ -128,6 +128,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
         current = _find(queries, symbol)
+        symbol = current.symbol
         timeframes = body.timeframes or [Timeframe(state.timeframe) for state in current.timeframes]
         changed = TrackedSymbol(
             symbol,
@@ -162,7 +163,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         Timeframes are separated by '|'. If any line is invalid, nothing is imported and the
         response (422) names every invalid line.
         """
-        parsed = read_csv(body)
+        parsed = read_csv(body, commands.require_served)
         valid = not parsed.bad_lines
         imported = valid and not query.dry_run
         if imported:
@@ -176,7 +177,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
 
 
 def _find(queries: SymbolQueries, symbol: str) -> SymbolDetails:
-    details = queries.find(symbol)
+    details = queries.find(queries.stored_as(symbol))
     if details is None:
         raise NotTracked.of(symbol)
     return details

@@ -279,6 +279,11 @@ class Settings(VendorSettings):
         sandbox = self.uses_sandbox
         return tuple(name for name in names if sandbox or not self.missing_credentials(name))
 
+    @property
+    def provider_orders(self) -> dict[str, tuple[str, ...]]:
+        """`providers` of every asset class."""
+        return {kind: self.providers(kind) for kind in AssetClass}
+
     def _provider_order(self, asset_class: AssetClass) -> tuple[str, ...]:
         return {
             AssetClass.STOCK: self.providers_stock,

@@ -36,7 +36,7 @@ def services(settings: Settings | None = None) -> Iterator[tuple[ReadModels, Com
 
     settings = settings or load_settings()
     with open_database(settings, application="enrichment-cli") as db:
-        yield build_read_models(db, settings), Commands(db)
+        yield build_read_models(db, settings), Commands(db, settings.provider_orders)
 
 
 def load_settings(**options: Any) -> Settings:

@@ -49,10 +49,9 @@ def quality(
 ) -> None:
     """Report a symbol's data quality: score, gaps, flags, corrections."""
     from enrichment.cli import quality_report, render
-    from enrichment.domain.symbols import parse_symbol
 
-    name = parse_symbol(symbol)
     with services() as (reader, _):
+        name = reader.symbols.stored_as(symbol)
         reports = reader.reports.of(name)
         if reports is None:
             raise NotTracked.of(name)

@@ -16,8 +16,9 @@ from enrichment.cli import render
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
-from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
 from enrichment.net import require_free
+from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.registry import VendorSpec
 from enrichment.wiring.database import build_read_models, open_database
 from enrichment.wiring.vendors import build_providers
@@ -39,6 +40,7 @@ class _Program:
     """Its command line, space-separated."""
 
 
+MAX_SYMBOLS = 100_000  # that are checked
 _HEALTH_CHECKS = {  # path, and what the answer contains
     "API": ("/livez", b'"alive"'),
     "dashboard": ("/_stcore/health", b"ok"),
@@ -58,6 +60,7 @@ def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
         *_misspelt(type(settings)),
         *_run("database", lambda: _database(settings)),
         *_run("calendar", _calendar),
+        *_unserved(settings),
         *_dask(settings),
         *(
             result
@@ -108,6 +111,18 @@ def _database(settings: Settings) -> str:
             f"{db.address}: schema current, {tracked} symbols tracked, {len(alive)} workers alive"
         )
         return "; ".join([summary, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
+
+
+def _unserved(settings: Settings) -> Iterator[CheckResult]:
+    """A problem for each tracked symbol of which no vendor in use serves a series."""
+    with suppress(EnrichmentError), open_database(settings, application="enrichment-doctor") as db:
+        for details in build_read_models(db, settings).symbols.page(MAX_SYMBOLS, active=True):
+            asset_class = AssetClass(details.asset_class)
+            timeframes = tuple(Timeframe(series.timeframe) for series in details.timeframes)
+            tracked = TrackedSymbol(details.symbol, asset_class, timeframes)
+            reason = unserved_reason(tracked, settings.providers(asset_class))
+            if reason is not None:
+                yield CheckResult("symbols", False, reason)
 
 
 def _dask(settings: Settings) -> Iterator[CheckResult]:

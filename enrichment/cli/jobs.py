@@ -166,10 +166,9 @@ def register(app: typer.Typer) -> None:
 
 def _print_symbol_status(symbol: str, as_json: bool) -> None:
     from enrichment.cli import render
-    from enrichment.domain.symbols import parse_symbol
 
-    name = parse_symbol(symbol)
     with services() as (reader, _):
+        name = reader.symbols.stored_as(symbol)
         item = reader.job_status(name)
     if item is None:
         raise NotTracked.of(name)

@@ -47,9 +47,10 @@ def symbols_add(
 @app.command("remove")
 def symbols_remove(symbol: str) -> None:
     """Stop enriching a symbol; its stored bars stay."""
-    with services() as (_, commands):
+    with services() as (reader, commands):
+        name = reader.symbols.stored_as(symbol)
         commands.untrack(symbol, actor=actor())
-    out.print(f"{symbol.upper()} is no longer tracked; its bars stay", highlight=False)
+    out.print(f"{name} is no longer tracked; its bars stay", highlight=False)
 
 
 @app.command("import")
@@ -57,7 +58,7 @@ def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=Fa
     """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|')."""
     from enrichment.domain.symbol_csv import parse_csv
 
-    tracked = parse_csv(file.read_text(encoding="utf-8"))
     with services() as (_, commands):
+        tracked = parse_csv(file.read_text(encoding="utf-8"), commands.require_served)
         commands.track(tracked, actor=actor())
     out.print(f"tracking {len(tracked)} symbols from {file.name}", highlight=False)

@@ -79,7 +79,7 @@ class Stack:
         self.supervisor = supervisor
         self._server = server
         self._last_error = ""
-        self.commands = Commands(db)
+        self.commands = Commands(db, settings.provider_orders)
         self.reader: ReadModels = build_read_models(db, settings)
         self.interrupted = threading.Event()
 

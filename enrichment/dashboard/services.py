@@ -11,7 +11,6 @@ import streamlit as st
 from enrichment.config import Settings
 from enrichment.dashboard.auth import require_operator
 from enrichment.dashboard.data.cache import cached_read
-from enrichment.domain.model import AssetClass
 from enrichment.services.commands import Commands
 from enrichment.warehouse import reader_role
 from enrichment.warehouse.database import Database
@@ -47,8 +46,8 @@ def services() -> Services:
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
     )
-    orders = {kind.value: settings.providers(kind) for kind in AssetClass}
-    return Services(reader, Commands(database), orders)
+    orders = settings.provider_orders
+    return Services(reader, Commands(database, orders), orders)
 
 
 def commands() -> Commands:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from enrichment.domain.errors import InvalidRequest
@@ -44,10 +44,16 @@ def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymb
     )
 
 
-def read_csv(content: str) -> SymbolList:
+def read_csv(
+    content: str, check: Callable[[TrackedSymbol], None] = lambda tracked: None
+) -> SymbolList:
     """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
 
     The last line of a symbol wins. Errors become `bad_lines`; nothing is raised.
+
+    Args:
+        content: Text of the file.
+        check: Raises InvalidRequest for a symbol that is not to be tracked.
     """
     reader = csv.DictReader(io.StringIO(content.lstrip("\ufeff")))
     symbols: dict[str, TrackedSymbol] = {}
@@ -58,6 +64,7 @@ def read_csv(content: str) -> SymbolList:
         for row in reader:
             try:
                 tracked = parse_tracked(*(row[name] or "" for name in HEADER))
+                check(tracked)
                 symbols[tracked.symbol] = tracked
             except InvalidRequest as exc:
                 bad_lines.append(RejectedLine(reader.line_num, str(exc)))
@@ -68,9 +75,11 @@ def read_csv(content: str) -> SymbolList:
     return SymbolList(list(symbols.values()), bad_lines)
 
 
-def parse_csv(content: str) -> list[TrackedSymbol]:
+def parse_csv(
+    content: str, check: Callable[[TrackedSymbol], None] = lambda tracked: None
+) -> list[TrackedSymbol]:
     """Like `read_csv`, but raises InvalidRequest, which names every bad line, if there is one."""
-    parsed = read_csv(content)
+    parsed = read_csv(content, check)
     if parsed.bad_lines:
         raise InvalidRequest(
             "; ".join(f"line {bad.line}: {bad.detail}" for bad in parsed.bad_lines)

@@ -13,11 +13,11 @@ from enrichment.domain.errors import (
     UnknownJob,
     UnknownRule,
 )
-from enrichment.domain.model import AssetClass, Window
+from enrichment.domain.model import AssetClass, TrackedSymbol, Window
 from enrichment.domain.statuses import PauseScope
-from enrichment.domain.symbols import parse_symbol
+from enrichment.domain.symbols import SymbolKind, parse_instrument
 from enrichment.services.alerts.rules import DEFAULT_RULES
-from enrichment.vendors.registry import VENDORS
+from enrichment.vendors.registry import VENDORS, VendorSpec
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Connection
 from enrichment.warehouse.queue import job_control, symbols
@@ -34,7 +34,7 @@ def backfill_window(start: datetime, end: datetime | None, now: datetime) -> Win
     return Window(start, end)
 
 
-def pause_key(scope: str, key: str) -> str:
+def pause_key(conn: Connection, scope: str, key: str) -> str:
     """The normalized key of a pause; InvalidRequest if it does not fit the scope."""
     if scope == PauseScope.GLOBAL:
         if key:
@@ -43,7 +43,7 @@ def pause_key(scope: str, key: str) -> str:
     if scope == PauseScope.ASSET_CLASS:
         return AssetClass.parse(key).value
     if scope == PauseScope.SYMBOL:
-        return parse_symbol(key)
+        return symbols.stored_as(conn, [key])[0]
     if scope == PauseScope.PROVIDER:
         return VENDORS[key].name
     raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PauseScope)}")
@@ -59,6 +59,43 @@ def require_tracked(conn: Connection, names: Sequence[str]) -> None:
             f"{listed} {verb} not tracked: add with "
             f"'enrichment symbols add {unknown[0]} --asset-class stock --timeframes 1d'"
         )
+
+
+def unserved_reason(tracked: TrackedSymbol, providers: Sequence[str]) -> str | None:
+    """Why none of these vendors serves a series of the symbol, and what to do; None if one does.
+
+    >>> symbol = TrackedSymbol("VOD.L", AssetClass.STOCK, (Timeframe.D1,))
+    >>> unserved_reason(symbol, ["polygon"])
+    'VOD.L: polygon serves US stocks only; add yahoo to PROVIDERS_STOCK'
+    """
+    mismatch = _mismatch(tracked)
+    if mismatch is not None:
+        return f"{tracked.symbol}: {mismatch}"
+    for timeframe in tracked.timeframes:
+        series = tracked.symbol, tracked.asset_class, timeframe
+        refusals = [VENDORS[name].refusal(*series) for name in providers]
+        reasons = [reason for reason in refusals if reason is not None]
+        if len(reasons) == len(providers):
+            able = [spec for spec in VENDORS if spec.refusal(*series) is None]
+            return f"{tracked.symbol}: {', '.join(reasons)}; {_remedy(able, tracked.asset_class)}"
+    return None
+
+
+def _mismatch(tracked: TrackedSymbol) -> str | None:
+    kind = parse_instrument(tracked.symbol).kind
+    if tracked.asset_class is not AssetClass.CRYPTO and kind is SymbolKind.PAIR:
+        return "a pair of currencies is of asset class crypto"
+    if tracked.asset_class is AssetClass.CRYPTO and kind not in (SymbolKind.PAIR, SymbolKind.OTHER):
+        return "not a pair of currencies: write X:BASEQUOTE, such as X:BTCUSD"
+    return None
+
+
+def _remedy(able: Sequence[VendorSpec], asset_class: AssetClass) -> str:
+    if not able:
+        return "no vendor serves it"
+    keys = {spec.name: " and ".join(c.name.upper() for c in spec.credentials) for spec in able}
+    names = [f"{name} (with {key})" if key else name for name, key in keys.items()]
+    return f"add {' or '.join(names)} to PROVIDERS_{asset_class.upper()}"
 
 
 def require_job(conn: Connection, job_id: UUID) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,7 +11,6 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
-from enrichment.domain.symbols import parse_symbol
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     backfill_window,
@@ -21,10 +20,12 @@ from enrichment.services.command_checks import (
     require_job,
     require_rule,
     require_tracked,
+    unserved_reason,
 )
 from enrichment.warehouse import alerts, resilience_state
-from enrichment.warehouse.database import Database, database_now
-from enrichment.warehouse.queue import audit, job_control, jobs, pauses, symbols
+from enrichment.warehouse.database import Connection, Database, database_now
+from enrichment.warehouse.queue import audit, job_control, jobs, pauses
+from enrichment.warehouse.queue import symbols as tracked_symbols
 from enrichment.warehouse.series import review
 from resilience import BreakerAction
 
@@ -51,8 +52,9 @@ class Commands:
     one of its subclasses.
     """
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, providers: Mapping[str, Sequence[str]] | None = None) -> None:
+        """providers: those of each asset class; None to track symbols that none of them serves."""
+        self._db, self._providers = db, providers
 
     def trigger(
         self,
@@ -70,11 +72,11 @@ class Commands:
         """
         if symbols and asset_class:
             raise Conflict("give either symbols or an asset class, not both")
-        names = sorted({parse_symbol(symbol) for symbol in symbols}) if symbols else None
         kind = AssetClass.parse(asset_class).value if asset_class else None
         with self._db.begin() as conn:
             if idempotency_key and (existing := jobs.find_by_key(conn, idempotency_key)):
                 return TriggerResult(*existing)
+            names = _stored(conn, symbols) if symbols else None
             if names:
                 require_tracked(conn, names)
             opened = job_control.open_job(
@@ -105,10 +107,10 @@ class Commands:
         reason: str | None = None,
     ) -> TriggerResult:
         """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
-        names = sorted({parse_symbol(symbol) for symbol in symbols})
-        if not names:
+        if not symbols:
             raise NotTracked("name at least one tracked symbol")
         with self._db.begin() as conn:
+            names = _stored(conn, symbols)
             require_tracked(conn, names)
             window = backfill_window(start, end, database_now(conn))
             opened = job_control.open_job(
@@ -137,10 +139,11 @@ class Commands:
 
         Returns the series' new quality score; InvalidRequest if there is no such flag.
         """
-        name, kind = parse_symbol(symbol), Timeframe.parse(timeframe)
+        kind = Timeframe.parse(timeframe)
         if not reason.strip():
             raise InvalidRequest("give a reason: how you know that the bar is correct")
         with self._db.begin() as conn:
+            [name] = _stored(conn, [symbol])
             inputs = review.read_quality_inputs(conn, name, kind)
             removed = review.confirm(
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
@@ -183,8 +186,8 @@ class Commands:
 
         key: the asset class, symbol or provider; empty for the global scope.
         """
-        key = pause_key(scope, key)
         with self._db.begin() as conn:
+            key = pause_key(conn, scope, key)
             if scope == PauseScope.SYMBOL:
                 require_tracked(conn, [key])
             pauses.pause(conn, scope=scope, key=key, by=actor, reason=reason, until=until)
@@ -201,8 +204,8 @@ class Commands:
         reason: str | None = None,
     ) -> None:
         """Remove a scope's pause."""
-        key = pause_key(scope, key)
         with self._db.begin() as conn:
+            key = pause_key(conn, scope, key)
             pauses.resume(conn, scope=scope, key=key)
             audit.record(
                 conn, actor=actor, action="resume", target=f"{scope} {key}".strip(), reason=reason
@@ -300,8 +303,18 @@ class Commands:
     def track(
         self, tracked: Sequence[TrackedSymbol], *, actor: str, reason: str | None = None
     ) -> None:
-        """Track symbols; those that are tracked already get the timeframes in addition."""
+        """Track symbols; those that are tracked already get the timeframes in addition.
+
+        Raises InvalidRequest, and tracks none, if no vendor in use serves one of them.
+        """
         self._put(tracked, "track", actor, reason, keep_timeframes=True)
+
+    def require_served(self, tracked: TrackedSymbol) -> None:
+        """InvalidRequest, with what to do, if no vendor in use serves one of its timeframes."""
+        if self._providers is not None and tracked.active:
+            refusal = unserved_reason(tracked, self._providers[tracked.asset_class])
+            if refusal is not None:
+                raise InvalidRequest(refusal)
 
     def change(self, tracked: TrackedSymbol, *, actor: str, reason: str | None = None) -> None:
         """Bring a symbol to these settings; timeframes that are not named are not enriched."""
@@ -316,8 +329,12 @@ class Commands:
         *,
         keep_timeframes: bool,
     ) -> None:
+        for symbol in tracked:
+            self.require_served(symbol)
         with self._db.begin() as conn:
-            symbols.put(conn, tracked, keep_timeframes=keep_timeframes)
+            names = tracked_symbols.stored_as(conn, [t.symbol for t in tracked])
+            tracked = [replace(t, symbol=name) for t, name in zip(tracked, names, strict=True)]
+            tracked_symbols.put(conn, tracked, keep_timeframes=keep_timeframes)
             audit.record(
                 conn,
                 actor=actor,
@@ -329,9 +346,14 @@ class Commands:
 
     def untrack(self, symbol: str, *, actor: str, reason: str | None = None) -> None:
         """Stop enriching a symbol; its stored data stays."""
-        name = parse_symbol(symbol)
         with self._db.begin() as conn:
-            if not symbols.deactivate(conn, name):
+            [name] = _stored(conn, [symbol])
+            if not tracked_symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
             job_control.cancel_symbol(conn, name)
             audit.record(conn, actor=actor, action="untrack", target=name, reason=reason)
+
+
+def _stored(conn: Connection, symbols: Sequence[str]) -> list[str]:
+    """The symbols as they are stored, each once, sorted."""
+    return sorted(set(tracked_symbols.stored_as(conn, symbols)))

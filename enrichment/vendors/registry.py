@@ -18,8 +18,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from enrichment.domain.errors import UnknownVendor
+from enrichment.domain.errors import UnknownSymbol, UnknownVendor
 from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.vendors.spelling import vendor_spelling
 
 if TYPE_CHECKING:
     from enrichment.vendors.base import Provider
@@ -82,6 +83,18 @@ class VendorSpec:
     def source(self, *, sandbox: bool) -> str:
         """The source recorded with its bars."""
         return self.sandbox_source if sandbox else self.name
+
+    def refusal(self, symbol: str, asset_class: AssetClass, timeframe: Timeframe) -> str | None:
+        """Why the vendor can't serve a series; None if it may."""
+        if asset_class not in self.coverage:
+            return f"{self.name} does not serve {asset_class}"
+        if timeframe not in self.coverage[asset_class]:
+            return f"{self.name} has no bars of {timeframe} for {asset_class}"
+        try:
+            vendor_spelling(self.name, symbol)
+        except UnknownSymbol as exc:
+            return str(exc).removeprefix(f"{symbol}: ")
+        return None
 
     def reach(self, asset_class: AssetClass, timeframe: Timeframe) -> timedelta | None:
         """How far back its bars go, None for unlimited; KeyError if it does not serve them."""

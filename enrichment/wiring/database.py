@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from enrichment.config import Settings
-from enrichment.domain.model import AssetClass
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -119,5 +118,5 @@ def build_read_models(db: Database, settings: Settings) -> ReadModels:
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
-        providers={kind: settings.providers(kind) for kind in AssetClass},
+        providers=settings.provider_orders,
     )

@@ -308,12 +308,12 @@ def price_figure(
 
 def track_symbol() -> None:
     form = st.session_state
-    symbol, timeframes = form["new-symbol"], ",".join(form["new-timeframes"])
+    symbol, timeframes = form["new-symbol"].strip(), ",".join(form["new-timeframes"])
     run_command(
         lambda: commands().track(
             [parse_tracked(symbol, form["new-class"], timeframes)], actor=actor()
         ),
-        f"{symbol.upper()} is tracked: trigger it, or wait for the nightly run",
+        f"{symbol} is tracked: trigger it, or wait for the nightly run",
     )
 
 
@@ -336,7 +336,7 @@ def tracking_forms() -> None:
 
 def import_preview(content: str) -> None:
     """The symbols of a CSV file with a button to track them, or its invalid lines."""
-    parsed = read_csv(content)
+    parsed = read_csv(content, services().commands.require_served)
     if parsed.bad_lines:
         st.error(f"{len(parsed.bad_lines)} invalid lines: correct them to import the file.")
         table([asdict(line) for line in parsed.bad_lines], key="bad-lines")

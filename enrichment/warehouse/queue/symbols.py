@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import Timeframe, TrackedSymbol
+from enrichment.domain.symbols import parse_symbol, spellings
 
 
 def put(conn: Connection, tracked: Sequence[TrackedSymbol], *, keep_timeframes: bool) -> None:
@@ -41,6 +42,21 @@ def deactivate(conn: Connection, symbol: str) -> bool:
         {"symbol": symbol},
     )
     return updated.rowcount == 1
+
+
+def stored_as(conn: Connection, symbols: Sequence[str]) -> list[str]:
+    """The symbols as they are stored: one that was tracked under another spelling keeps that."""
+    names = [parse_symbol(symbol) for symbol in symbols]
+    others = {spelling: name for name in names for spelling in spellings(name)[1:]}
+    if not others:
+        return names
+    rows = conn.execute(
+        text("SELECT symbol FROM tracked_symbols WHERE symbol = ANY(:symbols)"),
+        {"symbols": [*names, *others]},
+    )
+    tracked = set(rows.scalars())
+    older = {others[symbol]: symbol for symbol in sorted(tracked & others.keys())}
+    return [name if name in tracked else older.get(name, name) for name in names]
 
 
 def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:

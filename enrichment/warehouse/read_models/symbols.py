@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, text
 from enrichment.domain.model import is_simulated
 from enrichment.domain.statuses import SeriesStatus
 from enrichment.warehouse.database import Reader, from_row
+from enrichment.warehouse.queue.symbols import stored_as
 from enrichment.warehouse.read_models.dto import cause_of
 
 
@@ -109,6 +110,11 @@ class SymbolQueries(Reader):
         with self._db.begin() as conn:
             return list(conn.execute(text(_NAMES), values).scalars())
 
+    def stored_as(self, symbol: str) -> str:
+        """The symbol as it is stored, which may be an older spelling of it."""
+        with self._db.begin() as conn:
+            return stored_as(conn, [symbol])[0]
+
     def find(self, symbol: str) -> SymbolDetails | None:
         """One symbol; None if it was never tracked."""
         values = dict.fromkeys(("asset_class", "active", "search", "status", "after"))
@@ -145,7 +151,7 @@ _CHOSEN = f"""
     WHERE (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
         AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
         AND (CAST(:active AS boolean) IS NULL OR active = :active)
-        AND (CAST(:search AS text) IS NULL OR position(:search IN symbol) > 0)
+        AND (CAST(:search AS text) IS NULL OR position(:search IN upper(symbol)) > 0)
         AND (CAST(:status AS text) IS NULL OR EXISTS (
             SELECT FROM unnest(t.timeframes) AS tf (timeframe)
             LEFT JOIN enrichment_status e ON e.symbol = t.symbol AND e.timeframe = tf.timeframe
