@@ -73,11 +73,11 @@ def findings(
 ) -> None:
     """List flagged, rejected or missing bars of all symbols, newest bar first."""
     from enrichment.cli import render
-    from enrichment.domain.model import Timeframe, parse_symbol
+    from enrichment.domain.model import Timeframe
     from enrichment.warehouse.read_models.findings import Filter
 
     which = Filter(
-        symbol and parse_symbol(symbol),
+        symbol,
         timeframe and Timeframe.parse(timeframe),
         check or cause,
         parse_time(since) if since else None,

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 
 from enrichment.domain.statuses import FindingKind
 from enrichment.warehouse.database import Reader, from_row, sql
+from enrichment.warehouse.queue.symbols import stored_as
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -142,7 +143,7 @@ class Findings(Reader):
         after: Cursor | None,
     ) -> FindingsPage[Finding]:
         which = which or Filter()
-        matching = {
+        matching: dict[str, object] = {
             "symbol": which.symbol,
             "timeframe": which.timeframe,
             "kind": which.kind,
@@ -155,6 +156,8 @@ class Findings(Reader):
             "after_key": after and after.key,
         }
         with self._db.begin() as conn:
+            if which.symbol:
+                matching["symbol"] = stored_as(conn, [which.symbol])[0]
             total = conn.execute(sql(f"SELECT count(*) {_matching(query)}"), matching).scalar_one()
             selected = sql(f"SELECT * {_matching(query)} {_AFTER}")
             rows = conn.execute(selected, {**matching, **begin, "limit": limit + 1}).all()
