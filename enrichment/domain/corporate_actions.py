@@ -35,6 +35,9 @@ from enrichment.domain.model import AssetClass, Timeframe
 _WEEK_END = np.timedelta64(6, "D")  # a weekly bar is on the basis of its last day
 _MAX_RATIO = 1e5
 
+Split = tuple[date, float]
+"""The first day on the new basis, and the new shares for one old."""
+
 
 class ActionKind(StrEnum):
     """Of `corporate_actions`."""
@@ -133,7 +136,7 @@ class Splits:
     @classmethod
     def of(
         cls,
-        splits: Iterable[tuple[date, float]],
+        splits: Iterable[Split],
         timeframe: Timeframe,
         asset_class: AssetClass = AssetClass.STOCK,
     ) -> Self:
@@ -179,6 +182,22 @@ def first_starts(
     if timeframe is Timeframe.W1:
         return np.asarray(days - _WEEK_END)
     return local_midnights(asset_class, days) if timeframe.intraday and len(days) else days
+
+
+def within(
+    splits: Iterable[Split], newest: datetime | None, adjusted_until: datetime | None
+) -> list[Split]:
+    """The splits that bars up to `newest` show, ascending: those after `adjusted_until`."""
+    if newest is None:
+        return []
+    first = date.min if adjusted_until is None else adjusted_until.date()
+    return [split for split in sorted(splits) if first < split[0] <= newest.date()]
+
+
+def union(splits: Iterable[Split], *others: Iterable[Split]) -> list[Split]:
+    """Splits of several sources, ascending; the first one's account of a day counts."""
+    by_day = {day: ratio for source in reversed([splits, *others]) for day, ratio in source}
+    return sorted(by_day.items())
 
 
 def scaled(bars: Bars, shares: Floats) -> Bars:

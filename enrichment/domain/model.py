@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,6 +19,7 @@ from enrichment.domain.statuses import HistoryLimit, SeriesStatus
 
 if TYPE_CHECKING:  # settings and command line use this module and need no numpy
     from enrichment.domain.bars import Bars
+    from enrichment.domain.corporate_actions import CorporateAction
 
 # Upper bounds of the latency histogram of fetches; one more bucket counts slower ones.
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
@@ -191,6 +192,7 @@ class FetchedBars:
     served_from: datetime | None = None  # the vendor has nothing older; None: all that was asked
     limit: HistoryLimit | None = None  # why it has nothing older
     fallback: bool = False  # whether a preferred vendor could not be asked
+    actions: Sequence[CorporateAction] = ()  # that the same answer reports
 
 
 class JobKind(StrEnum):

@@ -18,6 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, no_timestamps
+from enrichment.domain.corporate_actions import Split
 from enrichment.domain.model import FetchedBars, Flag, Quality, Timeframe, ValidationResult, Window
 from enrichment.domain.statuses import GapCause, HistoryLimit
 
@@ -45,7 +46,8 @@ class SeriesSnapshot:
     history_limit: HistoryLimit | None = None  # why they differ; None: it is not known
     history_due: bool = True  # whether what lies between them is to be requested again
     source: str | None = None  # vendor of the last run
-    adjusted: bool | None = None  # whether its prices were adjusted for splits
+    adjusted_until: datetime | None = None  # prices before are adjusted for splits up to then
+    splits: Sequence[Split] = ()  # of the instrument, that have taken effect
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
@@ -173,6 +175,9 @@ class SeriesUpdate:
     quality_inputs: QualityInputs
     history_from: datetime  # earliest start served so far
     rebase: Rebase | None = None
+    adjusted_until: datetime | None = None  # as in SeriesSnapshot, after the run
+    splits: Sequence[Split] = ()  # that the features were computed with
+    last_ts: datetime | None = None  # start of the newest bar of the series after the run
     appends: bool = False  # whether all `bars` start after those stored
     replaces_series: bool = False  # whether all that is stored of the series is given up first
 

@@ -124,7 +124,7 @@ class EnrichmentPipeline(Generic[Outcome]):
         fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
         replaces = replaces_sandbox(run, snapshot, fetched)
         if replaces:
-            snapshot = SeriesSnapshot(wanted_from=snapshot.wanted_from)
+            snapshot = SeriesSnapshot(wanted_from=snapshot.wanted_from, splits=snapshot.splits)
             fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
         with run.step("compute") as timer:
             merged = merge(run, snapshot, fetched)

@@ -30,6 +30,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from enrichment.domain.bars import Bars, Mask, between, to_datetime64
+from enrichment.domain.corporate_actions import Split, Splits, union
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
     Task,
@@ -103,7 +104,10 @@ class FetchedSeries:
 
     fetches: Sequence[FetchResult]  # validated, the main one first
     tail: StoredTail
+    known_splits: Sequence[Split]  # of the ledger and of this answer
+    splits: Splits  # the same as the bars of this timeframe meet them
     rebase: Rebase | None = None  # the change of basis that the main one shows
+    replaces_history: bool = False  # whether the main one is the whole history
 
 
 class SeriesFetcher:
@@ -119,17 +123,20 @@ class SeriesFetcher:
         """Execute the plan. Raises StepFailed from the error of the main fetch."""
         main = self._fetch(run, plan.window)
         _require_bars(run, snapshot, plan, main)
+        snapshot = _with_reported_splits(run, snapshot, main)
+        main = _on_stored_basis(run, snapshot, main)
         unchanged = None if plan.gaps else _unchanged(run, snapshot, main)
         if unchanged is not None:
             plan = fetch_plan.plan_unchanged(plan)
-            return FetchedSeries([unchanged], self._read(run, snapshot, plan))
+            return _series(run, snapshot, [unchanged], self._read(run, snapshot, plan))
         tail = self._read(run, snapshot, plan)
-        main = _validated(run, main, tail)
+        main = _validated(run, snapshot, main, tail)
         if reconcile.history_changed(snapshot, tail.bars, main):
             plan = fetch_plan.plan_refetch(plan, snapshot, run.now)
             return self._refetch_history(run, snapshot, plan)
         gaps = [self._refetch_gap(run, gap, tail, snapshot) for gap in plan.gaps]
-        return FetchedSeries([main, *(result for results in gaps for result in results)], tail)
+        fetches = [main, *(result for results in gaps for result in results)]
+        return _series(run, snapshot, fetches, tail)
 
     def _fetch(self, run: SeriesRun, window: Window) -> FetchResult:
         with run.step("fetch") as timer:
@@ -147,9 +154,11 @@ class SeriesFetcher:
         self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
     ) -> FetchedSeries:
         tail = self._read(run, snapshot, plan)
-        main = _validated(run, self._fetch(run, plan.window), StoredTail())
+        anew = replace(snapshot, adjusted_until=None)
+        main = _validated(run, anew, self._fetch(run, plan.window), StoredTail())
         rebase = reconcile.detect_rebase(tail.bars, main.validation.bars)
-        return FetchedSeries([main], tail, rebase)
+        series = _series(run, snapshot, [main], tail)
+        return replace(series, rebase=rebase, replaces_history=True)
 
     def _refetch_gap(
         self, run: SeriesRun, window: Window, tail: StoredTail, snapshot: SeriesSnapshot
@@ -159,7 +168,8 @@ class SeriesFetcher:
         A failure is recorded with the gaps and does not fail the item.
         """
         try:
-            again = _validated(run, self._fetch(run, window), tail)
+            result = _on_stored_basis(run, snapshot, self._fetch(run, window))
+            again = _validated(run, snapshot, result, tail)
         except StepFailed as exc:
             if not isinstance(exc.__cause__, ProviderError | Snooze):
                 raise
@@ -188,10 +198,14 @@ class SeriesFetcher:
         if fetched is None:
             return [first]
         second = FetchResult(window, fetched, timer.milliseconds)
+        second = _on_stored_basis(run, snapshot, second)
         known = _could_know(first, snapshot) and _could_know(second, snapshot)
         cause = GapCause.NO_TRADES if known else GapCause.UNEXPLAINED
-        within = fetched.bars.take(_in_window(fetched.bars, window))
-        second = _validated(run, replace(second, fetched=replace(fetched, bars=within)), tail)
+        if second.fetched is None:
+            return [first]
+        within = second.fetched.bars.take(_in_window(second.fetched.bars, window))
+        second = replace(second, fetched=replace(second.fetched, bars=within))
+        second = _validated(run, snapshot, second, tail)
         bars = second.validation.bars
         added = bars.take(bars.missing_from(first.validation.bars))
         flags = tuple(reconcile.other_source_flags(added, fetched))
@@ -212,8 +226,49 @@ def _in_window(bars: Bars, window: Window) -> Mask:
     return np.asarray((bars.ts >= start) & (bars.ts < end))
 
 
-def _request(run: SeriesRun, window: Window) -> ValidationRequest:
-    return ValidationRequest(run.task.asset_class, run.timeframe, window, run.now)
+def _with_reported_splits(
+    run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult
+) -> SeriesSnapshot:
+    """The snapshot with the splits that the answer reports and the ledger does not have."""
+    if main.fetched is None or not main.fetched.actions:
+        return snapshot
+    today = run.now.date()
+    reported = [
+        (action.effective_date, action.ratio)
+        for action in main.fetched.actions
+        if action.kind.changes_shares and action.rejection is None and action.ratio is not None
+        if action.effective_date <= today
+    ]
+    return replace(snapshot, splits=union(snapshot.splits, reported))
+
+
+def _splits(run: SeriesRun, snapshot: SeriesSnapshot) -> Splits:
+    return Splits.of(snapshot.splits, run.timeframe, run.task.asset_class)
+
+
+def _series(
+    run: SeriesRun, snapshot: SeriesSnapshot, fetches: Sequence[FetchResult], tail: StoredTail
+) -> FetchedSeries:
+    return FetchedSeries(fetches, tail, snapshot.splits, _splits(run, snapshot))
+
+
+def _on_stored_basis(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult) -> FetchResult:
+    if result.fetched is None or snapshot.adjusted_until is None:
+        return result
+    fetched = reconcile.on_stored_basis(snapshot, result.fetched, _splits(run, snapshot))
+    return replace(result, fetched=fetched)
+
+
+def _request(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult) -> ValidationRequest:
+    adjusted = result.fetched is not None and result.fetched.adjusted
+    return ValidationRequest(
+        run.task.asset_class,
+        run.timeframe,
+        result.window,
+        run.now,
+        _splits(run, snapshot),
+        run.now if adjusted else snapshot.adjusted_until,
+    )
 
 
 def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> FetchResult | None:
@@ -221,18 +276,20 @@ def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> F
     if snapshot.tail is None or main.fetched is None:
         return None
     with run.step("validate"):
-        request = _request(run, main.window)
+        request = _request(run, snapshot, main)
         stored = reconcile.matches_stored(snapshot, snapshot.tail, main.fetched, request)
     if stored is None:
         return None
     return replace(main, validation=ValidationResult(stored), unchanged=True)
 
 
-def _validated(run: SeriesRun, result: FetchResult, tail: StoredTail) -> FetchResult:
+def _validated(
+    run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult, tail: StoredTail
+) -> FetchResult:
     if result.fetched is None:
         raise ValueError("a failed fetch can't be validated")
     with run.step("validate"):
-        request = _request(run, result.window)
+        request = _request(run, snapshot, result)
         validation = validate(result.fetched.bars, request, context=tail.bars)
     return replace(result, validation=validation)
 

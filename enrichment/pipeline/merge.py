@@ -18,12 +18,14 @@ import numpy as np
 from enrichment.domain import calendars
 from enrichment.domain.bars import (
     Bars,
+    Floats,
     Timestamps,
     between,
     isin_sorted,
     no_timestamps,
     to_datetime,
 )
+from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import Flag, Quality, Window
 from enrichment.domain.series import (
     Gap,
@@ -56,6 +58,28 @@ class MergedSeries:
     def rows_before(self) -> int:
         """Stored bars that precede `bars`."""
         return max(0, self.snapshot.bars - len(self.fetched.tail.bars))
+
+    @property
+    def adjusted_until(self) -> datetime | None:
+        """As in SeriesSnapshot, after this run."""
+        fetched, main = self.fetched, self.fetched.fetches[0].fetched
+        if main is not None and main.adjusted:
+            return None if reconcile.mixes_bases(self.snapshot, main) else self.run.now
+        if not fetched.replaces_history:
+            return self.snapshot.adjusted_until
+        if main is None or len(main.bars) == 0 or fetched.rebase is None:
+            return None
+        start = main.bars.ts.min()  # bars from before it were put on its basis
+        return to_datetime(start) if self.bars.ts[0] < start else None
+
+    @property
+    def shares(self) -> Floats | None:
+        """For each bar, what one of its shares has become until the newest; None: no split."""
+        if len(self.fetched.splits) == 0 or len(self.bars) == 0:
+            return None
+        splits = self.fetched.splits.up_to(self.bars.ts[-1])
+        shares = splits.shares(self.bars.ts, adjusted_until=self.adjusted_until)
+        return None if (shares == 1.0).all() else shares
 
     @property
     def rows_to_write(self) -> slice:
@@ -116,10 +140,11 @@ def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Ba
     flags = [flag for result in fetched.fetches for flag in result.validation.flags]
     if fetched.rebase is not None and len(bars):
         older = stored.take(stored.ts < bars.ts[0])
-        bars = reconcile.apply_rebase(older, fetched.rebase.factor).concat(bars)
-    elif main.fetched is not None and snapshot.source not in (None, main.source):
+        bars = scaled(older, np.full(len(older), 1 / fetched.rebase.factor)).concat(bars)
+    elif main.fetched is not None:
         flags += reconcile.source_change_flags(snapshot, stored, bars, main.fetched)
-        bars = bars.take(bars.missing_from(stored))
+        if snapshot.source not in (None, main.source):
+            bars = bars.take(bars.missing_from(stored))
     return bars, [flag for flag in flags if (flag.ts, flag.check) not in snapshot.confirmed]
 
 
@@ -131,7 +156,7 @@ def compute_features(
     unchanged = merged.first_changed == len(merged.bars) and snapshot.features_current
     if unchanged and snapshot.coverage is not None:
         return {}, snapshot.coverage
-    columns = features.compute(merged.bars, merged.fetched.tail.cumulative_seed)
+    columns = features.compute(merged.bars, merged.fetched.tail.cumulative_seed, merged.shares)
     lookback = features.LOOKBACK if merged.rows_before else 0
     counted = {name: column[lookback:] for name, column in columns.items()}
     return columns, quality.feature_coverage(merged.rows_before + lookback, counted)
@@ -249,5 +274,8 @@ def to_update(
         quality_inputs=inputs,
         history_from=history_reach(merged).served_from,
         rebase=fetched.rebase,
+        adjusted_until=merged.adjusted_until,
+        splits=fetched.known_splits,
+        last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars) else merged.snapshot.last_ts,
         appends=len(stored) == 0 or bool(np.all(bars.ts > stored.ts[-1])),
     )

@@ -7,7 +7,7 @@ series anew; any other difference is a restatement of single bars.
 >>> ts = np.arange(4).astype("datetime64[D]")
 >>> prices, volume = np.array([100.0, 102.0, 101.0, 103.0]), np.full(4, 5.0)
 >>> stored = Bars.of(ts, prices, prices, prices, prices, volume)
->>> detect_rebase(stored.take(slice(3)), apply_rebase(stored, 0.5)).factor
+>>> detect_rebase(stored.take(slice(3)), scaled(stored, np.full(4, 2.0))).factor
 0.5
 >>> other = replace(stored, high=prices * [1.0, 1.0, 1.05, 1.0])
 >>> [flag.detail for flag in source_disagreement(stored, other, source="other")]
@@ -23,6 +23,7 @@ import numpy as np
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import PRICES, Bars, isin_sorted, to_datetime, to_datetime64
+from enrichment.domain.corporate_actions import Splits, scaled
 from enrichment.domain.model import FetchedBars, Flag, Severity
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.pipeline.validation.bars import ValidationRequest
@@ -42,7 +43,7 @@ def matches_stored(
     window, asset_class, timeframe = request.window, request.asset_class, request.timeframe
     if (window.start, fetched.source) != (snapshot.overlap_from, snapshot.source):
         return None
-    if fetched.adjusted != snapshot.adjusted or not snapshot.overlap_trusted:
+    if mixes_bases(snapshot, fetched) or not snapshot.overlap_trusted:
         return None
     stored = tail.bars.take(tail.bars.ts >= to_datetime64(window.start))
     forming = calendars.is_forming(asset_class, timeframe, fetched.bars.ts, request.now)
@@ -51,6 +52,24 @@ def matches_stored(
         return None
     expected = calendars.ended_bar_starts(asset_class, timeframe, window.start, request.now)
     return stored if isin_sorted(expected, stored.ts).all() else None
+
+
+def mixes_bases(snapshot: SeriesSnapshot, fetched: FetchedBars) -> bool:
+    """Whether a vendor answered adjusted bars for a series of bars as traded.
+
+    Bars as traded can be put on the basis of an adjusted series, whose date is known.
+    """
+    return fetched.adjusted and snapshot.bars > 0 and snapshot.adjusted_until is None
+
+
+def on_stored_basis(snapshot: SeriesSnapshot, fetched: FetchedBars, splits: Splits) -> FetchedBars:
+    """The answer with bars as traded on the basis of those stored, where these are adjusted."""
+    until = snapshot.adjusted_until
+    if fetched.adjusted or until is None or len(splits) == 0:
+        return fetched
+    ts = fetched.bars.ts
+    shares = splits.shares(ts) / splits.shares(ts, adjusted_until=until)
+    return replace(fetched, bars=scaled(fetched.bars, shares))
 
 
 def history_changed(snapshot: SeriesSnapshot, stored: Bars, main: FetchResult) -> bool:
@@ -84,10 +103,10 @@ def detect_rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     tolerance = min(RATIO_TOLERANCE, abs(factor - 1.0) / 5.0)
     if tolerance < _MIN_STEP:
         return None
-    scaled = (np.abs(ratios / factor - 1.0) <= tolerance).all(axis=0)
+    rescaled = (np.abs(ratios / factor - 1.0) <= tolerance).all(axis=0)
     equal = (np.abs(ratios - 1.0) <= tolerance).all(axis=0)
-    until = int(np.flatnonzero(scaled)[-1]) if scaled.any() else -1
-    explained = np.where(np.arange(len(before)) <= until, scaled, equal)
+    until = int(np.flatnonzero(rescaled)[-1]) if rescaled.any() else -1
+    explained = np.where(np.arange(len(before)) <= until, rescaled, equal)
     if until < 1 or np.count_nonzero(~explained) > _UNEXPLAINED_SHARE * len(before):
         return None
     last = before.ts[until]
@@ -95,26 +114,19 @@ def detect_rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     return Rebase(factor, to_datetime(last), to_datetime(later[0] if len(later) else last))
 
 
-def apply_rebase(older: Bars, factor: float) -> Bars:
-    """Bars on the new basis: prices × factor, volumes ÷ factor."""
-    prices = {name: getattr(older, name) * factor for name in (*PRICES, "vwap")}
-    volumes = {name: getattr(older, name) / factor for name in ("volume", "taker_buy_volume")}
-    return replace(older, **prices, **volumes)
-
-
 def source_change_flags(
     snapshot: SeriesSnapshot, stored: Bars, good: Bars, fetched: FetchedBars
 ) -> list[Flag]:
-    """Flags after a change of the vendor: source_disagreement, and mixed_adjustment where bars
-    adjusted for splits follow unadjusted ones, or the reverse.
+    """Flags where another vendor answered, source_disagreement, or on another basis,
+    mixed_adjustment: bars adjusted for splits follow bars as traded.
     """
-    flags = list(source_disagreement(stored, good, fetched.source))
+    changed = snapshot.source not in (None, fetched.source)
+    flags = list(source_disagreement(stored, good, fetched.source)) if changed else []
     new = good.ts[good.missing_from(stored)]
-    if fetched.adjusted != snapshot.adjusted and len(new):
-        words = {True: "adjusted for splits", False: "not adjusted for splits", None: "unknown"}
+    if mixes_bases(snapshot, fetched) and len(new):
         detail = (
-            f"from here on {fetched.source}, {words[fetched.adjusted]}; before it "
-            f"{snapshot.source}, {words[snapshot.adjusted]}"
+            f"from here on {fetched.source}, adjusted for splits; before it {snapshot.source}, "
+            "as traded"
         )
         flags.append(Flag(to_datetime(new[0]), "mixed_adjustment", Severity.WARNING, detail))
     return flags

@@ -81,7 +81,7 @@ def test_what_is_stored_is_read_back(db: Database) -> None:
     warehouse.commit(claim(db), [found])
     known = warehouse.snapshot("AAPL", Timeframe.D1)
     assert (known.bars, known.first_ts, known.history_from) == (30, START, START)
-    assert (known.source, known.adjusted) == ("sandbox", False)
+    assert (known.source, known.adjusted_until) == ("sandbox", None)
     assert known.overlap_from == START + timedelta(days=20)
     assert known.gaps.tolist() == known.gaps_due.tolist() == [gap.replace(tzinfo=None)]
     tail = warehouse.read_tail("AAPL", Timeframe.D1, known.overlap_from, 5).bars

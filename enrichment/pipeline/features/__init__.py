@@ -26,10 +26,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Bars, Mask
+from enrichment.domain.bars import Bars, Floats, Mask
+from enrichment.domain.corporate_actions import scaled
 from enrichment.pipeline.features import indicators
 
 Column = NDArray[Any]
+Scale = Literal["price", "volume", "ratio", "label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class Feature:
     part: int | None = None  # index of the column, if the function returns several
     cumulative: bool = False  # depends on all earlier bars, by its value at the first one
     optional: bool = False  # NULL where inputs are missing (taker volume, trades): no deduction
+    # How it follows a change of the share basis: with the price, with the volume, or not at all.
+    scale: Scale = "ratio"
+
+    def on_basis(self, column: Column, shares: Floats) -> Column:
+        """The column on a basis of which `shares` are one share of each bar's own basis."""
+        if self.scale == "price":
+            return np.asarray(column / shares)
+        return np.asarray(column * shares) if self.scale == "volume" else column
 
 
 _DAY = indicators.MAX_BARS_PER_DAY
@@ -59,35 +69,60 @@ FEATURES: Mapping[str, Feature] = {
     "log_return": Feature(indicators.log_return, "number", 1, 1),
     "volatility_20": Feature(partial(indicators.log_return_std, length=20), "number", 20, 20),
     "volatility_50": Feature(partial(indicators.log_return_std, length=50), "number", 50, 50),
-    "atr_14": Feature(partial(indicators.average_true_range, length=14), "number", 14, 700),
+    "atr_14": Feature(
+        partial(indicators.average_true_range, length=14), "number", 14, 700, scale="price"
+    ),
     "rsi_14": Feature(partial(indicators.relative_strength_index, length=14), "number", 14, 700),
-    "macd": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=0),
-    "macd_signal": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=1),
-    "macd_histogram": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=2),
-    "bollinger_upper": Feature(_BOLLINGER, "number", 19, 19, part=0),
-    "bollinger_middle": Feature(_BOLLINGER, "number", 19, 19, part=1),
-    "bollinger_lower": Feature(_BOLLINGER, "number", 19, 19, part=2),
-    "sma_20": Feature(partial(indicators.simple_moving_average, length=20), "number", 19, 19),
-    "sma_50": Feature(partial(indicators.simple_moving_average, length=50), "number", 49, 49),
-    "sma_200": Feature(partial(indicators.simple_moving_average, length=200), "number", 199, 199),
-    "ema_12": Feature(partial(indicators.exponential_moving_average, length=12), "number", 11, 250),
-    "ema_26": Feature(partial(indicators.exponential_moving_average, length=26), "number", 25, 500),
-    "rolling_volume_20": Feature(partial(indicators.mean_volume, length=20), "number", 19, 19),
+    "macd": Feature(indicators.macd, "number", indicators.MACD_WARMUP, 600, part=0, scale="price"),
+    "macd_signal": Feature(
+        indicators.macd, "number", indicators.MACD_WARMUP, 600, part=1, scale="price"
+    ),
+    "macd_histogram": Feature(
+        indicators.macd, "number", indicators.MACD_WARMUP, 600, part=2, scale="price"
+    ),
+    "bollinger_upper": Feature(_BOLLINGER, "number", 19, 19, part=0, scale="price"),
+    "bollinger_middle": Feature(_BOLLINGER, "number", 19, 19, part=1, scale="price"),
+    "bollinger_lower": Feature(_BOLLINGER, "number", 19, 19, part=2, scale="price"),
+    "sma_20": Feature(
+        partial(indicators.simple_moving_average, length=20), "number", 19, 19, scale="price"
+    ),
+    "sma_50": Feature(
+        partial(indicators.simple_moving_average, length=50), "number", 49, 49, scale="price"
+    ),
+    "sma_200": Feature(
+        partial(indicators.simple_moving_average, length=200), "number", 199, 199, scale="price"
+    ),
+    "ema_12": Feature(
+        partial(indicators.exponential_moving_average, length=12), "number", 11, 250, scale="price"
+    ),
+    "ema_26": Feature(
+        partial(indicators.exponential_moving_average, length=26), "number", 25, 500, scale="price"
+    ),
+    "rolling_volume_20": Feature(
+        partial(indicators.mean_volume, length=20), "number", 19, 19, scale="volume"
+    ),
     "volume_ratio": Feature(
         partial(indicators.volume_ratio, length=20), "number", 19, 19, optional=True
     ),
-    "obv": Feature(indicators.on_balance_volume, "number", 0, 1, cumulative=True),
-    "session_vwap": Feature(indicators.session_vwap, "number", 0, _DAY - 1, optional=True),
-    "delta": Feature(indicators.volume_delta, "number", 0, 0, optional=True),
+    "obv": Feature(indicators.on_balance_volume, "number", 0, 1, cumulative=True, scale="volume"),
+    "session_vwap": Feature(
+        indicators.session_vwap, "number", 0, _DAY - 1, optional=True, scale="price"
+    ),
+    "delta": Feature(indicators.volume_delta, "number", 0, 0, optional=True, scale="volume"),
     "buy_sell_ratio": Feature(indicators.buy_sell_ratio, "number", 0, 0, optional=True),
     "trend_direction": Feature(
-        indicators.trend_direction, "label", indicators.TREND_WARMUP, indicators.TREND_WARMUP
+        indicators.trend_direction,
+        "label",
+        indicators.TREND_WARMUP,
+        indicators.TREND_WARMUP,
+        scale="label",
     ),
     "market_structure": Feature(
         indicators.market_structure,
         "label",
         indicators.STRUCTURE_WARMUP,
         indicators.STRUCTURE_LOOKBACK,
+        scale="label",
     ),
 }
 
@@ -97,8 +132,14 @@ CUMULATIVE: tuple[str, ...] = tuple(
 )
 
 
-def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> dict[str, Column]:
+def compute(
+    bars: Bars, cumulative_seed: Mapping[str, float] | None = None, shares: Floats | None = None
+) -> dict[str, Column]:
     """Every feature of ascending bars, in the order of FEATURES, aligned with the bars.
+
+    A value is on the share basis of its own bar, computed from a past that is put on that basis: a
+    later split changes no value. All features scale with the price, with the volume or not at all,
+    so they are computed on the newest basis and put back.
 
     Unusable rows (`Bars.usable_rows`) are left out as if they did not exist and get NULL.
 
@@ -107,11 +148,15 @@ def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> d
         cumulative_seed: for the last bars of a series, the stored value of every feature in
             CUMULATIVE at the first usable row of `bars`. That row and all before it must be
             unchanged since. None or empty: the series begins with `bars`.
+        shares: for each bar, how many shares of the newest basis one of its shares has become;
+            None: there was no split.
 
     Raises:
         ValueError: the seed lacks a feature or its value is not finite, as after a feature was
             added: compute such a series from its first bar.
     """
+    if shares is not None:
+        return _compute_across_splits(bars, cumulative_seed or {}, shares)
     usable = bars.usable_rows()
     all_usable = bool(usable.all())
     rows = bars if all_usable else bars.take(usable)
@@ -120,6 +165,20 @@ def compute(bars: Bars, cumulative_seed: Mapping[str, float] | None = None) -> d
         for name in CUMULATIVE:
             columns[name] = _apply_seed(name, columns[name], cumulative_seed.get(name, np.nan))
     return columns if all_usable else {n: _insert_nulls(c, usable) for n, c in columns.items()}
+
+
+def _compute_across_splits(
+    bars: Bars, cumulative_seed: Mapping[str, float], shares: Floats
+) -> dict[str, Column]:
+    usable = np.flatnonzero(bars.usable_rows())
+    first = shares[usable[:1]]
+    seed = {
+        name: float(FEATURES[name].on_basis(np.array([value]), first)[0])
+        for name, value in cumulative_seed.items()
+        if len(first)
+    }
+    columns = compute(scaled(bars, shares), seed)
+    return {name: FEATURES[name].on_basis(c, 1 / shares) for name, c in columns.items()}
 
 
 def _compute_columns(rows: Bars) -> dict[str, Column]:

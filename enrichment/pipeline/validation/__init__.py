@@ -7,7 +7,7 @@ calendar. Then the checks of the series (`series`, `splits`) compare each good b
 it. Only an error keeps a bar out: an outlier, a split or an unusual volume may be real.
 
 >>> from datetime import UTC, datetime
->>> from enrichment.domain.model import AssetClass, Timeframe
+>>> from enrichment.domain.model import AssetClass, Timeframe, Window
 >>> ts = np.array(["2024-01-08", "2024-01-09"], "datetime64[us]")
 >>> price, volume = np.array([10.0, 11.0]), np.array([500.0, -1.0])
 >>> week = Window(datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 13, tzinfo=UTC))
@@ -25,12 +25,12 @@ import numpy as np
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import Bars, Mask, to_datetime, to_datetime64
+from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import (
     Flag,
     QuarantinedBar,
     Severity,
     ValidationResult,
-    Window,
 )
 from enrichment.pipeline.validation.bars import (
     BarCheck,
@@ -55,6 +55,7 @@ from enrichment.pipeline.validation.series import (
     SeriesContext,
     outlier,
     split,
+    split_without_step,
     stale_run,
     volume_collapse,
     volume_spike,
@@ -100,7 +101,14 @@ CHECKS: Mapping[str, BarCheck | SeriesCheck] = {
     "split": SeriesCheck(
         _WARNING,
         split,
-        "looks like a split of {observed} for 1: opens at {open}, closes at {close}",
+        "looks like a split of {observed} for 1, and none is known: opens at {open}, closes at"
+        " {close}",
+    ),
+    "split_without_step": SeriesCheck(
+        _WARNING,
+        split_without_step,
+        "a split of {observed} for 1 is known for this day, and the price made no such step: opens"
+        " at {open}, closes at {close}",
     ),
     "outlier": SeriesCheck(
         _WARNING,
@@ -144,7 +152,7 @@ def validate(
             flags += stage_flags
             quarantined += stage_quarantined
         good = good.ascending()
-    series = _series_context(Bars.empty() if context is None else context, good, request.window)
+    series = _series_context(Bars.empty() if context is None else context, good, request)
     flags += _series_flags(series, request)
     return ValidationResult(
         good,
@@ -188,11 +196,16 @@ def _quarantine(bars: Bars, rejected: Mask, name: str, check: BarCheck) -> Itera
         yield QuarantinedBar(to_datetime(bars.ts[row]), name, _detail(bars, row, check), as_sent)
 
 
-def _series_context(context: Bars, good: Bars, window: Window) -> SeriesContext:
-    """The usable part of the context overlaid by the good bars."""
+def _series_context(context: Bars, good: Bars, request: ValidationRequest) -> SeriesContext:
+    """The usable part of the context overlaid by the good bars, on the newest share basis."""
     usable = context.usable_rows()
     merged = (context if usable.all() else context.take(usable)).overlaid_by(good)
-    return SeriesContext(merged, int(np.searchsorted(merged.ts, to_datetime64(window.start))))
+    first_checked = int(np.searchsorted(merged.ts, to_datetime64(request.window.start)))
+    if len(request.splits) == 0 or len(merged) == 0:
+        return SeriesContext(merged, first_checked)
+    splits = request.splits.up_to(merged.ts[-1])
+    shares = splits.shares(merged.ts, adjusted_until=request.adjusted_until)
+    return SeriesContext(scaled(merged, shares), first_checked, as_traded=merged)
 
 
 def _series_flags(series: SeriesContext, request: ValidationRequest) -> Iterator[Flag]:
@@ -203,7 +216,8 @@ def _series_flags(series: SeriesContext, request: ValidationRequest) -> Iterator
             observed = check.function(series, request)
             for number in np.flatnonzero(~np.isnan(observed)):
                 row = number + series.first_checked
-                detail = _detail(series.bars, row, check, observed=f"{observed[number]:.4g}")
+                bars = series.as_traded or series.bars
+                detail = _detail(bars, row, check, observed=f"{observed[number]:.4g}")
                 yield Flag(to_datetime(series.bars.ts[row]), name, check.severity, detail)
 
 

@@ -13,8 +13,8 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from typing import TypeVar
@@ -31,6 +31,7 @@ from enrichment.domain.bars import (
     to_datetime,
     to_datetime64,
 )
+from enrichment.domain.corporate_actions import Splits
 from enrichment.domain.model import AssetClass, Severity, Timeframe, Window
 
 T = TypeVar("T")
@@ -44,9 +45,8 @@ class ValidationRequest:
     timeframe: Timeframe
     window: Window
     now: datetime
-    # Start of the first bar after each split → new shares for an old one; {}: there was none,
-    # None: unknown.
-    splits: Mapping[datetime, float] | None = None
+    splits: Splits = field(default_factory=Splits.none)  # that are known
+    adjusted_until: datetime | None = None  # bars from before are adjusted for splits up to then
 
 
 class CheckStage(IntEnum):

@@ -53,6 +53,7 @@ _MAX_TOLERANCE = 0.05  # half the distance of the closest neighbours, 9 and 10
 _TOLERANCE_DEVIATIONS = 4.0
 _MAX_TURNOVER_FACTOR = 3.0
 _BARS_BEFORE_STEP = 5
+_LEAST_STEP = np.log(1.25)
 
 WINDOW = 60
 MIN_BARS = 20  # values that a window must have
@@ -64,8 +65,9 @@ _CHUNK = 2_048
 class SeriesContext:
     """Good bars, ascending and unique, with those that precede them."""
 
-    bars: Bars
+    bars: Bars  # on the share basis of the newest one
     first_checked: int  # rows before it are context only
+    as_traded: Bars | None = None  # the same before they were put on it; None: there was no split
     cache: dict[str, Any] = field(default_factory=dict)  # intermediate results of several checks
 
     def cached(self, name: str, compute: Callable[[], T]) -> T:
@@ -169,9 +171,8 @@ def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
 def split(series: SeriesContext, request: ValidationRequest) -> Floats:
     """A price step near n:1, 1:n or 3:2; observed: the ratio, new shares for an old one.
 
-    Where splits are known, they decide: a step is one if its date is among them and
-    |ln(ratio · close / previous close)| < |ln ratio| / 2, so that an adjusted series has none.
-    Otherwise, with n the ratio nearest to previous close / open, all of these must hold:
+    Bars are on one share basis here, so that a known split makes no step. With n the ratio nearest
+    to previous close / open, all of these must hold:
 
     - the step is n and came between two sessions: |ln(n · open / previous close)| ≤ tolerance,
       which is 4 robust standard deviations of the last 60 steps from close to open, within
@@ -183,7 +184,7 @@ def split(series: SeriesContext, request: ValidationRequest) -> Floats:
       fall by half it is a multiple of that. Intraday bars are not judged by it, since the first one
       of a day always has a high volume.
 
-    A weekly bar that opens before a split and closes after it is an outlier only.
+    A known split that the price did not follow is `split_without_step`, and not flagged again.
     """
     return series.cached("split", lambda: _find_splits(series, request))
 
@@ -194,15 +195,13 @@ def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
         return np.full(len(rows), np.nan)
     previous_close = bars.close[np.maximum(rows - 1, 0)]
     to_close = np.log(bars.close[rows] / previous_close)
-    if request.splits is not None:
-        known = _known_ratios(bars.ts[rows], request)
-        return np.where(np.abs(to_close + np.log(known)) < np.abs(np.log(known)) / 2, known, np.nan)
     to_open = np.log(bars.open[rows] / previous_close)
     ratio = nearest_split_ratio(-to_open)
     size = np.log(ratio)
     error = np.abs(to_open + size)
     likely = (rows > 0) & (error <= _MAX_TOLERANCE) & (np.abs(to_close + size) < abs(size) / 2)
     likely &= _between_sessions(bars.ts, rows, request)
+    likely &= np.isnan(split_without_step(series, request))
     if not likely.any():
         return np.full(len(rows), np.nan)
     likely &= ~_reverts(bars.close, rows)
@@ -213,12 +212,26 @@ def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
     return np.where(likely, ratio, np.nan)
 
 
-def _known_ratios(ts: Timestamps, request: ValidationRequest) -> Floats:
-    ratios = np.full(len(ts), np.nan)
-    for moment, ratio in (request.splits or {}).items():
-        ratios[ts == to_datetime64(moment)] = ratio
-    ratios[~((ratios > 0) & (ratios != 1))] = np.nan
-    return ratios
+def split_without_step(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """The first bar after a known split of at least 5:4 or 4:5 whose close, as traded, is nearer to
+    the previous one than to what the split makes of it; observed: the ratio.
+
+    |ln(ratio · close / previous close)| > |ln ratio| / 2
+    """
+    observed = _none_flagged(series)
+    bars, splits = series.as_traded, request.splits
+    if bars is None:
+        return observed
+    rows = bars.ts.searchsorted(splits.first_ts)
+    for row, first_ts, ratio in zip(rows, splits.first_ts, splits.ratios, strict=True):
+        until = request.adjusted_until
+        if until is not None and first_ts <= to_datetime64(until):
+            continue
+        if max(series.first_checked, 1) <= row < len(bars) and abs(np.log(ratio)) >= _LEAST_STEP:
+            step = np.log(ratio * bars.close[row] / bars.close[row - 1])
+            if abs(step) > abs(np.log(ratio)) / 2:
+                observed[row - series.first_checked] = ratio
+    return observed
 
 
 def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:

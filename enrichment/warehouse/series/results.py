@@ -29,6 +29,7 @@ from enrichment.domain.series import (
 )
 from enrichment.domain.statuses import GapCause, HistoryLimit
 from enrichment.warehouse.database import JsonRows, sql
+from enrichment.warehouse.series.snapshots import splits_key
 
 Batch = Sequence[tuple[Task, SeriesUpdate]]
 Row = dict[str, Any]
@@ -64,7 +65,8 @@ STATUSES = JsonRows(
     " features float8, freshness float8, status text, reasons text[], evidence jsonb,"
     " history_from timestamptz, source text, adjusted boolean, first_ts timestamptz,"
     " last_ts timestamptz, inserted bigint, feature_set text, wanted_from timestamptz,"
-    " history_limit text, history_checked boolean, fallback boolean",
+    " history_limit text, history_checked boolean, fallback boolean,"
+    " adjusted_until timestamptz, splits_applied text",
 )
 
 
@@ -205,7 +207,9 @@ def _statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> li
             **_history(update),
             "source": update.fetched.source,
             "fallback": update.fetched.fallback,
-            "adjusted": update.fetched.adjusted,
+            "adjusted": update.adjusted_until is not None,
+            "adjusted_until": update.adjusted_until,
+            "splits_applied": splits_key(update.splits, update.last_ts, update.adjusted_until),
             "first_ts": to_datetime(update.bars.ts[0]) if len(update.bars) else None,
             "last_ts": to_datetime(update.bars.ts[-1]) if len(update.bars) else None,
             "inserted": count.inserted,
@@ -418,10 +422,10 @@ WHERE (m.total_records, m.validated_records, m.gaps_detected, m.anomalies_detect
 _UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
     history_from, wanted_from, history_limit, history_checked_at, source, fallback, adjusted,
-    quality_score, reasons, evidence, feature_set, last_success_at)
+    adjusted_until, splits_applied, quality_score, reasons, evidence, feature_set, last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
     history_from, wanted_from, history_limit, CASE WHEN history_checked THEN now() END, source,
-    fallback, adjusted, score, reasons, evidence, feature_set, now()
+    fallback, adjusted, adjusted_until, splits_applied, score, reasons, evidence, feature_set, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
@@ -432,7 +436,8 @@ ON CONFLICT (symbol, timeframe) DO UPDATE SET
     history_limit = EXCLUDED.history_limit,
     history_checked_at = coalesce(EXCLUDED.history_checked_at, e.history_checked_at),
     source = EXCLUDED.source, fallback = EXCLUDED.fallback,
-    adjusted = EXCLUDED.adjusted, quality_score = EXCLUDED.quality_score,
+    adjusted = EXCLUDED.adjusted, adjusted_until = EXCLUDED.adjusted_until,
+    splits_applied = EXCLUDED.splits_applied, quality_score = EXCLUDED.quality_score,
     reasons = EXCLUDED.reasons, evidence = EXCLUDED.evidence, feature_set = EXCLUDED.feature_set,
     last_success_at = EXCLUDED.last_success_at, last_error = NULL, last_error_at = NULL
 """

@@ -5,7 +5,7 @@ Columns are read by binary COPY, as numpy views of its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Dialect, text
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.corporate_actions import Split, within
 from enrichment.domain.model import Severity, Timeframe
 from enrichment.domain.series import SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause, HistoryLimit
@@ -56,7 +57,7 @@ def read_snapshots(conn: Connection, keys: Sequence[Key], feature_set: str) -> l
     rows = [{"n": n, "symbol": key[0], "timeframe": key[1]} for n, key in enumerate(keys)]
     values = {**_KEYS.bind(rows), "overlap": OVERLAP - 1}
     stored = {row.n: _snapshot(row, feature_set) for row in conn.execute(sql(_SNAPSHOTS), values)}
-    return [stored.get(n) or SeriesSnapshot() for n in range(len(keys))]
+    return [stored[n] for n in range(len(keys))]
 
 
 def read_tails(conn: Connection, requests: Sequence[TailRequest]) -> list[StoredTail]:
@@ -98,7 +99,24 @@ def _tail(ts: Timestamps, columns: Mapping[str, Floats], request: TailRequest) -
     return StoredTail(bars, {name: float(columns[name][0]) for name in CUMULATIVE})
 
 
+def splits_key(
+    splits: Iterable[Split], last_ts: datetime | None, adjusted_until: datetime | None
+) -> str:
+    """The splits within a series' bars as text, which changes when its features have to.
+
+    >>> from datetime import date
+    >>> splits_key([(date(2020, 8, 31), 4.0)], datetime(2020, 9, 1), None)
+    '2020-08-31:4.0'
+    """
+    shown = within(splits, last_ts, adjusted_until)
+    return ",".join(f"{day}:{ratio!r}" for day, ratio in shown)
+
+
 def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
+    splits = list(zip(row.split_days, row.split_ratios, strict=True))
+    if row.bars is None:
+        return SeriesSnapshot(splits=splits)
+    shown = splits_key(splits, row.last_ts, row.adjusted_until)
     return SeriesSnapshot(
         bars=row.bars,
         first_ts=row.first_ts,
@@ -109,14 +127,16 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         history_limit=None if row.history_limit is None else HistoryLimit(row.history_limit),
         history_due=row.history_due,
         source=row.source,
-        adjusted=row.adjusted,
+        adjusted_until=row.adjusted_until,
+        splits=splits,
         gaps=_timestamps(row.gaps),
         gaps_due=_timestamps(row.gaps_due),
         flagged=frozenset(_flagged(row)),
         newest_flagged=max(row.flag_ts, default=None),
         confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
         no_trade_ts=frozenset(row.no_trades),
-        features_current=row.bars == 0 or row.feature_set == feature_set,
+        features_current=row.bars == 0
+        or (row.feature_set == feature_set and row.splits_applied == shown),
         coverage=None if row.cells is None else (row.cells, row.nulls),
     )
 
@@ -218,7 +238,8 @@ _OF_SERIES = "symbol = keys.symbol AND timeframe = keys.timeframe"
 _KEYS = JsonRows("keys", "n integer, symbol text, timeframe text")
 
 _SNAPSHOTS = f"""
-SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.adjusted, s.feature_set,
+SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.feature_set,
+    s.adjusted_until, s.splits_applied, splits.days AS split_days, splits.ratios AS split_ratios,
     s.wanted_from, s.history_limit,
     s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,
     (s.evidence ->> 'feature_cells')::bigint AS cells,
@@ -229,7 +250,8 @@ SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.adjust
     flags.ts AS flag_ts, flags.checks AS flag_checks, flags.severities AS flag_severities,
     confirmed.ts AS confirmed_ts, confirmed.checks AS confirmed_checks
 FROM {_KEYS.table}
-JOIN enrichment_status s ON (s.symbol, s.timeframe) = (keys.symbol, keys.timeframe),
+LEFT JOIN enrichment_status s ON (s.symbol, s.timeframe) = (keys.symbol, keys.timeframe)
+    AND s.last_success_at IS NOT NULL,
 LATERAL (
     SELECT coalesce(array_agg(ts ORDER BY ts) FILTER (WHERE resolved_at IS NULL), '{{}}') AS open,
         coalesce(array_agg(ts ORDER BY ts)
@@ -246,8 +268,16 @@ LATERAL (
 ) flags, LATERAL (
     SELECT coalesce(array_agg(ts), '{{}}') AS ts, coalesce(array_agg(check_name), '{{}}') AS checks
     FROM bar_confirmations WHERE {_OF_SERIES}
-) confirmed
-WHERE s.last_success_at IS NOT NULL
+) confirmed, LATERAL (
+    SELECT coalesce(array_agg(effective_date), '{{}}') AS days,
+        coalesce(array_agg(ratio), '{{}}') AS ratios
+    FROM (
+        SELECT effective_date, product(ratio) AS ratio FROM corporate_actions
+        WHERE symbol = keys.symbol AND applies AND kind IN ('split', 'stock_dividend')
+            AND effective_date <= (now() AT TIME ZONE 'UTC')::date
+        GROUP BY effective_date
+    ) days
+) splits
 """
 
 _LISTED = ", ".join(COLUMNS)

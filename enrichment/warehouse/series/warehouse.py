@@ -14,6 +14,7 @@ from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.features import FEATURES, LOOKBACK
+from enrichment.warehouse import corporate_actions
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.series import results, snapshots, upsert
@@ -127,6 +128,9 @@ class Warehouse:
         for task, update in batch:
             if update.replaces_series:
                 upsert.give_up(conn, task, update)
+        actions = [action for _, update in batch for action in update.fetched.actions]
+        if actions:
+            corporate_actions.record(conn, actions)
         counts = upsert.write(conn, batch)
         results.write(conn, batch, counts, self._feature_set)
         return counts

@@ -35,7 +35,7 @@ def on_new_basis(bars: Bars, factor: float, upto: int, decimals: int = 4) -> Bar
     return replace(bars, **prices, volume=bars.volume / scale)
 
 
-KNOWN = SeriesSnapshot(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v", adjusted=True)
+KNOWN = SeriesSnapshot(bars=60, first_ts=MONDAY, history_from=MONDAY, source="v")
 
 
 @pytest.mark.parametrize("factor", [0.5, 1 / 3, 2 / 3, 1 / 7, 10.0, 0.05, 0.995])
@@ -98,28 +98,19 @@ def test_a_missing_overlap_is_no_changed_history() -> None:
     assert not reconcile.changed_before_overlap(KNOWN, series(), Bars.empty())
 
 
-def test_apply_rebase_scales_prices_and_volumes() -> None:
-    older = replace(series(3), vwap=np.array([1.0, 2.0, np.nan]))
-    scaled = reconcile.apply_rebase(older, 0.5)
-    np.testing.assert_array_equal(scaled.close, older.close * 0.5)
-    np.testing.assert_array_equal(scaled.volume, older.volume * 2)
-    np.testing.assert_array_equal(scaled.vwap, [0.5, 1.0, np.nan])
-    np.testing.assert_array_equal(scaled.ts, older.ts)
-
-
 def test_a_change_of_the_source_flags_disagreements_and_the_basis() -> None:
     stored, theirs = series(55), series(60)
     theirs.close[52] *= 1.012
     theirs.close[53] *= 1.008
     flags = reconcile.source_change_flags(
-        KNOWN, stored, theirs, FetchedBars(theirs, "other", adjusted=False)
+        KNOWN, stored, theirs, FetchedBars(theirs, "other", adjusted=True)
     )
     assert [(flag.check, flag.ts) for flag in flags] == [
         ("source_disagreement", to_datetime(theirs.ts[52])),
         ("mixed_adjustment", to_datetime(theirs.ts[55])),
     ]
-    assert "from here on other, not adjusted for splits; before it v, adjusted" in flags[1].detail
-    same = FetchedBars(theirs, "other", adjusted=True)
+    assert "from here on other, adjusted for splits; before it v, as traded" in flags[1].detail
+    same = FetchedBars(theirs, "other", adjusted=False)
     assert [f.check for f in reconcile.source_change_flags(KNOWN, stored, theirs, same)] == [
         "source_disagreement"
     ]

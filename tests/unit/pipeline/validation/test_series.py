@@ -28,10 +28,9 @@ def run(
     *,
     since: np.datetime64 | None = None,
     timeframe: Timeframe = Timeframe.D1,
-    splits: dict[datetime, float] | None = None,
 ) -> ValidationResult:
     window = Window(to_datetime(bars.ts[0] if since is None else since), LATER)
-    request = ValidationRequest(AssetClass.CRYPTO, timeframe, window, LATER, splits)
+    request = ValidationRequest(AssetClass.CRYPTO, timeframe, window, LATER)
     return validate(bars, request, context)
 
 
@@ -96,7 +95,7 @@ def test_outliers_follow_the_formula() -> None:
         for price in ("open", "high", "low", "close"):
             columns[price] = columns[price].copy()
             columns[price][200] = jump
-        result = run(Bars(**columns), splits={})
+        result = run(Bars(**columns))
         assert days(result, "outlier") == flagged
         if flagged:
             assert f"{z:.4g} robust deviations" in details(result, "outlier")[0][1]
@@ -114,7 +113,7 @@ def test_a_night_may_move_prices_more_than_an_hour(night: int, flagged: bool) ->
     for price in ("open", "high", "low", "close"):
         columns[price] = columns[price].copy()
         columns[price][200:] *= jump
-    flags = run(Bars(**columns), timeframe=Timeframe.H1, splits={}).flags
+    flags = run(Bars(**columns), timeframe=Timeframe.H1).flags
     assert [f.ts for f in flags if f.check == "outlier"] == [to_datetime(ts[200])] * flagged
 
 

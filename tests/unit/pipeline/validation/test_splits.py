@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
 
 from enrichment.domain.bars import Bars, Floats, to_datetime
+from enrichment.domain.corporate_actions import Splits
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
 from enrichment.domain.splits import implied_splits
 from enrichment.pipeline.validation import CHECKS, validate
@@ -15,17 +16,22 @@ from enrichment.pipeline.validation.bars import ValidationRequest
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
+DAILY = Timeframe.D1
 
 
 def flags(
     bars: Bars,
     *checks: str,
-    splits: dict[datetime, float] | None = None,
+    splits: Splits | None = None,
+    adjusted_until: datetime | None = None,
     asset_class: AssetClass = AssetClass.STOCK,
     timeframe: Timeframe = Timeframe.D1,
 ) -> list[Flag]:
     window = Window(to_datetime(bars.ts[0]), LATER)
-    result = validate(bars, ValidationRequest(asset_class, timeframe, window, LATER, splits))
+    request = ValidationRequest(
+        asset_class, timeframe, window, LATER, splits or Splits.none(), adjusted_until
+    )
+    result = validate(bars, request)
     assert len(result.bars) == len(bars)
     return [flag for flag in result.flags if flag.check in checks]
 
@@ -82,21 +88,53 @@ def test_adjusted_closes_name_the_splits(
         splits = implied_splits(bars.ts, bars.close, adjusted_closes[symbol])
         assert [f"{ts:%Y-%m-%d}" for ts in splits] == SPLITS.get(symbol, [])
         assert set(splits.values()) <= {2.0}
-        assert dates(flags(bars, "split", splits=splits)) == SPLITS.get(symbol, [])
 
 
-def test_known_splits_overrule_the_prices(stocks: dict[str, Bars]) -> None:
+@pytest.mark.parametrize(
+    "check", ["split", "outlier", "split_without_step", "volume_spike", "volume_collapse"]
+)
+def test_a_known_split_is_no_finding(stocks: dict[str, Bars], check: str) -> None:
+    for symbol, bars in stocks.items():
+        days = SPLITS.get(symbol, [])
+        known = Splits.of([(date.fromisoformat(day), 2.0) for day in days], Timeframe.D1)
+        assert not set(days) & set(dates(flags(bars, check, splits=known))), symbol
+
+
+def test_a_crash_beside_known_splits_stays_a_crash(stocks: dict[str, Bars]) -> None:
+    known = Splits.of([(date.fromisoformat(day), 2.0) for day in SPLITS["AAPL"]], Timeframe.D1)
     bars = stocks["AAPL"]
-    crash = datetime(2000, 9, 29, tzinfo=UTC)
-    assert dates(flags(bars, "split", splits={crash: 2.0})) == ["2000-09-29"]
-    assert flags(bars, "split", splits={}) == []
-    assert {"2000-06-21", "2005-02-28"} < set(dates(flags(bars, "outlier", splits={})))
+    assert dates(flags(bars, "outlier", splits=known)) == ["2000-09-29"]
+    assert flags(bars, "split", splits=known) == []
 
 
-def test_an_adjusted_series_has_no_split_though_one_is_known() -> None:
+def test_a_known_split_without_its_step_is_asked_about_once() -> None:
     bars = walk(1)
-    splits = {to_datetime(bars.ts[200]): 2.0, to_datetime(bars.ts[300]): 1.0}
-    assert flags(bars, "split", "outlier", splits=splits) == []
+    day = to_datetime(bars.ts[200]).date()
+    (flag,) = flags(bars, "split", "split_without_step", splits=Splits.of([(day, 2.0)], DAILY))
+    assert (flag.check, flag.ts.date()) == ("split_without_step", day)
+    assert "a split of 2 for 1 is known for this day" in flag.detail
+    stock_dividend = Splits.of([(day, 1.05)], DAILY)
+    assert flags(bars, "split_without_step", splits=stock_dividend) == []
+
+
+@pytest.mark.parametrize("ratio", [2.0, 7.0, 0.1])
+def test_a_split_of_another_ratio_than_the_known_one_is_asked_about(ratio: float) -> None:
+    bars = divided(walk(2), 200, 3 * ratio)
+    known = Splits.of([(to_datetime(bars.ts[200]).date(), ratio)], DAILY)
+    assert {flag.check for flag in flags(bars, "split", "split_without_step", splits=known)}
+
+
+def test_bars_adjusted_in_advance_make_no_step(stocks: dict[str, Bars]) -> None:
+    known = Splits.of([(date(2010, 1, 4), 2.0)], DAILY)
+    for bars in stocks.values():
+        later = bars.take(bars.ts > np.datetime64("2009-01-01"))
+        adjusted = flags(
+            later,
+            "split_without_step",
+            splits=known,
+            adjusted_until=datetime(2013, 4, 1, tzinfo=UTC),
+        )
+        assert adjusted == []
 
 
 @pytest.mark.parametrize("ratio", [2.0, 1.5, 3.0, 7.0, 20.0, 0.1, 0.5])
