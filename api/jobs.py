@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from flask import Blueprint, Response, request
+from pydantic import Field
 
 from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
@@ -48,7 +49,8 @@ class JobResponse:
     waiting: Sequence[WaitReason]
     """Why symbols have not started."""
     error_groups: Sequence[ErrorGroup]
-    """Failed symbols per error."""
+    """Failed symbols per error; `symbols` are the first few of `count`, items?error_class= lists
+    all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class ItemsResponse:
 
 class ItemsQuery(QueryModel):
     status: ItemStatus | None = None
+    error_class: Text | None = Field(None, description="Only failed symbols of this error.")
     limit: Limit = 100
     cursor: SymbolCursor = None
 
@@ -89,7 +92,13 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
         """A job's symbols by name, with their status and last error."""
         if reader.jobs.request(job_id) is None:
             raise UnknownJob.of(job_id)
-        rows = reader.jobs.items(job_id, query.limit + 1, status=query.status, after=query.cursor)
+        rows = reader.jobs.items(
+            job_id,
+            query.limit + 1,
+            status=query.status,
+            error_class=query.error_class,
+            after=query.cursor,
+        )
         return page_response(
             rows,
             query.limit,

@@ -11,6 +11,7 @@ from enrichment.cli.context import Json, Reason, actor, err, load_settings, out,
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import AlertChange, AlertSeverity
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def _events_table(events: list[AlertEvent]) -> Table:
     table = render.table("at", "rule", "change", "detail", "delivered")
     for event in events:
         deliveries = [
-            f"{d.channel} {'✓' if d.delivered_at else f'pending ({d.attempts} attempts)'}"
+            f"{d.channel} ✓"
+            if d.delivered_at
+            else f"{d.channel} pending ({counted(d.attempts, 'attempt')})"
             for d in event.deliveries
         ]
         summary = ", ".join(deliveries) or ("silenced" if event.silenced else "–")

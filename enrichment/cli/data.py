@@ -8,6 +8,7 @@ import typer
 
 from enrichment.cli.context import Json, Reason, Wait, actor, err, out, parse_time, services
 from enrichment.domain.errors import NotTracked
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import FindingKind
 
 
@@ -30,14 +31,16 @@ def backfill(
     with services() as (reader, commands):
         job = commands.backfill(symbol, first, last, actor=actor(), reason=reason)
         if not wait:
-            out.print(f"job {job.job_id}: {job.symbols_to_process} symbols queued", highlight=False)
+            symbols = counted(job.symbols_to_process, "symbol")
+            out.print(f"job {job.job_id}: {symbols} queued", highlight=False)
             return
         progress = render.follow_job(err, lambda: reader.progress(job.job_id))
         failed = reader.failed_items(job.job_id)
     render.print_failures(out, failed)
     if progress is not None:
         out.print(
-            f"{progress.inserted:,} bars inserted, {progress.updated:,} updated", highlight=False
+            f"{counted(progress.inserted, 'bar')} inserted, {progress.updated:,} updated",
+            highlight=False,
         )
     if failed:
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
+from enrichment.domain.plurals import counted
 from enrichment.net import require_free
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.registry import VendorSpec
@@ -93,7 +94,7 @@ def _configuration(settings: Settings) -> str:
     vendors = f"the sandbox in place of {names}" if settings.uses_sandbox else f"bars from {names}"
     time = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
     nightly = f"nightly at {time}" if settings.enable_daily_enrichment else "nightly run disabled"
-    return f"{vendors}, {nightly}, {settings.max_concurrent_symbols} symbols at once"
+    return f"{vendors}, {nightly}, {counted(settings.max_concurrent_symbols, 'symbol')} at once"
 
 
 def _misspelt(settings: type[Settings]) -> Iterator[CheckResult]:
@@ -108,7 +109,8 @@ def _database(settings: Settings) -> str:
         tracked = reader.metrics().data_quality.symbols_tracked
         alive = [worker for worker in reader.workers() if worker.alive]
         summary = (
-            f"{db.address}: schema current, {tracked} symbols tracked, {len(alive)} workers alive"
+            f"{db.address}: schema current, {counted(tracked, 'symbol')} tracked, "
+            f"{counted(len(alive), 'worker')} alive"
         )
         return "; ".join([summary, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
 
@@ -159,7 +161,8 @@ def _vendor(settings: Settings, spec: VendorSpec) -> str:
         raise ConfigurationError(f"{exc}{advice if settings.uses_sandbox else ''}") from exc
     finally:
         manager.close()
-    return f"{fetched.source}: {len(fetched.bars)} daily bars of {symbol} in the last 14 days"
+    bars = counted(len(fetched.bars), "daily bar")
+    return f"{fetched.source}: {bars} of {symbol} in the last 14 days"
 
 
 def check_ports(settings: Settings) -> Iterator[CheckResult]:

@@ -11,6 +11,7 @@ from enrichment.cli.context import Json, Reason, Wait, actor, err, out, services
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import InvalidRequest, NotTracked
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, PauseScope
 
 AssetClass = Annotated[str | None, typer.Option(help="Only this asset class.")]
@@ -32,7 +33,7 @@ def trigger(
     with services() as (reader, commands):
         job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
         if not wait:
-            text = f"job {job.job_id}: {job.symbols_to_process} symbols queued"
+            text = f"job {job.job_id}: {counted(job.symbols_to_process, 'symbol')} queued"
             out.print(render.as_json(job) if as_json else text, highlight=False)
             return
         if not as_json and not any(worker.alive for worker in reader.workers()):
@@ -45,8 +46,9 @@ def trigger(
         render.print_failures(out, failed)
         completed = progress.counts.get(ItemStatus.COMPLETED, 0)
         out.print(
-            f"{completed} of {progress.total} symbols completed in "
-            f"{render.duration(progress.duration_seconds)}: {progress.inserted:,} bars inserted, "
+            f"{completed} of {counted(progress.total, 'symbol')} completed in "
+            f"{render.duration(progress.duration_seconds)}: "
+            f"{counted(progress.inserted, 'bar')} inserted, "
             f"{progress.updated:,} updated",
             highlight=False,
         )
@@ -141,7 +143,7 @@ def resume(
             count = commands.resume_failed(
                 job, actor=actor(), error_class=error_class, reason=reason
             )
-            out.print(f"job {job}: {count} symbols queued again", highlight=False)
+            out.print(f"job {job}: {counted(count, 'symbol')} queued again", highlight=False)
             return
         scope, key = _scope(asset_class, symbol, provider)
         commands.resume(actor=actor(), scope=scope, key=key, reason=reason)

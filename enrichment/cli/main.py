@@ -21,6 +21,7 @@ from enrichment.cli.context import (
     services,
 )
 from enrichment.domain.errors import EnrichmentError
+from enrichment.domain.plurals import counted
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
@@ -212,8 +213,9 @@ def db_prune(
     with open_database(load_settings(), application="enrichment-cli") as db:
         pruned = prune(db, log_months=log_months, job_days=job_days)
     out.print(
-        f"deleted {pruned.log_partitions} months of logs, {pruned.jobs} jobs, "
-        f"{pruned.workers} workers, {pruned.transitions} transitions",
+        f"deleted {counted(pruned.log_partitions, 'month')} of logs, "
+        f"{counted(pruned.jobs, 'job')}, "
+        f"{counted(pruned.workers, 'worker')}, {counted(pruned.transitions, 'transition')}",
         highlight=False,
     )
 

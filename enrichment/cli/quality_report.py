@@ -9,6 +9,7 @@ from rich.table import Table
 
 from enrichment.cli.render import styled, timestamp
 from enrichment.domain.model import Severity, Timeframe, is_simulated
+from enrichment.domain.plurals import counted
 from enrichment.pipeline.flag_impact import FlagImpact, flag_impact
 from enrichment.pipeline.quality import NEEDS_REVIEW, WEIGHTS
 from enrichment.warehouse.read_models.quality_symbol import (
@@ -46,13 +47,13 @@ def print_report(
         _print_sources(console, report)
         _print_gaps(console, report)
         _print_flags(console, symbol, report, reader)
-        _print_changes(console, report)
+        _print_changes(console, symbol, report)
         console.print()
 
 
 def _print_header(console: Console, symbol: str, report: SeriesReport) -> None:
     basis = {True: "adjusted for splits", False: "not adjusted for splits", None: ""}
-    parts = [f"{report.bars:,} bars"]
+    parts = [counted(report.bars, "bar")]
     if report.first_bar is not None and report.last_bar is not None:
         parts.append(f"{report.first_bar:%Y-%m-%d} … {report.last_bar:%Y-%m-%d}")
     source = f"{report.source}, a fallback" if report.fallback else report.source
@@ -92,20 +93,22 @@ def _print_gaps(console: Console, report: SeriesReport) -> None:
     if not report.gaps:
         console.print("  [green]no gaps[/]")
         return
-    console.print(f"  [yellow]{len(report.gaps):,} gaps[/]", highlight=False)
+    console.print(f"  [yellow]{counted(len(report.gaps), 'gap')}[/]", highlight=False)
     ranges = _gap_ranges(report.gaps, Timeframe(report.timeframe))
     for first, last, count in ranges[-_MAX_GAP_RANGES:]:
         span = f"{first.timestamp:%Y-%m-%d %H:%M}"
         if count > 1:
             span += f" … {last.timestamp:%Y-%m-%d %H:%M} ({count:,} bars)"
-        attempts = f"{first.attempts} attempt{'s' * (first.attempts != 1)}"
+        attempts = counted(first.attempts, "attempt")
         console.print(
             f"    {span}: {first.cause.replace('_', ' ')}, {attempts}, next after "
             f"{timestamp(first.next_try_at)}",
             highlight=False,
         )
     if len(ranges) > _MAX_GAP_RANGES:
-        console.print(f"    … and {len(ranges) - _MAX_GAP_RANGES:,} earlier ranges")
+        console.print(
+            f"    … and {len(ranges) - _MAX_GAP_RANGES:,} earlier ranges: --json lists all"
+        )
 
 
 def _gap_ranges(
@@ -130,7 +133,7 @@ def _print_flags(
     if not report.flags:
         console.print("  [green]no flagged bars[/]")
         return
-    console.print(f"  {len(report.flags):,} flags on bars", highlight=False)
+    console.print(f"  {counted(len(report.flags), 'flag')} on bars", highlight=False)
     newest_first = sorted(report.flags, key=lambda flag: flag.timestamp, reverse=True)
     ranked = sorted(newest_first, key=lambda flag: _SEVERITIES.index(flag.severity))
     for flag in ranked[:_MAX_FLAGS]:
@@ -174,11 +177,25 @@ def _impacts(
     return flag_impact(bars, flag.timestamp)
 
 
-def _print_changes(console: Console, report: SeriesReport) -> None:
+def _print_changes(console: Console, symbol: str, report: SeriesReport) -> None:
     if report.quarantined:
         console.print(
-            f"  {len(report.quarantined)} bars in quarantine, newest: "
+            f"  {counted(report.quarantined_total, 'bar')} in quarantine, newest: "
             f"{report.quarantined[0].timestamp:%Y-%m-%d %H:%M} {report.quarantined[0].detail}",
+            highlight=False,
+        )
+    if report.quarantined_total > 1:
+        console.print(
+            f"    all: enrichment findings quarantine --symbol {symbol} "
+            f"--timeframe {report.timeframe}",
+            style="dim",
+            highlight=False,
+        )
+    if report.corrections_total > _MAX_CORRECTIONS:
+        console.print(
+            f"  {_MAX_CORRECTIONS} of {report.corrections_total:,} corrections, the newest; all: "
+            f"GET /api/v1/data/corrections?symbol={symbol}",
+            style="dim",
             highlight=False,
         )
     for correction in report.corrections[:_MAX_CORRECTIONS]:

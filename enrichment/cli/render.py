@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from enrichment.domain.model import Timeframe
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.read_models import dto
 from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
 
+RUNNING_SHOWN = 3  # symbols that a line names
 STYLES: dict[str, str] = {
     SeriesStatus.HEALTHY: "green",
     SeriesStatus.WARNING: "yellow",
@@ -144,7 +146,9 @@ def _sleep(seconds: float) -> bool:
 
 
 def _note(progress: dto.Progress) -> str:
-    running = ", ".join(f"{symbol} ({step})" for symbol, step in list(progress.at_work.items())[:3])
+    steps = [f"{symbol} ({step})" for symbol, step in progress.at_work.items()]
+    more = f" and {len(steps) - RUNNING_SHOWN} more" if len(steps) > RUNNING_SHOWN else ""
+    running = ", ".join(steps[:RUNNING_SHOWN]) + more
     eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
     return (running or _first_reason(progress) or "waiting for a worker") + eta
 
@@ -154,13 +158,14 @@ def _first_reason(progress: dto.Progress) -> str:
     if not progress.waiting:
         return ""
     first, others = progress.waiting[0], len(progress.waiting) - 1
-    more = f" (and {others} more reasons)" if others else ""
+    more = f" (and {counted(others, 'more reason')})" if others else ""
     return f"{_wait_reason(first)}{more}"
 
 
 def _wait_reason(waiting: dto.WaitReason) -> str:
     until = "" if waiting.until is None else f", until {timestamp(waiting.until)}"
-    return f"{waiting.symbols:,} symbols wait: {waiting.reason}{until}"
+    verb = "waits" if waiting.symbols == 1 else "wait"
+    return f"{counted(waiting.symbols, 'symbol')} {verb}: {waiting.reason}{until}"
 
 
 def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
@@ -241,7 +246,7 @@ def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
 
 def print_item(console: Console, item: dto.JobStatus) -> None:
     """A symbol's latest run."""
-    retries = f", {item.retry_count} retries" if item.retry_count else ""
+    retries = f", {counted(item.retry_count, 'retry', 'retries')}" if item.retry_count else ""
     console.print(f"{item.symbol} {styled(item.status)}{retries}", highlight=False)
     console.print(f"started    {timestamp(item.started_at)}", highlight=False)
     console.print(f"completed  {timestamp(item.completed_at)}", highlight=False)
@@ -272,10 +277,8 @@ def print_status(
         reason = pause.reason or "no reason given"
         console.print(f"[yellow]paused[/]     {what} by {pause.paused_by}: {reason}")
     alive = [w for w in workers if w.alive]
-    busy = sum(w.busy for w in alive)
-    console.print(
-        f"workers    {len(alive)} alive, {busy} of {sum(w.threads for w in alive)} threads busy"
-    )
+    busy, threads = sum(w.busy for w in alive), sum(w.threads for w in alive)
+    console.print(f"workers    {len(alive)} alive, {busy} of {counted(threads, 'thread')} busy")
     for worker in alive:
         if worker.note:
             console.print("[yellow]waiting[/]    ", end="")
@@ -286,6 +289,6 @@ def print_status(
             f"{job.retried} retried, {duration(job.duration_seconds)}",
             highlight=False,
         )
-    if overview.job_queue:
-        console.print(f"queue      {len(overview.job_queue)} symbols waiting or running")
+    if overview.queued:
+        console.print(f"queue      {counted(overview.queued, 'symbol')} waiting or running")
     console.print()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from enrichment.cli.context import Json, actor, out, services
+from enrichment.domain.plurals import counted
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and import tracked symbols.")
 
@@ -61,4 +62,4 @@ def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=Fa
     with services() as (_, commands):
         tracked = parse_csv(file.read_text(encoding="utf-8"), commands.require_served)
         commands.track(tracked, actor=actor())
-    out.print(f"tracking {len(tracked)} symbols from {file.name}", highlight=False)
+    out.print(f"tracking {counted(len(tracked), 'symbol')} from {file.name}", highlight=False)

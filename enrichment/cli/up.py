@@ -20,6 +20,7 @@ from enrichment.cli.supervisor import Child, Supervisor
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.domain.plurals import counted
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.net import require_free
 from enrichment.services.commands import Commands
@@ -192,9 +193,10 @@ def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: f
     render.print_failures(console, reader.failed_items(job_id))
     scores = [s.quality_score for s in series if s.quality_score is not None]
     mean = render.score(sum(scores) / len(scores) if scores else None)
+    mean += f" of {len(scores)} of {counted(len(series), 'series', 'series')}"
     duration = render.duration(progress.duration_seconds if progress else None)
     console.print(
-        f"\n[bold]stored[/] {len({s.symbol for s in series})} symbols, "
+        f"\n[bold]stored[/] {counted(len({s.symbol for s in series}), 'symbol')}, "
         f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "
         f"mean quality {mean} · enriched in {duration}, {seconds:.1f} s after the start",
         highlight=False,

@@ -22,6 +22,8 @@ from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Connection
 from enrichment.warehouse.queue import job_control, symbols
 
+NAMED = 10  # names that a message lists
+
 
 def backfill_window(start: datetime, end: datetime | None, now: datetime) -> Window:
     """[start, end) up to `now`; InvalidRequest if it is empty."""
@@ -53,10 +55,10 @@ def require_tracked(conn: Connection, names: Sequence[str]) -> None:
     """NotTracked, naming those that are not tracked or not active."""
     unknown = symbols.not_active(conn, names)
     if unknown:
-        listed = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
+        names = listed(unknown)
         verb = "is" if len(unknown) == 1 else "are"
         raise NotTracked(
-            f"{listed} {verb} not tracked: add with "
+            f"{names} {verb} not tracked: add with "
             f"'enrichment symbols add {unknown[0]} --asset-class stock --timeframes 1d'"
         )
 
@@ -96,6 +98,12 @@ def _remedy(able: Sequence[VendorSpec], asset_class: AssetClass) -> str:
     keys = {spec.name: " and ".join(c.name.upper() for c in spec.credentials) for spec in able}
     names = [f"{name} (with {key})" if key else name for name, key in keys.items()]
     return f"add {' or '.join(names)} to PROVIDERS_{asset_class.upper()}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, or the first of them and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def require_job(conn: Connection, job_id: UUID) -> str:

@@ -14,6 +14,7 @@ from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     backfill_window,
+    listed,
     no_symbols_message,
     pause_key,
     require_breaker,
@@ -339,9 +340,9 @@ class Commands:
                 conn,
                 actor=actor,
                 action=action,
-                target=", ".join(t.symbol for t in tracked[:20]),
+                target=listed([t.symbol for t in tracked]),
                 reason=reason,
-                params={"count": len(tracked)},
+                params={"count": len(tracked), "symbols": [t.symbol for t in tracked]},
             )
 
     def untrack(self, symbol: str, *, actor: str, reason: str | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
 from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState
@@ -112,7 +113,7 @@ def _breaker_issues(state: NightState) -> Iterator[str]:
 
 def breaker_issue(breaker: BreakerState) -> str:
     """What a breaker that is open, or that somebody has set by hand, means; with who, when, why."""
-    workers = f"{breaker.workers} worker{'s' * (breaker.workers != 1)}"
+    workers = counted(breaker.workers, "worker")
     if breaker.mode == "auto":
         return (
             f"The breaker {breaker.name} is {breaker.state.replace('_', ' ')} in {workers}: its "
@@ -145,44 +146,51 @@ def _run_issues(state: NightState) -> Iterator[str]:
     if age and age > LAST_JOB_MAX_AGE and not state.is_running:
         hours, target = (time / timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
         yield (
-            f"The last {_run_name(run)} finished {hours:.0f} hours ago; "
+            f"The last {run_name(run)} finished {hours:.0f} hours ago; "
             f"the target is within {target:.0f}."
         )
     if run.state == JobState.CANCELLED:
-        yield f"The last {_run_name(run)} was cancelled; {run.cancelled:,} symbols were skipped."
+        skipped = f"{counted(run.cancelled, 'symbol')} {'was' if run.cancelled == 1 else 'were'}"
+        yield f"The last {run_name(run)} was cancelled; {skipped} skipped."
     rate = success_rate(run)
     if rate is not None and rate < SUCCESS_TARGET:
         yield (
-            f"{run.still_failing:,} of {run.judged_symbols:,} symbols of the last "
-            f"{_run_name(run)} failed and have not been enriched since ({rate:.1f} % succeeded; "
-            f"the target is {SUCCESS_TARGET:.0f} %)."
+            f"{run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} of the last "
+            f"{run_name(run)} failed and {'has' if run.still_failing == 1 else 'have'} not been "
+            f"enriched since ({rate:.1f} % succeeded; the target is {SUCCESS_TARGET:.0f} %)."
         )
     if run.duration_seconds and run.duration_seconds > DURATION_TARGET_SECONDS:
         yield (
-            f"The last {_run_name(run)} took {run.duration_seconds / 60:.0f} minutes; "
+            f"The last {run_name(run)} took {run.duration_seconds / 60:.0f} minutes; "
             f"the target is {DURATION_TARGET_SECONDS / 60:.0f}."
         )
 
 
-def _run_name(run: NightRun) -> str:
+def run_name(run: NightRun) -> str:
+    """What is judged: a night, or a run of all symbols that somebody triggered."""
     return f"night, of {run.slot_date}," if run.slot_date else "run of all symbols"
 
 
 def _series_issues(state: NightState) -> Iterator[str]:
     if state.error_symbols:
-        causes = ", ".join(
+        causes = [
             f"{cause.symbols:,} {cause.error_class} (such as {cause.example_symbol})"
             for cause in state.causes
-        )
-        yield f"{state.error_symbols:,} symbols have a series in error: {causes or 'unknown'}."
+        ]
+        others = state.error_symbols - sum(cause.symbols for cause in state.causes)
+        causes += [f"{others:,} with other errors"] if others > 0 else []
+        symbols = counted(state.error_symbols, "symbol")
+        verb = "has" if state.error_symbols == 1 else "have"
+        yield f"{symbols} {verb} a series in error: {', '.join(causes)}."
     stale = state.statuses.get(SeriesStatus.STALE, 0)
     if stale:
-        yield f"{stale:,} of {state.series:,} series are stale."
+        yield f"{stale:,} of {state.series:,} series {'is' if stale == 1 else 'are'} stale."
 
 
 def _quality_issues(state: NightState) -> Iterator[str]:
     unscored = state.series - state.scored
-    note = f" ({unscored:,} of {state.series:,} series have no score and are not counted)"
+    have, are = ("has", "is") if unscored == 1 else ("have", "are")
+    note = f" ({unscored:,} of {state.series:,} series {have} no score and {are} not counted)"
     note = note if unscored > 0 else ""
     if state.mean_score is not None and state.mean_score < QUALITY_TARGET:
         yield (

@@ -36,7 +36,7 @@ def tracked(db: Database) -> Commands:
 
 def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
     value = json_body(client.get(f"{ROOT}/dashboard/overview"))
-    assert list(value) == ["timestamp", "scheduler", "last_job", "metrics", "job_queue"]
+    assert list(value) == ["timestamp", "scheduler", "last_job", "metrics", "job_queue", "queued"]
     assert value["scheduler"]["running"] is False
     assert value["scheduler"]["last_enrichment_time"] is None
     assert value["scheduler"]["next_enrichment_time"].endswith("T01:30:00Z")
@@ -58,6 +58,8 @@ def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
         },
         "data_quality": {
             "symbols_tracked": 0,
+            "series": 0,
+            "series_scored": 0,
             "avg_validation_rate": None,
             "avg_quality_score": None,
             "fallback_share": None,

@@ -143,7 +143,7 @@ def test_one_mistyped_symbol_by_hand_is_no_failed_night(installation: Installati
     installation.commands.track([parse_tracked("TYPO", "stock", "1d")], actor="test")
     installation.run_by_hand(["TYPO"], unknown={"TYPO"})
     assert installation.figure("last_job.failure_rate") == 0.0
-    assert about(installation.health(), "1 symbols have a series in error: 1 UnknownSymbol")
+    assert about(installation.health(), "1 symbol has a series in error: 1 UnknownSymbol")
 
 
 def test_a_symbol_that_is_no_longer_tracked_does_not_fail(installation: Installation) -> None:

@@ -9,10 +9,11 @@ import streamlit as st
 from sqlalchemy import text
 
 from enrichment.domain.model import Timeframe
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.helpers.api_client import track_symbols
+from tests.helpers.api_client import run_open_items, track_symbols
 from tests.helpers.dashboard_pages import NAMES, chart_count, open_page, page_text, seed_for_pages
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
@@ -292,7 +293,7 @@ def test_the_overview_shows_metrics_errors_and_statuses(
     assert page.button(key="trigger-all-confirm").label == "Confirm: Trigger 3 symbols"
     shown_text = page_text(page)
     assert "1 of 3 symbols of the last" in shown_text
-    assert "**ProviderUnavailable** · 1 symbols in 1 job, last just now" in shown_text
+    assert "**ProviderUnavailable** · 1 symbol in 1 job, last just now" in shown_text
     assert "2 not enriched · 1 error" in shown_text
     assert page.code[0].value == "answered 500"
     assert chart_count(page) == 2  # the nights and the jobs; nothing has a score yet
@@ -318,3 +319,36 @@ def test_some_symbols_are_triggered_and_a_provider_is_paused_and_resumed(
     assert pause.until is not None
     page.button(key="resume-provider-yahoo").click().run()
     assert reader.pauses() == []
+
+
+def test_the_failed_symbols_of_one_error_are_listed(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = seed_for_pages(db)
+    page = open_page("jobs", db_url, monkeypatch)
+    assert "3 of 3" in page_text(page)
+    page.selectbox(key="job-error-select").set_value("ProviderUnavailable").run()
+    items = next(frame.value for frame in page.dataframe if "last error" in frame.value)
+    assert list(items["symbol"]) == ["MSFT"]
+    assert list(items["enriched since"]) == [""]
+    commands.trigger(actor="test", symbols=["MSFT"])
+    run_open_items(db)
+    page = open_page("jobs", db_url, monkeypatch, **{"failed-only": "true"})
+    assert "1 symbol enriched since or no longer tracked" in page_text(page)
+    items = next(frame.value for frame in page.dataframe if "last error" in frame.value)
+    assert "yes" in set(items["enriched since"])
+
+
+def test_the_overview_counts_all_that_is_queued_and_says_why_it_waits(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(db)
+    names = [f"SIM{number}" for number in range(130)]
+    commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
+    commands.trigger(actor="test")
+    page = open_page("overview", db_url, monkeypatch)
+    metrics = {metric.label: metric.value for metric in page.metric}
+    assert metrics["Queue"] == "130"
+    assert "130 symbols wait: no worker is running" in page_text(page)
+    overview = ReadModels(db, hour=1, minute=30, enabled=True).overview()
+    assert (len(overview.job_queue), overview.queued) == (100, 130)

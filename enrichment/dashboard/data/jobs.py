@@ -33,9 +33,9 @@ class JobReport:
 
 
 @cached_read
-def read_history(kinds: tuple[str, ...], with_failures: bool) -> HistoryPage:
+def read_history(kinds: tuple[str, ...], with_failures: bool, limit: int) -> HistoryPage:
     """The newest jobs of these kinds, or of all if none is given."""
-    return services().reader.history(HISTORY_LIMIT, kinds=kinds, with_failures=with_failures)
+    return services().reader.history(limit, kinds=kinds, with_failures=with_failures)
 
 
 @cached_read
@@ -44,13 +44,14 @@ def read_symbols_by_day(job_ids: tuple[UUID, ...]) -> list[SymbolsOfDay]:
 
 
 @cached_read
-def read_job(job_id: UUID) -> JobReport:
+def read_job(job_id: UUID, error_class: str | None, item_limit: int) -> JobReport:
+    """error_class: of the items; None for all."""
     reader = services().reader
     return JobReport(
         request=reader.jobs.request(job_id),
         progress=reader.progress(job_id),
         error_groups=reader.jobs.error_groups(job_id),
-        items=reader.jobs.items(job_id, ITEM_LIMIT),
+        items=reader.jobs.items(job_id, item_limit, error_class=error_class),
         timeline=reader.jobs.timeline(job_id, SPAN_LIMIT),
     )
 

@@ -38,13 +38,12 @@ class OverviewData:
     workers: list[WorkerStatus]
     patterns: list[PatternStatus]
     pauses: list[Pause]
-    open_job: Progress | None  # the oldest one
+    open_jobs: list[Progress]  # the oldest first
 
 
 @cached_read
 def overview_data() -> OverviewData:
     reader = services().reader
-    open_jobs = reader.progress_of_open_jobs()
     return OverviewData(
         overview=reader.overview(),
         night=reader.night(),
@@ -57,7 +56,7 @@ def overview_data() -> OverviewData:
         workers=reader.workers(),
         patterns=reader.resilience(),
         pauses=reader.pauses(),
-        open_job=open_jobs[0] if open_jobs else None,
+        open_jobs=reader.progress_of_open_jobs(),
     )
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from enrichment.dashboard.data.overview import OverviewData
 from enrichment.dashboard.formatting import age, decimal, percent, seconds, time_until
 from enrichment.dashboard.times import format_time
+from enrichment.domain.plurals import counted
 from enrichment.services import health
 from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
+from enrichment.warehouse.read_models.night import NightRun
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def current_metrics(data: OverviewData) -> list[Metric]:
             f"target: within {health.LAST_JOB_MAX_AGE / timedelta(hours=1):.0f} h",
         ),
         Metric("Next run in", *_next_run(overview.scheduler.next_enrichment_time, now)),
-        Metric("Queue", f"{len(overview.job_queue):,}", "symbols waiting or running"),
+        Metric("Queue", f"{overview.queued:,}", "symbols waiting or running"),
         Metric("Workers alive", str(len(alive)), _busy_threads(alive)),
     ]
 
@@ -52,29 +54,40 @@ def trend_metrics(data: OverviewData) -> list[Metric]:
         Metric(
             "Symbols successful",
             percent(health.success_rate(data.night.run)),
-            f"last scheduled run; target: above {health.SUCCESS_TARGET:.0f} %",
+            f"{_judged(night.run)}; target: above {health.SUCCESS_TARGET:.0f} %",
             [_success_rate(job) for job in ended if job.successful + job.failed],
         ),
         Metric(
             "Duration, p95",
             seconds(p95),
-            f"of {len(durations)} jobs; target: below {target:.0f} min",
+            f"of the last {counted(len(durations), 'job')}; target: below {target:.0f} min",
             durations,
         ),
         Metric(
             "Mean quality",
             decimal(night.mean_score, 3),
-            f"of {night.scored:,} of {night.series:,} series; "
+            f"of {night.scored:,} of {counted(night.series, 'series', 'series')}, "
+            f"without {max(0, night.series - night.scored):,}; "
             f"target: above {health.QUALITY_TARGET:.2f}",
             [day.score for day in days],
         ),
         Metric(
             "Up to date",
             percent(up_to_date),
-            f"{night.current:,} of {night.series:,} series have the newest session",
+            f"{night.current:,} of {counted(night.series, 'series', 'series')} "
+            f"{'has' if night.series == 1 else 'have'} the newest session",
             [100 * day.freshness for day in days],
         ),
     ]
+
+
+def _judged(run: NightRun | None) -> str:
+    if run is None:
+        return "no run of all symbols has finished"
+    return (
+        f"{run.judged_symbols - run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} "
+        f"of the last {health.run_name(run)}".removesuffix(",")
+    )
 
 
 def _success_rate(job: HistoricJob) -> float:
@@ -88,4 +101,6 @@ def _next_run(next_run: datetime | None, now: datetime) -> tuple[str, str]:
 
 
 def _busy_threads(alive: Sequence[WorkerStatus]) -> str:
-    return f"{sum(w.busy for w in alive)} of {sum(w.threads for w in alive)} threads busy"
+    return (
+        f"{sum(w.busy for w in alive)} of {counted(sum(w.threads for w in alive), 'thread')} busy"
+    )

@@ -14,6 +14,8 @@ from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.components import (
     button_with_reason,
     empty_state,
+    load_more,
+    row_limit,
     run_command,
     select,
     table,
@@ -21,6 +23,7 @@ from enrichment.dashboard.components import (
 from enrichment.dashboard.data.jobs import (
     HISTORY_LIMIT,
     ITEM_LIMIT,
+    JobReport,
     history_frame,
     read_history,
     read_job,
@@ -34,16 +37,18 @@ from enrichment.domain.model import JobKind
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
-from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem, Timeline
+from enrichment.warehouse.read_models.jobs import ErrorGroup, Timeline
 
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
 JOB_ID = "job"  # in the session state: the selected job
+ERROR_CLASS = "job-error"  # in the session state: of the failed symbols that are listed
 
 
 def filtered_history() -> HistoryPage:
     """The newest jobs that match the filters."""
     state = st.session_state
-    return read_history(tuple(state.get("kinds") or ()), bool(state.get("failed-only")))
+    limit = row_limit("history-limit", HISTORY_LIMIT)
+    return read_history(tuple(state.get("kinds") or ()), bool(state.get("failed-only")), limit)
 
 
 def history() -> None:
@@ -63,8 +68,7 @@ def history() -> None:
         key="history",
         on_select=lambda row: select_job(jobs["job_id"].iloc[row]),
     )
-    if page.next is not None:
-        st.caption(f"the newest {HISTORY_LIMIT}; the API returns all, page by page")
+    load_more("history-limit", HISTORY_LIMIT, len(jobs), page.total)
 
 
 def history_charts(jobs: pd.DataFrame) -> None:
@@ -99,7 +103,11 @@ def job_report() -> None:
     job_id = selected_job()
     if job_id is None:
         return
-    report = read_job(job_id)
+    error_class = st.session_state.get(ERROR_CLASS) or None
+    limit = row_limit("items-limit", ITEM_LIMIT)
+    report = read_job(job_id, error_class, limit)
+    if error_class and error_class not in {group.error_class for group in report.error_groups}:
+        error_class, report = None, read_job(job_id, None, limit)  # another job was selected
     request, progress = report.request, report.progress
     if request is None or progress is None:
         st.warning(f"There is no job {job_id}.", icon=":material/search_off:")
@@ -109,7 +117,7 @@ def job_report() -> None:
     job_metrics(progress)
     timeline(report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
-    item_table(report.items)
+    item_table(report, error_class)
 
 
 def job_metrics(progress: Progress) -> None:
@@ -188,12 +196,18 @@ def group_text(group: ErrorGroup) -> str:
     return f"{counted(group.count, 'symbol')}, {shown}{note}"
 
 
-def item_table(items: list[JobItem]) -> None:
+def item_table(report: JobReport, error_class: str | None) -> None:
     st.subheader("Symbols")
+    counts = {group.error_class: group.count for group in report.error_groups}
+    if counts:
+        choices = {"": "all", **{name: f"{name} ({n:,})" for name, n in counts.items()}}
+        select("Failed with", choices, key=ERROR_CLASS, width=320)
+    items = report.items
     rows = [
         {
             "symbol": item.symbol,
             "status": item.status,
+            "enriched since": "yes" if item.enriched_since else "",
             "step": item.step,
             "retries": item.retry_count,
             "inserted": item.inserted,
@@ -205,8 +219,9 @@ def item_table(items: list[JobItem]) -> None:
         for item in items
     ]
     table(rows, key="items")
-    if len(items) == ITEM_LIMIT:
-        st.caption(f"the first {ITEM_LIMIT} by name; the API returns all, page by page")
+    of_job = report.progress.total if report.progress else len(items)
+    total = counts.get(error_class, 0) if error_class else of_job
+    load_more("items-limit", ITEM_LIMIT, len(items), total, "by name, the first")
 
 
 def retry_failed(job_id: UUID, error_class: str | None) -> None:

@@ -21,6 +21,7 @@ from enrichment.dashboard.formatting import age, label
 from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import format_time
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import AlertSeverity, AlertStatus, WorkerState
 from enrichment.warehouse.read_models.alerts import Alert, AlertEvent, AlertReport
 from enrichment.warehouse.read_models.audit_log import AuditEntry
@@ -128,7 +129,7 @@ def workers(statuses: Sequence[WorkerStatus], now: datetime) -> None:
             else "lost",
             "host": worker.host,
             "pid": worker.pid,
-            "busy": f"{worker.busy} of {worker.threads} threads",
+            "busy": f"{worker.busy} of {counted(worker.threads, 'thread')}",
             "started": worker.started_at,
             "last heartbeat": worker.heartbeat_at,
             "heartbeat age": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
@@ -232,7 +233,9 @@ def silence_text(alert: Alert) -> str:
 def notifications_text(event: AlertEvent) -> str:
     """Whether each channel has delivered the event's notification."""
     deliveries = [
-        f"{d.channel} {'delivered' if d.delivered_at else f'pending after {d.attempts} attempts'}"
+        f"{d.channel} delivered"
+        if d.delivered_at
+        else f"{d.channel} pending after {counted(d.attempts, 'attempt')}"
         for d in event.deliveries
     ]
     return ", ".join(deliveries) or ("silenced" if event.silenced else "none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 import streamlit as st
@@ -30,13 +30,18 @@ from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import is_simulated
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
 from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
+from enrichment.warehouse.read_models.dto import Progress
+from enrichment.warehouse.read_models.overview import RecentError
 
-MAX_BREAKERS = 5
+ERRORS_SHOWN = 5  # kinds of errors; the others are folded
+RUNNING_SHOWN = 5  # symbols that a line names
+JOBS_SHOWN = 3
 HEADLINES = {
-    HealthStatus.HEALTHY: "Healthy: the last run succeeded and nothing needs attention.",
+    HealthStatus.HEALTHY: "Healthy: nothing needs attention.",
     HealthStatus.WARNING: "Needs attention",
     HealthStatus.CRITICAL: "Critical",
 }
@@ -72,15 +77,22 @@ def health_banner(data: OverviewData) -> None:
 
 
 def job_progress(data: OverviewData) -> None:
-    job = data.open_job
-    if job is None:
-        return
-    running = ", ".join(f"{symbol} ({step})" for symbol, step in list(job.at_work.items())[:5])
+    for job in data.open_jobs[:JOBS_SHOWN]:
+        st.progress(job.done / job.total if job.total else 0.0, text=progress_text(job))
+        for waiting in job.waiting:
+            until = f", until {format_time(waiting.until)}" if waiting.until else ""
+            verb = "waits" if waiting.symbols == 1 else "wait"
+            st.caption(f"{counted(waiting.symbols, 'symbol')} {verb}: {waiting.reason}{until}")
+    if len(data.open_jobs) > JOBS_SHOWN:
+        st.caption(f"{JOBS_SHOWN} of {len(data.open_jobs):,} open jobs: the page Jobs lists all")
+
+
+def progress_text(job: Progress) -> str:
+    steps = [f"{symbol} ({step})" for symbol, step in job.at_work.items()]
+    more = f" and {len(steps) - RUNNING_SHOWN:,} more" if len(steps) > RUNNING_SHOWN else ""
+    running = f" · {', '.join(steps[:RUNNING_SHOWN])}{more}" if steps else ""
     eta = f" · about {job.eta_seconds:.0f} s left" if job.eta_seconds else ""
-    st.progress(
-        job.done / job.total if job.total else 0.0,
-        text=f"{job.done:,} of {job.total:,} symbols done{eta}{' · ' + running if running else ''}",
-    )
+    return f"{job.done:,} of {counted(job.total, 'symbol')} done{eta}{running}"
 
 
 def metrics(data: OverviewData) -> None:
@@ -107,20 +119,30 @@ def open_issues(data: OverviewData) -> None:
     st.subheader("Errors and open breakers")
     for breaker in data.night.breakers:
         st.warning(health.breaker_issue(breaker), icon=":material/electric_bolt:")
-    for error in data.errors:
-        cured = error.symbols - error.still_failing
-        note = f", {cured:,} of them enriched since" if error.still_failing and cured else ""
-        note = note if error.still_failing else ", all enriched since"
-        st.markdown(
-            f"**{error.error_class}** · {error.symbols:,} symbols in {error.jobs} "
-            f"job{'s' * (error.jobs != 1)}, last {age(error.at, data.overview.timestamp)}{note}"
-        )
-        st.code(error.example, language=None, wrap_lines=True)
+    for error in data.errors[:ERRORS_SHOWN]:
+        recent_error(error, data.overview.timestamp)
+    others = data.errors[ERRORS_SHOWN:]
+    if others:
+        with st.expander(f"{counted(len(others), 'more kind')} of errors"):
+            for error in others:
+                recent_error(error, data.overview.timestamp)
     if not data.night.breakers and not data.errors:
         st.success(
             "All breakers are closed, and no symbol has failed in the last week.",
             icon=":material/check:",
         )
+
+
+def recent_error(error: RecentError, now: datetime) -> None:
+    cured = error.symbols - error.still_failing
+    note = f", {cured:,} of them enriched since or no longer tracked" if cured else ""
+    if not error.still_failing:
+        note = ", all enriched since or no longer tracked"
+    st.markdown(
+        f"**{error.error_class}** · {counted(error.symbols, 'symbol')} in "
+        f"{counted(error.jobs, 'job')}, last {age(error.at, now)}{note}"
+    )
+    st.code(error.example, language=None, wrap_lines=True)
 
 
 def lowest_scores(data: OverviewData) -> None:
@@ -129,8 +151,12 @@ def lowest_scores(data: OverviewData) -> None:
         empty_state("No series has been scored in the last week.")
         return
     frame = series_frame(data.lowest_scores)
-    frame["reasons"] = frame["reasons"].map(lambda reasons: "; ".join(reasons) or "no deductions")
+    frame["reasons"] = [one.cause or "no deductions" for one in data.lowest_scores]
     st.plotly_chart(quality.lowest_scores(frame), key="quality")
+    st.caption(
+        f"{len(frame):,} of {counted(data.night.series, 'series', 'series')}: "
+        "the page Data quality shows all"
+    )
 
 
 def recent_jobs(data: OverviewData) -> None:
@@ -141,6 +167,8 @@ def recent_jobs(data: OverviewData) -> None:
     frame = history_frame(data.history).iloc[::-1]
     frame["label"] = [format_time(at, "%m-%d %H:%M:%S", with_zone=False) for at in frame["at"]]
     st.plotly_chart(job_charts.job_outcomes(frame), key="jobs")
+    if data.history.next is not None:
+        st.caption(f"the newest {counted(len(frame), 'job')}: the page Jobs lists all")
 
 
 def unhealthy_series(data: OverviewData) -> None:
@@ -213,10 +241,9 @@ def run_controls() -> None:
     paused = any(pause.scope == PauseScope.GLOBAL for pause in data.pauses)
     with st.container(horizontal=True):
         button_with_reason(
-            f"Trigger {len(classes):,} symbol{'s' if len(classes) > 1 else ''}"
-            if classes
-            else "Trigger",
-            f"All {len(classes):,} active symbols are queued now.",
+            f"Trigger {counted(len(classes), 'symbol')}" if classes else "Trigger",
+            f"{counted(len(classes), 'active symbol')}, all that there are, "
+            f"{'is' if len(classes) == 1 else 'are'} queued now.",
             trigger_all,
             key="trigger-all",
             disabled=not classes,
@@ -261,7 +288,7 @@ def trigger_some(asset_classes: Mapping[str, str]) -> None:
             type="primary",
             on_click=lambda: run_command(
                 lambda: commands().trigger(actor=actor(), symbols=symbols),
-                f"Triggered: {len(symbols)} symbols are queued",
+                f"Triggered: {counted(len(symbols), 'symbol')} queued",
             ),
         )
 
@@ -293,7 +320,7 @@ def pause_some(asset_classes: Sequence[str]) -> None:
                     reason=reason,
                     until=utc_now() + timedelta(minutes=minutes),
                 ),
-                f"Paused: {text}, for {minutes} minutes",
+                f"Paused: {text}, for {counted(minutes, 'minute')}",
             ),
         )
     for pause in overview_data().pauses:

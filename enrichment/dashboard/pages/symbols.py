@@ -36,6 +36,7 @@ from enrichment.dashboard.refresh import (
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
 from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import PauseScope, SeriesStatus
 from enrichment.domain.symbol_csv import parse_tracked, read_csv
 from enrichment.warehouse.read_models.bars import Candles
@@ -268,7 +269,10 @@ def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indica
     )
     merged = f" · {candles.bars_each} bars per candle" if candles.bars_each > 1 else ""
     simulated = " · **simulated** by the sandbox" if symbol.simulated else ""
-    st.caption(f"{series.bars:,} bars stored{merged}{simulated} · {len(flags)} flags in this range")
+    st.caption(
+        f"{counted(series.bars, 'bar')} stored{merged}{simulated} · "
+        f"{counted(len(flags), 'flag')} in this range"
+    )
     st.plotly_chart(figure, key="candles")
     if len(flags):
         with st.expander("Flags as a table"):
@@ -338,7 +342,9 @@ def import_preview(content: str) -> None:
     """The symbols of a CSV file with a button to track them, or its invalid lines."""
     parsed = read_csv(content, services().commands.require_served)
     if parsed.bad_lines:
-        st.error(f"{len(parsed.bad_lines)} invalid lines: correct them to import the file.")
+        st.error(
+            f"{counted(len(parsed.bad_lines), 'invalid line')}: correct them to import the file."
+        )
         table([asdict(line) for line in parsed.bad_lines], key="bad-lines")
         return
     rows = [
@@ -347,11 +353,11 @@ def import_preview(content: str) -> None:
     ]
     table(rows, key="preview")
     button_with_reason(
-        f"Track these {len(rows)} symbols",
+        f"Track {'this' if len(rows) == 1 else 'these'} {counted(len(rows), 'symbol')}",
         "Symbols that are already tracked get the asset class and, in addition, the timeframes.",
         lambda reason: run_command(
             lambda: commands().track(parsed.symbols, actor=actor(), reason=reason),
-            f"{len(rows)} symbols are tracked",
+            f"Tracked: {counted(len(rows), 'symbol')}",
         ),
         key="import",
     )

@@ -62,6 +62,9 @@ class QualityMetrics:
     """Means over the active series."""
 
     symbols_tracked: int
+    series: int
+    series_scored: int
+    """Those that the averages cover: scored today or yesterday."""
     avg_validation_rate: float | None
     avg_quality_score: float | None
     fallback_share: float | None
@@ -92,7 +95,8 @@ class Overview:
     scheduler: SchedulerStatus
     last_job: LastJob | None
     metrics: Metrics
-    job_queue: list[QueuedItem]
+    job_queue: list[QueuedItem]  # the first of them, those in progress before those that wait
+    queued: int  # items that wait or are in progress, all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class HistoryPage:
     """A page of the history, newest job first."""
 
     timestamp: datetime
+    total: int  # jobs that match, on all pages
     jobs: list[HistoricJob]
     details: list[JobDetails]  # of the jobs, in their order
     next: tuple[datetime, UUID] | None  # `before` of the next page; None on the last one

@@ -100,6 +100,7 @@ class ReadModels(Reader):
                 last_job=last_job(conn),
                 metrics=metrics_24h.read(conn),
                 job_queue=fetch_all(conn, QueuedItem, _QUEUE, {"limit": QUEUE_SHOWN}),
+                queued=conn.execute(text(_QUEUED)).scalar_one(),
             )
 
     def night(self) -> NightState:
@@ -146,9 +147,11 @@ class ReadModels(Reader):
         with self._db.begin() as conn:
             now = database_now(conn)
             rows = conn.execute(text(_HISTORY), values).all()
+            total = conn.execute(text(_HISTORY_TOTAL), values).scalar_one()
         page, more = rows[:limit], len(rows) > limit
         return HistoryPage(
             timestamp=now,
+            total=total,
             jobs=[from_row(HistoricJob, row) for row in page],
             details=[from_row(JobDetails, row) for row in page],
             next=(page[-1].created_at, page[-1].job_id) if more else None,
@@ -252,6 +255,8 @@ WHERE status IN {QUEUED_ITEMS}
 ORDER BY status <> '{ItemStatus.IN_PROGRESS}', priority, created_at, symbol LIMIT :limit
 """
 
+_QUEUED = f"SELECT count(*) FROM enrichment_job_items WHERE status IN {QUEUED_ITEMS}"
+
 _JOB_STATUS = f"""
 SELECT t.symbol, coalesce(i.status, '{ItemStatus.PENDING}') AS status,
     coalesce(i.retry_count, 0) AS retry_count, i.last_error, i.started_at, i.completed_at,
@@ -261,6 +266,18 @@ LEFT JOIN LATERAL (
     SELECT * FROM enrichment_job_items i WHERE i.symbol = t.symbol
     ORDER BY i.created_at DESC LIMIT 1) i ON true
 WHERE t.symbol = :symbol
+"""
+
+_MATCHING = """(CAST(:kinds AS text[]) = '{}' OR j.kind = ANY(CAST(:kinds AS text[])))
+    AND (NOT :with_failures OR coalesce(j.failed, i.failed) > 0)"""
+
+_HISTORY_TOTAL = f"""
+SELECT count(*) FROM enrichment_jobs j
+LEFT JOIN LATERAL (
+    SELECT count(*) AS failed FROM enrichment_job_items
+    WHERE job_id = j.job_id AND j.completed_at IS NULL AND :with_failures
+        AND status = '{ItemStatus.FAILED}') i ON true
+WHERE {_MATCHING}
 """
 
 _HISTORY = f"""
@@ -280,8 +297,7 @@ LEFT JOIN LATERAL (
     FROM enrichment_job_items WHERE job_id = j.job_id AND j.completed_at IS NULL) i ON true
 WHERE (CAST(:at AS timestamptz) IS NULL
         OR (j.created_at, j.job_id) < (CAST(:at AS timestamptz), CAST(:job_id AS uuid)))
-    AND (CAST(:kinds AS text[]) = '{{}}' OR j.kind = ANY(CAST(:kinds AS text[])))
-    AND (NOT :with_failures OR coalesce(j.failed, i.failed) > 0)
+    AND {_MATCHING}
 ORDER BY j.created_at DESC, j.job_id DESC LIMIT :limit
 """
 

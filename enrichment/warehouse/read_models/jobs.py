@@ -114,10 +114,24 @@ class JobReports(Reader):
         return self._all(ErrorGroup, _ERROR_GROUPS, job_id=job_id, examples=EXAMPLES)
 
     def items(
-        self, job_id: UUID, limit: int, *, status: str | None = None, after: str | None = None
+        self,
+        job_id: UUID,
+        limit: int,
+        *,
+        status: str | None = None,
+        error_class: str | None = None,
+        after: str | None = None,
     ) -> list[JobItem]:
         """Up to `limit` symbols of a job, ascending, after this one."""
-        return self._all(JobItem, _ITEMS, job_id=job_id, limit=limit, status=status, after=after)
+        return self._all(
+            JobItem,
+            _ITEMS,
+            job_id=job_id,
+            limit=limit,
+            status=status,
+            error_class=error_class,
+            after=after,
+        )
 
     def timeline(self, job_id: UUID, limit: int) -> Timeline:
         """Up to `limit` spans, the longest."""
@@ -211,6 +225,8 @@ SELECT symbol, status, step, retry_count, run_after, worker_id, error_class, las
     status = '{ItemStatus.FAILED}' AND {ENRICHED_SINCE} AS enriched_since
 FROM enrichment_job_items i
 WHERE job_id = :job_id AND (CAST(:status AS text) IS NULL OR status = :status)
+    AND (CAST(:error_class AS text) IS NULL
+        OR status = '{ItemStatus.FAILED}' AND coalesce(error_class, 'unknown') = :error_class)
     AND (CAST(:after AS text) IS NULL OR symbol > :after)
 ORDER BY symbol LIMIT :limit
 """

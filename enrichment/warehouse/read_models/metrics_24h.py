@@ -96,6 +96,8 @@ ORDER BY at DESC LIMIT 1
 
 _QUALITY = f"""
 SELECT (SELECT count(*) FROM tracked_symbols WHERE active) AS symbols_tracked,
+    (SELECT coalesce(sum(cardinality(timeframes)), 0) FROM tracked_symbols WHERE active) AS series,
+    count(*) AS series_scored,
     round(avg(validation_rate)::numeric, 2)::float8 AS avg_validation_rate,
     round(avg(avg_quality_score)::numeric, 4)::float8 AS avg_quality_score,
     (SELECT round(avg(s.fallback::integer), 4)::float8

@@ -60,9 +60,9 @@ class OverviewQueries(Reader):
         """The last `days` dates with a past slot, oldest first."""
         return self._all(Night, _NIGHTS, **self._slot, days=days)
 
-    def errors(self, days: int = 7, limit: int = 5) -> list[RecentError]:
-        """The most frequent error classes in the jobs of the last days."""
-        return self._all(RecentError, _ERRORS, days=days, limit=limit)
+    def errors(self, days: int = 7) -> list[RecentError]:
+        """The error classes in the jobs of the last days, the most frequent first."""
+        return self._all(RecentError, _ERRORS, days=days)
 
     def symbols(self) -> dict[str, str]:
         """Active symbol → asset class, by name."""
@@ -110,7 +110,7 @@ SELECT coalesce(i.error_class, 'unknown') AS error_class, count(DISTINCT i.symbo
 FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
 LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
 WHERE j.created_at > now() - make_interval(days => :days) AND i.status = '{ItemStatus.FAILED}'
-GROUP BY 1 ORDER BY still_failing DESC, symbols DESC, 1 LIMIT :limit
+GROUP BY 1 ORDER BY still_failing DESC, symbols DESC, 1
 """
 
 _SYMBOLS = "SELECT symbol, asset_class FROM tracked_symbols WHERE active ORDER BY symbol"

@@ -17,6 +17,7 @@ FETCHES_SHOWN = 20
 class QualitySummary:
     """The whole period; rates and scores are None if nothing was enriched in it."""
 
+    days: int  # of the period on which the symbol was enriched: those that the averages cover
     avg_validation_rate: float | None
     avg_quality_score: float | None
     total_gaps_detected: int
@@ -83,6 +84,7 @@ def _summary(daily: Sequence[DailyQuality]) -> QualitySummary:
     records = sum(day.total_records for day in daily)
     valid = sum(day.validated_records for day in daily)
     return QualitySummary(
+        days=len(daily),
         avg_validation_rate=100.0 * valid / records if records else None,
         avg_quality_score=sum(d.avg_quality_score for d in daily) / len(daily) if daily else None,
         total_gaps_detected=sum(day.gaps_detected for day in daily),

@@ -116,6 +116,8 @@ class SeriesReport:
     flags: Sequence[FlaggedBar] = field(default_factory=list)
     quarantined: Sequence[QuarantineEntry] = field(default_factory=list)
     corrections: Sequence[Correction] = field(default_factory=list)
+    quarantined_total: int = 0  # of which the newest are listed
+    corrections_total: int = 0  # of which the newest are listed
     confirmations: Sequence[Confirmation] = field(default_factory=list)
 
 
@@ -177,6 +179,8 @@ def _series(conn: Connection, symbol: str, row: Any) -> SeriesReport:
         flags=fetch_all(conn, FlaggedBar, _FLAGS, key),
         quarantined=fetch_all(conn, QuarantineEntry, _QUARANTINE, key),
         corrections=fetch_all(conn, Correction, _CORRECTIONS, key),
+        quarantined_total=row.quarantined_total,
+        corrections_total=row.corrections_total,
         confirmations=fetch_all(conn, Confirmation, _CONFIRMED, key),
     )
 
@@ -188,6 +192,10 @@ SELECT series.timeframe, coalesce(s.status, '{SeriesStatus.NOT_ENRICHED}') AS st
     s.quality_score, s.evidence, coalesce(s.bars, 0) AS bars, s.first_ts, s.last_ts,
     s.source, s.adjusted, s.last_error, s.wanted_from, s.history_from, s.history_limit,
     s.fallback,
+    (SELECT count(*) FROM bar_quarantine q
+        WHERE q.symbol = :symbol AND q.timeframe = series.timeframe) AS quarantined_total,
+    (SELECT count(*) FROM data_corrections c
+        WHERE c.symbol = :symbol AND c.timeframe = series.timeframe) AS corrections_total,
     m.data_completeness AS completeness, m.validation, m.features, m.freshness
 FROM (
     SELECT timeframe FROM enrichment_status WHERE symbol = :symbol
