@@ -13,6 +13,7 @@ from uuid import UUID
 import orjson
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,11 @@ STYLES: dict[str, str] = {
     ItemStatus.RETRY: "yellow",
     ItemStatus.FAILED: "red",
     JobState.PARTIAL: "yellow",
+    "closed": "green",
+    "half_open": "yellow",
+    "disabled": "yellow",
+    "open": "red",
+    "forced_open": "red",
 }
 
 
@@ -237,10 +243,12 @@ def history_table(page: dto.HistoryPage) -> Table:
 
 
 def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
-    result = table("name", "kind", "state", "worker", "age", right=("age",))
+    result = table("name", "kind", "state", "worker", "age", "set by", right=("age",))
     for p in patterns:
-        state = "unknown (stale)" if p.stale else p.shown_state or "–"
-        result.add_row(p.name, p.kind, state, p.worker_id, duration(p.age_seconds))
+        state = "unknown (stale)" if p.stale else styled(p.shown_state or "–")
+        override = f"{p.set_by}, {timestamp(p.since)}: {p.reason or '–'}" if p.set_by else ""
+        age = duration(p.age_seconds)
+        result.add_row(p.name, p.kind, state, p.worker_id, age, escape(override))
     return result
 
 

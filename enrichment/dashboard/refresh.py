@@ -1,22 +1,42 @@
-"""Parts of a page that rerun by themselves, and how current their figures are."""
+"""Parts of a page that are drawn again when their data changes, and how current the page is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import streamlit as st
 
 from enrichment.dashboard.data import cache
-from enrichment.dashboard.services import silent_since
+from enrichment.dashboard.data.cache import live_read
+from enrichment.dashboard.services import services
 from enrichment.dashboard.times import format_time
 from enrichment.domain.errors import EnrichmentError
 
 REFRESH_SECONDS = 2
+DRAWN = "drawn"  # in the session state: section → its inputs when it was drawn
+_UNREADABLE = "unreadable"
 
 
-def guarded(render: Callable[[], object]) -> None:
-    """Render a part of a page, or a message if the database can't be reached."""
+@dataclass(frozen=True)
+class Section:
+    """A part of a page."""
+
+    key: str
+    render: Callable[[], object]
+    inputs: Callable[[], object]
+    """Reads what the section shows; it is drawn again when this differs by `==`."""
+
+
+@live_read
+def silent_since() -> datetime | None:
+    """The newest heartbeat if no worker is alive; None if one is, or none ever was."""
+    return services().reader.silent_since()
+
+
+def guarded(render: Callable[[], object]) -> bool:
+    """Render a part of a page, or a message if the database can't be reached; whether it could."""
     try:
         render()
     except EnrichmentError:
@@ -25,54 +45,63 @@ def guarded(render: Callable[[], object]) -> None:
             "back; no stored data is lost. `enrichment doctor` shows details.",
             icon=":material/cloud_off:",
         )
+        return False
+    return True
 
 
-def auto_refresh(render: Callable[[], object]) -> None:
-    """Render a part of a page every two seconds."""
-    st.fragment(lambda: guarded(render), run_every=REFRESH_SECONDS)()
+def show(*sections: Section) -> None:
+    """How current the page is, then its sections, kept current.
 
-
-def refresh_on_change(render: Callable[[], object], inputs: Callable[[], object]) -> None:
-    """Render a part with input fields, and rerun the page only when its data changes.
-
-    Args:
-        render: Draws the part.
-        inputs: Reads what the part depends on; compared with `==` every two seconds.
+    Their inputs are read every two seconds; sections whose inputs have changed are drawn again.
     """
-    rendered = _read(inputs)
-    guarded(render)
+    st.session_state[DRAWN] = {}
+    st.fragment(lambda: _refresh(sections), run_every=REFRESH_SECONDS)()
+    for section in sections:
+        _draw(section)
 
-    def rerun_on_change() -> None:
-        if _read(inputs) != rendered:
-            st.rerun()
 
-    st.fragment(rerun_on_change, run_every=REFRESH_SECONDS)()
+def _draw(section: Section) -> None:
+    def draw() -> None:
+        inputs = _read(section.inputs)
+        drawn = guarded(section.render)
+        st.session_state[DRAWN][section.key] = inputs if drawn else _UNREADABLE
+
+    st.fragment(draw, key=section.key)()
+
+
+def _refresh(sections: Sequence[Section]) -> None:
+    cache.begin_refresh()
+    silent = _read(silent_since)
+    inputs = {section.key: _read(section.inputs) for section in sections}
+    refreshed_badge(silent if isinstance(silent, datetime) else None)
+    drawn = st.session_state[DRAWN]
+    changed = [key for key, value in inputs.items() if key in drawn and drawn[key] != value]
+    if changed:
+        st.rerun(scope=changed)
 
 
 def _read(inputs: Callable[[], object]) -> object:
     try:
         return inputs()
     except EnrichmentError:
-        return None
+        return _UNREADABLE
 
 
-def refreshed_badge(at: datetime) -> None:
-    """When the figures were read, or why they are stale: no database, or no worker alive."""
+def refreshed_badge(silent: datetime | None) -> None:
+    """When the figures were current, or why they are stale: no database, or no worker alive."""
+    at = cache.refreshed_at()
+    if at is None:
+        return
+    refreshed = format_time(at, "%Y-%m-%d %H:%M:%S")
     if cache.is_last_good():
-        _stale_badge(at, "the database does not answer, these are the last known figures")
-    elif (silent := silent_since()) is not None:
-        _stale_badge(at, f"no worker has reported since {format_time(silent)}")
+        reason = "the database does not answer, these are the last known figures"
+    elif silent is not None:
+        reason = f"no worker has reported since {format_time(silent)}"
     else:
-        st.badge(f"Refreshed {_to_the_second(at)}", icon=":material/schedule:", color="gray")
-
-
-def _stale_badge(at: datetime, reason: str) -> None:
+        st.badge(f"Refreshed {refreshed}", icon=":material/schedule:", color="gray")
+        return
     st.badge(
-        f"Stale · refreshed {_to_the_second(at)} · {reason}",
+        f"Stale · refreshed {refreshed} · {reason}",
         icon=":material/history_toggle_off:",
         color="orange",
     )
-
-
-def _to_the_second(at: datetime) -> str:
-    return format_time(at, "%Y-%m-%d %H:%M:%S")

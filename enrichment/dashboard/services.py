@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import streamlit as st
 
 from enrichment.config import Settings
 from enrichment.dashboard.auth import require_operator
-from enrichment.dashboard.data.cache import cached_read
 from enrichment.services.commands import Commands
 from enrichment.warehouse import reader_role
 from enrichment.warehouse.database import Database
@@ -54,9 +52,3 @@ def commands() -> Commands:
     """The commands; NotAllowed unless the session's user is an operator."""
     require_operator()
     return services().commands
-
-
-@cached_read
-def silent_since() -> datetime | None:
-    """The newest heartbeat if no worker is alive; None if one is, or none ever was."""
-    return services().reader.silent_since()

@@ -7,9 +7,9 @@ symbols affects it only through the state of these symbols.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
@@ -21,6 +21,7 @@ SUCCESS_TARGET = 95.0  # percent of the symbols of a run
 VALIDATION_TARGET = 95.0  # percent of the bars
 QUALITY_TARGET = HEALTHY_ABOVE  # of the mean score, and of each series
 DURATION_TARGET_SECONDS = 1800
+TimeText = Callable[[datetime], str]
 _BREAKER_SUFFIX = "_api"  # a provider's patterns are named after it
 
 
@@ -31,7 +32,16 @@ class Health:
     """One sentence each, most severe first."""
 
 
-def assess(state: NightState, *, with_alerts: bool = True) -> Health:
+def utc_text(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def assess(
+    state: NightState,
+    *,
+    with_alerts: bool = True,
+    time_text: TimeText = utc_text,
+) -> Health:
     """The health in this state.
 
     Critical: nothing is enriched, or nothing of an asset class can be. Warning: a target is missed.
@@ -39,12 +49,13 @@ def assess(state: NightState, *, with_alerts: bool = True) -> Health:
     Args:
         with_alerts: Whether firing alerts are issues. The alert rules themselves are evaluated
             without, so that an alert on the health does not keep itself firing.
+        time_text: A time in the reader's time zone.
     """
-    critical = [*_scheduler_issues(state), *_provider_outages(state)]
+    critical = [*_scheduler_issues(state), *_provider_outages(state, time_text)]
     warnings = [
-        *_pause_issues(state),
+        *_pause_issues(state, time_text),
         *_worker_issues(state),
-        *_breaker_issues(state),
+        *_breaker_issues(state, time_text),
         *_run_issues(state),
         *_series_issues(state),
         *_quality_issues(state),
@@ -74,10 +85,10 @@ def _scheduler_issues(state: NightState) -> Iterator[str]:
         )
 
 
-def _provider_outages(state: NightState) -> Iterator[str]:
+def _provider_outages(state: NightState, time_text: TimeText) -> Iterator[str]:
     """Asset classes without an available provider."""
     unavailable = {
-        breaker.name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breaker)
+        breaker.name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breaker, time_text)
         for breaker in state.breakers
         if breaker.stops_all
     }
@@ -91,12 +102,12 @@ def _provider_outages(state: NightState) -> Iterator[str]:
             yield f"No provider is available for {asset_class}: {details}."
 
 
-def _pause_issues(state: NightState) -> Iterator[str]:
+def _pause_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
     for pause in state.pauses:
         what = "Everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
-        until = f", until {pause.until:%Y-%m-%d %H:%M} UTC" if pause.until else ""
+        until = f", until {time_text(pause.until)}" if pause.until else ""
         reason = f": {pause.reason}" if pause.reason else ""
-        since = f"{pause.at:%Y-%m-%d %H:%M} UTC"
+        since = time_text(pause.at)
         yield f"{what} is paused by {pause.paused_by} since {since}{until}{reason}."
 
 
@@ -105,13 +116,13 @@ def _worker_issues(state: NightState) -> Iterator[str]:
         yield f"Worker {worker.worker_id} is waiting and starts no symbols: {worker.note}."
 
 
-def _breaker_issues(state: NightState) -> Iterator[str]:
+def _breaker_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
     for breaker in state.breakers:
         if breaker.is_open or breaker.mode != "auto":
-            yield breaker_issue(breaker)
+            yield breaker_issue(breaker, time_text)
 
 
-def breaker_issue(breaker: BreakerState) -> str:
+def breaker_issue(breaker: BreakerState, time_text: TimeText = utc_text) -> str:
     """What a breaker that is open, or that somebody has set by hand, means; with who, when, why."""
     workers = counted(breaker.workers, "worker")
     if breaker.mode == "auto":
@@ -121,17 +132,17 @@ def breaker_issue(breaker: BreakerState) -> str:
         )
     effect = "rejected" if breaker.is_open else "not protected"
     return (
-        f"The breaker {breaker.name} is {_breaker_state(breaker)} in {workers}: requests to "
-        f"its provider are {effect} until it is reset."
+        f"The breaker {breaker.name} is {_breaker_state(breaker, time_text)} in {workers}: "
+        f"requests to its provider are {effect} until it is reset."
     )
 
 
-def _breaker_state(breaker: BreakerState) -> str:
+def _breaker_state(breaker: BreakerState, time_text: TimeText) -> str:
     """The state, or an operator's override with its actor, time and reason."""
     if breaker.mode == "auto":
         return f"breaker {breaker.state.replace('_', ' ')}"
     by = f" by {breaker.set_by}" if breaker.set_by else ""
-    since = f" since {breaker.since:%Y-%m-%d %H:%M} UTC" if breaker.since else ""
+    since = f" since {time_text(breaker.since)}" if breaker.since else ""
     reason = f" ({breaker.reason})" if breaker.reason else ""
     return f"{breaker.mode.replace('_', ' ')}{by}{since}{reason}"
 

@@ -8,8 +8,10 @@ import plotly.graph_objects as go
 from enrichment.dashboard.charts import theme
 from enrichment.dashboard.data.providers import BREAKER_STATES
 from enrichment.dashboard.formatting import label
+from resilience import Mode
 
 LANE_PIXELS = 26
+OVERRIDES = {label(mode): str(mode) for mode in (Mode.FORCED_OPEN, Mode.DISABLED)}
 
 
 def state_intervals(transitions: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
@@ -26,7 +28,8 @@ def state_intervals(transitions: pd.DataFrame, until: pd.Timestamp) -> pd.DataFr
     for (name, worker), part in transitions.sort_values("at").groupby(["name", "worker"]):
         ends = [*part["at"].iloc[1:], until]
         for row, end in zip(part.itertuples(), ends, strict=True):
-            intervals.append((f"{name} · {worker}", row.to_state, row.at, end, row.reason or ""))
+            state = OVERRIDES.get(str(row.reason), str(row.to_state))
+            intervals.append((f"{name} · {worker}", state, row.at, end, row.reason or ""))
     return pd.DataFrame(intervals, columns=["name", "state", "start", "end", "reason"])
 
 

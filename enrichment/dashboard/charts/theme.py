@@ -35,6 +35,7 @@ STATE_COLOURS: Mapping[str, str] = {
     **dict.fromkeys((JobState.FAILED, SeriesStatus.ERROR, AlertStatus.FIRING, State.OPEN), RED),
     "lost": RED,  # a worker without a heartbeat
     "forced_open": DARK_RED,
+    "disabled": ORANGE,  # a breaker that protects nothing
 }
 # The same colours as Streamlit's Markdown names them.
 MARKDOWN_COLOURS: Mapping[str, str] = {

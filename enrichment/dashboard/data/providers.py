@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from enrichment.warehouse.read_models.dto import PatternStatus
@@ -16,6 +17,15 @@ UNAVAILABLE = ("forced_open", State.OPEN, State.HALF_OPEN)
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """Who has forced open or disabled a breaker, since when, and why."""
+
+    set_by: str
+    since: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderState:
     """A provider as all workers see it.
 
@@ -24,6 +34,7 @@ class ProviderState:
 
     name: str
     breaker: str | None  # the most severe state; None if no worker reports
+    override: Override | None
     workers: int
     failure_rate: float | None  # the highest, 0–1
     last_error: str | None
@@ -63,6 +74,9 @@ def _provider_state(name: str, patterns: Sequence[PatternStatus]) -> ProviderSta
     return ProviderState(
         name=name.removesuffix("_api"),
         breaker=next((state for state in BREAKER_STATES if state in states), None),
+        override=next(
+            (Override(b.set_by, b.since, b.reason) for b in breakers if b.set_by and b.since), None
+        ),
         workers=len(breakers),
         failure_rate=max((b.status.get("failure_rate") or 0.0 for b in breakers), default=None),
         last_error=_error_message(errors[0]) if errors else None,

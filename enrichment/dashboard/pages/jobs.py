@@ -30,7 +30,7 @@ from enrichment.dashboard.data.jobs import (
     read_symbols_by_day,
 )
 from enrichment.dashboard.formatting import label, seconds
-from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import format_time, to_display_zone
 from enrichment.domain.model import JobKind
@@ -55,7 +55,6 @@ def history() -> None:
     if st.session_state.pop("job-selected", False):
         st.rerun()  # the whole page: this part reruns by itself
     page = filtered_history()
-    refreshed_badge(page.timestamp)
     if not page.jobs:
         filtered = st.session_state.get("kinds") or st.session_state.get("failed-only")
         no_jobs = "No job yet. Trigger one on the overview, or wait for the nightly run."
@@ -69,6 +68,11 @@ def history() -> None:
         on_select=lambda row: select_job(jobs["job_id"].iloc[row]),
     )
     load_more("history-limit", HISTORY_LIMIT, len(jobs), page.total)
+
+
+def history_inputs() -> object:
+    page = filtered_history()
+    return page.jobs, page.details
 
 
 def history_charts(jobs: pd.DataFrame) -> None:
@@ -118,6 +122,11 @@ def job_report() -> None:
     timeline(report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
     item_table(report, error_class)
+
+
+def report_inputs() -> object:
+    job_id = selected_job()
+    return job_id and read_job(job_id)
 
 
 def job_metrics(progress: Progress) -> None:
@@ -294,6 +303,8 @@ with st.container(horizontal=True):
         width=420,
     )
     st.toggle("Only with failures", key="failed-only", bind="query-params")
-auto_refresh(history)
-refresh_on_change(job_controls, inputs=job_choices)
-auto_refresh(job_report)
+show(
+    Section("history-section", history, history_inputs),
+    Section("job-controls", job_controls, job_choices),
+    Section("job-report", job_report, report_inputs),
+)

@@ -16,9 +16,9 @@ from enrichment.dashboard.components import (
     run_command,
     table,
 )
-from enrichment.dashboard.data.cache import cached_read
+from enrichment.dashboard.data.cache import cached_read, live_read
 from enrichment.dashboard.formatting import age, label
-from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import format_time
 from enrichment.domain.plurals import counted
@@ -37,10 +37,14 @@ def read_alerts() -> AlertReport:
     return services().reader.alerts.report()
 
 
+@live_read
+def read_workers() -> list[WorkerStatus]:
+    return services().reader.workers()
+
+
 @cached_read
-def read_engine() -> tuple[list[WorkerStatus], list[SlotStatus]]:
-    reader = services().reader
-    return reader.workers(), reader.slots()
+def read_slots() -> list[SlotStatus]:
+    return services().reader.slots()
 
 
 @cached_read
@@ -53,18 +57,22 @@ def read_audit_log(limit: int) -> list[AuditEntry]:
     return services().reader.audit_log.actions(limit)
 
 
-def alert_sections() -> None:
+def alert_events() -> list[AlertEvent]:
+    return read_alert_history(row_limit("alert-events-limit", ALERT_EVENTS))
+
+
+def audit_entries() -> list[AuditEntry]:
+    return read_audit_log(row_limit("audit-limit", AUDIT_ENTRIES))
+
+
+def alert_inputs() -> object:
     report = read_alerts()
-    refreshed_badge(report.timestamp)
-    alerts(report)
-    alert_history(read_alert_history(row_limit("alert-events-limit", ALERT_EVENTS)))
+    return report.alerts, evaluated_text(report), alert_events()
 
 
-def engine_sections() -> None:
-    worker_statuses, slots = read_engine()
-    workers(worker_statuses, read_alerts().timestamp)
-    scheduled_runs(slots)
-    audit_log(read_audit_log(row_limit("audit-limit", AUDIT_ENTRIES)))
+def alert_sections() -> None:
+    alerts(read_alerts())
+    alert_history(alert_events())
 
 
 def alerts(report: AlertReport) -> None:
@@ -95,7 +103,13 @@ def alerts(report: AlertReport) -> None:
         for alert in report.alerts
     ]
     table(rows, key="alerts")
-    st.caption(f"evaluated {age(report.evaluated_at, report.timestamp)} by {report.evaluator}")
+    st.caption(evaluated_text(report))
+
+
+def evaluated_text(report: AlertReport) -> str:
+    if report.evaluated_at is None:
+        return ""
+    return f"evaluated {age(report.evaluated_at, report.timestamp)} by {report.evaluator}"
 
 
 def alert_history(events: Sequence[AlertEvent]) -> None:
@@ -116,7 +130,8 @@ def alert_history(events: Sequence[AlertEvent]) -> None:
         load_more("alert-events-limit", ALERT_EVENTS, len(rows))
 
 
-def workers(statuses: Sequence[WorkerStatus], now: datetime) -> None:
+def workers() -> None:
+    statuses = read_workers()
     st.subheader("Workers")
     if not statuses:
         empty_state("No worker has run in the last day. Start one with `enrichment worker`.")
@@ -132,7 +147,6 @@ def workers(statuses: Sequence[WorkerStatus], now: datetime) -> None:
             "busy": f"{worker.busy} of {counted(worker.threads, 'thread')}",
             "started": worker.started_at,
             "last heartbeat": worker.heartbeat_at,
-            "heartbeat age": f"{max(0.0, (now - worker.heartbeat_at).total_seconds()):.0f} s",
             "waiting for": worker.note or "",
         }
         for worker in statuses
@@ -140,7 +154,8 @@ def workers(statuses: Sequence[WorkerStatus], now: datetime) -> None:
     table(rows, key="workers")
 
 
-def scheduled_runs(slots: Sequence[SlotStatus]) -> None:
+def scheduled_runs() -> None:
+    slots = read_slots()
     st.subheader("Scheduled runs")
     if not slots:
         empty_state("No scheduled run has started yet.")
@@ -160,7 +175,8 @@ def scheduled_runs(slots: Sequence[SlotStatus]) -> None:
     table(rows, key="slots")
 
 
-def audit_log(entries: Sequence[AuditEntry]) -> None:
+def audit_log() -> None:
+    entries = audit_entries()
     st.subheader("Audit log")
     if not entries:
         empty_state("No changes have been made yet.")
@@ -242,6 +258,10 @@ def notifications_text(event: AlertEvent) -> str:
 
 
 st.title("Operations")
-auto_refresh(alert_sections)
-refresh_on_change(silence_controls, inputs=silences)
-auto_refresh(engine_sections)
+show(
+    Section("alert-rules", alert_sections, alert_inputs),
+    Section("silences", silence_controls, silences),
+    Section("workers-alive", workers, read_workers),
+    Section("runs", scheduled_runs, read_slots),
+    Section("audit-log", audit_log, audit_entries),
+)

@@ -22,10 +22,10 @@ from enrichment.dashboard.components import (
 )
 from enrichment.dashboard.data.jobs import history_frame
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
-from enrichment.dashboard.data.overview_metrics import current_metrics, trend_metrics
+from enrichment.dashboard.data.overview_metrics import Metric, current_metrics, trend_metrics
 from enrichment.dashboard.data.quality import series_frame
 from enrichment.dashboard.formatting import age, label
-from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
@@ -65,7 +65,7 @@ def resume(scope: str, key: str) -> None:
 
 
 def health_banner(data: OverviewData) -> None:
-    assessment = health.assess(data.night)
+    assessment = health.assess(data.night, time_text=format_time)
     status = HealthStatus(assessment.status)
     text = "\n".join([f"**{HEADLINES[status]}**", *(f"- {issue}" for issue in assessment.issues)])
     if status == HealthStatus.HEALTHY:
@@ -95,8 +95,12 @@ def progress_text(job: Progress) -> str:
     return f"{job.done:,} of {counted(job.total, 'symbol')} done{eta}{running}"
 
 
-def metrics(data: OverviewData) -> None:
-    for row in (current_metrics(data), trend_metrics(data)):
+def metric_rows(data: OverviewData) -> tuple[list[Metric], list[Metric]]:
+    return current_metrics(data), trend_metrics(data)
+
+
+def metrics() -> None:
+    for row in metric_rows(overview_data()):
         for column, metric in zip(st.columns(4), row, strict=True):
             with column.container(border=True, height="stretch"):
                 trend = metric.trend if len(metric.trend) > 1 else None
@@ -118,7 +122,7 @@ def open_issues(data: OverviewData) -> None:
     """Breakers that are not closed, and the errors of the last days."""
     st.subheader("Errors and open breakers")
     for breaker in data.night.breakers:
-        st.warning(health.breaker_issue(breaker), icon=":material/electric_bolt:")
+        st.warning(health.breaker_issue(breaker, format_time), icon=":material/electric_bolt:")
     for error in data.errors[:ERRORS_SHOWN]:
         recent_error(error, data.overview.timestamp)
     others = data.errors[ERRORS_SHOWN:]
@@ -133,15 +137,19 @@ def open_issues(data: OverviewData) -> None:
         )
 
 
-def recent_error(error: RecentError, now: datetime) -> None:
+def error_text(error: RecentError, now: datetime) -> str:
     cured = error.symbols - error.still_failing
     note = f", {cured:,} of them enriched since or no longer tracked" if cured else ""
     if not error.still_failing:
         note = ", all enriched since or no longer tracked"
-    st.markdown(
+    return (
         f"**{error.error_class}** · {counted(error.symbols, 'symbol')} in "
         f"{counted(error.jobs, 'job')}, last {age(error.at, now)}{note}"
     )
+
+
+def recent_error(error: RecentError, now: datetime) -> None:
+    st.markdown(error_text(error, now))
     st.code(error.example, language=None, wrap_lines=True)
 
 
@@ -171,7 +179,8 @@ def recent_jobs(data: OverviewData) -> None:
         st.caption(f"the newest {counted(len(frame), 'job')}: the page Jobs lists all")
 
 
-def unhealthy_series(data: OverviewData) -> None:
+def unhealthy_series() -> None:
+    data = overview_data()
     st.subheader("Series that need attention")
     if not data.night.series:
         empty_state(
@@ -212,27 +221,49 @@ def provider_text(symbol: str, source: str | None) -> str:
     return f"{source} (simulated)" if is_simulated(symbol) else source
 
 
+def state_inputs() -> object:
+    data = overview_data()
+    return health.assess(data.night, time_text=format_time), data.open_jobs
+
+
+def night_inputs() -> object:
+    data = overview_data()
+    errors = [(error_text(error, data.overview.timestamp), error.example) for error in data.errors]
+    return data.nights, data.night.breakers, errors
+
+
+def job_inputs() -> object:
+    data = overview_data()
+    return data.history.jobs, data.history.details, data.lowest_scores
+
+
+def series_inputs() -> object:
+    data = overview_data()
+    return data.night.statuses, data.unhealthy_series
+
+
 def current_state() -> None:
     data = overview_data()
-    refreshed_badge(data.overview.timestamp)
     health_banner(data)
     job_progress(data)
 
 
-def recent_history() -> None:
+def nights_and_errors() -> None:
     data = overview_data()
-    metrics(data)
     wide, narrow = st.columns([3, 2])
     with wide:
         night_calendar(data)
     with narrow:
         open_issues(data)
+
+
+def jobs_and_scores() -> None:
+    data = overview_data()
     left, right = st.columns(2)
     with left:
         recent_jobs(data)
     with right:
         lowest_scores(data)
-    unhealthy_series(data)
 
 
 def run_controls() -> None:
@@ -339,6 +370,11 @@ def scope_text(scope: str, key: str) -> str:
 
 
 st.title("Market enrichment")
-auto_refresh(current_state)
-refresh_on_change(run_controls, inputs=lambda: (overview_data().pauses, active_symbols()))
-auto_refresh(recent_history)
+show(
+    Section("state", current_state, state_inputs),
+    Section("controls", run_controls, lambda: (overview_data().pauses, active_symbols())),
+    Section("metrics", metrics, lambda: metric_rows(overview_data())),
+    Section("nights", nights_and_errors, night_inputs),
+    Section("jobs", jobs_and_scores, job_inputs),
+    Section("series", unhealthy_series, series_inputs),
+)

@@ -21,7 +21,7 @@ from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.data.quality import series_frame
 from enrichment.dashboard.formatting import label
 from enrichment.dashboard.navigation import open_selected_series, select_series
-from enrichment.dashboard.refresh import auto_refresh, guarded, refreshed_badge
+from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import services
 from enrichment.dashboard.times import bar_time
 from enrichment.domain.model import Timeframe
@@ -57,7 +57,6 @@ class QualityData:
     gaps: list[GapsOfMonth]  # of the series with most of them
     series_with_gaps: int
     series: int  # that are active
-    read_at: pd.Timestamp
 
 
 @cached_read
@@ -71,7 +70,6 @@ def read_quality(lowest: int, gap_series: int) -> QualityData:
         gaps=overview.gaps(gap_series),
         series_with_gaps=overview.series_with_gaps(),
         series=reader.night().series,
-        read_at=pd.Timestamp.now(tz="UTC"),
     )
 
 
@@ -87,18 +85,35 @@ def read_findings(kind: FindingKind, limit: int, which: Filter) -> FindingsPage[
     return services().reader.findings.of_kind(kind, limit, which)
 
 
-def quality_sections() -> None:
-    data = read_quality(
+def quality_data() -> QualityData:
+    return read_quality(
         row_limit("lowest-limit", LOWEST_SCORES), row_limit("gaps-limit", GAP_SERIES)
     )
-    refreshed_badge(data.read_at.to_pydatetime())
+
+
+def shown_findings() -> FindingsPage[Any]:
+    """Those that the filters select."""
+    state = st.session_state
+    which = Filter(timeframe=state.get("finding-timeframe"), kind=state.get("finding-kind"))
+    return read_findings(selected_list(), row_limit("findings-limit", FINDINGS), which)
+
+
+def selected_list() -> FindingKind:
+    return FindingKind(st.session_state.get("finding-list") or FindingKind.FLAGS)
+
+
+def corrected_values() -> tuple[list[CorrectedValue], int]:
+    return read_corrections(row_limit("corrections-limit", CORRECTIONS))
+
+
+def quality_sections() -> None:
+    data = quality_data()
     if not data.lowest:
         empty_state("No series has been scored in the last week.")
     else:
         score_charts(data)
         lowest_scores(data)
     missing_bars(data)
-    vendor_corrections(*read_corrections(row_limit("corrections-limit", CORRECTIONS)))
 
 
 def score_charts(data: QualityData) -> None:
@@ -173,10 +188,8 @@ def finding_filters() -> None:
 def finding_table() -> None:
     """The findings of all symbols; a row opens its symbol."""
     open_selected_series()
-    state = st.session_state
-    kind = FindingKind(state.get("finding-list") or FindingKind.FLAGS)
-    which = Filter(timeframe=state.get("finding-timeframe"), kind=state.get("finding-kind"))
-    page = read_findings(kind, row_limit("findings-limit", FINDINGS), which)
+    finding_filters()
+    page = shown_findings()
     if not page.rows:
         empty_state("No bar matches.")
         return
@@ -184,7 +197,7 @@ def finding_table() -> None:
     table(
         [finding_row(row) for row in rows],
         {"why": WIDE_TEXT},
-        key=f"findings-{kind}",
+        key=f"findings-{selected_list()}",
         on_select=lambda row: select_series(rows[row].symbol, rows[row].timeframe),
     )
     load_more("findings-limit", FINDINGS, len(rows), page.total)
@@ -207,7 +220,8 @@ def finding_row(row: Flag | RejectedBar | MissingBar) -> dict[str, Any]:
     return {**shown, "found": row.found_at}
 
 
-def vendor_corrections(corrections: list[CorrectedValue], total: int) -> None:
+def vendor_corrections() -> None:
+    corrections, total = corrected_values()
     st.subheader("Vendor corrections")
     if not corrections:
         empty_state("No vendor has corrected a stored bar yet.")
@@ -216,7 +230,7 @@ def vendor_corrections(corrections: list[CorrectedValue], total: int) -> None:
         {
             "corrected": value.corrected_at,
             "series": f"{value.symbol} {value.timeframe}",
-            "bar": value.ts,
+            "bar": bar_time(value.ts, value.timeframe),
             "field": value.field,
             "old": value.old_value,
             "new": value.new_value,
@@ -230,6 +244,8 @@ def vendor_corrections(corrections: list[CorrectedValue], total: int) -> None:
 
 
 st.title("Data quality")
-auto_refresh(quality_sections)
-guarded(finding_filters)
-auto_refresh(finding_table)
+show(
+    Section("quality", quality_sections, quality_data),
+    Section("vendor-corrections", vendor_corrections, corrected_values),
+    Section("findings", finding_table, shown_findings),
+)

@@ -21,19 +21,21 @@ from enrichment.dashboard.components import (
     table,
 )
 from enrichment.dashboard.data import fetch_history
-from enrichment.dashboard.data.cache import cached_figure, cached_read
+from enrichment.dashboard.data.cache import cached_figure, cached_read, live_read
 from enrichment.dashboard.data.providers import (
     UNAVAILABLE,
+    Override,
     ProviderState,
     of_kind,
     provider_states,
 )
 from enrichment.dashboard.formatting import label, percent
-from enrichment.dashboard.refresh import auto_refresh, refresh_on_change, refreshed_badge
+from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands, services
-from enrichment.dashboard.times import display_zone, to_display_zone
+from enrichment.dashboard.times import display_zone, format_time, to_display_zone
 from enrichment.warehouse.read_models.dto import PatternStatus, Transition
 from enrichment.warehouse.read_models.vendors import Answers, Fetches
+from resilience import Mode
 
 TRANSITIONS = 500
 CARDS_PER_ROW = 4
@@ -67,11 +69,14 @@ PATTERN_FIELDS = {
 }
 
 
+@live_read
+def read_patterns() -> list[PatternStatus]:
+    return services().reader.resilience()
+
+
 @cached_read
-def read_patterns() -> tuple[list[PatternStatus], list[Transition], pd.Timestamp]:
-    reader = services().reader
-    patterns = reader.resilience()
-    return patterns, reader.transitions(TRANSITIONS), pd.Timestamp.now(tz="UTC")
+def read_transitions() -> list[Transition]:
+    return services().reader.transitions(TRANSITIONS)
 
 
 @cached_read
@@ -80,29 +85,32 @@ def read_history(hours: int) -> tuple[list[Fetches], list[Answers]]:
     return history.fetches(hours), history.answers(hours)
 
 
+def span_hours() -> int:
+    return int(st.session_state.get("vendor-span") or next(iter(RANGES)))
+
+
+def chart_end() -> pd.Timestamp:
+    """Where time axes end: the last five minutes, so that charts do not change all the time."""
+    return pd.Timestamp.now(tz="UTC").floor("5min")
+
+
+def provider_states_and_latencies() -> tuple[list[ProviderState], Latencies]:
+    fetches, _ = read_history(span_hours())
+    return provider_states(read_patterns()), fetch_history.latencies_by_provider(fetches)
+
+
 def provider_sections() -> None:
-    patterns, transitions, now = read_patterns()
-    hours = int(st.session_state.get("vendor-span") or next(iter(RANGES)))
-    fetches, answers = read_history(hours)
-    refreshed_badge(now.to_pydatetime())
-    providers = provider_states(patterns)
-    latencies = fetch_history.latencies_by_provider(fetches)
+    providers, latencies = provider_states_and_latencies()
     if not providers:
         empty_state("No worker has reported a breaker in the last day.")
-    else:
-        availability(providers)
-        provider_cards(providers, latencies)
-    breaker_history(transitions, now)
-    served = fetch_history.served_fetches(answers, services().provider_orders)
-    latency_and_requests(fetches, served, hours, now)
-    if providers:
-        provider_table(providers, latencies, served)
-    if patterns:
-        pattern_tables(patterns)
+        return
+    availability(providers)
+    provider_cards(providers, latencies)
 
 
 def availability(providers: Sequence[ProviderState]) -> None:
     unavailable = [provider for provider in providers if provider.breaker in UNAVAILABLE]
+    unprotected = [provider for provider in providers if provider.breaker == Mode.DISABLED]
     if not any(provider.workers for provider in providers):
         st.warning("No worker reports the state of the providers.", icon=":material/help:")
     elif not unavailable:
@@ -110,10 +118,24 @@ def availability(providers: Sequence[ProviderState]) -> None:
     else:
         lines = [
             f"- **{provider.name}**: its breaker is {label(provider.breaker or '')}"
+            f"{override_text(provider.override)}"
             f"{'; last error: ' + provider.last_error if provider.last_error else ''}"
             for provider in unavailable
         ]
         st.error("\n".join(["**Providers not available**", *lines]), icon=":material/block:")
+    for provider in unprotected:
+        st.warning(
+            f"Requests to **{provider.name}** are not protected: its breaker is "
+            f"disabled{override_text(provider.override)}",
+            icon=":material/gpp_maybe:",
+        )
+
+
+def override_text(override: Override | None) -> str:
+    if override is None:
+        return ""
+    reason = f": {override.reason}" if override.reason else ""
+    return f" by {override.set_by} since {format_time(override.since)}{reason}"
 
 
 def provider_cards(providers: Sequence[ProviderState], latencies: Latencies) -> None:
@@ -128,6 +150,8 @@ def provider_cards(providers: Sequence[ProviderState], latencies: Latencies) -> 
 def provider_card(provider: ProviderState, p95: float | None) -> None:
     state = provider.breaker or "unknown"
     st.markdown(f"**{provider.name}** · {coloured(f'● {label(state)}', state)}")
+    if provider.override is not None:
+        st.caption(override_text(provider.override).strip())
     failure_rate = None if provider.failure_rate is None else 100.0 * provider.failure_rate
     quota = "no quota" if provider.quota is None else f"{provider.quota_left}/{provider.quota}"
     figures = {
@@ -143,7 +167,8 @@ def provider_card(provider: ProviderState, p95: float | None) -> None:
             st.markdown(f":small[:gray[{title}]]  \n**{value}**", width="content")
 
 
-def breaker_history(transitions: list[Transition], now: pd.Timestamp) -> None:
+def breaker_history() -> None:
+    transitions = read_transitions()
     st.subheader("Breakers over time")
     if not transitions:
         empty_state("No breaker has changed its state yet.")
@@ -158,27 +183,32 @@ def breaker_history(transitions: list[Transition], now: pd.Timestamp) -> None:
             "reason": [t.reason for t in transitions],
         }
     )
-    st.plotly_chart(breaker_figure(now, display_zone().key, frame), key="breakers")
+    version = (chart_end(), len(frame), frame["at"].max())
+    st.plotly_chart(breaker_figure(version, display_zone().key, frame), key="breakers")
     with st.expander("Transitions as a table"):
         table(frame, key="transitions")
 
 
 @cached_figure
-def breaker_figure(now: pd.Timestamp, zone_name: str, _transitions: pd.DataFrame) -> go.Figure:
-    intervals = breaker_charts.state_intervals(_transitions, now)
+def breaker_figure(
+    version: tuple[pd.Timestamp, int, pd.Timestamp], zone_name: str, _transitions: pd.DataFrame
+) -> go.Figure:
+    """version: where the time axis ends, the number of transitions, and the newest one."""
+    intervals = breaker_charts.state_intervals(_transitions, max(version[0], version[2]))
     return breaker_charts.breaker_timeline(to_display_zone(intervals))
 
 
 @cached_figure
 def history_figures(
-    now: pd.Timestamp,
+    end: pd.Timestamp,
+    fetched: int,
     zone_name: str,
     hours: int,
     _fetches: Sequence[Fetches],
     _served: pd.DataFrame,
 ) -> tuple[go.Figure | None, go.Figure | None]:
     """Latencies and requests by provider over the last hours; None where there were none."""
-    end = now.tz_convert(zone_name)
+    end = end.tz_convert(zone_name)
     span = (end - pd.Timedelta(hours=hours), end)
     rows, served = fetch_history.latencies(_fetches), to_display_zone(_served)
     return (
@@ -187,10 +217,18 @@ def history_figures(
     )
 
 
-def latency_and_requests(
-    fetches: Sequence[Fetches], served: pd.DataFrame, hours: int, now: pd.Timestamp
-) -> None:
-    latency, requests = history_figures(now, display_zone().key, hours, fetches, served)
+def served_fetches() -> pd.DataFrame:
+    _, answers = read_history(span_hours())
+    return fetch_history.served_fetches(answers, services().provider_orders)
+
+
+def latency_and_requests() -> None:
+    hours, served = span_hours(), served_fetches()
+    fetches, _ = read_history(hours)
+    fetched = sum(part.total for part in fetches)
+    latency, requests = history_figures(
+        chart_end(), fetched, display_zone().key, hours, fetches, served
+    )
     st.subheader(f"Latency of fetches, {RANGES[hours]}")
     if latency is None:
         empty_state("No fetches in this time range yet; they are summed up every hour.")
@@ -209,9 +247,11 @@ def latency_and_requests(
     )
 
 
-def provider_table(
-    providers: Sequence[ProviderState], latencies: Latencies, served: pd.DataFrame
-) -> None:
+def provider_table() -> None:
+    providers, latencies = provider_states_and_latencies()
+    if not providers:
+        return
+    served = served_fetches()
     st.subheader("Providers")
     rows = []
     for provider in providers:
@@ -220,6 +260,7 @@ def provider_table(
             {
                 "provider": provider.name,
                 "breaker": provider.breaker or "unknown",
+                "set by hand": override_text(provider.override).strip(),
                 **{f"{p}, ms": ms for p, ms in latencies.get(provider.name, {}).items()},
                 "fetches": int(own["fetches"].sum()),
                 "as fallback": int(own.loc[own["fallback"], "fetches"].sum()),
@@ -241,12 +282,23 @@ def provider_table(
     table(rows, columns, key="providers")
 
 
-def pattern_tables(patterns: Sequence[PatternStatus]) -> None:
+def pattern_tables() -> None:
+    patterns = read_patterns()
+    if not patterns:
+        return
     with st.expander("Patterns of every worker"):
         tabs = st.tabs(list(PATTERN_FIELDS))
         for tab, (kind, fields) in zip(tabs, PATTERN_FIELDS.values(), strict=True):
             with tab:
                 table(pattern_rows(of_kind(patterns, kind), fields), key=kind)
+
+
+def pattern_inputs() -> object:
+    """The tables' rows, without when the workers have reported them."""
+    return [
+        pattern_rows(of_kind(read_patterns(), kind), fields)
+        for kind, fields in PATTERN_FIELDS.values()
+    ]
 
 
 def pattern_rows(patterns: Sequence[PatternStatus], fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -255,8 +307,10 @@ def pattern_rows(patterns: Sequence[PatternStatus], fields: Sequence[str]) -> li
             "name": pattern.name,
             "worker": pattern.worker_id,
             **{label(field): pattern.status.get(field) for field in fields},
-            "age, s": round(pattern.age_seconds, 1),
-            "report": "stale" if pattern.stale else "current",
+            **({"state": pattern.shown_state} if "state" in fields else {}),
+            "report": f"stale since {format_time(pattern.updated_at)}"
+            if pattern.stale
+            else "current",
         }
         for pattern in patterns
     ]
@@ -271,7 +325,7 @@ def override_breaker(action: str, reason: str) -> None:
 
 
 def breaker_names() -> list[str]:
-    return sorted({pattern.name for pattern in of_kind(read_patterns()[0], "circuit_breaker")})
+    return sorted({pattern.name for pattern in of_kind(read_patterns(), "circuit_breaker")})
 
 
 def manual_override() -> None:
@@ -295,5 +349,11 @@ st.selectbox(
     bind="query-params",
     width=160,
 )
-auto_refresh(provider_sections)
-refresh_on_change(manual_override, inputs=breaker_names)
+show(
+    Section("availability", provider_sections, provider_states_and_latencies),
+    Section("breaker-history", breaker_history, lambda: (read_transitions(), chart_end())),
+    Section("fetches", latency_and_requests, lambda: (read_history(span_hours()), chart_end())),
+    Section("provider-table", provider_table, provider_states_and_latencies),
+    Section("patterns", pattern_tables, pattern_inputs),
+    Section("override", manual_override, breaker_names),
+)

@@ -27,12 +27,7 @@ from enrichment.dashboard.components import (
 )
 from enrichment.dashboard.data.cache import cached_figure, cached_read
 from enrichment.dashboard.formatting import age, label
-from enrichment.dashboard.refresh import (
-    auto_refresh,
-    guarded,
-    refresh_on_change,
-    refreshed_badge,
-)
+from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
 from enrichment.domain.model import AssetClass, Timeframe
@@ -64,11 +59,11 @@ def read_page(search: str, status: str, after: str | None) -> list[SymbolDetails
 
 
 @cached_read
-def read_names(search: str, status: str) -> tuple[list[str], dict[str, int], pd.Timestamp]:
-    """The names of the symbols that match, all series' counts by status, and when it was read."""
+def read_names(search: str, status: str) -> tuple[list[str], dict[str, int]]:
+    """The names of the symbols that match, and all series' counts by status."""
     reader = services().reader
     names = reader.symbols.names(MAX_SYMBOLS, search=search or None, status=status or None)
-    return names, dict(reader.night().statuses), pd.Timestamp.now(tz="UTC")
+    return names, dict(reader.night().statuses)
 
 
 @cached_read
@@ -111,8 +106,7 @@ def filters() -> tuple[str, str]:
 
 def symbol_list() -> None:
     """The symbols that match the filters, page by page, and the lowest scores by day."""
-    names, counts, now = read_names(*filters())
-    refreshed_badge(now.to_pydatetime())
+    names, counts = read_names(*filters())
     if not names:
         filtered = any(filters())
         empty_state(
@@ -129,16 +123,29 @@ def symbol_list() -> None:
         )
     )
     page = paginator(len(names), PAGE_SIZE, "symbols", key="page")
-    after = names[page * PAGE_SIZE - 1] if page else None
-    rows = symbol_rows(read_page(*filters(), after), now)
-    table(rows, COLUMNS, key="symbols")
+    table(page_rows(names, page), COLUMNS, key="symbols")
     if len(names) == MAX_SYMBOLS:
         st.caption(f"the first {MAX_SYMBOLS:,} by name: use the search to find others")
+
+
+def scores_by_day() -> None:
     scores = read_scores_by_day()
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
         st.plotly_chart(quality.scores_by_day(frame), key="scores-by-day")
+
+
+def list_inputs() -> object:
+    names, counts = read_names(*filters())
+    page = int(st.session_state.get("page") or 1) - 1
+    rows = page_rows(names, page) if page * PAGE_SIZE < len(names) else []
+    return names, counts, rows
+
+
+def page_rows(names: Sequence[str], page: int) -> list[dict[str, Any]]:
+    after = names[page * PAGE_SIZE - 1] if page else None
+    return symbol_rows(read_page(*filters(), after), pd.Timestamp.now(tz="UTC"))
 
 
 def symbol_rows(symbols: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dict[str, Any]]:
@@ -162,14 +169,14 @@ def symbol_rows(symbols: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dic
 
 def symbol_inputs() -> object:
     """What the section of one symbol depends on."""
-    names, _, _ = read_names(*filters())
+    names, _ = read_names(*filters())
     name = st.session_state.get("symbol") or next(iter(names), None)
     return names, read_symbol(name) if name else None
 
 
 def one_symbol() -> None:
     """The selected symbol's status, actions and prices."""
-    names, _, _ = read_names(*filters())
+    names, _ = read_names(*filters())
     if not names:
         return
     st.subheader("One symbol")
@@ -376,6 +383,9 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         bind="query-params",
         width=220,
     )
-auto_refresh(symbol_list)
-refresh_on_change(one_symbol, inputs=symbol_inputs)
+show(
+    Section("list", symbol_list, list_inputs),
+    Section("scores", scores_by_day, read_scores_by_day),
+    Section("one-symbol", one_symbol, symbol_inputs),
+)
 guarded(tracking_forms)

@@ -253,6 +253,9 @@ class PatternStatus:
     updated_at: datetime
     age_seconds: float
     stale: bool  # older than 15 s: the worker has stopped or can't publish
+    set_by: str | None = None  # the operator who has forced or disabled the breaker
+    reason: str | None = None  # of that operator
+    since: datetime | None = None  # when the operator did
 
     @property
     def shown_state(self) -> str | None:

@@ -20,6 +20,7 @@ from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
 from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
+from enrichment.warehouse.read_models.changes import CHANGES, Changes
 from enrichment.warehouse.read_models.dto import (
     FailedItem,
     HistoricJob,
@@ -91,6 +92,11 @@ class ReadModels(Reader):
         self.overview_page = OverviewQueries(db, hour=hour, minute=minute)
         self.vendors = VendorHistory(db)
         self._hour, self._minute, self._enabled = hour, minute, enabled
+
+    def changes(self) -> Changes:
+        """A cheap look at the tables' counters."""
+        with self._db.begin() as conn:
+            return from_row(Changes, conn.execute(text(CHANGES)).one())
 
     def overview(self) -> Overview:
         with self._db.begin() as conn:
@@ -347,11 +353,15 @@ HAVING NOT bool_or({IS_ALIVE})
 """
 
 _RESILIENCE = """
-SELECT worker_id, kind, name, state, status, updated_at,
-    extract(epoch FROM now() - updated_at)::float8 AS age_seconds,
-    updated_at < now() - make_interval(secs => :stale) AS stale
-FROM resilience_state WHERE updated_at > now() - interval '1 day'
-ORDER BY name, kind, updated_at DESC, worker_id
+SELECT s.worker_id, s.kind, s.name, s.state, s.status, s.updated_at,
+    extract(epoch FROM now() - s.updated_at)::float8 AS age_seconds,
+    s.updated_at < now() - make_interval(secs => :stale) AS stale,
+    o.actor AS set_by, o.reason, o.at AS since
+FROM resilience_state s LEFT JOIN LATERAL (
+    SELECT actor, reason, at FROM resilience_overrides
+    WHERE name = s.name AND s.status ->> 'mode' <> 'auto' ORDER BY id DESC LIMIT 1) o ON true
+WHERE s.updated_at > now() - interval '1 day'
+ORDER BY s.name, s.kind, s.updated_at DESC, s.worker_id
 """
 
 _TRANSITIONS = """
