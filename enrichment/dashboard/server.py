@@ -17,6 +17,7 @@ _OPTIONS = {
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
+    "runner.postScriptGC": "false",  # it collects all objects after every refresh: 100 ms
     "theme.primaryColor": "#2563eb",
     "theme.baseRadius": "0.5rem",
     "theme.light.backgroundColor": "#ffffff",
