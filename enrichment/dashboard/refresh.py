@@ -26,7 +26,9 @@ class Section:
     key: str
     render: Callable[[], object]
     inputs: Callable[[], object]
-    """Reads what the section shows; it is drawn again when this differs by `==`."""
+    """Reads what the section shows; it is drawn again when this differs by `==`.
+
+    Not of a class that the page itself defines: each run of its script defines another one."""
 
 
 @live_read

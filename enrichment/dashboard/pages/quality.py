@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from enrichment.dashboard.components import (
     table,
 )
 from enrichment.dashboard.data.cache import cached_read
-from enrichment.dashboard.data.quality import series_frame
+from enrichment.dashboard.data.quality import QualityData, read_quality, series_frame
 from enrichment.dashboard.formatting import label
 from enrichment.dashboard.navigation import open_selected_series, select_series
 from enrichment.dashboard.refresh import Section, show
@@ -36,7 +36,6 @@ from enrichment.warehouse.read_models.findings import (
     MissingBar,
     RejectedBar,
 )
-from enrichment.warehouse.read_models.quality_all import DayOfQuality, GapsOfMonth, SeriesQuality
 
 CORRECTIONS = 200
 FINDINGS = 200
@@ -47,30 +46,6 @@ LISTS = {
     FindingKind.QUARANTINE: "Rejected bars",
     FindingKind.GAPS: "Missing bars",
 }
-
-
-@dataclass(frozen=True)
-class QualityData:
-    days: list[DayOfQuality]
-    scores: list[float]  # of all series, ascending
-    lowest: list[SeriesQuality]
-    gaps: list[GapsOfMonth]  # of the series with most of them
-    series_with_gaps: int
-    series: int  # that are active
-
-
-@cached_read
-def read_quality(lowest: int, gap_series: int) -> QualityData:
-    reader = services().reader
-    overview = reader.quality_all
-    return QualityData(
-        days=overview.days(),
-        scores=overview.scores(),
-        lowest=overview.worst(lowest),
-        gaps=overview.gaps(gap_series),
-        series_with_gaps=overview.series_with_gaps(),
-        series=reader.night().series,
-    )
 
 
 @cached_read
@@ -96,6 +71,11 @@ def shown_findings() -> FindingsPage[Any]:
     state = st.session_state
     which = Filter(timeframe=state.get("finding-timeframe"), kind=state.get("finding-kind"))
     return read_findings(selected_list(), row_limit("findings-limit", FINDINGS), which)
+
+
+def finding_inputs() -> object:
+    page = shown_findings()
+    return page.rows, page.total
 
 
 def selected_list() -> FindingKind:
@@ -247,5 +227,5 @@ st.title("Data quality")
 show(
     Section("quality", quality_sections, quality_data),
     Section("vendor-corrections", vendor_corrections, corrected_values),
-    Section("findings", finding_table, shown_findings),
+    Section("findings", finding_table, finding_inputs),
 )
