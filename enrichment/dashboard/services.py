@@ -31,6 +31,7 @@ def services() -> Services:
     if settings.database_url is None:
         raise RuntimeError("start the dashboard with 'enrichment dashboard'")
     url = settings.database_url.get_secret_value()
+    orders = settings.provider_orders
     database = Database(url, pool_size=1, application="enrichment-dashboard")
     reader = ReadModels(
         Database(
@@ -43,8 +44,8 @@ def services() -> Services:
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
+        providers=orders,
     )
-    orders = settings.provider_orders
     return Services(reader, Commands(database, orders), orders)
 
 
