@@ -40,6 +40,7 @@ from enrichment.warehouse.read_models.dto import HistoryPage, Progress
 from enrichment.warehouse.read_models.jobs import ErrorGroup, Timeline
 
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
+SHOWN_JOB = "shown-job"
 JOB_ID = "job"  # in the session state: the selected job
 ERROR_CLASS = "job-error"  # in the session state: of the failed symbols that are listed
 
@@ -72,7 +73,7 @@ def history() -> None:
 
 def history_inputs() -> object:
     page = filtered_history()
-    return page.jobs, page.details
+    return page.jobs, page.details, page.total
 
 
 def history_charts(jobs: pd.DataFrame) -> None:
@@ -126,7 +127,8 @@ def job_report() -> None:
 
 def report_inputs() -> object:
     job_id = selected_job()
-    return job_id and read_job(job_id)
+    error_class = st.session_state.get(ERROR_CLASS) or None
+    return job_id and read_job(job_id, error_class, row_limit("items-limit", ITEM_LIMIT))
 
 
 def job_metrics(progress: Progress) -> None:
@@ -271,6 +273,9 @@ def job_controls() -> None:
     }
     st.subheader("One job")
     job_id = select("Job", labels, key=JOB_ID)
+    if st.session_state.pop(SHOWN_JOB, job_id) != job_id:
+        st.rerun()  # the parts that show this job
+    st.session_state[SHOWN_JOB] = job_id
     state, failed = jobs[job_id]
     is_open = state in OPEN_STATES
     with st.container(horizontal=True):
