@@ -30,6 +30,7 @@ from pydantic_settings import (
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import AssetClass
+from enrichment.domain.redact import redactor
 from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
 
 _PREFIXES = ("enrichment_", "providers_", "alert_", "pagerduty_")
@@ -223,9 +224,22 @@ class Settings(VendorSettings):
     def load(cls, **overrides: Any) -> Self:
         """Settings of this process; ConfigurationError names the variable and the remedy."""
         try:
-            return cls(**overrides)
+            settings = cls(**overrides)
         except ValidationError as exc:
             raise ConfigurationError(_explain(exc)) from None
+        settings.mask_secrets()
+        return settings
+
+    def mask_secrets(self) -> None:
+        """Mask the values of secret settings in every message of this process from now on."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, SecretStr):
+                continue
+            if name in ("database_url", "alert_webhook_url"):
+                redactor.add_url(value.get_secret_value(), secret_path=name == "alert_webhook_url")
+            else:
+                redactor.add(value.get_secret_value())
 
     @classmethod
     def misspelt(cls) -> dict[str, str | None]:

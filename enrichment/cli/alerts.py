@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from enrichment.cli.context import Json, Reason, actor, err, load_settings, out, services
 from enrichment.domain.clock import utc_now
@@ -100,9 +101,9 @@ def _send_test(name: str, channel: Sender) -> bool:
         for change in AlertChange:
             channel.send(_test_delivery(name, change, episode))
     except EnrichmentError as exc:
-        err.print(f"✗ {name}: {exc}", style="red", markup=False, highlight=False)
+        err.print(f"✗ {name}: {exc}", style="red", highlight=False)
         return False
-    out.print(f"[green]✓[/] {name}: delivered", highlight=False)
+    out.print(Text.assemble(("✓", "green"), f" {name}: delivered"))
     return True
 
 

@@ -5,23 +5,44 @@ from __future__ import annotations
 import getpass
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
 
 from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.escape import for_terminal
+from enrichment.domain.redact import redact
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
     from enrichment.services.commands import Commands
     from enrichment.warehouse.read_models.facade import ReadModels
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+class SafeConsole(Console):
+    """Prints texts as they are: no markup, no emoji codes, no control characters, no secrets.
+
+    Styles come from `Text` and `style=`, never from the text, which may be a vendor's.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True, markup=False, emoji=False)
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        """Every output passes here, also that of progress bars and live tables."""
+        return super()._render_buffer(
+            part if part.control else Segment(for_terminal(redact(part.text)), part.style)
+            for part in buffer
+        )
+
+
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Reason = Annotated[str | None, typer.Option(help="Reason, recorded in the audit log.")]

@@ -11,6 +11,7 @@ from functools import partial
 
 import psutil
 from rich.console import Console
+from rich.text import Text
 
 from enrichment.cli import render
 from enrichment.config import Settings
@@ -77,9 +78,8 @@ def print_results(console: Console, results: Sequence[CheckResult], *, as_json: 
         console.print(render.as_json(list(results)), highlight=False)
         return
     for result in results:
-        mark = "[green]✓[/]" if result.ok else "[red]✗[/]"
-        console.print(f"{mark} {result.check:<14}", end="")
-        console.print(result.detail, markup=False, highlight=False)
+        mark = ("✓", "green") if result.ok else ("✗", "red")
+        console.print(Text.assemble(mark, f" {result.check:<14}{result.detail}"))
 
 
 def _run(name: str, check: Callable[[], str]) -> Iterator[CheckResult]:

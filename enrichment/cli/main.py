@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import threading
+import traceback
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from enrichment.cli.context import (
 )
 from enrichment.domain.errors import EnrichmentError
 from enrichment.domain.plurals import counted
+from enrichment.domain.redact import redact_logs
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
@@ -79,6 +81,7 @@ def _stack_settings(
 @app.command()
 def worker() -> None:
     """Run a worker: the nightly scheduler and the threads that enrich symbols."""
+    from enrichment.cli.stop_signals import call_on_stop_signal
     from enrichment.cli.supervisor import stop_with_parent
     from enrichment.engine.cpu_affinity import pinned_to_one_processor
     from enrichment.wiring.worker import open_worker_process
@@ -86,8 +89,7 @@ def worker() -> None:
     log_to_stderr()
     settings = load_settings()
     with open_worker_process(settings) as process, pinned_to_one_processor(settings.one_processor):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: process.stop())
+        call_on_stop_signal(process.stop)
         stop_with_parent()
         drained = process.run()
     if not drained:
@@ -144,14 +146,18 @@ def sandbox(
 ) -> None:
     """Serve the sandbox vendor: real recorded bars, simulated symbols, injected faults."""
     from enrichment import sandbox as sandbox_vendor
+    from enrichment.cli.stop_signals import call_on_stop_signal
     from enrichment.cli.supervisor import stop_with_parent
     from enrichment.engine.cpu_affinity import pinned_to_one_processor
 
+    stop = threading.Event()
+    call_on_stop_signal(stop.set)
     stop_with_parent()
     with pinned_to_one_processor():
         sandbox_vendor.serve(
             "127.0.0.1",
             load_settings(enrichment_sandbox_port=port).enrichment_sandbox_port,
+            stop,
             anchor=parse_time(anchor) if anchor else None,
             shifted=not unshifted,
             quota_per_minute=quota,
@@ -264,11 +270,15 @@ app.add_typer(db_app, name="db")
 
 def main() -> None:
     """Run a command. An EnrichmentError is printed in one line, with exit code 1."""
+    redact_logs()
     try:
         app()
     except EnrichmentError as exc:
         err.print("error:", style="bold red", end=" ")
-        err.print(str(exc), markup=False, highlight=False)
+        err.print(str(exc), highlight=False)
+        raise SystemExit(1) from None
+    except Exception as exc:
+        err.print("".join(traceback.format_exception(exc)), highlight=False)
         raise SystemExit(1) from None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from enrichment.cli.render import styled, timestamp
 from enrichment.domain.model import Severity, Timeframe, is_simulated
@@ -58,12 +59,14 @@ def _print_header(console: Console, symbol: str, report: SeriesReport) -> None:
         parts.append(f"{report.first_bar:%Y-%m-%d} … {report.last_bar:%Y-%m-%d}")
     source = f"{report.source}, a fallback" if report.fallback else report.source
     parts += [text for text in (source, basis[report.adjusted]) if text]
-    if is_simulated(symbol):
-        parts.append("[magenta]simulated[/]")
     console.print(
-        f"[bold]{symbol} {report.timeframe}[/]  score {_score(report.score)}  "
-        f"{styled(report.status)}  [dim]{', '.join(parts)}[/]",
-        highlight=False,
+        Text.assemble(
+            (f"{symbol} {report.timeframe}", "bold"),
+            f"  score {_score(report.score)}  ",
+            styled(report.status),
+            (f"  {', '.join(parts)}", "dim"),
+            (", simulated" if is_simulated(symbol) else "", "magenta"),
+        )
     )
 
 
@@ -75,7 +78,7 @@ def _components_table(report: SeriesReport) -> Table:
         style = "green" if value > 0.95 else "yellow" if value > 0.85 else "red"
         bar = "█" * round(20 * value) + "·" * (20 - round(20 * value))
         lost = WEIGHTS[name] * (1.0 - value)
-        table.add_row(name, f"[{style}]{bar}[/]", f"{value:.4f}", f"{lost:.4f}" if lost else "–")
+        table.add_row(name, Text(bar, style), f"{value:.4f}", f"{lost:.4f}" if lost else "–")
     return table
 
 
@@ -91,9 +94,9 @@ def _print_sources(console: Console, report: SeriesReport) -> None:
 
 def _print_gaps(console: Console, report: SeriesReport) -> None:
     if not report.gaps:
-        console.print("  [green]no gaps[/]")
+        console.print("  no gaps", style="green")
         return
-    console.print(f"  [yellow]{counted(len(report.gaps), 'gap')}[/]", highlight=False)
+    console.print(f"  {counted(len(report.gaps), 'gap')}", style="yellow", highlight=False)
     ranges = _gap_ranges(report.gaps, Timeframe(report.timeframe))
     for first, last, count in ranges[-_MAX_GAP_RANGES:]:
         span = f"{first.timestamp:%Y-%m-%d %H:%M}"
@@ -131,16 +134,17 @@ def _print_flags(
     console: Console, symbol: str, report: SeriesReport, reader: QualityReports
 ) -> None:
     if not report.flags:
-        console.print("  [green]no flagged bars[/]")
+        console.print("  no flagged bars", style="green")
         return
     console.print(f"  {counted(len(report.flags), 'flag')} on bars", highlight=False)
     newest_first = sorted(report.flags, key=lambda flag: flag.timestamp, reverse=True)
     ranked = sorted(newest_first, key=lambda flag: _SEVERITIES.index(flag.severity))
     for flag in ranked[:_MAX_FLAGS]:
         console.print(
-            f"    [{_SEVERITY_STYLES[flag.severity]}]{flag.severity:7}[/] "
-            f"{flag.timestamp:%Y-%m-%d %H:%M}  {flag.check}: {flag.detail}",
-            highlight=False,
+            Text.assemble(
+                (f"    {flag.severity:7}", _SEVERITY_STYLES[flag.severity]),
+                f" {flag.timestamp:%Y-%m-%d %H:%M}  {flag.check}: {flag.detail}",
+            )
         )
         if flag.check in NEEDS_REVIEW:
             _print_impacts(console, _impacts(symbol, report, reader, flag))

@@ -42,6 +42,8 @@ STYLES: dict[str, str] = {
     "forced_open": "red",
 }
 
+WAITING = Text.assemble(("waiting", "yellow"), "    ")
+
 
 def as_json(value: Any) -> str:
     """Indented JSON of read models; times as ISO-8601 UTC with 'Z'."""
@@ -83,9 +85,8 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def styled(status: str) -> str:
-    style = STYLES.get(status)
-    return f"[{style}]{status}[/]" if style else status
+def styled(status: str) -> Text:
+    return Text(status, STYLES.get(status, ""))
 
 
 def follow_job(
@@ -105,11 +106,11 @@ def follow_job(
     """
     wait = interrupted or _sleep
     columns = (
-        TextColumn("[bold]enriching"),
+        TextColumn("enriching", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("job", total=None, note="waiting for a worker")
@@ -178,8 +179,7 @@ def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
     """What the symbols of open jobs wait for."""
     for job in jobs:
         for reason in job.waiting:
-            console.print("[yellow]waiting[/]    ", end="")
-            console.print(_wait_reason(reason), markup=False, highlight=False)
+            console.print(Text.assemble(WAITING, _wait_reason(reason)))
 
 
 def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
@@ -255,17 +255,16 @@ def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
 def print_item(console: Console, item: dto.JobStatus) -> None:
     """A symbol's latest run."""
     retries = f", {counted(item.retry_count, 'retry', 'retries')}" if item.retry_count else ""
-    console.print(f"{item.symbol} {styled(item.status)}{retries}", highlight=False)
+    console.print(Text.assemble(f"{item.symbol} ", styled(item.status), retries))
     console.print(f"started    {timestamp(item.started_at)}", highlight=False)
     console.print(f"completed  {timestamp(item.completed_at)}", highlight=False)
     if item.last_error:
-        console.print("error      ", end="")
-        console.print(item.last_error, markup=False, highlight=False)
+        console.print(f"error      {item.last_error}", highlight=False)
 
 
 def print_failures(console: Console, failed: Sequence[dto.FailedItem], limit: int = 10) -> None:
     for item in failed[:limit]:
-        console.print(f"[red]✗[/] {item.symbol}: {item.last_error}", highlight=False)
+        console.print(Text.assemble(("✗", "red"), f" {item.symbol}: {item.last_error}"))
     if len(failed) > limit:
         console.print(f"  … and {len(failed) - limit} more", style="dim")
 
@@ -278,19 +277,20 @@ def print_status(
 ) -> None:
     """Print the scheduler, the pauses, the workers, the last job and the queue."""
     scheduler, job = overview.scheduler, overview.last_job
-    running = "[green]running[/]" if scheduler.running else "[red]not running[/]"
-    console.print(f"scheduler  {running}, next run {timestamp(scheduler.next_enrichment_time)}")
+    running = ("running", "green") if scheduler.running else ("not running", "red")
+    next_run = f", next run {timestamp(scheduler.next_enrichment_time)}"
+    console.print(Text.assemble("scheduler  ", running, next_run))
     for pause in pauses:
         what = "everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
         reason = pause.reason or "no reason given"
-        console.print(f"[yellow]paused[/]     {what} by {pause.paused_by}: {reason}")
+        by = f"     {what} by {pause.paused_by}: {reason}"
+        console.print(Text.assemble(("paused", "yellow"), by))
     alive = [w for w in workers if w.alive]
     busy, threads = sum(w.busy for w in alive), sum(w.threads for w in alive)
     console.print(f"workers    {len(alive)} alive, {busy} of {counted(threads, 'thread')} busy")
     for worker in alive:
         if worker.note:
-            console.print("[yellow]waiting[/]    ", end="")
-            console.print(f"{worker.worker_id}: {worker.note}", markup=False, highlight=False)
+            console.print(Text.assemble(WAITING, f"{worker.worker_id}: {worker.note}"))
     if job is not None:
         console.print(
             f"last job   {timestamp(job.completed_at)}: {job.successful} ok, {job.failed} failed, "

@@ -1,7 +1,8 @@
 """Child processes of one command: started in order, logged to one file, stopped together.
 
-Children that exit are restarted. Each child reads its standard input, a pipe from here, and stops
-when that closes, so that none is left even if this process is killed.
+Children that exit, or do not respond for a minute, are restarted. Each child reads its standard
+input, a pipe from here, and stops when that closes, so that none is left even if this process is
+killed.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
+from enrichment.domain.escape import for_terminal
+from enrichment.domain.redact import redact
 
 SUPERVISED = "ENRICHMENT_SUPERVISED"
 STOP_SECONDS = 20.0
 EARLY_EXIT_SECONDS = 10.0
 MAX_EARLY_EXITS = 3
+CHECK_SECONDS = 10.0
+"""Between two checks whether the children respond."""
+MAX_MISSED_CHECKS = 6
+"""In a row, after which a child is killed and started again."""
 
 
 @dataclass
@@ -36,10 +44,19 @@ class Child:
     """Of the command `enrichment`."""
     health_url: str | None = None
     """Responds with 200 once the child is ready."""
+    responds: Callable[[int], bool] | None = None
+    """Whether the process with this id works; None: whether it responds at `health_url`."""
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
     started: float = 0.0
+    missed_checks: int = 0
+    """Consecutive checks without a response."""
     early_exits: int = 0
     """Consecutive exits within EARLY_EXIT_SECONDS of the start."""
+
+    def is_responding(self) -> bool:
+        if self.responds is not None:
+            return self.process is None or self.responds(self.process.pid)
+        return self.health_url is None or is_healthy(self.health_url)
 
 
 class Supervisor:
@@ -49,10 +66,16 @@ class Supervisor:
         environment: Variables to add to those of this process.
         log_file: Gets every line of the children's output.
         log: Called with the child's name for each of these lines, and for its restarts.
+        check_seconds: Between two checks whether the children respond.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], log_file: Path, log: Callable[[str, str], None]
+        self,
+        environment: Mapping[str, str],
+        log_file: Path,
+        log: Callable[[str, str], None],
+        *,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._environment = {
             **os.environ,
@@ -61,8 +84,12 @@ class Supervisor:
             "PYTHONUNBUFFERED": "1",
         }
         self._log = log
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = log_file.open("a", buffering=1)
+        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log_file = log_file
+        number = _open_private(log_file)
+        self._file = os.fdopen(number, "ab", buffering=0)  # no buffer that a full disk lets grow
+        self._check_seconds = check_seconds
+        self._checked = time.monotonic()
         self._children: list[Child] = []
         self._stopping = threading.Event()
 
@@ -71,7 +98,7 @@ class Supervisor:
         self._spawn(child)
 
     def _spawn(self, child: Child) -> None:
-        child.started = time.monotonic()
+        child.started, child.missed_checks = time.monotonic(), 0
         child.process = subprocess.Popen(  # noqa: S603 — this program
             [sys.executable, "-m", "enrichment", *child.arguments],
             env=self._environment,
@@ -85,46 +112,70 @@ class Supervisor:
         threading.Thread(target=self._relay, args=(child, child.process), daemon=True).start()
 
     def _relay(self, child: Child, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None  # noqa: S101 — for the type checker: it is a pipe
-        for line in process.stdout:
-            text = line.rstrip()
-            if text:
-                self._file.write(f"{child.name:<9} {text}\n")
-                self._log(child.name, text)
+        """Log the child's output until it ends; a pipe that is not read would stop the child."""
+        with process:  # its pipes are closed at the end
+            for line in process.stdout or ():
+                if text := for_terminal(redact(line)).rstrip():
+                    self._report(child, text)
+            process.wait()
 
     def wait_healthy(self, child: Child, timeout: float = 60.0) -> None:
         """Wait until the child is ready; ConfigurationError if it exits or exceeds the timeout."""
         deadline = time.monotonic() + timeout
-        while child.health_url is not None and not _is_healthy(child.health_url):
+        while child.health_url is not None and not is_healthy(child.health_url):
             if child.process is not None and child.process.poll() is not None:
-                raise ConfigurationError(f"{child.name} did not start: see {self._file.name}")
+                raise ConfigurationError(f"{child.name} did not start: see {self._log_file}")
             if time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"{child.name} does not respond at {child.health_url}: see {self._file.name}"
+                    f"{child.name} does not respond at {child.health_url}: see {self._log_file}"
                 )
             if self._stopping.wait(0.1):
                 return
 
     def watch(self, on_poll: Callable[[], None] = lambda: None) -> None:
-        """Restart children that exit, until `stop()`; EnrichmentError if one keeps exiting.
+        """Restart children that exit or hang, until `stop()`.
+
+        Raises:
+            EnrichmentError: One keeps exiting.
 
         Args:
             on_poll: Called at every poll, twice a second.
         """
         while not self._stopping.wait(0.5):
             on_poll()
+            self._kill_hung()
             for child in self._children:
                 if child.process is not None and child.process.poll() is not None:
                     self._restart(child, child.process.returncode)
+
+    def _kill_hung(self) -> None:
+        """Kill children that have not responded for too long; they are then restarted."""
+        if time.monotonic() - self._checked < self._check_seconds:
+            return
+        for child in self._children:
+            child.missed_checks = 0 if child.is_responding() else child.missed_checks + 1
+            if child.missed_checks >= MAX_MISSED_CHECKS and child.process is not None:
+                self._report(child, "WARNING does not respond, killed")
+                with suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)  # gunicorn's worker, too
+                child.process.wait()
+        self._checked = time.monotonic()
+
+    def _report(self, child: Child, text: str) -> None:
+        """Log a line to the file and to the terminal, of which either may be full or gone."""
+        with suppress(OSError, ValueError):
+            self._file.write(f"{child.name:<9} {text}\n".encode())
+        with suppress(OSError, ValueError):
+            self._log(child.name, text)
 
     def _restart(self, child: Child, exit_code: int) -> None:
         early = time.monotonic() - child.started < EARLY_EXIT_SECONDS
         child.early_exits = child.early_exits + 1 if early else 0
         if child.early_exits >= MAX_EARLY_EXITS:
             raise EnrichmentError(
-                f"{child.name} keeps exiting (exit code {exit_code}): see {self._file.name}"
+                f"{child.name} keeps exiting (exit code {exit_code}): see {self._log_file}"
             )
-        self._log(child.name, f"WARNING exited with code {exit_code}, restarting")
+        self._report(child, f"WARNING exited with code {exit_code}, restarting")
         self._spawn(child)
 
     def interrupt(self) -> None:
@@ -143,7 +194,7 @@ class Supervisor:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self._log(child.name, "WARNING did not stop, killed")
+                self._report(child, "WARNING did not stop, killed")
                 self._signal(child, signal.SIGKILL)
                 child.process.wait()
         self._file.close()
@@ -154,7 +205,15 @@ class Supervisor:
         child.process.send_signal(number)
 
 
-def _is_healthy(url: str) -> bool:
+def _open_private(path: Path) -> int:
+    """Open for appending; only this user may read the file."""
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchmod(number, 0o600)  # it may be older than this rule
+    return number
+
+
+def is_healthy(url: str) -> bool:
+    """Whether the address responds with 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 — loopback
             return bool(response.status == 200)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +14,14 @@ from pathlib import Path
 from uuid import UUID
 
 from rich.console import Console
+from rich.text import Text
 
 from enrichment.cli import render
-from enrichment.cli.supervisor import Child, Supervisor
+from enrichment.cli.stop_signals import call_on_stop_signal
+from enrichment.cli.supervisor import Child, Supervisor, is_healthy
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
-from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.domain.errors import DatabaseUnavailable, EnrichmentError
 from enrichment.domain.plurals import counted
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.net import require_free
@@ -59,7 +61,8 @@ def run_demo(settings: Settings, console: Console) -> None:
             _print_result(console, stack.reader, job_id, time.monotonic() - started)
             _print_urls(console, settings)
             console.print(
-                f"[dim]from another terminal: ENRICHMENT_HOME={home} enrichment status[/]",
+                f"from another terminal: ENRICHMENT_HOME={home} enrichment status",
+                style="dim",
                 highlight=False,
             )
             stack.watch(console)
@@ -88,6 +91,14 @@ class Stack:
         """Restart children and the embedded server that exit, until interrupted."""
         self.supervisor.watch(lambda: self._restart_server(console))
 
+    def worker_responds(self, pid: int) -> bool:
+        """Whether the worker with this process id has a recent heartbeat, as far as is known."""
+        try:
+            workers = self.reader.workers()
+        except EnrichmentError:
+            return True
+        return any(w.alive for w in workers if (w.host, w.pid) == (socket.gethostname(), pid))
+
     def _restart_server(self, console: Console) -> None:
         try:
             if self._server is not None and self._server.revive():
@@ -112,13 +123,12 @@ def _running_stack(
     ):
         stack = Stack(supervisor, server, db, settings)
 
-        def interrupt(*_: object) -> None:
+        def interrupt() -> None:
             stack.interrupted.set()
             supervisor.interrupt()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
-        children = _children(settings)
+        call_on_stop_signal(interrupt)
+        children = _children(settings, stack.worker_responds)
         with console.status("starting"):
             for child in children:
                 supervisor.start(child)
@@ -146,12 +156,12 @@ def _supervisor(
         supervisor.stop()
 
 
-def _children(settings: Settings) -> list[Child]:
+def _children(settings: Settings, worker_responds: Callable[[int], bool]) -> list[Child]:
     api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
     dashboard = f"http://127.0.0.1:{settings.enrichment_dashboard_port}"
     children = [
-        Child("worker", ["worker"]),
-        Child("api", ["api"], f"{api}/readyz"),
+        Child("worker", ["worker"], responds=worker_responds),
+        Child("api", ["api"], f"{api}/readyz", lambda _: is_healthy(f"{api}/livez")),
         Child("dashboard", ["dashboard"], f"{dashboard}/_stcore/health"),
     ]
     if settings.uses_sandbox:
@@ -195,24 +205,21 @@ def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: f
     mean = render.score(sum(scores) / len(scores) if scores else None)
     mean += f" of {len(scores)} of {counted(len(series), 'series', 'series')}"
     duration = render.duration(progress.duration_seconds if progress else None)
-    console.print(
-        f"\n[bold]stored[/] {counted(len({s.symbol for s in series}), 'symbol')}, "
+    figures = (
+        f" {counted(len({s.symbol for s in series}), 'symbol')}, "
         f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "
-        f"mean quality {mean} · enriched in {duration}, {seconds:.1f} s after the start",
-        highlight=False,
+        f"mean quality {mean} · enriched in {duration}, {seconds:.1f} s after the start"
     )
+    console.print(Text.assemble(("\nstored", "bold"), figures))
 
 
 def _print_urls(console: Console, settings: Settings) -> None:
     api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
     console.print()
-    console.print(
-        f"dashboard  [bold]http://127.0.0.1:{settings.enrichment_dashboard_port}[/]",
-        highlight=False,
-    )
-    console.print(
-        f"API        [bold]{api}/api/v1/enrichment/dashboard/overview[/]", highlight=False
-    )
+    dashboard = f"http://127.0.0.1:{settings.enrichment_dashboard_port}"
+    overview = f"{api}/api/v1/enrichment/dashboard/overview"
+    console.print(Text.assemble("dashboard  ", (dashboard, "bold")))
+    console.print(Text.assemble("API        ", (overview, "bold")))
     if settings.uses_sandbox:
         console.print(
             f"vendor     {settings.sandbox_url} (sandbox; set POLYGON_API_KEY for real bars)",
@@ -223,8 +230,7 @@ def _print_urls(console: Console, settings: Settings) -> None:
 
 
 def _print_line(console: Console, name: str, line: str) -> None:
-    console.print(f"[dim]{name:<9}[/]", end=" ")
-    console.print(line, markup=False, highlight=False)
+    console.print(Text.assemble((f"{name:<9} ", "dim"), line))
 
 
 def _print_problem(console: Console, name: str, line: str) -> None:

@@ -38,19 +38,31 @@ from __future__ import annotations
 from typing import Any, Self
 from uuid import UUID
 
+from enrichment.domain.escape import for_terminal
+from enrichment.domain.redact import redact
 from enrichment.domain.statuses import SnoozeCause
 
 
 class EnrichmentError(Exception):
-    """Base of the tree. The message is one line and says how to fix it.
+    """Base of the tree. The message is one line and says how to fix it; it has no control
+    characters, and its secrets are masked.
 
     Errors are pickled with their fields and their cause.
     """
 
     permanent: bool = False
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(
+            *(for_terminal(redact(arg)) if isinstance(arg, str) else arg for arg in args)
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (type(self), self.args, self.__dict__, self.__cause__)
+
+
+def _shown(text: str) -> str:
+    return for_terminal(redact(text))
 
 
 def _unpickle(

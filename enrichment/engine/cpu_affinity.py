@@ -15,9 +15,9 @@ import threading
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import gettempdir
 from typing import IO
 
+import platformdirs
 import psutil
 
 POLL_SECONDS = 1.0
@@ -74,13 +74,19 @@ def set_affinity(processors: Set[int]) -> None:
                 os.sched_setaffinity(int(thread), processors)
 
 
+def _lock_folder() -> Path:
+    """Of this user alone, so that no other user can hold all processors' locks."""
+    return Path(platformdirs.user_state_dir("market-enrichment"))
+
+
 def _open_locked(path: Path) -> IO[str] | None:
     """The file, exclusively locked until it is closed; None if another process has locked it."""
     import fcntl  # absent on Windows
 
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("a")
-    except OSError:  # it belongs to another user
+    except OSError:  # no home, or no space left
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +122,7 @@ class _PinnedProcessor:
 
     def _try_lock(self, number: int) -> bool:
         """Lock the processor for this process; False if another process has locked it."""
-        file = _open_locked(Path(gettempdir()) / f"market-enrichment-processor-{number}")
+        file = _open_locked(_lock_folder() / f"processor-{number}.lock")
         if file is None:
             return False
         self.unlock()

@@ -22,7 +22,9 @@ from itertools import count
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
+from enrichment.domain.escape import for_terminal
 from enrichment.domain.model import Failure, RowCounts, Task, ThreadUse
+from enrichment.domain.redact import redact
 from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
 from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
@@ -308,7 +310,7 @@ class Worker:
 
 def _failure(exc: Exception, cause: BaseException) -> Failure:
     step = exc if isinstance(exc, StepFailed) else StepFailed("run", None, 0.0)
-    message = " ".join(str(cause).split()) or type(cause).__name__
+    message = " ".join(for_terminal(redact(str(cause))).split()) or type(cause).__name__
     return Failure(
         type(cause).__name__, message[:MAX_ERROR_CHARS], step.step, step.timeframe, step.duration_ms
     )

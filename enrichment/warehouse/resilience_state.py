@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain.redact import redact
 from enrichment.warehouse.database import Database
 from resilience import BreakerAction, OperatorCommand, Reservation, Snapshot, StateChanged
 
@@ -43,7 +44,8 @@ class ResilienceStore:
         return [OperatorCommand(row.name, BreakerAction(row.action)) for row in rows]
 
     def _row(self, snapshot: Snapshot) -> dict[str, object]:
-        status = snapshot.status.as_dict()
+        values = snapshot.status.as_dict().items()
+        status = {name: redact(v) if isinstance(v, str) else v for name, v in values}
         return {
             "worker_id": self._worker_id,
             "kind": snapshot.status.kind,
@@ -60,7 +62,7 @@ class ResilienceStore:
             "name": event.name,
             "from_state": event.old,
             "to_state": event.new,
-            "reason": event.reason,
+            "reason": None if event.reason is None else redact(event.reason),
         }
 
 

@@ -62,7 +62,7 @@ def test_two_processes_use_two_processors(tmp_path: Path) -> None:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, "TMPDIR": str(tmp_path)},
+                    env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
                 )
             )
             for _ in range(2)

@@ -84,9 +84,10 @@ def test_a_port_in_use_is_an_error_with_a_remedy() -> None:
 def test_signals_stop_it_cleanly(number: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = f"from enrichment.sandbox import serve; serve('127.0.0.1', {port})"
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "enrichment", "sandbox", f"--port={port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         answered = False
         while not answered and process.poll() is None:
