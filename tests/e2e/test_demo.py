@@ -10,6 +10,7 @@ import signal
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,17 @@ import talib
 from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
+from tests.helpers.memory_folder import memory_folder
 from tests.helpers.recorded_series import DAILY_STOCKS
 from tests.helpers.running_stack import RunningStack, run_command, running_stack, stored_bars
 
 ROOT = "/api/v1/enrichment"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with memory_folder() as found:
+        yield found
 
 
 def recorded(symbol: str) -> dict[str, np.ndarray]:
@@ -191,9 +199,9 @@ def test_a_port_in_use_is_named(demo: RunningStack, script: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_stopping_leaves_nothing_running(
-    script: Path, tmp_path: Path, number: signal.Signals
+    script: Path, folder: Path, number: signal.Signals
 ) -> None:
-    with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+    with running_stack(script, "up", folder, ENRICHMENT_HOME=str(folder / "home")) as up:
         processes = up.processes()
         assert len(processes) >= 6
         assert up.stop(number) == 0, up.output
@@ -201,8 +209,8 @@ def test_stopping_leaves_nothing_running(
     assert alive == []
 
 
-def test_a_crashed_database_server_is_restarted(script: Path, tmp_path: Path) -> None:
-    with running_stack(script, "up", tmp_path, ENRICHMENT_HOME=str(tmp_path / "home")) as up:
+def test_a_crashed_database_server_is_restarted(script: Path, folder: Path) -> None:
+    with running_stack(script, "up", folder, ENRICHMENT_HOME=str(folder / "home")) as up:
         (before, *_) = (up.home / "postgres" / "postmaster.pid").read_text().splitlines()
         os.kill(int(before), signal.SIGQUIT)
         never = threading.Event()
@@ -220,9 +228,9 @@ def _lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_killing_it_stops_its_children_too(script: Path, tmp_path: Path) -> None:
-    home = {"ENRICHMENT_HOME": str(tmp_path / "home")}
-    with running_stack(script, "up", tmp_path, **home) as up:
+def test_killing_it_stops_its_children_too(script: Path, folder: Path) -> None:
+    home = {"ENRICHMENT_HOME": str(folder / "home")}
+    with running_stack(script, "up", folder, **home) as up:
         children = psutil.Process(up.process.pid).children(recursive=True)
         up.process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
@@ -232,7 +240,7 @@ def test_killing_it_stops_its_children_too(script: Path, tmp_path: Path) -> None
     remaining = [
         p
         for p in psutil.process_iter(["name", "cmdline"])
-        if p.info["name"] == "postgres" and str(tmp_path) in " ".join(p.info["cmdline"] or [])
+        if p.info["name"] == "postgres" and str(folder) in " ".join(p.info["cmdline"] or [])
     ]
     _, alive = psutil.wait_procs(remaining, timeout=10)
     assert alive == []

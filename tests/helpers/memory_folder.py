@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,4 +27,6 @@ def memory_folder() -> Iterator[Path]:
     server then runs as one of them.
     """
     with TemporaryDirectory(dir=memory()) as folder:
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o711)
         yield Path(folder)

@@ -81,7 +81,7 @@ def _work(ready: int) -> None:
     try:
         queue: Any = EmptyQueue(ready)
         registry: Any = NoRegistry()
-        timing = WorkerTiming(poll=0.0002, heartbeat=0.001)
+        timing = WorkerTiming(poll=0.0, heartbeat=0.01)
         worker = Worker(
             lambda task, on_step: None,  # type: ignore[arg-type,return-value]  # there is no item
             queue,
