@@ -107,19 +107,16 @@ class Bars:
     ) -> Self:
         """Bars of the given columns; the optional ones default to NaN."""
         missing = np.full(len(ts), np.nan)
+        columns = (open, high, low, close, volume, vwap, trades, taker_buy_volume)
         return cls(
-            ts.astype("datetime64[us]"),
-            *(np.ascontiguousarray(c, np.float64) for c in (open, high, low, close, volume)),
-            *(
-                missing if c is None else np.ascontiguousarray(c, np.float64)
-                for c in (vwap, trades, taker_buy_volume)
-            ),
+            ts.astype("datetime64[us]", copy=False),
+            *[missing if c is None else np.ascontiguousarray(c, np.float64) for c in columns],
         )
 
     @classmethod
     def empty(cls) -> Self:
         """Bars without a row."""
-        return cls.of(no_timestamps(), *(np.empty(0) for _ in range(5)))
+        return cls.of(no_timestamps(), *[np.empty(0)] * 5)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Name → column, `ts` first."""
@@ -144,7 +141,9 @@ class Bars:
 
     def overlaid_by(self, other: Bars) -> Self:
         """The union of both by start; where both have a row, the other's. Both are ascending."""
-        first = int(np.searchsorted(self.ts, other.ts[0])) if len(other) else len(self)
+        if len(other) == 0 or len(self) == 0:
+            return self if len(self) else type(self)(*_columns(other))
+        first = int(np.searchsorted(self.ts, other.ts[0]))
         rest = self.take(slice(first, None))
         kept = rest.missing_from(other)
         overlaid = rest.take(kept).concat(other).ascending() if kept.any() else other
@@ -174,3 +173,26 @@ class Bars:
 
 
 _columns: Callable[[Bars], tuple[NDArray[Any], ...]] = attrgetter(*Bars.__slots__)
+
+
+def overlay(stored: Bars, fetched: Bars) -> tuple[Bars, int]:
+    """The stored bars overlaid by the fetched ones, and the first row that is new or differs.
+
+    Both are ascending and unique. The row is len(merged) where nothing changed.
+
+    >>> close = np.array([10.0, 11.0, 12.0])
+    >>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, close)
+    >>> merged, first_changed = overlay(bars.take(slice(2)), bars)
+    >>> merged.close.tolist(), first_changed
+    ([10.0, 11.0, 12.0], 2)
+    """
+    if len(fetched) == 0 or len(stored) == 0:
+        return (stored, len(stored)) if len(stored) else (fetched, 0)
+    merged = stored.overlaid_by(fetched)
+    first = int(np.searchsorted(stored.ts, fetched.ts[0]))
+    after, before = merged.take(slice(first, None)), stored.take(slice(first, None))
+    same = isin_sorted(after.ts, before.ts)
+    counterparts = np.searchsorted(before.ts, after.ts[same])
+    same[same] = after.take(same).equal_rows(before.take(counterparts))
+    changed = np.flatnonzero(~same)
+    return merged, first + int(changed[0]) if len(changed) else len(merged)

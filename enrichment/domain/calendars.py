@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Mask, Timestamps, between, to_datetime64
+from enrichment.domain.bars import Mask, Timestamps, between, isin_sorted, to_datetime64
 from enrichment.domain.model import AssetClass, Timeframe
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
@@ -132,6 +132,13 @@ def bar_starts(
     return between(ts, start, end)
 
 
+def has_session(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Mask:
+    """Whether the calendar has a bar that starts at each timestamp."""
+    if len(ts) == 0:
+        return np.ones(0, dtype=bool)
+    return isin_sorted(ts, _grid(asset_class, timeframe, ts.min(), ts.max())[0])
+
+
 def last_complete(asset_class: AssetClass, timeframe: Timeframe, now: datetime) -> np.datetime64:
     """Start of the newest bar that has ended by `now`."""
     return _newest_complete(asset_class, timeframe, now.replace(second=0, microsecond=0))
@@ -170,8 +177,9 @@ def ended_bar_starts(
     asset_class: AssetClass, timeframe: Timeframe, start: datetime, now: datetime
 ) -> Timestamps:
     """Starts of the bars that should exist with start ≤ ts and have ended by `now`, ascending."""
-    expected = bar_starts(asset_class, timeframe, start, now)
-    return expected[is_complete(asset_class, timeframe, expected, now)]
+    lower, at = to_datetime64(start), to_datetime64(now)
+    ts, ends = _grid(asset_class, timeframe, lower, at)
+    return ts[ts.searchsorted(lower) : ends.searchsorted(at, side="right")]
 
 
 def sessions_behind(

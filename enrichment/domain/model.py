@@ -250,6 +250,3 @@ class RowCounts:
 
     inserted: int = 0
     updated: int = 0
-
-    def __add__(self, other: RowCounts) -> RowCounts:
-        return RowCounts(self.inserted + other.inserted, self.updated + other.updated)

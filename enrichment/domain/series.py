@@ -33,6 +33,9 @@ class StoredTail:
     without_lookback: bool = False  # the lookback was not read
 
 
+NO_TAIL = StoredTail()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesSnapshot:
     """State of a series before a run, without most of its bars. The default is an empty series."""

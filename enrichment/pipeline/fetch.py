@@ -39,7 +39,7 @@ from enrichment.domain.model import (
     Window,
     is_sandbox,
 )
-from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
+from enrichment.domain.series import NO_TAIL, FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import fetch_plan, reconcile
 from enrichment.pipeline.features import LOOKBACK
@@ -146,7 +146,7 @@ class SeriesFetcher:
 
     def _read(self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan) -> StoredTail:
         if plan.read is Read.SNAPSHOT:
-            return snapshot.tail or StoredTail()
+            return snapshot.tail or NO_TAIL
         with run.step("read"):
             return self._store.read_tail(run.task.symbol, run.timeframe, plan.read_from, LOOKBACK)
 
@@ -298,7 +298,8 @@ def _require_bars(
     run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult
 ) -> None:
     """Raise UnknownSymbol if the vendor sent no bar at all; a chunk of a backfill may be empty."""
-    if main.fetched is None or len(main.fetched.bars) > 0 or plan.situation is Situation.BACKFILL:
+    sent = main.fetched is None or len(main.fetched.bars.ts) > 0
+    if sent or plan.situation is Situation.BACKFILL:
         return
     with run.step("fetch"):
         if snapshot.bars == 0:
@@ -315,8 +316,10 @@ def replaces_sandbox(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedS
 
     Raises StepFailed from NoProvider for the reverse: real bars are not given up for the sandbox's.
     """
+    if snapshot.source is None:
+        return False
     source = fetched.fetches[0].source
-    if snapshot.source in (None, source) or is_sandbox(snapshot.source) == is_sandbox(source):
+    if source == snapshot.source or is_sandbox(snapshot.source) == is_sandbox(source):
         return False
     if not is_sandbox(source):
         return True

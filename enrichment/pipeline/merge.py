@@ -1,10 +1,19 @@
-"""Joins fetched bars to the stored ones: the merged series, its features, gaps and quality inputs.
+"""Joins fetched bars to the stored ones: the merged series, its features, gaps and quality.
 
->>> close = np.array([10.0, 11.0, 12.0])
->>> bars = Bars.of(np.arange(3).astype("datetime64[D]"), close, close, close, close, volume=close)
->>> merged, first_changed = overlay(bars.take(slice(2)), bars)
->>> merged.close.tolist(), first_changed
-([10.0, 11.0, 12.0], 2)
+>>> from datetime import UTC
+>>> from uuid import UUID
+>>> from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe, ValidationResult
+>>> from enrichment.domain.series import FetchResult, StoredTail
+>>> task = Task(UUID(int=1), "X:BTCUSD", AssetClass.CRYPTO, (Timeframe.D1,), "worker", 1)
+>>> window = Window(datetime(2024, 1, 5, tzinfo=UTC), datetime(2024, 1, 8, tzinfo=UTC))
+>>> ts, price = np.array(["2024-01-05", "2024-01-07"], "datetime64[us]"), np.full(2, 9.0)
+>>> bars = Bars.of(ts, price, price, price, price, price)
+>>> fetched = FetchedBars(bars, "demo", adjusted=False)
+>>> result = FetchResult(window, fetched, 0.0, ValidationResult(bars))
+>>> run = SeriesRun(task, Timeframe.D1, window.end, report=lambda step: None)
+>>> merged = merge(run, SeriesSnapshot(), FetchedSeries([result], StoredTail()))
+>>> [f"{gap.ts:%d %B}" for gap in find_gaps(merged)]
+['06 January']
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
 import numpy as np
 
@@ -22,7 +32,7 @@ from enrichment.domain.bars import (
     Timestamps,
     between,
     isin_sorted,
-    no_timestamps,
+    overlay,
     to_datetime,
 )
 from enrichment.domain.corporate_actions import scaled
@@ -37,7 +47,7 @@ from enrichment.domain.series import (
 from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.fetch import FetchedSeries, SeriesRun
-from enrichment.pipeline.validation.missing import classify_missing, missing_bars
+from enrichment.pipeline.validation.missing import classify_missing
 
 _DENSE_SHARE = 0.9  # of a series in which a missing bar is a gap, whatever vendors say
 
@@ -53,11 +63,7 @@ class MergedSeries:
     first_changed: int  # first row that is new or differs; len(bars) if there is none
     flags: Sequence[Flag]
     expected: Timestamps  # bars that the calendar has, from the series' first one on
-
-    @property
-    def rows_before(self) -> int:
-        """Stored bars that precede `bars`."""
-        return max(0, self.snapshot.bars - len(self.fetched.tail.bars))
+    rows_before: int  # stored bars that precede `bars`
 
     @property
     def adjusted_until(self) -> datetime | None:
@@ -97,32 +103,18 @@ class MergedSeries:
 
 def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> MergedSeries:
     """Lay the fetched bars over the stored ones."""
-    tail = fetched.tail.bars
-    bars_to_store, flags = _bars_to_store(snapshot, fetched)
-    merged, first_changed = overlay(tail, bars_to_store)
+    merged = tail = fetched.tail.bars
+    first_changed, flags = len(tail.ts), list[Flag]()
+    if not fetched.fetches[0].unchanged:
+        bars_to_store, flags = _bars_to_store(snapshot, fetched)
+        merged, first_changed = overlay(tail, bars_to_store)
     first_bars = [to_datetime(ts) for ts in merged.ts[:1]]
     if snapshot.first_ts is not None:
         first_bars.append(snapshot.first_ts)
     since = min(first_bars, default=run.now)
-    expected = missing_bars(run.task.asset_class, run.timeframe, no_timestamps(), since, run.now)
-    return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected)
-
-
-def overlay(stored: Bars, fetched: Bars) -> tuple[Bars, int]:
-    """The stored bars overlaid by the fetched ones, and the first row that is new or differs.
-
-    Both are ascending and unique. The row is len(merged) where nothing changed.
-    """
-    if len(fetched) == 0:
-        return stored, len(stored)
-    merged = stored.overlaid_by(fetched)
-    first = int(np.searchsorted(stored.ts, fetched.ts[0]))
-    after, before = merged.take(slice(first, None)), stored.take(slice(first, None))
-    same = isin_sorted(after.ts, before.ts)
-    counterparts = np.searchsorted(before.ts, after.ts[same])
-    same[same] = after.take(same).equal_rows(before.take(counterparts))
-    changed = np.flatnonzero(~same)
-    return merged, first + int(changed[0]) if len(changed) else len(merged)
+    expected = calendars.ended_bar_starts(run.task.asset_class, run.timeframe, since, run.now)
+    before = max(0, snapshot.bars - len(tail.ts))
+    return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected, before)
 
 
 def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Bars, list[Flag]]:
@@ -132,8 +124,6 @@ def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Ba
     analyst has confirmed are left out.
     """
     main, *others = fetched.fetches
-    if main.unchanged:
-        return Bars.empty(), []
     bars, stored = main.validation.bars, fetched.tail.bars
     if others:
         bars = bars.concat(*(result.validation.bars for result in others)).ascending()
@@ -153,25 +143,28 @@ def compute_features(
 ) -> tuple[Mapping[str, features.Column], tuple[int, int]]:
     """Features of all merged rows, none if no row changed, and the series' coverage."""
     snapshot = merged.snapshot
-    unchanged = merged.first_changed == len(merged.bars) and snapshot.features_current
+    unchanged = merged.first_changed == len(merged.bars.ts) and snapshot.features_current
     if unchanged and snapshot.coverage is not None:
         return {}, snapshot.coverage
     columns = features.compute(merged.bars, merged.fetched.tail.cumulative_seed, merged.shares)
     lookback = features.LOOKBACK if merged.rows_before else 0
     counted = {name: column[lookback:] for name, column in columns.items()}
-    return columns, quality.feature_coverage(merged.rows_before + lookback, counted)
+    return columns, features.coverage(merged.rows_before + lookback, counted)
 
 
 def find_gaps(merged: MergedSeries) -> list[Gap]:
     """Bars missing in the fetched windows, ascending, without those that nobody traded."""
-    bars, run = merged.bars, merged.run
-    if len(bars) == 0:
+    bars, task, fetches = merged.bars, merged.run.task, merged.fetched.fetches
+    if len(bars.ts) == 0 or fetches[0].unchanged:
         return []
     gaps: dict[datetime, Gap] = {}
-    dense = _traded_share(merged) >= _DENSE_SHARE
-    for result in merged.fetched.fetches:
+    for result in fetches:
+        missing = merged.missing(result.window)
+        if len(missing) == 0:
+            continue
+        dense = _traded_share(merged) >= _DENSE_SHARE
         missing, _ = classify_missing(
-            merged.missing(result.window), bars.ts, bars.volume, run.task.asset_class, run.timeframe
+            missing, bars.ts, bars.volume, task.asset_class, merged.run.timeframe
         )
         rejected = {b.ts: f"{b.check}: {b.detail}" for b in result.validation.quarantined}
         for ts in map(to_datetime, missing):
@@ -210,8 +203,8 @@ def quality_inputs(
         if quality.counts_against_score(flag.check, flag.severity)
     }
     flagged |= {(ts, check) for ts, check in snapshot.flagged if not merged.validated(ts)}
-    present = merged.rows_before + len(bars)
-    newest = to_datetime(bars.ts[-1]) if len(bars) else None
+    present = merged.rows_before + len(bars.ts)
+    newest = to_datetime(bars.ts[-1]) if len(bars.ts) else None
     return QualityInputs(
         expected=len(merged.expected),
         missing=len(missing),
@@ -239,7 +232,7 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     asked += [ts for ts in (snapshot.wanted_from, snapshot.history_from) if ts is not None]
     wanted = min(asked if backfill is None else [*asked, backfill.start])
     served = snapshot.history_from or fetches[0].served_from
-    for result in sorted(fetches, key=lambda result: result.window.end, reverse=True):
+    for result in sorted(fetches, key=attrgetter("window.end"), reverse=True):
         start = result.served_from
         if start < served <= result.window.end:
             served = start
@@ -260,8 +253,9 @@ def to_update(
     compute_ms: float,
 ) -> SeriesUpdate:
     """What the run writes: the rows from the first new or changed one on, and all findings."""
-    fetched, rows, stored = merged.fetched, merged.rows_to_write, merged.fetched.tail.bars
+    fetched, rows, stored = merged.fetched, merged.rows_to_write, merged.fetched.tail.bars.ts
     bars = merged.bars.take(rows)
+    reach = inputs.history or history_reach(merged)
     return SeriesUpdate(
         timeframe=merged.run.timeframe,
         fetches=fetched.fetches,
@@ -272,10 +266,10 @@ def to_update(
         gaps=gaps,
         quality=score,
         quality_inputs=inputs,
-        history_from=history_reach(merged).served_from,
+        history_from=reach.served_from,
         rebase=fetched.rebase,
         adjusted_until=merged.adjusted_until,
         splits=fetched.known_splits,
-        last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars) else merged.snapshot.last_ts,
-        appends=len(stored) == 0 or bool(np.all(bars.ts > stored.ts[-1])),
+        last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars.ts) else merged.snapshot.last_ts,
+        appends=len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all()),
     )

@@ -21,15 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import fsum
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from enrichment.domain.model import Quality, Severity
 from enrichment.domain.series import FlagCount, QualityInputs
 from enrichment.domain.statuses import SeriesStatus
-from enrichment.pipeline.features import FEATURES
 
 WEIGHTS: Mapping[str, float] = {
     "completeness": 0.40,
@@ -157,6 +152,8 @@ def _validation(inputs: QualityInputs) -> Iterator[Deduction]:
         observed = "nothing to count: no bar was checked"
         yield Deduction("validation", "bars", WEIGHTS["validation"], observed, "no errors")
         return
+    if not inputs.flag_counts:
+        return
     base = max(inputs.checked, inputs.flagged_bars)
     for check, count in inputs.flag_counts.items():
         observed = f"{count.bars:,} of {base:,} checked bars: {check}"
@@ -183,26 +180,6 @@ def _freshness(inputs: QualityInputs) -> Iterator[Deduction]:
         points = WEIGHTS["freshness"] * min(1.0, behind / STALE_SESSIONS)
         threshold = f"0 behind, none left from {STALE_SESSIONS} on"
         yield Deduction("freshness", "sessions_behind", points, observed, threshold)
-
-
-def feature_coverage(bars_before: int, features: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
-    """Feature values past each feature's warm-up, and how many of them are NULL: (cells, nulls).
-
-    Optional features, which are NULL wherever their inputs are missing, do not count.
-
-    Args:
-        bars_before: bars of the series that precede the first row of the columns.
-        features: name → column.
-    """
-    cells = nulls = 0
-    for name, column in features.items():
-        if FEATURES[name].optional:
-            continue
-        warm = column[max(0, FEATURES[name].warmup - bars_before) :]
-        null = warm == np.array(None) if warm.dtype == object else np.isnan(warm)
-        cells += len(warm)
-        nulls += int(np.count_nonzero(null))
-    return cells, nulls
 
 
 def _status(score: float, sessions_behind: int) -> SeriesStatus:

@@ -74,6 +74,8 @@ def on_stored_basis(snapshot: SeriesSnapshot, fetched: FetchedBars, splits: Spli
 
 def history_changed(snapshot: SeriesSnapshot, stored: Bars, main: FetchResult) -> bool:
     """Whether the overlap shows that older bars changed, too, so that all must be fetched again."""
+    if len(stored.ts) == 0:
+        return False
     fetched = main.validation.bars
     if snapshot.source not in (None, main.source):
         return detect_rebase(stored, fetched) is not None

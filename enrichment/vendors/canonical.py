@@ -60,7 +60,8 @@ class CanonicalProvider:
         """The bars that start in the window; ProviderError if the vendor fails."""
         source = source_timeframe(asset_class, timeframe)
         asked = source_window(window, asset_class, timeframe)
-        asked = Window(asked.start, max(window.end, min(asked.end, self._now())))
+        now = self._now()
+        asked = Window(asked.start, max(window.end, min(asked.end, now)))
         with naming(self.name, symbol):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
             require_granularity(fetched.bars, asset_class, source)
@@ -69,7 +70,7 @@ class CanonicalProvider:
                 cut = fetched.served_from is not None
                 bars = build(bars, asset_class, source, timeframe, cut=cut)
             fetched = replace(fetched, bars=within(bars, window))
-        return fetched if fetched.limit else _reach(fetched, timeframe, window, self._now())
+        return fetched if fetched.limit else _reach(fetched, timeframe, window, now)
 
 
 def _reach(
@@ -80,12 +81,13 @@ def _reach(
     A plan's reach is not announced: a range that goes back further is cut without a word. So the
     limit is the plan if the answer begins a whole number of years ago, else the vendor.
     """
-    first = to_datetime(fetched.bars.ts.min()) if len(fetched.bars) else window.end
+    ts = fetched.bars.ts
+    first = to_datetime(ts.min()) if len(ts) else window.end
     if first - window.start <= _CLOSED_AT_MOST + timeframe.duration:
         return fetched
     years = (now - first) / timedelta(days=365.25)
     whole = round(years)
-    by_plan = len(fetched.bars) > 0 and whole >= _SHORTEST_PLAN_YEARS
+    by_plan = len(ts) > 0 and whole >= _SHORTEST_PLAN_YEARS
     by_plan = by_plan and abs(years - whole) * 365.25 <= _CLOSED_AT_MOST / timedelta(days=1)
     limit = HistoryLimit.PLAN if by_plan else HistoryLimit.VENDOR
     return replace(fetched, served_from=first, limit=limit)

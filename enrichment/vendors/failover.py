@@ -98,7 +98,7 @@ class Failover:
                 failures.append(exc)
             else:
                 fetched = replace(fetched, fallback=bool(waits) or _not_answered(failures))
-                if len(fetched.bars):
+                if len(fetched.bars.ts):
                     return fetched
                 empty.append(fetched)
         failures.sort(key=lambda failure: failure.permanent)

@@ -137,9 +137,9 @@ class VendorGuard:
         self._pause = _GrowingPause(parameters.first_pause, parameters.max_pause, clock)
 
     def __call__(self, request: Callable[[], T]) -> T:
-        longer = waiting_up_to(self.protection.max_wait_with_answers)
+        longer = self.protection.max_wait_with_answers
         try:
-            with longer if _has_answer.get() else nullcontext():
+            with waiting_up_to(longer) if _has_answer.get() else nullcontext():
                 answer = self._pipeline.execute(lambda: self._pause.applied(request))
         except (ResilienceError, QuotaExceeded) as exc:
             wait = exc.retry_after or DEFAULT_WAIT_SECONDS

@@ -101,7 +101,7 @@ class PolygonProvider:
             )
         if any(page.adjusted is not first.adjusted for page in others):
             raise MalformedResponse("'adjusted' differs between the pages of one answer")
-        bars = first.bars.concat(*(page.bars for page in others)) if others else first.bars
+        bars = first.bars.concat(*[page.bars for page in others]) if others else first.bars
         return FetchedBars(
             replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
@@ -185,8 +185,8 @@ def parse(rows: list[Any]) -> Bars:
     if not rows:
         return Bars.empty()
     if type(rows[0]) is Row:
-        ts, *floats = (list(map(attrgetter(name), rows)) for name in _NAMES)
-        *prices, vwap, trades = (np.array(column, np.float64) for column in floats)
+        ts, *floats = [list(map(attrgetter(name), rows)) for name in _NAMES]
+        *prices, vwap, trades = [np.array(column, np.float64) for column in floats]
         return Bars.of(to_timestamps(ts, "t", "ms"), *prices, vwap=vwap, trades=trades)
     if set(map(type, rows)) != {dict}:
         raise MalformedResponse("'results' holds something that is not an object")
@@ -201,22 +201,21 @@ def parse(rows: list[Any]) -> Bars:
 def _path(
     symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window, now: datetime
 ) -> str:
-    first = _stamp(asset_class, timeframe, window.start)
-    last = _stamp(asset_class, timeframe, window.end) - 1
-    last = min(last, int(now.timestamp() * 1000))
+    first, end = _stamps(asset_class, timeframe, window)
+    last = min(end - 1, int(now.timestamp() * 1000))
     ticker = quote(symbol, safe=":")
     return f"/v2/aggs/ticker/{ticker}/range/{_RANGES[timeframe]}/{min(first, last)}/{last}"
 
 
-def _stamp(asset_class: AssetClass, timeframe: Timeframe, moment: datetime) -> int:
-    """The vendor's stamp, in milliseconds, of the first bar that can start at or after a moment."""
-    start = to_datetime64(moment)
-    if timeframe.intraday:
-        return -((start - np.datetime64(0, "us")) // -np.timedelta64(1, "ms")).item()
-    day = (start + np.timedelta64(timedelta(days=1, microseconds=-1))).astype("datetime64[D]")
-    label = day - _DAY if timeframe is Timeframe.W1 else day
-    midnight = local_midnights(asset_class, label.astype("datetime64[us]").reshape(1))
-    return int(midnight.astype("datetime64[ms]").astype(np.int64)[0])
+def _stamps(asset_class: AssetClass, timeframe: Timeframe, window: Window) -> list[int]:
+    """The vendor's stamps, in milliseconds, of the first bars at or after the window's ends."""
+    ends = np.array([to_datetime64(window.start), to_datetime64(window.end)])
+    if not timeframe.intraday:
+        days = (ends + (_DAY - np.timedelta64(1, "us"))).astype("datetime64[D]")
+        labels = days - _DAY if timeframe is Timeframe.W1 else days
+        ends = local_midnights(asset_class, labels.astype("datetime64[us]"))
+    milliseconds: list[int] = (-(ends.astype(np.int64) // -1000)).tolist()
+    return milliseconds
 
 
 def _adjusted(body: Any, symbol: str) -> bool:

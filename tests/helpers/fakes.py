@@ -101,7 +101,8 @@ class InMemorySeriesStore:
         self.write(update)
 
     def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> RowCounts:
-        return sum((self.write(update) for update in updates), RowCounts())
+        counts = [self.write(update) for update in updates]
+        return RowCounts(sum(c.inserted for c in counts), sum(c.updated for c in counts))
 
     def write(self, update: SeriesUpdate) -> RowCounts:
         self.last, new = update, update.bars

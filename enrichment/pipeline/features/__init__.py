@@ -205,3 +205,23 @@ def _insert_nulls(column: Column, usable: Mask) -> Column:
     aligned = np.full(len(usable), null, dtype=column.dtype)
     aligned[usable] = column
     return aligned
+
+
+def coverage(bars_before: int, features: Mapping[str, Column]) -> tuple[int, int]:
+    """Feature values past each feature's warm-up, and how many of them are NULL: (cells, nulls).
+
+    Optional features, which are NULL wherever their inputs are missing, do not count.
+
+    Args:
+        bars_before: bars of the series that precede the first row of the columns.
+        features: name → column.
+    """
+    cells = nulls = 0
+    for name, column in features.items():
+        if FEATURES[name].optional:
+            continue
+        warm = column[max(0, FEATURES[name].warmup - bars_before) :]
+        null = warm == np.array(None) if warm.dtype == object else np.isnan(warm)
+        cells += len(warm)
+        nulls += int(np.count_nonzero(null))
+    return cells, nulls

@@ -209,7 +209,7 @@ def _series_context(context: Bars, good: Bars, request: ValidationRequest) -> Se
 
 
 def _series_flags(series: SeriesContext, request: ValidationRequest) -> Iterator[Flag]:
-    if series.first_checked == len(series.bars):
+    if len(series.checked_rows) == 0:
         return
     for name, check in CHECKS.items():
         if isinstance(check, SeriesCheck):

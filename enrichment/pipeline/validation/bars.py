@@ -27,8 +27,6 @@ from enrichment.domain.bars import (
     Floats,
     Mask,
     Timestamps,
-    isin_sorted,
-    to_datetime,
     to_datetime64,
 )
 from enrichment.domain.corporate_actions import Splits
@@ -80,7 +78,7 @@ _MIN_PRICE, _MAX_PRICE, _MAX_VOLUME = 1e-15, 1e15, 1e30
 
 def all_valid(bars: Bars, request: ValidationRequest) -> bool:
     """Whether none of the checks below flags a bar: the usual case, decided fast."""
-    return len(bars) == 0 or (_values_valid(bars) and _starts_valid(bars, request))
+    return len(bars.ts) == 0 or (_values_valid(bars) and _starts_valid(bars, request))
 
 
 def _values_valid(bars: Bars) -> bool:
@@ -185,11 +183,9 @@ def out_of_order(bars: Bars, request: ValidationRequest) -> Mask:
 
 def no_session(bars: Bars, request: ValidationRequest) -> Mask:
     """A daily or weekly bar where the calendar has no session."""
-    if request.timeframe.intraday or len(bars) == 0:
-        return np.zeros(len(bars), dtype=bool)
-    start, end = to_datetime(bars.ts.min()), to_datetime(bars.ts.max() + np.timedelta64(1, "D"))
-    expected = calendars.bar_starts(request.asset_class, request.timeframe, start, end)
-    return ~isin_sorted(bars.ts, expected)
+    if request.timeframe.intraday:
+        return np.zeros(len(bars.ts), dtype=bool)
+    return ~calendars.has_session(request.asset_class, request.timeframe, bars.ts)
 
 
 def _has_repeated_start(ts: Timestamps) -> Mask:

@@ -79,7 +79,7 @@ class SeriesContext:
 
     @cached_property
     def checked_rows(self) -> NDArray[np.intp]:
-        return np.arange(self.first_checked, len(self.bars))
+        return np.arange(self.first_checked, len(self.bars.ts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def split(series: SeriesContext, request: ValidationRequest) -> Floats:
 
 def _find_splits(series: SeriesContext, request: ValidationRequest) -> Floats:
     bars, rows = series.bars, series.checked_rows
-    if len(bars) < 2:
+    if len(bars.ts) < 2:
         return np.full(len(rows), np.nan)
     previous_close = bars.close[np.maximum(rows - 1, 0)]
     to_close = np.log(bars.close[rows] / previous_close)

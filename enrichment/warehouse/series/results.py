@@ -186,7 +186,7 @@ def _computations(batch: Batch) -> list[Row]:
             "job_id": task.job_id,
             **_series(task, update),
             "success": True,
-            "bars": len(update.bars),
+            "bars": len(update.bars.ts),
             "features": len(update.features),
             "duration_ms": update.compute_ms,
             "quality_score": update.quality.score,
@@ -198,25 +198,28 @@ def _computations(batch: Batch) -> list[Row]:
 def _statuses(batch: Batch, counts: Sequence[RowCounts], feature_set: str) -> list[Row]:
     """The state of each series after this run, with the bars that were inserted."""
     return [
-        {
-            **_series(task, update),
-            **_validated(update),
-            **quality_columns(update.quality),
-            "date": update.as_of.date(),
-            "evidence": inputs_to_json(update.quality_inputs),
-            **_history(update),
-            "source": update.fetched.source,
-            "fallback": update.fetched.fallback,
-            "adjusted": update.adjusted_until is not None,
-            "adjusted_until": update.adjusted_until,
-            "splits_applied": splits_key(update.splits, update.last_ts, update.adjusted_until),
-            "first_ts": to_datetime(update.bars.ts[0]) if len(update.bars) else None,
-            "last_ts": to_datetime(update.bars.ts[-1]) if len(update.bars) else None,
-            "inserted": count.inserted,
-            "feature_set": feature_set,
-        }
+        {**_status(task, update), "inserted": count.inserted, "feature_set": feature_set}
         for (task, update), count in zip(batch, counts, strict=True)
     ]
+
+
+def _status(task: Task, update: SeriesUpdate) -> Row:
+    fetched, as_of, ts = update.fetched, update.as_of, update.bars.ts
+    return {
+        **_series(task, update),
+        **_validated(update),
+        **quality_columns(update.quality),
+        "date": as_of.date(),
+        "evidence": inputs_to_json(update.quality_inputs),
+        **_history(update),
+        "source": fetched.source,
+        "fallback": fetched.fallback,
+        "adjusted": update.adjusted_until is not None,
+        "adjusted_until": update.adjusted_until,
+        "splits_applied": splits_key(update.splits, update.last_ts, update.adjusted_until),
+        "first_ts": to_datetime(ts[0]) if len(ts) else None,
+        "last_ts": to_datetime(ts[-1]) if len(ts) else None,
+    }
 
 
 def _history(update: SeriesUpdate) -> Row:
@@ -304,7 +307,7 @@ def _fetch(result: FetchResult) -> Row:
         "source": fetched.source if fetched else None,
         "success": result.failure is None,
         "requests": fetched.requests if fetched else None,
-        "bars": len(fetched.bars) if fetched else 0,
+        "bars": len(fetched.bars.ts) if fetched else 0,
         "duration_ms": result.milliseconds,
         "adjusted": fetched.adjusted if fetched else None,
         "quota_remaining": fetched.quota_remaining if fetched else None,
@@ -314,7 +317,7 @@ def _fetch(result: FetchResult) -> Row:
 
 def _validated(update: SeriesUpdate) -> Row:
     """How many of the fetched bars validation accepted; the rate in percent."""
-    valid = sum(len(result.validation.bars) for result in update.fetches)
+    valid = sum(len(result.validation.bars.ts) for result in update.fetches)
     total = valid + sum(len(result.validation.quarantined) for result in update.fetches)
     return {
         "total_records": total,

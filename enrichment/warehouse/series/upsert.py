@@ -54,7 +54,7 @@ def write(conn: Connection, batch: Batch) -> list[RowCounts]:
     """
     _append(conn, [(task, update) for task, update in batch if update.appends])
     return [
-        RowCounts(inserted=len(update.bars)) if update.appends else _merge(conn, task, update)
+        RowCounts(inserted=len(update.bars.ts)) if update.appends else _merge(conn, task, update)
         for task, update in batch
     ]
 
@@ -63,9 +63,9 @@ def _append(conn: Connection, batch: Batch) -> None:
     """Encode long series one by one, and short ones with the same features together."""
     short: defaultdict[tuple[str, ...], list[tuple[Task, SeriesUpdate]]] = defaultdict(list)
     for task, update in batch:
-        if len(update.bars) > _LONG_SERIES:
+        if len(update.bars.ts) > _LONG_SERIES:
             copy(conn, "bars", _encode([(task, update)]))
-        elif len(update.bars):
+        elif len(update.bars.ts):
             short[tuple(update.features)].append((task, update))
     for same_features in short.values():
         copy(conn, "bars", _encode(same_features))
@@ -73,7 +73,7 @@ def _append(conn: Connection, batch: Batch) -> None:
 
 def _encode(batch: Batch) -> BinaryRows:
     """The bars and features of series with the same features."""
-    counts = [len(update.bars) for _, update in batch]
+    counts = [len(update.bars.ts) for _, update in batch]
     series = [{**update.bars.columns(), **update.features} for _, update in batch]
     return encode(
         {
@@ -90,7 +90,7 @@ def _concat(columns: list[NDArray[Any]]) -> NDArray[Any]:
 
 def _merge(conn: Connection, task: Task, update: SeriesUpdate) -> RowCounts:
     """Merge rows that may be stored already, in whole or in part."""
-    if len(update.bars) == 0:
+    if len(update.bars.ts) == 0:
         return RowCounts()
     rows = _encode([(task, update)])
     names = rows.names

@@ -115,9 +115,7 @@ class Warehouse:
             items = [item for item in batch if item.task in owned]
             updates = [(item.task, update) for item in items for update in item.updates]
             counts = iter(self._write(conn, updates))
-            totals = {
-                item.task: sum((next(counts) for _ in item.updates), RowCounts()) for item in items
-            }
+            totals = {item.task: _total([next(counts) for _ in item.updates]) for item in items}
             jobs.complete(conn, totals)
         return [
             totals[item.task] if item.task in totals else jobs.lease_lost(item.task)
@@ -131,9 +129,14 @@ class Warehouse:
         actions = [action for _, update in batch for action in update.fetched.actions]
         if actions:
             corporate_actions.record(conn, actions)
-        counts = upsert.write(conn, batch)
+        changed = any(len(update.bars.ts) for _, update in batch)
+        counts = upsert.write(conn, batch) if changed else [RowCounts()] * len(batch)
         results.write(conn, batch, counts, self._feature_set)
         return counts
+
+
+def _total(counts: Sequence[RowCounts]) -> RowCounts:
+    return RowCounts(sum(c.inserted for c in counts), sum(c.updated for c in counts))
 
 
 def _tail_request(

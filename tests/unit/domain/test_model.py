@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, to_datetime, to_datetime64
 from enrichment.domain.errors import InvalidRequest
-from enrichment.domain.model import AssetClass, RowCounts, Timeframe, is_simulated
+from enrichment.domain.model import AssetClass, Timeframe, is_simulated
 
 
 def _bars(count: int) -> Bars:
@@ -98,7 +98,3 @@ def test_overlaid_by_and_missing_from(stored: NDArray[np.intp], sent: NDArray[np
     expected = {int(row): row for row in stored} | {int(row): row + 100 for row in sent}
     assert merged.close.tolist() == [expected[row] for row in sorted(expected)]
     assert below.missing_from(above).tolist() == [row not in sent for row in stored]
-
-
-def test_row_counts_add_up() -> None:
-    assert sum([RowCounts(1, 2), RowCounts(3, 4)], RowCounts()) == RowCounts(4, 6)

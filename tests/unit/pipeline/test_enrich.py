@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.bars import Bars, overlay, to_datetime
 from enrichment.domain.errors import ProviderUnavailable, StepFailed, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, RowCounts, Timeframe, Window
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.fetch_plan import OVERLAP
-from enrichment.pipeline.merge import overlay
 from tests.helpers.fakes import (
     TASK,
     FakePipeline,

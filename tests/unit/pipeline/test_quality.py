@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from enrichment.domain.model import Severity
 from enrichment.domain.series import FlagCount, QualityInputs
+from enrichment.pipeline import features
 from enrichment.pipeline.features import FEATURES
 from enrichment.pipeline.quality import (
     assess_quality,
     counts_against_score,
     deductions,
-    feature_coverage,
     flag_counts,
     without_flag,
 )
@@ -164,9 +164,9 @@ def test_cells_are_counted_past_the_warm_up() -> None:
     columns = _columns(300)
     due = [f for f in FEATURES.values() if not f.optional]
     expected = sum(300 - f.warmup for f in due if f.warmup < 300)
-    assert feature_coverage(0, columns) == (expected, 0)
-    assert feature_coverage(10_000, columns) == (300 * len(due), 0)
-    assert feature_coverage(0, _columns(0)) == (0, 0)
+    assert features.coverage(0, columns) == (expected, 0)
+    assert features.coverage(10_000, columns) == (300 * len(due), 0)
+    assert features.coverage(0, _columns(0)) == (0, 0)
 
 
 @pytest.mark.parametrize(("before", "nulls"), [(0, 1), (198, 1), (199, 2), (10_000, 2)])
@@ -174,13 +174,13 @@ def test_nulls_are_counted_past_the_warm_up(before: int, nulls: int) -> None:
     column = np.ones(300)
     column[[0, 299]] = np.nan
     cells = 300 - max(0, 199 - before)
-    assert feature_coverage(before, {"sma_200": column}) == (cells, nulls)
+    assert features.coverage(before, {"sma_200": column}) == (cells, nulls)
 
 
 def test_labels_count_as_well() -> None:
     column = np.array(["up", None, "down"], dtype=object)
-    assert feature_coverage(1_000, {"trend_direction": column}) == (3, 1)
+    assert features.coverage(1_000, {"trend_direction": column}) == (3, 1)
 
 
 def test_optional_features_do_not_count() -> None:
-    assert feature_coverage(1_000, {"delta": np.full(300, np.nan)}) == (0, 0)
+    assert features.coverage(1_000, {"delta": np.full(300, np.nan)}) == (0, 0)
