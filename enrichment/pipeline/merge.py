@@ -2,6 +2,7 @@
 
 >>> from datetime import UTC
 >>> from uuid import UUID
+>>> from enrichment.domain.corporate_actions import Splits
 >>> from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe, ValidationResult
 >>> from enrichment.domain.series import FetchResult, StoredTail
 >>> task = Task(UUID(int=1), "X:BTCUSD", AssetClass.CRYPTO, (Timeframe.D1,), "worker", 1)
@@ -11,7 +12,7 @@
 >>> fetched = FetchedBars(bars, "demo", adjusted=False)
 >>> result = FetchResult(window, fetched, 0.0, ValidationResult(bars))
 >>> run = SeriesRun(task, Timeframe.D1, window.end, report=lambda step: None)
->>> merged = merge(run, SeriesSnapshot(), FetchedSeries([result], StoredTail()))
+>>> merged = merge(run, SeriesSnapshot(), FetchedSeries([result], StoredTail(), [], Splits.none()))
 >>> [f"{gap.ts:%d %B}" for gap in find_gaps(merged)]
 ['06 January']
 """
