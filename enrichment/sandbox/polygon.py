@@ -21,6 +21,7 @@ from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import local_midnights
+from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.extended_hours import extended_bars, extended_starts
@@ -104,7 +105,7 @@ class PolygonFormat(WireFormat):
         return self._serve(
             ticker,
             lambda data_faults: self._page(allowed, list(data_faults)),
-            lambda: orjson.dumps(self._envelope(allowed, None)),
+            lambda: orjson.dumps(self._envelope(allowed)),
         )
 
     def grouped(self, day: str) -> Response:
@@ -192,21 +193,19 @@ class PolygonFormat(WireFormat):
     def _request_id(self) -> str:
         return f"{next(self._numbers):032x}"
 
-    def _envelope(self, query: AggregatesQuery, series: SandboxSeries | None) -> dict[str, Any]:
-        # Recorded prices are not split-adjusted, even if the request asks for that.
-        adjusted = query.adjusted and (series is None or series.simulated)
+    def _envelope(self, query: AggregatesQuery) -> dict[str, Any]:
         return {
             "ticker": query.ticker,
             "queryCount": 0,
             "resultsCount": 0,
-            "adjusted": adjusted,
+            "adjusted": query.adjusted,
             **self._success(),
             "count": 0,
         }
 
     def _page(self, query: AggregatesQuery, data_faults: list[Fault]) -> bytes:
         series = self._vendor.market.series(query.ticker)
-        body = self._envelope(query, series)
+        body = self._envelope(query)
         if series is None:
             return orjson.dumps(body)
         now = self._vendor.clock()
@@ -278,6 +277,8 @@ def _bars(series: SandboxSeries, query: AggregatesQuery, page: Timestamps, now: 
         if _is_extended(series, query.timeframe)
         else series.bars(query.timeframe, window, now)
     )
+    for day, ratio in series.splits.items() if query.adjusted else ():
+        bars = scaled(bars, np.where(bars.ts < day, ratio, 1.0))
     return bars if query.ascending else bars.take(slice(None, None, -1))
 
 

@@ -80,7 +80,7 @@ class PolygonProvider:
         """
         now = self._now()
         if window.start >= now:
-            return FetchedBars(Bars.empty(), self.source, adjusted=True, requests=0)
+            return FetchedBars(Bars.empty(), self.source, adjusted=False, requests=0)
         ticker = vendor_spelling(self.name, symbol)
         path = _path(ticker, asset_class, timeframe, window, now)
         unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
@@ -95,7 +95,7 @@ class PolygonProvider:
             return FetchedBars(
                 Bars.empty(),
                 self.source,
-                adjusted=True,
+                adjusted=False,
                 served_from=window.end,
                 limit=HistoryLimit.PLAN,
             )
@@ -111,7 +111,7 @@ class PolygonProvider:
         )
 
     def _pages(self, symbol: str, path: str, at_most: int) -> list[_Page]:
-        params: dict[str, str | int] = {"adjusted": "true", "sort": "asc", "limit": self._limit}
+        params: dict[str, str | int] = {"adjusted": "false", "sort": "asc", "limit": self._limit}
         pages = [_page(self._client.get_json(path, params, decode=decode), symbol)]
         seen: set[str] = set()
         while (url := pages[-1].next_url) is not None:

@@ -1,4 +1,7 @@
-"""Bars from Yahoo's chart API: prices adjusted for splits, not for dividends.
+"""Bars from Yahoo's chart API, as they were traded, with the splits and dividends it lists.
+
+Its prices are adjusted for splits, not for dividends: they are put back by the splits that the same
+answer lists (`yahoo_events`), so shares are always asked for up to now.
 
 Yahoo's hourly bars of stocks start at half past, with the session. Ours start on the clock, so
 stocks' 1h and 4h bars are built from half-hours, and crypto's 4h bars from hours. A part of a
@@ -17,16 +20,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Floats
+from enrichment.domain.bars import Bars, Floats, Mask, to_datetime64
 from enrichment.domain.calendars import (
     canonical,
     in_session,
     is_aligned,
     is_complete,
 )
+from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
+from enrichment.vendors import yahoo_events
 from enrichment.vendors.base import naming, to_floats, to_timestamps, within
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
@@ -85,7 +90,7 @@ class YahooProvider:
             return FetchedBars(
                 Bars.empty(),
                 self.source,
-                adjusted=True,
+                adjusted=False,
                 requests=0,
                 served_from=window.end,
                 limit=HistoryLimit.VENDOR,
@@ -93,23 +98,34 @@ class YahooProvider:
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
-        spelling, whole = vendor_spelling(self.name, symbol), Window(start, window.end)
+        spelling, crypto = vendor_spelling(self.name, symbol), asset_class is AssetClass.CRYPTO
+        end = window.end if crypto else max(window.end, self._now())
         with naming(self.name, spelling):
-            bars = within(self._chart(spelling, served, start, window.end), whole)
+            chart = self._chart(spelling, served, start, end)
+            bars = within(parse(chart, spelling, _INTERVALS[served]), Window(start, end))
+            actions = [] if crypto else self._actions(chart, symbol)
         bars = _without_quote(bars, asset_class, served, self._now())
         bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
+        bars = _tidy(yahoo_events.as_traded(bars, actions, served, asset_class))
         cut = served_from is not None
         if served is not timeframe:
             bars = build(bars, asset_class, served, timeframe, cut=cut)
         return FetchedBars(
-            within(_last_of_each(bars), window),
+            _last_of_each(bars.take(_in_window(bars, window))),
             self.source,
-            adjusted=True,
+            adjusted=False,
             served_from=served_from,
             limit=HistoryLimit.VENDOR if cut else None,
+            actions=actions,
         )
 
-    def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Bars:
+    def _actions(self, chart: Any, symbol: str) -> list[CorporateAction]:
+        result = chart["chart"]["result"][0]
+        currency = (result.get("meta") or {}).get("currency")
+        events = _object(result.get("events") or {}, "'events'")
+        return yahoo_events.parse(events, symbol, currency, self.source)
+
+    def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Any:
         response = self._client.get_json(
             f"/v8/finance/chart/{quote(symbol, safe='')}",
             {
@@ -120,11 +136,11 @@ class YahooProvider:
                 "includePrePost": "false",
             },
         )
-        return parse(response.body, symbol, _INTERVALS[timeframe])
+        return response.body
 
 
 def parse(body: Any, symbol: str, interval: str) -> Bars:
-    """A chart's bars with Yahoo's own timestamps.
+    """A chart's bars with Yahoo's own timestamps and basis.
 
     A row without any price is left out; a single missing price is NaN.
 
@@ -183,16 +199,28 @@ def _without_quote(
     return bars.take(ended)
 
 
+def _in_window(bars: Bars, window: Window) -> Mask:
+    start, end = to_datetime64(window.start), to_datetime64(window.end)
+    return np.asarray((bars.ts >= start) & (bars.ts < end))
+
+
+def _tidy(bars: Bars) -> Bars:
+    """Prices as they were quoted, without the noise that their way through float32 left."""
+    open_, high, low, close = (_without_noise(getattr(bars, name)) for name in _PRICES)
+    return replace(bars, open=open_, high=high, low=low, close=close)
+
+
 def _without_noise(prices: Floats) -> Floats:
     """Prices with 2 decimals, or 4, where that is as good a reading of a float32.
 
     >>> _without_noise(np.array([220.57000732421875, 13.237000465393066])).tolist()
     [220.57, 13.237]
     """
+    quoted = prices
     for decimals in (4, 2):
         rounded = np.round(prices, decimals)
-        prices = np.where(np.abs(rounded - prices) <= _NOISE * prices, rounded, prices)
-    return prices
+        quoted = np.where(np.abs(rounded - prices) <= _NOISE * prices, rounded, quoted)
+    return quoted
 
 
 def _last_of_each(bars: Bars) -> Bars:

@@ -64,7 +64,9 @@ def recorded(symbol: str) -> pd.DataFrame:
 
 
 def test_the_vendors_own_client_reads_all_pages(vendor: RESTClient) -> None:
-    aggs = list(vendor.list_aggs("AAPL", 1, "day", "2000-01-01", "2024-12-31", limit=1000))
+    aggs = list(
+        vendor.list_aggs("AAPL", 1, "day", "2000-01-01", "2024-12-31", adjusted=False, limit=1000)
+    )
     sessions = exchange_calendars.get_calendar("XNYS", start="2005-01-01").sessions
     sessions = sessions[sessions < "2024-12-26"][-3270:].tz_localize("America/New_York")
     assert [agg.timestamp for agg in aggs] == [int(day.timestamp() * 1000) for day in sessions]
@@ -125,7 +127,7 @@ def test_the_bars_are_those_that_the_calendar_expects(
     fetched = provider.fetch(symbol, kind, timeframe, window)
     expected = bar_starts(kind, timeframe, window.start, window.end)
     complete = is_complete(kind, timeframe, fetched.bars.ts, NOW)
-    assert fetched.adjusted is True
+    assert fetched.adjusted is False
     assert np.array_equal(
         fetched.bars.ts[complete], expected[is_complete(kind, timeframe, expected, NOW)]
     )

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from enrichment.config import Settings
 from enrichment.domain.bars import Bars, to_datetime64
+from enrichment.domain.corporate_actions import ActionKind
 from enrichment.domain.errors import (
     AccessDenied,
     EnrichmentError,
@@ -150,17 +151,27 @@ def test_alpaca_withholds_the_newest_minutes_from_its_free_plan(http: HttpClient
         late.fetch("SIM1", AssetClass.STOCK, Timeframe.D1, YEAR)
 
 
-def test_yahoo_adjusts_the_recorded_bars_for_their_splits(http: HttpClient) -> None:
+def test_yahoos_prices_are_put_back_to_what_was_traded(http: HttpClient) -> None:
     table = pd.read_csv(str(files("enrichment.sandbox") / "data" / "us_stocks_daily.csv.gz"))
     recorded = table[table.symbol == "AAPL"]
+    until = datetime(2022, 1, 1, tzinfo=UTC)  # the sandbox moves the recording to end now
     fetched = provider("yahoo", http).fetch(
-        "AAPL", AssetClass.STOCK, Timeframe.D1, Window(datetime(2005, 1, 1, tzinfo=UTC), NOW)
+        "AAPL", AssetClass.STOCK, Timeframe.D1, Window(datetime(2000, 1, 1, tzinfo=UTC), until)
     )
-    days = pd.to_datetime(recorded.date)
-    factor = np.where(days < "2000-06-21", 4.0, np.where(days < "2005-02-28", 2.0, 1.0))
-    assert fetched.adjusted is True
-    np.testing.assert_allclose(fetched.bars.close, recorded.close / factor, rtol=NOISE, atol=6e-5)
-    np.testing.assert_allclose(fetched.bars.volume, recorded.volume * factor)
+    count = len(fetched.bars)
+    assert fetched.adjusted is False
+    assert 2500 < count < 2600
+    for column in ("open", "high", "low", "close"):
+        prices = getattr(fetched.bars, column)
+        np.testing.assert_allclose(prices, recorded[column][:count], rtol=NOISE)
+        assert np.count_nonzero(prices == recorded[column][:count]) > 0.99 * count
+    np.testing.assert_allclose(fetched.bars.volume, recorded.volume[:count], rtol=1e-12)
+    splits = [a for a in fetched.actions if a.kind is ActionKind.SPLIT]
+    rows = fetched.bars.ts.searchsorted([np.datetime64(a.effective_date) for a in splits])
+    assert recorded.date.to_numpy()[rows].tolist() == ["2000-06-21", "2005-02-28"]
+    assert [a.ratio for a in splits] == [2.0, 2.0]
+    dividend = next(a for a in fetched.actions if a.kind is ActionKind.CASH_DIVIDEND)
+    assert (dividend.symbol, dividend.currency) == ("AAPL", "USD")
 
 
 @pytest.mark.parametrize("name", ["binance", "yahoo", "coinbase", "alpaca"])

@@ -119,14 +119,17 @@ def test_the_limit_counts_minutes_and_the_key_stays_out_of_the_next_address() ->
     assert "s3cret" not in answer.text
 
 
-def test_recorded_prices_are_never_called_adjusted() -> None:
-    for asked in ("true", "false"):
-        dates = "2024-12-23/2024-12-24"
-        assert (
-            get(f"/v2/aggs/ticker/AAPL/range/1/day/{dates}?adjusted={asked}")["adjusted"] is False
-        )
-        simulated = get(f"/v2/aggs/ticker/SIM1/range/1/day/{dates}?adjusted={asked}")
-        assert simulated["adjusted"] is (asked == "true")
+@pytest.mark.parametrize(("asked", "adjusted"), [("", True), ("true", True), ("false", False)])
+def test_prices_are_adjusted_for_splits_unless_that_is_refused(asked: str, adjusted: bool) -> None:
+    path = "/v2/aggs/ticker/AAPL/range/1/day/2012-01-03/2012-04-30?sort=asc&adjusted=" + asked
+    body = get(path.removesuffix("&adjusted="))
+    assert body["adjusted"] is adjusted
+    (split,) = get("/stocks/v1/splits?ticker=AAPL&execution_date.lte=2012-12-31")["results"]
+    closes = {row["t"] // 86_400_000: row["c"] for row in body["results"]}
+    day = datetime.fromisoformat(split["execution_date"]).timestamp() // 86_400
+    before = max(t for t in closes if t < day)
+    ratio = closes[before] / closes[day]
+    assert (ratio < 1.2) is adjusted
 
 
 def test_an_unknown_ticker_is_ok_and_empty() -> None:
@@ -207,7 +210,8 @@ def test_the_replay_can_be_set_anew() -> None:
     via = client()
     answer = via.put("/_sandbox/replay", json={"shifted": False})
     assert answer.json["shifted"] is False
-    first = get(RANGE.format("AAPL", "1/day", "2000-01-01", "2013-12-31") + "?limit=1", via)
+    path = RANGE.format("AAPL", "1/day", "2000-01-01", "2013-12-31")
+    first = get(path + "?limit=1&adjusted=false", via)
     assert first["results"][0]["c"] == 130.31
     assert via.put("/_sandbox/replay", json={"shifted": "no"}).status_code == 400
     assert via.put("/_sandbox/replay", json={"anchor": "soon"}).status_code == 400

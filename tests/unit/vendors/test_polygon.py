@@ -123,7 +123,7 @@ def test_the_window_is_requested_by_the_vendors_stamps(
     first, last = (int(moment(text).timestamp() * 1000) for text in stamps.split())
     parts = urlsplit(transport.urls[0])
     assert parts.path.split("/")[-2:] == [str(first), str(last - 1)]
-    assert parse_qs(parts.query) == {"adjusted": ["true"], "sort": ["asc"], "limit": ["50000"]}
+    assert parse_qs(parts.query) == {"adjusted": ["false"], "sort": ["asc"], "limit": ["50000"]}
 
 
 def test_a_window_without_a_bar_asks_for_none() -> None:

@@ -53,7 +53,7 @@ def texts(bars: Bars) -> list[str]:
 def test_days_are_stamped_at_the_opening_there() -> None:
     transport = FakeTransport(chart([OPENING - 86_400 * 2, OPENING]))
     fetched = fetch(transport)
-    assert (fetched.source, fetched.adjusted) == ("yahoo", True)
+    assert (fetched.source, fetched.adjusted) == ("yahoo", False)
     assert texts(fetched.bars) == ["2024-12-24T00:00", "2024-12-26T00:00"]
     assert fetched.bars.close.tolist() == [1.0, 2.0]
     parts = urlsplit(transport.urls[0])
