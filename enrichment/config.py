@@ -91,6 +91,8 @@ def vendor_settings(vendors: Iterable[VendorSpec]) -> type[BaseSettings]:
 def _type_of(setting: VendorSetting) -> Any:
     if setting.secret:
         return Secret
+    if setting.choices:
+        return Literal[setting.choices]
     return Annotated[int, Field(ge=1)] if isinstance(setting.default, int) else str
 
 

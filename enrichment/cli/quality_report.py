@@ -13,6 +13,7 @@ from enrichment.domain.model import Severity, Timeframe, is_simulated
 from enrichment.domain.plurals import counted
 from enrichment.pipeline.flag_impact import FlagImpact, flag_impact
 from enrichment.pipeline.quality import NEEDS_REVIEW, WEIGHTS
+from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models.quality_symbol import (
     FlaggedBar,
     OpenGap,
@@ -57,7 +58,8 @@ def _print_header(console: Console, symbol: str, report: SeriesReport) -> None:
     parts = [counted(report.bars, "bar")]
     if report.first_bar is not None and report.last_bar is not None:
         parts.append(f"{report.first_bar:%Y-%m-%d} … {report.last_bar:%Y-%m-%d}")
-    source = f"{report.source}, a fallback" if report.fallback else report.source
+    source = VENDORS.source_text(symbol, report.source) if report.source else None
+    source = f"{source}, a fallback" if report.fallback else source
     parts += [text for text in (source, basis[report.adjusted]) if text]
     console.print(
         Text.assemble(

@@ -21,6 +21,7 @@ from rich.text import Text
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
+from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models import dto
 from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
 
@@ -194,7 +195,7 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
             bar_start(s.last_ts, s.timeframe),
             score(s.quality_score),
             styled(s.status if s.active else "inactive"),
-            s.source or "–",
+            VENDORS.source_text(s.symbol, s.source) if s.source else "–",
         )
     return result
 

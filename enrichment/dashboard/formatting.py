@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from enrichment.domain.model import is_simulated
+from enrichment.vendors.registry import VENDORS
+
 
 def label(identifier: str) -> str:
     """The text for an identifier such as a state."""
@@ -34,3 +37,11 @@ def age(then: datetime, now: datetime) -> str:
 def time_until(then: datetime, now: datetime) -> str:
     minutes = max(0, int((then - now) / timedelta(minutes=1)))
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def provider_text(symbol: str, source: str | None) -> str:
+    """Where a series comes from, as the tables show it."""
+    if source is None:
+        return "–"
+    shown = VENDORS.source_text(symbol, source)
+    return f"{shown} (simulated)" if is_simulated(symbol) else shown

@@ -156,6 +156,7 @@ class QualityInputs:
     flag_counts: Mapping[str, FlagCount] = field(default_factory=dict)  # check → its bars, disjoint
     missing_at: Sequence[datetime] = ()  # the newest missing bars, as examples
     history: HistoryReach | None = None
+    substitution: str | None = None  # quote currency that a fallback served, "USDT for USD"
 
     @property
     def flagged_bars(self) -> int:

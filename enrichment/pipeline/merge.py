@@ -204,7 +204,7 @@ def quality_inputs(
         if quality.counts_against_score(flag.check, flag.severity)
     }
     flagged |= {(ts, check) for ts, check in snapshot.flagged if not merged.validated(ts)}
-    present = merged.rows_before + len(bars.ts)
+    present, main = merged.rows_before + len(bars.ts), merged.fetched.fetches[0].fetched
     newest = to_datetime(bars.ts[-1]) if len(bars.ts) else None
     return QualityInputs(
         expected=len(merged.expected),
@@ -219,6 +219,7 @@ def quality_inputs(
         ),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
         history=history_reach(merged),
+        substitution=main.substitution if main is not None and main.fallback else None,
     )
 
 

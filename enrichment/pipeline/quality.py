@@ -2,6 +2,8 @@
 
     score = 0.40 completeness + 0.30 validation + 0.20 features + 0.10 freshness
 
+A fallback that is poorer than the vendor whose turn it was costs fixed points of a component.
+
 Each reason names the check, the observation and the threshold for full marks; the points of all
 reasons add up to 1 - score.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from math import fsum
 
 from enrichment.domain.model import Quality, Severity
@@ -35,6 +38,10 @@ WEIGHTS: Mapping[str, float] = {
 HEALTHY_ABOVE = 0.90
 STALE_BELOW = 0.85
 STALE_SESSIONS = 4
+# Points of the score that a fallback costs: for itself, and for what it lacks.
+FALLBACK = 0.01
+FALLBACK_CURRENCY = 0.02
+FALLBACK_HISTORY = 0.02
 EXAMPLES = 4  # bars that a reason names
 # Checks whose bars are stored, but lower the score until an analyst confirms them.
 NEEDS_REVIEW = frozenset({"outlier", "split"})
@@ -114,9 +121,13 @@ def assess_quality(inputs: QualityInputs) -> Quality:
 
 def deductions(inputs: QualityInputs) -> tuple[Deduction, ...]:
     """All deductions, the largest first; their points add up to 1 - score."""
-    components = (_completeness, _validation, _features, _freshness, _history)
-    unordered = (deduction for component in components for deduction in component(inputs))
-    return tuple(sorted(unordered, key=lambda d: -d.points))
+    components = (_completeness, _validation, _features, _freshness, _history, _fallback)
+    left, capped = dict(WEIGHTS), []
+    for deduction in chain.from_iterable(component(inputs) for component in components):
+        points = min(deduction.points, max(0.0, left[deduction.component]))
+        left[deduction.component] -= points
+        capped.append(replace(deduction, points=points))
+    return tuple(sorted(capped, key=lambda d: -d.points))
 
 
 def _completeness(inputs: QualityInputs) -> Iterator[Deduction]:
@@ -134,7 +145,7 @@ def _completeness(inputs: QualityInputs) -> Iterator[Deduction]:
 
 
 def _history(inputs: QualityInputs) -> Iterator[Deduction]:
-    """History that no vendor serves costs no points, but is stated."""
+    """Missing history is stated; it costs points only if a fallback is the cause."""
     reach = inputs.history
     if reach is not None and reach.is_short:
         instead = f", {reach.fallback} served as a fallback" if reach.fallback else ""
@@ -144,7 +155,20 @@ def _history(inputs: QualityInputs) -> Iterator[Deduction]:
             f"asked from {reach.wanted_from:%Y-%m-%d}, served from {reach.served_from:%Y-%m-%d}:"
             f" {why}"
         )
-        yield Deduction("completeness", "history", 0.0, observed, "all of it served")
+        points = FALLBACK_HISTORY if reach.fallback and reach.limit is None else 0.0
+        yield Deduction("completeness", "history", points, observed, "all of it served")
+
+
+def _fallback(inputs: QualityInputs) -> Iterator[Deduction]:
+    source = inputs.history.fallback if inputs.history else None
+    if source is not None:
+        observed = f"{source} served in place of a vendor that could not be asked"
+        yield Deduction("validation", "fallback", FALLBACK, observed, "no fallback")
+    if source is not None and inputs.substitution:
+        observed = f"{source} served {inputs.substitution}"
+        yield Deduction(
+            "validation", "currency", FALLBACK_CURRENCY, observed, "the currency asked for"
+        )
 
 
 def _validation(inputs: QualityInputs) -> Iterator[Deduction]:

@@ -1,8 +1,8 @@
-"""Bars of US stocks and ETFs from Alpaca's consolidated feed (SIP), as traded: not adjusted.
+"""Bars of US stocks and ETFs from Alpaca, as traded: not adjusted.
 
-Alpaca's free plan answers for all exchanges, except for the newest 15 minutes: bars are taken once
-they have ended that long ago. Its feed of one exchange (IEX) has some 3 % of the volume, so it is
-not asked for. Daily bars are stamped at midnight in New York.
+Alpaca's free plan answers for all exchanges (feed SIP), except for the newest 15 minutes: bars are
+taken once they have ended that long ago. The feed IEX is one exchange with some 3 % of the volume.
+Daily bars are stamped at midnight in New York.
 
 >>> bar = {"t": "2022-03-01T05:00:00Z", "o": 1, "h": 3, "l": 1, "c": 2, "v": 100}
 >>> parse({"bars": {"AAPL": [bar]}}, "AAPL").close
@@ -48,6 +48,7 @@ class AlpacaProvider:
     Args:
         source: Recorded with the bars.
         limit: Bars of a page, at most 10,000.
+        feed: `sip` or `iex`.
         now: The wall clock, by default the client's, which decides what Alpaca withholds.
     """
 
@@ -59,10 +60,11 @@ class AlpacaProvider:
         *,
         source: str = "alpaca",
         limit: int = 10_000,
+        feed: str = "sip",
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self.source = source
-        self._client, self._limit, self._now = client, limit, now or client.now
+        self._client, self._limit, self._feed, self._now = client, limit, feed, now or client.now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -95,7 +97,7 @@ class AlpacaProvider:
             "end": _rfc3339(asked.end),
             "limit": self._limit,
             "adjustment": "raw",
-            "feed": "sip",
+            "feed": self._feed,
             "sort": "asc",
         }
         pages: list[Bars] = []

@@ -33,6 +33,7 @@ from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.base import Provider, naming, within
+from enrichment.vendors.spelling import spelling_or_symbol, substituted_quote
 
 _CLOSED_AT_MOST = timedelta(days=7)  # of an exchange
 _SHORTEST_PLAN_YEARS = 2
@@ -62,14 +63,16 @@ class CanonicalProvider:
         asked = source_window(window, asset_class, timeframe)
         now = self._now()
         asked = Window(asked.start, max(window.end, min(asked.end, now)))
-        with naming(self.name, symbol):
+        with naming(self.name, spelling_or_symbol(self.name, symbol)):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
             require_granularity(fetched.bars, asset_class, source)
             bars = regular_session(within(fetched.bars, asked), asset_class, source)
             if source is not timeframe:
                 cut = fetched.served_from is not None
                 bars = build(bars, asset_class, source, timeframe, cut=cut)
-            fetched = replace(fetched, bars=within(bars, window))
+            quotes = substituted_quote(self.name, symbol)
+            substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
+            fetched = replace(fetched, bars=within(bars, window), substitution=substitution)
         return fetched if fetched.limit else _reach(fetched, timeframe, window, now)
 
 

@@ -10,6 +10,7 @@ enrichment.domain.errors.UnknownVendor: no provider 'bloomberg' is in use: there
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from enrichment.domain.errors import (
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.base import Provider
+
+_log = logging.getLogger(__name__)
 
 PAUSED_WAIT_SECONDS = 30.0
 FAILOVER_AFTER = timedelta(hours=6)
@@ -57,6 +60,7 @@ class Failover:
         self._failover_after = failover_after.total_seconds()
         self._clock = clock
         self._waiting_since: dict[str, float] = {}  # of providers that answer nobody
+        self._fallbacks: dict[AssetClass, str | None] = {}  # that served last
 
     def named(self, name: str) -> Provider:
         """One provider, without failover; UnknownVendor if it is not in use."""
@@ -99,6 +103,7 @@ class Failover:
             else:
                 fetched = replace(fetched, fallback=bool(waits) or _not_answered(failures))
                 if len(fetched.bars.ts):
+                    self._log_change(asset_class, name, fetched, [*waits, *failures])
                     return fetched
                 empty.append(fetched)
         failures.sort(key=lambda failure: failure.permanent)
@@ -111,6 +116,24 @@ class Failover:
         raise NoProvider(
             f"no provider is set for {asset_class}: set PROVIDERS_{asset_class.upper()}"
         )
+
+    def _log_change(
+        self,
+        asset_class: AssetClass,
+        name: str,
+        fetched: FetchedBars,
+        errors: Sequence[Exception],
+    ) -> None:
+        """Log once that a fallback serves an asset class, and that it does no longer."""
+        fallback = name if fetched.fallback else None
+        if self._fallbacks.get(asset_class) == fallback:
+            return
+        self._fallbacks[asset_class] = fallback
+        if fallback is None:
+            _log.info("%s: %s serves again", asset_class, name)
+        else:
+            served = f" ({fetched.substitution})" if fetched.substitution else ""
+            _log.warning("%s: fallback %s serves%s: %s", asset_class, name, served, errors[0])
 
     def _is_failed_over(self, name: str, snooze: Snooze) -> bool:
         if snooze.cause is SnoozeCause.OUTAGE:

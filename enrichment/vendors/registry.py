@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from enrichment.domain.errors import UnknownSymbol, UnknownVendor
 from enrichment.domain.model import AssetClass, Timeframe
-from enrichment.vendors.spelling import vendor_spelling
+from enrichment.vendors.spelling import substituted_quote, vendor_spelling
 
 if TYPE_CHECKING:
     from enrichment.vendors.base import Provider
@@ -45,6 +45,8 @@ class VendorSetting:
     description: str
     secret: bool = False
     """Whether its value is masked wherever settings are shown."""
+    choices: tuple[str, ...] = ()
+    """Its possible values; empty for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +69,10 @@ class VendorSpec:
     coverage: Mapping[AssetClass, Mapping[Timeframe, int | None]]
     """What it serves: asset class → timeframe → days it reaches back, None for unlimited."""
     basis: Basis
-    build: Callable[[HttpClient, str], Provider]
-    """(client, source recorded with its bars) → its provider."""
+    build: Callable[..., Provider]
+    """(client, source recorded with its bars, values of `options` in order) → its provider."""
+    options: tuple[VendorSetting, ...] = ()
+    """Further settings of the vendor."""
     test_symbol: tuple[AssetClass, str]
     """A symbol that the vendor certainly knows."""
     sandbox_test_symbol: tuple[AssetClass, str]
@@ -78,7 +82,7 @@ class VendorSpec:
 
     @property
     def settings(self) -> tuple[VendorSetting, ...]:
-        return (*self.credentials, self.base_url, self.rate)
+        return (*self.credentials, self.base_url, self.rate, *self.options)
 
     def source(self, *, sandbox: bool) -> str:
         """The source recorded with its bars."""
@@ -93,7 +97,7 @@ class VendorSpec:
         try:
             vendor_spelling(self.name, symbol)
         except UnknownSymbol as exc:
-            return str(exc).removeprefix(f"{symbol}: ")
+            return str(exc)
         return None
 
     def reach(self, asset_class: AssetClass, timeframe: Timeframe) -> timedelta | None:
@@ -135,6 +139,15 @@ class VendorRegistry:
         names = {spec.sandbox_source: spec.name for spec in self}
         return names.get(source, source)
 
+    def source_text(self, symbol: str, source: str) -> str:
+        """A source as it is shown: with the currency that it serves in place of the symbol's.
+
+        >>> VENDORS.source_text("X:BTCUSD", "binance"), VENDORS.source_text("AAPL", "polygon")
+        ('binance (USDT for USD)', 'polygon')
+        """
+        quotes = substituted_quote(self.name_of(source), symbol)
+        return f"{source} ({quotes[1]} for {quotes[0]})" if quotes else source
+
 
 _UNLIMITED: Mapping[Timeframe, int | None] = dict.fromkeys(Timeframe)
 _YAHOO_CRYPTO: Mapping[Timeframe, int | None] = {
@@ -171,10 +184,10 @@ def _coinbase(client: HttpClient, source: str) -> Provider:
     return CoinbaseProvider(client, source=source)
 
 
-def _alpaca(client: HttpClient, source: str) -> Provider:
+def _alpaca(client: HttpClient, source: str, feed: str = "sip") -> Provider:
     from enrichment.vendors.alpaca import AlpacaProvider
 
-    return AlpacaProvider(client, source=source)
+    return AlpacaProvider(client, source=source, feed=feed)
 
 
 VENDORS = VendorRegistry(
@@ -265,6 +278,14 @@ VENDORS = VendorRegistry(
         coverage=dict.fromkeys((AssetClass.STOCK, AssetClass.ETF), _UNLIMITED),
         basis=Basis.RAW,
         build=_alpaca,
+        options=(
+            VendorSetting(
+                "alpaca_feed",
+                "sip",
+                "Alpaca's feed: sip (all exchanges) or iex (one exchange, some 3 % of the volume)",
+                choices=("sip", "iex"),
+            ),
+        ),
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
         sandbox_source="sandbox:alpaca",

@@ -11,7 +11,7 @@ spelling of warrants of a class: CMS is assumed.
 ('BTCUSDT', 'X:BTCUSD')
 >>> vendor_spelling("polygon", "VOD.L")
 Traceback (most recent call last):
-enrichment.domain.errors.UnknownSymbol: VOD.L: polygon serves US stocks only
+enrichment.domain.errors.UnknownSymbol: polygon serves US stocks only
 """
 
 from __future__ import annotations
@@ -114,15 +114,23 @@ def vendor_spelling(vendor: str, symbol: str) -> str:
     """
     spelling, instrument = SPELLINGS.get(vendor), parse_instrument(symbol)
     if symbol.startswith("X:") and instrument.kind is SymbolKind.OTHER:
-        raise UnknownSymbol(f"{symbol}: {vendor} is not asked without a quote currency")
+        raise UnknownSymbol(f"{vendor} is not asked without a quote currency")
     if spelling is None or instrument.kind is SymbolKind.OTHER:
         return symbol
     template = spelling.templates.get(instrument.kind)
     if template is None:
-        raise UnknownSymbol(f"{symbol}: {vendor} serves {_served(spelling)} only")
+        raise UnknownSymbol(f"{vendor} serves {_served(spelling)} only")
     if instrument.kind is SymbolKind.PAIR:
         instrument = replace(instrument, suffix=_quote(vendor, spelling, instrument))
     return instrument.spelled(template)
+
+
+def spelling_or_symbol(vendor: str, symbol: str) -> str:
+    """The vendor's spelling; the symbol itself where the vendor has none."""
+    try:
+        return vendor_spelling(vendor, symbol)
+    except UnknownSymbol:
+        return symbol
 
 
 def symbol_at(vendor: str, text: str) -> str | None:
@@ -145,7 +153,7 @@ def substituted_quote(vendor: str, symbol: str) -> tuple[str, str] | None:
 def _quote(vendor: str, spelling: VendorSpelling, pair: Instrument) -> str:
     served = spelling.instead.get(pair.suffix, pair.suffix)
     if served not in spelling.quotes or served == pair.root:
-        raise UnknownSymbol(f"{symbol_of(pair)}: {vendor} has no markets in {pair.suffix}")
+        raise UnknownSymbol(f"{vendor} has no markets in {pair.suffix}")
     return served
 
 

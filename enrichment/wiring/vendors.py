@@ -40,6 +40,7 @@ def build_providers(
             spec.build(
                 _client(spec, settings, manager, shared, protection, now),
                 spec.source(sandbox=settings.uses_sandbox),
+                *(getattr(settings, option.name) for option in spec.options),
             ),
             now,
         )

@@ -77,6 +77,12 @@ class Nights(NightlyRuns):
     def history(self) -> list[str]:
         return [d.observed for d in self.report.deductions if d.check == "history"]
 
+    @property
+    def points(self) -> dict[str, float]:
+        """Points that the source of the bars costs, by check."""
+        checks = ("fallback", "currency", "history")
+        return {d.check: d.points for d in self.report.deductions if d.check in checks}
+
     def assert_complete_from(self, start: datetime) -> None:
         bars = recorded_bars()
         expected = (bars.ts >= to_datetime64(start)) & (bars.ts < to_datetime64(self.now))
@@ -108,6 +114,8 @@ def test_an_outage_of_the_first_vendor_is_made_good_by_itself(nights: Nights) ->
         assert served > nights.now - timedelta(days=65)
         assert (nights.report.source, nights.report.fallback) == ("second", True)
         assert nights.fallback_share == 1.0
+        assert nights.points == {"fallback": 0.01, "history": 0.02}
+        assert nights.report.score == pytest.approx(0.97)
         assert nights.history == [
             f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}: to be asked for again, "
             "second served as a fallback"
@@ -117,6 +125,7 @@ def test_an_outage_of_the_first_vendor_is_made_good_by_itself(nights: Nights) ->
     nights.run_at(3002)
     nights.assert_complete_from(wanted)
     assert nights.history == []
+    assert nights.points == {}
     assert nights.fallback_share == 0.0
     first_range, second_range = nights.report.served_by
     assert (first_range.source, first_range.start) == ("first", wanted)

@@ -24,12 +24,11 @@ from enrichment.dashboard.data.jobs import history_frame
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
 from enrichment.dashboard.data.overview_metrics import Metric, current_metrics, trend_metrics
 from enrichment.dashboard.data.quality import series_frame
-from enrichment.dashboard.formatting import age, label
+from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
-from enrichment.domain.model import is_simulated
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
 from enrichment.services import health
@@ -213,12 +212,6 @@ def unhealthy_series() -> None:
             f"{len(series):,} of {unhealthy:,}, most severe first: the page Symbols lists all, "
             "filtered by status"
         )
-
-
-def provider_text(symbol: str, source: str | None) -> str:
-    if source is None:
-        return "–"
-    return f"{source} (simulated)" if is_simulated(symbol) else source
 
 
 def state_inputs() -> object:

@@ -26,7 +26,7 @@ from enrichment.dashboard.components import (
     table,
 )
 from enrichment.dashboard.data.cache import cached_figure, cached_read
-from enrichment.dashboard.formatting import age, label
+from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
@@ -159,7 +159,7 @@ def symbol_rows(symbols: Sequence[SymbolDetails], now: pd.Timestamp) -> list[dic
             "bars": series.bars,
             "last bar": bar_time(series.last_ts, series.timeframe),
             "enriched": age(series.last_success_at, now) if series.last_success_at else "never",
-            "provider": f"{series.source or '–'}{' (simulated)' if symbol.simulated else ''}",
+            "provider": provider_text(symbol.symbol, series.source),
             "why": series.cause,
         }
         for symbol in symbols

@@ -259,6 +259,7 @@ def inputs_to_json(inputs: QualityInputs) -> Row:
             "limit": inputs.history.limit,
             "fallback": inputs.history.fallback,
         },
+        "substitution": inputs.substitution,
     }
 
 
@@ -278,6 +279,7 @@ def inputs_from_json(stored: Row) -> QualityInputs:
             for check, count in stored["objections"].items()
         },
         history=_history_from_json(stored.get("history")),
+        substitution=stored.get("substitution"),
     )
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.domain.model import Severity
-from enrichment.domain.series import FlagCount, QualityInputs
+from enrichment.domain.series import FlagCount, HistoryReach, QualityInputs
+from enrichment.domain.statuses import HistoryLimit
 from enrichment.pipeline import features
 from enrichment.pipeline.features import FEATURES
 from enrichment.pipeline.quality import (
@@ -184,3 +185,56 @@ def test_labels_count_as_well() -> None:
 
 def test_optional_features_do_not_count() -> None:
     assert features.coverage(1_000, {"delta": np.full(300, np.nan)}) == (0, 0)
+
+
+SERVED = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("reach", "substitution", "points"),
+    [
+        (HistoryReach(SERVED, SERVED), None, {}),
+        (HistoryReach(SERVED, SERVED, fallback="yahoo"), None, {"fallback": 0.01}),
+        (
+            HistoryReach(SERVED, SERVED, fallback="binance"),
+            "USDT for USD",
+            {"fallback": 0.01, "currency": 0.02},
+        ),
+        (
+            HistoryReach(SERVED - timedelta(days=300), SERVED, fallback="yahoo"),
+            None,
+            {"fallback": 0.01, "history": 0.02},
+        ),
+        (
+            HistoryReach(SERVED - timedelta(days=300), SERVED, HistoryLimit.PLAN),
+            None,
+            {"history": 0.0},
+        ),
+    ],
+)
+def test_a_fallback_costs_points(
+    reach: HistoryReach, substitution: str | None, points: dict[str, float]
+) -> None:
+    inputs = replace(WHOLE, history=reach, substitution=substitution)
+    assert {d.check: d.points for d in deductions(inputs)} == points
+    quality = assess_quality(inputs)
+    assert quality.score == pytest.approx(1 - sum(points.values()), abs=1e-12)
+    assert quality.status == "healthy"
+    reasons = " ".join(quality.reasons)
+    assert not substitution or f"binance served {substitution}" in reasons
+
+
+def test_no_component_loses_more_than_its_weight() -> None:
+    worst = replace(
+        WHOLE,
+        missing=1_000,
+        flag_counts={"ohlc": FlagCount(1_000)},
+        feature_nulls=10_000,
+        sessions_behind=9,
+        history=HistoryReach(SERVED - timedelta(days=300), SERVED, fallback="binance"),
+        substitution="USDT for USD",
+    )
+    quality = assess_quality(worst)
+    assert quality.score == pytest.approx(0.0, abs=1e-12)
+    assert sum(d.points for d in deductions(worst)) == pytest.approx(1.0, abs=1e-12)
+    assert (quality.completeness, quality.validation) == (0.0, 0.0)

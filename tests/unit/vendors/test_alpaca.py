@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from enrichment.config import Settings
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import (
     AccessDenied,
@@ -23,6 +25,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.alpaca import AlpacaProvider, parse
+from enrichment.vendors.registry import VENDORS
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 # As in Alpaca's description of its API.
@@ -127,6 +130,24 @@ def test_what_the_free_plan_withholds_is_not_asked_for() -> None:
     early = FakeTransport()
     nothing = fetch(early, timeframe=Timeframe.M5, window=window, now="2022-03-01T14:40")
     assert (len(nothing.bars), nothing.requests, early.urls) == (0, 0, [])
+
+
+def test_the_feed_is_chosen_by_its_setting() -> None:
+    settings = Settings(
+        _env_file=None,
+        alpaca_api_key="k",
+        alpaca_api_secret="s",
+        alpaca_feed="iex",
+        providers_stock="alpaca",
+    )
+    transport = FakeTransport(body(ROW))
+    with client_over(transport) as http:
+        options = [getattr(settings, option.name) for option in VENDORS["alpaca"].options]
+        provider = VENDORS["alpaca"].build(http, "alpaca", *options)
+        provider.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    assert parse_qs(urlsplit(transport.urls[0]).query)["feed"] == ["iex"]
+    with pytest.raises(ValidationError, match="'sip' or 'iex'"):
+        Settings(_env_file=None, alpaca_feed="otc")
 
 
 def test_the_running_day_is_left_out_until_the_session_has_ended() -> None:

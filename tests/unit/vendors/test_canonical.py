@@ -306,3 +306,23 @@ def test_bars_far_outside_the_window_are_refused_and_some_around_it_are_not() ->
     assert around.bars.ts[0] == np.datetime64("2024-01-06")
     with pytest.raises(MalformedResponse, match="outside the requested time"):
         CanonicalProvider(Answering(parts("1970-01-20", 40, 60))).fetch(*request)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "symbol", "substitution"),
+    [
+        ("binance", "X:BTCUSD", "USDT for USD"),
+        ("yahoo", "X:BTCUSDT", "USD for USDT"),
+        ("coinbase", "X:BTCUSD", None),
+        ("binance", "X:BTCUSDT", None),
+        ("binance", "X:BTCEUR", None),
+    ],
+)
+def test_another_quote_currency_is_stated(
+    vendor: str, symbol: str, substitution: str | None
+) -> None:
+    window = Window(datetime(2024, 1, 6, tzinfo=UTC), datetime(2024, 1, 7, tzinfo=UTC))
+    sent = Answering(parts("2024-01-06", 24, 60))
+    sent.name = vendor
+    fetched = CanonicalProvider(sent).fetch(symbol, CRYPTO, Timeframe.H1, window)
+    assert fetched.substitution == substitution

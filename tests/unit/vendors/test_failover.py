@@ -156,3 +156,17 @@ def test_the_other_provider_has_another_source() -> None:
     assert other.source == "c"
     alone = Failover({"a": providers["a"]}, lambda _: ("a",))
     assert alone.fetch_from_other(*request, excluding="a") is None
+
+
+def test_a_fallback_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    first = FakeProvider("first", ProviderUnavailable("answered 503"))
+    second = FakeProvider("second")
+    failover = Failover({"first": first, "second": second}, lambda _: ("first", "second"))
+    caplog.set_level("INFO", "enrichment.vendors.failover")
+    for error in (first.error, first.error, None, None):
+        first.error = error
+        failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
+    assert [record.getMessage() for record in caplog.records] == [
+        "stock: fallback second serves: answered 503",
+        "stock: first serves again",
+    ]

@@ -6,8 +6,6 @@ for Yahoo, what its pages show; quotes of pairs are those of the vendors' own ex
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +59,7 @@ ROWS = [
 @pytest.mark.parametrize(("symbol", "vendor", "spelling"), ROWS)
 def test_spellings(symbol: str, vendor: str, spelling: str) -> None:
     if spelling == NONE:
-        with pytest.raises(UnknownSymbol, match=f"^{re.escape(parse_symbol(symbol))}: {vendor} "):
+        with pytest.raises(UnknownSymbol, match=f"^{vendor} "):
             vendor_spelling(vendor, symbol)
         return
     assert vendor_spelling(vendor, symbol) == spelling
