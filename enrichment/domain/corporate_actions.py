@@ -28,12 +28,20 @@ from typing import Self
 
 import numpy as np
 
-from enrichment.domain.bars import PRICES, Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.bars import PRICES, Bars, Floats, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import local_midnights
 from enrichment.domain.model import AssetClass, Timeframe
 
 _WEEK_END = np.timedelta64(6, "D")  # a weekly bar is on the basis of its last day
 _MAX_RATIO = 1e5
+
+# New shares for an old one, as companies choose them; reverse splits are the inverse whole ones.
+_WHOLE = np.array([2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 100], dtype=float)
+USUAL_RATIOS = np.sort(np.concatenate([1 / _WHOLE, [1.5], _WHOLE]))
+_MIDPOINTS = (
+    np.log(USUAL_RATIOS)[1:] + np.log(USUAL_RATIOS)[:-1]
+) / 2  # between neighbours' logarithms
+_RATIO_TOLERANCE = 0.02
 
 Split = tuple[date, float]
 """The first day on the new basis, and the new shares for one old."""
@@ -146,14 +154,6 @@ class Splits:
         ratios = np.array([ratio for _, ratio in ascending], dtype=float)
         return cls(first_starts(ts, timeframe, asset_class), ratios)
 
-    @classmethod
-    def none(cls) -> Self:
-        """No split."""
-        return cls(np.empty(0, "datetime64[us]"), np.empty(0))
-
-    def __len__(self) -> int:
-        return len(self.ratios)
-
     def shares(self, ts: Timestamps, *, adjusted_until: datetime | None = None) -> Floats:
         """Shares of the newest basis that one share at each bar's start has become.
 
@@ -170,6 +170,9 @@ class Splits:
         """Those that took effect at or before a bar's start."""
         count = int(self.first_ts.searchsorted(ts, side="right"))
         return Splits(self.first_ts[:count], self.ratios[:count])
+
+
+NO_SPLITS = Splits(np.empty(0, "datetime64[us]"), np.empty(0))
 
 
 def first_starts(
@@ -207,3 +210,24 @@ def scaled(bars: Bars, shares: Floats) -> Bars:
     prices = {name: getattr(bars, name) / shares for name in (*PRICES, "vwap")}
     volumes = {name: getattr(bars, name) * shares for name in ("volume", "taker_buy_volume")}
     return replace(bars, **prices, **volumes)
+
+
+def implied_splits(ts: Timestamps, close: Floats, adjusted_close: Floats) -> dict[datetime, float]:
+    """Splits that a column of adjusted closes implies: session → new shares for an old one.
+
+    adjusted_close / close steps by the ratio of a split, or by that of a dividend, which is small:
+    steps within 2 % of a usual ratio are splits.
+    """
+    steps = np.diff(np.log(adjusted_close / close))
+    ratios = nearest_split_ratio(steps)
+    rows = np.flatnonzero(np.abs(steps - np.log(ratios)) <= _RATIO_TOLERANCE)
+    return {to_datetime(ts[row + 1]): float(ratios[row]) for row in rows}
+
+
+def nearest_split_ratio(log_steps: Floats) -> Floats:
+    """The usual ratio whose logarithm is nearest to each step.
+
+    >>> nearest_split_ratio(np.log([1.9, 0.34, 1.0])).round(3).tolist()
+    [2.0, 0.333, 1.5]
+    """
+    return np.asarray(USUAL_RATIOS[np.searchsorted(_MIDPOINTS, log_steps)])

@@ -30,7 +30,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from enrichment.domain.bars import Bars, Mask, between, to_datetime64
-from enrichment.domain.corporate_actions import Split, Splits, union
+from enrichment.domain.corporate_actions import NO_SPLITS, Split, Splits, union
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
     Task,
@@ -243,6 +243,8 @@ def _with_reported_splits(
 
 
 def _splits(run: SeriesRun, snapshot: SeriesSnapshot) -> Splits:
+    if not snapshot.splits:
+        return NO_SPLITS
     return Splits.of(snapshot.splits, run.timeframe, run.task.asset_class)
 
 

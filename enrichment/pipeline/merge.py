@@ -2,7 +2,7 @@
 
 >>> from datetime import UTC
 >>> from uuid import UUID
->>> from enrichment.domain.corporate_actions import Splits
+>>> from enrichment.domain.corporate_actions import NO_SPLITS
 >>> from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe, ValidationResult
 >>> from enrichment.domain.series import FetchResult, StoredTail
 >>> task = Task(UUID(int=1), "X:BTCUSD", AssetClass.CRYPTO, (Timeframe.D1,), "worker", 1)
@@ -12,7 +12,7 @@
 >>> fetched = FetchedBars(bars, "demo", adjusted=False)
 >>> result = FetchResult(window, fetched, 0.0, ValidationResult(bars))
 >>> run = SeriesRun(task, Timeframe.D1, window.end, report=lambda step: None)
->>> merged = merge(run, SeriesSnapshot(), FetchedSeries([result], StoredTail(), [], Splits.none()))
+>>> merged = merge(run, SeriesSnapshot(), FetchedSeries([result], StoredTail(), [], NO_SPLITS))
 >>> [f"{gap.ts:%d %B}" for gap in find_gaps(merged)]
 ['06 January']
 """
@@ -82,7 +82,7 @@ class MergedSeries:
     @property
     def shares(self) -> Floats | None:
         """For each bar, what one of its shares has become until the newest; None: no split."""
-        if len(self.fetched.splits) == 0 or len(self.bars) == 0:
+        if len(self.fetched.splits.ratios) == 0 or len(self.bars.ts) == 0:
             return None
         splits = self.fetched.splits.up_to(self.bars.ts[-1])
         shares = splits.shares(self.bars.ts, adjusted_until=self.adjusted_until)

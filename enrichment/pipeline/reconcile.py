@@ -65,7 +65,7 @@ def mixes_bases(snapshot: SeriesSnapshot, fetched: FetchedBars) -> bool:
 def on_stored_basis(snapshot: SeriesSnapshot, fetched: FetchedBars, splits: Splits) -> FetchedBars:
     """The answer with bars as traded on the basis of those stored, where these are adjusted."""
     until = snapshot.adjusted_until
-    if fetched.adjusted or until is None or len(splits) == 0:
+    if fetched.adjusted or until is None or len(splits.ratios) == 0:
         return fetched
     ts = fetched.bars.ts
     shares = splits.shares(ts) / splits.shares(ts, adjusted_until=until)

@@ -19,8 +19,8 @@ import numpy as np
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts, last_complete, monday_of
+from enrichment.domain.corporate_actions import implied_splits
 from enrichment.domain.model import AssetClass, Timeframe, Window
-from enrichment.domain.splits import implied_splits
 from enrichment.sandbox.counter_rng import seed_of
 from enrichment.sandbox.generator import continuation
 from enrichment.sandbox.series import aggregate, within

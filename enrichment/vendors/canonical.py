@@ -70,9 +70,10 @@ class CanonicalProvider:
             if source is not timeframe:
                 cut = fetched.served_from is not None
                 bars = build(bars, asset_class, source, timeframe, cut=cut)
+                bars = within(bars, window)
             quotes = substituted_quote(self.name, symbol)
             substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
-            fetched = replace(fetched, bars=within(bars, window), substitution=substitution)
+            fetched = replace(fetched, bars=bars, substitution=substitution)
         return fetched if fetched.limit else _reach(fetched, timeframe, window, now)
 
 

@@ -201,7 +201,7 @@ def _series_context(context: Bars, good: Bars, request: ValidationRequest) -> Se
     usable = context.usable_rows()
     merged = (context if usable.all() else context.take(usable)).overlaid_by(good)
     first_checked = int(np.searchsorted(merged.ts, to_datetime64(request.window.start)))
-    if len(request.splits) == 0 or len(merged) == 0:
+    if len(request.splits.ratios) == 0 or len(merged.ts) == 0:
         return SeriesContext(merged, first_checked)
     splits = request.splits.up_to(merged.ts[-1])
     shares = splits.shares(merged.ts, adjusted_until=request.adjusted_until)

@@ -14,7 +14,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import TypeVar
@@ -29,7 +29,7 @@ from enrichment.domain.bars import (
     Timestamps,
     to_datetime64,
 )
-from enrichment.domain.corporate_actions import Splits
+from enrichment.domain.corporate_actions import NO_SPLITS, Splits
 from enrichment.domain.model import AssetClass, Severity, Timeframe, Window
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class ValidationRequest:
     timeframe: Timeframe
     window: Window
     now: datetime
-    splits: Splits = field(default_factory=Splits.none)  # that are known
+    splits: Splits = NO_SPLITS  # that are known
     adjusted_until: datetime | None = None  # bars from before are adjusted for splits up to then
 
 

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Mask, Timestamps, to_datetime64
+from enrichment.domain.corporate_actions import nearest_split_ratio
 from enrichment.domain.model import AssetClass, Severity
-from enrichment.domain.splits import nearest_split_ratio
 from enrichment.pipeline.validation.bars import ValidationRequest
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ Columns are read by binary COPY, as numpy views of its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -100,7 +100,7 @@ def _tail(ts: Timestamps, columns: Mapping[str, Floats], request: TailRequest) -
 
 
 def splits_key(
-    splits: Iterable[Split], last_ts: datetime | None, adjusted_until: datetime | None
+    splits: Sequence[Split], last_ts: datetime | None, adjusted_until: datetime | None
 ) -> str:
     """The splits within a series' bars as text, which changes when its features have to.
 
@@ -108,7 +108,7 @@ def splits_key(
     >>> splits_key([(date(2020, 8, 31), 4.0)], datetime(2020, 9, 1), None)
     '2020-08-31:4.0'
     """
-    shown = within(splits, last_ts, adjusted_until)
+    shown = within(splits, last_ts, adjusted_until) if splits else []
     return ",".join(f"{day}:{ratio!r}" for day, ratio in shown)
 
 

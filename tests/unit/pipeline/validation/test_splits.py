@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from enrichment.domain.bars import Bars, Floats, to_datetime
-from enrichment.domain.corporate_actions import Splits
+from enrichment.domain.corporate_actions import NO_SPLITS, Splits, implied_splits
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
-from enrichment.domain.splits import implied_splits
 from enrichment.pipeline.validation import CHECKS, validate
 from enrichment.pipeline.validation.bars import ValidationRequest
 
@@ -29,7 +28,7 @@ def flags(
 ) -> list[Flag]:
     window = Window(to_datetime(bars.ts[0]), LATER)
     request = ValidationRequest(
-        asset_class, timeframe, window, LATER, splits or Splits.none(), adjusted_until
+        asset_class, timeframe, window, LATER, splits or NO_SPLITS, adjusted_until
     )
     result = validate(bars, request)
     assert len(result.bars) == len(bars)
