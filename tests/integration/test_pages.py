@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import exchange_calendars
+import pandas as pd
 import pytest
 import streamlit as st
 from sqlalchemy import text
 
-from enrichment.domain.model import Timeframe
+from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
@@ -278,6 +280,65 @@ def test_bars_are_merged_into_candles(db: Database, count: int, each: int) -> No
     assert (first["open"], first["low"]) == (0, -2)
     assert (first["close"], first["high"], first["rsi_14"]) == (each, each + 1, each - 1)
     assert found.frame["close"].iloc[-1] == count
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "first", "last"),
+    [
+        ("1d", "2024-06-24", "2024-07-12"),  # over Independence Day
+        ("1w", "2024-06-03", "2024-08-05"),
+        ("1h", "2024-07-02", "2024-07-06"),  # over the half day before it
+        ("30m", "2024-11-01", "2024-11-06"),  # over the end of daylight saving time
+        ("15m", "2024-11-27", "2024-12-03"),
+    ],
+)
+def test_missing_bars_are_those_of_the_exchanges_calendar(
+    timeframe: str, first: str, last: str, db: Database
+) -> None:
+    """No weekend, night or holiday is missing, only what was removed."""
+    minutes = {"1h": 60, "30m": 30, "15m": 15}
+    sessions = exchange_calendars.get_calendar("XNYS").schedule.loc[first:last]
+    if timeframe in minutes:
+        width = pd.Timedelta(minutes=minutes[timeframe])
+        starts = [
+            start
+            for row in sessions.itertuples()
+            for start in pd.date_range(
+                row.open.floor("h") if timeframe == "1h" else row.open,
+                row.close - pd.Timedelta(1),
+                freq=width,
+            )
+        ]
+    else:
+        starts = [pd.Timestamp(label, tz="UTC") for label in sessions.index]
+        if timeframe == "1w":
+            starts = sorted({day - pd.Timedelta(days=day.weekday()) for day in starts})
+    removed = [starts[2], *starts[-4:-2]]
+    store_flat_bars(db, timeframe, [start for start in starts if start not in removed])
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    start, end = starts[0].to_pydatetime(), starts[-1].to_pydatetime() + timedelta(seconds=1)
+    found = reader.prices.candles("SIM1", Timeframe.parse(timeframe), start, end)
+    assert [pd.Timestamp(ts, tz="UTC") for ts in found.missing] == removed
+
+
+def test_missing_bars_of_crypto_are_on_every_day(db: Database) -> None:
+    days = pd.date_range("2024-07-01", periods=10, tz="UTC")
+    store_flat_bars(db, "1d", [*days[:3], *days[6:]])
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    start, end = days[0].to_pydatetime(), days[-1].to_pydatetime() + timedelta(seconds=1)
+    found = reader.prices.candles("SIM1", Timeframe.D1, start, end, asset_class=AssetClass.CRYPTO)
+    assert [pd.Timestamp(ts, tz="UTC") for ts in found.missing] == list(days[3:6])
+
+
+def store_flat_bars(db: Database, timeframe: str, starts: list[pd.Timestamp]) -> None:
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
+                " VALUES ('SIM1', :timeframe, :ts, 1, 1, 1, 1, 1)"
+            ),
+            [{"timeframe": timeframe, "ts": start.to_pydatetime()} for start in starts],
+        )
 
 
 def test_the_overview_shows_metrics_errors_and_statuses(

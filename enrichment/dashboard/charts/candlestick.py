@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -27,6 +26,7 @@ OVERLAY_LINES = {
     "bollinger_upper": {"color": theme.GREY, "width": 1, "dash": "dot"},
     "bollinger_lower": {"color": theme.GREY, "width": 1, "dash": "dot"},
 }
+MAX_HOLES = 600  # drawn
 FLAG_MARKERS = {
     Severity.ERROR: "x",
     Severity.WARNING: "triangle-down",
@@ -41,7 +41,8 @@ def candlestick(
     indicator: str | None,
     *,
     continuous: bool = False,
-    bar: timedelta | None = None,
+    missing: pd.Series | None = None,
+    bars_each: int = 1,
 ) -> go.Figure:
     """Candles with overlays and flags, the volume below them, and below that one indicator.
 
@@ -52,23 +53,25 @@ def candlestick(
         indicator: The feature in a panel of its own, a key of INDICATORS.
         continuous: Whether the market never closes; otherwise the candles stand side by side,
             without gaps for nights and weekends.
-        bar: Duration of a bar if each candle is one; None if candles are merged from several.
+        missing: The times of bars that should exist and do not: they are holes.
+        bars_each: Bars per candle.
     """
-    flags = _placed(flags, candles, bar)
-    lines = _with_holes(candles, bar) if continuous and bar else candles
+    rows = _with_holes(candles, missing, bars_each)
+    flags = _placed(flags, rows, bars_each)
     if not continuous:
         daily = bool((candles["ts"] == candles["ts"].dt.normalize()).all())
         flags = flags.assign(ts=_categories(flags["ts"], daily))
-        lines = candles = candles.assign(ts=_categories(candles["ts"], daily))
+        rows = rows.assign(ts=_categories(rows["ts"], daily))
     heights = [0.66, 0.17, 0.17] if indicator else [0.78, 0.22]
     figure = make_subplots(
         rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03
     )
-    _add_prices(figure, candles)
-    _add_overlays(figure, lines, overlays)
-    _add_volume(figure, candles)
+    _add_prices(figure, rows)
+    _add_overlays(figure, rows, overlays)
+    _add_volume(figure, rows)
     if indicator:
-        _add_indicator(figure, lines, indicator)
+        _add_indicator(figure, rows, indicator)
+    _add_holes(figure, rows)
     _add_flags(figure, flags)
     figure.update_xaxes(rangeslider_visible=False)
     if not continuous:
@@ -78,26 +81,35 @@ def candlestick(
     return theme.apply_layout(figure, 560)
 
 
-def _placed(flags: pd.DataFrame, candles: pd.DataFrame, bar: timedelta | None) -> pd.DataFrame:
+def _with_holes(candles: pd.DataFrame, missing: pd.Series | None, bars_each: int) -> pd.DataFrame:
+    """The candles with an empty row per missing candle, so that lines are interrupted there.
+
+    A long hole is drawn as MAX_HOLES rows divided by the number of holes, its first ones.
+    """
+    if missing is None or missing.empty or candles.empty:
+        return candles
+    hole = candles["ts"].searchsorted(missing)  # the same for all bars between two candles
+    place = missing.groupby(hole).cumcount()
+    longest = max(1, MAX_HOLES // len(set(hole)))
+    drawn = missing[(place % bars_each == bars_each - 1) & (place < longest * bars_each)]
+    holes = drawn.to_frame("ts").reindex(columns=candles.columns)
+    return pd.concat([candles, holes]).sort_values("ts", ignore_index=True)
+
+
+def _placed(flags: pd.DataFrame, rows: pd.DataFrame, bars_each: int) -> pd.DataFrame:
     """The flags with the ts of the candle that they fall into, and the price to draw them at.
 
-    A flag of a quarantined bar, which has no candle, keeps its own time.
+    Where each candle is one bar, a flag has its own time: that of a quarantined bar is in a hole.
     """
-    if flags.empty or candles.empty:
+    if flags.empty or rows.empty:
         return flags.iloc[:0].assign(price=[])
-    positions = (candles["ts"].searchsorted(flags["ts"], side="right") - 1).clip(0)
-    starts = pd.Series(candles["ts"].iloc[positions].array, index=flags.index)
-    after = flags["ts"] - starts
-    own = (after >= bar) | (after < pd.Timedelta(0)) if bar else after < pd.Timedelta(0)
-    prices = 1.01 * candles["high"].iloc[positions].to_numpy()
-    return flags.assign(ts=starts.mask(own, flags["ts"]), price=prices)
-
-
-def _with_holes(candles: pd.DataFrame, bar: timedelta) -> pd.DataFrame:
-    """The candles with an empty row where bars are missing, so that lines are interrupted."""
-    before_hole = candles["ts"].diff().shift(-1) > bar
-    holes = (candles.loc[before_hole, ["ts"]] + bar).reindex(columns=candles.columns)
-    return pd.concat([candles, holes]).sort_values("ts") if len(holes) else candles
+    positions = (rows["ts"].searchsorted(flags["ts"], side="right") - 1).clip(0)
+    prices = 1.01 * rows["high"].ffill().bfill().iloc[positions].to_numpy()
+    if bars_each == 1:
+        return flags.assign(price=prices)
+    starts = pd.Series(rows["ts"].iloc[positions].array, index=flags.index)
+    own = flags["ts"].map(lambda at: f"in this candle, bar of {at:%Y-%m-%d %H:%M}: ")
+    return flags.assign(ts=starts, price=prices, text=own + flags["text"])
 
 
 def _categories(times: pd.Series, daily: bool) -> pd.Series:
@@ -121,11 +133,11 @@ def _add_prices(figure: go.Figure, candles: pd.DataFrame) -> None:
     figure.update_yaxes(title_text="price", row=1, col=1)
 
 
-def _add_overlays(figure: go.Figure, lines: pd.DataFrame, overlays: Sequence[str]) -> None:
+def _add_overlays(figure: go.Figure, candles: pd.DataFrame, overlays: Sequence[str]) -> None:
     for feature in overlays:
         figure.add_scatter(
-            x=lines["ts"],
-            y=lines[feature],
+            x=candles["ts"],
+            y=candles[feature],
             name=OVERLAYS[feature],
             mode="lines",
             line=OVERLAY_LINES[feature],
@@ -148,11 +160,27 @@ def _add_volume(figure: go.Figure, candles: pd.DataFrame) -> None:
     figure.update_yaxes(title_text="volume", row=2, col=1)
 
 
-def _add_indicator(figure: go.Figure, lines: pd.DataFrame, indicator: str) -> None:
+def _add_indicator(figure: go.Figure, candles: pd.DataFrame, indicator: str) -> None:
     name = INDICATORS[indicator]
     line = {"color": theme.PURPLE, "width": 1.5}
-    figure.add_scatter(x=lines["ts"], y=lines[indicator], name=name, line=line, row=3, col=1)
+    figure.add_scatter(x=candles["ts"], y=candles[indicator], name=name, line=line, row=3, col=1)
     figure.update_yaxes(title_text=name, row=3, col=1)
+
+
+def _add_holes(figure: go.Figure, rows: pd.DataFrame) -> None:
+    holes = rows["close"].isna()
+    if not holes.any():
+        return
+    figure.add_scatter(
+        x=rows.loc[holes, "ts"],
+        y=rows["close"].ffill()[holes],
+        mode="markers",
+        name="missing bar",
+        marker={"symbol": "line-ew-open", "size": 7, "color": theme.GREY},
+        hovertemplate="%{x}<br>missing<extra></extra>",
+        row=1,
+        col=1,
+    )
 
 
 def _add_flags(figure: go.Figure, flags: pd.DataFrame) -> None:

@@ -80,12 +80,18 @@ def read_scores_by_day() -> list[ScoreOfDay]:
 
 @st.cache_data(ttl=30, show_spinner=False)
 def read_candles(
-    symbol: str, timeframe: str, days: int, last: pd.Timestamp, indicator: str
+    symbol: str, timeframe: str, days: int, last: pd.Timestamp, bars: int, indicator: str, kind: str
 ) -> Candles:
+    """bars: How many are stored, so that others are read after that has changed."""
     end = last.to_pydatetime() + timedelta(seconds=1)
     features = (*OVERLAYS, indicator)
     return services().reader.prices.candles(
-        symbol, Timeframe.parse(timeframe), end - timedelta(days=days), end, features
+        symbol,
+        Timeframe.parse(timeframe),
+        end - timedelta(days=days),
+        end,
+        features,
+        asset_class=AssetClass(kind),
     )
 
 
@@ -263,22 +269,25 @@ def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indica
         empty_state(f"No bars of {symbol.symbol} {series.timeframe} are stored yet.")
         return
     last = pd.Timestamp(series.last_ts)
-    candles = read_candles(symbol.symbol, series.timeframe, days, last, indicator)
+    candles = read_candles(
+        symbol.symbol, series.timeframe, days, last, series.bars, indicator, symbol.asset_class
+    )
     flags = flags_from(symbol.symbol, series.timeframe, candles.frame["ts"].min())
     figure = price_figure(
-        (symbol.symbol, series.timeframe, last, days, len(flags)),
+        (symbol.symbol, series.timeframe, last, days, series.bars, len(candles.missing)),
+        tuple(flags["text"]),
         display_zone().key,
         indicator,
         symbol.asset_class == AssetClass.CRYPTO,
-        Timeframe.parse(series.timeframe).duration if candles.bars_each == 1 else None,
-        candles.frame,
+        candles,
         flags,
     )
     merged = f" · {candles.bars_each} bars per candle" if candles.bars_each > 1 else ""
     simulated = " · **simulated** by the sandbox" if symbol.simulated else ""
     st.caption(
         f"{counted(series.bars, 'bar')} stored{merged}{simulated} · "
-        f"{counted(len(flags), 'flag')} in this range"
+        f"{counted(len(flags), 'flag')} and {counted(len(candles.missing), 'missing bar')} in this "
+        "range"
     )
     st.plotly_chart(figure, key="candles")
     if len(flags):
@@ -303,18 +312,29 @@ def flags_from(symbol: str, timeframe: str, start: pd.Timestamp) -> pd.DataFrame
 
 @cached_figure
 def price_figure(
-    version: tuple[str, str, pd.Timestamp, int, int],
+    version: tuple[str, str, pd.Timestamp, int, int, int],
+    flag_texts: tuple[str, ...],
     zone_name: str,
     indicator: str,
     continuous: bool,
-    bar: timedelta | None,
-    _candles: pd.DataFrame,
+    _candles: Candles,
     _flags: pd.DataFrame,
 ) -> go.Figure:
-    """version: symbol, timeframe, last bar, range in days, and number of flags."""
-    if Timeframe.parse(version[1]).duration < timedelta(days=1):  # daily bars are dates
-        _candles, _flags = to_display_zone(_candles), to_display_zone(_flags)
-    return candlestick(_candles, _flags, list(OVERLAYS), indicator, continuous=continuous, bar=bar)
+    """version: symbol, timeframe, last bar, range in days, numbers of stored and missing bars."""
+    frame = _candles.frame
+    missing = pd.Series(_candles.missing, name="ts").dt.tz_localize("UTC")
+    if Timeframe.parse(version[1]).intraday:  # daily bars are dates
+        frame, _flags = to_display_zone(frame), to_display_zone(_flags)
+        missing = missing.dt.tz_convert(display_zone())
+    return candlestick(
+        frame,
+        _flags,
+        list(OVERLAYS),
+        indicator,
+        continuous=continuous,
+        missing=missing,
+        bars_each=_candles.bars_each,
+    )
 
 
 def track_symbol() -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 from sqlalchemy import text
 
-from enrichment.domain.bars import to_datetime
-from enrichment.domain.model import Timeframe
+from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import bar_starts
+from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse.database import Reader
 from enrichment.warehouse.read_models.symbols import is_known
@@ -95,6 +97,7 @@ class Candles:
     frame: pd.DataFrame  # ts (UTC), open, high, low, close, volume and the features
     width: timedelta  # of one candle
     bars_each: int  # bars per candle
+    missing: Timestamps  # starts of bars between the first and the last one that are not stored
 
 
 class PriceCharts(Reader):
@@ -107,11 +110,23 @@ class PriceCharts(Reader):
         start: datetime,
         end: datetime,
         features: Sequence[str] = (),
+        *,
+        asset_class: AssetClass = AssetClass.STOCK,
     ) -> Candles:
         """The bars with start ≤ ts < end as at most about 600 candles.
 
         A candle of several bars has the open of its first, the close and features of its last.
-        Raises ValueError for a feature that is no number.
+
+        Args:
+            symbol: Of the series.
+            timeframe: Of the series.
+            start: Of the first bar, at the earliest.
+            end: After the last bar.
+            features: Names of further columns.
+            asset_class: Says on which calendar bars are missing.
+
+        Raises:
+            ValueError: For a feature that is no number.
         """
         import pandas as pd
 
@@ -124,8 +139,26 @@ class PriceCharts(Reader):
             count = conn.execute(text(_COUNT), values).scalar_one()
             each = max(1, -(-count // MAX_CANDLES))
             ts, columns = fetch(conn, query, {**values, "each": each}, names)
+            rows = conn.execute(text(_BREAKS), {**values, "duration": timeframe.duration})
+            breaks = [(row.before, row.ts) for row in rows]
         frame = pd.DataFrame({"ts": pd.to_datetime(ts, utc=True), **columns})
-        return Candles(frame, timeframe.duration * each, each)
+        missing = _within(breaks, asset_class, timeframe)
+        return Candles(frame, timeframe.duration * each, each, missing)
+
+
+def _within(
+    breaks: Sequence[tuple[datetime, datetime]], asset_class: AssetClass, timeframe: Timeframe
+) -> Timestamps:
+    """Starts of the bars that should exist strictly between the two bars of any break."""
+    if not breaks:
+        return no_timestamps()
+    before = np.array([to_datetime64(pair[0]) for pair in breaks])
+    after = np.array([to_datetime64(pair[1]) for pair in breaks])
+    expected = bar_starts(asset_class, timeframe, breaks[0][0], breaks[-1][1])
+    last = before.searchsorted(expected) - 1  # the break that begins before
+    inside = (last >= 0) & (expected < after[last.clip(0)])
+    missing: Timestamps = expected[inside]
+    return missing
 
 
 RANGE = """
@@ -140,6 +173,13 @@ ORDER BY ts LIMIT :rows
 """
 
 _COUNT = f"SELECT count(*) FROM bars {RANGE}"
+
+# Pairs of subsequent bars that do not touch; for stocks, mostly nights and weekends.
+_BREAKS = f"""
+SELECT before, ts FROM (
+    SELECT ts, lag(ts) OVER (ORDER BY ts) AS before FROM bars {RANGE}) pairs
+WHERE ts - before > :duration ORDER BY ts
+"""
 
 _CANDLES = f"""
 SELECT min(ts) AS ts, (array_agg(open ORDER BY ts))[1] AS open, max(high) AS high, min(low) AS low,

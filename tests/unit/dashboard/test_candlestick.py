@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from enrichment.dashboard.charts.candlestick import candlestick
+from enrichment.dashboard.charts.candlestick import MAX_HOLES, candlestick
 
 
 def as_json(figure: Any) -> dict[str, Any]:
@@ -70,56 +69,81 @@ def test_six_hundred_candles_stay_small() -> None:
 
 def test_the_axis_leaves_out_the_hours_when_the_market_is_closed() -> None:
     times = pd.to_datetime(["2024-03-01T20:00Z", "2024-03-04T14:30Z", "2024-03-04T14:45Z"])
-    flags = pd.DataFrame({"ts": [times[1] + pd.Timedelta("5min")], "severity": "info", "text": "x"})
+    flags = pd.DataFrame({"ts": [times[1]], "severity": "info", "text": "x"})
     rows = candles(3).assign(ts=times)
     closing = candlestick(rows, flags, (), None)
     assert list(closing.data[0].x) == ["2024-03-01 20:00", "2024-03-04 14:30", "2024-03-04 14:45"]
     assert closing.layout.xaxis.type == "category"
-    assert list(closing.data[-1].x) == ["2024-03-04 14:30"]  # the candle that contains the flag
+    assert list(closing.data[-1].x) == ["2024-03-04 14:30"]
     open_always = candlestick(rows, flags, (), None, continuous=True)
     assert open_always.layout.xaxis.type is None
     assert list(pd.to_datetime(open_always.data[-1].x)) == [times[1].tz_localize(None)]
 
 
-DAY = timedelta(days=1)
-
-
-def without_third_day(severity: str = "error") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Six daily candles without the third, which was quarantined, and its flag."""
+def without_third_day(severity: str = "error") -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Six daily candles without the third, which was quarantined, its flag and its time."""
     rows = candles(6)
-    flags = pd.DataFrame({"ts": [rows["ts"][2]], "severity": severity, "text": "split"})
-    return rows.drop(index=2).reset_index(drop=True), flags
+    missing = rows["ts"].iloc[[2]].reset_index(drop=True)
+    flags = pd.DataFrame({"ts": missing, "severity": severity, "text": "split"})
+    return rows.drop(index=2).reset_index(drop=True), flags, missing
 
 
 def test_a_flag_of_a_quarantined_bar_is_drawn_at_its_own_time() -> None:
-    rows, flags = without_third_day()
-    closing = candlestick(rows, flags, (), None, bar=DAY)
+    rows, flags, missing = without_third_day()
+    closing = candlestick(rows, flags, (), None, missing=missing)
     assert list(closing.data[-1].x) == ["2024-01-03"]
     assert list(closing.data[-1].y) == [1.01 * 103]  # above the candle before
     assert closing.layout.xaxis.categoryorder == "category ascending"
-    always_open = candlestick(rows, flags, (), None, continuous=True, bar=DAY)
+    always_open = candlestick(rows, flags, (), None, continuous=True, missing=missing)
     assert list(pd.to_datetime(always_open.data[-1].x)) == [pd.Timestamp("2024-01-03")]
 
 
-def test_a_flag_within_a_merged_candle_is_drawn_on_it() -> None:
-    rows, flags = without_third_day()
-    assert list(candlestick(rows, flags, (), None).data[-1].x) == ["2024-01-02"]
+def test_a_flag_within_a_merged_candle_is_drawn_on_it_and_names_its_bar() -> None:
+    rows, flags, _ = without_third_day()
+    mark = candlestick(rows, flags, (), None, bars_each=2).data[-1]
+    assert list(mark.x) == ["2024-01-02"]
+    assert list(mark.text) == ["in this candle, bar of 2024-01-03 00:00: split"]
 
 
-def test_lines_are_interrupted_where_bars_are_missing() -> None:
-    rows, _ = without_third_day()
-    figure = candlestick(rows, NO_FLAGS, ("sma_20",), "rsi_14", continuous=True, bar=DAY)
-    lines = {trace.name: trace for trace in figure.data}
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_missing_bar_is_a_hole_that_interrupts_lines(continuous: bool) -> None:
+    rows, _, missing = without_third_day()
+    figure = candlestick(
+        rows, NO_FLAGS, ("sma_20",), "rsi_14", continuous=continuous, missing=missing
+    )
+    traces = {trace.name: trace for trace in figure.data}
     for name in ("SMA (20)", "RSI (14)"):
-        assert list(pd.isna(pd.Series(lines[name].y))) == [False, False, True, False, False, False]
-        assert pd.to_datetime(lines[name].x)[2] == pd.Timestamp("2024-01-03")
-        assert not lines[name].connectgaps
-    assert len(lines["price"].x) == 5
+        assert list(pd.isna(pd.Series(traces[name].y))) == [False, False, True, False, False, False]
+        assert pd.to_datetime(traces[name].x)[2] == pd.Timestamp("2024-01-03")
+        assert not traces[name].connectgaps
+    assert len(traces["price"].x) == 6
+    assert pd.isna(traces["price"].close[2])
+    assert list(pd.to_datetime(traces["missing bar"].x)) == [pd.Timestamp("2024-01-03")]
+
+
+def test_a_hole_of_merged_candles_is_as_wide_as_the_candles_that_are_missing() -> None:
+    rows = candles(10).iloc[[0, 3, 8]].reset_index(drop=True)  # of two bars each, ends unknown
+    missing = pd.Series(pd.date_range("2024-01-05", periods=4, tz="UTC"))
+    figure = candlestick(rows, NO_FLAGS, (), None, missing=missing, bars_each=2)
+    assert list(figure.data[0].x) == [
+        "2024-01-01",
+        "2024-01-04",
+        "2024-01-06",
+        "2024-01-08",
+        "2024-01-09",
+    ]
+
+
+def test_long_holes_are_shortened() -> None:
+    rows = candles(5002).iloc[[0, 1, 5001]].reset_index(drop=True)
+    missing = pd.Series(pd.date_range("2024-01-03", periods=4999, tz="UTC"))
+    figure = candlestick(rows, NO_FLAGS, (), None, missing=missing)
+    assert len(figure.data[0].x) == 3 + MAX_HOLES
 
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_an_empty_chart_has_no_axis(continuous: bool) -> None:
-    figure = candlestick(candles(0), NO_FLAGS, ("sma_20",), None, continuous=continuous, bar=DAY)
+    figure = candlestick(candles(0), NO_FLAGS, ("sma_20",), None, continuous=continuous)
     assert figure.layout.xaxis.visible is figure.layout.yaxis.visible is False
     assert figure.layout.annotations[0].text == "no data"
     assert candlestick(candles(1), NO_FLAGS, (), None).layout.xaxis.visible is None
