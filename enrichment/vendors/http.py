@@ -1,36 +1,46 @@
 """The HTTP client of the vendors: JSON in, errors of `domain.errors` out.
 
-This is the only module that imports `requests`. Every request, also for each page of a paginated
+This is the only module that imports `urllib3`. Every request, also for each page of a paginated
 answer, goes through one injected resilient call, and every foreign error is translated here.
 Messages name a request's path, never its query or headers, which may hold secrets.
 
->>> headers = {"Authorization": "Bearer secret", "Accept": "*/*"}
+>>> headers = {"Authorization": "Bearer secret"}
 >>> HttpClient("https://vendor.test", call=lambda request: request(), headers=headers)
-HttpClient('https://vendor.test:443', headers={'Authorization': '***', 'Accept': '*/*'})
+HttpClient('https://vendor.test:443', headers={'Authorization': '***'})
 """
 
 from __future__ import annotations
 
 import math
-import socket
+import os
+import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from http.client import InvalidURL
+from typing import Any, Literal, Protocol, Self
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import certifi
 import orjson
-import requests
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
+from urllib3 import (
+    BaseHTTPResponse,
+    PoolManager,
+    ProxyManager,
+    Retry,
+    Timeout,
+    exceptions,
+    make_headers,
+)
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import (
     AccessDenied,
+    ConfigurationError,
     MalformedResponse,
     ProviderError,
     ProviderUnavailable,
@@ -47,21 +57,19 @@ MAX_SECONDS = 120.0  # for reading one answer
 _CHUNK_BYTES = 65_536
 Decode = Callable[[bytes], Any]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_HEADERS = {"User-Agent": "market-enrichment", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
 _QUOTA_STATUSES = (418, 429)  # Binance answers 418 to an address that has ignored its 429
 _RETRYABLE_STATUSES = (408, 425)
-_DECODING_ERRORS = (
-    requests.exceptions.ContentDecodingError,
-    requests.exceptions.InvalidJSONError,
-    DecodeError,
-)
-_REQUEST_ERRORS = (ValueError, TypeError, requests.TooManyRedirects, requests.URLRequired)
+_NO_RETRIES = Retry(False)
+_REQUEST_ERRORS = (ValueError, InvalidURL)
 _CONNECTION_FAILURES: tuple[tuple[type[Exception], str, str], ...] = (  # the first that fits
-    (requests.exceptions.ProxyError, "the proxy failed", "HTTPS_PROXY, HTTP_PROXY, NO_PROXY"),
-    (requests.exceptions.SSLError, "TLS failed", "the clock, the CA certificates, the proxy"),
-    (requests.ConnectTimeout, "no connection in time", "the network, a firewall"),
-    (socket.gaierror, "name resolution failed", "the network, DNS"),
+    (exceptions.ProxyError, "the proxy failed", "HTTPS_PROXY, HTTP_PROXY, NO_PROXY"),
+    (exceptions.SSLError, "TLS failed", "the clock, the CA certificates, the proxy"),
+    (exceptions.NameResolutionError, "name resolution failed", "the network, DNS"),
     (ConnectionRefusedError, "connection refused", "that the server is running, a firewall"),
+    (exceptions.NewConnectionError, "no connection", "the network, a firewall"),
+    (exceptions.ConnectTimeoutError, "no connection in time", "the network, a firewall"),
 )
 _MAX_REASON = 200  # characters kept of a vendor's own message
 
@@ -76,6 +84,67 @@ class JsonResponse:
     """Their names are case-insensitive."""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedResponse:
+    """A response whose body has not been read."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Their names are case-insensitive."""
+    parts: Generator[bytes, None, None]
+    """The body, decompressed, as it arrives; closed early, it drops the connection."""
+
+
+class Transport(Protocol):
+    """Sends one request as it is: it follows no redirect and retries nothing."""
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeouts: tuple[float, float],
+    ) -> StreamedResponse:
+        """The response to the request; timeouts: seconds to connect, and between two reads."""
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+
+
+class PooledTransport:
+    """Connections of urllib3 to one host, through the environment's proxy for it."""
+
+    def __init__(self, base_url: str, pool_size: int = 16) -> None:
+        self._pool = _pool(base_url, pool_size)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeouts: tuple[float, float],
+    ) -> StreamedResponse:
+        connect, read = timeouts
+        response = self._pool.urlopen(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=Timeout(connect=connect, read=read),
+            retries=_NO_RETRIES,
+            redirect=False,
+            preload_content=False,
+        )
+        return StreamedResponse(response.status, response.headers, _parts(response))
+
+    def close(self) -> None:
+        self._pool.clear()
+
+
 class HttpClient:
     """Sends requests to one vendor.
 
@@ -84,7 +153,7 @@ class HttpClient:
         call: Runs every request.
         headers: Sent with every request, secrets included.
         timeouts: Gives (connect, read) in seconds before each request.
-        session: Default: a new one with `pool_size` kept-alive connections.
+        transport: Default: a new one with `pool_size` kept-alive connections.
         key_setting: The setting that an AccessDenied tells the user to check.
         address_setting: The setting that a failed connection tells the user to check.
         now: The wall clock, for a Retry-After that is a date and for the vendor's provider.
@@ -98,7 +167,7 @@ class HttpClient:
         call: ResilientCall,
         headers: Mapping[str, str] | None = None,
         timeouts: Callable[[], tuple[float, float]] = lambda: DEFAULT_TIMEOUTS,
-        session: requests.Session | None = None,
+        transport: Transport | None = None,
         key_setting: str = "the API key",
         address_setting: str = "the address in the settings",
         pool_size: int = 16,
@@ -109,12 +178,13 @@ class HttpClient:
         self._origin = _origin(urlsplit(self._base))
         self._call, self._timeouts, self._timer = call, timeouts, timer
         self.now = now
-        self._headers, self._key_setting = dict(headers or {}), key_setting
+        self._headers, self._key_setting = {**_HEADERS, **(headers or {})}, key_setting
         self._address_setting = address_setting
-        self._session = session or _session(urlsplit(self._base).hostname, pool_size)
+        self._transport = transport or PooledTransport(self._base, pool_size)
 
     def __repr__(self) -> str:
-        masked = {n: "***" if _is_secret(n) else value for n, value in self._headers.items()}
+        shown = self._headers.items() - _HEADERS.items()
+        masked = {n: "***" if _is_secret(n) else value for n, value in sorted(shown)}
         scheme, host, port = self._origin
         return f"HttpClient('{scheme}://{host}:{port}', headers={masked})"
 
@@ -132,7 +202,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._session.close()
+        self._transport.close()
 
     def get_json(
         self,
@@ -183,9 +253,11 @@ class HttpClient:
     def _get(
         self, url: str, params: Mapping[str, str | int] | None, decode: Decode
     ) -> JsonResponse:
-        path = urlsplit(url).path
-        response, content = self._send("GET", url, path, params=params)
-        return JsonResponse(_decoded(response, content, path, decode), response.headers)
+        label = urlsplit(url).path
+        if params:
+            url += f"{'&' if '?' in url else '?'}{urlencode(params)}"
+        response, content = self._send("GET", url, label)
+        return JsonResponse(_decoded(response, content, label, decode), response.headers)
 
     def _send(
         self,
@@ -193,48 +265,39 @@ class HttpClient:
         url: str,
         label: str,
         *,
-        params: Mapping[str, str | int] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> tuple[requests.Response, bytes]:
+    ) -> tuple[StreamedResponse, bytes]:
         """The response and its body if it is a 2xx; messages call the address `label`."""
+        all_headers = {**self._headers, **headers} if headers else self._headers
         try:
-            response = self._session.request(
-                method,
-                url,
-                params=params,
-                data=data,
-                headers={**self._headers, **(headers or {})},
-                timeout=self._timeouts(),
-                allow_redirects=False,
-                stream=True,
+            response = self._transport.send(
+                method, url, body=data, headers=all_headers, timeouts=self._timeouts()
             )
             content = self._read(response, label)
-        except (OSError, UnicodeError, HTTPError) as exc:
+        except (OSError, ValueError, exceptions.HTTPError, InvalidURL) as exc:
             raise _translated(exc, label, self._host, self._address_setting) from exc
-        if response.status_code // 100 != 2:
+        if response.status // 100 != 2:
             raise self._error_of(response, content, label)
         return response, content
 
-    def _read(self, response: requests.Response, label: str) -> bytes:
-        """The whole body, decompressed, as it arrives, so that a slow one can be given up."""
-        parts, size, end = [], 0, self._timer() + MAX_SECONDS
-        while part := response.raw.read1(_CHUNK_BYTES, decode_content=True):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_BYTES:
-                response.close()
-                raise MalformedResponse(f"{label} answered more than {MAX_BYTES:,} bytes")
-            if self._timer() > end:
-                response.close()
-                raise ProviderUnavailable(
-                    f"{label} sent {size:,} bytes in {MAX_SECONDS:.0f} s and did not end"
-                )
-        response.raw.release_conn()
-        return b"".join(parts)
+    def _read(self, response: StreamedResponse, label: str) -> bytes:
+        """The whole body; one that is too large or too slow is given up."""
+        read, size, end = [], 0, self._timer() + MAX_SECONDS
+        with closing(response.parts) as parts:
+            for part in parts:
+                read.append(part)
+                size += len(part)
+                if size > MAX_BYTES:
+                    raise MalformedResponse(f"{label} answered more than {MAX_BYTES:,} bytes")
+                if self._timer() > end:
+                    raise ProviderUnavailable(
+                        f"{label} sent {size:,} bytes in {MAX_SECONDS:.0f} s and did not end"
+                    )
+        return b"".join(read)
 
-    def _error_of(self, response: requests.Response, content: bytes, label: str) -> ProviderError:
-        status, body = response.status_code, _json_object(content)
+    def _error_of(self, response: StreamedResponse, content: bytes, label: str) -> ProviderError:
+        status, body = response.status, _json_object(content)
         message = f"{label} answered {status}{self._reason(body)}"
         if status in _QUOTA_STATUSES:
             return QuotaExceeded(message, _retry_after(response.headers, self.now()))
@@ -279,15 +342,15 @@ def _json_object(content: bytes) -> Mapping[str, Any]:
 
 
 def _translated(exc: Exception, label: str, host: str, setting: str) -> ProviderError:
-    """The error that stands for one of `requests`: what failed, why, and what to check."""
-    if isinstance(exc, _DECODING_ERRORS):
+    """The error that stands for a foreign one: what failed, why, and what to check."""
+    if isinstance(exc, exceptions.DecodeError):
         return MalformedResponse(f"{label}: {type(exc).__name__}, the answer can't be decoded")
-    if isinstance(exc, _REQUEST_ERRORS):
+    if isinstance(exc, _REQUEST_ERRORS) and not isinstance(exc, exceptions.ResponseNotChunked):
         return RequestRefused(
             f"{label}: {type(exc).__name__}, check the vendor's address and key in the settings"
         )
-    timed_out = isinstance(exc, (requests.Timeout, ReadTimeoutError))
-    if timed_out and not isinstance(exc, requests.ConnectTimeout):
+    timed_out = isinstance(exc, exceptions.TimeoutError)
+    if timed_out and not isinstance(exc, exceptions.ConnectTimeoutError):
         return ProviderUnavailable(f"{label}: {host} gave no answer in time: check the network")
     cause, remedy = _connection_failure(exc)
     return ProviderUnavailable(
@@ -311,29 +374,52 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-class _HeadersOnly(AuthBase):
-    """Keeps `requests` from replacing our Authorization header by one from a .netrc file."""
+def _parts(response: BaseHTTPResponse) -> Generator[bytes, None, None]:
+    try:
+        while part := response.read1(_CHUNK_BYTES, decode_content=True):
+            yield part
+    except BaseException:
+        response.close()
+        raise
+    response.release_conn()
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
+
+def _pool(base_url: str, size: int) -> PoolManager:
+    """Connections to the host, verified by the same certificates as those of `requests`."""
+    parts = urlsplit(base_url)
+    tls = None
+    if parts.scheme == "https":
+        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        tls = ssl.create_default_context(cafile=bundle or certifi.where())
+    proxy = _proxy(parts)
+    if proxy is None:
+        return PoolManager(maxsize=size, ssl_context=tls)
+    user = urlsplit(proxy)
+    password = f"{unquote(user.username or '')}:{unquote(user.password or '')}"
+    headers = make_headers(proxy_basic_auth=password) if user.username else None
+    try:
+        return ProxyManager(proxy, maxsize=size, ssl_context=tls, proxy_headers=headers)
+    except exceptions.ProxySchemeUnknown:
+        raise ConfigurationError(
+            f"the proxy of the environment for {parts.scheme} is none of http:// or https://"
+        ) from None
 
 
-def _session(host: str | None, pool_size: int) -> requests.Session:
-    session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.auth = _HeadersOnly()
-    # A proxy of the environment can't reach this machine's loopback.
-    session.trust_env = not is_loopback(host)
-    return session
+def _proxy(parts: SplitResult) -> str | None:
+    """The environment's proxy for an address; none can reach this machine's loopback."""
+    host = parts.hostname
+    if host is None or is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
-def _decoded(response: requests.Response, content: bytes, path: str, decode: Decode) -> Any:
+def _decoded(response: StreamedResponse, content: bytes, path: str, decode: Decode) -> Any:
     """The body if it says that it is JSON, or says nothing, and is."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     message = f"{path} answered {len(content)} bytes of {kind or 'unknown type'} that are not JSON"

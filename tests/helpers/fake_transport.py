@@ -1,19 +1,16 @@
-"""A transport for `requests` that answers with given bodies, and a strategy for any JSON."""
+"""A transport that answers with given bodies, and a strategy for any JSON."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import orjson
-import requests
 from hypothesis import strategies as st
-from requests.adapters import BaseAdapter
-from urllib3 import HTTPResponse
+from urllib3 import HTTPHeaderDict
 
-from enrichment.vendors.http import HttpClient
+from enrichment.vendors.http import HttpClient, StreamedResponse
 
 T = TypeVar("T")
 JSON = st.recursive(
@@ -35,26 +32,33 @@ def direct(request: Callable[[], T]) -> T:
     return request()
 
 
-class FakeTransport(BaseAdapter):
+def streamed(status: int, headers: dict[str, str], *parts: bytes) -> StreamedResponse:
+    """A response whose body arrives in these parts."""
+    return StreamedResponse(status, HTTPHeaderDict(headers), (part for part in parts))
+
+
+class FakeTransport:
     """Answers with the given bodies in turn."""
 
     def __init__(
         self, *bodies: Any, status: int = 200, headers: dict[str, str] | None = None
     ) -> None:
-        super().__init__()
         self.bodies, self.status, self.headers = list(bodies), status, headers or {}
         self.urls: list[str] = []
-        self.sent: list[dict[str, str]] = []
+        self.sent: list[Mapping[str, str]] = []
 
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        self.urls.append(str(request.url))
-        self.sent.append(dict(request.headers))
-        response = requests.Response()
-        response.status_code = self.status
-        content = io.BytesIO(orjson.dumps(self.bodies.pop(0)))
-        response.raw = HTTPResponse(content, preload_content=False)
-        response.headers.update(self.headers)
-        return response
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeouts: tuple[float, float],
+    ) -> StreamedResponse:
+        self.urls.append(url)
+        self.sent.append(headers)
+        return streamed(self.status, self.headers, orjson.dumps(self.bodies.pop(0)))
 
     def close(self) -> None:
         pass
@@ -63,7 +67,5 @@ class FakeTransport(BaseAdapter):
 @contextmanager
 def client_over(transport: FakeTransport) -> Iterator[HttpClient]:
     """An HTTP client of a vendor whose responses come from the transport."""
-    session = requests.Session()
-    session.mount("https://", transport)
-    with HttpClient("https://vendor.test", call=direct, session=session) as http:
+    with HttpClient("https://vendor.test", call=direct, transport=transport) as http:
         yield http

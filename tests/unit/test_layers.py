@@ -33,7 +33,8 @@ RESTRICTED = {
     "psycopg2": ("enrichment.warehouse",),
     "alembic": ("enrichment.warehouse",),
     "pgpq": ("enrichment.warehouse",),
-    "requests": ("enrichment.vendors.http",),
+    "requests": (),
+    "urllib3": ("enrichment.vendors.http",),
     "distributed": ("enrichment.engine.dask_client", "enrichment.engine.dask_worker"),
     "dask": ("enrichment.engine.dask_client", "enrichment.engine.dask_worker"),
 }

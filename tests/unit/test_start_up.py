@@ -19,6 +19,7 @@ HEAVY = {
     "plotly",
     "pyarrow",
     "requests",
+    "urllib3",
     "sqlalchemy",
     "streamlit",
     "talib",

@@ -2,20 +2,24 @@
 
 import gzip
 import http.server
-import io
 import socket
 import threading
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from http.client import InvalidURL
+from typing import Any, Self, TypeVar
 
 import pytest
 import requests
-from requests.adapters import BaseAdapter
-from urllib3 import HTTPResponse
+from urllib3 import exceptions
+from urllib3.connection import HTTPConnection
+from urllib3.util import parse_url
 
 from enrichment.domain.errors import (
     AccessDenied,
+    ConfigurationError,
     MalformedResponse,
     ProviderError,
     ProviderUnavailable,
@@ -23,15 +27,24 @@ from enrichment.domain.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.vendors.http import HttpClient
-from tests.helpers.fake_transport import direct
+from enrichment.vendors.http import HttpClient, StreamedResponse
+from tests.helpers.fake_transport import direct, streamed
 
 T = TypeVar("T")
 BASE = "https://vendor.test"
 KEY = "s3cret-key"
 
 
-class FakeTransport(BaseAdapter):
+@dataclass(frozen=True)
+class Sent:
+    """A request as the transport got it."""
+
+    url: str
+    headers: Mapping[str, str]
+    timeouts: tuple[float, float]
+
+
+class FakeTransport:
     """Answers every request with one response or one exception, and remembers the requests."""
 
     def __init__(
@@ -40,39 +53,35 @@ class FakeTransport(BaseAdapter):
         body: bytes = b"{}",
         headers: dict[str, str] | None = None,
         error: Exception | None = None,
-        raw: Any = None,
+        parts: Generator[bytes, None, None] | None = None,
     ) -> None:
-        super().__init__()
-        self.raw = raw
         self.status, self.body, self.headers, self.error = status, body, headers or {}, error
-        self.sent: list[requests.PreparedRequest] = []
-        self.timeouts: list[Any] = []
+        self.parts = parts
+        self.sent: list[Sent] = []
 
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        self.sent.append(request)
-        self.timeouts.append(options["timeout"])
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeouts: tuple[float, float],
+    ) -> StreamedResponse:
+        self.sent.append(Sent(url, headers, timeouts))
         if self.error is not None:
             raise self.error
-        response = requests.Response()
-        response.status_code, response.url, response.request = (
-            self.status,
-            str(request.url),
-            request,
-        )
-        response.headers.update(self.headers)
-        response.raw = self.raw or HTTPResponse(io.BytesIO(self.body), preload_content=False)
-        return response
+        response = streamed(self.status, self.headers, self.body)
+        return response if self.parts is None else replace(response, parts=self.parts)
 
     def close(self) -> None:
         pass
 
 
 def client(transport: FakeTransport, base_url: str = BASE, **options: Any) -> HttpClient:
-    session = requests.Session()
-    session.mount("https://", transport)
     headers = {"Authorization": f"Bearer {KEY}"}
     return HttpClient(
-        base_url, **{"call": direct, "headers": headers, "session": session, **options}
+        base_url, **{"call": direct, "headers": headers, "transport": transport, **options}
     )
 
 
@@ -92,59 +101,41 @@ def exception_tree(root: type[Exception]) -> list[type[Exception]]:
     return [root, *(leaf for child in root.__subclasses__() for leaf in exception_tree(child))]
 
 
-UNAVAILABLE = {
-    "RequestException",
-    "ConnectionError",
-    "ProxyError",
-    "SSLError",
-    "Timeout",
-    "ConnectTimeout",
-    "ReadTimeout",
-    "ChunkedEncodingError",
-    "RetryError",
-    "HTTPError",
-    "UnrewindableBodyError",
-}
-MALFORMED = {"InvalidJSONError", "JSONDecodeError", "ContentDecodingError"}
+MALFORMED = {"DecodeError"}
 REFUSED = {
-    "URLRequired",
-    "TooManyRedirects",
-    "MissingSchema",
-    "InvalidSchema",
-    "InvalidURL",
-    "InvalidHeader",
-    "InvalidProxyURL",
-    "StreamConsumedError",
+    "LocationParseError",
+    "LocationValueError",
+    "ProxySchemeUnknown",
+    "ProxySchemeUnsupported",
+    "URLSchemeUnknown",
 }
-TREE = sorted(set(exception_tree(requests.RequestException)), key=lambda kind: kind.__name__)
+TREE = sorted(set(exception_tree(exceptions.HTTPError)), key=lambda kind: kind.__name__)
 
 
-@pytest.mark.parametrize("kind", [*TREE, OSError, UnicodeError])
-def test_every_error_of_requests_is_translated(kind: type[Exception]) -> None:
-    arguments = (KEY, "doc", 0) if kind.__name__ == "JSONDecodeError" else (KEY,)
-    error = failure(FakeTransport(error=kind(*arguments)))
-    assert isinstance(error.__cause__, kind)
+@pytest.mark.parametrize("kind", [*TREE, OSError, UnicodeError, InvalidURL])
+def test_every_error_of_urllib3_is_translated(kind: type[Exception]) -> None:
+    cause = kind.__new__(kind)  # their constructors ask for connections and responses
+    Exception.__init__(cause, KEY)
+    error = failure(FakeTransport(error=cause))
+    assert error.__cause__ is cause
     expected: type[ProviderError] = ProviderUnavailable
     if kind.__name__ in MALFORMED:
         expected = MalformedResponse
-    elif kind.__name__ in REFUSED or kind is UnicodeError:
+    elif kind.__name__ in REFUSED or kind in (UnicodeError, InvalidURL):
         expected = RequestRefused
     assert type(error) is expected
 
 
-def test_the_table_above_is_complete() -> None:
-    assert {kind.__name__ for kind in TREE} == UNAVAILABLE | MALFORMED | REFUSED
-
-
-def connection_failure(base_url: str, **session: Any) -> str:
+def connection_failure(base_url: str) -> str:
     """The message of a real request that can't be sent."""
-    options = {"call": direct, "timeouts": lambda: (0.5, 0.2), "address_setting": "VENDOR_BASE_URL"}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    if session:
-        options["session"] = own = requests.Session()
-        own.proxies.update(session["proxies"])
     with (
-        HttpClient(base_url, headers=headers, **options) as http,  # type: ignore[arg-type]
+        HttpClient(
+            base_url,
+            headers={"Authorization": f"Bearer {KEY}"},
+            call=direct,
+            timeouts=lambda: (0.5, 0.2),
+            address_setting="VENDOR_BASE_URL",
+        ) as http,
         pytest.raises(ProviderUnavailable) as caught,
     ):
         http.get_json("/v2/bars?note=private")
@@ -156,8 +147,8 @@ def connection_failure(base_url: str, **session: Any) -> str:
 
 
 def test_a_host_whose_name_does_not_resolve_is_named_with_the_remedy() -> None:
-    error = requests.ConnectionError(f"HTTPSConnectionPool: /v2/bars?apiKey={KEY}")
-    error.__cause__ = socket.gaierror(-2, "Name or service not known")
+    connection, reason = HTTPConnection("vendor.test"), socket.gaierror(-2, "not known")
+    error = exceptions.NameResolutionError("vendor.test", connection, reason)
     message = str(failure(FakeTransport(error=error), address_setting="POLYGON_BASE_URL"))
     assert message == (
         "/v2/bars: can't reach vendor.test (name resolution failed): check the network, DNS "
@@ -172,12 +163,50 @@ def test_a_refused_connection_names_host_and_port() -> None:
     assert f"can't reach 127.0.0.1:{port} (connection refused)" in message
 
 
-def test_a_failed_proxy_is_named_without_its_password() -> None:
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def test_a_failed_proxy_is_named_without_its_password(environment: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    proxies = {"http": f"http://me:{KEY}@127.0.0.1:{port}"}
-    message = connection_failure("http://vendor.invalid", proxies=proxies)
+    environment.setenv("http_proxy", f"http://me:{KEY}@127.0.0.1:{port}")
+    message = connection_failure("http://vendor.invalid")
     assert "can't reach vendor.invalid (the proxy failed): check HTTPS_PROXY" in message
+
+
+@pytest.mark.parametrize("written", ["http://me:p%40ss@{}", "me:p%40ss@{}"])
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_the_proxy_of_the_environment_is_asked_with_its_password(
+    environment: pytest.MonkeyPatch, name: str, written: str
+) -> None:
+    with Answering() as proxy:
+        environment.setenv(name, written.format(f"127.0.0.1:{proxy.port}"))
+        with HttpClient("http://vendor.invalid/v2", call=direct) as http:
+            assert http.get_json("/bars", {"limit": 5}).body == {"a": 1}
+    (request,) = proxy.requests
+    assert request.startswith("GET http://vendor.invalid/v2/bars?limit=5 HTTP/1.1\r\n")
+    assert f"authorization: Basic {b64encode(b'me:p@ss').decode()}" in request
+
+
+@pytest.mark.parametrize("bypass", ["vendor.test", ".test", "other.test,vendor.test", "*"])
+def test_a_host_in_no_proxy_is_asked_directly(environment: pytest.MonkeyPatch, bypass: str) -> None:
+    environment.setenv("https_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="https"):
+        HttpClient("https://vendor.test", call=direct)
+    environment.setenv("no_proxy", bypass)
+    HttpClient("https://vendor.test", call=direct).close()
+
+
+def test_no_proxy_is_asked_for_this_machine(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("http_proxy", "http://127.0.0.1:1")
+    with Answering() as vendor, HttpClient(f"http://127.0.0.1:{vendor.port}", call=direct) as http:
+        assert http.get_json("/bars").body == {"a": 1}
 
 
 def test_a_server_without_tls_is_named() -> None:
@@ -265,22 +294,21 @@ class Drip:
     """A body that goes on for ever, in equal parts."""
 
     def __init__(self, part: bytes) -> None:
-        self.part, self.reads, self.closed = part, 0, False
+        self.reads, self.closed = 0, False
+        self.parts = self._parts(part)
 
-    def read1(self, amount: int, decode_content: bool) -> bytes:
-        self.reads += 1
-        return self.part
-
-    def close(self) -> None:
-        self.closed = True
-
-    def release_conn(self) -> None:
-        pass
+    def _parts(self, part: bytes) -> Generator[bytes, None, None]:
+        try:
+            while True:
+                self.reads += 1
+                yield part
+        finally:
+            self.closed = True
 
 
 def test_a_body_of_one_byte_every_ten_seconds_is_given_up() -> None:
     drip = Drip(b"[")
-    error = failure(FakeTransport(raw=drip), timer=lambda: 10.0 * drip.reads)
+    error = failure(FakeTransport(parts=drip.parts), timer=lambda: 10.0 * drip.reads)
     assert type(error) is ProviderUnavailable
     assert "13 bytes in 120 s" in str(error)
     assert drip.closed
@@ -288,7 +316,7 @@ def test_a_body_of_one_byte_every_ten_seconds_is_given_up() -> None:
 
 def test_a_body_without_end_is_given_up() -> None:
     drip = Drip(bytes(1_000_000))
-    error = failure(FakeTransport(raw=drip), timer=lambda: 0.0)
+    error = failure(FakeTransport(parts=drip.parts), timer=lambda: 0.0)
     assert type(error) is MalformedResponse
     assert "more than 67,108,864 bytes" in str(error)
     assert drip.reads == 68
@@ -313,6 +341,30 @@ def test_only_what_says_it_is_json_is_decoded(kind: str, decoded: bool) -> None:
             assert http.get_json("/v2/bars").body == {}
     else:
         assert kind in str(failure(transport))
+
+
+class Answering:
+    """A server that answers `{"a": 1}` to one request and remembers it."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.requests: list[str] = []
+        self._thread = threading.Thread(target=self._answer)
+
+    def _answer(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            self.requests.append(connection.recv(10_000).decode())
+            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}')
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -444,7 +496,7 @@ def test_every_request_goes_through_the_call_and_asks_for_its_timeouts() -> None
         http.get_json("/a", {"limit": 5})
         http.get_json("https://vendor.test/b")
     assert len(calls) == 2
-    assert transport.timeouts == [(1.0, 2.0), (3.0, 4.0)]
+    assert [sent.timeouts for sent in transport.sent] == [(1.0, 2.0), (3.0, 4.0)]
     assert transport.sent[0].url == "https://vendor.test/a?limit=5"
 
 
@@ -458,9 +510,8 @@ def test_secrets_are_masked_in_the_representation() -> None:
 
 
 def test_a_base_address_may_have_a_path() -> None:
-    transport, session = FakeTransport(), requests.Session()
-    session.mount("https://", transport)
-    with HttpClient(f"{BASE}/market/", call=direct, session=session) as http:
+    transport = FakeTransport()
+    with HttpClient(f"{BASE}/market/", call=direct, transport=transport) as http:
         http.get_json("/bars")
     assert transport.sent[0].url == "https://vendor.test/market/bars"
 
@@ -477,8 +528,6 @@ def test_a_base_address_may_have_a_path() -> None:
 def test_an_address_is_written_as_requests_writes_it(base: str, path: str, full: str) -> None:
     transport = FakeTransport()
     parameters: dict[str, str | int] = {"limit": 50_000, "events": "div,splits", "note": "a b&c"}
-    session = requests.Session()
-    session.mount("https://", transport)
-    HttpClient(base, call=direct, session=session).get_json(path, parameters)
+    HttpClient(base, call=direct, transport=transport).get_json(path, parameters)
     plain = requests.Request("GET", base.rstrip("/") + full, params=parameters).prepare()
-    assert transport.sent[0].url == plain.url
+    assert parse_url(transport.sent[0].url).url == plain.url
