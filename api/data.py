@@ -25,6 +25,7 @@ from api.parameters import (
 )
 from api.responses import FIELD_DOCS, conditional_response, page_response, with_next_link
 from enrichment.domain.clock import utc_now
+from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.errors import NotTracked
 from enrichment.domain.model import Timeframe, is_simulated
 from enrichment.domain.statuses import GapCause
@@ -125,6 +126,11 @@ class BarsQuery(QueryModel):
     limit: Annotated[int, Field(ge=1, le=MAX_BARS), Whole] | None = Field(
         None, description="Maximum number of bars, from the start of the range."
     )
+    adjust: Adjustment = Field(
+        Adjustment.SPLIT,
+        description="Basis of prices and volumes: `none` as traded, `split` on today's share basis,"
+        " `total` also as if dividends had been reinvested.",
+    )
     format: Format = Format.JSON
 
 
@@ -189,16 +195,22 @@ def blueprint(reader: ReadModels) -> Blueprint:
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
         """A series' bars with their features, oldest first, from one database snapshot.
 
-        The header `X-Simulated: true` marks simulated series of the sandbox vendor.
+        Prices and volumes are on the basis that `adjust` names; the header `X-Adjust` repeats it.
+        `X-Simulated: true` marks simulated series of the sandbox vendor.
         """
         symbol = reader.symbols.stored_as(symbol)
         if not reader.bars.exists(symbol):
             raise NotTracked.of(symbol)
         columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
         batches = reader.bars.chunks(
-            symbol, query.timeframe, columns, query.start, query.end, query.limit
+            symbol, query.timeframe, columns, query.start, query.end, query.limit, query.adjust
         )
-        fields = {"timestamp": utc_now(), "symbol": symbol, "timeframe": query.timeframe}
+        fields = {
+            "timestamp": utc_now(),
+            "symbol": symbol,
+            "timeframe": query.timeframe,
+            "adjust": query.adjust,
+        }
         chunks = encoded(query.format, batches, bar_download.schema(columns), fields)
         return _download(chunks, symbol, query)
 
@@ -225,11 +237,12 @@ def _content() -> dict[str, dict[str, Any]]:
     }
     series = {
         "type": "object",
-        "required": ["timestamp", "symbol", "timeframe", "bars"],
+        "required": ["timestamp", "symbol", "timeframe", "adjust", "bars"],
         "properties": {
             "timestamp": {"type": "string", "format": "date-time"},
             "symbol": {"type": "string"},
             "timeframe": {"type": "string"},
+            "adjust": {"type": "string", "enum": list(Adjustment)},
             "bars": {"type": "array", "items": bar},
         },
     }
@@ -244,6 +257,7 @@ def _download(chunks: Iterator[bytes], symbol: str, query: BarsQuery) -> Respons
     if query.format is not Format.JSON:
         name = f"{symbol.replace(':', '_')}-{query.timeframe}.{query.format}"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    response.headers["X-Adjust"] = query.adjust
     if is_simulated(symbol):
         response.headers["X-Simulated"] = "true"
     return response

@@ -22,6 +22,7 @@ from enrichment.warehouse.database import JsonRows, fetch_all, sql
 MANUAL = "manual"
 SOURCES = (MANUAL, "polygon", "alpaca", "yahoo")  # the leading one first; others after them
 _BATCH = 5_000
+_RETRY_MINUTES = 15
 _RATIO_TOLERANCE, _AMOUNT_TOLERANCE = 1e-3, 1e-2  # between the accounts of two sources
 _FIELDS = (
     "ratio",
@@ -71,7 +72,7 @@ def record(conn: Connection, actions: Iterable[CorporateAction]) -> set[Key]:
     """Write the accounts of sources into the ledger; returns the actions that changed."""
     accounts: dict[Key, dict[str, Account]] = defaultdict(dict)
     for action in actions:
-        of_key = accounts[action.symbol, action.effective_date, action.kind.value]
+        of_key = accounts[key_of(action)]
         of_key[action.source] = _account(action, of_key.get(action.source))
     return _merge(conn, accounts)
 
@@ -108,6 +109,66 @@ def remove_manual(conn: Connection, key: Key) -> bool:
     else:
         _merge(conn, {key: {MANUAL: None}})
     return True
+
+
+def key_of(action: CorporateAction) -> Key:
+    """The key of an action in the ledger."""
+    return action.symbol, action.effective_date, action.kind.value
+
+
+def claim_refresh(conn: Connection, source: str, due_since: datetime, now: datetime) -> bool:
+    """Whether a source is to be asked now, by this process.
+
+    It is if it was not asked since `due_since`, or a tracked symbol's past is unknown, and no one
+    has tried within the last minutes.
+    """
+    values = {"source": source, "due_since": due_since, "now": now, "wait": _RETRY_MINUTES}
+    return conn.execute(sql(_CLAIM), values).first() is not None
+
+
+def last_refresh(conn: Connection, source: str) -> datetime | None:
+    """When a source was last asked for the whole market."""
+    at: datetime | None = conn.execute(sql(_LAST_REFRESH), {"source": source}).scalar()
+    return at
+
+
+def note_refresh(
+    conn: Connection, source: str, symbol: str, covers_from: date, now: datetime
+) -> None:
+    """Note that a source was asked, of a symbol or ('') of the market."""
+    values = {"source": source, "symbol": symbol, "covers_from": covers_from, "now": now}
+    conn.execute(sql(_REFRESHED), values)
+
+
+def note_failure(conn: Connection, source: str, error: str, now: datetime) -> None:
+    """Note that a source could not be asked."""
+    conn.execute(sql(_FAILED), {"source": source, "error": error, "now": now})
+
+
+def symbols_without_past(conn: Connection, source: str, since: date) -> dict[str, date]:
+    """Tracked shares → the first day of their bars, where a source was not asked that far back.
+
+    since: for those without bars.
+    """
+    rows = conn.execute(sql(_WITHOUT_PAST), {"source": source, "since": since})
+    return {row.symbol: row.since for row in rows}
+
+
+def outdated_symbols(conn: Connection, changed: Iterable[Key]) -> list[str]:
+    """The active symbols with stored bars on both sides of a changed split.
+
+    Flags that were raised on the step of that day are removed.
+    """
+    rows = [
+        {"symbol": symbol, "effective_date": day, "kind": kind}
+        for symbol, day, kind in changed
+        if ActionKind(kind).changes_shares
+    ]
+    if not rows:
+        return []
+    values = _KEYS.bind(rows)
+    conn.execute(sql(_CLEAR_STEP_FLAGS), values)
+    return list(conn.execute(sql(_OUTDATED), values).scalars())
 
 
 def listed_by(
@@ -278,6 +339,72 @@ ON CONFLICT (symbol, effective_date, kind) DO UPDATE SET
         {", ".join(f"EXCLUDED.{name}" for name in _LISTED.split(", "))}, now(),
         CASE WHEN EXCLUDED.withdrawn_at IS NOT NULL
             THEN coalesce(a.withdrawn_at, EXCLUDED.withdrawn_at) END)
+"""
+
+_LAST_REFRESH = """
+SELECT refreshed_at FROM corporate_action_refreshes WHERE source = :source AND symbol = ''
+"""
+
+_TRACKED_SHARES = """
+SELECT t.symbol, least(coalesce(min(least(s.wanted_from, s.first_ts))::date, :since),
+    :since) AS since, min(r.covers_from) AS covers_from
+FROM tracked_symbols t
+LEFT JOIN enrichment_status s USING (symbol)
+LEFT JOIN corporate_action_refreshes r ON r.source = :source AND r.symbol = t.symbol
+WHERE t.active AND t.asset_class IN ('stock', 'etf')
+GROUP BY t.symbol
+"""
+
+_WITHOUT_PAST = f"""
+SELECT symbol, since FROM ({_TRACKED_SHARES}) shares
+WHERE covers_from IS NULL OR covers_from > since ORDER BY symbol
+"""
+
+_CLAIM = """
+INSERT INTO corporate_action_refreshes AS r (source, symbol, attempted_at)
+VALUES (:source, '', :now)
+ON CONFLICT (source, symbol) DO UPDATE SET attempted_at = EXCLUDED.attempted_at
+WHERE r.attempted_at <= EXCLUDED.attempted_at - make_interval(mins => :wait)
+    AND (r.refreshed_at IS NULL OR r.refreshed_at < :due_since OR r.error IS NOT NULL)
+    OR r.error IS NULL AND r.attempted_at <= EXCLUDED.attempted_at - interval '1 minute'
+        AND EXISTS (
+            SELECT FROM tracked_symbols t WHERE t.active AND t.asset_class IN ('stock', 'etf')
+                AND NOT EXISTS (SELECT FROM corporate_action_refreshes p
+                    WHERE p.source = :source AND p.symbol = t.symbol))
+RETURNING source
+"""
+
+_REFRESHED = """
+INSERT INTO corporate_action_refreshes AS r (source, symbol, covers_from, attempted_at,
+    refreshed_at)
+VALUES (:source, :symbol, :covers_from, :now, :now)
+ON CONFLICT (source, symbol) DO UPDATE SET error = NULL, refreshed_at = EXCLUDED.refreshed_at,
+    covers_from = least(r.covers_from, EXCLUDED.covers_from)
+"""
+
+_FAILED = """
+INSERT INTO corporate_action_refreshes (source, attempted_at, error) VALUES (:source, :now, :error)
+ON CONFLICT (source, symbol) DO UPDATE SET error = EXCLUDED.error
+"""
+
+# The first bar on or after a split, up to a week later: where its step shows.
+_CLEAR_STEP_FLAGS = f"""
+DELETE FROM bar_flags f USING {_KEYS.table}
+WHERE f.symbol = keys.symbol AND f.check_name IN ('split', 'split_without_step', 'outlier')
+    AND f.ts >= keys.effective_date - interval '6 days' AND f.ts = (
+        SELECT min(b.ts) FROM bars b WHERE b.symbol = f.symbol AND b.timeframe = f.timeframe
+            AND b.ts >= keys.effective_date - CASE f.timeframe WHEN '1w' THEN interval '6 days'
+                ELSE interval '0' END
+            AND b.ts < keys.effective_date + interval '7 days')
+"""
+
+_OUTDATED = f"""
+SELECT DISTINCT keys.symbol FROM {_KEYS.table}
+JOIN tracked_symbols t ON t.symbol = keys.symbol AND t.active
+JOIN enrichment_status s ON s.symbol = keys.symbol
+WHERE s.first_ts < keys.effective_date AND s.last_ts >= keys.effective_date
+    AND (s.adjusted_until IS NULL OR s.adjusted_until < keys.effective_date)
+ORDER BY keys.symbol
 """
 
 _DELETE = """

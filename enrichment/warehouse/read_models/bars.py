@@ -13,9 +13,11 @@ from sqlalchemy import text
 
 from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts
+from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse.database import Reader
+from enrichment.warehouse.read_models.adjustment import Factors, read_factors
 from enrichment.warehouse.read_models.symbols import is_known
 from enrichment.warehouse.series.snapshots import PRICES, fetch
 from enrichment.warehouse.series.upsert import to_arrow
@@ -50,6 +52,7 @@ class BarDownloads(Reader):
         start: datetime | None = None,
         end: datetime | None = None,
         limit: int | None = None,
+        adjustment: Adjustment = Adjustment.NONE,
     ) -> Generator[pa.RecordBatch, None, None]:
         """Bars with start ≤ ts < end, ascending, as batches of `ts` (UTC) and these columns.
 
@@ -62,6 +65,7 @@ class BarDownloads(Reader):
             start: None for the first bar.
             end: None for all bars from `start` on.
             limit: Maximum number of rows; None for all.
+            adjustment: The basis of prices and volumes.
         """
         numbers = [name for name in columns if COLUMNS[name] == "number"]
         labels = [name for name in columns if COLUMNS[name] == "label"]
@@ -71,12 +75,14 @@ class BarDownloads(Reader):
         after: datetime | None = None
         with self._db.begin() as conn:
             conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            factors = read_factors(conn, symbol, timeframe, adjustment)
             while remaining is None or remaining > 0:
                 rows = CHUNK_ROWS if remaining is None else min(CHUNK_ROWS, remaining)
                 page = {**values, "after": after, "rows": rows}
                 ts, chunk = fetch(conn, query, page, numbers, labels=labels)
                 if len(ts):
-                    arrays = [to_arrow(ts), *(to_arrow(chunk[name]) for name in columns)]
+                    adjusted = (factors.apply(name, ts, chunk[name]) for name in columns)
+                    arrays = [to_arrow(ts), *map(to_arrow, adjusted)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
                 if len(ts) < rows:
                     return
@@ -112,6 +118,7 @@ class PriceCharts(Reader):
         features: Sequence[str] = (),
         *,
         asset_class: AssetClass = AssetClass.STOCK,
+        adjustment: Adjustment = Adjustment.SPLIT,
     ) -> Candles:
         """The bars with start ≤ ts < end as at most about 600 candles.
 
@@ -133,9 +140,15 @@ class PriceCharts(Reader):
         if unknown := [name for name in features if COLUMNS.get(name) != "number"]:
             raise ValueError(f"not a number's column: {', '.join(unknown)}")
         values = {"symbol": symbol, "timeframe": timeframe.value, "start": start, "end": end}
-        query = _CANDLES.format(features="".join(_LAST_VALUE.format(name=n) for n in features))
         names = ["open", "high", "low", "close", "volume", *features]
         with self._db.begin() as conn:
+            factors = read_factors(conn, symbol, timeframe, adjustment)
+            values |= {"bounds": factors.bounds.tolist()}
+            values |= {"price": factors.price.tolist(), "shares": factors.volume.tolist()}
+            query = _CANDLES.format(
+                adjusted=", ".join(_adjusted(name, factors) for name in names),
+                features="".join(_LAST_VALUE.format(name=n) for n in features),
+            )
             count = conn.execute(text(_COUNT), values).scalar_one()
             each = max(1, -(-count // MAX_CANDLES))
             ts, columns = fetch(conn, query, {**values, "each": each}, names)
@@ -161,6 +174,18 @@ def _within(
     return missing
 
 
+def _adjusted(name: str, factors: Factors) -> str:
+    """The SQL of a column on the basis of the factors."""
+    of_column = factors.of(name)
+    if of_column is None:
+        return name
+    parameter = "price" if of_column is factors.price else "shares"
+    return f"{name} * {_FACTOR.format(parameter=parameter)} AS {name}"
+
+
+# `bounds` divide time into the parts that the factors belong to.
+_FACTOR = "(CAST(:{parameter} AS float8[]))[width_bucket(ts, CAST(:bounds AS timestamptz[])) + 1]"
+
 RANGE = """
 WHERE symbol = :symbol AND timeframe = :timeframe
     AND (CAST(:start AS timestamptz) IS NULL OR ts >= :start)
@@ -184,7 +209,10 @@ WHERE ts - before > :duration ORDER BY ts
 _CANDLES = f"""
 SELECT min(ts) AS ts, (array_agg(open ORDER BY ts))[1] AS open, max(high) AS high, min(low) AS low,
     (array_agg(close ORDER BY ts DESC))[1] AS close, sum(volume) AS volume{{features}}
-FROM (SELECT *, (row_number() OVER (ORDER BY ts) - 1) / :each AS candle FROM bars {RANGE}) numbered
+FROM (
+    SELECT ts, {{adjusted}}, (row_number() OVER (ORDER BY ts) - 1) / :each AS candle
+    FROM bars {RANGE}
+) numbered
 GROUP BY candle
 """
 

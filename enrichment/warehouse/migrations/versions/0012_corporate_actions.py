@@ -49,8 +49,8 @@ CREATE TABLE corporate_action_refreshes (
     source       text NOT NULL,
     symbol       text NOT NULL DEFAULT '',
     covers_from  date,
+    attempted_at timestamptz,
     refreshed_at timestamptz,
-    failed_at    timestamptz,
     error        text,
     PRIMARY KEY (source, symbol)
 );
