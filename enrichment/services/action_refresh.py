@@ -11,17 +11,14 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Protocol
-
-from sqlalchemy import Connection
+from datetime import datetime, timedelta
 
 from enrichment.domain.clock import utc_now
-from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import EnrichmentError, ProviderError, Snooze
 from enrichment.domain.model import JobKind
+from enrichment.vendors.base import ActionSource
 from enrichment.warehouse import corporate_actions as ledger
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Connection, Database
 from enrichment.warehouse.queue import job_control
 
 _log = logging.getLogger(__name__)
@@ -32,19 +29,6 @@ _OVERLAP = timedelta(days=30)  # past actions that are asked for again each nigh
 _BY_NAME = 1_000  # more symbols than these are asked for as the whole market
 _MAX_WITHDRAWN = 0.1  # of what a source listed; more is a fault of its answer
 _PRIORITY = 5
-
-
-class ActionSource(Protocol):
-    """A vendor that lists corporate actions of many symbols."""
-
-    @property
-    def source(self) -> str:
-        """Recorded with its actions."""
-
-    def fetch_actions(
-        self, since: date, symbols: Sequence[str] | None = None
-    ) -> list[CorporateAction]:
-        """Actions effective at `since` or later, of these symbols or of the whole market."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import (
     MalformedResponse,
     ProviderError,
@@ -52,6 +54,24 @@ class Provider(Protocol):
 
         Raises:
             ProviderError: The vendor's answer could not be used.
+            Snooze: The vendor is not to be asked before some time has passed.
+        """
+
+
+class ActionSource(Protocol):
+    """A vendor that lists corporate actions of many symbols."""
+
+    @property
+    def source(self) -> str:
+        """Recorded with its actions."""
+
+    def fetch_actions(
+        self, since: date, symbols: Sequence[str] | None = None
+    ) -> list[CorporateAction]:
+        """Actions effective at `since` or later, of these symbols or of the whole market.
+
+        Raises:
+            ProviderError: The answer could not be used.
             Snooze: The vendor is not to be asked before some time has passed.
         """
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from enrichment.domain.errors import UnknownSymbol, UnknownVendor
@@ -23,15 +22,8 @@ from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.vendors.spelling import substituted_quote, vendor_spelling
 
 if TYPE_CHECKING:
-    from enrichment.vendors.base import Provider
+    from enrichment.vendors.base import ActionSource, Provider
     from enrichment.vendors.http import HttpClient
-
-
-class Basis(StrEnum):
-    """What a vendor's prices are adjusted for."""
-
-    RAW = "raw"
-    SPLIT_ADJUSTED = "split_adjusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +60,10 @@ class VendorSpec:
     """Sent with every request; `{setting}` stands for the value of that credential."""
     coverage: Mapping[AssetClass, Mapping[Timeframe, int | None]]
     """What it serves: asset class → timeframe → days it reaches back, None for unlimited."""
-    basis: Basis
     build: Callable[..., Provider]
     """(client, source recorded with its bars, values of `options` in order) → its provider."""
+    build_actions: Callable[[HttpClient, str], ActionSource] | None = None
+    """(client, source) → what lists corporate actions of many symbols; None for none."""
     options: tuple[VendorSetting, ...] = ()
     """Further settings of the vendor."""
     test_symbol: tuple[AssetClass, str]
@@ -166,6 +159,12 @@ def _polygon(client: HttpClient, source: str) -> Provider:
     return PolygonProvider(client, source=source)
 
 
+def _polygon_actions(client: HttpClient, source: str) -> ActionSource:
+    from enrichment.vendors.polygon_actions import PolygonActions
+
+    return PolygonActions(client, source)
+
+
 def _binance(client: HttpClient, source: str) -> Provider:
     from enrichment.vendors.binance import BinanceProvider
 
@@ -201,8 +200,8 @@ VENDORS = VendorRegistry(
         rate=VendorSetting("polygon_rate", 5, "requests a minute that Polygon's plan allows"),
         headers={"Authorization": "Bearer {polygon_api_key}"},
         coverage=dict.fromkeys(AssetClass, _UNLIMITED),
-        basis=Basis.SPLIT_ADJUSTED,
         build=_polygon,
+        build_actions=_polygon_actions,
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
         sandbox_source="sandbox",  # as recorded since before there were other vendors
@@ -215,7 +214,6 @@ VENDORS = VendorRegistry(
         ),
         rate=VendorSetting("binance_rate", 1200, "requests a minute sent to Binance at most"),
         coverage={AssetClass.CRYPTO: _UNLIMITED},
-        basis=Basis.RAW,
         build=_binance,
         test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
         sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
@@ -237,7 +235,6 @@ VENDORS = VendorRegistry(
             AssetClass.ETF: _YAHOO_STOCKS,
             AssetClass.CRYPTO: _YAHOO_CRYPTO,
         },
-        basis=Basis.SPLIT_ADJUSTED,
         build=_yahoo,
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
@@ -254,7 +251,6 @@ VENDORS = VendorRegistry(
         rate=VendorSetting("coinbase_rate", 300, "requests a minute sent to Coinbase at most"),
         burst=10,  # of the 15 that its bucket holds
         coverage={AssetClass.CRYPTO: _UNLIMITED},
-        basis=Basis.RAW,
         build=_coinbase,
         test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
         sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
@@ -276,7 +272,6 @@ VENDORS = VendorRegistry(
             "APCA-API-SECRET-KEY": "{alpaca_api_secret}",
         },
         coverage=dict.fromkeys((AssetClass.STOCK, AssetClass.ETF), _UNLIMITED),
-        basis=Basis.RAW,
         build=_alpaca,
         options=(
             VendorSetting(

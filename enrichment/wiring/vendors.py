@@ -8,6 +8,7 @@ from datetime import datetime
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import AssetClass
+from enrichment.vendors.base import ActionSource
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
@@ -48,6 +49,25 @@ def build_providers(
     }
     order = {kind: settings.providers(kind) for kind in AssetClass}
     return Failover(built, order.__getitem__, paused=paused, failover_after=settings.failover_after)
+
+
+def build_action_sources(
+    settings: Settings,
+    manager: ResilienceManager,
+    *,
+    shared: SharedLimiter | None = None,
+    protection: VendorProtection | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> list[ActionSource]:
+    """What lists corporate actions of many symbols, of the vendors in use."""
+    return [
+        spec.build_actions(
+            _client(spec, settings, manager, shared, protection, now),
+            spec.source(sandbox=settings.uses_sandbox),
+        )
+        for spec in settings.providers_in_use
+        if spec.build_actions is not None
+    ]
 
 
 def _client(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,9 @@ from enrichment.wiring.database import build_read_models, open_database
 if TYPE_CHECKING:
     from enrichment.engine.scheduler import EnrichmentScheduler
     from enrichment.engine.worker import Worker, WorkerTiming
+    from enrichment.services.action_refresh import ActionRefresh
     from enrichment.services.alerts.service import AlertService
+    from enrichment.vendors.base import ActionSource
     from enrichment.vendors.guard import VendorProtection
     from enrichment.warehouse.queue.notify import JobListener
     from resilience import ResilienceManager
@@ -51,6 +53,21 @@ def build_scheduler(
     )
 
 
+def build_action_refresh(
+    settings: Settings, db: Database, sources: Sequence[ActionSource]
+) -> ActionRefresh:
+    """What keeps the corporate actions up to date."""
+    from enrichment.services.action_refresh import ActionRefresh
+
+    return ActionRefresh(
+        db,
+        sources,
+        hour=settings.enrichment_hour,
+        minute=settings.enrichment_minute,
+        history_days=settings.history_days,
+    )
+
+
 @dataclass(frozen=True)
 class WorkerProcess:
     """The threads of a worker process."""
@@ -60,6 +77,7 @@ class WorkerProcess:
     listener: JobListener
     resilience: ResilienceManager
     alerts: AlertService
+    actions: ActionRefresh
 
     def run(self) -> bool:
         """Work until `stop()`. Returns False if items were still running when released."""
@@ -67,11 +85,13 @@ class WorkerProcess:
 
         self.listener.start()
         self.scheduler.start()
+        self.actions.start()
         self.alerts.start(STARTUP_DELAY_SECONDS)
         try:
             return self.worker.run()
         finally:
             self.alerts.stop()
+            self.actions.stop()
             self.scheduler.stop()
             self.listener.stop()
             self.resilience.close()
@@ -97,6 +117,7 @@ def open_worker_process(
     from enrichment.warehouse.queue.workers import WorkerRegistry
     from enrichment.wiring import execution
     from enrichment.wiring.alerts import build_alert_service, load_rules
+    from enrichment.wiring.vendors import build_action_sources
 
     use_few_arenas()
     rules = load_rules(settings)
@@ -148,5 +169,15 @@ def open_worker_process(
                 evaluator=worker_id,
                 interval=WORKER_SECONDS,
                 rules=rules,
+            ),
+            build_action_refresh(
+                settings,
+                db,
+                build_action_sources(
+                    settings,
+                    resilience.manager,
+                    shared=resilience.shared_limits,
+                    protection=protection,
+                ),
             ),
         )
