@@ -117,8 +117,8 @@ def plan_unchanged(plan: FetchPlan) -> FetchPlan:
 
 
 def plan_refetch(plan: FetchPlan, snapshot: SeriesSnapshot, now: datetime) -> FetchPlan:
-    """Plan to fetch the whole history again, as far back as it was ever served."""
-    start = min(snapshot.history_from or plan.window.start, plan.window.start)
+    """Plan to fetch the whole history again, as far back as it was ever served or is wanted now."""
+    start = min(snapshot.history_from or plan.window.start, _start(plan.window, plan.gaps))
     return FetchPlan(Situation.HISTORY_CHANGED, Window(start, now), Read.ALL)
 
 

@@ -29,7 +29,7 @@ from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, Stored
 from enrichment.pipeline.validation.bars import ValidationRequest
 
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
-_MIN_STEP = 1e-9
+_NOISE = 2e-6  # relative, of prices that a vendor sends as float32
 _UNEXPLAINED_SHARE = 0.01
 
 
@@ -83,12 +83,15 @@ def history_changed(snapshot: SeriesSnapshot, stored: Bars, main: FetchResult) -
 
 
 def changed_before_overlap(snapshot: SeriesSnapshot, stored: Bars, fetched: Bars) -> bool:
-    """Whether the oldest bar of the overlap has other prices and there are older stored bars."""
+    """Whether the oldest bar of the overlap has other prices, beyond the noise of float32, and
+    there are older stored bars.
+    """
     before, after = stored.intersect(fetched)
     first_ts = snapshot.first_ts
     if len(before) == 0 or first_ts is None or to_datetime(before.ts[0]) <= first_ts:
         return False
-    return any(getattr(before, name)[0] != getattr(after, name)[0] for name in PRICES)
+    ratios = [getattr(after, name)[0] / getattr(before, name)[0] for name in PRICES]
+    return any(abs(ratio - 1.0) > _NOISE for ratio in ratios)
 
 
 def detect_rebase(stored: Bars, fetched: Bars) -> Rebase | None:
@@ -103,7 +106,7 @@ def detect_rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     ratios = np.stack([getattr(after, name) / getattr(before, name) for name in PRICES])
     factor = float(np.median(ratios[:, : min(10, len(before))]))
     tolerance = min(RATIO_TOLERANCE, abs(factor - 1.0) / 5.0)
-    if tolerance < _MIN_STEP:
+    if abs(factor - 1.0) <= _NOISE:
         return None
     rescaled = (np.abs(ratios / factor - 1.0) <= tolerance).all(axis=0)
     equal = (np.abs(ratios - 1.0) <= tolerance).all(axis=0)

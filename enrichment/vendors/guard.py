@@ -35,12 +35,14 @@ from resilience import (
     ResilienceError,
     ResilienceManager,
     SharedLimiter,
+    State,
     remaining,
     waiting_up_to,
 )
 
 T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
+TEST_WAIT_SECONDS = 5.0  # for the outcome of a breaker's test call
 UNLIMITED_PER_MINUTE = 1_000_000
 
 
@@ -107,6 +109,12 @@ class VendorGuard:
         self._vendor = vendor
         name = f"{vendor}_api"
         rate = per_minute or UNLIMITED_PER_MINUTE
+        self._breaker = manager.register_circuit_breaker(
+            name,
+            parameters.failure_threshold,
+            parameters.recovery_timeout,
+            ignore=(QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
+        )
         self._pipeline = manager.pipeline(
             retry=manager.register_retry_policy(
                 name,
@@ -116,12 +124,7 @@ class VendorGuard:
                 deadline=parameters.deadline,
                 retry_on=_is_transient,
             ),
-            breaker=manager.register_circuit_breaker(
-                name,
-                parameters.failure_threshold,
-                parameters.recovery_timeout,
-                ignore=(QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
-            ),
+            breaker=self._breaker,
             limiter=manager.register_rate_limiter(
                 name,
                 rate,
@@ -142,6 +145,9 @@ class VendorGuard:
             with waiting_up_to(longer) if _has_answer.get() else nullcontext():
                 answer = self._pipeline.execute(lambda: self._pause.applied(request))
         except (ResilienceError, QuotaExceeded) as exc:
+            if isinstance(exc, CircuitOpen) and self._breaker.status().state is not State.OPEN:
+                # Another item's request tests right now whether the vendor is back.
+                raise Snooze(str(exc), TEST_WAIT_SECONDS, SnoozeCause.CAPACITY) from exc
             wait = exc.retry_after or DEFAULT_WAIT_SECONDS
             named = exc if isinstance(exc, ResilienceError) else f"{self._vendor}: {exc}"
             raise Snooze(str(named), wait, _cause(exc)) from exc

@@ -1,104 +1,75 @@
-"""The first night of a free plan: 5 requests a minute, more threads than that, no fallback."""
+"""The nights of a free plan: 5 requests a minute, the real worker, Postgres, default settings."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
+from datetime import UTC, datetime, timedelta
 
+import exchange_calendars
+import pandas as pd
 import pytest
-from pydantic import SecretStr
 
-from enrichment.config import Settings
-from enrichment.domain.errors import Snooze, StepFailed
-from enrichment.domain.model import AssetClass, Task, Timeframe
-from enrichment.pipeline.enrich import EnrichmentPipeline
-from enrichment.sandbox import create_app, running
-from enrichment.wiring.vendors import build_providers
-from resilience import init_resilience_manager
-from tests.helpers.fakes import EmptyStore
-from tests.helpers.virtual_time import VirtualTime
+from enrichment.sandbox.faults import Fault
+from enrichment.warehouse.database import Database
+from tests.helpers.free_plan import FreePlanNights, free_plan_nights
+from tests.helpers.virtual_time import START
 
-NIGHT_SECONDS = 3600.0
-TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
+SYMBOLS = [f"SIM{n}" for n in range(1, 13)]
+SERIES = """
+SELECT symbol, timeframe, count(*), min(ts), max(ts), (
+    SELECT string_agg(DISTINCT source, ',') FROM enrichment_status s
+    WHERE s.symbol = b.symbol AND s.timeframe = b.timeframe)
+FROM bars b GROUP BY symbol, timeframe ORDER BY symbol, timeframe
+"""
 
 
-class Night:
-    """Runs items on threads; what is snoozed returns to the end of the queue when it is due."""
+def expected_bars(now: datetime) -> dict[str, int]:
+    """Bars of a year that have ended by then, on New York's clock."""
+    calendar = exchange_calendars.get_calendar("XNYS", start="2024-01-01", end="2027-01-01")
+    first = pd.Timestamp((now - timedelta(days=365)).date())
+    hours = days = 0
+    for label in calendar.sessions_in_range(first, pd.Timestamp(now.date())):
+        opens, closes = calendar.session_open_close(label)
+        if closes <= pd.Timestamp(now):
+            days += 1
+            hours += len(pd.date_range(opens.floor("1h"), closes, freq="1h", inclusive="left"))
+    return {"1d": days, "1h": hours}
 
-    def __init__(self, pipeline: EnrichmentPipeline[None], time: VirtualTime, symbols: int) -> None:
-        self._pipeline, self._time, self._lock = pipeline, time, threading.Lock()
-        self._queue = deque(
-            (0.0, Task(UUID(int=n), f"SIM{n}", AssetClass.STOCK, TIMEFRAMES, "w", 1))
-            for n in range(1, symbols + 1)
-        )
-        self._running = 0
 
-    def run(self, threads: int) -> None:
-        with ThreadPoolExecutor(threads) as pool:
-            for finished in [pool.submit(self._work) for _ in range(threads)]:
-                finished.result()
-
-    def _work(self) -> None:
-        try:
-            while (task := self._claim()) is not None:
-                self._enrich(task)
-        finally:
-            self._time.leave()
-
-    def _claim(self) -> Task | None:
-        while True:
-            with self._lock:
-                now = self._time.nanoseconds() / 1e9
-                assert now < NIGHT_SECONDS, "the night does not end"
-                for item in self._queue:
-                    if item[0] <= now:
-                        self._queue.remove(item)
-                        self._running += 1
-                        return item[1]
-                if not self._queue and not self._running:
-                    return None
-            self._time.sleep(1.0)
-
-    def _enrich(self, task: Task) -> None:
-        again = None
-        try:
-            self._pipeline.enrich(task)
-        except StepFailed as failure:
-            if not isinstance(failure.__cause__, Snooze):
-                raise
-            again = self._time.nanoseconds() / 1e9 + failure.__cause__.seconds
-        finally:
-            with self._lock:
-                self._running -= 1
-                if again is not None:
-                    self._queue.append((again, task))
+def assert_complete(nights: FreePlanNights) -> None:
+    """Every series has all bars of a year, from the first vendor."""
+    expected = expected_bars(START)
+    rows = nights.rows(SERIES)
+    assert len(rows) == 2 * len(SYMBOLS)
+    for symbol, timeframe, bars, first, _, source in rows:
+        assert (source, first <= START.replace(tzinfo=UTC) - timedelta(days=360)) == (
+            "polygon",
+            True,
+        ), (symbol, timeframe, bars, first, source)
+        assert bars >= expected[timeframe], (symbol, timeframe, bars, first)
+    assert nights.rows("SELECT count(*) FROM bar_gaps WHERE resolved_at IS NULL") == [(0,)]
 
 
 @pytest.mark.parametrize("threads", [5, 10])
-def test_every_series_is_complete_from_the_first_vendor(threads: int) -> None:
-    time, store = VirtualTime(threads), EmptyStore()
-    app = create_app(clock=time.wall, plan="free")
-    vendor = app.extensions["sandbox"]
-    with running(app) as url:
-        settings = Settings(
-            polygon_api_key=SecretStr("free"), polygon_base_url=url, yahoo_base_url=url
-        )
-        manager = init_resilience_manager(**time.injectables)
-        pipeline = EnrichmentPipeline(
-            build_providers(settings, manager), store, history_days=365, now=time.wall
-        )
-        Night(pipeline, time, symbols=12).run(threads)
-    assert len(store.updates) == 24
-    fetches = [fetch for update in store.updates.values() for fetch in update.fetches]
-    assert {fetch.source for fetch in fetches} == {"polygon"}
-    bars = Counter((tf, len(update.bars)) for (_, tf), update in store.updates.items())
-    assert sorted(bars.values()) == [12, 12]
-    assert all(update.quality.completeness == 1.0 for update in store.updates.values())
-    assert {update.bars.ts[0].astype("M8[M]").item().year for update in store.updates.values()} == {
-        2025
-    }
-    assert set(vendor.requests.describe()["by_outcome"]) == {"ok"}
-    answered = sum(fetch.fetched.requests for fetch in fetches if fetch.fetched)
-    assert vendor.requests.describe()["total"] == answered  # none was asked twice
+def test_the_first_night_is_complete_from_the_first_vendor(db: Database, threads: int) -> None:
+    with free_plan_nights(db, SYMBOLS, threads=threads) as nights:
+        outcomes = nights.run()
+        assert_complete(nights)
+        assert set(outcomes) == {"ok"}
+        fallbacks = "SELECT DISTINCT source FROM enrichment_fetch_log"
+        assert nights.rows(fallbacks) == [("polygon",)]
+        asked = nights.rows("SELECT sum(requests) FROM enrichment_fetch_log")
+        assert asked == [(outcomes["ok"],)]  # none was asked twice
+
+
+def test_after_an_outage_in_the_first_night_it_is_complete_two_nights_later(db: Database) -> None:
+    with free_plan_nights(db, SYMBOLS, threads=5) as nights:
+        nights.faults.add([Fault("*", "server_error", vendor="polygon", status=503)])
+        first = nights.run()
+        assert nights.rows("SELECT DISTINCT source FROM enrichment_status") == [("yahoo",)]
+        nights.faults.clear()
+        for _ in range(2):
+            nights.next_night()
+            outcomes = nights.run()
+        assert_complete(nights)
+        assert first["server_error"] > 0
+        assert set(outcomes) == {"ok"}
