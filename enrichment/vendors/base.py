@@ -108,6 +108,7 @@ class ResilientCall(Protocol):
 
 
 _AROUND = np.timedelta64(8, "D")  # a week and the time zones, as answers may be rounded
+_LAST_BARS = 2  # that a vendor may send in place of none
 _NUMBER_TYPES = {float, int, type(None)}
 _UNITS_PER_SECOND = {"s": 1, "ms": 1000}
 _EARLIEST, _LATEST = -2_208_988_800, 4_102_444_800  # the years 1900 to 2099, in seconds
@@ -147,12 +148,16 @@ def within(bars: Bars, window: Window) -> Bars:
     """The bars that start in the window; a vendor may send some around it.
 
     Raises:
-        MalformedResponse: All are far outside of it, as with a wrong unit of time.
+        MalformedResponse: All of them, and not just the last there are, are far outside of it, as
+            with a wrong unit of time.
     """
     start, end = to_datetime64(window.start), to_datetime64(window.end)
     kept = (bars.ts >= start) & (bars.ts < end)
     if kept.all():
         return bars
-    if not ((bars.ts >= start - _AROUND) & (bars.ts < end + _AROUND)).any():
+    if (
+        len(bars) > _LAST_BARS
+        and not ((bars.ts >= start - _AROUND) & (bars.ts < end + _AROUND)).any()
+    ):
         raise MalformedResponse(f"all bars start outside the requested time, one at {bars.ts[0]}")
     return bars.take(kept)
