@@ -19,11 +19,11 @@ from enrichment.domain.errors import ConfigurationError
 from enrichment.net import is_loopback, require_free
 from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import WATCHER_SECONDS
-from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.schema import require_current
 from enrichment.wiring.alerts import build_alert_service, load_rules
 from enrichment.wiring.database import (
+    build_commands,
     build_read_models,
     feature_columns,
     open_database,
@@ -88,7 +88,7 @@ def serve(settings: Settings) -> None:
     ):
         app = create_app(
             build_read_models(reader_db, settings),
-            Commands(db, settings.provider_orders),
+            build_commands(db, settings),
             ready=lambda: require_current(db, columns),
             config=Schedule(
                 settings.enrichment_hour,

@@ -52,12 +52,11 @@ Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the job 
 @contextmanager
 def services(settings: Settings | None = None) -> Iterator[tuple[ReadModels, Commands]]:
     """The read models and the commands, on the database of the settings."""
-    from enrichment.services.commands import Commands
-    from enrichment.wiring.database import build_read_models, open_database
+    from enrichment.wiring.database import build_commands, build_read_models, open_database
 
     settings = settings or load_settings()
     with open_database(settings, application="enrichment-cli") as db:
-        yield build_read_models(db, settings), Commands(db, settings.provider_orders)
+        yield build_read_models(db, settings), build_commands(db, settings)
 
 
 def load_settings(**options: Any) -> Settings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enrichment import __version__
-from enrichment.cli import alerts, data, export, jobs, symbols
+from enrichment.cli import alerts, data, export, jobs, repair, symbols
 from enrichment.cli.context import (
     Json,
     Reason,
@@ -236,8 +236,20 @@ def db_url() -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Check configuration, database, vendors, calendar and ports, with advice on problems."""
+def doctor(
+    stored_data: Annotated[
+        bool,
+        typer.Option("--data", help="Check the stored series instead, for 'enrichment repair'."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check configuration, database, vendors, calendar and ports, with advice on problems.
+
+    With --data: find series that an older version damaged. The exit code is 1 if a check failed.
+    """
+    if stored_data:
+        repair.print_damage(as_json)
+        return
     from enrichment.cli.doctor import print_results, run_checks
 
     results = run_checks(load_settings)
@@ -261,7 +273,7 @@ def _options(
 ) -> None: ...
 
 
-for module in (jobs, data):
+for module in (jobs, data, repair):
     module.register(app)
 for name, group in (("symbols", symbols), ("alerts", alerts), ("export", export)):
     app.add_typer(group.app, name=name)

@@ -13,6 +13,7 @@ from enrichment.services.commands import Commands
 from enrichment.warehouse import reader_role
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.wiring.database import build_commands
 
 STATEMENT_TIMEOUT_MS = 2000
 
@@ -46,7 +47,7 @@ def services() -> Services:
         enabled=settings.enable_daily_enrichment,
         providers=orders,
     )
-    return Services(reader, Commands(database, orders), orders)
+    return Services(reader, build_commands(database, settings), orders)
 
 
 def commands() -> Commands:

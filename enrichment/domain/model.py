@@ -215,6 +215,15 @@ class ThreadUse:
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesRepair:
+    """A part of a damaged series that is fetched again and replaced."""
+
+    timeframe: Timeframe
+    window: Window
+    restart: bool = False  # whether all that is stored of the series is given up
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One claimed item of a job: the symbol to enrich, and the lease on it."""
 
@@ -227,11 +236,16 @@ class Task:
     retry_count: int = 0
     backfill: Window | None = None  # the history to fetch; None: the newest bars
     remaining: tuple[tuple[Timeframe, datetime], ...] = ()  # where the rest of a backfill ends
+    repairs: tuple[SeriesRepair, ...] = ()  # of the backfill; empty: stored bars are kept
     thread_use: ThreadUse | None = field(default=None, compare=False)  # None before it begins
 
     def remaining_until(self, timeframe: Timeframe) -> datetime | None:
         """End of the rest of a timeframe's backfill; None if it has not begun."""
         return dict(self.remaining).get(timeframe)
+
+    def repair_of(self, timeframe: Timeframe) -> SeriesRepair | None:
+        """The repair of one of its series; None for a task that repairs nothing."""
+        return next((r for r in self.repairs if r.timeframe is timeframe), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,10 @@ class FetchResult:
             return self.window.end
         return max(self.window.start, self.fetched.served_from or self.window.start)
 
+    @property
+    def served_window(self) -> Window:
+        return Window(self.served_from, self.window.end)
+
 
 @dataclass(frozen=True, slots=True)
 class Rebase:
@@ -184,6 +188,8 @@ class SeriesUpdate:
     last_ts: datetime | None = None  # start of the newest bar of the series after the run
     appends: bool = False  # whether all `bars` start after those stored
     replaces_series: bool = False  # whether all that is stored of the series is given up first
+    withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed first
+    repairs: bool = False  # whether it replaces damaged bars, and gaps closed without evidence
 
     @property
     def as_of(self) -> datetime:

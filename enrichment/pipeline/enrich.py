@@ -44,7 +44,7 @@ from enrichment.pipeline.fetch import (
     replaces_sandbox,
     step,
 )
-from enrichment.pipeline.fetch_plan import FetchPlan
+from enrichment.pipeline.fetch_plan import FetchPlan, Situation
 from enrichment.pipeline.merge import compute_features, find_gaps, merge, quality_inputs, to_update
 from enrichment.pipeline.ports import BarSource, Outcome, SeriesStore
 from enrichment.pipeline.quality import assess_quality
@@ -124,7 +124,7 @@ class EnrichmentPipeline(Generic[Outcome]):
         fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
         replaces = replaces_sandbox(run, snapshot, fetched)
         if replaces:
-            snapshot = SeriesSnapshot(wanted_from=snapshot.wanted_from, splits=snapshot.splits)
+            snapshot = _without_bars(snapshot)
             fetched = self._fetcher.fetch_and_validate(run, snapshot, plan(snapshot))
         with run.step("compute") as timer:
             merged = merge(run, snapshot, fetched)
@@ -133,7 +133,7 @@ class EnrichmentPipeline(Generic[Outcome]):
             inputs = quality_inputs(merged, coverage, gaps)
             quality = assess_quality(inputs)
         update = to_update(merged, features, gaps, inputs, quality, timer.milliseconds)
-        return replace(update, replaces_series=replaces)
+        return replace(update, replaces_series=replaces or run.restarts)
 
     def _read_snapshots(self, task: Task, now: datetime, report: OnStep) -> Snapshots:
         with step("read", None, report):
@@ -160,22 +160,34 @@ class EnrichmentPipeline(Generic[Outcome]):
         return []
 
     def _backfill_series(self, run: SeriesRun, window: Window) -> None:
-        """Store a window of one series, the newest chunk first."""
+        """Store a window of one series, the newest chunk first; one started anew as a whole."""
         snapshot = self._read_snapshot(run)
         window = fetch_plan.extend_to_stored(window, snapshot, run.now)
+        situation = Situation.BACKFILL
+        if run.repair is not None:
+            window, situation = run.repair.window, Situation.REPAIR
         remaining = Window(window.start, run.task.remaining_until(run.timeframe) or window.end)
-        for chunk in fetch_plan.backfill_chunks(remaining, run.timeframe, self._bars_per_chunk):
-            plan = partial(fetch_plan.plan_chunk, chunk=chunk)
+        chunks = fetch_plan.backfill_chunks(remaining, run.timeframe, self._bars_per_chunk)
+        if run.restarts:
+            snapshot = _without_bars(snapshot)
+            chunks = iter([remaining] if remaining.start < remaining.end else [])
+        for chunk in chunks:
+            plan = partial(fetch_plan.plan_chunk, chunk=chunk, situation=situation)
             update = self._enrich_series(run, snapshot, plan)
             with run.step("store"):
                 self._store.store_chunk(run.task, update, chunk.start)
             snapshot = self._read_snapshot(run)
             if update.fetched.limit is HistoryLimit.PLAN and len(update.fetched.bars) == 0:
                 break  # older chunks are beyond the plan, too
-        if snapshot.bars == 0:
+        if snapshot.bars == 0 and not run.restarts:
             with run.step("fetch"):
                 raise no_bars("no vendor", run)
 
     def _read_snapshot(self, run: SeriesRun) -> SeriesSnapshot:
         with run.step("read"):
             return self._store.snapshot(run.task.symbol, run.timeframe)
+
+
+def _without_bars(snapshot: SeriesSnapshot) -> SeriesSnapshot:
+    """The snapshot of a series that is to be started anew."""
+    return SeriesSnapshot(wanted_from=snapshot.wanted_from, splits=snapshot.splits)

@@ -24,15 +24,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Mask, between, to_datetime64
+from enrichment.domain.bars import (
+    Bars,
+    Mask,
+    Timestamps,
+    between,
+    isin_sorted,
+    no_timestamps,
+    to_datetime64,
+)
 from enrichment.domain.corporate_actions import NO_SPLITS, Split, Splits, union
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
+    SeriesRepair,
     Task,
     Timeframe,
     ValidationResult,
@@ -40,13 +49,14 @@ from enrichment.domain.model import (
     is_sandbox,
 )
 from enrichment.domain.series import NO_TAIL, FetchResult, Rebase, SeriesSnapshot, StoredTail
-from enrichment.domain.statuses import GapCause
+from enrichment.domain.statuses import GapCause, SnoozeCause
 from enrichment.pipeline import fetch_plan, reconcile
 from enrichment.pipeline.features import LOOKBACK
 from enrichment.pipeline.fetch_plan import FetchPlan, Read, Situation
 from enrichment.pipeline.ports import BarSource, SeriesStore
 from enrichment.pipeline.validation import validate
 from enrichment.pipeline.validation.bars import ValidationRequest
+from enrichment.pipeline.validation.missing import missing_bars
 
 OnStep = Callable[[str], None]
 
@@ -59,6 +69,20 @@ class SeriesRun:
     timeframe: Timeframe
     now: datetime
     report: OnStep  # called with the name of each step as it begins
+
+    @property
+    def repair(self) -> SeriesRepair | None:
+        return self.task.repair_of(self.timeframe)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether what is stored of the series is given up."""
+        return self.repair is not None and self.repair.restart
+
+    @property
+    def backfill(self) -> Window | None:
+        """The part of the history that was asked for; None: the newest bars."""
+        return self.task.backfill if self.repair is None else self.repair.window
 
     def step(self, name: str) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report)
@@ -96,6 +120,7 @@ def step(name: str, timeframe: Timeframe | None, report: OnStep) -> Iterator[Tim
 
 _BARS_AROUND_GAP = 10
 _CLOSED_AT_MOST = timedelta(days=4)  # a weekend with a holiday
+_OUTAGE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +133,7 @@ class FetchedSeries:
     splits: Splits  # the same as the bars of this timeframe meet them
     rebase: Rebase | None = None  # the change of basis that the main one shows
     replaces_history: bool = False  # whether the main one is the whole history
+    withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed
 
 
 class SeriesFetcher:
@@ -125,6 +151,8 @@ class SeriesFetcher:
         _require_bars(run, snapshot, plan, main)
         snapshot = _with_reported_splits(run, snapshot, main)
         main = _on_stored_basis(run, snapshot, main)
+        if plan.situation is Situation.REPAIR:
+            return self._replacement(run, snapshot, plan, main)
         unchanged = None if plan.gaps else _unchanged(run, snapshot, main)
         if unchanged is not None:
             plan = fetch_plan.plan_unchanged(plan)
@@ -159,6 +187,17 @@ class SeriesFetcher:
         rebase = reconcile.detect_rebase(tail.bars, main.validation.bars)
         series = _series(run, snapshot, [main], tail)
         return replace(series, rebase=rebase, replaces_history=True)
+
+    def _replacement(
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult
+    ) -> FetchedSeries:
+        """Bars that replace the stored ones, whatever these are."""
+        _require_replacement(run, snapshot, main)
+        tail = self._read(run, snapshot, plan)
+        withdrawn = _impossible_bars(run, tail.bars, main)
+        kept = tail.bars.take(~isin_sorted(tail.bars.ts, withdrawn))
+        main = _validated(run, snapshot, main, replace(tail, bars=kept))
+        return replace(_series(run, snapshot, [main], tail), withdrawn=withdrawn)
 
     def _refetch_gap(
         self, run: SeriesRun, window: Window, tail: StoredTail, snapshot: SeriesSnapshot
@@ -301,7 +340,7 @@ def _require_bars(
 ) -> None:
     """Raise UnknownSymbol if the vendor sent no bar at all; a chunk of a backfill may be empty."""
     sent = main.fetched is None or len(main.fetched.bars.ts) > 0
-    if sent or plan.situation is Situation.BACKFILL:
+    if sent or plan.situation in (Situation.BACKFILL, Situation.REPAIR):
         return
     with run.step("fetch"):
         if snapshot.bars == 0:
@@ -311,6 +350,34 @@ def _require_bars(
             f"{snapshot.bars:,} bars are stored: it may be delisted or renamed; what is stored "
             "stays"
         )
+
+
+def _require_replacement(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> None:
+    """Raise StepFailed from Snooze if a fallback answered for another vendor's series, and from
+    UnknownSymbol or NoProvider if nothing real came for a series that is to be started anew.
+    """
+    with run.step("fetch"):
+        answer = main.fetched
+        if run.restarts and is_sandbox(main.source):
+            raise NoProvider(
+                f"{run.task.symbol} {run.timeframe} is not repaired from the sandbox: set "
+                "ENRICHMENT_SANDBOX=false"
+            )
+        if run.restarts and answer is not None and len(answer.bars) == 0:
+            raise no_bars(main.source, run)
+        if answer is not None and answer.fallback and snapshot.source not in (None, main.source):
+            reason = f"the repair waits for {snapshot.source}; {main.source} is a fallback"
+            raise Snooze(reason, _OUTAGE_SECONDS, SnoozeCause.OUTAGE)
+
+
+def _impossible_bars(run: SeriesRun, stored: Bars, main: FetchResult) -> Timestamps:
+    """Stored bars of the served part that the calendar does not have, or not yet."""
+    if main.fetched is None or len(main.fetched.bars) == 0:
+        return no_timestamps()
+    ts = between(stored.ts, main.served_from, main.window.end)
+    start = main.served_from - run.timeframe.duration
+    expected = missing_bars(run.task.asset_class, run.timeframe, no_timestamps(), start, run.now)
+    return ts[~isin_sorted(ts, expected)]
 
 
 def replaces_sandbox(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> bool:

@@ -6,6 +6,7 @@
 | `incremental` | bars are stored | from the overlap on, then each due gap | the tail |
 | `longer_history` | more history is wanted than was ever served | also that part | the tail |
 | `backfill` | a job requests a part of the history | one chunk of it at a time | the tail |
+| `repair` | a job replaces a damaged part | one chunk of it at a time | the tail |
 | `unchanged` | the overlap was returned as stored, no gap is due | nothing more | nothing more |
 | `history_changed` | the bars before the overlap changed, too | all history again | all bars |
 
@@ -13,7 +14,7 @@ The tail: all stored bars from the earliest fetched window on, and the lookback 
 tail from the overlap on mostly comes with the snapshot and is not read again. After a change of the
 set of features all bars are read, since all need new values.
 
-The first four situations are known before the first request (`plan_update`, `plan_chunk`), the last
+The first five situations are known before the first request (`plan_update`, `plan_chunk`), the last
 two after its response (`plan_unchanged`, `plan_refetch`).
 
 >>> from datetime import UTC
@@ -52,6 +53,7 @@ class Situation(StrEnum):
     INCREMENTAL = "incremental"
     LONGER_HISTORY = "longer_history"
     BACKFILL = "backfill"
+    REPAIR = "repair"
     UNCHANGED = "unchanged"
     HISTORY_CHANGED = "history_changed"
 
@@ -106,9 +108,11 @@ def _unserved_history(snapshot: SeriesSnapshot, wanted: datetime, before: dateti
     return [Window(wanted, min(served, before))] if longer or snapshot.history_due else []
 
 
-def plan_chunk(snapshot: SeriesSnapshot, chunk: Window) -> FetchPlan:
-    """Plan of one chunk of a backfill."""
-    return FetchPlan(Situation.BACKFILL, chunk, _read(snapshot, chunk.start))
+def plan_chunk(
+    snapshot: SeriesSnapshot, chunk: Window, situation: Situation = Situation.BACKFILL
+) -> FetchPlan:
+    """Plan of one chunk of a backfill or a repair."""
+    return FetchPlan(situation, chunk, _read(snapshot, chunk.start))
 
 
 def plan_unchanged(plan: FetchPlan) -> FetchPlan:

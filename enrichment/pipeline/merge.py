@@ -99,7 +99,7 @@ class MergedSeries:
 
     def validated(self, ts: datetime) -> bool:
         """Whether this run fetched and validated the bar at `ts`."""
-        return any(ts in f.window for f in self.fetched.fetches if f.replaces_findings)
+        return any(ts in f.served_window for f in self.fetched.fetches if f.replaces_findings)
 
 
 def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> MergedSeries:
@@ -107,8 +107,11 @@ def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> M
     merged = tail = fetched.tail.bars
     first_changed, flags = len(tail.ts), list[Flag]()
     if not fetched.fetches[0].unchanged:
-        bars_to_store, flags = _bars_to_store(snapshot, fetched)
-        merged, first_changed = overlay(tail, bars_to_store)
+        bars_to_store, flags = _bars_to_store(run, snapshot, fetched)
+        kept = tail.take(~isin_sorted(tail.ts, fetched.withdrawn))
+        merged, first_changed = overlay(kept, bars_to_store)
+    if len(fetched.withdrawn):
+        first_changed = min(first_changed, int(merged.ts.searchsorted(fetched.withdrawn[0])))
     first_bars = [to_datetime(ts) for ts in merged.ts[:1]]
     if snapshot.first_ts is not None:
         first_bars.append(snapshot.first_ts)
@@ -118,11 +121,13 @@ def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> M
     return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected, before)
 
 
-def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Bars, list[Flag]]:
+def _bars_to_store(
+    run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries
+) -> tuple[Bars, list[Flag]]:
     """The bars to be stored, ascending, and the flags of this run.
 
-    Another vendor than the series' source adds bars, but does not change stored ones. Flags that an
-    analyst has confirmed are left out.
+    Another vendor than the series' source adds bars, but changes stored ones in a repair only.
+    Flags that an analyst has confirmed are left out.
     """
     main, *others = fetched.fetches
     bars, stored = main.validation.bars, fetched.tail.bars
@@ -132,7 +137,7 @@ def _bars_to_store(snapshot: SeriesSnapshot, fetched: FetchedSeries) -> tuple[Ba
     if fetched.rebase is not None and len(bars):
         older = stored.take(stored.ts < bars.ts[0])
         bars = scaled(older, np.full(len(older), 1 / fetched.rebase.factor)).concat(bars)
-    elif main.fetched is not None:
+    elif run.repair is None and main.fetched is not None:
         flags += reconcile.source_change_flags(snapshot, stored, bars, main.fetched)
         if snapshot.source not in (None, main.source):
             bars = bars.take(bars.missing_from(stored))
@@ -228,7 +233,7 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
 
     The limit is only learnt from a request for older bars that every preferred vendor answered.
     """
-    snapshot, backfill = merged.snapshot, merged.run.task.backfill
+    snapshot, backfill = merged.snapshot, merged.run.backfill
     fetches = merged.fetched.fetches
     asked = [result.window.start for result in fetches]
     asked += [ts for ts in (snapshot.wanted_from, snapshot.history_from) if ts is not None]
@@ -274,4 +279,6 @@ def to_update(
         splits=fetched.known_splits,
         last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars.ts) else merged.snapshot.last_ts,
         appends=len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all()),
+        withdrawn=fetched.withdrawn,
+        repairs=merged.run.repair is not None,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import (
     InvalidRequest,
     NotTracked,
@@ -34,6 +35,16 @@ def backfill_window(start: datetime, end: datetime | None, now: datetime) -> Win
             "the start must be in the past and before the end"
         )
     return Window(start, end)
+
+
+def damage_kinds(names: Sequence[str]) -> frozenset[DamageKind]:
+    """The kinds of damage of these names, all without names; InvalidRequest for an unknown one."""
+    for name in names:
+        if name not in list(DamageKind):
+            raise InvalidRequest(
+                f"unknown kind of damage {name!r}: choose from {', '.join(DamageKind)}"
+            )
+    return frozenset(map(DamageKind, names or DamageKind))
 
 
 def pause_key(conn: Connection, scope: str, key: str) -> str:

@@ -14,6 +14,7 @@ from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.pipeline.quality import assess_quality, without_flag
 from enrichment.services.command_checks import (
     backfill_window,
+    damage_kinds,
     listed,
     no_symbols_message,
     pause_key,
@@ -23,10 +24,12 @@ from enrichment.services.command_checks import (
     require_tracked,
     unserved_reason,
 )
+from enrichment.services.repairs import RepairPlan, plan_repair
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Connection, Database, database_now
 from enrichment.warehouse.queue import audit, job_control, jobs, pauses
 from enrichment.warehouse.queue import symbols as tracked_symbols
+from enrichment.warehouse.read_models import damage
 from enrichment.warehouse.series import review
 from resilience import BreakerAction
 
@@ -35,6 +38,7 @@ BACKFILL_PRIORITY = 20
 OVERRIDE_DELAY_SECONDS = 2.0
 """Every worker has applied a breaker's override after this time."""
 MAX_SILENCE = timedelta(days=30)
+MAX_SYMBOLS_IN_AUDIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,15 @@ class TriggerResult:
     symbols_to_process: int
 
 
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """A repair that was opened, its number of symbols, and what it will do."""
+
+    job_id: UUID
+    symbols_to_process: int
+    plan: RepairPlan
+
+
 class Commands:
     """The only service that changes anything.
 
@@ -53,9 +66,20 @@ class Commands:
     one of its subclasses.
     """
 
-    def __init__(self, db: Database, providers: Mapping[str, Sequence[str]] | None = None) -> None:
-        """providers: those of each asset class; None to track symbols that none of them serves."""
-        self._db, self._providers = db, providers
+    def __init__(
+        self,
+        db: Database,
+        providers: Mapping[str, Sequence[str]] | None = None,
+        quotas: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """Build the service.
+
+        Args:
+            db: Where to read and write.
+            providers: Those of each asset class; None to track symbols that none of them serves.
+            quotas: Requests a minute of each provider, for how long repairs take.
+        """
+        self._db, self._providers, self._quotas = db, providers, quotas or {}
 
     def trigger(
         self,
@@ -132,6 +156,70 @@ class Commands:
             if opened is None:
                 raise InvalidRequest("the job could not be opened: try again")
             return TriggerResult(*opened)
+
+    def plan_repair(
+        self, symbols: Sequence[str] | None = None, kinds: Sequence[str] = ()
+    ) -> RepairPlan:
+        """What is damaged and what `repair` would do about it; nothing is changed.
+
+        Args:
+            symbols: Only these; None for all active ones.
+            kinds: Only this damage, values of DamageKind; empty for all.
+        """
+        with self._db.begin() as conn:
+            return self._plan_repair(conn, symbols, kinds)
+
+    def repair(
+        self,
+        symbols: Sequence[str] | None = None,
+        kinds: Sequence[str] = (),
+        *,
+        actor: str,
+        reason: str,
+    ) -> RepairResult:
+        """Open a job that fetches damaged parts of series again and replaces them.
+
+        Arguments as for `plan_repair`. Raises InvalidRequest without a reason, and Conflict if
+        nothing is damaged or a repair is running.
+        """
+        if not reason.strip():
+            raise InvalidRequest("give a reason: why the stored bars are to be replaced")
+        with self._db.begin() as conn:
+            plan = self._plan_repair(conn, symbols, kinds)
+            if not plan.series:
+                raise Conflict("nothing to repair: 'enrichment doctor --data' finds nothing")
+            if (running := job_control.open_repair(conn)) is not None:
+                raise Conflict(f"job {running} repairs already: wait for it, or cancel it")
+            opened = job_control.open_job(
+                conn,
+                JobKind.BACKFILL,
+                action="repair",
+                actor=actor,
+                reason=reason,
+                params={
+                    "repair": True,
+                    "symbols": list(plan.symbols)[:MAX_SYMBOLS_IN_AUDIT],
+                    "kinds": sorted({finding.kind for finding in plan.findings}),
+                    "series": len(plan.series),
+                    "requests": dict(plan.requests),
+                },
+                symbols=None,
+                priority=BACKFILL_PRIORITY,
+                repairs=plan.symbols,
+            )
+            if opened is None:
+                raise InvalidRequest("the job could not be opened: try again")
+            return RepairResult(*opened, plan)
+
+    def _plan_repair(
+        self, conn: Connection, symbols: Sequence[str] | None, kinds: Sequence[str]
+    ) -> RepairPlan:
+        chosen = damage_kinds(kinds)
+        names = _stored(conn, symbols) if symbols else None
+        if names:
+            require_tracked(conn, names)
+        findings = [f for f in damage.find(conn, names) if f.kind in chosen]
+        return plan_repair(findings, database_now(conn), self._providers or {}, self._quotas)
 
     def confirm(
         self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str

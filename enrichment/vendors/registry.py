@@ -15,15 +15,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from math import ceil
 from typing import TYPE_CHECKING
 
 from enrichment.domain.errors import UnknownSymbol, UnknownVendor
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.vendors.spelling import substituted_quote, vendor_spelling
 
 if TYPE_CHECKING:
     from enrichment.vendors.base import ActionSource, Provider
     from enrichment.vendors.http import HttpClient
+
+
+_MINUTE = timedelta(minutes=1)
+_WORKDAYS = 5 / 7
+_EXTENDED_HOURS = _WORKDAYS * 16 / 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,10 @@ class VendorSpec:
     """Sent with every request; `{setting}` stands for the value of that credential."""
     coverage: Mapping[AssetClass, Mapping[Timeframe, int | None]]
     """What it serves: asset class → timeframe → days it reaches back, None for unlimited."""
+    page_rows: int | None = None
+    """Rows of one answer; None: everything that is asked for."""
+    pages_of_minutes: bool = False
+    """Whether an answer's rows are counted as minutes, whatever the length of an intraday bar."""
     build: Callable[..., Provider]
     """(client, source recorded with its bars, values of `options` in order) → its provider."""
     build_actions: Callable[[HttpClient, str], ActionSource] | None = None
@@ -97,6 +107,22 @@ class VendorSpec:
         """How far back its bars go, None for unlimited; KeyError if it does not serve them."""
         days = self.coverage[asset_class][timeframe]
         return None if days is None else timedelta(days=days)
+
+    def requests(self, asset_class: AssetClass, timeframe: Timeframe, window: Window) -> int:
+        """About how many requests it takes to fetch a window.
+
+        >>> from datetime import UTC, datetime
+        >>> year = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
+        >>> [spec.requests(AssetClass.CRYPTO, Timeframe.H1, year) for spec in VENDORS][:3]
+        [11, 9, 1]
+        """
+        if self.page_rows is None:
+            return 1
+        minutes = self.pages_of_minutes and timeframe.intraday
+        rows = (window.end - window.start) / (_MINUTE if minutes else timeframe.duration)
+        if asset_class is not AssetClass.CRYPTO:
+            rows *= _EXTENDED_HOURS if timeframe.intraday else _WORKDAYS
+        return max(1, ceil(rows / self.page_rows))
 
 
 class VendorRegistry:
@@ -200,6 +226,8 @@ VENDORS = VendorRegistry(
         rate=VendorSetting("polygon_rate", 5, "requests a minute that Polygon's plan allows"),
         headers={"Authorization": "Bearer {polygon_api_key}"},
         coverage=dict.fromkeys(AssetClass, _UNLIMITED),
+        page_rows=50_000,
+        pages_of_minutes=True,
         build=_polygon,
         build_actions=_polygon_actions,
         test_symbol=_STOCK,
@@ -214,6 +242,7 @@ VENDORS = VendorRegistry(
         ),
         rate=VendorSetting("binance_rate", 1200, "requests a minute sent to Binance at most"),
         coverage={AssetClass.CRYPTO: _UNLIMITED},
+        page_rows=1000,
         build=_binance,
         test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
         sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
@@ -251,6 +280,7 @@ VENDORS = VendorRegistry(
         rate=VendorSetting("coinbase_rate", 300, "requests a minute sent to Coinbase at most"),
         burst=10,  # of the 15 that its bucket holds
         coverage={AssetClass.CRYPTO: _UNLIMITED},
+        page_rows=300,
         build=_coinbase,
         test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
         sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),
@@ -272,6 +302,7 @@ VENDORS = VendorRegistry(
             "APCA-API-SECRET-KEY": "{alpaca_api_secret}",
         },
         coverage=dict.fromkeys((AssetClass.STOCK, AssetClass.ETF), _UNLIMITED),
+        page_rows=10_000,
         build=_alpaca,
         options=(
             VendorSetting(

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from enrichment.config import Settings
+from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -109,6 +110,12 @@ def feature_columns() -> dict[str, str]:
     from enrichment.pipeline.features import FEATURES
 
     return {name: feature.kind for name, feature in FEATURES.items()}
+
+
+def build_commands(db: Database, settings: Settings) -> Commands:
+    """The commands of API, dashboard and CLI; the sandbox has no quotas."""
+    quotas = {spec.name: getattr(settings, spec.rate.name) for spec in settings.providers_in_use}
+    return Commands(db, settings.provider_orders, {} if settings.uses_sandbox else quotas)
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:

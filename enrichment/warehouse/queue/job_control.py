@@ -9,11 +9,17 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import JobKind, Window
+from enrichment.domain.model import JobKind, SeriesRepair, Window
 from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.queue import audit
-from enrichment.warehouse.queue.jobs import close_finished, insert_job, notify, snapshot_items
-from enrichment.warehouse.state_lists import NIGHTLY_JOBS, WAITING_ITEMS
+from enrichment.warehouse.queue.jobs import (
+    add_repairs,
+    close_finished,
+    insert_job,
+    notify,
+    snapshot_items,
+)
+from enrichment.warehouse.state_lists import NIGHTLY_JOBS, OPEN_JOBS, WAITING_ITEMS
 
 
 def open_job(
@@ -29,10 +35,12 @@ def open_job(
     asset_class: str | None = None,
     idempotency_key: str | None = None,
     backfill: Window | None = None,
+    repairs: Mapping[str, Sequence[SeriesRepair]] | None = None,
 ) -> tuple[UUID, int] | None:
     """Insert a job with its items and its row in the audit log.
 
-    Returns its id and its number of items; None if the idempotency key exists already.
+    repairs: the items of a repair; None: one for each of the symbols. Returns its id and its number
+    of items; None if the idempotency key exists already.
     """
     job_id = insert_job(
         conn,
@@ -44,14 +52,17 @@ def open_job(
     )
     if job_id is None:
         return None
-    count = snapshot_items(
-        conn,
-        job_id,
-        symbols=symbols,
-        asset_class=asset_class,
-        priority=priority,
-        backfill=backfill,
-    )
+    if repairs is not None:
+        count = add_repairs(conn, job_id, repairs, priority)
+    else:
+        count = snapshot_items(
+            conn,
+            job_id,
+            symbols=symbols,
+            asset_class=asset_class,
+            priority=priority,
+            backfill=backfill,
+        )
     audit.record(conn, actor=actor, action=action, target=str(job_id), reason=reason, params=params)
     return job_id, count
 
@@ -83,6 +94,12 @@ def cancel_symbol(conn: Connection, symbol: str) -> None:
     close_finished(conn)
 
 
+def open_repair(conn: Connection) -> UUID | None:
+    """A repair that is not finished yet."""
+    job_id: UUID | None = conn.execute(text(_OPEN_REPAIR)).scalar()
+    return job_id
+
+
 def job_state(conn: Connection, job_id: UUID) -> str | None:
     """A job's state, locked for this transaction; None for an unknown job."""
     state: str | None = conn.execute(
@@ -104,6 +121,11 @@ def supersede_older(conn: Connection, slot: datetime) -> None:
         conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})
         close_finished(conn)
 
+
+_OPEN_REPAIR = f"""
+SELECT job_id FROM enrichment_jobs
+WHERE state IN {OPEN_JOBS} AND kind = '{JobKind.BACKFILL}' AND params ->> 'repair' = 'true' LIMIT 1
+"""
 
 _CANCEL_ITEMS = f"""
 UPDATE enrichment_job_items SET status = '{ItemStatus.CANCELLED}', completed_at = now()

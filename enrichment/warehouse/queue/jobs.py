@@ -7,7 +7,8 @@ results are written only while worker and fence still match.
 
 The column `backfill` of an item holds {"from", "to"} of the history that it fetches and, for every
 timeframe that has started, the end of its remaining window. Chunks are stored newest first, so an
-interrupted backfill resumes there.
+interrupted backfill resumes there. Of a repair it also holds `repair`, timeframe → {"from", "to",
+"restart"}, and `unserved`, timeframe → the time before which vendors served nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from enrichment.domain.errors import LeaseLost
-from enrichment.domain.model import AssetClass, Failure, RowCounts, Task, Timeframe, Window
+from enrichment.domain.model import (
+    AssetClass,
+    Failure,
+    RowCounts,
+    SeriesRepair,
+    Task,
+    Timeframe,
+    Window,
+)
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue import sql as statements
 from enrichment.warehouse.series import results
@@ -213,11 +222,17 @@ def complete(conn: Connection, totals: Mapping[Task, RowCounts]) -> None:
 
 
 def record_backfill(
-    conn: Connection, task: Task, timeframe: Timeframe, remaining_until: datetime, counts: RowCounts
+    conn: Connection,
+    task: Task,
+    timeframe: Timeframe,
+    remaining_until: datetime,
+    counts: RowCounts,
+    unserved_before: datetime | None = None,
 ) -> None:
     """Record the end of the remaining window, in the transaction that stores a chunk.
 
-    Raises LeaseLost if the item no longer belongs to the task's worker.
+    unserved_before: what of the chunk vendors did not serve; the first chunk's value stays. Raises
+    LeaseLost if the item no longer belongs to the task's worker.
     """
     updated = conn.execute(
         sql(statements.RECORD_BACKFILL),
@@ -227,6 +242,7 @@ def record_backfill(
             "remaining_until": remaining_until.isoformat(),
             "inserted": counts.inserted,
             "updated": counts.updated,
+            "unserved": unserved_before and unserved_before.isoformat(),
         },
     )
     if updated.rowcount != 1:
@@ -281,10 +297,35 @@ def snapshot_items(
             "backfill": _backfill_to_json(backfill),
         },
     ).rowcount
+    _set_total(conn, job_id, count)
+    return count
+
+
+def _set_total(conn: Connection, job_id: UUID, count: int) -> None:
     conn.execute(
         text("UPDATE enrichment_jobs SET total = :n WHERE job_id = :id"), {"n": count, "id": job_id}
     )
     notify(conn)
+
+
+def add_repairs(
+    conn: Connection, job_id: UUID, repairs: Mapping[str, Sequence[SeriesRepair]], priority: int
+) -> int:
+    """Add an item for each of these active symbols and notify workers; returns their number.
+
+    repairs: symbol → what of its series is to be replaced.
+    """
+    rows = [
+        {
+            "symbol": symbol,
+            "timeframes": [repair.timeframe for repair in series],
+            "backfill": _repairs_to_json(series),
+        }
+        for symbol, series in repairs.items()
+    ]
+    values = {"job_id": job_id, "priority": priority, **statements.REPAIRS.bind(rows)}
+    count = conn.execute(sql(statements.ADD_REPAIRS), values).rowcount
+    _set_total(conn, job_id, count)
     return count
 
 
@@ -319,16 +360,41 @@ def _mark_series_failed(conn: Connection, task: Task, error: str) -> None:
 
 def _backfill_to_json(window: Window | None) -> str | None:
     """The column's value before anything is fetched."""
-    if window is None:
-        return None
-    return json.dumps({"from": window.start.isoformat(), "to": window.end.isoformat()})
+    return None if window is None else json.dumps(_window_to_json(window))
 
 
-def _backfill_fields(stored: dict[str, str] | None) -> dict[str, Any]:
-    """The fields `backfill` and `remaining` of a task, from the column's value."""
+def _repairs_to_json(repairs: Sequence[SeriesRepair]) -> dict[str, Any]:
+    """The same of a repair, as an object."""
+    windows = [repair.window for repair in repairs]
+    hull = Window(min(w.start for w in windows), max(w.end for w in windows))
+    series = {
+        repair.timeframe.value: {**_window_to_json(repair.window), "restart": repair.restart}
+        for repair in repairs
+    }
+    return {**_window_to_json(hull), "repair": series}
+
+
+def _window_to_json(window: Window) -> dict[str, str]:
+    return {"from": window.start.isoformat(), "to": window.end.isoformat()}
+
+
+def _window_from_json(stored: Mapping[str, str]) -> Window:
+    return Window(datetime.fromisoformat(stored["from"]), datetime.fromisoformat(stored["to"]))
+
+
+def _backfill_fields(stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields `backfill`, `remaining` and `repairs` of a task, from the column's value."""
     if stored is None:
         return {}
-    moments = {name: datetime.fromisoformat(value) for name, value in stored.items()}
-    window = Window(moments.pop("from"), moments.pop("to"))
-    remaining = tuple((Timeframe(name), moment) for name, moment in moments.items())
-    return {"backfill": window, "remaining": remaining}
+    return {
+        "backfill": _window_from_json(stored),
+        "remaining": tuple(
+            (timeframe, datetime.fromisoformat(stored[timeframe]))
+            for timeframe in Timeframe
+            if timeframe in stored
+        ),
+        "repairs": tuple(
+            SeriesRepair(Timeframe(name), _window_from_json(part), part["restart"])
+            for name, part in stored.get("repair", {}).items()
+        ),
+    }

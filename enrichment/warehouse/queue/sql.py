@@ -211,6 +211,14 @@ WHERE active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols
     AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
 """
 
+REPAIRS = JsonRows("repairs", "symbol text, timeframes text[], backfill jsonb")
+
+ADD_REPAIRS = f"""
+INSERT INTO enrichment_job_items (job_id, symbol, asset_class, timeframes, priority, backfill)
+SELECT :job_id, t.symbol, t.asset_class, repairs.timeframes, :priority, repairs.backfill
+FROM {REPAIRS.table} JOIN tracked_symbols t USING (symbol) WHERE t.active
+"""
+
 CANCELLED = """
 SELECT job_id FROM enrichment_jobs
 WHERE job_id = ANY(:jobs) AND cancel_requested_at IS NOT NULL
@@ -234,7 +242,11 @@ SET status = EXCLUDED.status, last_error = EXCLUDED.last_error,
 RECORD_BACKFILL = f"""
 UPDATE enrichment_job_items
 SET backfill = backfill
-        || jsonb_build_object(CAST(:timeframe AS text), CAST(:remaining_until AS text)),
+        || jsonb_build_object(CAST(:timeframe AS text), CAST(:remaining_until AS text))
+        || CASE WHEN CAST(:unserved AS text) IS NULL THEN '{{}}'
+            ELSE jsonb_build_object('unserved',
+                jsonb_build_object(CAST(:timeframe AS text), CAST(:unserved AS text))
+                || coalesce(backfill -> 'unserved', '{{}}')) END,
     inserted = inserted + :inserted, updated = updated + :updated
 WHERE {OWNED}
 """

@@ -21,6 +21,7 @@ from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
 from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
 from enrichment.warehouse.read_models.changes import CHANGES, Changes
+from enrichment.warehouse.read_models.damage import DamageReports
 from enrichment.warehouse.read_models.dto import (
     FailedItem,
     HistoricJob,
@@ -85,6 +86,7 @@ class ReadModels(Reader):
         self.bars = BarDownloads(db)
         self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)
+        self.damage = DamageReports(db)
         self.quality_all = QualityOverview(db)
         self.findings = Findings(db)
         self.reports = QualityReports(db)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from enrichment.domain.bars import to_datetime
-from enrichment.domain.model import Quality, RowCounts, Severity, Task
+from enrichment.domain.model import Quality, RowCounts, Severity, Task, Window
 from enrichment.domain.series import (
     FetchResult,
     FlagCount,
@@ -97,6 +97,12 @@ def write(conn: Connection, batch: Batch, counts: Sequence[RowCounts], feature_s
             conn.execute(sql(statement), values)
 
 
+def reopen_gaps(conn: Connection, task: Task, update: SeriesUpdate) -> None:
+    """Reopen the gaps of the served window that were closed for want of trades."""
+    (window,) = [_window(result.served_window) for result in update.fetches]
+    conn.execute(sql(_REOPEN_GAPS), {**_series(task, update), **window})
+
+
 def write_failure(
     conn: Connection,
     task: Task,
@@ -122,9 +128,9 @@ def write_failure(
 
 
 def _windows(batch: Batch) -> list[Row]:
-    """The windows whose flags and gaps are replaced."""
+    """The windows whose flags and gaps are replaced: what was served."""
     return [
-        {**_series(task, update), **_window(result)}
+        {**_series(task, update), **_window(result.served_window)}
         for task, update in batch
         for result in update.fetches
         if result.replaces_findings
@@ -298,14 +304,14 @@ def _series(task: Task, update: SeriesUpdate) -> Row:
     return {"symbol": task.symbol, "timeframe": update.timeframe}
 
 
-def _window(result: FetchResult) -> Row:
-    return {"window_start": result.window.start, "window_end": result.window.end}
+def _window(window: Window) -> Row:
+    return {"window_start": window.start, "window_end": window.end}
 
 
 def _fetch(result: FetchResult) -> Row:
     fetched = result.fetched
     return {
-        **_window(result),
+        **_window(result.window),
         "source": fetched.source if fetched else None,
         "success": result.failure is None,
         "requests": fetched.requests if fetched else None,
@@ -359,6 +365,13 @@ WHERE (g.symbol, g.timeframe) = (windows.symbol, windows.timeframe)
         SELECT 1 FROM bars b WHERE (b.symbol, b.timeframe, b.ts) = (g.symbol, g.timeframe, g.ts)))
     AND g.ts >= window_start AND g.ts < window_end
     AND (g.symbol, g.timeframe, g.ts) NOT IN (SELECT symbol, timeframe, ts FROM {GAPS.table})
+"""
+
+_REOPEN_GAPS = f"""
+UPDATE bar_gaps SET cause = '{GapCause.UNEXPLAINED}', resolved_at = NULL, resolution = NULL,
+    next_try_at = now()
+WHERE symbol = :symbol AND timeframe = :timeframe AND ts >= :window_start AND ts < :window_end
+    AND resolution = '{GapCause.NO_TRADES}'
 """
 
 _ADD_GAPS = f"""

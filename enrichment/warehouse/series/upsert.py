@@ -46,6 +46,22 @@ def give_up(conn: Connection, task: Task, update: SeriesUpdate) -> None:
         conn.execute(sql(statement), values)
 
 
+def withdraw(conn: Connection, task: Task, update: SeriesUpdate) -> None:
+    """Remove bars that never were traded.
+
+    They become versions, and their removal one correction with their number.
+    """
+    values = {
+        "symbol": task.symbol,
+        "timeframe": update.timeframe,
+        "source": update.fetched.source,
+        "job_id": task.job_id,
+        "ts": [to_datetime(ts) for ts in update.withdrawn],
+    }
+    for statement in _WITHDRAW:
+        conn.execute(sql(statement), values)
+
+
 def write(conn: Connection, batch: Batch) -> list[RowCounts]:
     """Insert the new bars and update the changed ones; the row counts of each series.
 
@@ -132,6 +148,7 @@ def _write_corrections(
     """Old and new values field by field; a rebased history is one correction with its factor."""
     rebase = update.rebase
     values = {**values, "source": update.fetched.source, "job_id": task.job_id}
+    values["reason"] = "repaired" if update.repairs else "source_updated"
     values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
     if rebase is not None:
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
@@ -242,8 +259,7 @@ VALUES (:symbol, :timeframe, :from, 'factor', 1, :factor, 'rebased', :source, :j
 _CORRECTIONS = f"""
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
-SELECT b.symbol, b.timeframe, b.ts, c.field, c.old_value, c.new_value, 'source_updated',
-    :source, :job_id
+SELECT b.symbol, b.timeframe, b.ts, c.field, c.old_value, c.new_value, :reason, :source, :job_id
 FROM staged_bars s JOIN bars b ON {_SAME_BAR}
 CROSS JOIN LATERAL (VALUES {", ".join(f"('{p}', b.{p}, s.{p})" for p in PRICES)})
     AS c (field, old_value, new_value)
@@ -256,17 +272,36 @@ ORDER BY b.ts, c.field
 
 _OF_SERIES = "WHERE symbol = :symbol AND timeframe = :timeframe"
 
-_GIVE_UP = (
-    f"""
+_COUNT_REMOVED = """
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
-SELECT :symbol, :timeframe, min(ts), 'bars', count(*), 0, 'sandbox_replaced', :source, :job_id
-FROM bars {_OF_SERIES} HAVING count(*) > 0
-""",
-    f"""
+SELECT :symbol, :timeframe, min(ts), 'bars', count(*), 0, '{reason}', :source, :job_id
+FROM bars {rows} HAVING count(*) > 0
+"""
+
+_KEEP_REMOVED = f"""
 INSERT INTO bar_versions (symbol, timeframe, ts, {_COLUMNS}, known_from, known_until)
-SELECT symbol, timeframe, ts, {_COLUMNS}, known_from, now() FROM bars {_OF_SERIES}
+SELECT symbol, timeframe, ts, {_COLUMNS}, known_from, now() FROM bars {{rows}}
+"""
+
+_WITHDRAWN = f"{_OF_SERIES} AND ts = ANY(CAST(:ts AS timestamptz[]))"
+
+_WITHDRAW = (
+    _COUNT_REMOVED.format(reason="withdrawn", rows=_WITHDRAWN),
+    _KEEP_REMOVED.format(rows=_WITHDRAWN),
+    f"DELETE FROM bars {_WITHDRAWN}",
+    f"DELETE FROM bar_flags {_WITHDRAWN}",
+    f"DELETE FROM bar_confirmations {_WITHDRAWN}",
+    f"""
+UPDATE enrichment_status SET bars = bars - cardinality(CAST(:ts AS timestamptz[])),
+    first_ts = (SELECT min(ts) FROM bars {_OF_SERIES}),
+    last_ts = (SELECT max(ts) FROM bars {_OF_SERIES}) {_OF_SERIES}
 """,
+)
+
+_GIVE_UP = (
+    _COUNT_REMOVED.format(reason="sandbox_replaced", rows=_OF_SERIES),
+    _KEEP_REMOVED.format(rows=_OF_SERIES),
     f"DELETE FROM bars {_OF_SERIES}",
     f"DELETE FROM bar_flags {_OF_SERIES}",
     f"DELETE FROM bar_gaps {_OF_SERIES}",

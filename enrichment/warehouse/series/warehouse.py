@@ -93,7 +93,9 @@ class Warehouse:
         with self._db.begin() as conn:
             jobs.assert_owned(conn, task)
             (counts,) = self._write(conn, [(task, update)])
-            jobs.record_backfill(conn, task, update.timeframe, remaining_until, counts)
+            main = update.fetches[0]
+            unserved = main.served_from if main.served_from > main.window.start else None
+            jobs.record_backfill(conn, task, update.timeframe, remaining_until, counts, unserved)
 
     def commit(self, task: Task, updates: Sequence[SeriesUpdate]) -> RowCounts:
         """Write a task's result and complete its item.
@@ -126,6 +128,10 @@ class Warehouse:
         for task, update in batch:
             if update.replaces_series:
                 upsert.give_up(conn, task, update)
+            if len(update.withdrawn):
+                upsert.withdraw(conn, task, update)
+            if update.repairs:
+                results.reopen_gaps(conn, task, update)
         actions = [action for _, update in batch for action in update.fetched.actions]
         if actions:
             corporate_actions.record(conn, actions)

@@ -1,0 +1,246 @@
+"""Series that older versions damaged are found exactly, and repaired by a worker."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enrichment.domain.damage import DamageKind
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
+from enrichment.pipeline.features import FEATURES
+from enrichment.sandbox import create_app, running
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
+from tests.helpers.damaged_warehouse import NOW, Damaged
+
+Found = dict[tuple[str, str, str], int]
+CRYPTO = "X:SIM1USD"
+
+
+@pytest.fixture(scope="module", params=["paid", "free"])
+def vendor(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The sandbox, whose clock runs fast enough for the quota of the free plan."""
+    calls = itertools.count()
+    clock = lambda: NOW + next(calls) * timedelta(seconds=13)  # noqa: E731
+    with running(create_app(clock=clock, anchor=NOW, plan=request.param)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def paid() -> Iterator[str]:
+    with running(create_app(clock=lambda: NOW, anchor=NOW)) as address:
+        yield address
+
+
+@pytest.fixture
+def damaged(db: Database, paid: str) -> Damaged:
+    warehouse = Damaged(db, paid)
+    warehouse.fill()
+    return warehouse
+
+
+def test_a_warehouse_filled_by_this_version_has_no_findings(db: Database, vendor: str) -> None:
+    warehouse = Damaged(db, vendor)
+    warehouse.fill()
+    assert warehouse.rows("SELECT count(*) > 3000 FROM bars") == [(True,)]
+    assert warehouse.find() == []
+    with pytest.raises(Conflict, match="nothing to repair"):
+        warehouse.commands.repair(actor="test", reason="none")
+
+
+def weeks(warehouse: Damaged) -> Found:
+    """A week of other days, a week of its Friday alone, a week from Wednesday, a running week."""
+    warehouse.update("SIM7", "1w", "ts = '2026-02-02'", "close = close * 1.05, high = high * 1.06")
+    warehouse.update(
+        "AAPL",
+        "1w",
+        "ts = '2026-02-09'",
+        "(open, high, low, close, volume) = (SELECT open, high, low, close, volume FROM bars d"
+        " WHERE d.symbol = 'AAPL' AND d.timeframe = '1d' AND d.ts = '2026-02-13')",
+    )
+    warehouse.insert(CRYPTO, "1w", "2026-01-07", like="2026-01-05")
+    warehouse.insert("SIM7", "1w", "2026-03-16", like="2026-03-09")
+    warehouse.update("SIM7", "1w", "ts = '2026-03-16'", "known_from = '2026-03-18'")
+    return {
+        ("SIM7", "1w", "week_contradicts_days"): 1,
+        ("AAPL", "1w", "week_is_last_day"): 1,
+        (CRYPTO, "1w", "week_off_monday"): 1,
+        ("SIM7", "1w", "running_bar"): 1,
+    }
+
+
+def rows_at_the_close(warehouse: Damaged) -> Found:
+    """After the close on a whole day of either clock, and on a half day."""
+    warehouse.insert("SIM7", "1h", "2026-03-17T20:00Z", like="2026-03-17T19:00Z")
+    warehouse.insert("SIM7", "1h", "2026-03-05T21:00Z", like="2026-03-05T20:00Z")
+    warehouse.insert("SIM7", "30m", "2025-12-24T18:00Z", like="2025-12-24T17:30Z")
+    warehouse.insert("SIM7", "4h", "2026-03-17T20:00Z", like="2026-03-17T16:00Z")
+    return {
+        ("SIM7", "1h", "after_close"): 2,
+        ("SIM7", "30m", "after_close"): 1,
+        ("SIM7", "4h", "after_close"): 1,
+    }
+
+
+def extended_hours(warehouse: Damaged) -> Found:
+    """Bars before the open, whose trades also enter the bar of the open, and on a holiday."""
+    for hour in (8, 9, 10, 11, 12):
+        warehouse.insert("SIM7", "1h", f"2026-03-11T{hour:02}:00Z", like="2026-03-11T15:00Z")
+    warehouse.update("SIM7", "1h", "ts = '2026-03-11T13:00Z'", "open = open * 0.97, low = low / 2")
+    warehouse.insert("SIM7", "15m", "2026-01-01T15:00Z", like="2026-01-02T15:00Z")
+    warehouse.update("SIM7", "4h", "ts = '2026-03-04T13:00Z'", "volume = volume * 1.2")
+    return {
+        ("SIM7", "1h", "outside_session"): 5,
+        ("SIM7", "1h", "clock_hours"): 1,
+        ("SIM7", "15m", "outside_session"): 1,
+        ("SIM7", "4h", "clock_hours"): 1,
+    }
+
+
+def live_rows(warehouse: Damaged) -> Found:
+    """Quotes stamped with the time of the last trade."""
+    warehouse.insert("SIM7", "30m", "2026-03-17T19:59:58Z", like="2026-03-17T19:30Z")
+    warehouse.insert("SIM7", "1d", "2026-03-17T20:00Z", like="2026-03-17")
+    warehouse.insert(CRYPTO, "1h", "2026-03-17T03:17Z", like="2026-03-17T03:00Z")
+    warehouse.insert(CRYPTO, "4h", "2026-03-17T02:00Z", like="2026-03-17T04:00Z")
+    return {
+        ("SIM7", "30m", "off_grid"): 1,
+        ("SIM7", "1d", "off_grid"): 1,
+        (CRYPTO, "1h", "off_grid"): 1,
+        (CRYPTO, "4h", "off_grid"): 1,
+    }
+
+
+def short_history(warehouse: Damaged) -> Found:
+    """A fallback served 60 days of what was asked for."""
+    warehouse.delete("SIM7", "1h", "ts < '2026-01-17'")
+    warehouse.execute(
+        "UPDATE enrichment_status SET history_from = first_ts"
+        " WHERE symbol = 'SIM7' AND timeframe = '1h'"
+    )
+    return {("SIM7", "1h", "short_history"): 1}
+
+
+def closed_gaps(warehouse: Damaged) -> Found:
+    """A bar that was lost, and counted as one without trades."""
+    warehouse.delete("SIM7", "1h", "ts = '2026-02-10T16:00Z'")
+    warehouse.execute(
+        "INSERT INTO bar_gaps (symbol, timeframe, ts, cause, resolved_at, resolution, next_try_at)"
+        " VALUES ('SIM7', '1h', '2026-02-10T16:00Z', 'no_trades', now(), 'no_trades', 'infinity')"
+    )
+    return {("SIM7", "1h", "unproven_no_trades"): 1}
+
+
+def two_bases(warehouse: Damaged) -> Found:
+    """Bars before a split that another vendor had not adjusted."""
+    warehouse.update(
+        "AAPL",
+        "1d",
+        "ts < '2026-01-15'",
+        "open = open * 2, high = high * 2, low = low * 2, close = close * 2, volume = volume / 2",
+    )
+    warehouse.execute(
+        "INSERT INTO bar_flags (symbol, timeframe, ts, check_name, severity, detail)"
+        " VALUES ('AAPL', '1d', '2026-01-15', 'mixed_adjustment', 'warning', 'from here on')"
+    )
+    weeks = warehouse.rows(
+        "SELECT count(*) FROM bars WHERE symbol = 'AAPL' AND timeframe = '1w' AND ts < '2026-01-15'"
+    )
+    return {
+        ("AAPL", "1d", "two_bases"): 1,
+        ("AAPL", "1w", "week_contradicts_days"): weeks[0][0],
+    }
+
+
+DAMAGE = (
+    weeks,
+    rows_at_the_close,
+    extended_hours,
+    live_rows,
+    short_history,
+    closed_gaps,
+    two_bases,
+)
+NUMBERS = [name for name, feature in FEATURES.items() if feature.kind == "number"]
+COLUMNS = ", ".join(["open", "high", "low", "close", "volume", *NUMBERS])
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_damage_is_found_and_repaired(damaged: Damaged, damage: Callable[[Damaged], Found]) -> None:
+    keys, values, scores, flags = _contents(damaged)
+    expected = damage(damaged)
+    before = damaged.rows("SELECT symbol, timeframe, ts, close FROM bars")
+    assert damaged.found() == expected
+    reason = "filled by an older version"
+    result = damaged.commands.repair(actor="test", reason=reason)
+    damaged.run(result.job_id)
+    assert damaged.find() == []
+
+    repaired_keys, repaired, repaired_scores, repaired_flags = _contents(damaged)
+    assert repaired_keys == keys
+    np.testing.assert_allclose(repaired, values, rtol=1e-9, atol=1e-10)
+    assert (repaired_scores, repaired_flags) == (scores, flags)
+    gone = {*before} - {*damaged.rows("SELECT symbol, timeframe, ts, close FROM bars")}
+    versions = damaged.rows("SELECT symbol, timeframe, ts, close FROM bar_versions")
+    assert gone <= {*versions}
+    assert damaged.rows(
+        "SELECT actor, reason, target FROM operator_actions WHERE action = 'repair'"
+    ) == [("test", reason, str(result.job_id))]
+    reasons = {row[0] for row in damaged.rows("SELECT DISTINCT reason FROM data_corrections")}
+    assert reasons <= {"repaired", "withdrawn"}
+
+
+def _contents(warehouse: Damaged) -> tuple[list[Any], np.ndarray[Any, Any], list[Any], list[Any]]:
+    """The bars' keys; prices and features; what is counted and scored of the series; flags."""
+    bars = warehouse.rows(
+        f"SELECT symbol, timeframe, ts, {COLUMNS} FROM bars ORDER BY symbol, timeframe, ts"
+    )
+    return (
+        [row[:3] for row in bars],
+        np.array([row[3:] for row in bars], dtype=float),
+        warehouse.rows(
+            "SELECT symbol, timeframe, bars, first_ts, last_ts, history_from, quality_score,"
+            " evidence -> 'missing' FROM enrichment_status ORDER BY symbol, timeframe"
+        ),
+        warehouse.rows(
+            "SELECT symbol, timeframe, ts, check_name FROM bar_flags ORDER BY 1, 2, 3, 4"
+        ),
+    )
+
+
+def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:
+    weeks(damaged)
+    rows_at_the_close(damaged)
+    commands = damaged.commands
+    assert {f.symbol for f in commands.plan_repair(["AAPL"]).findings} == {"AAPL"}
+    plan = commands.plan_repair(kinds=["after_close"])
+    assert {f.kind for f in plan.findings} == {DamageKind.AFTER_CLOSE}
+    result = commands.repair(["SIM7"], ["after_close"], actor="test", reason="rows at the close")
+    with pytest.raises(Conflict, match=str(result.job_id)):
+        commands.repair(["AAPL"], actor="test", reason="another one")
+    damaged.run(result.job_id)
+    assert not {f.kind for f in damaged.find()} & {DamageKind.AFTER_CLOSE}
+    assert ("AAPL", "1w", "week_is_last_day") in damaged.found()
+    with pytest.raises(InvalidRequest, match="reason"):
+        commands.repair(actor="test", reason=" ")
+    with pytest.raises(InvalidRequest, match="unknown kind"):
+        commands.plan_repair(kinds=["other"])
+    with pytest.raises(NotTracked):
+        commands.plan_repair(["NOSUCH"])
+
+
+def test_the_plan_says_what_is_fetched_and_how_long_it_takes(damaged: Damaged) -> None:
+    rows_at_the_close(damaged)
+    quotas = {"yahoo": 60, "polygon": 2}
+    plan = Commands(damaged.db, {"stock": list(quotas)}, quotas).plan_repair(["SIM7"])
+    hour = next(series for series in plan.series if series.timeframe == "1h")
+    assert hour.start == datetime(2026, 3, 1, tzinfo=UTC)
+    assert hour.end == datetime(2026, 3, 18, 20, tzinfo=UTC)
+    assert hour.vendor == "polygon"  # Yahoo's hours reach back 60 days of today
+    assert plan.requests == {"polygon": 3}
+    assert plan.minutes == 1.5
