@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from enrichment.domain.damage import Finding
-    from enrichment.services.repairs import PlannedSeries, RepairPlan
+    from enrichment.services.repairs import RepairPlan
 
 MAX_SHOWN = 50
 
@@ -96,30 +96,11 @@ def register(app: typer.Typer) -> None:
 
 def plan_as_json(plan: RepairPlan) -> dict[str, Any]:
     """The findings with their remedies, the series with their requests, and the sums."""
-    by_series = {(planned.symbol, planned.timeframe): planned for planned in plan.series}
     return {
-        "findings": [
-            _finding_as_json(finding, by_series[finding.symbol, finding.timeframe])
-            for finding in plan.findings
-        ],
+        "findings": plan.entries,
         "series": plan.series,
         "requests": plan.requests,
         "minutes": plan.minutes,
-    }
-
-
-def _finding_as_json(finding: Finding, planned: PlannedSeries) -> dict[str, Any]:
-    return {
-        "kind": finding.kind,
-        "symbol": finding.symbol,
-        "timeframe": finding.timeframe,
-        "first": finding.first,
-        "last": finding.last,
-        "count": finding.count,
-        "example": finding.example,
-        "unserved_before": finding.unserved_before,
-        "remedy": finding.kind.remedy,
-        "requests": planned.requests,
     }
 
 

@@ -45,6 +45,27 @@ class PlannedSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class DamageEntry:
+    """A finding with what a repair does about it."""
+
+    kind: DamageKind
+    symbol: str
+    timeframe: Timeframe
+    first: datetime
+    """Start of the earliest damaged bar, gap or missing history."""
+    last: datetime
+    """The same of the latest."""
+    count: int
+    example: str
+    """The earliest one, with the stored value and the one that contradicts it."""
+    unserved_before: datetime | None
+    """What the last repair could not fetch: vendors served nothing older."""
+    remedy: str
+    requests: int
+    """About how many the repair of its series takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class RepairPlan:
     """What is damaged and what a repair will do."""
 
@@ -55,6 +76,26 @@ class RepairPlan:
     """Vendor → about how many."""
     minutes: float
     """About how long the vendors' quotas will make it take."""
+
+    @property
+    def entries(self) -> list[DamageEntry]:
+        """The findings for people and programs."""
+        requests = {(series.symbol, series.timeframe): series.requests for series in self.series}
+        return [
+            DamageEntry(
+                finding.kind,
+                finding.symbol,
+                finding.timeframe,
+                finding.first,
+                finding.last,
+                finding.count,
+                finding.example,
+                finding.unserved_before,
+                finding.kind.remedy,
+                requests[finding.symbol, finding.timeframe],
+            )
+            for finding in self.findings
+        ]
 
     @property
     def symbols(self) -> dict[str, list[SeriesRepair]]:

@@ -16,6 +16,7 @@ from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
+from tests.helpers.api_client import ROOT, api_client
 from tests.helpers.damaged_warehouse import NOW, Damaged
 
 Found = dict[tuple[str, str, str], int]
@@ -244,3 +245,27 @@ def test_the_plan_says_what_is_fetched_and_how_long_it_takes(damaged: Damaged) -
     assert hour.vendor == "polygon"  # Yahoo's hours reach back 60 days of today
     assert plan.requests == {"polygon": 3}
     assert plan.minutes == 1.5
+
+
+def test_operators_repair_over_the_api(damaged: Damaged) -> None:
+    client, url = api_client(damaged.db), f"{ROOT}/repair"
+    weeks(damaged)
+    planned = client.post(f"{url}?all_symbols=true&dry_run=true")
+    assert planned.status_code == 200
+    assert {(f["symbol"], f["kind"]) for f in planned.get_json()["findings"]} == {
+        ("SIM7", "week_contradicts_days"),
+        ("SIM7", "running_bar"),
+        ("AAPL", "week_is_last_day"),
+        (CRYPTO, "week_off_monday"),
+    }
+    assert damaged.rows("SELECT count(*) FROM enrichment_jobs WHERE kind = 'backfill'") == [(0,)]
+    assert client.post(url).status_code == 400
+    assert client.post(f"{url}?symbols=AAPL").status_code == 400  # without a reason
+    assert client.post(f"{url}?symbols=NOSUCH&reason=x").status_code == 404
+    opened = client.post(f"{url}?symbols=AAPL&kinds=week_is_last_day&reason=old+weeks")
+    assert (opened.status_code, opened.get_json()["symbols_to_process"]) == (202, 1)
+    assert client.get(opened.headers["Location"]).get_json()["kind"] == "backfill"
+    assert client.post(f"{url}?all_symbols=true&reason=x").status_code == 409
+    assert damaged.rows("SELECT reason FROM operator_actions WHERE action = 'repair'") == [
+        ("old weeks",)
+    ]
