@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from enrichment.warehouse.read_models.facade import ReadModels
 
 
+PIPE_COLUMNS = 1000  # tables in a pipe or file are not cut
+
+
 class SafeConsole(Console):
     """Prints texts as they are: no markup, no emoji codes, no control characters, no secrets.
 
@@ -31,7 +35,15 @@ class SafeConsole(Console):
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, soft_wrap=True, markup=False, emoji=False)
+        stream = sys.stderr if stderr else sys.stdout
+        fits = stream.isatty() or "COLUMNS" in os.environ
+        super().__init__(
+            stderr=stderr,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+            width=None if fits else PIPE_COLUMNS,
+        )
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         """Every output passes here, also that of progress bars and live tables."""

@@ -36,7 +36,7 @@ def backfill(
             return
         progress = render.follow_job(err, lambda: reader.progress(job.job_id))
         failed = reader.failed_items(job.job_id)
-    render.print_failures(out, failed)
+    render.print_failures(out, job.job_id, failed)
     if progress is not None:
         out.print(
             f"{counted(progress.inserted, 'bar')} inserted, {progress.updated:,} updated",

@@ -43,7 +43,7 @@ def trigger(
     if as_json:
         out.print(render.as_json(progress), highlight=False)
     elif progress is not None:
-        render.print_failures(out, failed)
+        render.print_failures(out, job.job_id, failed)
         completed = progress.counts.get(ItemStatus.COMPLETED, 0)
         out.print(
             f"{completed} of {counted(progress.total, 'symbol')} completed in "
@@ -63,8 +63,9 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the scheduler, the workers and every series, or one symbol's latest run."""
+    """Show the health, the workers and every series, or one symbol's latest run."""
     from enrichment.cli import render
+    from enrichment.services import health
 
     if symbol is not None and not watch:
         _print_symbol_status(symbol, as_json)
@@ -75,9 +76,10 @@ def status(
             return
         overview, series = reader.overview(), reader.series()
         workers, pauses = reader.workers(), reader.pauses()
-        jobs = reader.progress_of_open_jobs()
+        jobs, night = reader.progress_of_open_jobs(), reader.night()
     if as_json:
         content = {
+            "health": health.assess(night),
             "overview": overview,
             "workers": workers,
             "pauses": pauses,
@@ -86,7 +88,7 @@ def status(
         }
         out.print(render.as_json(content), highlight=False)
         return
-    render.print_status(out, overview, workers, pauses)
+    render.print_status(out, overview, workers, pauses, night)
     render.print_waiting(out, jobs)
     out.print(render.series_table(series))
 
@@ -122,7 +124,7 @@ def pause(
     with services() as (_, commands):
         commands.pause(actor=actor(), scope=scope, key=key, reason=reason, until=until)
     end = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "until 'enrichment resume'"
-    out.print(f"paused {f'{scope} {key}'.strip()} {end}: running symbols finish", highlight=False)
+    out.print(f"paused {_scope_text(scope, key)} {end}: running symbols finish", highlight=False)
 
 
 def resume(
@@ -147,7 +149,7 @@ def resume(
             return
         scope, key = _scope(asset_class, symbol, provider)
         commands.resume(actor=actor(), scope=scope, key=key, reason=reason)
-    out.print(f"resumed {f'{scope} {key}'.strip()}", highlight=False)
+    out.print(f"resumed {_scope_text(scope, key)}", highlight=False)
 
 
 def cancel(
@@ -178,6 +180,10 @@ def _print_symbol_status(symbol: str, as_json: bool) -> None:
         out.print(render.as_json(item), highlight=False)
     else:
         render.print_item(out, item)
+
+
+def _scope_text(scope: PauseScope, key: str) -> str:
+    return "everything" if scope == PauseScope.GLOBAL else f"{scope} {key}".replace("_", " ")
 
 
 def _scope(

@@ -20,11 +20,19 @@ from rich.text import Text
 
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
-from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
+from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, PauseScope, SeriesStatus
+from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models import dto
 from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
+from enrichment.warehouse.read_models.night import NightState
 
+HEALTH_STYLES = {
+    HealthStatus.HEALTHY: "green",
+    HealthStatus.WARNING: "yellow",
+    HealthStatus.CRITICAL: "bold red",
+}
+PROSE = ("why",)  # columns of sentences, which may take several lines
 RUNNING_SHOWN = 3  # symbols that a line names
 STYLES: dict[str, str] = {
     SeriesStatus.HEALTHY: "green",
@@ -64,7 +72,12 @@ def table(*columns: str, right: Collection[str] = (), wrap: bool = True) -> Tabl
     """A table without borders. right: the columns to align to the right."""
     result = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        result.add_column(name, justify="right" if name in right else "left", no_wrap=not wrap)
+        result.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=not wrap and name not in PROSE,
+            overflow="fold",  # nothing is cut
+        )
     return result
 
 
@@ -113,6 +126,7 @@ def follow_job(
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
+    printed = ""
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("job", total=None, note="waiting for a worker")
         while True:
@@ -120,6 +134,10 @@ def follow_job(
             if progress is None or progress.finished:
                 return progress
             bar.update(task, total=progress.total, completed=progress.done, note=_note(progress))
+            reason = _first_reason(progress)
+            if reason and reason != printed and not console.is_terminal:
+                console.print(reason, highlight=False)
+                printed = reason
             if wait(0.2):
                 return progress
 
@@ -184,7 +202,7 @@ def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
 
 
 def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
-    columns = ("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source")
+    columns = ("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source", "why")
     result = table(*columns, right=("bars", "quality"), wrap=False)
     for s in series:
         result.add_row(
@@ -196,6 +214,7 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
             score(s.quality_score),
             styled(s.status if s.active else "inactive"),
             VENDORS.source_text(s.symbol, s.source) if s.source else "–",
+            s.cause,
         )
     return result
 
@@ -263,11 +282,18 @@ def print_item(console: Console, item: dto.JobStatus) -> None:
         console.print(f"error      {item.last_error}", highlight=False)
 
 
-def print_failures(console: Console, failed: Sequence[dto.FailedItem], limit: int = 10) -> None:
+def print_failures(
+    console: Console, job_id: UUID, failed: Sequence[dto.FailedItem], limit: int = 10
+) -> None:
     for item in failed[:limit]:
         console.print(Text.assemble(("✗", "red"), f" {item.symbol}: {item.last_error}"))
     if len(failed) > limit:
-        console.print(f"  … and {len(failed) - limit} more", style="dim")
+        console.print(
+            f"  … and {len(failed) - limit:,} more: the page Jobs lists all, and "
+            f"GET /api/v1/enrichment/jobs/{job_id}/items?status=failed",
+            style="dim",
+            highlight=False,
+        )
 
 
 def print_status(
@@ -275,16 +301,23 @@ def print_status(
     overview: dto.Overview,
     workers: Sequence[dto.WorkerStatus],
     pauses: Sequence[dto.Pause],
+    night: NightState,
 ) -> None:
-    """Print the scheduler, the pauses, the workers, the last job and the queue."""
+    """Print the health, the scheduler, the pauses, the workers, the last run and the queue."""
     scheduler, job = overview.scheduler, overview.last_job
+    assessment = health.assess(night)
+    state = (assessment.status.value, HEALTH_STYLES[assessment.status])
+    console.print(Text.assemble("health     ", state))
+    for issue in assessment.issues:
+        console.print(f"           - {issue}", highlight=False)
     running = ("running", "green") if scheduler.running else ("not running", "red")
     next_run = f", next run {timestamp(scheduler.next_enrichment_time)}"
     console.print(Text.assemble("scheduler  ", running, next_run))
     for pause in pauses:
         what = "everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
         reason = pause.reason or "no reason given"
-        by = f"     {what} by {pause.paused_by}: {reason}"
+        until = f", until {timestamp(pause.until)}" if pause.until else ""
+        by = f"     {what} by {pause.paused_by}{until}: {reason}"
         console.print(Text.assemble(("paused", "yellow"), by))
     alive = [w for w in workers if w.alive]
     busy, threads = sum(w.busy for w in alive), sum(w.threads for w in alive)
@@ -293,9 +326,10 @@ def print_status(
         if worker.note:
             console.print(Text.assemble(WAITING, f"{worker.worker_id}: {worker.note}"))
     if job is not None:
+        judged = f" · {health.run_name(night.run)}" if night.run else ""
         console.print(
             f"last job   {timestamp(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
-            f"{job.retried} retried, {duration(job.duration_seconds)}",
+            f"{job.retried} retried, {duration(job.duration_seconds)}{judged}",
             highlight=False,
         )
     if overview.queued:

@@ -200,7 +200,7 @@ def _enrich_samples(stack: Stack, console: Console) -> UUID | None:
 def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: float) -> None:
     series, progress = reader.series(), reader.progress(job_id)
     console.print(render.series_table(series))
-    render.print_failures(console, reader.failed_items(job_id))
+    render.print_failures(console, job_id, reader.failed_items(job_id))
     scores = [s.quality_score for s in series if s.quality_score is not None]
     mean = render.score(sum(scores) / len(scores) if scores else None)
     mean += f" of {len(scores)} of {counted(len(series), 'series', 'series')}"

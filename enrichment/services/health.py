@@ -87,10 +87,14 @@ def _scheduler_issues(state: NightState) -> Iterator[str]:
 
 def _provider_outages(state: NightState, time_text: TimeText) -> Iterator[str]:
     """Asset classes without an available provider."""
+    failing: dict[str, list[BreakerState]] = {}
+    for breaker in state.breakers:
+        if breaker.is_failing:
+            failing.setdefault(breaker.name, []).append(breaker)
     unavailable = {
-        breaker.name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breaker, time_text)
-        for breaker in state.breakers
-        if breaker.stops_all
+        name.removesuffix(_BREAKER_SUFFIX): _breaker_state(breakers[0], time_text)
+        for name, breakers in failing.items()
+        if sum(breaker.workers for breaker in breakers) == breakers[0].reporting
     }
     unavailable |= {
         pause.key: "paused" for pause in state.pauses if pause.scope == PauseScope.PROVIDER
@@ -118,7 +122,7 @@ def _worker_issues(state: NightState) -> Iterator[str]:
 
 def _breaker_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
     for breaker in state.breakers:
-        if breaker.is_open or breaker.mode != "auto":
+        if breaker.is_failing or breaker.mode != "auto":
             yield breaker_issue(breaker, time_text)
 
 
@@ -128,9 +132,9 @@ def breaker_issue(breaker: BreakerState, time_text: TimeText = utc_text) -> str:
     if breaker.mode == "auto":
         return (
             f"The breaker {breaker.name} is {breaker.state.replace('_', ' ')} in {workers}: its "
-            "provider fails, requests are rejected for now."
+            "provider fails, requests are rejected until a trial request succeeds."
         )
-    effect = "rejected" if breaker.is_open else "not protected"
+    effect = "rejected" if breaker.is_failing else "not protected"
     return (
         f"The breaker {breaker.name} is {_breaker_state(breaker, time_text)} in {workers}: "
         f"requests to its provider are {effect} until it is reset."
@@ -179,7 +183,7 @@ def _run_issues(state: NightState) -> Iterator[str]:
 
 def run_name(run: NightRun) -> str:
     """What is judged: a night, or a run of all symbols that somebody triggered."""
-    return f"night, of {run.slot_date}," if run.slot_date else "run of all symbols"
+    return f"night ({run.slot_date})" if run.slot_date else "run of all symbols"
 
 
 def _series_issues(state: NightState) -> Iterator[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from io import StringIO
 from uuid import UUID
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from enrichment.cli import render
+from enrichment.cli.main import app
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import Failure
 from enrichment.domain.symbol_csv import parse_tracked
@@ -27,7 +30,7 @@ class Queue:
     """A job of three symbols, and a worker that lives unless said otherwise."""
 
     def __init__(self, db: Database) -> None:
-        self.queue, self.commands = JobQueue(db), Commands(db)
+        self.db, self.queue, self.commands = db, JobQueue(db), Commands(db)
         self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
         self.commands.track([parse_tracked(name, "stock", "1d") for name in SYMBOLS], actor="me")
         self.job: UUID = self.commands.trigger(actor="me").job_id
@@ -82,6 +85,52 @@ def test_a_pause_says_whose_and_until_when(queue: Queue) -> None:
     queue.commands.pause(actor="ops", reason="maintenance")
     (reason,) = queue.waiting()
     assert reason == WaitReason("everything is paused by ops: maintenance", 3, None)
+
+
+def test_symbols_that_wait_for_one_breaker_are_one_reason(queue: Queue) -> None:
+    queue.start_worker()
+    for task, left in zip(queue.queue.claim("w", 3), ("58.7", "59", "1e+03"), strict=True):
+        why = f"circuit 'polygon_api' is open; retry in {left} s (last error: 500)"
+        queue.queue.release(task, float(left), why)
+    (reason,) = queue.waiting()
+    assert (reason.reason, reason.symbols) == ("circuit 'polygon_api' is open (last error: 500)", 3)
+
+
+def test_following_a_job_without_a_terminal_prints_what_it_waits_for(queue: Queue) -> None:
+    out, readings = StringIO(), iter(range(5))
+    render.follow_job(
+        Console(file=out, width=200),
+        lambda: queue.reader.progress(queue.job),
+        interrupted=lambda _: next(readings) == 4,
+    )
+    assert out.getvalue().count("3 symbols wait: no worker is running") == 1
+
+
+def test_status_begins_with_the_health(
+    queue: Queue, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    queue.start_worker()
+    until = utc_now() + timedelta(hours=1)
+    queue.commands.pause(actor="ops", reason="maintenance", until=until)
+    (task, *_) = JobQueue(queue.db).claim("w", 1) or [None]
+    assert task is None  # paused
+    shown = CliRunner().invoke(app, ["status"]).output
+    assert shown.splitlines()[0].startswith("health     critical")
+    assert "no worker has ticked" in shown
+    assert f"until {until:%Y-%m-%d %H:%M}" in shown
+    content = json.loads(CliRunner().invoke(app, ["status", "--json"]).output)
+    assert content["health"]["status"] == "critical"
+
+
+def test_status_shows_the_error_of_a_series(
+    queue: Queue, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    error = "no bars of it, as the vendor says in many words " * 3 + "THE END"
+    for task in queue.queue.claim("w", 3):
+        queue.queue.fail(task, Failure("UnknownSymbol", error, "fetch", "1d"), None)
+    assert "THE END" in CliRunner().invoke(app, ["status"]).output
 
 
 def test_a_vendors_quota_and_a_retry_say_until_when(queue: Queue) -> None:

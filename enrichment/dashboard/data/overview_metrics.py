@@ -86,7 +86,7 @@ def _judged(run: NightRun | None) -> str:
         return "no run of all symbols has finished"
     return (
         f"{run.judged_symbols - run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} "
-        f"of the last {health.run_name(run)}".removesuffix(",")
+        f"of the last {health.run_name(run)}"
     )
 
 

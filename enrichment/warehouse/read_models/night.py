@@ -92,13 +92,9 @@ class BreakerState:
     since: dt.datetime | None
 
     @property
-    def stops_all(self) -> bool:
-        """Whether no worker gets a request past it."""
-        return self.workers == self.reporting and self.is_open
-
-    @property
-    def is_open(self) -> bool:
-        return self.mode == "forced_open" or (self.mode == "auto" and self.state == "open")
+    def is_failing(self) -> bool:
+        """Whether it rejects requests; while it is half open, all but the trial ones."""
+        return self.mode == "forced_open" or (self.mode == "auto" and self.state != "closed")
 
 
 @dataclass(frozen=True, slots=True)

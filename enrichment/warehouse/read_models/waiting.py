@@ -43,7 +43,8 @@ WITH alive AS (
         WHEN b.reason IS NOT NULL THEN b.reason
         WHEN i.run_after > now() AND i.status = '{ItemStatus.RETRY}' THEN
             'retry after ' || coalesce(i.error_class, 'an error')
-        WHEN i.run_after > now() THEN coalesce(i.last_error, 'delayed')
+        WHEN i.run_after > now() THEN
+            coalesce(regexp_replace(i.last_error, '; retry in [^ ]+ s', ''), 'delayed')
         WHEN o.symbol IS NOT NULL THEN 'another job is enriching the symbol'
         END AS reason,
         CASE WHEN p.scope IS NOT NULL THEN p.until

@@ -81,6 +81,19 @@ def test_no_issues_is_healthy() -> None:
             "tcp://s does not answer",
         ),
         (replace(GOOD, breakers=(breaker("yahoo_api"),)), "warning", "open in 2 workers"),
+        (replace(GOOD, breakers=(breaker("yahoo_api", "half_open"),)), "warning", "is half open"),
+        (
+            replace(
+                GOOD,
+                breakers=(
+                    breaker("polygon_api", workers=1),
+                    breaker("polygon_api", "half_open", workers=1),
+                    breaker("yahoo_api", "closed", "forced_open"),
+                ),
+            ),
+            "critical",
+            "No provider is available for stock",
+        ),
         (
             replace(GOOD, breakers=(breaker("polygon_api"), breaker("yahoo_api", "open"))),
             "critical",
@@ -114,7 +127,6 @@ def test_each_issue_has_a_status_and_a_message(
         replace(after(completed_at=NOW - timedelta(hours=25)), is_running=True),
         replace(GOOD, mean_score=0.90, validation_rate=95.0),
         replace(GOOD, mean_score=None, validation_rate=None),
-        replace(GOOD, breakers=(breaker("yahoo_api", "half_open"),)),
         after(failed=50, successful=50, enriched_since=50),
     ],
 )
