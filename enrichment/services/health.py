@@ -80,7 +80,7 @@ def success_rate(run: NightRun | None) -> float | None:
 def _scheduler_issues(state: NightState) -> Iterator[str]:
     if not state.scheduler_running:
         yield (
-            "The scheduler is not running: no worker has ticked for 90 s. "
+            "The scheduler is not running: no live worker has ticked within 90 s. "
             "Start one with 'enrichment worker'."
         )
 

@@ -117,7 +117,7 @@ def test_status_begins_with_the_health(
     assert task is None  # paused
     shown = CliRunner().invoke(app, ["status"]).output
     assert shown.splitlines()[0].startswith("health     critical")
-    assert "no worker has ticked" in shown
+    assert "live worker has ticked" in shown
     assert f"until {until:%Y-%m-%d %H:%M}" in shown
     content = json.loads(CliRunner().invoke(app, ["status", "--json"]).output)
     assert content["health"]["status"] == "critical"
