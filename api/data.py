@@ -31,6 +31,7 @@ from enrichment.domain.model import Timeframe, is_simulated
 from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.read_models import bars as bar_download
 from enrichment.warehouse.read_models.audit_log import CorrectedValue
+from enrichment.warehouse.read_models.bars import Extent
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.findings import (
     Filter,
@@ -193,18 +194,21 @@ def blueprint(reader: ReadModels) -> Blueprint:
     @bp.get("/bars/<symbol>")
     @Endpoint("data", content=_content())
     def bars(symbol: Symbol, query: BarsQuery) -> Response:
-        """A series' bars with their features, oldest first, from one database snapshot.
+        """A series' bars with their features, oldest first, from one state of the series.
 
         Prices and volumes are on the basis that `adjust` names; the header `X-Adjust` repeats it.
+        The header `X-Row-Count` says how many bars follow. A download is cut, which ends the
+        connection, where the series is changed meanwhile or the client takes longer than an hour.
         `X-Simulated: true` marks simulated series of the sandbox vendor.
         """
         symbol = reader.symbols.stored_as(symbol)
         if not reader.bars.exists(symbol):
             raise NotTracked.of(symbol)
         columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
-        batches = reader.bars.chunks(
-            symbol, query.timeframe, columns, query.start, query.end, query.limit, query.adjust
+        extent = reader.bars.extent(
+            symbol, query.timeframe, query.start, query.end, query.limit, query.adjust
         )
+        batches = reader.bars.chunks(extent, columns)
         fields = {
             "timestamp": utc_now(),
             "symbol": symbol,
@@ -212,7 +216,7 @@ def blueprint(reader: ReadModels) -> Blueprint:
             "adjust": query.adjust,
         }
         chunks = encoded(query.format, batches, bar_download.schema(columns), fields)
-        return _download(chunks, symbol, query)
+        return _download(chunks, extent, query)
 
     return bp
 
@@ -252,8 +256,10 @@ def _content() -> dict[str, dict[str, Any]]:
     }
 
 
-def _download(chunks: Iterator[bytes], symbol: str, query: BarsQuery) -> Response:
+def _download(chunks: Iterator[bytes], extent: Extent, query: BarsQuery) -> Response:
+    symbol = extent.symbol
     response = Response(stream_with_context(chunks), mimetype=ENCODINGS[query.format].media_type)
+    response.headers["X-Row-Count"] = str(extent.rows)
     if query.format is not Format.JSON:
         name = f"{symbol.replace(':', '_')}-{query.timeframe}.{query.format}"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'

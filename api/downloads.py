@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
@@ -15,7 +16,6 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as parquet
 
 Batches = Iterator[pa.RecordBatch]
-BatchReader = Generator[pa.RecordBatch, None, None]
 Encoder = Callable[[Batches, pa.Schema, dict[str, object]], Iterator[bytes]]
 
 
@@ -57,9 +57,11 @@ def _json(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> Ite
     yield orjson.dumps(fields, option=orjson.OPT_UTC_Z)[:-1] + b',"bars":['
     first = True
     for batch in batches:
-        rows = orjson.dumps(batch.to_pylist(), option=orjson.OPT_UTC_Z)[1:-1]
-        yield rows if first else b"," + rows
-        first = False
+        for start in range(0, batch.num_rows, _JSON_ROWS):
+            part = batch.slice(start, _JSON_ROWS).to_pylist()
+            rows = orjson.dumps(part, option=orjson.OPT_UTC_Z)[1:-1]
+            yield rows if first else b"," + rows
+            first = False
     yield b"]}"
 
 
@@ -92,6 +94,8 @@ def _parquet(batches: Batches, schema: pa.Schema, fields: dict[str, object]) -> 
     yield buffer.take()
 
 
+_JSON_ROWS = 500  # whose Python objects are in memory at once
+_PIECE_BYTES = 65_536
 _SECONDS = pa.timestamp("s", tz="UTC")
 _UNQUOTED = pa_csv.WriteOptions(quoting_style="needed", quoting_header="none")
 
@@ -105,7 +109,7 @@ ENCODINGS = {
 
 def encoded(
     format: Format,
-    batches: BatchReader,
+    batches: Batches,
     schema: pa.Schema,
     fields: dict[str, object],
 ) -> Iterator[bytes]:
@@ -114,14 +118,13 @@ def encoded(
     The first batch is read before this returns, so that an error can still be answered with a
     problem.
     """
-    first = next(batches, None)
-    return ENCODINGS[format].encode(_chained(first, batches), schema, fields)
+    first = tuple(itertools.islice(batches, 1))
+    encode = ENCODINGS[format].encode
+    return _in_pieces(encode(itertools.chain(first, batches), schema, fields))
 
 
-def _chained(first: pa.RecordBatch | None, rest: BatchReader) -> Batches:
-    try:
-        if first is not None:
-            yield first
-            yield from rest
-    finally:
-        rest.close()  # ends the transaction
+def _in_pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of at most 64 kB, since the server limits the time of each."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            yield chunk[start : start + _PIECE_BYTES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ from enrichment.warehouse.read_models.facade import ReadModels
 
 PREFIX = "/api/v1/enrichment"
 MAX_WAIT_SECONDS = 300
+MAX_WAITING = 4  # requests for a job's end at the same time, a quarter of the server's threads
 MAX_SYMBOLS = 200
 MAX_KEY_LENGTH = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -167,6 +169,7 @@ def blueprint(
     read_overview, read_metrics = cache.cached(reader.overview), cache.cached(reader.metrics)
     read_night = cache.cached(reader.night)
     read_workers = cache.cached(reader.workers)
+    waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     @bp.get("/dashboard/overview")
     @Endpoint("dashboard", Overview, responses={304: None})
@@ -229,7 +232,8 @@ def blueprint(
         """Open a job for the given symbols, for an asset class, or for all symbols.
 
         The response comes at once, with the job's URL in `Location`; with `wait` it comes when the
-        job has finished, or after that many seconds.
+        job has finished, or after that many seconds. While four requests wait, further ones are
+        responded to at once.
         """
         job = commands.trigger(
             actor=actor(request),
@@ -239,8 +243,11 @@ def blueprint(
             reason=query.reason,
         )
         summary = None
-        if query.wait is not None:
-            summary = _summary(_wait_until_finished(reader, job.job_id, query.wait))
+        if query.wait and waiting.acquire(blocking=False):
+            try:
+                summary = _summary(_wait_until_finished(reader, job.job_id, query.wait))
+            finally:
+                waiting.release()
         response = json_response(
             TriggerResponse(
                 utc_now(), job.job_id, "triggered", job.symbols_to_process, True, summary

@@ -1,4 +1,4 @@
-"""Serves the API with gunicorn's threads; on SIGTERM requests in flight are finished."""
+"""Serves the API with gunicorn; on SIGTERM requests in flight are finished."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
+from api.buffered_worker import BufferedWorker
 from api.enrichment import Schedule
 from api.protection import ClientRates
 from api.response_cache import ResponseCache
@@ -46,12 +47,11 @@ class _GunicornServer(BaseApplication):  # type: ignore[misc]  # gunicorn ships 
     def load_config(self) -> None:
         options: dict[str, Any] = {
             "bind": self._bind,
-            "worker_class": "gthread",
+            "worker_class": BufferedWorker,
             "workers": 1,
             "threads": THREADS,
             "timeout": 0,
             "graceful_timeout": 15,
-            "keepalive": 5,
             "limit_request_line": 8190,
             "accesslog": None,
             "loglevel": "warning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from sqlalchemy import text
 from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts
 from enrichment.domain.corporate_actions import Adjustment
+from enrichment.domain.errors import Conflict
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse.database import Reader
@@ -25,7 +26,7 @@ from enrichment.warehouse.series.upsert import to_arrow
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 5000
 MAX_CANDLES = 600
 # Name → 'number' or 'label', in their order.
 COLUMNS: Mapping[str, str] = {
@@ -36,6 +37,22 @@ COLUMNS: Mapping[str, str] = {
 _TYPES = {"number": pa.float64(), "label": pa.string()}
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The bars of a download, as they were when it began."""
+
+    symbol: str
+    timeframe: Timeframe
+    start: datetime | None
+    last: datetime | None
+    """The newest bar's ts; None without bars."""
+    rows: int
+    versions: int
+    """Former values of the series' bars, whose number grows with every restatement."""
+    factors: Factors
+    """Of the basis that was asked for."""
+
+
 class BarDownloads(Reader):
     """Reads stored bars for downloads."""
 
@@ -44,50 +61,63 @@ class BarDownloads(Reader):
         with self._db.begin() as conn:
             return is_known(conn, symbol)
 
-    def chunks(
+    def extent(
         self,
         symbol: str,
         timeframe: Timeframe,
-        columns: Sequence[str],
         start: datetime | None = None,
         end: datetime | None = None,
         limit: int | None = None,
         adjustment: Adjustment = Adjustment.NONE,
-    ) -> Generator[pa.RecordBatch, None, None]:
-        """Bars with start ≤ ts < end, ascending, as batches of `ts` (UTC) and these columns.
-
-        All batches are read from one snapshot of the database.
+    ) -> Extent:
+        """What `chunks` will read.
 
         Args:
             symbol: Of the series.
             timeframe: Of the series.
-            columns: Keys of COLUMNS.
-            start: None for the first bar.
-            end: None for all bars from `start` on.
+            start: The earliest ts; None for the first bar.
+            end: Exclusive; None for all bars from `start` on.
             limit: Maximum number of rows; None for all.
             adjustment: The basis of prices and volumes.
+        """
+        values = {"symbol": symbol, "timeframe": timeframe, "start": start, "end": end}
+        with self._db.begin() as conn:
+            conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            factors = read_factors(conn, symbol, timeframe, adjustment)
+            row = conn.execute(text(_EXTENT), {**values, "limit": limit}).one()
+        return Extent(symbol, timeframe, start, row.last, row.rows, row.versions, factors)
+
+    def chunks(self, extent: Extent, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The bars of the extent, ascending, as batches of `ts` (UTC) and these columns.
+
+        Each batch is read in a transaction of its own, so that a client that reads slowly holds
+        none. All are from one state of the series.
+
+        Args:
+            extent: As it was read before.
+            columns: Keys of COLUMNS.
+
+        Raises:
+            Conflict: The series was changed meanwhile.
         """
         numbers = [name for name in columns if COLUMNS[name] == "number"]
         labels = [name for name in columns if COLUMNS[name] == "label"]
         query = _CHUNK.format(columns=", ".join(["ts", *columns]))
-        values = {"symbol": symbol, "timeframe": timeframe.value, "start": start, "end": end}
-        remaining = limit
-        after: datetime | None = None
-        with self._db.begin() as conn:
-            conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-            factors = read_factors(conn, symbol, timeframe, adjustment)
-            while remaining is None or remaining > 0:
-                rows = CHUNK_ROWS if remaining is None else min(CHUNK_ROWS, remaining)
-                page = {**values, "after": after, "rows": rows}
+        series = {"symbol": extent.symbol, "timeframe": extent.timeframe}
+        after, rows = None, 0
+        while rows < extent.rows:
+            page = {**series, "start": extent.start, "last": extent.last, "after": after}
+            with self._db.begin() as conn:
+                conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+                versions = conn.execute(text(_VERSIONS), series).scalar_one()
                 ts, chunk = fetch(conn, query, page, numbers, labels=labels)
-                if len(ts):
-                    adjusted = (factors.apply(name, ts, chunk[name]) for name in columns)
-                    arrays = [to_arrow(ts), *map(to_arrow, adjusted)]
-                    yield pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
-                if len(ts) < rows:
-                    return
-                after = to_datetime(ts[-1])
-                remaining = None if remaining is None else remaining - rows
+            rows += len(ts)
+            if versions != extent.versions or not len(ts) or rows > extent.rows:
+                raise Conflict(f"{extent.symbol} was changed during the download: start it again")
+            after = to_datetime(ts[-1])
+            adjusted = (extent.factors.apply(name, ts, chunk[name]) for name in columns)
+            arrays = [to_arrow(ts), *map(to_arrow, adjusted)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:
@@ -193,8 +223,18 @@ WHERE symbol = :symbol AND timeframe = :timeframe
 """
 
 _CHUNK = f"""
-SELECT {{columns}} FROM bars {RANGE} AND (CAST(:after AS timestamptz) IS NULL OR ts > :after)
-ORDER BY ts LIMIT :rows
+SELECT {{columns}} FROM bars
+WHERE symbol = :symbol AND timeframe = :timeframe AND ts <= :last
+    AND (CAST(:start AS timestamptz) IS NULL OR ts >= :start)
+    AND (CAST(:after AS timestamptz) IS NULL OR ts > :after)
+ORDER BY ts LIMIT {CHUNK_ROWS}
+"""
+
+_VERSIONS = "SELECT count(*) FROM bar_versions WHERE symbol = :symbol AND timeframe = :timeframe"
+
+_EXTENT = f"""
+SELECT count(*) AS rows, max(ts) AS last, ({_VERSIONS}) AS versions
+FROM (SELECT ts FROM bars {RANGE} ORDER BY ts LIMIT :limit) chosen
 """
 
 _COUNT = f"SELECT count(*) FROM bars {RANGE}"
