@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from enrichment.cli.context import Json, Reason, Wait, actor, err, out, services
 from enrichment.domain.errors import InvalidRequest
@@ -78,7 +79,7 @@ def repair(
         progress = render.follow_job(err, lambda: reader.progress(result.job_id))
         failed = reader.failed_items(result.job_id)
         remaining = reader.damage.find(list(plan.symbols))
-    render.print_failures(out, failed)
+    render.print_failures(out, result.job_id, failed)
     if progress is not None and not as_json:
         out.print(
             f"{progress.inserted:,} bars inserted, {progress.updated:,} replaced or removed",
@@ -113,7 +114,7 @@ def _confirmed(yes: bool, reason: str | None) -> str:
 
 def _print_findings(plan: RepairPlan) -> None:
     if not plan.findings:
-        out.print("[green]✓[/] no damaged series found")
+        out.print(Text.assemble(("✓", "green"), " no damaged series found"))
         return
     for finding in plan.findings[:MAX_SHOWN]:
         _print_finding(finding)
@@ -128,7 +129,7 @@ def _print_findings(plan: RepairPlan) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
-    out.print("[red]✗[/] ", end="")
+    out.print("✗ ", style="red", end="")
     text = (
         f"{finding.symbol} {finding.timeframe} {finding.kind}: {finding.count:,} from "
         f"{finding.first:%Y-%m-%d} to {finding.last:%Y-%m-%d}\n    {finding.example}\n"

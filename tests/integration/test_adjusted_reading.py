@@ -64,8 +64,9 @@ def record(db: Database, events: Sequence[Event]) -> None:
 
 
 def read(db: Database, adjustment: Adjustment, *columns: str) -> dict[str, Floats]:
-    batches = BarDownloads(db).chunks("A", Timeframe.D1, columns, adjustment=adjustment)
-    table = pa.Table.from_batches(list(batches))
+    downloads = BarDownloads(db)
+    extent = downloads.extent("A", Timeframe.D1, adjustment=adjustment)
+    table = pa.Table.from_batches(list(downloads.chunks(extent, columns)))
     return {name: table[name].to_numpy() for name in columns}
 
 
@@ -166,7 +167,9 @@ def test_candles_are_adjusted_before_they_are_merged(db: Database) -> None:
     start, end = datetime(2024, 6, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC)
     charts = PriceCharts(db)
     for adjustment in Adjustment:
-        frame = charts.candles("A", Timeframe.D1, start, end, ["sma_20"], adjustment).frame
+        frame = charts.candles(
+            "A", Timeframe.D1, start, end, ["sma_20"], adjustment=adjustment
+        ).frame
         rows = read(db, adjustment, "close", "volume", "sma_20")
         for name, column in rows.items():
             np.testing.assert_allclose(frame[name], column, rtol=1e-12)
@@ -184,10 +187,10 @@ def test_bars_keep_their_basis_whatever_their_timeframe(db: Database) -> None:
         )
     record(db, [(SPLIT, "2024-06-12", 4.0)])
     for timeframe in (Timeframe.H1, Timeframe.W1):
-        batches = BarDownloads(db).chunks(
-            "A", timeframe, ["close"], adjustment=Adjustment.SPLIT, limit=10
-        )
-        assert pa.Table.from_batches(list(batches))["close"].to_pylist() == [10.0, 40.0]
+        downloads = BarDownloads(db)
+        extent = downloads.extent("A", timeframe, adjustment=Adjustment.SPLIT, limit=10)
+        batches = list(downloads.chunks(extent, ["close"]))
+        assert pa.Table.from_batches(batches)["close"].to_pylist() == [10.0, 40.0]
 
 
 def test_a_split_that_comes_changes_nothing_today(db: Database) -> None:
