@@ -7,7 +7,18 @@ from collections.abc import Callable
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from api import admin, alerts, data, enrichment, jobs, metrics, repair, service, symbols
+from api import (
+    admin,
+    alerts,
+    corporate_actions,
+    data,
+    enrichment,
+    jobs,
+    metrics,
+    repair,
+    service,
+    symbols,
+)
 from api.endpoint import RequestInvalid, current_endpoint
 from api.enrichment import Schedule
 from api.protection import ApiProtection, ClientRates, protect
@@ -45,6 +56,7 @@ def create_app(
     app.register_blueprint(admin.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
     app.register_blueprint(repair.blueprint(commands))
+    app.register_blueprint(corporate_actions.blueprint(reader, commands))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
     app.register_blueprint(metrics.blueprint(reader.monitoring, cache))
     protect(app, ApiProtection(token, clients or ClientRates(None)))

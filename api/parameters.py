@@ -18,6 +18,7 @@ SYMBOL_PATTERN = r"^([XCxc]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,23}$"
 _WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,30})?([eE][-+]?\d{1,3})?", re.ASCII)
 _FINDING_CURSOR = r"^-?[0-9]{1,17}_[A-Z0-9.:\-]{1,26}_[0-9]{1,2}[mhdw]_[a-z0-9_]{0,100}$"
+_ACTION_CURSOR = r"^[1-9][0-9]{0,5}_[A-Za-z0-9.:\-]{1,26}_[a-z_]{1,20}$"
 _PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
@@ -98,6 +99,13 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.replace(tzinfo=UTC)
 
 
+def _action_cursor(value: Any) -> Any:
+    """The number of a day since year 1, a symbol and a kind."""
+    if isinstance(value, str) and re.fullmatch(_ACTION_CURSOR, value, re.ASCII):
+        return value
+    raise ValueError("no cursor of an earlier page")
+
+
 def _finding_cursor(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(_FINDING_CURSOR, value, re.ASCII):
         return Cursor.parse(value)
@@ -137,6 +145,11 @@ Moment = Annotated[
     ),
 ]
 CURSOR = "Start of the page, from the Link header of the previous page."
+ActionCursor = Annotated[
+    str,
+    BeforeValidator(_action_cursor),
+    WithJsonSchema({"type": "string", "pattern": _ACTION_CURSOR, "description": CURSOR}),
+]
 SymbolCursor = Annotated[
     Annotated[str, BeforeValidator(_cursor), _SYMBOL_SCHEMA] | None, Field(description=CURSOR)
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enrichment import __version__
-from enrichment.cli import alerts, data, export, jobs, repair, symbols
+from enrichment.cli import actions, alerts, data, export, jobs, repair, symbols
 from enrichment.cli.context import (
     Json,
     Reason,
@@ -275,7 +275,12 @@ def _options(
 
 for module in (jobs, data, repair):
     module.register(app)
-for name, group in (("symbols", symbols), ("alerts", alerts), ("export", export)):
+for name, group in (
+    ("symbols", symbols),
+    ("actions", actions),
+    ("alerts", alerts),
+    ("export", export),
+):
     app.add_typer(group.app, name=name)
 app.add_typer(db_app, name="db")
 

@@ -24,6 +24,7 @@ from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, Pause
 from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models import dto
+from enrichment.warehouse.read_models.corporate_actions import ListedAction
 from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
 from enrichment.warehouse.read_models.night import NightState
 
@@ -215,6 +216,27 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
             styled(s.status if s.active else "inactive"),
             VENDORS.source_text(s.symbol, s.source) if s.source else "–",
             s.cause,
+        )
+    return result
+
+
+def actions_table(actions: Sequence[ListedAction]) -> Table:
+    columns = ("symbol", "date", "kind", "value", "source", "applied", "note")
+    result = table(*columns, right=("value",), wrap=False)
+    for action in actions:
+        value = "–" if action.ratio is None else f"{action.ratio:g} for 1"
+        if action.amount is not None:
+            value = f"{action.amount:g} {action.currency or ''}".strip()
+        withdrawn = f"withdrawn {action.withdrawn_at:%Y-%m-%d}" if action.withdrawn_at else None
+        notes = (withdrawn, action.problem, action.disagreement)
+        result.add_row(
+            action.symbol,
+            f"{action.effective_date}",
+            action.kind,
+            value,
+            ", ".join(action.sources),
+            "yes" if action.applies else "no",
+            "; ".join(filter(None, notes)),
         )
     return result
 

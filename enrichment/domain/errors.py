@@ -7,6 +7,7 @@ EnrichmentError
 │   ├── InvalidSymbol           malformed ticker
 │   ├── UnknownJob              no job has this id
 │   ├── UnknownBreaker          no circuit breaker has this name
+│   ├── UnknownAction           the ledger of corporate actions has no such row
 │   ├── UnknownRule             no alert rule has this name
 │   ├── NotAllowed              the caller has read access only
 │   ├── Conflict                valid, but not in the present state, or not in this combination
@@ -109,6 +110,10 @@ class UnknownJob(InvalidRequest):
 
 class UnknownBreaker(InvalidRequest):
     """No circuit breaker has this name."""
+
+
+class UnknownAction(InvalidRequest):
+    """The ledger of corporate actions has no such row."""
 
 
 class UnknownRule(InvalidRequest):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from enrichment.domain.corporate_actions import ActionKind
 from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import (
     InvalidRequest,
@@ -45,6 +46,16 @@ def damage_kinds(names: Sequence[str]) -> frozenset[DamageKind]:
                 f"unknown kind of damage {name!r}: choose from {', '.join(DamageKind)}"
             )
     return frozenset(map(DamageKind, names or DamageKind))
+
+
+def parse_action_kind(text: str) -> ActionKind:
+    """The kind of a corporate action; InvalidRequest with those there are."""
+    try:
+        return ActionKind(text.strip().lower())
+    except ValueError:
+        raise InvalidRequest(
+            f"unknown kind of action {text!r}: choose one of {', '.join(ActionKind)}"
+        ) from None
 
 
 def pause_key(conn: Connection, scope: str, key: str) -> str:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from uuid import UUID
 
 from enrichment.domain.clock import utc_now
-from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
+from enrichment.domain.corporate_actions import CorporateAction
+from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownAction
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
+from enrichment.domain.symbols import parse_symbol
 from enrichment.pipeline.quality import assess_quality, without_flag
+from enrichment.services.action_refresh import enrich_again
 from enrichment.services.command_checks import (
     backfill_window,
     damage_kinds,
     listed,
     no_symbols_message,
+    parse_action_kind,
     pause_key,
     require_breaker,
     require_job,
@@ -25,7 +29,7 @@ from enrichment.services.command_checks import (
     unserved_reason,
 )
 from enrichment.services.repairs import RepairPlan, plan_repair
-from enrichment.warehouse import alerts, resilience_state
+from enrichment.warehouse import alerts, corporate_actions, resilience_state
 from enrichment.warehouse.database import Connection, Database, database_now
 from enrichment.warehouse.queue import audit, job_control, jobs, pauses
 from enrichment.warehouse.queue import symbols as tracked_symbols
@@ -253,6 +257,88 @@ class Commands:
                 reason=reason,
             )
             return quality.score
+
+    def add_action(
+        self,
+        symbol: str,
+        kind: str,
+        day: date,
+        *,
+        ratio: float | None = None,
+        amount: float | None = None,
+        currency: str | None = None,
+        reason: str,
+        actor: str,
+    ) -> bool:
+        """Add a corporate action, or correct the vendors' account of one.
+
+        Returns whether a job was opened since features of stored bars have to change.
+        """
+        action = CorporateAction(
+            parse_symbol(symbol),
+            parse_action_kind(kind),
+            day,
+            corporate_actions.MANUAL,
+            ratio,
+            amount,
+            currency,
+        )
+        if action.rejection is not None:
+            raise Conflict(f"{action.symbol} {kind} {day}: {action.rejection}")
+        with self._db.begin() as conn:
+            changed = corporate_actions.record(conn, [action])
+            values = {"ratio": ratio, "amount": amount, "currency": currency}
+            self._audit_action(conn, "add_action", action, reason, actor, values)
+            return bool(enrich_again(conn, changed))
+
+    def refute_action(self, symbol: str, kind: str, day: date, *, reason: str, actor: str) -> bool:
+        """State that an action did not take place, whatever vendors report; as `add_action`."""
+        return self._change_action("refute_action", symbol, kind, day, reason, actor)
+
+    def restore_action(self, symbol: str, kind: str, day: date, *, reason: str, actor: str) -> bool:
+        """Take an operator's account of an action back; as `add_action`."""
+        return self._change_action("restore_action", symbol, kind, day, reason, actor)
+
+    def _change_action(
+        self, name: str, symbol: str, kind: str, day: date, reason: str, actor: str
+    ) -> bool:
+        action = CorporateAction(
+            parse_symbol(symbol), parse_action_kind(kind), day, corporate_actions.MANUAL
+        )
+        key = corporate_actions.key_of(action)
+        with self._db.begin() as conn:
+            if name == "refute_action":
+                found = corporate_actions.refute(conn, key, reason)
+            else:
+                found = corporate_actions.remove_manual(conn, key)
+            if not found:
+                whose = "" if name == "refute_action" else "an operator's account of "
+                raise UnknownAction(
+                    f"the ledger does not have {whose}{action.symbol} {kind} {day}: "
+                    f"see 'enrichment actions list {action.symbol}'"
+                )
+            self._audit_action(conn, name, action, reason, actor, {})
+            return bool(enrich_again(conn, [key]))
+
+    def _audit_action(
+        self,
+        conn: Connection,
+        name: str,
+        action: CorporateAction,
+        reason: str,
+        actor: str,
+        values: Mapping[str, object],
+    ) -> None:
+        if not reason.strip():
+            raise Conflict("give a reason: where the action was announced, for example")
+        audit.record(
+            conn,
+            actor=actor,
+            action=name,
+            target=f"{action.symbol} {action.kind} {action.effective_date}",
+            reason=reason,
+            params=values,
+        )
 
     def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
         """The job that another request with the same key has opened meanwhile."""

@@ -21,6 +21,7 @@ from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
 from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
 from enrichment.warehouse.read_models.changes import CHANGES, Changes
+from enrichment.warehouse.read_models.corporate_actions import CorporateActions
 from enrichment.warehouse.read_models.damage import DamageReports
 from enrichment.warehouse.read_models.dto import (
     FailedItem,
@@ -83,6 +84,7 @@ class ReadModels(Reader):
         self.jobs = JobReports(db)
         self.symbols = SymbolQueries(db)
         self.audit_log = AuditLog(db)
+        self.corporate_actions = CorporateActions(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)
