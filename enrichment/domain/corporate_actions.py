@@ -203,6 +203,16 @@ def union(splits: Iterable[Split], *others: Iterable[Split]) -> list[Split]:
     return sorted(by_day.items())
 
 
+def reported_splits(actions: Iterable[CorporateAction], today: date) -> list[Split]:
+    """The splits among reported actions that have taken effect and can be applied."""
+    return [
+        (action.effective_date, action.ratio)
+        for action in actions
+        if action.kind.changes_shares and action.ratio is not None and action.rejection is None
+        if action.effective_date <= today
+    ]
+
+
 def scaled(bars: Bars, shares: Floats) -> Bars:
     """Bars on another share basis: prices ÷ shares, volumes × shares (one number a bar)."""
     if len(bars) == 0 or (shares == 1.0).all():

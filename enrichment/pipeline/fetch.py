@@ -38,7 +38,7 @@ from enrichment.domain.bars import (
     no_timestamps,
     to_datetime64,
 )
-from enrichment.domain.corporate_actions import NO_SPLITS, Split, Splits, union
+from enrichment.domain.corporate_actions import NO_SPLITS, Split, Splits, reported_splits, union
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
     SeriesRepair,
@@ -271,13 +271,7 @@ def _with_reported_splits(
     """The snapshot with the splits that the answer reports and the ledger does not have."""
     if main.fetched is None or not main.fetched.actions:
         return snapshot
-    today = run.now.date()
-    reported = [
-        (action.effective_date, action.ratio)
-        for action in main.fetched.actions
-        if action.kind.changes_shares and action.rejection is None and action.ratio is not None
-        if action.effective_date <= today
-    ]
+    reported = reported_splits(main.fetched.actions, run.now.date())
     return replace(snapshot, splits=union(snapshot.splits, reported))
 
 

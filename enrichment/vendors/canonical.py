@@ -13,7 +13,7 @@ stocks' bars of 30 minutes and longer from half-hours of the regular session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -29,6 +29,7 @@ from enrichment.domain.calendars import (
     monday_of,
 )
 from enrichment.domain.clock import utc_now
+from enrichment.domain.corporate_actions import Split, Splits, reported_splits, scaled, union
 from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
@@ -48,10 +49,16 @@ class CanonicalProvider:
     Args:
         provider: The vendor itself, asked for the timeframes that `source_timeframe` names.
         now: The wall clock; nothing beyond it is asked for.
+        splits: (symbol) → its known splits, for weeks within which shares were split.
     """
 
-    def __init__(self, provider: Provider, now: Callable[[], datetime] = utc_now) -> None:
-        self._provider, self._now = provider, now
+    def __init__(
+        self,
+        provider: Provider,
+        now: Callable[[], datetime] = utc_now,
+        splits: Callable[[str], Sequence[Split]] = lambda symbol: (),
+    ) -> None:
+        self._provider, self._now, self._splits = provider, now, splits
         self.name = provider.name
         self.source = provider.source
 
@@ -67,6 +74,9 @@ class CanonicalProvider:
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
             require_granularity(fetched.bars, asset_class, source)
             bars = regular_session(within(fetched.bars, asked), asset_class, source)
+            if timeframe is Timeframe.W1 and asset_class is not AssetClass.CRYPTO:
+                known = union(reported_splits(fetched.actions, now.date()), self._splits(symbol))
+                bars = on_basis_of_week(bars, known)
             if source is not timeframe:
                 cut = fetched.served_from is not None
                 bars = build(bars, asset_class, source, timeframe, cut=cut)
@@ -75,6 +85,14 @@ class CanonicalProvider:
             substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
             fetched = replace(fetched, bars=bars, substitution=substitution)
         return fetched if fetched.limit else _reach(fetched, timeframe, window, now)
+
+
+def on_basis_of_week(days: Bars, splits: Sequence[Split]) -> Bars:
+    """Daily bars as traded on the share basis of the last day of their week."""
+    if not splits or len(days) == 0:
+        return days
+    daily, weekly = (Splits.of(splits, timeframe) for timeframe in (Timeframe.D1, Timeframe.W1))
+    return scaled(days, daily.shares(days.ts) / weekly.shares(monday_of(days.ts)))
 
 
 def _reach(

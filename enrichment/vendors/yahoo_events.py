@@ -21,7 +21,13 @@ import numpy as np
 
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.calendars import canonical
-from enrichment.domain.corporate_actions import ActionKind, CorporateAction, Splits, scaled
+from enrichment.domain.corporate_actions import (
+    ActionKind,
+    CorporateAction,
+    Splits,
+    reported_splits,
+    scaled,
+)
 from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.vendors.base import to_timestamps
@@ -45,7 +51,7 @@ def parse(
         for day, event in _dated(events.get("dividends"))
         if (amount := _number(event.get("amount"))) is not None
     ]
-    shares = Splits.of(known(splits), Timeframe.D1)
+    shares = Splits.of(reported_splits(splits, date.max), Timeframe.D1)
     on_their_day = [
         replace(action, amount=action.amount * float(shares.shares(_day(action))[0]))
         for action in dividends
@@ -54,20 +60,11 @@ def parse(
     return sorted([*splits, *on_their_day], key=lambda action: action.effective_date)
 
 
-def known(actions: list[CorporateAction]) -> list[tuple[date, float]]:
-    """The splits among actions, without those that can't be applied."""
-    return [
-        (action.effective_date, action.ratio)
-        for action in actions
-        if action.kind.changes_shares and action.ratio is not None and action.rejection is None
-    ]
-
-
 def as_traded(
     bars: Bars, actions: list[CorporateAction], timeframe: Timeframe, asset_class: AssetClass
 ) -> Bars:
     """Bars adjusted for all splits of these actions as they were traded."""
-    shares = Splits.of(known(actions), timeframe, asset_class).shares(bars.ts)
+    shares = Splits.of(reported_splits(actions, date.max), timeframe, asset_class).shares(bars.ts)
     return scaled(bars, 1 / shares)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from enrichment.domain.corporate_actions import ActionKind, CorporateAction
+from enrichment.domain.corporate_actions import ActionKind, CorporateAction, Split
 from enrichment.domain.exchanges import exchange_of
-from enrichment.warehouse.database import JsonRows, fetch_all, sql
+from enrichment.warehouse.database import Database, JsonRows, fetch_all, sql
 
 MANUAL = "manual"
 SOURCES = (MANUAL, "polygon", "alpaca", "yahoo")  # the leading one first; others after them
@@ -169,6 +169,18 @@ def outdated_symbols(conn: Connection, changed: Iterable[Key]) -> list[str]:
     values = _KEYS.bind(rows)
     conn.execute(sql(_CLEAR_STEP_FLAGS), values)
     return list(conn.execute(sql(_OUTDATED), values).scalars())
+
+
+class LedgerSplits:
+    """The splits of a symbol that apply today, from the ledger."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def __call__(self, symbol: str) -> list[Split]:
+        with self._db.begin() as conn:
+            rows = conn.execute(sql(_SPLITS), {"symbol": symbol})
+            return [(row.effective_date, row.ratio) for row in rows]
 
 
 def listed_by(
@@ -339,6 +351,13 @@ ON CONFLICT (symbol, effective_date, kind) DO UPDATE SET
         {", ".join(f"EXCLUDED.{name}" for name in _LISTED.split(", "))}, now(),
         CASE WHEN EXCLUDED.withdrawn_at IS NOT NULL
             THEN coalesce(a.withdrawn_at, EXCLUDED.withdrawn_at) END)
+"""
+
+_SPLITS = """
+SELECT effective_date, product(ratio) AS ratio FROM corporate_actions
+WHERE symbol = :symbol AND applies AND kind IN ('split', 'stock_dividend')
+    AND effective_date <= (now() AT TIME ZONE 'UTC')::date
+GROUP BY effective_date ORDER BY effective_date
 """
 
 _LAST_REFRESH = """

@@ -19,6 +19,7 @@ from enrichment.domain.model import RowCounts
 from enrichment.engine.ports import BlockedReason, Enrich, Prepare
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.vendors.guard import VendorProtection
+from enrichment.warehouse.corporate_actions import LedgerSplits
 from enrichment.warehouse.database import Database, DatabaseClock
 from enrichment.warehouse.queue.pauses import ProviderPauses
 from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
@@ -146,6 +147,7 @@ def _open_pipeline(
         shared=resilience.shared_limits,
         protection=protection,
         paused=ProviderPauses(db),
+        splits=LedgerSplits(db),
     )
     now = DatabaseClock(db)
     with BatchWriter(Warehouse(db), now=now) as warehouse:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
+from enrichment.domain.corporate_actions import Split
 from enrichment.domain.model import AssetClass
 from enrichment.vendors.base import ActionSource
 from enrichment.vendors.canonical import CanonicalProvider
@@ -27,6 +28,7 @@ def build_providers(
     protection: VendorProtection | None = None,
     paused: Callable[[], Container[str]] = tuple,
     now: Callable[[], datetime] = utc_now,
+    splits: Callable[[str], Sequence[Split]] = lambda symbol: (),
 ) -> Failover:
     """The providers in the order of the settings, each with its own client and guard.
 
@@ -35,6 +37,7 @@ def build_providers(
         protection: Retries, breaker and time limits of every vendor.
         paused: The names of the providers that are paused now.
         now: The wall clock.
+        splits: (symbol) → its known splits.
     """
     built = {
         spec.name: CanonicalProvider(
@@ -44,6 +47,7 @@ def build_providers(
                 *(getattr(settings, option.name) for option in spec.options),
             ),
             now,
+            splits,
         )
         for spec in settings.providers_in_use
     }

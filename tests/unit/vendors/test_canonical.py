@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import exchange_calendars
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from enrichment.domain.bars import Bars, to_datetime64
 from enrichment.domain.calendars import canonical
+from enrichment.domain.corporate_actions import ActionKind, CorporateAction
 from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.canonical import (
@@ -326,3 +328,31 @@ def test_another_quote_currency_is_stated(
     sent.name = vendor
     fetched = CanonicalProvider(sent).fetch(symbol, CRYPTO, Timeframe.H1, window)
     assert fetched.substitution == substitution
+
+
+@pytest.mark.parametrize("split_on", range(6))
+@pytest.mark.parametrize("reported", [False, True], ids=["by the ledger", "by the answer"])
+def test_a_week_with_a_split_is_on_the_basis_of_its_last_day(split_on: int, reported: bool) -> None:
+    """Two weeks that were flat but for a split of 4 for 1 on a weekday of the first, or after it."""
+    days = pd.date_range("2024-01-08", periods=10, freq="B", tz="UTC")
+    before = days < days[split_on]
+    frame = pd.DataFrame(index=days)
+    for name in ("open", "high", "low", "close"):
+        frame[name] = np.where(before, 400.0, 100.0)
+    frame["volume"] = np.where(before, 1_000.0, 4_000.0)
+    split = (days[split_on].date(), 4.0)
+
+    class Reporting(Vendor):
+        def fetch(self, *args: Any) -> FetchedBars:
+            action = CorporateAction("AAPL", ActionKind.SPLIT, split[0], "vendor", split[1])
+            return replace(super().fetch(*args), actions=(action,) if reported else ())
+
+    provider = CanonicalProvider(
+        Reporting({Timeframe.D1: bars_of(frame)}), splits=lambda _: () if reported else (split,)
+    )
+    window = Window(days[0].to_pydatetime(), days[0].to_pydatetime() + timedelta(weeks=2))
+    weeks = provider.fetch("AAPL", STOCK, Timeframe.W1, window).bars
+    first = 400.0 if split_on == 5 else 100.0
+    for price in (weeks.open, weeks.high, weeks.low, weeks.close):
+        assert price.tolist() == [first, 100.0]
+    assert weeks.volume.tolist() == [5_000.0 if split_on == 5 else 20_000.0, 20_000.0]
