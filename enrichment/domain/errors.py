@@ -165,9 +165,12 @@ class AccessDenied(ProviderError):
 
     permanent = True
 
-    def __init__(self, message: str, status: str | None = None) -> None:
+    def __init__(
+        self, message: str, status: str | None = None, http_status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status  # the vendor's own word for it, if it sent one
+        self.http_status = http_status
 
 
 class UnknownSymbol(ProviderError):

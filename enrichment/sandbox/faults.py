@@ -9,6 +9,8 @@ unauthorized, forbidden     401, 403
 reset                       the connection is reset without a response
 truncated                   the JSON is cut in half
 html                        an HTML page with `status` (502)
+redirect                    302 to a page that asks for consent
+crumb                       Yahoo: 401 unless the request has Yahoo's cookie and crumb
 empty                       no bars
 missing, duplicate, out_of_order   the given `bars`, or `n` (1) pseudo-random ones
 corrupt                     the same bars; `mode`: inverted, null, nan, text, negative_volume or
@@ -45,6 +47,8 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "reset": (),
     "truncated": (),
     "html": ("status",),
+    "redirect": (),
+    "crumb": (),
     "empty": (),
     "missing": _BAR_PARAMETERS,
     "duplicate": _BAR_PARAMETERS,

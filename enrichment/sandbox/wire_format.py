@@ -18,6 +18,7 @@ from enrichment.sandbox.vendor import SandboxVendor
 
 Milliseconds = NDArray[np.int64]
 Page = Callable[[Sequence[Fault]], bytes]  # data faults → the response's body
+_CONSENT = "https://consent.yahoo.com/v2/collectConsent?sessionId=1"
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body><hr>nginx</body></html>"
 
 
@@ -85,6 +86,8 @@ class WireFormat(ABC):
             return Response(status=500)
         if kind == "html":
             return Response(_HTML, fault.status)
+        if kind == "redirect":
+            return Response(_HTML, 302, {"Location": _CONSENT})
         if kind == "empty":
             return json_response(empty())
         body = page(data_faults)

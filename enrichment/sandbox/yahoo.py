@@ -4,13 +4,14 @@ Prices are adjusted for splits and sent as float32, whose last digit differs fro
 request. Stocks' days are stamped at the opening and their hours at half past; a week begins on the
 weekday of `period1`. The newest day is a live quote, stamped with the last trade, and an intraday
 answer ends with a flat row without volume. A bar without trades is nulls. Intraday bars reach back
-60 or 730 days. Clients that do not look like a browser get a 429.
+60 or 730 days. Clients that do not look like a browser get a 429, and a fault lets it ask for its
+cookie and crumb.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -30,7 +31,13 @@ from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries, aggregate
 from enrichment.sandbox.vendor import SandboxVendor
-from enrichment.sandbox.wire_format import WireFormat, closes_with_placeholders, insert_literals
+from enrichment.sandbox.wire_format import (
+    Page,
+    WireFormat,
+    closes_with_placeholders,
+    insert_literals,
+    json_response,
+)
 
 _INTERVALS = {
     "5m": Timeframe.M5,
@@ -51,6 +58,7 @@ _NEW_YORK = ZoneInfo("America/New_York")
 _BROWSER = re.compile(
     r"Mozilla/5\.0 \([^)]+\) (AppleWebKit/\S+ \(KHTML, like Gecko\) .*Safari/\d|Gecko/\S+ Firefox/)"
 )
+_COOKIE, _CRUMB = "d=AQABBKk", "sX/b.2Jk1N0"
 _SETTLED_LATER = 0.02  # of a day's volume is added to its live quote after midnight
 _NOISE = 1e-7
 _PRICES = ("open", "high", "low", "close")
@@ -81,7 +89,21 @@ class YahooFormat(WireFormat):
     def blueprint(self) -> Blueprint:
         routes = Blueprint("yahoo", __name__)
         routes.add_url_rule("/v8/finance/chart/<symbol>", view_func=self.chart)
+        routes.add_url_rule("/v1/test/getcrumb", view_func=self.crumb)
+        routes.add_url_rule("/", view_func=self.cookie)
         return routes
+
+    def cookie(self) -> Response:
+        """The page of fc.yahoo.com, which is missing but sets the cookie."""
+        response = Response("<html>404 Not Found</html>", 404, mimetype="text/html")
+        expires = self._vendor.clock() + timedelta(days=365)
+        response.set_cookie("A3", _COOKIE, expires=expires, secure=True, httponly=True)
+        return response
+
+    def crumb(self) -> Response:
+        if request.cookies.get("A3") != _COOKIE:
+            return json_response(_finance_error("Invalid Cookie"), 401)
+        return Response(_CRUMB, mimetype="text/plain")
 
     def chart(self, symbol: str) -> Response:
         ticker = _ticker(symbol)
@@ -105,6 +127,22 @@ class YahooFormat(WireFormat):
             lambda data_faults: self._page(series, query, data_faults),
             lambda: self._body(series, query, _Rows(Bars.empty(), np.empty(0, "datetime64[us]"))),
         )
+
+    def _failure(
+        self,
+        ticker: str,
+        fault: Fault,
+        page: Page,
+        data_faults: Sequence[Fault],
+        empty: Callable[[], bytes],
+    ) -> Response:
+        if fault.kind != "crumb":
+            return super()._failure(ticker, fault, page, data_faults, empty)
+        if request.cookies.get("A3") == _COOKIE and request.args.get("crumb") == _CRUMB:
+            self._vendor.requests.count(ticker, "ok")
+            return json_response(page(data_faults))
+        self._vendor.requests.count(ticker, "crumb")
+        return json_response(_finance_error("Invalid Crumb"), 401)
 
     def _error_body(self, outcome: str) -> bytes:
         code, description = _ERRORS[outcome]
@@ -147,6 +185,11 @@ class YahooFormat(WireFormat):
         if events:
             result["events"] = events
         return orjson.dumps({"chart": {"result": [result], "error": None}})
+
+
+def _finance_error(description: str) -> bytes:
+    error = {"code": "Unauthorized", "description": description}
+    return orjson.dumps({"finance": {"result": None, "error": error}})
 
 
 @dataclass(frozen=True, slots=True)

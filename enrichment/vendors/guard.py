@@ -32,6 +32,7 @@ from enrichment.domain.statuses import SnoozeCause
 from resilience import (
     BulkheadFull,
     CircuitOpen,
+    RateLimited,
     ResilienceError,
     ResilienceManager,
     SharedLimiter,
@@ -43,6 +44,9 @@ from resilience import (
 T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
 TEST_WAIT_SECONDS = 5.0  # for the outcome of a breaker's test call
+_LONGEST_QUOTA_WAIT = 90.0  # a quota is one of a minute: a longer wait is a pause
+_NEXT_NIGHT = 12 * 3600.0  # without a 429, after which pauses begin anew
+_BLOCK_ADVICE = "install market-enrichment[yahoo], or put another vendor first in PROVIDERS_…"
 UNLIMITED_PER_MINUTE = 1_000_000
 
 
@@ -71,6 +75,10 @@ class VendorProtection:
     first_pause: float = 60.0
     """After a 429 that names no time; it doubles with each one that follows."""
     max_pause: float = 3600.0
+    block_pauses: tuple[float, ...] = (300.0, 3600.0, 28_800.0)
+    """After each 429 in a night of a vendor whose 429 is a block; the last is the rest of it."""
+    block_outage: float = 4500.0
+    """Such a vendor that has not answered for so long is not waited for."""
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
 
@@ -91,6 +99,7 @@ class VendorGuard:
         burst: Requests at once, the others of a minute evenly. None: all of them.
         shared: Keeps the quota for all workers together. None: each process has its own.
         protection: Default: the parameters for production.
+        blocks: Whether a 429 is a block for hours, which is failed over, and no used-up quota.
         clock: Monotonic seconds.
     """
 
@@ -103,6 +112,7 @@ class VendorGuard:
         burst: int | None = None,
         shared: SharedLimiter | None = None,
         protection: VendorProtection | None = None,
+        blocks: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.protection = parameters = protection or VendorProtection()
@@ -137,14 +147,21 @@ class VendorGuard:
             bulkhead=manager.register_bulkhead(name, parameters.max_concurrent, parameters.budget),
             pause_on=_pause_seconds,
         )
-        self._pause = _GrowingPause(parameters.first_pause, parameters.max_pause, clock)
+        self._block = _Block(vendor, parameters, clock) if blocks else None
+        self._pause = self._block or _GrowingPause(
+            parameters.first_pause, parameters.max_pause, clock
+        )
 
     def __call__(self, request: Callable[[], T]) -> T:
         longer = self.protection.max_wait_with_answers
+        if self._block is not None:
+            self._block.require_over()
         try:
             with waiting_up_to(longer) if _has_answer.get() else nullcontext():
                 answer = self._pipeline.execute(lambda: self._pause.applied(request))
         except (ResilienceError, QuotaExceeded) as exc:
+            if self._block is not None:
+                self._block.rejected(exc)
             if isinstance(exc, CircuitOpen) and self._breaker.status().state is not State.OPEN:
                 # Another item's request tests right now whether the vendor is back.
                 raise Snooze(str(exc), TEST_WAIT_SECONDS, SnoozeCause.CAPACITY) from exc
@@ -183,6 +200,67 @@ class _GrowingPause:
             if now >= self._until:
                 self._until = now + self._next
                 self._next = min(2 * self._next, self._longest)
+            return self._until - now
+
+
+class _Block:
+    """The pauses of a vendor that turns clients away, by their looks or their address, for hours.
+
+    While one lasts, other vendors are asked. What has no other vendor waits, except in the last
+    pause, in which it fails at once, so that the night ends.
+    """
+
+    def __init__(self, vendor: str, limits: VendorProtection, clock: Callable[[], float]) -> None:
+        self._vendor, self._limits, self._clock = vendor, limits, clock
+        self._lock = Lock()
+        self._pauses = 0  # in this night
+        self._until = clock()
+        self._failing_since: float | None = None
+
+    def applied(self, request: Callable[[], T]) -> T:
+        """The request's answer; a QuotaExceeded begins a pause, and leaves with its seconds."""
+        try:
+            answer = request()
+        except QuotaExceeded as exc:
+            exc.retry_after = self._begin(exc.retry_after or 0.0)
+            raise
+        self._failing_since = None
+        return answer
+
+    def require_over(self) -> None:
+        """Raise what stands for the running pause."""
+        seconds = self._until - self._clock()
+        if seconds <= 0:
+            return
+        about = f"{self._vendor} turned this address away (429)"
+        if self._pauses < len(self._limits.block_pauses):
+            raise Snooze(f"{about}: asked again later", seconds, SnoozeCause.OUTAGE)
+        raise AccessDenied(
+            f"{about} {self._pauses} times: not asked for {seconds / 3600:.1f} h; {_BLOCK_ADVICE}"
+        )
+
+    def rejected(self, exc: Exception) -> None:
+        """Raise what stands for a request that was not answered, if that is due to a block."""
+        if isinstance(exc, RateLimited) and (exc.retry_after or 0.0) > _LONGEST_QUOTA_WAIT:
+            with self._lock:  # another worker was turned away
+                self._until = max(self._until, self._clock() + (exc.retry_after or 0.0))
+                self._pauses = max(self._pauses, 1)
+        self.require_over()
+        if isinstance(exc, CircuitOpen) and exc.retry_after is not None:
+            self._failing_since = self._failing_since or self._clock()
+            if self._clock() - self._failing_since > self._limits.block_outage:
+                raise ProviderUnavailable(f"{self._vendor} does not answer; {exc}") from exc
+
+    def _begin(self, retry_after: float) -> float:
+        """Seconds of the running pause; of a new one if there is none."""
+        with self._lock:
+            now, pauses = self._clock(), self._limits.block_pauses
+            if now >= self._until + _NEXT_NIGHT:
+                self._pauses = 0
+            if now >= self._until:
+                seconds = pauses[min(self._pauses, len(pauses) - 1)]
+                self._until = now + max(seconds, retry_after)
+                self._pauses += 1
             return self._until - now
 
 

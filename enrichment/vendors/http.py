@@ -85,6 +85,16 @@ class JsonResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class TextResponse:
+    """A response of a page that is no JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Their names are case-insensitive; those that are set several times are joined by commas."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StreamedResponse:
     """A response whose body has not been read."""
 
@@ -153,7 +163,8 @@ class HttpClient:
         call: Runs every request.
         headers: Sent with every request, secrets included.
         timeouts: Gives (connect, read) in seconds before each request.
-        transport: Default: a new one with `pool_size` kept-alive connections.
+        transport: Default: what `connect` makes of the address.
+        connect: Makes the transport of an address.
         key_setting: The setting that an AccessDenied tells the user to check.
         address_setting: The setting that a failed connection tells the user to check.
         now: The wall clock, for a Retry-After that is a date and for the vendor's provider.
@@ -168,9 +179,9 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeouts: Callable[[], tuple[float, float]] = lambda: DEFAULT_TIMEOUTS,
         transport: Transport | None = None,
+        connect: Callable[[str], Transport] = PooledTransport,
         key_setting: str = "the API key",
         address_setting: str = "the address in the settings",
-        pool_size: int = 16,
         now: Callable[[], datetime] = utc_now,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -180,7 +191,8 @@ class HttpClient:
         self.now = now
         self._headers, self._key_setting = {**_HEADERS, **(headers or {})}, key_setting
         self._address_setting = address_setting
-        self._transport = transport or PooledTransport(self._base, pool_size)
+        self._connect = connect
+        self._transport = transport or connect(self._base)
 
     def __repr__(self) -> str:
         shown = self._headers.items() - _HEADERS.items()
@@ -209,6 +221,7 @@ class HttpClient:
         path_or_url: str,
         params: Mapping[str, str | int] | None = None,
         *,
+        headers: Mapping[str, str] | None = None,
         decode: Decode = orjson.loads,
     ) -> JsonResponse:
         """GET JSON from a path, or from the path and query of an absolute URL.
@@ -217,13 +230,39 @@ class HttpClient:
         by its other name or by the address behind a proxy, and credentials go to nobody else.
 
         Args:
+            path_or_url: Of the request.
+            params: Its query.
+            headers: Sent beside the client's own.
             decode: Makes the body from its bytes; a ValueError says that they are not JSON.
 
         Raises:
             ProviderError: Of the kind that fits the failure.
         """
         url = self._resolved(path_or_url)
-        return self._call(lambda: self._get(url, params, decode))
+        return self._call(lambda: self._get(url, params, headers, decode))
+
+    def get_text(self, path: str, headers: Mapping[str, str] | None = None) -> TextResponse:
+        """GET text; an answer 4xx other than 429 is a response, too.
+
+        Raises:
+            ProviderError: There is no answer, or one of another status.
+        """
+        url = self._resolved(path)
+        return self._call(lambda: self._text(url, headers))
+
+    def at(self, base_url: str) -> HttpClient:
+        """A client of the vendor's other address, with the same calls, headers and limits."""
+        return HttpClient(
+            base_url,
+            call=self._call,
+            headers=self._headers,
+            timeouts=self._timeouts,
+            connect=self._connect,
+            key_setting=self._key_setting,
+            address_setting=self._address_setting,
+            now=self.now,
+            timer=self._timer,
+        )
 
     def post_json(
         self, url: str, body: Mapping[str, Any], *, headers: Mapping[str, str], label: str
@@ -250,13 +289,22 @@ class HttpClient:
         query = f"?{parts.query}" if parts.query else ""
         return f"{self._base}/{path}{query}" if path or query else self._base
 
+    def _text(self, url: str, headers: Mapping[str, str] | None) -> TextResponse:
+        label = urlsplit(url).path or "/"
+        response, content = self._send("GET", url, label, headers=headers, accepted=(2, 4))
+        return TextResponse(response.status, response.headers, content.decode("utf-8", "replace"))
+
     def _get(
-        self, url: str, params: Mapping[str, str | int] | None, decode: Decode
+        self,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
+        decode: Decode,
     ) -> JsonResponse:
         label = urlsplit(url).path
         if params:
             url += f"{'&' if '?' in url else '?'}{urlencode(params)}"
-        response, content = self._send("GET", url, label)
+        response, content = self._send("GET", url, label, headers=headers)
         return JsonResponse(_decoded(response, content, label, decode), response.headers)
 
     def _send(
@@ -267,8 +315,12 @@ class HttpClient:
         *,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        accepted: tuple[int, ...] = (2,),
     ) -> tuple[StreamedResponse, bytes]:
-        """The response and its body if it is a 2xx; messages call the address `label`."""
+        """The response and its body if it is accepted; messages call the address `label`.
+
+        accepted: hundreds of the statuses that are no errors; a 429 always is one.
+        """
         all_headers = {**self._headers, **headers} if headers else self._headers
         try:
             response = self._transport.send(
@@ -277,7 +329,7 @@ class HttpClient:
             content = self._read(response, label)
         except (OSError, ValueError, exceptions.HTTPError, InvalidURL) as exc:
             raise _translated(exc, label, self._host, self._address_setting) from exc
-        if response.status // 100 != 2:
+        if response.status // 100 not in accepted or response.status in _QUOTA_STATUSES:
             raise self._error_of(response, content, label)
         return response, content
 
@@ -306,7 +358,8 @@ class HttpClient:
             if status == 451:
                 advice = "not served in this country, put another vendor first in PROVIDERS_…"
             word = body.get("status")
-            return AccessDenied(f"{message}: {advice}", word if isinstance(word, str) else None)
+            word = word if isinstance(word, str) else None
+            return AccessDenied(f"{message}: {advice}", word, status)
         if status == 404:
             return UnknownSymbol(message)
         if status >= 500 or status in _RETRYABLE_STATUSES:
@@ -327,7 +380,7 @@ class HttpClient:
 
 def _chart_error(body: Mapping[str, Any]) -> object:
     """The description in an error of Yahoo's."""
-    chart = body.get("chart")
+    chart = body.get("chart") or body.get("finance")
     error = chart.get("error") if isinstance(chart, dict) else None
     return error.get("description") if isinstance(error, dict) else None
 

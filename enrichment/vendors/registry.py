@@ -45,6 +45,8 @@ class VendorSetting:
     """Whether its value is masked wherever settings are shown."""
     choices: tuple[str, ...] = ()
     """Its possible values; empty for any."""
+    address: bool = False
+    """Whether it is an address that the sandbox takes the place of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class VendorSpec:
     """Requests a minute; the vendor's quota."""
     burst: int | None = None
     """How many of them it takes at once; None: all."""
+    blocks: bool = False
+    """Whether its 429 is a block for hours, which is failed over, and no used-up quota."""
     credentials: tuple[VendorSetting, ...] = ()
     """Empty for a vendor that serves everyone."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -197,10 +201,10 @@ def _binance(client: HttpClient, source: str) -> Provider:
     return BinanceProvider(client, source=source)
 
 
-def _yahoo(client: HttpClient, source: str) -> Provider:
+def _yahoo(client: HttpClient, source: str, cookie_url: str = "https://fc.yahoo.com") -> Provider:
     from enrichment.vendors.yahoo import YahooProvider
 
-    return YahooProvider(client, source=source)
+    return YahooProvider(client, source=source, cookie_url=cookie_url)
 
 
 def _coinbase(client: HttpClient, source: str) -> Provider:
@@ -255,10 +259,29 @@ VENDORS = VendorRegistry(
             "yahoo_base_url", "https://query1.finance.yahoo.com", "address of Yahoo's chart API"
         ),
         rate=VendorSetting("yahoo_rate", 60, "requests a minute sent to Yahoo at most"),
+        blocks=True,
         headers={  # Yahoo refuses clients that do not look like a browser.
             "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
-            " Chrome/142.0.0.0 Safari/537.36"
+            " Chrome/142.0.0.0 Safari/537.36",
+            "Accept": "*/*",
+            "Accept-Language": "en-US,en;q=0.9",
+            "Origin": "https://finance.yahoo.com",
+            "Referer": "https://finance.yahoo.com/",
+            "Sec-Ch-Ua": '"Chromium";v="142", "Google Chrome";v="142", "Not_A Brand";v="99"',
+            "Sec-Ch-Ua-Mobile": "?0",
+            "Sec-Ch-Ua-Platform": '"Linux"',
+            "Sec-Fetch-Dest": "empty",
+            "Sec-Fetch-Mode": "cors",
+            "Sec-Fetch-Site": "same-site",
         },
+        options=(
+            VendorSetting(
+                "yahoo_cookie_url",
+                "https://fc.yahoo.com",
+                "address that sets the cookie of Yahoo's API",
+                address=True,
+            ),
+        ),
         coverage={
             AssetClass.STOCK: _YAHOO_STOCKS,
             AssetClass.ETF: _YAHOO_STOCKS,

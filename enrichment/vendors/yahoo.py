@@ -37,6 +37,7 @@ from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import VENDORS
 from enrichment.vendors.spelling import vendor_spelling
+from enrichment.vendors.yahoo_session import YahooSession
 
 _INTERVALS = {
     Timeframe.M5: "5m",
@@ -58,6 +59,7 @@ class YahooProvider:
 
     Args:
         source: Recorded with the bars.
+        cookie_url: Address that sets the cookie that Yahoo may ask for.
         now: The wall clock, by default the client's, which decides what is within Yahoo's reach.
     """
 
@@ -68,10 +70,11 @@ class YahooProvider:
         client: HttpClient,
         *,
         source: str = "yahoo",
+        cookie_url: str = "https://fc.yahoo.com",
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self.source = source
-        self._client, self._now = client, now or client.now
+        self._session, self._now = YahooSession(client, cookie_url), now or client.now
 
     def fetch(
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
@@ -126,7 +129,7 @@ class YahooProvider:
         return yahoo_events.parse(events, symbol, currency, self.source)
 
     def _chart(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime) -> Any:
-        response = self._client.get_json(
+        response = self._session.get_json(
             f"/v8/finance/chart/{quote(symbol, safe='')}",
             {
                 "period1": int(start.timestamp()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from datetime import datetime
+from time import monotonic
 
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
@@ -29,6 +30,7 @@ def build_providers(
     paused: Callable[[], Container[str]] = tuple,
     now: Callable[[], datetime] = utc_now,
     splits: Callable[[str], Sequence[Split]] = lambda symbol: (),
+    clock: Callable[[], float] = monotonic,
 ) -> Failover:
     """The providers in the order of the settings, each with its own client and guard.
 
@@ -38,13 +40,14 @@ def build_providers(
         paused: The names of the providers that are paused now.
         now: The wall clock.
         splits: (symbol) → its known splits.
+        clock: Monotonic seconds.
     """
     built = {
         spec.name: CanonicalProvider(
             spec.build(
-                _client(spec, settings, manager, shared, protection, now),
+                _client(spec, settings, manager, shared, protection, now, clock),
                 spec.source(sandbox=settings.uses_sandbox),
-                *(getattr(settings, option.name) for option in spec.options),
+                *_options(spec, settings),
             ),
             now,
             splits,
@@ -81,6 +84,7 @@ def _client(
     shared: SharedLimiter | None,
     protection: VendorProtection | None,
     now: Callable[[], datetime],
+    clock: Callable[[], float],
 ) -> HttpClient:
     sandbox = settings.uses_sandbox
     guard = VendorGuard(
@@ -90,6 +94,8 @@ def _client(
         burst=None if sandbox else spec.burst,
         shared=shared,
         protection=protection,
+        blocks=spec.blocks,
+        clock=clock,
     )
     return HttpClient(
         settings.sandbox_url if sandbox else getattr(settings, spec.base_url.name),
@@ -100,6 +106,15 @@ def _client(
         key_setting=(*spec.credentials, spec.base_url)[0].name.upper(),
         address_setting="ENRICHMENT_SANDBOX_PORT" if sandbox else spec.base_url.name.upper(),
     )
+
+
+def _options(spec: VendorSpec, settings: Settings) -> list[str | int]:
+    return [
+        settings.sandbox_url
+        if option.address and settings.uses_sandbox
+        else getattr(settings, option.name)
+        for option in spec.options
+    ]
 
 
 def _headers(spec: VendorSpec, settings: Settings) -> dict[str, str]:

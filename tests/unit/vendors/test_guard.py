@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from enrichment.domain.errors import QuotaExceeded, Snooze
+from enrichment.domain.errors import AccessDenied, ProviderUnavailable, QuotaExceeded, Snooze
+from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.guard import VendorGuard, VendorProtection
 from resilience import ResilienceManager, init_resilience_manager
 
@@ -94,3 +95,83 @@ def test_a_time_that_the_vendor_names_is_kept(guard: VendorGuard, clock: Clock) 
     assert [wait(guard, 7.0)] == [7.0]
     clock.seconds += 7
     assert wait(guard) == 60
+
+
+class Refusals:
+    """A request that is turned away until `accepted`."""
+
+    def __init__(self) -> None:
+        self.accepted, self.requests = False, 0
+
+    def __call__(self) -> str:
+        self.requests += 1
+        if not self.accepted:
+            raise QuotaExceeded("answered 429")
+        return "bars"
+
+
+@pytest.fixture
+def blocking(manager: ResilienceManager, clock: Clock) -> VendorGuard:
+    return VendorGuard(manager, "yahoo", per_minute=60, blocks=True, clock=lambda: clock.seconds)
+
+
+def test_a_block_is_failed_over_with_a_growing_pause_and_ends_the_night(
+    blocking: VendorGuard, clock: Clock
+) -> None:
+    request = Refusals()
+    for pause in (300, 3600):
+        with pytest.raises(Snooze) as caught:
+            blocking(request)
+        assert (caught.value.seconds, caught.value.cause) == (pause, SnoozeCause.OUTAGE)
+        asked = request.requests
+        with pytest.raises(Snooze, match="yahoo turned this address away"):
+            blocking(request)
+        assert request.requests == asked
+        clock.seconds += pause
+    for _ in range(3):
+        with pytest.raises(AccessDenied, match=r"3 times: not asked for 8.0 h; install"):
+            blocking(request)
+    assert request.requests == 3
+    clock.seconds += 20 * 3600
+    request.accepted = True
+    assert blocking(request) == "bars"
+    request.accepted = False
+    clock.seconds += 1
+    with pytest.raises(Snooze) as caught:
+        blocking(request)
+    assert caught.value.seconds == 300
+
+
+def test_an_answer_in_between_does_not_shorten_the_pauses_of_a_night(
+    blocking: VendorGuard, clock: Clock
+) -> None:
+    request = Refusals()
+    pauses = []
+    for _ in range(2):
+        with pytest.raises(Snooze) as caught:
+            blocking(request)
+        pauses.append(caught.value.seconds)
+        clock.seconds += pauses[-1]
+        request.accepted = True
+        assert blocking(request) == "bars"
+        request.accepted = False
+    assert pauses == [300, 3600]
+
+
+def test_a_vendor_that_does_not_answer_is_not_waited_for_all_night(
+    blocking: VendorGuard, clock: Clock
+) -> None:
+    def hang() -> None:
+        raise ProviderUnavailable("no answer in time")
+
+    outcomes = []
+    for _ in range(100):
+        try:
+            blocking(hang)
+        except (Snooze, ProviderUnavailable) as exc:
+            outcomes.append((clock.seconds - 1000, exc))
+        clock.seconds += 61
+    waits = [at for at, exc in outcomes if isinstance(exc, Snooze)]
+    assert waits
+    assert max(waits) < 5000
+    assert "does not answer" in str(outcomes[-1][1]) or "no answer" in str(outcomes[-1][1])
