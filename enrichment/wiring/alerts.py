@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from enrichment.services.alerts.metrics import AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import AlertService
 from enrichment.vendors.guard import VendorGuard, VendorProtection
-from enrichment.vendors.http import HttpClient
+from enrichment.vendors.http import HttpClient, PooledTransport
 from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -62,7 +63,7 @@ def build_channels(
             timeouts=guard.protection.timeouts,
             key_setting=setting,
             address_setting=address_setting or setting,
-            pool_size=2,
+            connect=partial(PooledTransport, pool_size=2),
         )
         built[name] = Channel(client, url, payload)
 
