@@ -84,7 +84,7 @@ def _client(
     shared: SharedLimiter | None,
     protection: VendorProtection | None,
     now: Callable[[], datetime],
-    clock: Callable[[], float],
+    clock: Callable[[], float] = monotonic,
 ) -> HttpClient:
     sandbox = settings.uses_sandbox
     guard = VendorGuard(
