@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 from enrichment.dashboard.data import cache
 from enrichment.dashboard.data.cache import live_read
@@ -79,7 +81,28 @@ def _refresh(sections: Sequence[Section]) -> None:
     drawn = st.session_state[DRAWN]
     changed = [key for key, value in inputs.items() if key in drawn and drawn[key] != value]
     if changed:
-        st.rerun(scope=changed)
+        _draw_again(changed)
+
+
+def _draw_again(keys: Sequence[str]) -> None:
+    """Rerun these sections after the current run.
+
+    `st.rerun` accepts keys of fragments in callbacks of widgets only, since elsewhere it would end
+    the current run; the request that it makes is the same.
+    """
+    context = get_script_run_ctx()
+    if context is None or context.script_requests is None:
+        return
+    context.script_requests.request_rerun(
+        RerunData(
+            query_string=context.query_string,
+            page_script_hash=context.page_script_hash,
+            fragment_id_queue=context.fragment_storage.resolve_target(keys),
+            is_fragment_scoped_rerun=True,
+            cached_message_hashes=context.cached_message_hashes,
+            context_info=context.context_info,
+        )
+    )
 
 
 def _read(inputs: Callable[[], object]) -> object:
