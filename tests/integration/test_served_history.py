@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.domain.bars import to_datetime, to_datetime64
+from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import ProviderUnavailable, StepFailed
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
@@ -16,6 +17,7 @@ from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.damage import DamageReports
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.quality_symbol import QualityReports, SeriesReport
 from enrichment.warehouse.series.warehouse import Warehouse
@@ -82,6 +84,12 @@ class Nights(NightlyRuns):
         """Points that the source of the bars costs, by check."""
         checks = ("fallback", "currency", "history")
         return {d.check: d.points for d in self.report.deductions if d.check in checks}
+
+    @property
+    def unproven(self) -> int:
+        """Gaps of which nobody could know that there were no trades."""
+        found = DamageReports(self.db).find(now=self.now)
+        return sum(f.count for f in found if f.kind is DamageKind.UNPROVEN_NO_TRADES)
 
     def assert_complete_from(self, start: datetime) -> None:
         bars = recorded_bars()
@@ -191,6 +199,13 @@ def test_a_gap_closed_for_want_of_trades_is_fetched_once_more(nights: Nights) ->
     ledger = "SELECT DISTINCT resolution, extract(day FROM next_try_at - tried_at) FROM bar_gaps"
     nights.run_at(3001, recorded_bars())
     assert nights.rows(ledger) == [("no_trades", 30)]
+    assert nights.unproven == 0
+    with nights.db.begin() as conn:  # as if the second vendor had not been asked
+        asked_one = "UPDATE enrichment_fetch_log SET requests = {} WHERE source = 'second'"
+        conn.execute(text(asked_one.format(0)))
+    assert nights.unproven == nights.rows("SELECT count(*) FROM bar_gaps")[0][0]
+    with nights.db.begin() as conn:
+        conn.execute(text(asked_one.format(1)))
     asked = len(first.windows)
     nights.run_at(3002, recorded_bars())
     assert len(first.windows) == asked + 1
