@@ -51,6 +51,7 @@ class SeriesSnapshot:
     source: str | None = None  # vendor of the last run
     adjusted_until: datetime | None = None  # prices before are adjusted for splits up to then
     splits: Sequence[Split] = ()  # of the instrument, that have taken effect
+    restores_raw: bool = False  # adjusted, and the splits since its first bar are known
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
@@ -184,6 +185,7 @@ class SeriesUpdate:
     history_from: datetime  # earliest start served so far
     rebase: Rebase | None = None
     adjusted_until: datetime | None = None  # as in SeriesSnapshot, after the run
+    restored_until: datetime | None = None  # bars from before were put back to what was traded
     splits: Sequence[Split] = ()  # that the features were computed with
     last_ts: datetime | None = None  # start of the newest bar of the series after the run
     appends: bool = False  # whether all `bars` start after those stored

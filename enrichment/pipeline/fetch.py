@@ -38,7 +38,14 @@ from enrichment.domain.bars import (
     no_timestamps,
     to_datetime64,
 )
-from enrichment.domain.corporate_actions import NO_SPLITS, Split, Splits, reported_splits, union
+from enrichment.domain.corporate_actions import (
+    NO_SPLITS,
+    Split,
+    Splits,
+    reported_splits,
+    scaled,
+    union,
+)
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
     SeriesRepair,
@@ -133,6 +140,7 @@ class FetchedSeries:
     splits: Splits  # the same as the bars of this timeframe meet them
     rebase: Rebase | None = None  # the change of basis that the main one shows
     replaces_history: bool = False  # whether the main one is the whole history
+    restored_until: datetime | None = None  # `tail` was put back to what was traded before this
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed
 
 
@@ -150,6 +158,8 @@ class SeriesFetcher:
         main = self._fetch(run, plan.window)
         _require_bars(run, snapshot, plan, main)
         snapshot = _with_reported_splits(run, snapshot, main)
+        if snapshot.restores_raw and main.fetched is not None and not main.fetched.adjusted:
+            return self._restored(run, snapshot, plan, main)
         main = _on_stored_basis(run, snapshot, main)
         if plan.situation is Situation.REPAIR:
             return self._replacement(run, snapshot, plan, main)
@@ -187,6 +197,18 @@ class SeriesFetcher:
         rebase = reconcile.detect_rebase(tail.bars, main.validation.bars)
         series = _series(run, snapshot, [main], tail)
         return replace(series, rebase=rebase, replaces_history=True)
+
+    def _restored(
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult
+    ) -> FetchedSeries:
+        """An adjusted series whose splits are known by now, put back to what was traded."""
+        until, splits = snapshot.adjusted_until, _splits(run, snapshot)
+        stored = self._read(run, snapshot, replace(plan, read=Read.ALL)).bars
+        shares = splits.shares(stored.ts) / splits.shares(stored.ts, adjusted_until=until)
+        tail = StoredTail(scaled(stored, 1 / shares))
+        snapshot = replace(snapshot, adjusted_until=None)
+        series = _series(run, snapshot, [_validated(run, snapshot, main, tail)], tail)
+        return replace(series, restored_until=until)
 
     def _replacement(
         self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult

@@ -72,6 +72,8 @@ class MergedSeries:
         fetched, main = self.fetched, self.fetched.fetches[0].fetched
         if main is not None and main.adjusted:
             return None if reconcile.mixes_bases(self.snapshot, main) else self.run.now
+        if fetched.restored_until is not None:
+            return None
         if not fetched.replaces_history:
             return self.snapshot.adjusted_until
         if main is None or len(main.bars) == 0 or fetched.rebase is None:
@@ -276,6 +278,7 @@ def to_update(
         history_from=reach.served_from,
         rebase=fetched.rebase,
         adjusted_until=merged.adjusted_until,
+        restored_until=fetched.restored_until,
         splits=fetched.known_splits,
         last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars.ts) else merged.snapshot.last_ts,
         appends=len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all()),

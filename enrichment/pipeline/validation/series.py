@@ -97,7 +97,8 @@ def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
     """|z| > 10 with z = (r - median) / (1.4826 · MAD) over the 60 log returns before the bar;
     observed: z.
 
-    r = ln(close / previous close), corrected for a split at the bar. The deviation is at least one
+    r = ln(close / previous close), corrected for a split at the bar that is not known, and for a
+    known one that the price did not follow. The deviation is at least one
     basis point, so that a market may move again after a standstill; for intraday bars n bars apart
     (a night, an outage) it is multiplied by √n. The usual bound of 3.5 (Iglewicz & Hoaglin, How to
     Detect and Handle Outliers, 1993) assumes normal distributions; returns exceed it every month.
@@ -106,7 +107,9 @@ def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
     returns = _log_returns(series.bars.close)
     median, deviation = rolling_median_mad(returns, series.checked_rows)
     ratio = split(series, request)
-    corrected = returns[series.checked_rows] + np.log(np.where(np.isnan(ratio), 1.0, ratio))
+    undone = split_without_step(series, request)
+    factor = np.where(np.isnan(ratio), 1.0, ratio) / np.where(np.isnan(undone), 1.0, undone)
+    corrected = returns[series.checked_rows] + np.log(factor)
     z = (corrected - median) / np.maximum(deviation, _BASIS_POINT)
     if request.timeframe.intraday:
         z /= np.sqrt(_bars_apart(series, request))

@@ -116,6 +116,11 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
     splits = list(zip(row.split_days, row.split_ratios, strict=True))
     if row.bars is None:
         return SeriesSnapshot(splits=splits)
+    adjusted_until, restores_raw = row.adjusted_until, False
+    if adjusted_until is not None and row.actions_from is not None:
+        known = row.first_ts is None or row.actions_from <= row.first_ts.date()
+        restores_raw = known and bool(within(splits, adjusted_until, row.first_ts))
+        adjusted_until = None if known and not restores_raw else adjusted_until
     shown = splits_key(splits, row.last_ts, row.adjusted_until)
     return SeriesSnapshot(
         bars=row.bars,
@@ -127,8 +132,9 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         history_limit=None if row.history_limit is None else HistoryLimit(row.history_limit),
         history_due=row.history_due,
         source=row.source,
-        adjusted_until=row.adjusted_until,
+        adjusted_until=adjusted_until,
         splits=splits,
+        restores_raw=restores_raw,
         gaps=_timestamps(row.gaps),
         gaps_due=_timestamps(row.gaps_due),
         flagged=frozenset(_flagged(row)),
@@ -136,7 +142,7 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         confirmed=frozenset(zip(row.confirmed_ts, row.confirmed_checks, strict=True)),
         no_trade_ts=frozenset(row.no_trades),
         features_current=row.bars == 0
-        or (row.feature_set == feature_set and row.splits_applied == shown),
+        or (row.feature_set == feature_set and row.splits_applied == shown and not restores_raw),
         coverage=None if row.cells is None else (row.cells, row.nulls),
     )
 
@@ -239,6 +245,8 @@ _KEYS = JsonRows("keys", "n integer, symbol text, timeframe text")
 
 _SNAPSHOTS = f"""
 SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.feature_set,
+    (SELECT min(covers_from) FROM corporate_action_refreshes
+        WHERE s.adjusted_until IS NOT NULL AND symbol = keys.symbol) AS actions_from,
     s.adjusted_until, s.splits_applied, splits.days AS split_days, splits.ratios AS split_ratios,
     s.wanted_from, s.history_limit,
     s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,

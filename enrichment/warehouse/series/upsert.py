@@ -6,6 +6,7 @@ Values that a vendor restated go to `data_corrections`, and the replaced rows to
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,9 @@ def _write_corrections(
     if rebase is not None:
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
         conn.execute(sql(_REBASED), values)
+    if update.restored_until is not None:
+        values |= {"factor": 1.0, "until": update.restored_until, "tolerance": math.inf}
+        conn.execute(sql(_RESTORED), values)
     conn.execute(sql(_CORRECTIONS), values)
 
 
@@ -253,6 +257,14 @@ _REBASED = """
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
 VALUES (:symbol, :timeframe, :from, 'factor', 1, :factor, 'rebased', :source, :job_id)
+"""
+
+# Adjusted bars as they were traded: one correction, with the factor of the oldest bar.
+_RESTORED = f"""
+INSERT INTO data_corrections
+    (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
+SELECT b.symbol, b.timeframe, b.ts, 'factor', 1, s.close / b.close, 'as_traded', :source, :job_id
+FROM staged_bars s JOIN bars b ON {_SAME_BAR} ORDER BY b.ts LIMIT 1
 """
 
 # A row that only changed by the factor of the rebase is no correction of its own.

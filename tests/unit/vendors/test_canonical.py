@@ -333,7 +333,7 @@ def test_another_quote_currency_is_stated(
 @pytest.mark.parametrize("split_on", range(6))
 @pytest.mark.parametrize("reported", [False, True], ids=["by the ledger", "by the answer"])
 def test_a_week_with_a_split_is_on_the_basis_of_its_last_day(split_on: int, reported: bool) -> None:
-    """Two weeks that were flat but for a split of 4 for 1 on a weekday of the first, or after it."""
+    """Two flat weeks, but for a split of 4 for 1 on a weekday of the first, or after it."""
     days = pd.date_range("2024-01-08", periods=10, freq="B", tz="UTC")
     before = days < days[split_on]
     frame = pd.DataFrame(index=days)
