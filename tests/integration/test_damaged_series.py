@@ -214,6 +214,24 @@ def _contents(warehouse: Damaged) -> tuple[list[Any], np.ndarray[Any, Any], list
     )
 
 
+def test_a_week_with_a_split_does_not_contradict_its_days(damaged: Damaged) -> None:
+    damaged.execute(
+        "INSERT INTO corporate_actions (symbol, kind, effective_date, ratio, source, accounts,"
+        " applies) VALUES ('SIM7', 'split', '2026-02-04', 2, 'test', '{}', true)"
+    )
+    before = "open = open * 2, high = high * 2, low = low * 2, close = close * 2,"
+    for timeframe, day in (("1d", "2026-02-04"), ("1w", "2026-02-02")):
+        damaged.update("SIM7", timeframe, f"ts < '{day}'", f"{before} volume = volume / 2")
+    assert damaged.find() == []
+    damaged.update("SIM7", "1w", "ts = '2026-01-12'", "close = close * 1.01, high = high * 1.01")
+    assert damaged.found() == {("SIM7", "1w", "week_contradicts_days"): 1}
+    # An earlier version had stored weeks that are adjusted for the split, and days that are not.
+    damaged.execute(
+        "UPDATE enrichment_status SET adjusted_until = '2026-02-05' WHERE timeframe = '1w'"
+    )
+    assert damaged.found() == {}
+
+
 def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:
     weeks(damaged)
     rows_at_the_close(damaged)

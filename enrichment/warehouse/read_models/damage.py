@@ -112,7 +112,7 @@ steps (timeframe, step) AS (VALUES ('5m', interval '5 minutes'), ('15m', interva
     ('1d', interval '1 day'), ('1w', interval '7 days')),
 series AS MATERIALIZED (
     SELECT e.symbol, t.asset_class, t.asset_class <> 'crypto' AS exchange, e.timeframe, steps.step,
-        e.source, e.adjusted, e.evidence, e.bars, e.wanted_from, e.history_limit,
+        e.source, e.adjusted_until, e.evidence, e.bars, e.wanted_from, e.history_limit,
         greatest(e.history_from, e.first_ts) AS begins, e.first_ts, e.last_ts
     FROM tracked_symbols t JOIN enrichment_status e USING (symbol) JOIN steps USING (timeframe)
     WHERE t.active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
@@ -197,6 +197,21 @@ def _contradiction(longer: str, shorter: str, parts: str) -> str:
     return f"CASE {' '.join(cases)} END"
 
 
+def _on_one_basis(last: str) -> str:
+    """SQL: whether no split lies between the bases of a bar and of its parts.
+
+    A bar is adjusted for the splits up to its own day, and in series of earlier versions for those
+    up to `adjusted_until`. last: the last day of the bar.
+    """
+    return f"""NOT EXISTS (SELECT 1 FROM corporate_actions a
+        WHERE a.symbol = s.symbol AND a.applies AND a.kind IN ('split', 'stock_dividend')
+            AND a.effective_date > b.ts::date
+            AND a.effective_date > least(coalesce(s.adjusted_until, '-infinity'),
+                coalesce(parts.adjusted_until, '-infinity'))::date
+            AND a.effective_date <= greatest(
+                {last}, s.adjusted_until, parts.adjusted_until)::date)"""
+
+
 _LAST_DAY = " AND ".join(
     f"abs(b.{n} - d.last_{n}) <= 1e-4 * abs(d.last_{n})" for n in ("open", "high", "low", "close")
 )
@@ -218,7 +233,9 @@ SELECT symbol, asset_class, timeframe, ts, CASE
         || to_char(ends, 'YYYY-MM-DD HH24:MI') || ' UTC') AS detail
 FROM (
     SELECT s.symbol, s.asset_class, s.timeframe, b.ts, b.known_from, k.ends,
-        k.days > 1 AND {_LAST_DAY} AS last_day, {_contradiction("b", "d", "days")} AS contradiction
+        k.days > 1 AND {_LAST_DAY} AS last_day, CASE
+            WHEN {_on_one_basis("k.last")} THEN {_contradiction("b", "d", "days")}
+        END AS contradiction
     FROM series s JOIN bars b USING (symbol, timeframe)
     LEFT JOIN enrichment_status parts ON parts.symbol = s.symbol AND parts.timeframe = '1d'
     LEFT JOIN weeks ON s.exchange AND weeks.week = b.ts
@@ -268,7 +285,8 @@ CROSS JOIN LATERAL (
         AND ts >= k.since AND ts < k.until
 ) d
 WHERE s.exchange AND s.timeframe IN ('1h', '4h') AND k.since < k.until
-    AND (d.complete AND {_contradiction("b", "d", "half-hours")} IS NOT NULL
+    AND (d.complete AND {_on_one_basis("c.label")}
+            AND {_contradiction("b", "d", "half-hours")} IS NOT NULL
         OR b.ts < c.opens AND EXISTS (
             SELECT 1 FROM bars p WHERE p.symbol = s.symbol AND p.timeframe = s.timeframe
                 AND p.ts >= b.ts - interval '6 hours' AND p.ts < b.ts))
@@ -355,7 +373,7 @@ SELECT s.symbol, s.asset_class, s.timeframe, f.ts, '{DamageKind.TWO_BASES}' AS k
             AND p.ts < f.ts ORDER BY p.ts DESC LIMIT 1), '') AS detail
 FROM series s JOIN bar_flags f USING (symbol, timeframe)
 LEFT JOIN bars b USING (symbol, timeframe, ts)
-WHERE f.check_name = 'mixed_adjustment' OR f.check_name = 'split' AND s.adjusted
+WHERE f.check_name = 'mixed_adjustment' OR f.check_name = 'split' AND f.ts <= s.adjusted_until
 '''
     )
 }
