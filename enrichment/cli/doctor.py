@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -22,6 +23,7 @@ from enrichment.domain.plurals import counted
 from enrichment.net import require_free
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.registry import VendorSpec
+from enrichment.warehouse.database import parse_url
 from enrichment.wiring.database import build_read_models, open_database
 from enrichment.wiring.vendors import build_providers
 
@@ -40,6 +42,8 @@ class _Program:
     pid: int
     command: str
     """Its command line, space-separated."""
+    environment: Mapping[str, str]
+    """As it was at its start."""
 
 
 MAX_SYMBOLS = 100_000  # that are checked
@@ -79,7 +83,7 @@ def print_results(console: Console, results: Sequence[CheckResult], *, as_json: 
         return
     for result in results:
         mark = ("✓", "green") if result.ok else ("✗", "red")
-        console.print(Text.assemble(mark, f" {result.check:<14}{result.detail}"))
+        console.print(Text.assemble(mark, f" {result.check:<15}{result.detail}"))
 
 
 def _run(name: str, check: Callable[[], str]) -> Iterator[CheckResult]:
@@ -168,24 +172,28 @@ def _vendor(settings: Settings, spec: VendorSpec) -> str:
 def check_ports(settings: Settings) -> Iterator[CheckResult]:
     """Each port is free or answers as the service of this installation that listens on it."""
     api, dashboard = settings.enrichment_api_host, settings.enrichment_dashboard_host
-    yield from _run("API port", lambda: _port("API", api, settings.enrichment_api_port))
-    yield from _run(
-        "dashboard port",
-        lambda: _port("dashboard", dashboard, settings.enrichment_dashboard_port),
-    )
+    services = [
+        ("API port", "API", api, settings.enrichment_api_port),
+        ("dashboard port", "dashboard", dashboard, settings.enrichment_dashboard_port),
+    ]
     if settings.uses_sandbox:
         port = settings.enrichment_sandbox_port
-        yield from _run("sandbox port", lambda: _port("sandbox vendor", "127.0.0.1", port))
+        services.append(("sandbox port", "sandbox vendor", "127.0.0.1", port))
+    for check, name, host, port in services:
+        yield from _run(check, partial(_port, settings, name, host, port))
 
 
-def _port(name: str, host: str, port: int) -> str:
+def _port(settings: Settings, name: str, host: str, port: int) -> str:
     try:
         require_free(name, host, port)
     except ConfigurationError as exc:
         program = _listening_program(port)
-        if _answers(name, "127.0.0.1" if host == "0.0.0.0" else host, port, program):  # noqa: S104
+        answers = _answers(name, "127.0.0.1" if host == "0.0.0.0" else host, port, program)  # noqa: S104
+        other = program is not None and _is_of_other_installation(program, settings)
+        if answers and not other:
             return f"{port}: the {name} is running"
         used = f"; {program.name} (process {program.pid}) listens on it" if program else ""
+        used += f", the {name} of another installation" if answers else ""
         raise ConfigurationError(f"{exc}{used}") from None
     return f"{port} is free"
 
@@ -207,6 +215,15 @@ def _answers(name: str, host: str, port: int, program: _Program | None) -> bool:
     return healthy and (not command or bool(_DASHBOARD_COMMAND.search(command)))
 
 
+def _is_of_other_installation(program: _Program, settings: Settings) -> bool:
+    """Whether the program was started with another database, or another home without one."""
+    if settings.database_url is not None:
+        own = settings.database_url.get_secret_value()
+        return parse_url(program.environment.get("DATABASE_URL") or own) != parse_url(own)
+    home = Path(program.environment.get("ENRICHMENT_HOME") or settings.enrichment_home)
+    return home.resolve() != settings.enrichment_home.resolve()
+
+
 def _listening_program(port: int) -> _Program | None:
     """The program that listens on a TCP port, if this user may see it."""
     with suppress(psutil.Error):
@@ -214,5 +231,6 @@ def _listening_program(port: int) -> _Program | None:
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
             if listens and connection.pid is not None:
                 process = psutil.Process(connection.pid)
-                return _Program(process.name(), process.pid, " ".join(process.cmdline()))
+                command, environment = " ".join(process.cmdline()), process.environ()
+                return _Program(process.name(), process.pid, command, environment)
     return None

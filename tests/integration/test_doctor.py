@@ -22,11 +22,13 @@ from tests.helpers.running_stack import free_ports
 from tests.helpers.server_process import serving
 
 
-def ports(**used: int) -> dict[str, CheckResult]:
+def ports(database_url: str | None = None, **used: int) -> dict[str, CheckResult]:
     values: dict[str, Any] = {
         f"enrichment_{name}_port": port for name, port in {**free_ports(), **used}.items()
     }
-    settings = Settings(_env_file=None, enrichment_sandbox=True, **values)
+    settings = Settings(
+        _env_file=None, enrichment_sandbox=True, database_url=database_url, **values
+    )
     return {result.check: result for result in check_ports(settings)}
 
 
@@ -37,12 +39,23 @@ def test_free_ports_pass() -> None:
 
 
 @pytest.mark.parametrize("part", ["api", "dashboard"])
-def test_a_running_service_passes(part: str, db_url: str, tmp_path: Path) -> None:
+def test_a_running_service_passes_in_its_own_installation_only(
+    part: str, db_url: str, tmp_path: Path
+) -> None:
     with serving(db_url, tmp_path, part=part) as server:
-        results = ports(**{part: server.port})
-    result = results["API port" if part == "api" else "dashboard port"]
-    assert result.ok
-    assert "is running" in result.detail
+        own = ports(db_url, **{part: server.port})
+        others = [
+            ports(
+                f"{db_url}&application_name=x".replace("/test_", "/other_"), **{part: server.port}
+            ),
+            ports(None, **{part: server.port}),
+        ]
+    check = "API port" if part == "api" else "dashboard port"
+    assert own[check].ok
+    assert "is running" in own[check].detail
+    for results in others:
+        assert not results[check].ok
+        assert "of another installation" in results[check].detail
 
 
 def test_a_running_sandbox_passes() -> None:

@@ -20,7 +20,7 @@ from enrichment.warehouse.read_models.jobs import (
 
 HISTORY_LIMIT = 200
 ITEM_LIMIT = 500
-SPAN_LIMIT = 1000
+SPAN_LIMIT = 400
 
 
 @dataclass(frozen=True)

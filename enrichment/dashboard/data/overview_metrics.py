@@ -34,7 +34,8 @@ def current_metrics(data: OverviewData) -> list[Metric]:
         Metric(
             "Last run",
             last_run,
-            f"target: within {health.LAST_JOB_MAX_AGE / timedelta(hours=1):.0f} h",
+            f"{_name(data.night.run)}target: within "
+            f"{health.LAST_JOB_MAX_AGE / timedelta(hours=1):.0f} h",
         ),
         Metric("Next run in", *_next_run(overview.scheduler.next_enrichment_time, now)),
         Metric("Queue", f"{overview.queued:,}", "symbols waiting or running"),
@@ -79,6 +80,10 @@ def trend_metrics(data: OverviewData) -> list[Metric]:
             [100 * day.freshness for day in days],
         ),
     ]
+
+
+def _name(run: NightRun | None) -> str:
+    return "" if run is None else f"{health.run_name(run)}; "
 
 
 def _judged(run: NightRun | None) -> str:

@@ -160,7 +160,10 @@ def timeline_note(used: Timeline) -> str:
     """What the timeline shows and leaves out."""
     notes = ["Bars: how long a thread worked at a symbol, without storing its rows"]
     if used.total > len(used.spans):
-        notes.append(f"the {len(used.spans):,} of {used.total:,} symbols that took longest")
+        notes.append(
+            f"the {len(used.spans):,} of {used.total:,} symbols that took longest (the API lists "
+            "all with their threads)"
+        )
     if used.earlier_attempts:
         notes.append(
             f"only the last attempt at each symbol, without {used.earlier_attempts:,} earlier ones"

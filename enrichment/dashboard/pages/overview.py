@@ -161,8 +161,8 @@ def lowest_scores(data: OverviewData) -> None:
     frame["reasons"] = [one.cause or "no deductions" for one in data.lowest_scores]
     st.plotly_chart(quality.lowest_scores(frame), key="quality")
     st.caption(
-        f"{len(frame):,} of {counted(data.night.series, 'series', 'series')}: "
-        "the page Data quality shows all"
+        f"{len(frame):,} of {counted(data.night.series, 'series', 'series')}, without those that "
+        "have had no score in the last week: the page Data quality shows more"
     )
 
 

@@ -74,8 +74,10 @@ def read_symbol(name: str) -> tuple[SymbolDetails | None, Pause | None]:
 
 
 @cached_read
-def read_scores_by_day() -> list[ScoreOfDay]:
-    return services().reader.quality_all.symbol_days()
+def read_scores_by_day() -> tuple[list[ScoreOfDay], int]:
+    """The scores of the symbols with the lowest ones, and how many symbols have scores."""
+    quality_all = services().reader.quality_all
+    return quality_all.symbol_days(), quality_all.scored_symbols()
 
 
 @st.cache_data(ttl=30, show_spinner=False)
@@ -135,11 +137,15 @@ def symbol_list() -> None:
 
 
 def scores_by_day() -> None:
-    scores = read_scores_by_day()
+    scores, scored = read_scores_by_day()
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
         st.plotly_chart(quality.scores_by_day(frame), key="scores-by-day")
+        st.caption(
+            f"{frame['symbol'].nunique():,} of {counted(scored, 'symbol')} with scores, those with "
+            "the lowest means: the page Data quality lists the series"
+        )
 
 
 def list_inputs() -> object:

@@ -91,6 +91,11 @@ class QualityOverview(Reader):
         """The open gaps by month, of the `series` with most of them."""
         return self._all(GapsOfMonth, _GAPS, series=series)
 
+    def scored_symbols(self, days: int = 30) -> int:
+        """How many symbols have a score of the last `days` days."""
+        with self._db.begin() as conn:
+            return int(conn.execute(sql(_SCORED_SYMBOLS), {"days": days}).scalar_one())
+
     def symbol_days(self, symbols: int = 40, days: int = 30) -> list[ScoreOfDay]:
         """Daily scores of the `symbols` with the lowest mean over the last `days`."""
         return self._all(ScoreOfDay, _SYMBOL_DAYS, symbols=symbols, days=days)
@@ -145,6 +150,12 @@ WITH open AS (
 )
 SELECT symbol, timeframe, month, missing FROM open JOIN largest USING (symbol, timeframe)
 ORDER BY symbol, timeframe, month
+"""
+
+_SCORED_SYMBOLS = """
+SELECT count(DISTINCT m.symbol)
+FROM data_quality_metrics m JOIN tracked_symbols t ON t.symbol = m.symbol AND t.active
+WHERE m.date > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
 """
 
 _SYMBOL_DAYS = """
