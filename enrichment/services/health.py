@@ -112,7 +112,8 @@ def _pause_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
         until = f", until {time_text(pause.until)}" if pause.until else ""
         reason = f": {pause.reason}" if pause.reason else ""
         since = time_text(pause.at)
-        yield f"{what} is paused by {pause.paused_by} since {since}{until}{reason}."
+        alerts = "; no alerts are sent meanwhile" if pause.scope == PauseScope.GLOBAL else ""
+        yield f"{what} is paused by {pause.paused_by} since {since}{until}{reason}{alerts}."
 
 
 def _worker_issues(state: NightState) -> Iterator[str]:

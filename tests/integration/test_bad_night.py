@@ -134,8 +134,14 @@ def test_a_pause_and_a_dead_worker_are_named_everywhere(places: Places) -> None:
     places.installation.commands.pause(actor="ops", reason="maintenance")
     assert {p for p, text in places.issues().items() if "paused by ops" not in text} == set()
     with places.installation.db.begin() as conn:
-        conn.exec_driver_sql("UPDATE workers SET heartbeat_at = now() - interval '1 hour'")
+        conn.exec_driver_sql(
+            "UPDATE workers SET heartbeat_at = now() - interval '1 hour',"
+            " ticked_at = now() - interval '1 hour'"
+        )
     assert places.statuses() == {"critical"}
     missing = {p for p, text in places.issues().items() if "scheduler is not running" not in text}
     assert missing == set()
+    assert places.firing() == set()  # a pause of everything holds notifications back
+    assert {p for p, text in places.issues().items() if "no alerts are sent" not in text} == set()
+    places.installation.commands.resume(actor="ops")
     assert "SchedulerNotRunning" in places.firing()
