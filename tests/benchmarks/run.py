@@ -36,6 +36,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "resilience_overhead": (),
     "api_reads": ("--rows", "20000", "--symbols", "50", "--seconds", "0.2"),
     "dashboard_pages": ("--rows", "20000", "--symbols", "50"),
+    "dashboard_idle": ("--seconds", "2", "--symbols", "10"),
     "dask_executor": (
         *("--symbols", "2", "--timeframe", "1h", "--rounds", "1"),
         *("--waiting", "20", "--latency", "0.05", "--concurrency", "5", "10"),

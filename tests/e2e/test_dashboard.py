@@ -259,3 +259,67 @@ def test_data_quality_shows_scores_and_their_components(demo: RunningStack, page
     for heading in ("Score by day", "Series by score", "Missing bars"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+
+def refresh(page: Page, times: int) -> None:
+    """Wait until the page has refreshed so often."""
+    badge = page.get_by_text("Refreshed").first
+    for _ in range(times):
+        before = badge.inner_text()
+        expect(badge).not_to_have_text(before)
+
+
+@pytest.mark.parametrize("name", ["Overview", "Jobs", "Symbols", "Data quality", "Resilience"])
+def test_charts_are_not_drawn_again_while_no_data_changes(
+    name: str, demo: RunningStack, page: Page
+) -> None:
+    page.goto(demo.dashboard)
+    page.get_by_role("link", name=name).click()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    refresh(page, 2)
+    charts = page.locator(".js-plotly-plot")
+    charts.evaluate_all("charts => charts.forEach(chart => { chart.kept = true; })")
+    refresh(page, 5)
+    assert (
+        charts.evaluate_all("charts => charts.map(chart => chart.kept === true)")
+        == [True] * charts.count()
+    )
+
+
+def test_zoom_and_scroll_position_survive_refreshes(demo: RunningStack, page: Page) -> None:
+    page.goto(demo.dashboard)
+    page.get_by_role("link", name="Symbols").click()
+    chart = page.locator(".js-plotly-plot").last
+    expect(chart.locator(".main-svg").first).to_be_visible()
+    chart.scroll_into_view_if_needed()
+    refresh(page, 1)
+    box = chart.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.3
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 200, y + 60, steps=5)
+    page.mouse.up()
+    zoomed = chart.evaluate("chart => chart.layout.xaxis.range")
+    scrolled = page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop")
+    refresh(page, 4)
+    assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == scrolled
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_daily_bars_keep_their_dates_in_every_zone(
+    zone: str, demo: RunningStack, browser: Browser, demo_db: Database
+) -> None:
+    with demo_db.begin() as conn:
+        query = "SELECT to_char(max(ts), 'YYYY-MM-DD') FROM bars WHERE symbol = 'AAPL'"
+        last = str(conn.execute(text(f"{query} AND timeframe = '1d'")).scalar_one())
+    context = browser.new_context(timezone_id=zone, viewport={"width": 1440, "height": 1200})
+    page = context.new_page()
+    for query in ("", "&local-time=true"):
+        page.goto(f"{demo.dashboard}/symbols?search=AAPL{query}")
+        chart = page.locator(".js-plotly-plot").last
+        expect(chart.locator(".main-svg").first).to_be_visible()
+        expect(page.get_by_text("bars stored")).to_be_visible()
+        assert chart.evaluate("chart => chart.data[0].x.at(-1)") == last
+    context.close()
