@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 import streamlit as st
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from enrichment.dashboard.refresh import DRAWN
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.dashboard_pages import NAMES, open_page, seed_for_pages
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
@@ -56,3 +58,53 @@ def test_what_shows_a_change_is_drawn_again(
     if name == "jobs":
         page.session_state["job"] = str(job.job_id)
     assert inputs(page)[section] != before[section]
+
+
+def delete(db: Database, *statements: str) -> None:
+    with db.begin() as conn:
+        for statement in statements:
+            conn.execute(text(statement))
+
+
+def test_a_job_that_is_removed_while_it_is_shown_gives_way_to_the_next(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = seed_for_pages(db)
+    kept = str(ReadModels(db, hour=1, minute=30, enabled=True).history(1).jobs[0].job_id)
+    removed = commands.trigger(actor="test").job_id
+    page = open_page("jobs", db_url, monkeypatch)
+    assert page.session_state["job"] == str(removed)
+    delete(
+        db,
+        f"DELETE FROM enrichment_job_items WHERE job_id = '{removed}'",
+        f"DELETE FROM enrichment_jobs WHERE job_id = '{removed}'",
+    )
+    inputs(page)
+    assert page.session_state["job"] == kept
+    assert not page.error
+
+
+def test_a_job_that_is_resumed_while_it_is_shown_stays_selected(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = seed_for_pages(db)
+    page = open_page("jobs", db_url, monkeypatch)
+    job_id = page.session_state["job"]
+    commands.resume_failed(UUID(job_id), actor="test", error_class=None)
+    inputs(page)
+    assert page.session_state["job"] == job_id
+    assert {metric.label: metric.value for metric in page.metric}["State"] == "running"
+
+
+def test_a_symbol_that_is_deleted_while_it_is_shown_gives_way_to_another(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    page = open_page("symbols", db_url, monkeypatch)
+    first = page.selectbox(key="symbol").value
+    delete(db, f"DELETE FROM tracked_symbols WHERE symbol = '{first}'")
+    inputs(page)
+    assert page.selectbox(key="symbol").value not in (first, None)
+    delete(db, "DELETE FROM tracked_symbols")
+    inputs(page)
+    assert "No symbols are tracked" in page.info[0].value
