@@ -12,6 +12,7 @@ import pytest
 
 from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
@@ -230,6 +231,25 @@ def test_a_week_with_a_split_does_not_contradict_its_days(damaged: Damaged) -> N
         "UPDATE enrichment_status SET adjusted_until = '2026-02-05' WHERE timeframe = '1w'"
     )
     assert damaged.found() == {}
+
+
+def test_sessions_of_other_exchanges_are_not_judged_by_new_york(db: Database) -> None:
+    warehouse = Damaged(db, "none")
+    warehouse.commands.track(
+        [parse_tracked(symbol, "stock", "1d") for symbol in ("VOD.L", "BRK.B")], actor="test"
+    )
+    for symbol in ("VOD.L", "BRK.B"):  # Independence Day
+        warehouse.execute(
+            "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
+            " VALUES (:symbol, '1d', '2025-07-04', 1, 1, 1, 1, 1)",
+            symbol=symbol,
+        )
+        warehouse.execute(
+            "INSERT INTO enrichment_status (symbol, timeframe, status, bars, first_ts, last_ts)"
+            " VALUES (:symbol, '1d', 'healthy', 1, '2025-07-04', '2025-07-04')",
+            symbol=symbol,
+        )
+    assert warehouse.found() == {("BRK.B", "1d", "outside_session"): 1}
 
 
 def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from enrichment.domain import calendars
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.damage import DamageKind, Finding
+from enrichment.domain.exchanges import NEW_YORK, exchange_of
 from enrichment.domain.model import AssetClass, JobKind, Timeframe
 from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.database import Connection, Reader, database_now, fetch_all
@@ -86,6 +87,7 @@ def find(
     values = {
         "symbols": None if symbols is None else list(symbols),
         "now": now,
+        "abroad": _abroad(conn),
         **_sessions(conn, now),
     }
     rows = [row for query in _QUERIES for row in fetch_all(conn, _Row, query, values)]
@@ -93,6 +95,12 @@ def find(
     limits = {(s.symbol, s.timeframe): s for s in fetch_all(conn, _SeriesLimits, _LIMITS, damaged)}
     findings = [row.finding(limits[row.symbol, row.timeframe]) for row in rows]
     return sorted(findings, key=lambda f: (f.symbol, f.timeframe.duration, f.kind))
+
+
+def _abroad(conn: Connection) -> list[str]:
+    """Symbols of other exchanges than New York's, of which no sessions are known here."""
+    symbols = conn.execute(text("SELECT symbol FROM tracked_symbols WHERE active")).scalars()
+    return [symbol for symbol in symbols if exchange_of(symbol) is not NEW_YORK]
 
 
 def _sessions(conn: Connection, now: datetime) -> dict[str, list[datetime]]:
@@ -164,6 +172,7 @@ SELECT s.symbol, s.asset_class, s.timeframe, b.ts, CASE
             || to_char(c.closes, 'HH24:MI') || ' UTC' END AS detail
 FROM series s JOIN bars b USING (symbol, timeframe)
 LEFT JOIN sessions c ON s.exchange AND c.label = date_trunc('day', b.ts)
+WHERE NOT s.symbol = ANY(CAST(:abroad AS text[]))
 '''
     )
 }
@@ -257,6 +266,7 @@ FROM (
             AND ts >= b.ts AND ts < b.ts + interval '7 days'
     ) d
     WHERE s.timeframe = '1w' AND b.ts = date_trunc('week', b.ts)
+        AND NOT s.symbol = ANY(CAST(:abroad AS text[]))
 ) weeks'''
     )
 }
@@ -285,6 +295,7 @@ CROSS JOIN LATERAL (
         AND ts >= k.since AND ts < k.until
 ) d
 WHERE s.exchange AND s.timeframe IN ('1h', '4h') AND k.since < k.until
+    AND NOT s.symbol = ANY(CAST(:abroad AS text[]))
     AND (d.complete AND {_on_one_basis("c.label")}
             AND {_contradiction("b", "d", "half-hours")} IS NOT NULL
         OR b.ts < c.opens AND EXISTS (
