@@ -1,6 +1,8 @@
 """Binance's klines of crypto, /api/v3/klines.
 
 A page covers `limit` bar starts: where bars are missing, it has fewer rows and is not the last.
+Without `startTime` it holds the newest bars. With X-MBX-TIME-UNIT: MICROSECOND, times are in
+microseconds. The header of the used weight counts the requests of a minute.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class BinanceFormat(WireFormat):
         super().__init__(vendor)
         self._refused = 0
         self._banned_until = _FIRST
+        self._minute, self._used_weight = _FIRST, 0
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("binance", __name__)
@@ -81,8 +84,16 @@ class BinanceFormat(WireFormat):
             lambda data_faults: self._page(series, timeframe, window, limit, data_faults),
             lambda: b"[]",
         )
-        response.headers["X-MBX-USED-WEIGHT-1M"] = str(_WEIGHT)
+        response.headers["X-MBX-USED-WEIGHT-1M"] = str(self._weight())
         return response
+
+    def _weight(self) -> int:
+        """The weight used in this minute, this request's included."""
+        minute = self._vendor.clock().replace(second=0, microsecond=0)
+        if minute != self._minute:
+            self._minute, self._used_weight = minute, 0
+        self._used_weight += _WEIGHT
+        return self._used_weight
 
     def _over_quota(self, ticker: str, key: str) -> Response | None:
         """A 429, or a 418 for some time to a client that ignores them."""
@@ -111,7 +122,8 @@ class BinanceFormat(WireFormat):
         limit: int,
         data_faults: Sequence[Fault],
     ) -> bytes:
-        starts = series.starts(timeframe, window, self._vendor.clock())[:limit]
+        starts = series.starts(timeframe, window, self._vendor.clock())
+        starts = starts[:limit] if "startTime" in request.args else starts[-limit:]
         if len(starts) == 0:
             return b"[]"
         page = Window(to_datetime(starts[0]), to_datetime(starts[-1]) + timedelta(microseconds=1))
@@ -139,8 +151,10 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def _rows(bars: Bars, timeframe: Timeframe, literals: dict[int, str]) -> list[list[Any]]:
-    open_times = milliseconds(bars.ts)
-    close_times = open_times + timeframe.duration // timedelta(milliseconds=1) - 1
+    micros = request.headers.get("X-MBX-TIME-UNIT", "").upper() == "MICROSECOND"
+    unit = 1000 if micros else 1
+    open_times = milliseconds(bars.ts) * unit
+    close_times = open_times + timeframe.duration // timedelta(milliseconds=1) * unit - 1
     quote = bars.volume * np.where(np.isnan(bars.vwap), bars.close, bars.vwap)
     trades = np.nan_to_num(bars.trades).astype(np.int64)
     closes = closes_with_placeholders(bars, [_decimal(x) for x in bars.close.tolist()], literals)

@@ -52,6 +52,7 @@ _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _STAMP_MARGIN = timedelta(days=9)  # between a canonical bar start and the vendor's stamp
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _MARKET = "MARKET"  # in place of a ticker, for faults and counts of whole-market requests
+_IDENTITY = ("name", "composite_figi", "cik")
 _OTHER_HOST = "https://api.massive.com"
 _DENIED = (
     "Your plan doesn't include this data timeframe. Please upgrade your plan at "
@@ -88,6 +89,7 @@ class PolygonFormat(WireFormat):
         routes.get("/stocks/v1/splits")(self.splits)
         routes.get("/stocks/v1/dividends")(self.dividends)
         routes.get("/v3/reference/tickers/<ticker>")(self.ticker)
+        routes.get("/vX/reference/tickers/<ticker>/events")(self.events)
         routes.register_error_handler(BadQueryError, self._bad_query)
         return routes
 
@@ -155,10 +157,24 @@ class PolygonFormat(WireFormat):
         return self._serve(_MARKET, lambda _: content, lambda: empty)
 
     def ticker(self, ticker: str) -> Response:
+        """What the ticker is, or was on the date asked for."""
+        date = request.args.get("date")
+        at = day_of(date) + timedelta(days=1) if date else self._vendor.clock()
+        return self._reference(ticker, ticker_details(self._vendor.market, ticker, at))
+
+    def events(self, ticker: str) -> Response:
+        """The ticker's changes; those of the sandbox have had one ticker since they were listed."""
+        details = ticker_details(self._vendor.market, ticker, self._vendor.clock())
+        if details is not None:
+            change = {"type": "ticker_change", "ticker_change": {"ticker": ticker}}
+            identity = {key: details[key] for key in _IDENTITY if key in details}
+            details = {**identity, "events": [{**change, "date": details.get("list_date")}]}
+        return self._reference(ticker, details)
+
+    def _reference(self, ticker: str, details: dict[str, Any] | None) -> Response:
         refused = self._refused(ticker)
         if refused is not None:
             return refused
-        details = ticker_details(self._vendor.market, ticker, self._vendor.clock())
         if details is None:
             self._vendor.requests.count(ticker, "unknown")
             return json_response(self._error_response("NOT_FOUND", "Ticker not found."), 404)

@@ -102,11 +102,13 @@ def dividends(market: Market) -> Iterator[Row]:
 
 
 def ticker_details(market: Market, ticker: str, now: datetime) -> Row | None:
-    """What Polygon says of a ticker; None if it does not list it."""
+    """What Polygon says of a ticker; None if it does not list it, or did not at that time."""
     series = market.series(ticker)
     if series is None:
         return None
     first = series.starts(Timeframe.D1, _EVER, now)[:1]
+    if len(first) == 0:
+        return None
     crypto = series.asset_class is AssetClass.CRYPTO
     details: Row = {
         "ticker": ticker,
@@ -122,7 +124,7 @@ def ticker_details(market: Market, ticker: str, now: datetime) -> Row | None:
             "type": "PFD" if ticker in SHARE_CLASSES and "p" in ticker else "CS",
             "cik": f"{seed_of(ticker, 'cik') % 10**10:010d}",
             "composite_figi": f"BBG{seed_of(ticker, 'figi') % 10**9:09d}",
-            "list_date": _iso(first[0]) if len(first) else None,
+            "list_date": _iso(first[0]),
         }
     return details
 

@@ -48,6 +48,7 @@ _INTERVALS = {
     "1d": Timeframe.D1,
     "1wk": Timeframe.W1,
 }
+_RANGES = {"1d": 1, "5d": 7, "1mo": 31, "3mo": 92, "6mo": 183, "1y": 366, "2y": 731, "5y": 1827}
 _REACH_DAYS = {Timeframe.M5: 60, Timeframe.M15: 60, Timeframe.M30: 60, Timeframe.H1: 730}
 _STAMP_MARGIN = timedelta(days=1)  # between a canonical bar start and the vendor's stamp
 _OPENING = np.timedelta64(570, "m")  # 09:30 in New York
@@ -116,7 +117,7 @@ class YahooFormat(WireFormat):
         series = self._vendor.market.series(ticker)
         if series is None:
             return self._refusal(ticker, "unknown", 404)
-        query = _query(symbol)
+        query = _query(symbol, self._vendor.clock())
         if query is None:
             return self._refusal(ticker, "bad_request", 400)
         days = _REACH_DAYS.get(query.timeframe)
@@ -226,11 +227,14 @@ class _LiveQuote:
     """Whether the session's own row stands beside the quote."""
 
 
-def _query(symbol: str) -> _Query | None:
+def _query(symbol: str, now: datetime) -> _Query | None:
     """The parameters of the request; None if one is wrong."""
     interval = request.args.get("interval", "1d")
     try:
-        first, last = (int(request.args[name]) for name in ("period1", "period2"))
+        seconds = int(now.timestamp())
+        days = _RANGES.get(request.args.get("range", ""), 0)
+        times = {"period1": seconds - days * 86_400, "period2": seconds} if days else request.args
+        first, last = (int(times[name]) for name in ("period1", "period2"))
         start, end = (datetime.fromtimestamp(min(t, 4_102_444_800), UTC) for t in (first, last))
     except (KeyError, ValueError, OverflowError, OSError):
         return None
