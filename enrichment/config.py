@@ -73,6 +73,7 @@ def _none_if_empty(value: Any) -> Any:
 Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Emails = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_emails)]
 NoneIfEmpty = BeforeValidator(_none_if_empty)
 Secret = Annotated[SecretStr | None, NoneIfEmpty]
@@ -178,6 +179,11 @@ class Settings(VendorSettings):
     )
     enrichment_dashboard_viewer_password: Secret = Field(
         None, description="password of read-only users"
+    )
+    enrichment_dashboard_allowed_hosts: HostNames = Field(
+        (),
+        description="host names by which the dashboard may be opened, besides loopback's; "
+        "not set: only loopback's without a password, any with one",
     )
     enrichment_dashboard_operators: Emails = Field(
         (), description="e-mail addresses of operators who sign in by OpenID Connect"

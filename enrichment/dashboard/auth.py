@@ -11,20 +11,26 @@ import hmac
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import streamlit as st
 
 from enrichment.config import Settings
+from enrichment.dashboard.requests import COOKIE, SESSION_PATH
+from enrichment.dashboard.sessions import (
+    SIGNED_IN_SECONDS,
+    Role,
+    Sessions,
+    SignInDelays,
+    installation_key,
+)
 from enrichment.domain.errors import NotAllowed
 from enrichment.net import is_loopback
-from resilience import RateLimiter
 
-Role = Literal["operator", "viewer"]
-ROLE = "role"
-ATTEMPTS_PER_MINUTE = 10
-SIGNED_IN_SECONDS = 12 * 3600
+SESSION = "session"
+ATTEMPTS_PER_MINUTE = 10  # wrong ones of an address, before it has to wait
 ANONYMOUS = "dashboard"
+_TICKET = "session-ticket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,15 @@ def _sign_in_not_required() -> bool:
 
 
 @st.cache_resource(show_spinner=False)
-def _sign_in_limiter() -> RateLimiter:
-    """Limits the password attempts of all sessions together."""
-    return RateLimiter("dashboard_sign_in", ATTEMPTS_PER_MINUTE, 60, ATTEMPTS_PER_MINUTE)
+def _delays() -> SignInDelays:
+    """The wrong passwords of all sessions, by address."""
+    return SignInDelays(ATTEMPTS_PER_MINUTE)
+
+
+@st.cache_resource(show_spinner=False)
+def sessions() -> Sessions:
+    """The sessions of users who signed in by password."""
+    return Sessions(installation_key(Settings.load().enrichment_home), passwords())
 
 
 def role_for(password: str, passwords_by_role: Mapping[Role, str]) -> Role | None:
@@ -106,10 +118,22 @@ def current_user() -> User | None:
         user := user_from_claims(st.user.to_dict(), operators(), time.time())
     ):
         return user
-    role: Role | None = st.session_state.get(ROLE)
-    if passwords() and role is not None:
+    role = sessions().role_of(_session_cookie()) if passwords() else None
+    if role is not None:
         return User(f"{ANONYMOUS}:{role}", role)
     return User(ANONYMOUS, "operator") if _sign_in_not_required() else None
+
+
+def _session_cookie() -> str:
+    """The cookie of this session, or the one that the browser sent with its connection."""
+    cookie = st.session_state.get(SESSION) or st.context.cookies.get(COOKIE)
+    return cookie if isinstance(cookie, str) else ""
+
+
+def is_operator() -> bool:
+    """Whether this session's user may make changes."""
+    user = current_user()
+    return user is not None and user.role == "operator"
 
 
 def actor() -> str:
@@ -120,8 +144,7 @@ def actor() -> str:
 
 def require_operator() -> None:
     """Raise NotAllowed unless this session's user is an operator."""
-    user = current_user()
-    if user is None or user.role != "operator":
+    if not is_operator():
         raise NotAllowed("viewers can't make changes: sign in as an operator")
 
 
@@ -137,6 +160,7 @@ def account_menu() -> None:
 
 def require_sign_in() -> None:
     """Show the sign-in form instead of the page until a user has signed in, where required."""
+    _run_in_browser(st.session_state.pop(_TICKET, None))
     if current_user() is not None:
         return
     st.title("Market enrichment")
@@ -150,6 +174,14 @@ def require_sign_in() -> None:
     st.stop()
 
 
+def _run_in_browser(ticket: str | None) -> None:
+    """Let the browser exchange a ticket for its cookie, or drop the cookie if it is empty."""
+    if ticket is not None:
+        request = f'{{method: "POST", body: "{ticket}"}}' if ticket else '{method: "DELETE"}'
+        script = f'<script>fetch("{SESSION_PATH}", {request})</script>'
+        st.html(script, unsafe_allow_javascript=True)
+
+
 def _openid_buttons() -> None:
     """A button per provider: each named one has a section of its own within [auth]."""
     sections = [name for name, value in st.secrets["auth"].items() if isinstance(value, Mapping)]
@@ -159,18 +191,27 @@ def _openid_buttons() -> None:
 
 
 def _sign_in(password: str) -> None:
-    if not _sign_in_limiter().allow_request():
-        st.error("Too many attempts: try again in a minute.", icon=":material/hourglass:")
+    found = st.context.ip_address
+    address = found if isinstance(found, str) else "this machine"
+    if left := _delays().seconds_left(address):
+        wait = "a minute" if left <= 60 else f"{left / 60:.0f} minutes"
+        st.error(f"Too many attempts: try again in {wait}.", icon=":material/hourglass:")
         return
     role = role_for(password, passwords())
     if role is None:
+        _delays().wrong(address)
         st.error("Wrong password.", icon=":material/lock:")
         return
-    st.session_state[ROLE] = role
+    _delays().right(address)
+    cookie = sessions().issue(role)
+    st.session_state[SESSION] = cookie
+    st.session_state[_TICKET] = sessions().ticket(cookie)
     st.rerun()
 
 
 def _sign_out() -> None:
-    st.session_state.pop(ROLE, None)
+    sessions().revoke(_session_cookie())
+    st.session_state.pop(SESSION, None)
+    st.session_state[_TICKET] = ""
     if openid_configured() and st.user.is_logged_in:
         st.logout()

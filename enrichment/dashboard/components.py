@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from enrichment.dashboard.auth import is_operator
 from enrichment.dashboard.charts import theme
 from enrichment.dashboard.formatting import label
 from enrichment.dashboard.times import display_zone
@@ -176,6 +177,12 @@ def load_more(
             )
 
 
+def action_button(title: str, **options: Any) -> None:
+    """A button that makes a change, for operators only; options are those of `st.button`."""
+    if is_operator():
+        st.button(title, **options)
+
+
 def button_with_reason(
     title: str,
     explanation: str,
@@ -185,7 +192,12 @@ def button_with_reason(
     disabled: bool = False,
     icon: str = ":material/gavel:",
 ) -> None:
-    """A button that asks for a reason, for the audit log, and calls the action with it."""
+    """A button that asks for a reason, for the audit log, and calls the action with it.
+
+    Like `action_button`, it is there for operators only.
+    """
+    if not is_operator():
+        return
     reason_key = f"{key}-reason"
 
     def confirm() -> None:

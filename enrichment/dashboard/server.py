@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from enrichment.config import Settings
+from enrichment.dashboard.requests import MAX_UPLOAD_MEGABYTES
 from enrichment.domain.errors import ConfigurationError
 from enrichment.net import is_loopback, require_free
 from enrichment.warehouse.embedded import EmbeddedPostgres
 
-_OPTIONS = {
-    "server.headless": "true",
+_OPTIONS: dict[str, object] = {
+    "server.headless": True,
     "server.fileWatcherType": "none",
-    "browser.gatherUsageStats": "false",
+    "server.maxUploadSize": MAX_UPLOAD_MEGABYTES,
+    "server.maxMessageSize": 50,
+    "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
     "runner.postScriptGC": "false",  # it collects all objects after every refresh: 100 ms
@@ -39,9 +41,11 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigurationError: If it would be open to other machines without signing in.
     """
-    from streamlit.web import cli
+    import streamlit as st
+    from starlette.middleware import Middleware
 
     from enrichment.dashboard import auth
+    from enrichment.dashboard.requests import RequestLimits, session_routes
 
     host = settings.enrichment_dashboard_host
     protected = settings.enrichment_dashboard_password is not None or auth.openid_configured()
@@ -52,22 +56,42 @@ def serve(settings: Settings) -> None:
             "Connect, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
         )
     require_free("dashboard", host, settings.enrichment_dashboard_port)
+    hosts = allowed_hosts(settings, protected=protected)
     options = {
         **_OPTIONS,
         "server.address": host,
-        "server.port": str(settings.enrichment_dashboard_port),
+        "server.port": settings.enrichment_dashboard_port,
+        "server.allowedHosts": list(hosts),
     }
-    flags = [f"--{name}={value}" for name, value in options.items()]
     embedded = None
     if settings.database_url is None:
         embedded = EmbeddedPostgres(settings.enrichment_home / "postgres")
         os.environ["DATABASE_URL"] = embedded.start()
-    sys.argv = ["streamlit", "run", str(script()), *flags]
+    with_password = settings.enrichment_dashboard_password is not None
+    limits = Middleware(
+        RequestLimits,
+        hosts=hosts,
+        may_upload=lambda cookie: not with_password or bool(auth.sessions().role_of(cookie)),
+    )
+    routes = session_routes(auth.sessions()) if with_password else []
+    app = st.App(script(), routes=routes, middleware=[limits])
     try:
-        cli.main()
+        app.run(config=options)
     finally:
         if embedded is not None:
             embedded.stop()
+
+
+def allowed_hosts(settings: Settings, *, protected: bool) -> tuple[str, ...]:
+    """Host names by which the dashboard may be opened; empty for any.
+
+    Without signing in, a page of any site could otherwise operate it by a host name of its own
+    that resolves to this machine (DNS rebinding).
+    """
+    named = settings.enrichment_dashboard_allowed_hosts
+    if protected and not named:
+        return ()
+    return ("localhost", "127.0.0.1", "::1", settings.enrichment_dashboard_host, *named)
 
 
 def script() -> Path:

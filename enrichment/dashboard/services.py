@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import streamlit as st
@@ -11,7 +12,7 @@ from enrichment.config import Settings
 from enrichment.dashboard.auth import require_operator
 from enrichment.services.commands import Commands
 from enrichment.warehouse import reader_role
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Connection, Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_commands
 
@@ -21,8 +22,23 @@ STATEMENT_TIMEOUT_MS = 2000
 @dataclass(frozen=True)
 class Services:
     reader: ReadModels
-    commands: Commands  # get it by `commands()`, which checks the user's role
+    commands: Commands  # get it by `commands()`, which checks the user's role at once
     provider_orders: Mapping[str, Sequence[str]]  # asset class → its providers, first choice first
+
+
+class _OperatorsDatabase(Database):
+    """Begins a transaction only for operators: every command is checked where it is executed."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        require_operator()
+        with super().begin() as conn:
+            yield conn
+
+
+def _reader_role(url: str) -> str | None:
+    with closing(Database(url, pool_size=1, application="enrichment-dashboard")) as database:
+        return reader_role.role(database)
 
 
 @st.cache_resource(show_spinner=False)
@@ -33,14 +49,14 @@ def services() -> Services:
         raise RuntimeError("start the dashboard with 'enrichment dashboard'")
     url = settings.database_url.get_secret_value()
     orders = settings.provider_orders
-    database = Database(url, pool_size=1, application="enrichment-dashboard")
+    database = _OperatorsDatabase(url, pool_size=1, application="enrichment-dashboard")
     reader = ReadModels(
         Database(
             url,
             application="enrichment-dashboard",
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
             read_only=True,
-            role=reader_role.role(database),
+            role=_reader_role(url),
         ),
         hour=settings.enrichment_hour,
         minute=settings.enrichment_minute,

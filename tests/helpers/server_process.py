@@ -32,13 +32,14 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    database: str, folder: Path, *, part: str = "api", **environment: str
+    database: str, folder: Path, *, part: str = "api", port: int = 0, **environment: str
 ) -> Iterator[ServerProcess]:
     """Run `enrichment PART` on this database until the end of the block.
 
-    Yields when its health endpoint answers. Its output goes to `folder`/PART.log.
+    Yields when its health endpoint answers. Its output goes to `folder`/PART.log. port: 0 for a
+    free one.
     """
-    port = free_ports()[part]
+    port = port or free_ports()[part]
     log = folder / f"{part}.log"
     own = {
         "DATABASE_URL": database,

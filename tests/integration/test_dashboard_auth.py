@@ -25,15 +25,17 @@ from tests.helpers.api_client import track_symbols
 
 pytestmark = pytest.mark.usefixtures("main_module_kept")
 APP = Path(__file__).parents[2] / "app.py"
+PAGES = APP.parent / "enrichment" / "dashboard" / "pages"
 
 
 @pytest.fixture
-def app(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+def app(db: Database, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The dashboard with a password for each role."""
     track_symbols(db)
     monkeypatch.setenv("DATABASE_URL", db_url)
     monkeypatch.setenv("ENRICHMENT_DASHBOARD_PASSWORD", "helm")
     monkeypatch.setenv("ENRICHMENT_DASHBOARD_VIEWER_PASSWORD", "glass")
+    monkeypatch.setenv("ENRICHMENT_HOME", str(tmp_path))
     st.cache_resource.clear()
     st.cache_data.clear()
     return AppTest.from_file(str(APP), default_timeout=30).run()
@@ -62,14 +64,35 @@ def test_nothing_is_shown_before_signing_in(app: AppTest) -> None:
     assert not app.metric
 
 
-def test_a_viewer_can_not_make_changes(app: AppTest, db: Database) -> None:
+def test_a_viewer_is_offered_no_action(app: AppTest, db: Database) -> None:
     sign_in(app, "glass")
     assert app.metric
-    app.text_input(key="pause-all-reason").set_value("a rehearsal").run()
-    app.button(key="pause-all-confirm").click().run()
-    assert not app.exception
-    assert paused_by(db) == []
-    assert "can't make changes" in app.toast[0].value
+    assert labels(app) == ["Sign out"]
+    for page in ("jobs", "symbols", "quality", "resilience", "operations"):
+        app.switch_page(str(PAGES / f"{page}.py")).run()
+        assert not app.exception, app.exception
+        assert labels(app) == ["Sign out"], page
+
+
+ACTION = """
+from enrichment.dashboard import auth, services
+from enrichment.warehouse.database import Database
+import streamlit as st
+auth.require_sign_in()
+try:
+    services.services().commands.pause(actor=auth.actor())
+except Exception as error:
+    st.error(str(error))
+"""
+
+
+@pytest.mark.parametrize(("password", "paused"), [("helm", 1), ("glass", 0)])
+def test_the_role_is_checked_where_a_command_is_executed(
+    app: AppTest, db: Database, password: str, paused: int
+) -> None:
+    direct = sign_in(AppTest.from_string(ACTION, default_timeout=30).run(), password)
+    assert len(paused_by(db)) == paused
+    assert len(direct.error) == 1 - paused
 
 
 def test_an_operator_makes_changes_until_signing_out(app: AppTest, db: Database) -> None:

@@ -12,6 +12,7 @@ import streamlit as st
 from enrichment.dashboard.auth import actor
 from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.components import (
+    action_button,
     button_with_reason,
     empty_state,
     load_more,
@@ -191,7 +192,7 @@ def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> N
         with st.container(border=True):
             st.markdown(f"**{group.error_class}** · {group_text(group)}")
             st.code(group.example, language=None, wrap_lines=True)
-            st.button(
+            action_button(
                 f"Retry these {group.count}",
                 icon=":material/replay:",
                 key=f"retry-{group.error_class}",
@@ -282,7 +283,7 @@ def job_controls() -> None:
     state, failed = jobs[job_id]
     is_open = state in OPEN_STATES
     with st.container(horizontal=True):
-        st.button(
+        action_button(
             "Retry failed" if is_open else f"Retry {failed} failed",
             icon=":material/replay:",
             key="retry",

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
-from enrichment.dashboard.auth import actor
+from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.components import (
+    action_button,
     button_with_reason,
     empty_state,
     load_more,
@@ -218,7 +219,7 @@ def silences() -> list[tuple[str, datetime | None]]:
 def silence_controls() -> None:
     """Stopping the notifications of a rule for a while, and ending that early."""
     rules = silences()
-    if not rules:
+    if not (rules and is_operator()):
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox("Silence a rule", [rule for rule, _ in rules], key="rule", width=320)
@@ -232,7 +233,7 @@ def silence_controls() -> None:
         )
     for rule, silenced_until in rules:
         if silenced_until is not None:
-            st.button(
+            action_button(
                 f"{rule}: end the silence",
                 icon=":material/notifications:",
                 key=f"unsilence-{rule}",

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 import pandas as pd
 import streamlit as st
 
-from enrichment.dashboard.auth import actor
+from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.charts import nights, quality
 from enrichment.dashboard.components import (
     SCORE,
     WIDE_TEXT,
+    action_button,
     button_with_reason,
     empty_state,
     run_command,
@@ -261,6 +262,8 @@ def jobs_and_scores() -> None:
 
 def run_controls() -> None:
     """Triggering and pausing, for all symbols or some."""
+    if not is_operator():
+        return
     data, classes = overview_data(), active_symbols()
     paused = any(pause.scope == PauseScope.GLOBAL for pause in data.pauses)
     with st.container(horizontal=True):
@@ -282,7 +285,7 @@ def run_controls() -> None:
             disabled=paused,
             icon=":material/pause:",
         )
-        st.button(
+        action_button(
             "Resume",
             icon=":material/resume:",
             on_click=resume,
@@ -306,7 +309,7 @@ def trigger_some(asset_classes: Mapping[str, str]) -> None:
             "Symbols", candidates, key="trigger-symbols", placeholder="all of these"
         )
         symbols = selection or candidates
-        st.button(
+        action_button(
             f"Trigger these {len(symbols)}",
             key="trigger-some",
             type="primary",
@@ -331,7 +334,7 @@ def pause_some(asset_classes: Sequence[str]) -> None:
             "Reason (kept in the audit log)", key="pause-reason", max_chars=500
         ).strip()
         text = scope_text(scope, key)
-        st.button(
+        action_button(
             f"Pause {text}",
             key="pause-some",
             type="primary",
@@ -349,7 +352,7 @@ def pause_some(asset_classes: Sequence[str]) -> None:
         )
     for pause in overview_data().pauses:
         if pause.scope != PauseScope.GLOBAL:
-            st.button(
+            action_button(
                 f"Resume {scope_text(pause.scope, pause.key)}",
                 icon=":material/resume:",
                 key=f"resume-{pause.scope}-{pause.key}",

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.dashboard.auth import actor
+from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.charts import breakers as breaker_charts
 from enrichment.dashboard.charts import providers as provider_charts
 from enrichment.dashboard.components import (
@@ -331,7 +331,7 @@ def breaker_names() -> list[str]:
 def manual_override() -> None:
     """Forcing the state of a breaker in every worker."""
     names = breaker_names()
-    if not names:
+    if not (names and is_operator()):
         return
     st.subheader("Manual override")
     st.selectbox("Breaker", names, key="breaker", width=420)

@@ -11,12 +11,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from enrichment.dashboard.auth import actor
+from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.charts import quality
 from enrichment.dashboard.charts.candlestick import INDICATORS, OVERLAYS, candlestick
 from enrichment.dashboard.components import (
     SCORE,
     WIDE_TEXT,
+    action_button,
     button_with_reason,
     coloured,
     empty_state,
@@ -227,7 +228,7 @@ def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
 def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
     name = symbol.symbol
     with st.container(horizontal=True):
-        st.button(
+        action_button(
             f"Trigger {name}",
             icon=":material/play_arrow:",
             key="trigger-one",
@@ -248,7 +249,7 @@ def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
             key="pause-one",
             disabled=paused or not symbol.active,
         )
-        st.button(
+        action_button(
             "Resume",
             icon=":material/resume:",
             key="resume-one",
@@ -355,7 +356,9 @@ def track_symbol() -> None:
 
 
 def tracking_forms() -> None:
-    """Tracking one symbol, and importing a list."""
+    """Tracking one symbol, and importing a list; for operators."""
+    if not is_operator():
+        return
     left, right = st.columns(2)
     with left, st.form("track", clear_on_submit=False):
         st.subheader("Track a symbol")
