@@ -36,7 +36,7 @@ from enrichment.domain.statuses import (
 from enrichment.services import health
 from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
 from enrichment.warehouse.read_models.night import NightRun
-from resilience import BulkheadStatus, CircuitBreakerStatus, RateLimiterStatus, State, Status
+from resilience import BulkheadStatus, CircuitBreakerStatus, Mode, RateLimiterStatus, State, Status
 
 Samples = Iterable[tuple[Sequence[str], float | None]]
 """Label values and value; a value of None is left out."""
@@ -305,6 +305,16 @@ def _patterns(sample: MetricsSample) -> Iterator[Metric]:
             ([p.name, p.worker_id, state], float(p.state == state))
             for p in breakers
             for state in State
+        ],
+    )
+    yield _gauges(
+        "circuit_breaker_mode",
+        "1 for the mode of a breaker (auto, or set by an operator), 0 for the others.",
+        [*labels, "mode"],
+        [
+            ([p.name, p.worker_id, mode], float(p.status["mode"] == mode))
+            for p in breakers
+            for mode in Mode
         ],
     )
     yield _gauges(

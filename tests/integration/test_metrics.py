@@ -73,6 +73,8 @@ def test_one_scrape_shows_all_workers_and_all_data(db: Database) -> None:
         "worker_threads{worker=w2}": 5,
         "circuit_breaker_state{name=polygon_api,state=open,worker=w1}": 1,
         "circuit_breaker_state{name=polygon_api,state=closed,worker=w1}": 0,
+        "circuit_breaker_mode{mode=forced_open,name=polygon_api,worker=w1}": 1,
+        "circuit_breaker_mode{mode=auto,name=polygon_api,worker=w1}": 0,
         "rate_limiter_tokens{name=polygon_api,worker=w1}": 5,
         "bulkhead_available_slots{name=polygon_api,worker=w1}": 10,
         "pauses{scope=symbol}": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import exchange_calendars
@@ -97,6 +98,43 @@ def test_resilience_forces_a_breaker(
         "vendor maintenance",
         "dashboard",
     )
+
+
+@pytest.mark.parametrize(
+    ("action", "mode", "colour", "words"),
+    [
+        ("disable", "disabled", "orange", "Requests to **polygon** are not protected"),
+        ("force_open", "forced_open", "red", "**Providers not available**"),
+    ],
+)
+def test_resilience_says_who_has_set_a_breaker_by_hand(
+    action: str,
+    mode: str,
+    colour: str,
+    words: str,
+    db: Database,
+    db_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = seed_for_pages(db)
+    commands.override_breaker("polygon_api", action, actor="cli:ada", reason="vendor is moving")
+    set_mode = (
+        "UPDATE resilience_state SET status = status || jsonb_build_object('mode', :mode)"
+        " WHERE kind = 'circuit_breaker'"
+    )
+    with db.begin() as conn:
+        conn.execute(text(set_mode), {"mode": mode})
+    page = open_page("resilience", db_url, monkeypatch)
+    shown = page_text(page)
+    assert f"**polygon** · :{colour}[● {mode.replace('_', ' ')}]" in shown
+    assert words in shown
+    assert re.search(r"by cli:ada since \d{4}-\d\d-\d\d \d\d:\d\d UTC: vendor is moving", shown)
+    assert ("All providers available" in shown) is (mode == "disabled")
+    tables = [frame.value for frame in page.dataframe]
+    providers = next(table for table in tables if "set by hand" in table)
+    assert "by cli:ada" in providers["set by hand"].iloc[0]
+    breakers = next(table for table in tables if "retry after" in table)
+    assert list(breakers["state"]) == [mode.replace("_", " ")]
 
 
 def test_operations_shows_alerts_and_silences_them(
