@@ -171,6 +171,7 @@ class Commands:
             kinds: Only this damage, values of DamageKind; empty for all.
         """
         with self._db.begin() as conn:
+            damage.use_snapshot(conn)
             return self._plan_repair(conn, symbols, kinds)
 
     def repair(

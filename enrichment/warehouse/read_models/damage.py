@@ -75,8 +75,13 @@ class DamageReports(Reader):
             now: Bars that end later are running ones; None for the database's clock.
         """
         with self._db.begin() as conn:
-            conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            use_snapshot(conn)
             return find(conn, symbols, now)
+
+
+def use_snapshot(conn: Connection) -> None:
+    """Let the transaction, which has just begun, write nothing and see one state of the data."""
+    conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
 
 def find(
