@@ -24,7 +24,6 @@ from enrichment.sandbox.wire_format import WireFormat
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import (
     VENDORS,
-    Basis,
     VendorRegistry,
     VendorSetting,
     VendorSpec,
@@ -80,7 +79,6 @@ KRAKEN = VendorSpec(
     rate=VendorSetting("kraken_rate", 15, "requests a minute sent to Kraken at most"),
     headers={"X-Api-Key": "{kraken_api_key}"},
     coverage={AssetClass.CRYPTO: {Timeframe.D1: 720}},
-    basis=Basis.RAW,
     build=KrakenProvider,
     test_symbol=(AssetClass.CRYPTO, "X:BTCUSD"),
     sandbox_test_symbol=(AssetClass.CRYPTO, "X:SIM1USD"),

@@ -27,6 +27,10 @@ CHANGES = [
     ("post", "/resilience/breakers/polygon_api/reset"),
     ("post", "/alerts/LongDuration/silence"),
     ("post", "/alerts/LongDuration/unsilence"),
+    ("post", "/corporate-actions"),
+    ("post", "/corporate-actions/refute"),
+    ("post", "/corporate-actions/restore"),
+    ("post", "/repair"),
 ]
 
 

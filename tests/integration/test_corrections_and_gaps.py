@@ -242,6 +242,7 @@ def test_the_api_returns_the_quality_of_a_symbol_by_day(db: Database) -> None:
         "avg_quality_score": pytest.approx(sum(d["avg_quality_score"] for d in days) / 2),
         "total_gaps_detected": sum(d["gaps_detected"] for d in days),
         "total_anomalies": 0,
+        "days": 2,
     }
     assert days[0]["data_completeness"] == pytest.approx(1 - 2 / 800)
     newest = found["recent_fetch_logs"][0]
