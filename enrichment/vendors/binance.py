@@ -82,6 +82,7 @@ class BinanceProvider:
         start, end = _milliseconds(window.start), _milliseconds(window.end) - 1
         step = timeframe.duration // timedelta(milliseconds=1)
         pages: list[JsonResponse] = []
+        last: int | None = None
         while len(pages) < _MAX_PAGES:
             params: dict[str, str | int] = {
                 "symbol": symbol,
@@ -92,13 +93,19 @@ class BinanceProvider:
             }
             pages.append(self._page(params))
             rows = _rows(pages[-1].body)
-            if not rows:
-                return pages
-            newest = int(
-                _open_times([_open_time(rows[-1])]).astype("datetime64[ms]").astype(int)[0]
-            )
-            if newest < start:
-                raise MalformedResponse("'openTime' does not advance from page to page")
+            if rows:
+                newest = _newest(rows)
+                if newest < start:
+                    raise MalformedResponse("'openTime' does not advance from page to page")
+            else:  # a hole as long as a page, or the end
+                newest = start + (self._limit - 1) * step
+                if last is None and newest + step <= end:
+                    del params["startTime"]  # the newest there is
+                    probe = self._page(params | {"limit": 1})
+                    last = _newest(_rows(probe.body))
+                    pages.append(replace(probe, body=[]))
+                if last is None or last < newest:
+                    return pages
             start = newest + 1
             if newest + step > end:
                 return pages
@@ -149,6 +156,12 @@ def _open_time(row: Any) -> Any:
     if not isinstance(row, list) or not row:
         raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
     return row[0]
+
+
+def _newest(rows: list[Any]) -> int:
+    """The newest open time, in milliseconds; 0 without rows."""
+    times = _open_times([_open_time(row) for row in rows])
+    return int(times.max().astype("datetime64[ms]").astype(int)) if rows else 0
 
 
 def _open_times(values: Sequence[Any]) -> Timestamps:

@@ -11,6 +11,7 @@ HttpClient('https://vendor.test:443', headers={'Authorization': '***'})
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import ssl
@@ -20,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import InvalidURL
+from http.client import HTTPResponse, InvalidURL
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -29,6 +30,8 @@ import certifi
 import orjson
 from urllib3 import (
     BaseHTTPResponse,
+    HTTPConnectionPool,
+    HTTPSConnectionPool,
     PoolManager,
     ProxyManager,
     Retry,
@@ -36,6 +39,7 @@ from urllib3 import (
     exceptions,
     make_headers,
 )
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import (
@@ -124,10 +128,20 @@ class Transport(Protocol):
 
 
 class PooledTransport:
-    """Connections of urllib3 to one host, through the environment's proxy for it."""
+    """Connections of urllib3 to one host, through the environment's proxy for it.
 
-    def __init__(self, base_url: str, pool_size: int = 16) -> None:
+    Args:
+        base_url: Its address.
+        pool_size: Connections that are kept.
+        max_seconds: From a request to the last byte of its answer, also where a byte comes every
+            few seconds.
+    """
+
+    def __init__(
+        self, base_url: str, pool_size: int = 16, max_seconds: float = MAX_SECONDS
+    ) -> None:
         self._pool = _pool(base_url, pool_size)
+        self._pool.pool_classes_by_scheme = _pool_classes(max_seconds)
 
     def send(
         self,
@@ -425,6 +439,58 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
     while exc is not None:
         yield exc
         exc = exc.__cause__ or exc.__context__
+
+
+class _LimitedFile(io.RawIOBase):
+    """What a socket receives, until an end; the timeout of a single read still holds."""
+
+    def __init__(self, received: io.RawIOBase, end: float) -> None:
+        self._received, self._end = received, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if time.monotonic() > self._end:
+            raise TimeoutError("the answer takes too long")
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+class _LimitedSocket:
+    """The part of a socket that an HTTP response reads from."""
+
+    def __init__(self, sock: Any, seconds: float) -> None:
+        self._sock, self._end = sock, time.monotonic() + seconds
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        received = self._sock.makefile(mode, buffering=0)
+        return io.BufferedReader(_LimitedFile(received, self._end))
+
+
+def _pool_classes(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
+    """urllib3's pools by scheme, with answers that are read for so long at most, headers too."""
+
+    class Response(HTTPResponse):
+        def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+            super().__init__(_LimitedSocket(sock, seconds), *args, **options)  # type: ignore[arg-type]
+
+    class Connection(HTTPConnection):
+        response_class = Response
+
+    class TlsConnection(HTTPSConnection):
+        response_class = Response
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
+
+    return {"http": Pool, "https": TlsPool}
 
 
 def _parts(response: BaseHTTPResponse) -> Generator[bytes, None, None]:

@@ -43,8 +43,8 @@ _FIELDS = ("t", "o", "h", "l", "c", "v", "vw", "n")
 _MIN_PAGES, _PAGES_PER_LIMIT = 20, 20  # pages of a tenth of the limit were seen
 _DAY = np.timedelta64(1, "D")
 _NOT_AUTHORIZED = "NOT_AUTHORIZED"  # for a window beyond the plan's reach, and for a whole product
-_SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
 _WITHHELD = timedelta(days=1)  # a free plan has the day in New York once it is over
+_SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
 
 
 class PolygonProvider:
@@ -82,12 +82,9 @@ class PolygonProvider:
         if window.start >= now:
             return FetchedBars(Bars.empty(), self.source, adjusted=False, requests=0)
         ticker = vendor_spelling(self.name, symbol)
-        path = _path(ticker, asset_class, timeframe, window, now)
-        unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
-        limits = (window.end - window.start) // unit // self._limit
         try:
             with naming(self.name, ticker):
-                first, *others = self._pages(ticker, path, _MIN_PAGES + _PAGES_PER_LIMIT * limits)
+                first, *others = self._pages(ticker, asset_class, timeframe, window)
         except AccessDenied as exc:
             within = window.end > now - _SHORTEST_PLAN and window.start < now - _WITHHELD
             if exc.status != _NOT_AUTHORIZED or within:
@@ -110,7 +107,14 @@ class PolygonProvider:
             quota_remaining=[first, *others][-1].quota_remaining,
         )
 
-    def _pages(self, symbol: str, path: str, at_most: int) -> list[_Page]:
+    def _pages(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
+    ) -> list[_Page]:
+        """The pages up to the last, or to one that the plan does not include."""
+        path = _path(symbol, asset_class, timeframe, window, self._now())
+        unit = timedelta(minutes=1) if timeframe.intraday else timedelta(days=1)
+        limits = (window.end - window.start) // unit // self._limit
+        at_most = _MIN_PAGES + _PAGES_PER_LIMIT * limits
         params: dict[str, str | int] = {"adjusted": "false", "sort": "asc", "limit": self._limit}
         pages = [_page(self._client.get_json(path, params, decode=decode), symbol)]
         seen: set[str] = set()
@@ -120,7 +124,12 @@ class PolygonProvider:
                     f"'next_url' does not end after {len(pages)} pages of {symbol}"
                 )
             seen.add(url)
-            pages.append(_page(self._client.get_json(url, decode=decode), symbol))
+            try:
+                pages.append(_page(self._client.get_json(url, decode=decode), symbol))
+            except AccessDenied as exc:
+                if exc.status == _NOT_AUTHORIZED:
+                    return pages
+                raise
         return pages
 
 

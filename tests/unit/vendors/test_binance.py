@@ -23,6 +23,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, parse
+from enrichment.vendors.http import StreamedResponse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 DAY = 86_400_000
@@ -165,3 +166,45 @@ def test_any_body_is_bars_or_a_provider_error(body: Any) -> None:
     except ProviderError:
         return
     assert isinstance(fetched.bars, Bars)
+
+
+def test_a_hole_longer_than_a_page_is_not_the_end() -> None:
+    """1,500 hours without a kline, and the newest one shows that there are more behind them."""
+    step, first = 3_600_000, 1_700_000_000_000 // 3_600_000 * 3_600_000
+    times = [first + n * step for n in range(10)] + [first + (1510 + n) * step for n in range(20)]
+    window = Window(
+        datetime.fromtimestamp(first / 1000, UTC),
+        datetime.fromtimestamp((times[-1] + 5000 * step) / 1000, UTC),
+    )
+    server = Klines(times)
+    with client_over(server) as http:
+        fetched = BinanceProvider(http, limit=200).fetch(
+            "X:BTCUSD", AssetClass.CRYPTO, Timeframe.H1, window
+        )
+    assert fetched.bars.ts.astype("M8[ms]").astype(int).tolist() == times
+    assert fetched.requests == len(server.urls) < 20
+
+
+class Klines(FakeTransport):
+    """Answers with klines of a page's slots, without those in a hole."""
+
+    def __init__(self, times: list[int]) -> None:
+        super().__init__()
+        self._times = times
+
+    def send(self, method: str, url: str, **options: Any) -> StreamedResponse:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        end, limit = int(query["endTime"]), int(query["limit"])
+        if "startTime" in query:
+            start = int(query["startTime"])
+            end = min(end, start + limit * 3_600_000 - 1)
+            times = [t for t in self._times if start <= t <= end]
+        else:
+            times = [t for t in self._times if t <= end][-limit:]
+        self.bodies = [[[t, *ROW[1:]] for t in times]]
+        return super().send(method, url, **options)
+
+
+def test_a_page_in_another_order_is_asked_once() -> None:
+    rows = [[ROW[0] + n * 86_400_000, *ROW[1:]] for n in (1, 0)]
+    assert fetch(FakeTransport(rows)).requests == 1

@@ -6,6 +6,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.client import InvalidURL
@@ -27,7 +28,7 @@ from enrichment.domain.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.vendors.http import HttpClient, StreamedResponse
+from enrichment.vendors.http import HttpClient, PooledTransport, StreamedResponse
 from tests.helpers.fake_transport import direct, streamed
 
 T = TypeVar("T")
@@ -231,6 +232,32 @@ def test_a_server_that_does_not_answer_is_named() -> None:
         assert f"127.0.0.1:{port} gave no answer in time" in connection_failure(
             f"http://127.0.0.1:{port}"
         )
+
+
+@pytest.mark.parametrize(
+    "part", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_an_answer_that_drips_is_given_up_in_its_headers_too(part: bytes) -> None:
+    over = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(part)
+            while not over.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        transport = PooledTransport(address, max_seconds=0.2)
+        with HttpClient(address, call=direct, transport=transport) as http:
+            with pytest.raises(ProviderUnavailable, match="no answer in time"):
+                http.get_json("/bars")
+        over.set()
+        thread.join()
 
 
 STATUSES = {

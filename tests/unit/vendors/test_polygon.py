@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.vendors.http import StreamedResponse
 from enrichment.vendors.polygon import PolygonProvider, Row, decode, parse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
@@ -95,6 +96,19 @@ def test_a_refusal_within_every_plan_or_of_the_key_is_a_failure() -> None:
         fetch_years_later(1, BEYOND_PLAN)
     with pytest.raises(AccessDenied, match="Unknown"):
         fetch_years_later(2, {"status": "ERROR", "error": "Unknown key"})
+
+
+def test_a_plan_that_ends_between_two_pages_serves_those_before() -> None:
+    pages = [page(ROW, next_url="https://vendor.test/v2/aggs?cursor=a"), BEYOND_PLAN]
+
+    class Refusing(FakeTransport):
+        def send(self, *args: Any, **options: Any) -> StreamedResponse:
+            self.status = 200 if len(self.urls) == 0 else 403
+            return super().send(*args, **options)
+
+    assert len(fetch(Refusing(*pages)).bars) == 1
+    with pytest.raises(AccessDenied, match="Unknown"):
+        fetch(Refusing(pages[0], {"status": "ERROR", "error": "Unknown key"}))
 
 
 def moment(text: str) -> datetime:
