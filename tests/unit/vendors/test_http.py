@@ -253,9 +253,11 @@ def test_an_answer_that_drips_is_given_up_in_its_headers_too(part: bytes) -> Non
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         transport = PooledTransport(address, max_seconds=0.2)
-        with HttpClient(address, call=direct, transport=transport) as http:
-            with pytest.raises(ProviderUnavailable, match="no answer in time"):
-                http.get_json("/bars")
+        with (
+            HttpClient(address, call=direct, transport=transport) as http,
+            pytest.raises(ProviderUnavailable, match="no answer in time"),
+        ):
+            http.get_json("/bars")
         over.set()
         thread.join()
 
