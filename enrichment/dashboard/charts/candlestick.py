@@ -59,7 +59,7 @@ def candlestick(
     rows = _with_holes(candles, missing, bars_each)
     flags = _placed(flags, rows, bars_each)
     if not continuous:
-        daily = bool((candles["ts"] == candles["ts"].dt.normalize()).all())
+        daily = _is_daily(rows)
         flags = flags.assign(ts=_categories(flags["ts"], daily))
         rows = rows.assign(ts=_categories(rows["ts"], daily))
     heights = [0.66, 0.17, 0.17] if indicator else [0.78, 0.22]
@@ -108,8 +108,13 @@ def _placed(flags: pd.DataFrame, rows: pd.DataFrame, bars_each: int) -> pd.DataF
     if bars_each == 1:
         return flags.assign(price=prices)
     starts = pd.Series(rows["ts"].iloc[positions].array, index=flags.index)
-    own = flags["ts"].map(lambda at: f"in this candle, bar of {at:%Y-%m-%d %H:%M}: ")
-    return flags.assign(ts=starts, price=prices, text=own + flags["text"])
+    own = _categories(flags["ts"], _is_daily(rows))
+    text = "in this candle, bar of " + own + ": " + flags["text"]
+    return flags.assign(ts=starts, price=prices, text=text)
+
+
+def _is_daily(rows: pd.DataFrame) -> bool:
+    return bool((rows["ts"] == rows["ts"].dt.normalize()).all())
 
 
 def _categories(times: pd.Series, daily: bool) -> pd.Series:

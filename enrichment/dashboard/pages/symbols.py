@@ -279,7 +279,8 @@ def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indica
     candles = read_candles(
         symbol.symbol, series.timeframe, days, last, series.bars, indicator, symbol.asset_class
     )
-    flags = flags_from(symbol.symbol, series.timeframe, candles.frame["ts"].min())
+    first = candles.frame["ts"].min() if candles.bars_each > 1 else last - pd.Timedelta(days=days)
+    flags = flags_from(symbol.symbol, series.timeframe, first)
     figure = price_figure(
         (symbol.symbol, series.timeframe, last, days, series.bars, len(candles.missing)),
         tuple(flags["text"]),
@@ -299,7 +300,8 @@ def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indica
     st.plotly_chart(figure, key="candles")
     if len(flags):
         with st.expander("Flags as a table"):
-            table(flags, key="flags")
+            bars = [bar_time(ts, series.timeframe) for ts in flags["ts"]]
+            table(flags.assign(ts=bars).rename(columns={"ts": "bar"}), key="flags")
 
 
 def flags_from(symbol: str, timeframe: str, start: pd.Timestamp) -> pd.DataFrame:

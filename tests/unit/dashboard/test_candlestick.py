@@ -102,7 +102,7 @@ def test_a_flag_within_a_merged_candle_is_drawn_on_it_and_names_its_bar() -> Non
     rows, flags, _ = without_third_day()
     mark = candlestick(rows, flags, (), None, bars_each=2).data[-1]
     assert list(mark.x) == ["2024-01-02"]
-    assert list(mark.text) == ["in this candle, bar of 2024-01-03 00:00: split"]
+    assert list(mark.text) == ["in this candle, bar of 2024-01-03: split"]
 
 
 @pytest.mark.parametrize("continuous", [False, True])
