@@ -416,7 +416,7 @@ def _translated(exc: Exception, label: str, host: str, setting: str) -> Provider
         return RequestRefused(
             f"{label}: {type(exc).__name__}, check the vendor's address and key in the settings"
         )
-    timed_out = isinstance(exc, exceptions.TimeoutError)
+    timed_out = isinstance(exc, (exceptions.TimeoutError, TimeoutError))
     if timed_out and not isinstance(exc, exceptions.ConnectTimeoutError):
         return ProviderUnavailable(f"{label}: {host} gave no answer in time: check the network")
     cause, remedy = _connection_failure(exc)

@@ -63,7 +63,8 @@ class VendorSpec:
     burst: int | None = None
     """How many of them it takes at once; None: all."""
     blocks: bool = False
-    """Whether its 429 is a block for hours, which is failed over, and no used-up quota."""
+    """Whether it turns clients away by their looks: its 429 is a block for hours, which is failed
+    over, and no used-up quota; and it is asked as by a browser, if the extra is installed."""
     credentials: tuple[VendorSetting, ...] = ()
     """Empty for a vendor that serves everyone."""
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -10,11 +10,12 @@ from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import Split
 from enrichment.domain.model import AssetClass
+from enrichment.vendors import browser
 from enrichment.vendors.base import ActionSource
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
-from enrichment.vendors.http import HttpClient
+from enrichment.vendors.http import HttpClient, PooledTransport
 from enrichment.vendors.registry import VendorSpec
 from resilience import ResilienceManager, SharedLimiter
 
@@ -102,6 +103,7 @@ def _client(
         call=guard,
         timeouts=guard.protection.timeouts,
         headers=_headers(spec, settings),
+        connect=browser.connect if spec.blocks else PooledTransport,
         now=now,
         key_setting=(*spec.credentials, spec.base_url)[0].name.upper(),
         address_setting="ENRICHMENT_SANDBOX_PORT" if sandbox else spec.base_url.name.upper(),

@@ -26,7 +26,8 @@ from tests.helpers.fakes import EmptyStore
 from tests.helpers.virtual_time import VirtualTime
 
 WINDOW = Window(datetime(2026, 2, 2, tzinfo=UTC), datetime(2026, 2, 28, tzinfo=UTC))
-SYMBOLS = 5
+SYMBOLS = 3
+SHORT = VendorProtection(connect_timeout=0.1, read_timeout=0.1, max_retries=0)
 HOUR = 3600.0
 FAULTS = {
     "429": Fault("*", "rate_limit", seconds=1, vendor="yahoo"),
@@ -123,7 +124,7 @@ def test_a_night_ends_whatever_yahoo_does(
         init_resilience_manager(**time.injectables),
         now=time.wall,
         clock=lambda: time.nanoseconds() / 1e9,
-        protection=VendorProtection(read_timeout=0.1) if fault == "hang" else None,
+        protection=SHORT if fault == "hang" else None,
     )
     pipeline = EnrichmentPipeline(providers, store, history_days=30, now=time.wall)
     ended = run_night(pipeline, time)
