@@ -17,11 +17,12 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse, InvalidURL
+from threading import Lock
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -54,10 +55,15 @@ from enrichment.domain.errors import (
 )
 from enrichment.net import is_loopback
 from enrichment.vendors.base import ResilientCall
+from resilience import remaining
 
 DEFAULT_TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two reads of the answer
 MAX_BYTES = 64 * 1024 * 1024  # of a decompressed answer; the largest seen have 10
-MAX_SECONDS = 120.0  # for reading one answer
+MAX_TOTAL_BYTES = 96 * 1024 * 1024  # of all answers that the process is reading or decoding
+MAX_SECONDS = 120.0  # for one request and its answer, within what is left of its budget
+MAX_CONTAINERS = 150_000  # objects and arrays of an answer; a page has at most 50,000 bars
+MAX_VALUES = 1_500_000
+_LARGE_BYTES = 1024 * 1024  # from which on an answer's structure is counted before it is decoded
 _CHUNK_BYTES = 65_536
 Decode = Callable[[bytes], Any]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -349,18 +355,19 @@ class HttpClient:
 
     def _read(self, response: StreamedResponse, label: str) -> bytes:
         """The whole body; one that is too large or too slow is given up."""
-        read, size, end = [], 0, self._timer() + MAX_SECONDS
-        with closing(response.parts) as parts:
+        seconds = _seconds_for_answer(MAX_SECONDS)
+        content, end = bytearray(), self._timer() + seconds
+        with _reading.answer() as count, closing(response.parts) as parts:
             for part in parts:
-                read.append(part)
-                size += len(part)
-                if size > MAX_BYTES:
+                content += part
+                if len(content) > MAX_BYTES:
                     raise MalformedResponse(f"{label} answered more than {MAX_BYTES:,} bytes")
+                if not count(len(part)):
+                    raise ProviderUnavailable(f"{label}: too much is being read at once")
                 if self._timer() > end:
-                    raise ProviderUnavailable(
-                        f"{label} sent {size:,} bytes in {MAX_SECONDS:.0f} s and did not end"
-                    )
-        return b"".join(read)
+                    sent = f"{label} sent {len(content):,} bytes in {seconds:.0f} s"
+                    raise ProviderUnavailable(f"{sent} and did not end")
+        return bytes(content)
 
     def _error_of(self, response: StreamedResponse, content: bytes, label: str) -> ProviderError:
         status, body = response.status, _json_object(content)
@@ -390,6 +397,41 @@ class HttpClient:
             if _is_secret(name):
                 text = text.replace(value, "***").replace(value.rpartition(" ")[2], "***")
         return f" ({' '.join(text.split())[:_MAX_REASON]})"
+
+
+def _seconds_for_answer(most: float) -> float:
+    """What is left of the request's budget, which is that of its bulkhead."""
+    budget = remaining()
+    return most if budget is None else min(most, max(budget, 0.001))
+
+
+class _BytesBeingRead:
+    """The bytes of all answers that are being read, which are bounded together."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._lock = Lock()
+
+    @contextmanager
+    def answer(self) -> Iterator[Callable[[int], bool]]:
+        """A function that counts further bytes of one answer; False if they are too many."""
+        own = 0
+
+        def count(size: int) -> bool:
+            nonlocal own
+            own += size
+            with self._lock:
+                self._total += size
+                return self._total <= MAX_TOTAL_BYTES
+
+        try:
+            yield count
+        finally:
+            with self._lock:
+                self._total -= own
+
+
+_reading = _BytesBeingRead()
 
 
 def _chart_error(body: Mapping[str, Any]) -> object:
@@ -442,17 +484,21 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 class _LimitedFile(io.RawIOBase):
-    """What a socket receives, until an end; the timeout of a single read still holds."""
+    """What a socket receives, until an end; a single read waits no longer than that."""
 
-    def __init__(self, received: io.RawIOBase, end: float) -> None:
-        self._received, self._end = received, end
+    def __init__(self, sock: Any, received: io.RawIOBase, end: float) -> None:
+        self._sock, self._received, self._end = sock, received, end
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self._end:
+        left = self._end - time.monotonic()
+        if left <= 0:
             raise TimeoutError("the answer takes too long")
+        timeout = self._sock.gettimeout()
+        if timeout is None or timeout > left:
+            self._sock.settimeout(left)
         return self._received.readinto(buffer)
 
     def close(self) -> None:
@@ -464,11 +510,11 @@ class _LimitedSocket:
     """The part of a socket that an HTTP response reads from."""
 
     def __init__(self, sock: Any, seconds: float) -> None:
-        self._sock, self._end = sock, time.monotonic() + seconds
+        self._sock, self._end = sock, time.monotonic() + _seconds_for_answer(seconds)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         received = self._sock.makefile(mode, buffering=0)
-        return io.BufferedReader(_LimitedFile(received, self._end))
+        return io.BufferedReader(_LimitedFile(self._sock, received, self._end))
 
 
 def _pool_classes(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
@@ -544,10 +590,18 @@ def _decoded(response: StreamedResponse, content: bytes, path: str, decode: Deco
     message = f"{path} answered {len(content)} bytes of {kind or 'unknown type'} that are not JSON"
     if kind and not kind.endswith(("/json", "+json")):
         raise MalformedResponse(message)
+    if len(content) > _LARGE_BYTES and _is_too_complex(content):
+        raise MalformedResponse(f"{path} answered more objects or values than a page has")
     try:
         return decode(content)
     except ValueError as exc:
         raise MalformedResponse(message) from exc
+
+
+def _is_too_complex(content: bytes) -> bool:
+    """Whether decoding would take many times the memory of the bytes. Counts within texts, too."""
+    containers = content.count(b"{") + content.count(b"[")
+    return containers > MAX_CONTAINERS or content.count(b",") > MAX_VALUES
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
