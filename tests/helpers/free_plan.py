@@ -103,6 +103,7 @@ class FreePlanNights:
     queue: VirtualQueue
     faults: FaultRegistry
     requests: RequestLog
+    url: str
 
     def run(self) -> dict[str, int]:
         """Run a job over all symbols; the requests of it by outcome."""
@@ -163,5 +164,5 @@ def free_plan_nights(
         )
         queue.wake = worker.wake
         with in_thread(worker):
-            yield FreePlanNights(db, time, queue, vendor.faults, vendor.requests)
+            yield FreePlanNights(db, time, queue, vendor.faults, vendor.requests, url)
         manager.close()
