@@ -184,7 +184,7 @@ def symbol_inputs() -> object:
     """What the section of one symbol depends on."""
     names, _ = read_names(*filters())
     name = st.session_state.get("symbol") or next(iter(names), None)
-    return names, read_symbol(name) if name else None
+    return names, (read_symbol(name), read_reports(name)) if name else None
 
 
 def one_symbol() -> None:
