@@ -146,8 +146,13 @@ class PooledTransport:
     def __init__(
         self, base_url: str, pool_size: int = 16, max_seconds: float = MAX_SECONDS
     ) -> None:
-        self._pool = _pool(base_url, pool_size)
-        self._pool.pool_classes_by_scheme = _pool_classes(max_seconds)
+        parts = urlsplit(base_url)
+        pools = _pools(parts, pool_size)
+        pools.pool_classes_by_scheme = _pool_classes(max_seconds)
+        self._pool = pools.connection_from_url(base_url)
+        # A proxy without a tunnel is told the whole address.
+        through_proxy = isinstance(pools, ProxyManager) and parts.scheme == "http"
+        self._root = "" if through_proxy else f"{parts.scheme}://{parts.netloc}"
 
     def send(
         self,
@@ -159,20 +164,22 @@ class PooledTransport:
         timeouts: tuple[float, float],
     ) -> StreamedResponse:
         connect, read = timeouts
+        target = url.removeprefix(self._root)
         response = self._pool.urlopen(
             method,
-            url,
+            target if target.startswith("/") or not self._root else f"/{target}",
             body=body,
             headers=headers,
             timeout=Timeout(connect=connect, read=read),
             retries=_NO_RETRIES,
             redirect=False,
+            assert_same_host=False,  # the host of a proxy is another one
             preload_content=False,
         )
         return StreamedResponse(response.status, response.headers, _parts(response))
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pool.close()
 
 
 class HttpClient:
@@ -205,14 +212,16 @@ class HttpClient:
         now: Callable[[], datetime] = utc_now,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._base = base_url.rstrip("/")
-        self._origin = _origin(urlsplit(self._base))
+        base = base_url.rstrip("/")
+        parts = urlsplit(base)
+        self._origin, self._prefix = _origin(parts), parts.path
+        self._root = base.removesuffix(self._prefix)
         self._call, self._timeouts, self._timer = call, timeouts, timer
         self.now = now
         self._headers, self._key_setting = {**_HEADERS, **(headers or {})}, key_setting
         self._address_setting = address_setting
         self._connect = connect
-        self._transport = transport or connect(self._base)
+        self._transport = transport or connect(base)
 
     def __repr__(self) -> str:
         shown = self._headers.items() - _HEADERS.items()
@@ -258,8 +267,10 @@ class HttpClient:
         Raises:
             ProviderError: Of the kind that fits the failure.
         """
-        url = self._resolved(path_or_url)
-        return self._call(lambda: self._get(url, params, headers, decode))
+        url, path = self._resolved(path_or_url)
+        if params:
+            url += f"{'&' if '?' in url else '?'}{urlencode(params)}"
+        return self._call(lambda: self._get(url, path, headers, decode))
 
     def get_text(self, path: str, headers: Mapping[str, str] | None = None) -> TextResponse:
         """GET text; an answer 4xx other than 429 is a response, too.
@@ -267,8 +278,8 @@ class HttpClient:
         Raises:
             ProviderError: There is no answer, or one of another status.
         """
-        url = self._resolved(path)
-        return self._call(lambda: self._text(url, headers))
+        url, label = self._resolved(path)
+        return self._call(lambda: self._text(url, label or "/", headers))
 
     def at(self, base_url: str) -> HttpClient:
         """A client of the vendor's other address, with the same calls, headers and limits."""
@@ -295,37 +306,29 @@ class HttpClient:
         Raises:
             ProviderError: Of the kind that fits the failure.
         """
-        address, content = self._resolved(url), orjson.dumps(body)
+        address, content = self._resolved(url)[0], orjson.dumps(body)
         headers = {**headers, "Content-Type": "application/json"}
         self._call(lambda: self._send("POST", address, label, data=content, headers=headers))
 
-    def _resolved(self, path_or_url: str) -> str:
+    def _resolved(self, path_or_url: str) -> tuple[str, str]:
+        """The address on the client's host, and its path."""
         try:
             parts = urlsplit(path_or_url)
         except ValueError:
             raise MalformedResponse("the vendor's answer links to a malformed address") from None
-        base = urlsplit(self._base)
-        path = parts.path.removeprefix(base.path).lstrip("/")
-        query = f"?{parts.query}" if parts.query else ""
-        return f"{self._base}/{path}{query}" if path or query else self._base
+        path, query = parts.path.removeprefix(self._prefix).lstrip("/"), parts.query
+        path = f"{self._prefix}/{path}" if path or query else self._prefix
+        return self._root + path + (f"?{query}" if query else ""), path
 
-    def _text(self, url: str, headers: Mapping[str, str] | None) -> TextResponse:
-        label = urlsplit(url).path or "/"
+    def _text(self, url: str, label: str, headers: Mapping[str, str] | None) -> TextResponse:
         response, content = self._send("GET", url, label, headers=headers, accepted=(2, 4))
         return TextResponse(response.status, response.headers, content.decode("utf-8", "replace"))
 
     def _get(
-        self,
-        url: str,
-        params: Mapping[str, str | int] | None,
-        headers: Mapping[str, str] | None,
-        decode: Decode,
+        self, url: str, path: str, headers: Mapping[str, str] | None, decode: Decode
     ) -> JsonResponse:
-        label = urlsplit(url).path
-        if params:
-            url += f"{'&' if '?' in url else '?'}{urlencode(params)}"
-        response, content = self._send("GET", url, label, headers=headers)
-        return JsonResponse(_decoded(response, content, label, decode), response.headers)
+        response, content = self._send("GET", url, path, headers=headers)
+        return JsonResponse(_decoded(response, content, path, decode), response.headers)
 
     def _send(
         self,
@@ -549,9 +552,8 @@ def _parts(response: BaseHTTPResponse) -> Generator[bytes, None, None]:
     response.release_conn()
 
 
-def _pool(base_url: str, size: int) -> PoolManager:
-    """Connections to the host, verified by the same certificates as those of `requests`."""
-    parts = urlsplit(base_url)
+def _pools(parts: SplitResult, size: int) -> PoolManager:
+    """Connections through the environment's proxy, verified by its certificates or certifi's."""
     tls = None
     if parts.scheme == "https":
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
