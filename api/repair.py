@@ -16,7 +16,7 @@ from api.parameters import Flag, QueryModel, Reason, Symbol
 from api.responses import FIELD_DOCS, json_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.damage import DamageKind
-from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.errors import Conflict
 from enrichment.services.commands import Commands
 from enrichment.services.repairs import DamageEntry, PlannedSeries, RepairPlan
 
@@ -67,12 +67,15 @@ def blueprint(commands: Commands) -> Blueprint:
         answered with 200; the job's URL is in `Location`.
         """
         if bool(query.symbols) == query.all_symbols:
-            raise InvalidRequest("give either symbols or all_symbols=true")
+            raise Conflict("give either symbols or all_symbols=true")
         symbols, kinds = query.symbols or None, query.kinds or ()
         if query.dry_run:
             plan = commands.plan_repair(symbols, kinds)
             return json_response(_response(plan, None))
-        result = commands.repair(symbols, kinds, actor=actor(request), reason=query.reason or "")
+        reason = (query.reason or "").strip()
+        if not reason:
+            raise Conflict("give a reason: why the stored bars are to be replaced")
+        result = commands.repair(symbols, kinds, actor=actor(request), reason=reason)
         response = json_response(_response(result.plan, result.job_id), 202)
         response.headers["Location"] = url_for("jobs.job", job_id=result.job_id)
         return response

@@ -297,8 +297,8 @@ def test_operators_repair_over_the_api(damaged: Damaged) -> None:
         (CRYPTO, "week_off_monday"),
     }
     assert damaged.rows("SELECT count(*) FROM enrichment_jobs WHERE kind = 'backfill'") == [(0,)]
-    assert client.post(url).status_code == 400
-    assert client.post(f"{url}?symbols=AAPL").status_code == 400  # without a reason
+    assert client.post(url).status_code == 409
+    assert client.post(f"{url}?symbols=AAPL").status_code == 409  # without a reason
     assert client.post(f"{url}?symbols=NOSUCH&reason=x").status_code == 404
     opened = client.post(f"{url}?symbols=AAPL&kinds=week_is_last_day&reason=old+weeks")
     assert (opened.status_code, opened.get_json()["symbols_to_process"]) == (202, 1)
