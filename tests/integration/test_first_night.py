@@ -14,6 +14,7 @@ from tests.helpers.free_plan import FreePlanNights, free_plan_nights
 from tests.helpers.virtual_time import START
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 13)]
+FIRST_NIGHT, LATER_NIGHT = 6, 2  # requests of a symbol: a page of days, five pages of half-hours
 SERIES = """
 SELECT symbol, timeframe, count(*), min(ts), max(ts), (
     SELECT string_agg(DISTINCT source, ',') FROM enrichment_status s
@@ -59,6 +60,9 @@ def test_the_first_night_is_complete_from_the_first_vendor(db: Database, threads
         assert nights.rows(fallbacks) == [("polygon",)]
         asked = nights.rows("SELECT sum(requests) FROM enrichment_fetch_log")
         assert asked == [(outcomes["ok"],)]  # none was asked twice
+        assert outcomes["ok"] == FIRST_NIGHT * len(SYMBOLS)
+        nights.next_night()
+        assert nights.run() == {"ok": LATER_NIGHT * len(SYMBOLS)}
 
 
 def test_after_an_outage_in_the_first_night_it_is_complete_two_nights_later(db: Database) -> None:
