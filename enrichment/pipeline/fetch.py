@@ -79,7 +79,7 @@ class SeriesRun:
 
     @property
     def repair(self) -> SeriesRepair | None:
-        return self.task.repair_of(self.timeframe)
+        return self.task.repair_of(self.timeframe) if self.task.repairs else None
 
     @property
     def restarts(self) -> bool:

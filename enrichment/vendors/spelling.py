@@ -125,6 +125,7 @@ def vendor_spelling(vendor: str, symbol: str) -> str:
     return instrument.spelled(template)
 
 
+@lru_cache(maxsize=65_536)
 def spelling_or_symbol(vendor: str, symbol: str) -> str:
     """The vendor's spelling; the symbol itself where the vendor has none."""
     try:
@@ -141,6 +142,7 @@ def symbol_at(vendor: str, text: str) -> str | None:
     return None if instrument is None else symbol_of(instrument)
 
 
+@lru_cache(maxsize=65_536)
 def substituted_quote(vendor: str, symbol: str) -> tuple[str, str] | None:
     """(the symbol's quote currency, the one that the vendor serves in its place), if it does."""
     instrument = parse_instrument(symbol)
