@@ -1,8 +1,9 @@
 """Which bars should exist: exchange sessions for stocks and ETFs, around the clock for crypto.
 
-Stocks and ETFs follow XNYS of `exchange_calendars` (holidays, half-days and daylight saving time
-included); their intraday bars start on the New York clock and cover the regular session, so the
-first hourly bar starts at 09:00 although trading starts at 09:30. Crypto trades 24/7, in UTC.
+Stocks and ETFs follow the calendar of their exchange in `exchange_calendars` (holidays, half-days,
+pauses at noon and daylight saving time included); their intraday bars start on the exchange's clock
+and cover the regular session, so New York's first hourly bar starts at 09:00 although trading
+starts at 09:30. Crypto trades 24/7, in UTC.
 
 All functions are pure: the time is an argument, results are `datetime64[us]` arrays of bar starts.
 
@@ -17,6 +18,7 @@ All functions are pure: the time is an argument, results are `datetime64[us]` ar
 from __future__ import annotations
 
 import threading
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,13 +29,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Mask, Timestamps, between, isin_sorted, to_datetime64
+from enrichment.domain.exchanges import NEW_YORK, Exchange, exchange_of
 from enrichment.domain.model import AssetClass, Timeframe
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _WEEK = 7 * _DAY
 _MONDAY = np.datetime64("1970-01-05", "us")
 _EMPTY_SERIES_BEHIND = 60 * _DAY
-_EXCHANGE_TIME = ZoneInfo("America/New_York")
+
+Market = AssetClass | Exchange
+"""Whose calendar: an exchange's; of an asset class New York's or, for crypto, all the time."""
+
+
+def market_of(symbol: str, asset_class: AssetClass) -> Market:
+    """Where an instrument trades.
+
+    >>> market_of("7203.T", AssetClass.STOCK).mic
+    'XTKS'
+    >>> market_of("X:BTCUSD", AssetClass.CRYPTO)
+    <AssetClass.CRYPTO: 'crypto'>
+    """
+    return asset_class if asset_class is AssetClass.CRYPTO else exchange_of(symbol)
+
+
+def _exchange(market: Market) -> Exchange:
+    return market if isinstance(market, Exchange) else NEW_YORK
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +64,11 @@ class _Sessions:
     midnight: Timestamps  # 00:00 of that date in local time
     open: Timestamps
     close: Timestamps
+    break_start: Timestamps  # of a pause at noon; NaT where there is none
+    break_end: Timestamps
 
 
-_columns = attrgetter("label", "midnight", "open", "close")
+_columns = attrgetter("label", "midnight", "open", "close", "break_start", "break_end")
 _loading = threading.Lock()
 
 
@@ -55,22 +77,27 @@ def _read_only(column: Timestamps) -> Timestamps:
     return column
 
 
-@lru_cache(maxsize=4)
-def _sessions_of_years(first: int, last: int) -> _Sessions:
+@lru_cache(maxsize=64)
+def _sessions_of_years(exchange: Exchange, first: int, last: int) -> _Sessions:
     with _loading:  # one thread loads them, the others wait for the result
-        return _load_sessions(first, last)
+        return _load_sessions(exchange, first, last)
 
 
-@lru_cache(maxsize=4)
-def _load_sessions(first_year: int, last_year: int) -> _Sessions:
+@lru_cache(maxsize=64)
+def _load_sessions(exchange: Exchange, first_year: int, last_year: int) -> _Sessions:
     import exchange_calendars
     import pandas as pd
 
-    calendar = exchange_calendars.get_calendar(
-        "XNYS", start=f"{first_year}-01-01", end=f"{last_year}-12-31"
-    )
+    first, last = f"{first_year}-01-01", f"{last_year}-12-31"
+    with warnings.catch_warnings():  # of what newer versions of pandas deprecate
+        warnings.simplefilter("ignore")
+        if exchange is not NEW_YORK:  # others are known for some years only
+            known = type(exchange_calendars.get_calendar(exchange.mic))
+            first = max(first, str(known.bound_min() or first)[:10])
+            last = min(last, str(known.bound_max() or last)[:10])
+        calendar = exchange_calendars.get_calendar(exchange.mic, start=first, end=last)
     labels = calendar.sessions
-    midnight = labels.tz_localize(_EXCHANGE_TIME).tz_convert("UTC")
+    midnight = labels.tz_localize(ZoneInfo(exchange.timezone)).tz_convert("UTC")
 
     def utc(index: pd.DatetimeIndex) -> Timestamps:
         naive = index.tz_localize(None) if index.tz is not None else index
@@ -81,32 +108,40 @@ def _load_sessions(first_year: int, last_year: int) -> _Sessions:
         utc(midnight),
         utc(pd.DatetimeIndex(calendar.opens)),
         utc(pd.DatetimeIndex(calendar.closes)),
+        utc(pd.DatetimeIndex(calendar.break_starts)),
+        utc(pd.DatetimeIndex(calendar.break_ends)),
     )
 
 
-def _sessions(start: np.datetime64, end: np.datetime64) -> _Sessions:
+def _sessions(market: Market, start: np.datetime64, end: np.datetime64) -> _Sessions:
     """Sessions of the decades around [start, end], so that few calls miss the cache."""
     first = int(start.astype("datetime64[Y]").astype(int)) + 1970
     last = int(end.astype("datetime64[Y]").astype(int)) + 1970
-    return _sessions_of_years(min(first // 10 * 10, 1990), (last + 1) // 10 * 10 + 9)
+    return _sessions_of_years(
+        _exchange(market), min(first // 10 * 10, 1990), (last + 1) // 10 * 10 + 9
+    )
 
 
-def in_session(asset_class: AssetClass, ts: Timestamps) -> Mask:
+def in_session(market: Market, ts: Timestamps) -> Mask:
     """Whether each start lies in [open, close) of a regular session; always, for crypto.
 
     >>> starts = np.array(["2024-07-03T13:00", "2024-07-03T13:30", "2024-07-03T17:00"])
     >>> in_session(AssetClass.STOCK, starts.astype("datetime64[us]")).tolist()  # a half day
     [False, True, False]
     """
-    if asset_class is AssetClass.CRYPTO or len(ts) == 0:
+    if market is AssetClass.CRYPTO or len(ts) == 0:
         return np.ones(len(ts), dtype=bool)
-    sessions = _sessions(ts.min(), ts.max())
+    sessions = _sessions(market, ts.min(), ts.max())
     row = sessions.open.searchsorted(ts, side="right") - 1
-    return np.asarray((row >= 0) & (ts < sessions.close[np.maximum(row, 0)]))
+    inside = (row >= 0) & (ts < sessions.close[np.maximum(row, 0)])
+    paused = (ts >= sessions.break_start[row]) & (ts < sessions.break_end[row])  # NaT: False
+    return np.asarray(inside & ~paused)
 
 
-def session_hours(labels: Timestamps) -> tuple[Timestamps, Timestamps]:
-    """Opens and closes, in UTC, of stocks' sessions with these labels, each of the same shape.
+def session_hours(
+    labels: Timestamps, market: Market = AssetClass.STOCK
+) -> tuple[Timestamps, Timestamps]:
+    """Opens and closes, in UTC, of an exchange's sessions with these labels, of the same shape.
 
     >>> day = np.array(["2024-07-03"], "datetime64[us]")
     >>> [hours.astype(str).tolist() for hours in session_hours(day)]
@@ -114,7 +149,7 @@ def session_hours(labels: Timestamps) -> tuple[Timestamps, Timestamps]:
     """
     if len(labels) == 0:
         return labels, labels
-    sessions = _sessions(labels.min(), labels.max())
+    sessions = _sessions(market, labels.min(), labels.max())
     rows = sessions.label.searchsorted(labels)
     return sessions.open[rows], sessions.close[rows]
 
@@ -124,66 +159,58 @@ def monday_of(ts: Timestamps) -> Timestamps:
     return np.asarray(_MONDAY + (ts - _MONDAY) // _WEEK * _WEEK)
 
 
-def bar_starts(
-    asset_class: AssetClass, timeframe: Timeframe, start: datetime, end: datetime
-) -> Timestamps:
+def bar_starts(market: Market, timeframe: Timeframe, start: datetime, end: datetime) -> Timestamps:
     """Starts of the bars that should exist with start ≤ ts < end, ascending."""
-    ts, _ = _grid(asset_class, timeframe, to_datetime64(start), to_datetime64(end))
+    ts, _ = _grid(market, timeframe, to_datetime64(start), to_datetime64(end))
     return between(ts, start, end)
 
 
-def has_session(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Mask:
+def has_session(market: Market, timeframe: Timeframe, ts: Timestamps) -> Mask:
     """Whether the calendar has a bar that starts at each timestamp."""
     if len(ts) == 0:
         return np.ones(0, dtype=bool)
-    return isin_sorted(ts, _grid(asset_class, timeframe, ts.min(), ts.max())[0])
+    return isin_sorted(ts, _grid(market, timeframe, ts.min(), ts.max())[0])
 
 
-def last_complete(asset_class: AssetClass, timeframe: Timeframe, now: datetime) -> np.datetime64:
+def last_complete(market: Market, timeframe: Timeframe, now: datetime) -> np.datetime64:
     """Start of the newest bar that has ended by `now`."""
-    return _newest_complete(asset_class, timeframe, now.replace(second=0, microsecond=0))
+    return _newest_complete(market, timeframe, now.replace(second=0, microsecond=0))
 
 
 @lru_cache(maxsize=64)
-def _newest_complete(
-    asset_class: AssetClass, timeframe: Timeframe, minute: datetime
-) -> np.datetime64:
+def _newest_complete(market: Market, timeframe: Timeframe, minute: datetime) -> np.datetime64:
     """Cached by minute: bars end on whole ones, and a night asks for many series."""
     at = to_datetime64(minute)
-    ts, ends = _grid(asset_class, timeframe, at - 3 * _WEEK, at + _DAY)
+    ts, ends = _grid(market, timeframe, at - 3 * _WEEK, at + _DAY)
     newest: np.datetime64 = ts[ends <= at][-1]
     return newest
 
 
-def is_complete(
-    asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps, now: datetime
-) -> Mask:
+def is_complete(market: Market, timeframe: Timeframe, ts: Timestamps, now: datetime) -> Mask:
     """Whether each bar has ended by `now`; False for the one still forming."""
-    newest = last_complete(asset_class, timeframe, now)
+    newest = last_complete(market, timeframe, now)
     if not timeframe.intraday:
         return np.asarray(ts <= newest)
     return np.asarray(ts + np.timedelta64(timeframe.duration) <= to_datetime64(now))
 
 
-def is_forming(
-    asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps, now: datetime
-) -> Mask:
+def is_forming(market: Market, timeframe: Timeframe, ts: Timestamps, now: datetime) -> Mask:
     """Whether each bar has begun by `now` and not ended."""
-    complete = is_complete(asset_class, timeframe, ts, now)
+    complete = is_complete(market, timeframe, ts, now)
     return np.asarray(~complete & (ts <= to_datetime64(now)))
 
 
 def ended_bar_starts(
-    asset_class: AssetClass, timeframe: Timeframe, start: datetime, now: datetime
+    market: Market, timeframe: Timeframe, start: datetime, now: datetime
 ) -> Timestamps:
     """Starts of the bars that should exist with start ≤ ts and have ended by `now`, ascending."""
     lower, at = to_datetime64(start), to_datetime64(now)
-    ts, ends = _grid(asset_class, timeframe, lower, at)
+    ts, ends = _grid(market, timeframe, lower, at)
     return ts[ts.searchsorted(lower) : ends.searchsorted(at, side="right")]
 
 
 def sessions_behind(
-    asset_class: AssetClass, timeframe: Timeframe, newest: datetime | None, now: datetime
+    market: Market, timeframe: Timeframe, newest: datetime | None, now: datetime
 ) -> int:
     """Number of sessions that ended by `now` and have bars newer than `newest`; 0 is fresh.
 
@@ -192,15 +219,15 @@ def sessions_behind(
     unit = timeframe if timeframe is Timeframe.W1 else Timeframe.D1
     at = to_datetime64(now)
     since = at - _EMPTY_SERIES_BEHIND if newest is None else to_datetime64(newest)
-    ts, ends = _grid(asset_class, unit, since - _WEEK, at + _DAY)
+    ts, ends = _grid(market, unit, since - _WEEK, at + _DAY)
     ended = ts[ends <= at]
     if timeframe.intraday:
         # After-hours bars in New York start on the next day of UTC.
-        return int(np.count_nonzero(ended > canonical(asset_class, unit, since.reshape(1))))
+        return int(np.count_nonzero(ended > canonical(market, unit, since.reshape(1))))
     return int(np.count_nonzero(ended > since))
 
 
-def canonical(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+def canonical(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
     """Bar starts of a vendor as the keys of `Bars`.
 
     Daily bars, which vendors start at local midnight or at the open, get their session's date;
@@ -208,12 +235,12 @@ def canonical(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> 
     """
     if timeframe.intraday:
         return ts
-    day = ts if asset_class is AssetClass.CRYPTO else _to_local(ts)
+    day = ts if market is AssetClass.CRYPTO else _to_local(market, ts)
     day = day.astype("datetime64[D]").astype("datetime64[us]")
     return day if timeframe is Timeframe.D1 else monday_of(day + _DAY)
 
 
-def is_aligned(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Mask:
+def is_aligned(market: Market, timeframe: Timeframe, ts: Timestamps) -> Mask:
     """Whether each start is a multiple of the timeframe.
 
     Intraday: a whole number of bars after midnight of the exchange or, for crypto, of UTC. Daily:
@@ -221,61 +248,71 @@ def is_aligned(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) ->
     """
     if timeframe is Timeframe.W1:
         return np.asarray(monday_of(ts) == ts)
-    return np.asarray(clock_floor(asset_class, timeframe, ts) == ts)
+    return np.asarray(clock_floor(market, timeframe, ts) == ts)
 
 
-def clock_floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+def clock_floor(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
     """Start of the bar that contains each timestamp, aligned as for `is_aligned`; up to daily."""
-    local = timeframe is Timeframe.H4 and asset_class is not AssetClass.CRYPTO
-    clock = _to_local(ts) if local else ts
+    shares = market is not AssetClass.CRYPTO
+    local = shares and (timeframe is Timeframe.H4 or _exchange(market) is not NEW_YORK)
+    clock = _to_local(market, ts) if local else ts
     since_midnight = clock - clock.astype("datetime64[D]")
     return np.asarray(ts - since_midnight % np.timedelta64(timeframe.duration))
 
 
-def _to_local(ts: Timestamps) -> Timestamps:
+def in_local_time(market: Market, ts: Timestamps) -> Timestamps:
+    """Starts on a clock whose days are the trading days: the exchange's, where UTC's are not.
+
+    Sessions of New York do not reach into another day of UTC.
+    """
+    utc = market is AssetClass.CRYPTO or _exchange(market) is NEW_YORK
+    return ts if utc else _to_local(market, ts)
+
+
+def _to_local(market: Market, ts: Timestamps) -> Timestamps:
     """UTC timestamps in the exchange's local time."""
-    changes, offsets = _utc_offsets()
+    changes, offsets = _utc_offsets(_exchange(market).timezone)
     return np.asarray(ts + offsets[changes.searchsorted(ts, side="right")])
 
 
-def local_midnights(asset_class: AssetClass, labels: Timestamps) -> Timestamps:
+def local_midnights(market: Market, labels: Timestamps) -> Timestamps:
     """Local midnight, in UTC, of the given dates: where vendors start daily and weekly bars."""
-    if asset_class is AssetClass.CRYPTO:
+    if market is AssetClass.CRYPTO:
         return labels
-    changes, offsets = _utc_offsets()
-    # The offset never changes between midnight in UTC and local midnight.
-    return np.asarray(labels - offsets[changes.searchsorted(labels, side="right")])
+    changes, offsets = _utc_offsets(_exchange(market).timezone)
+    nearly = labels - offsets[changes.searchsorted(labels, side="right")]
+    return np.asarray(labels - offsets[changes.searchsorted(nearly, side="right")])
 
 
-@lru_cache(maxsize=1)
-def _utc_offsets() -> tuple[Timestamps, NDArray[np.timedelta64]]:
+@lru_cache(maxsize=64)
+def _utc_offsets(timezone: str) -> tuple[Timestamps, NDArray[np.timedelta64]]:
     """Changes of the exchange's UTC offset from 1900 to 2099, n timestamps in UTC, and the n + 1
     offsets before, between and after them. Looking them up is far faster than converting by pandas.
     """
     days = np.arange("1900-01-01", "2100-01-01", dtype="datetime64[D]")
-    days_of_change = days[np.flatnonzero(np.diff(_utc_offset(days)))]
+    days_of_change = days[np.flatnonzero(np.diff(_utc_offset(timezone, days)))]
     hours = days_of_change[:, None] + np.arange(25).astype("timedelta64[h]")
-    hourly = _utc_offset(hours.ravel()).reshape(hours.shape)
+    hourly = _utc_offset(timezone, hours.ravel()).reshape(hours.shape)
     day, hour = np.nonzero(hourly[:, 1:] != hourly[:, :-1])
     changes = hours[day, hour + 1].astype("datetime64[us]")
     return changes, np.append(hourly[0, 0], hourly[day, hour + 1])
 
 
-def _utc_offset(utc: NDArray[np.datetime64]) -> NDArray[np.timedelta64]:
+def _utc_offset(timezone: str, utc: NDArray[np.datetime64]) -> NDArray[np.timedelta64]:
     import pandas as pd
 
     aware = pd.DatetimeIndex(utc).tz_localize("UTC")
-    local = aware.tz_convert(_EXCHANGE_TIME).tz_localize(None)
+    local = aware.tz_convert(ZoneInfo(timezone)).tz_localize(None)
     return np.asarray((local - aware.tz_localize(None)).to_numpy(dtype="timedelta64[us]"))
 
 
 def _grid(
-    asset_class: AssetClass, timeframe: Timeframe, lower: np.datetime64, upper: np.datetime64
+    market: Market, timeframe: Timeframe, lower: np.datetime64, upper: np.datetime64
 ) -> tuple[Timestamps, Timestamps]:
     """Starts and ends of all bars in [lower, upper], and of some around it."""
-    if asset_class is AssetClass.CRYPTO:
+    if market is AssetClass.CRYPTO:
         return _clock_grid(timeframe, lower, upper)
-    sessions = _sessions(lower, upper)
+    sessions = _sessions(market, lower, upper)
     first, last = sessions.label.searchsorted([lower - _WEEK, upper + _WEEK])
     rows = slice(int(first), int(last) + 1)
     nearby = _Sessions(*(column[rows] for column in _columns(sessions)))
@@ -308,4 +345,10 @@ def _intraday_grid(sessions: _Sessions, step: np.timedelta64) -> tuple[Timestamp
     base = np.repeat(first, counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     ts = base + number * step
-    return ts, ts + step
+    if np.isnat(sessions.break_start).all():
+        return ts, ts + step
+    starts, ends = (
+        np.repeat(column, counts) for column in (sessions.break_start, sessions.break_end)
+    )
+    traded = ~((ts >= starts) & (ts + step <= ends))  # NaT: True
+    return ts[traded], ts[traded] + step

@@ -29,7 +29,7 @@ from typing import Self
 import numpy as np
 
 from enrichment.domain.bars import PRICES, Bars, Floats, Timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import local_midnights
+from enrichment.domain.calendars import Market, local_midnights
 from enrichment.domain.model import AssetClass, Timeframe
 
 _WEEK_END = np.timedelta64(6, "D")  # a weekly bar is on the basis of its last day
@@ -146,13 +146,13 @@ class Splits:
         cls,
         splits: Iterable[Split],
         timeframe: Timeframe,
-        asset_class: AssetClass = AssetClass.STOCK,
+        market: Market = AssetClass.STOCK,
     ) -> Self:
         """Splits by the date on which they take effect, as bars of a timeframe meet them."""
         ascending = sorted(splits)
         ts = np.array([day for day, _ in ascending], "datetime64[us]")
         ratios = np.array([ratio for _, ratio in ascending], dtype=float)
-        return cls(first_starts(ts, timeframe, asset_class), ratios)
+        return cls(first_starts(ts, timeframe, market), ratios)
 
     def shares(self, ts: Timestamps, *, adjusted_until: datetime | None = None) -> Floats:
         """Shares of the newest basis that one share at each bar's start has become.
@@ -176,7 +176,7 @@ NO_SPLITS = Splits(np.empty(0, "datetime64[us]"), np.empty(0))
 
 
 def first_starts(
-    days: Timestamps, timeframe: Timeframe, asset_class: AssetClass = AssetClass.STOCK
+    days: Timestamps, timeframe: Timeframe, market: Market = AssetClass.STOCK
 ) -> Timestamps:
     """The first start that a bar of the timeframe on the basis of each day can have.
 
@@ -184,7 +184,7 @@ def first_starts(
     """
     if timeframe is Timeframe.W1:
         return np.asarray(days - _WEEK_END)
-    return local_midnights(asset_class, days) if timeframe.intraday and len(days) else days
+    return local_midnights(market, days) if timeframe.intraday and len(days) else days
 
 
 def within(

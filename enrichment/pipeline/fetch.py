@@ -38,6 +38,7 @@ from enrichment.domain.bars import (
     no_timestamps,
     to_datetime64,
 )
+from enrichment.domain.calendars import Market, market_of
 from enrichment.domain.corporate_actions import (
     NO_SPLITS,
     Split,
@@ -90,6 +91,11 @@ class SeriesRun:
     def backfill(self) -> Window | None:
         """The part of the history that was asked for; None: the newest bars."""
         return self.task.backfill if self.repair is None else self.repair.window
+
+    @property
+    def market(self) -> Market:
+        """Whose calendar its bars follow."""
+        return market_of(self.task.symbol, self.task.asset_class)
 
     def step(self, name: str) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report)
@@ -300,7 +306,7 @@ def _with_reported_splits(
 def _splits(run: SeriesRun, snapshot: SeriesSnapshot) -> Splits:
     if not snapshot.splits:
         return NO_SPLITS
-    return Splits.of(snapshot.splits, run.timeframe, run.task.asset_class)
+    return Splits.of(snapshot.splits, run.timeframe, run.market)
 
 
 def _series(
@@ -319,7 +325,7 @@ def _on_stored_basis(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResu
 def _request(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult) -> ValidationRequest:
     adjusted = result.fetched is not None and result.fetched.adjusted
     return ValidationRequest(
-        run.task.asset_class,
+        run.market,
         run.timeframe,
         result.window,
         run.now,
@@ -392,7 +398,7 @@ def _impossible_bars(run: SeriesRun, stored: Bars, main: FetchResult) -> Timesta
         return no_timestamps()
     ts = between(stored.ts, main.served_from, main.window.end)
     start = main.served_from - run.timeframe.duration
-    expected = missing_bars(run.task.asset_class, run.timeframe, no_timestamps(), start, run.now)
+    expected = missing_bars(run.market, run.timeframe, no_timestamps(), start, run.now)
     return ts[~isin_sorted(ts, expected)]
 
 

@@ -36,7 +36,8 @@ import numpy as np
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import Timestamps, to_datetime, to_datetime64
-from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.domain.calendars import Market
+from enrichment.domain.model import Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot
 
 OVERLAP = 10  # newest stored bars that each run fetches again
@@ -139,12 +140,12 @@ def _read(snapshot: SeriesSnapshot, since: datetime) -> Read:
 
 
 def nothing_due(
-    snapshot: SeriesSnapshot, asset_class: AssetClass, timeframe: Timeframe, now: datetime
+    snapshot: SeriesSnapshot, market: Market, timeframe: Timeframe, now: datetime
 ) -> bool:
     """Whether no bar has ended since the newest stored one and the overlap is trusted."""
     if snapshot.last_ts is None or not snapshot.overlap_trusted:
         return False
-    newest = calendars.last_complete(asset_class, timeframe, now)
+    newest = calendars.last_complete(market, timeframe, now)
     return bool(to_datetime64(snapshot.last_ts) >= newest)
 
 

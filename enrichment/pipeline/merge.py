@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
 
@@ -118,7 +118,7 @@ def merge(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedSeries) -> M
     if snapshot.first_ts is not None:
         first_bars.append(snapshot.first_ts)
     since = min(first_bars, default=run.now)
-    expected = calendars.ended_bar_starts(run.task.asset_class, run.timeframe, since, run.now)
+    expected = calendars.ended_bar_starts(run.market, run.timeframe, since, run.now)
     before = max(0, snapshot.bars - len(tail.ts))
     return MergedSeries(run, snapshot, fetched, merged, first_changed, flags, expected, before)
 
@@ -154,7 +154,8 @@ def compute_features(
     unchanged = merged.first_changed == len(merged.bars.ts) and snapshot.features_current
     if unchanged and snapshot.coverage is not None:
         return {}, snapshot.coverage
-    columns = features.compute(merged.bars, merged.fetched.tail.cumulative_seed, merged.shares)
+    bars = replace(merged.bars, ts=calendars.in_local_time(merged.run.market, merged.bars.ts))
+    columns = features.compute(bars, merged.fetched.tail.cumulative_seed, merged.shares)
     lookback = features.LOOKBACK if merged.rows_before else 0
     counted = {name: column[lookback:] for name, column in columns.items()}
     return columns, features.coverage(merged.rows_before + lookback, counted)
@@ -162,7 +163,7 @@ def compute_features(
 
 def find_gaps(merged: MergedSeries) -> list[Gap]:
     """Bars missing in the fetched windows, ascending, without those that nobody traded."""
-    bars, task, fetches = merged.bars, merged.run.task, merged.fetched.fetches
+    bars, fetches = merged.bars, merged.fetched.fetches
     if len(bars.ts) == 0 or fetches[0].unchanged:
         return []
     gaps: dict[datetime, Gap] = {}
@@ -172,7 +173,7 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
             continue
         dense = _traded_share(merged) >= _DENSE_SHARE
         missing, _ = classify_missing(
-            missing, bars.ts, bars.volume, task.asset_class, merged.run.timeframe
+            missing, bars.ts, bars.volume, merged.run.market, merged.run.timeframe
         )
         rejected = {b.ts: f"{b.check}: {b.detail}" for b in result.validation.quarantined}
         for ts in map(to_datetime, missing):
@@ -221,9 +222,7 @@ def quality_inputs(
         flag_counts=quality.flag_counts(flagged),
         feature_cells=coverage[0],
         feature_nulls=coverage[1],
-        sessions_behind=calendars.sessions_behind(
-            run.task.asset_class, run.timeframe, newest, run.now
-        ),
+        sessions_behind=calendars.sessions_behind(run.market, run.timeframe, newest, run.now),
         missing_at=tuple(missing[-quality.EXAMPLES :]),
         history=history_reach(merged),
         substitution=main.substitution if main is not None and main.fallback else None,

@@ -40,17 +40,17 @@ def matches_stored(
 
     None also if one of them is missing or flagged: then validation may find something new.
     """
-    window, asset_class, timeframe = request.window, request.asset_class, request.timeframe
+    window, market, timeframe = request.window, request.market, request.timeframe
     if (window.start, fetched.source) != (snapshot.overlap_from, snapshot.source):
         return None
     if mixes_bases(snapshot, fetched) or not snapshot.overlap_trusted:
         return None
     stored = tail.bars.take(tail.bars.ts >= to_datetime64(window.start))
-    forming = calendars.is_forming(asset_class, timeframe, fetched.bars.ts, request.now)
+    forming = calendars.is_forming(market, timeframe, fetched.bars.ts, request.now)
     complete = fetched.bars.take(~forming)
     if len(complete.ts) != len(stored.ts) or not complete.equal_rows(stored).all():
         return None
-    expected = calendars.ended_bar_starts(asset_class, timeframe, window.start, request.now)
+    expected = calendars.ended_bar_starts(market, timeframe, window.start, request.now)
     return stored if isin_sorted(expected, stored.ts).all() else None
 
 

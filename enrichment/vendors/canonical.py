@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, safe_divide, to_datetime, to_datetime64
 from enrichment.domain.calendars import (
+    Market,
     bar_starts,
     clock_floor,
     in_session,
     is_aligned,
+    market_of,
     monday_of,
 )
 from enrichment.domain.clock import utc_now
@@ -66,20 +68,21 @@ class CanonicalProvider:
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
         """The bars that start in the window; ProviderError if the vendor fails."""
-        source = source_timeframe(asset_class, timeframe)
-        asked = source_window(window, asset_class, timeframe)
+        market = market_of(symbol, asset_class)
+        source = source_timeframe(market, timeframe)
+        asked = source_window(window, market, timeframe)
         now = self._now()
         asked = Window(asked.start, max(window.end, min(asked.end, now)))
         with naming(self.name, spelling_or_symbol(self.name, symbol)):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
-            require_granularity(fetched.bars, asset_class, source)
-            bars = regular_session(within(fetched.bars, asked), asset_class, source)
+            require_granularity(fetched.bars, market, source)
+            bars = regular_session(within(fetched.bars, asked), market, source)
             if timeframe is Timeframe.W1 and asset_class is not AssetClass.CRYPTO:
                 known = union(reported_splits(fetched.actions, now.date()), self._splits(symbol))
                 bars = on_basis_of_week(bars, known)
             if source is not timeframe:
                 cut = fetched.served_from is not None
-                bars = build(bars, asset_class, source, timeframe, cut=cut)
+                bars = build(bars, market, source, timeframe, cut=cut)
                 bars = within(bars, window)
             quotes = substituted_quote(self.name, symbol)
             substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
@@ -115,33 +118,33 @@ def _reach(
     return replace(fetched, served_from=first, limit=limit)
 
 
-def source_timeframe(asset_class: AssetClass, timeframe: Timeframe) -> Timeframe:
+def source_timeframe(market: Market, timeframe: Timeframe) -> Timeframe:
     """The timeframe to ask a vendor for."""
     if timeframe is Timeframe.W1:
         return Timeframe.D1
-    if asset_class is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
+    if market is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
         return Timeframe.M30
     return timeframe
 
 
-def source_window(window: Window, asset_class: AssetClass, timeframe: Timeframe) -> Window:
+def source_window(window: Window, market: Market, timeframe: Timeframe) -> Window:
     """The window widened to whole bars of the timeframe, so that none is built of a part."""
-    if source_timeframe(asset_class, timeframe) is timeframe:
+    if source_timeframe(market, timeframe) is timeframe:
         return window
     edges = np.array([to_datetime64(window.start), to_datetime64(window.end)])
-    start, end = (to_datetime(ts) for ts in _floor(asset_class, timeframe, edges))
+    start, end = (to_datetime(ts) for ts in _floor(market, timeframe, edges))
     return Window(start, end if end == window.end else end + timeframe.duration)
 
 
-def regular_session(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> Bars:
+def regular_session(bars: Bars, market: Market, timeframe: Timeframe) -> Bars:
     """Without intraday bars that start before the open, at the close or after it."""
     if not timeframe.intraday:
         return bars
-    kept = in_session(asset_class, bars.ts)
+    kept = in_session(market, bars.ts)
     return bars if kept.all() else bars.take(kept)
 
 
-def require_granularity(bars: Bars, asset_class: AssetClass, timeframe: Timeframe) -> None:
+def require_granularity(bars: Bars, market: Market, timeframe: Timeframe) -> None:
     """MalformedResponse if the bars' starts are those of a shorter or a longer timeframe.
 
     Shorter: many are not aligned, or most days have several different bars. Longer: all starts are
@@ -149,7 +152,7 @@ def require_granularity(bars: Bars, asset_class: AssetClass, timeframe: Timefram
     """
     if len(bars) < 2:
         return
-    misaligned = ~is_aligned(asset_class, timeframe, bars.ts)
+    misaligned = ~is_aligned(market, timeframe, bars.ts)
     starts = np.unique(bars.ts)
     prices = np.unique(np.column_stack([bars.ts.astype("i8"), bars.close.view("i8")]), axis=0)
     if misaligned.mean() > _MAX_MISALIGNED or len(prices) > 2 * len(starts):
@@ -161,7 +164,7 @@ def require_granularity(bars: Bars, asset_class: AssetClass, timeframe: Timefram
 
 def build(
     bars: Bars,
-    asset_class: AssetClass,
+    market: Market,
     source: Timeframe,
     timeframe: Timeframe,
     *,
@@ -181,8 +184,8 @@ def build(
     if len(bars) == 0:
         return bars
     parts = _last_sent(bars)
-    built = aggregate(_without_nonsense(parts), _floor(asset_class, timeframe, parts.ts))
-    return built.take(_complete(parts.ts, built.ts, asset_class, source, timeframe, cut=cut))
+    built = aggregate(_without_nonsense(parts), _floor(market, timeframe, parts.ts))
+    return built.take(_complete(parts.ts, built.ts, market, source, timeframe, cut=cut))
 
 
 def _last_sent(bars: Bars) -> Bars:
@@ -205,14 +208,14 @@ def _without_nonsense(bars: Bars) -> Bars:
 def _complete(
     parts: Timestamps,
     built: Timestamps,
-    asset_class: AssetClass,
+    market: Market,
     source: Timeframe,
     timeframe: Timeframe,
     *,
     cut: bool,
 ) -> NDArray[np.bool_]:
     end = to_datetime(built[-1]) + timeframe.duration
-    expected = bar_starts(asset_class, source, to_datetime(built[0]), end)
+    expected = bar_starts(market, source, to_datetime(built[0]), end)
     missing = expected[~np.isin(expected, parts)]
     inner = (missing > parts[0]) & (missing < parts[-1])
     dense = len(expected) >= _MIN_STARTS and inner.sum() <= (1 - _DENSE_SHARE) * len(expected)
@@ -220,15 +223,15 @@ def _complete(
         missing = missing[~inner]
     if timeframe is not Timeframe.W1 and not cut:
         missing = missing[missing > parts[0]]
-    incomplete = np.isin(built, _floor(asset_class, timeframe, missing))
+    incomplete = np.isin(built, _floor(market, timeframe, missing))
     return np.asarray(~incomplete)
 
 
-def _floor(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+def _floor(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
     """Start of the bar that contains each timestamp."""
     if timeframe is Timeframe.W1:
         return monday_of(ts)
-    return clock_floor(asset_class, timeframe, ts)
+    return clock_floor(market, timeframe, ts)
 
 
 def aggregate(bars: Bars, starts: Timestamps) -> Bars:

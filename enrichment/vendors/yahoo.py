@@ -22,10 +22,12 @@ import numpy as np
 
 from enrichment.domain.bars import Bars, Floats, Mask, to_datetime64
 from enrichment.domain.calendars import (
+    Market,
     canonical,
     in_session,
     is_aligned,
     is_complete,
+    market_of,
 )
 from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import MalformedResponse, ProviderError, UnknownSymbol
@@ -101,18 +103,19 @@ class YahooProvider:
         if not timeframe.intraday:
             start -= _DAILY_MARGIN
         served = Timeframe.H1 if timeframe is Timeframe.H4 else timeframe  # it has no 4h
+        market = market_of(symbol, asset_class)
         spelling, crypto = vendor_spelling(self.name, symbol), asset_class is AssetClass.CRYPTO
         end = window.end if crypto else max(window.end, self._now())
         with naming(self.name, spelling):
             chart = self._chart(spelling, served, start, end)
             bars = within(parse(chart, spelling, _INTERVALS[served]), Window(start, end))
             actions = [] if crypto else self._actions(chart, symbol)
-        bars = _without_quote(bars, asset_class, served, self._now())
-        bars = replace(bars, ts=canonical(asset_class, served, bars.ts))
-        bars = _tidy(yahoo_events.as_traded(bars, actions, served, asset_class))
+        bars = _without_quote(bars, market, served, self._now())
+        bars = replace(bars, ts=canonical(market, served, bars.ts))
+        bars = _tidy(yahoo_events.as_traded(bars, actions, served, market))
         cut = served_from is not None
         if served is not timeframe:
-            bars = build(bars, asset_class, served, timeframe, cut=cut)
+            bars = build(bars, market, served, timeframe, cut=cut)
         return FetchedBars(
             _last_of_each(bars.take(_in_window(bars, window))),
             self.source,
@@ -182,23 +185,21 @@ def _require_asked(meta: Mapping[str, Any], symbol: str, interval: str) -> None:
             raise MalformedResponse(f"Yahoo sent {field} {sent!r} where {expected!r} was asked for")
 
 
-def _without_quote(
-    bars: Bars, asset_class: AssetClass, timeframe: Timeframe, now: datetime
-) -> Bars:
+def _without_quote(bars: Bars, market: Market, timeframe: Timeframe, now: datetime) -> Bars:
     """Without the live quote of a bar that has not ended."""
     if len(bars) == 0:
         return bars
-    stock = asset_class is not AssetClass.CRYPTO
+    stock = market is not AssetClass.CRYPTO
     if timeframe.intraday:
         half_hours = stock and timeframe is Timeframe.H1  # where these begin
         grid = Timeframe.M30 if half_hours else timeframe
         newest = bars.ts == bars.ts.max()
-        return bars.take(~newest | is_aligned(asset_class, grid, bars.ts))
-    days = canonical(asset_class, timeframe, bars.ts)
-    ended = is_complete(asset_class, timeframe, days, now)
+        return bars.take(~newest | is_aligned(market, grid, bars.ts))
+    days = canonical(market, timeframe, bars.ts)
+    ended = is_complete(market, timeframe, days, now)
     if stock:
-        settled = is_complete(asset_class, timeframe, days, now - _QUOTE_DELAY)
-        ended &= settled | ~in_session(asset_class, bars.ts)
+        settled = is_complete(market, timeframe, days, now - _QUOTE_DELAY)
+        ended &= settled | ~in_session(market, bars.ts)
     return bars.take(ended)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from enrichment.domain.bars import Bars, to_datetime
-from enrichment.domain.calendars import canonical
+from enrichment.domain.calendars import Market, canonical
 from enrichment.domain.corporate_actions import (
     ActionKind,
     CorporateAction,
@@ -29,7 +29,8 @@ from enrichment.domain.corporate_actions import (
     scaled,
 )
 from enrichment.domain.errors import MalformedResponse
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.exchanges import exchange_of
+from enrichment.domain.model import Timeframe
 from enrichment.vendors.base import to_timestamps
 
 
@@ -42,13 +43,13 @@ def parse(
     """
     splits = [
         CorporateAction(symbol, ActionKind.SPLIT, day, source, _ratio(event))
-        for day, event in _dated(events.get("splits"))
+        for day, event in _dated(events.get("splits"), exchange_of(symbol))
     ]
     dividends = [
         CorporateAction(
             symbol, ActionKind.CASH_DIVIDEND, day, source, amount=amount, currency=currency
         )
-        for day, event in _dated(events.get("dividends"))
+        for day, event in _dated(events.get("dividends"), exchange_of(symbol))
         if (amount := _number(event.get("amount"))) is not None
     ]
     shares = Splits.of(reported_splits(splits, date.max), Timeframe.D1)
@@ -61,10 +62,10 @@ def parse(
 
 
 def as_traded(
-    bars: Bars, actions: list[CorporateAction], timeframe: Timeframe, asset_class: AssetClass
+    bars: Bars, actions: list[CorporateAction], timeframe: Timeframe, market: Market
 ) -> Bars:
     """Bars adjusted for all splits of these actions as they were traded."""
-    shares = Splits.of(reported_splits(actions, date.max), timeframe, asset_class).shares(bars.ts)
+    shares = Splits.of(reported_splits(actions, date.max), timeframe, market).shares(bars.ts)
     return scaled(bars, 1 / shares)
 
 
@@ -72,7 +73,7 @@ def _day(action: CorporateAction) -> np.ndarray[Any, np.dtype[np.datetime64]]:
     return np.array([action.effective_date], "datetime64[us]")
 
 
-def _dated(entries: Any) -> Iterator[tuple[date, Mapping[str, Any]]]:
+def _dated(entries: Any, market: Market) -> Iterator[tuple[date, Mapping[str, Any]]]:
     """The events of one kind with their dates at the exchange; two on one day stay two."""
     if entries is None:
         return
@@ -80,7 +81,7 @@ def _dated(entries: Any) -> Iterator[tuple[date, Mapping[str, Any]]]:
         raise MalformedResponse("'events' does not hold objects")
     for event in entries.values():
         stamp = to_timestamps([event.get("date")], "date of an event", "s")
-        day = canonical(AssetClass.STOCK, Timeframe.D1, stamp)[0]
+        day = canonical(market, Timeframe.D1, stamp)[0]
         yield to_datetime(day).date(), event
 
 

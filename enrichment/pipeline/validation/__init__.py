@@ -142,7 +142,7 @@ def validate(
             bars from `request.window.start` on; with `series.CONTEXT_BARS` before their flags equal
             those of one run over the whole history.
     """
-    forming = calendars.is_forming(request.asset_class, request.timeframe, bars.ts, request.now)
+    forming = calendars.is_forming(request.market, request.timeframe, bars.ts, request.now)
     good = bars.take(~forming) if forming.any() else bars
     flags: list[Flag] = []
     quarantined: list[QuarantinedBar] = []

@@ -29,8 +29,9 @@ from enrichment.domain.bars import (
     Timestamps,
     to_datetime64,
 )
+from enrichment.domain.calendars import Market
 from enrichment.domain.corporate_actions import NO_SPLITS, Splits
-from enrichment.domain.model import AssetClass, Severity, Timeframe, Window
+from enrichment.domain.model import Severity, Timeframe, Window
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 class ValidationRequest:
     """The series and window that the bars were requested for."""
 
-    asset_class: AssetClass
+    market: Market
     timeframe: Timeframe
     window: Window
     now: datetime
@@ -131,7 +132,7 @@ def outside_window(bars: Bars, request: ValidationRequest) -> Mask:
 
 def misaligned(bars: Bars, request: ValidationRequest) -> Mask:
     """ts is not a multiple of the timeframe (`calendars.is_aligned`)."""
-    return ~calendars.is_aligned(request.asset_class, request.timeframe, bars.ts)
+    return ~calendars.is_aligned(request.market, request.timeframe, bars.ts)
 
 
 def non_finite_price(bars: Bars, request: ValidationRequest) -> Mask:
@@ -185,7 +186,7 @@ def no_session(bars: Bars, request: ValidationRequest) -> Mask:
     """A daily or weekly bar where the calendar has no session."""
     if request.timeframe.intraday:
         return np.zeros(len(bars.ts), dtype=bool)
-    return ~calendars.has_session(request.asset_class, request.timeframe, bars.ts)
+    return ~calendars.has_session(request.market, request.timeframe, bars.ts)
 
 
 def _has_repeated_start(ts: Timestamps) -> Mask:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import Floats, Mask, Timestamps, isin_sorted, to_datetime
+from enrichment.domain.calendars import Market
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.validation.series import row_medians
 
@@ -27,14 +28,14 @@ _CHUNK = 8_192
 
 
 def missing_bars(
-    asset_class: AssetClass,
+    market: Market,
     timeframe: Timeframe,
     stored: Timestamps,
     start: datetime,
     now: datetime,
 ) -> Timestamps:
     """Bars that the calendar has in [start, now), ended by `now` and are not among the stored."""
-    expected = calendars.ended_bar_starts(asset_class, timeframe, start, now)
+    expected = calendars.ended_bar_starts(market, timeframe, start, now)
     return expected[~isin_sorted(expected, stored)]
 
 
@@ -42,7 +43,7 @@ def classify_missing(
     missing: Timestamps,
     stored: Timestamps,
     volume: Floats,
-    asset_class: AssetClass,
+    market: Market,
     timeframe: Timeframe,
 ) -> tuple[Timestamps, Timestamps]:
     """Separates missing bars into gaps and untraded ones, both ascending.
@@ -63,14 +64,14 @@ def classify_missing(
         missing: expected bars that are not stored, as `missing_bars` returns them.
         stored: ascending starts of the stored bars around them.
         volume: of the stored bars.
-        asset_class: of the series.
+        market: of the series.
         timeframe: of the series.
     """
-    may_be_untraded = timeframe.intraday or asset_class is AssetClass.CRYPTO
+    may_be_untraded = timeframe.intraday or market is AssetClass.CRYPTO
     if len(missing) == 0 or len(stored) == 0 or not may_be_untraded:
         return missing, missing[:0]
     end = to_datetime(stored[-1] + np.timedelta64(1, "us"))
-    expected = calendars.bar_starts(asset_class, timeframe, to_datetime(stored[0]), end)
+    expected = calendars.bar_starts(market, timeframe, to_datetime(stored[0]), end)
     present = isin_sorted(expected, stored)
     volumes = np.full(len(expected), np.nan)
     volumes[present] = volume[np.searchsorted(stored, expected[present])]

@@ -238,7 +238,7 @@ def split_without_step(series: SeriesContext, request: ValidationRequest) -> Flo
 
 
 def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:
-    if not request.timeframe.intraday or request.asset_class is AssetClass.CRYPTO:
+    if not request.timeframe.intraday or request.market is AssetClass.CRYPTO:
         return np.ones(len(rows), dtype=bool)
     day = ts.astype("datetime64[D]")
     return np.asarray(day[rows] > day[np.maximum(rows - 1, 0)])

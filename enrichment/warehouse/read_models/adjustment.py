@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from enrichment.domain.bars import PRICES, Floats, Timestamps, to_datetime64
+from enrichment.domain.calendars import market_of
 from enrichment.domain.corporate_actions import Adjustment, first_starts
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.features import FEATURES
@@ -57,7 +58,8 @@ def read_factors(
     series = conn.execute(sql(_SERIES), values).one()
     rows = conn.execute(sql(_FACTORS), values).all()
     days = np.array([row.valid_to for row in rows[:-1]], "datetime64[us]")
-    starts = first_starts(days, timeframe, AssetClass(series.asset_class or AssetClass.STOCK))
+    market = market_of(symbol, AssetClass(series.asset_class or AssetClass.STOCK))
+    starts = first_starts(days, timeframe, market)
     split, total = (
         np.array([getattr(row, name) for row in rows] or [1.0])
         for name in ("split_factor", "total_factor")

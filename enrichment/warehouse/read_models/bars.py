@@ -12,7 +12,7 @@ import pyarrow as pa
 from sqlalchemy import text
 
 from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import bar_starts
+from enrichment.domain.calendars import Market, bar_starts, market_of
 from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.errors import Conflict
 from enrichment.domain.model import AssetClass, Timeframe
@@ -185,19 +185,19 @@ class PriceCharts(Reader):
             rows = conn.execute(text(_BREAKS), {**values, "duration": timeframe.duration})
             breaks = [(row.before, row.ts) for row in rows]
         frame = pd.DataFrame({"ts": pd.to_datetime(ts, utc=True), **columns})
-        missing = _within(breaks, asset_class, timeframe)
+        missing = _within(breaks, market_of(symbol, asset_class), timeframe)
         return Candles(frame, timeframe.duration * each, each, missing)
 
 
 def _within(
-    breaks: Sequence[tuple[datetime, datetime]], asset_class: AssetClass, timeframe: Timeframe
+    breaks: Sequence[tuple[datetime, datetime]], market: Market, timeframe: Timeframe
 ) -> Timestamps:
     """Starts of the bars that should exist strictly between the two bars of any break."""
     if not breaks:
         return no_timestamps()
     before = np.array([to_datetime64(pair[0]) for pair in breaks])
     after = np.array([to_datetime64(pair[1]) for pair in breaks])
-    expected = bar_starts(asset_class, timeframe, breaks[0][0], breaks[-1][1])
+    expected = bar_starts(market, timeframe, breaks[0][0], breaks[-1][1])
     last = before.searchsorted(expected) - 1  # the break that begins before
     inside = (last >= 0) & (expected < after[last.clip(0)])
     missing: Timestamps = expected[inside]

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from enrichment.domain.calendars import market_of
 from enrichment.domain.errors import LeaseLost
 from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
@@ -153,5 +154,7 @@ def _tail_request(
     now: datetime,
 ) -> TailRequest:
     """The tail that a run of the series will most likely need."""
-    nothing_due = fetch_plan.nothing_due(snapshot, task.asset_class, timeframe, now)
+    nothing_due = fetch_plan.nothing_due(
+        snapshot, market_of(task.symbol, task.asset_class), timeframe, now
+    )
     return TailRequest(task.symbol, timeframe, overlap_from, 0 if nothing_due else LOOKBACK)
