@@ -139,9 +139,9 @@ def _bars_to_store(
     if fetched.rebase is not None and len(bars):
         older = stored.take(stored.ts < bars.ts[0])
         bars = scaled(older, np.full(len(older), 1 / fetched.rebase.factor)).concat(bars)
-    elif run.repair is None and main.fetched is not None:
+    elif snapshot.source and run.repair is None and main.fetched is not None:
         flags += reconcile.source_change_flags(snapshot, stored, bars, main.fetched)
-        if snapshot.source not in (None, main.source):
+        if snapshot.source != main.fetched.source:
             bars = bars.take(bars.missing_from(stored))
     return bars, [flag for flag in flags if (flag.ts, flag.check) not in snapshot.confirmed]
 
