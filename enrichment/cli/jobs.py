@@ -106,6 +106,8 @@ def history(
         out.print(render.as_json(page.jobs), highlight=False)
     else:
         out.print(render.history_table(page))
+        if page.total > len(page.jobs):
+            out.print(f"{len(page.jobs)} of {page.total:,} jobs, the newest: --limit shows more")
 
 
 def pause(

@@ -458,3 +458,22 @@ def test_the_overview_counts_all_that_is_queued_and_says_why_it_waits(
     assert "130 symbols wait: no worker is running" in page_text(page)
     overview = ReadModels(db, hour=1, minute=30, enabled=True).overview()
     assert (len(overview.job_queue), overview.queued) == (100, 130)
+
+
+def test_lists_of_operations_say_of_how_many(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, started_at,"
+                " completed_at) SELECT 'scheduled', current_date - n, 'completed', 'scheduler',"
+                " now(), now() FROM generate_series(1, 40) n"
+            )
+        )
+    page = open_page("operations", db_url, monkeypatch)
+    assert "the newest 30 of 40" in page_text(page)
+    page.button(key="slots-limit-more").click().run()
+    assert "40 of 40" in page_text(page)
+    assert "of 2" in page_text(open_page("resilience", db_url, monkeypatch))  # transitions

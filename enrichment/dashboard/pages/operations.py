@@ -26,10 +26,11 @@ from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import AlertSeverity, AlertStatus, WorkerState
 from enrichment.warehouse.read_models.alerts import Alert, AlertEvent, AlertReport
 from enrichment.warehouse.read_models.audit_log import AuditEntry
-from enrichment.warehouse.read_models.dto import SlotStatus, WorkerStatus
+from enrichment.warehouse.read_models.dto import ListTotals, SlotStatus, WorkerStatus
 
 AUDIT_ENTRIES = 200
 ALERT_EVENTS = 50
+SLOTS = 30
 SILENCE_HOURS = 2
 
 
@@ -44,8 +45,17 @@ def read_workers() -> list[WorkerStatus]:
 
 
 @cached_read
-def read_slots() -> list[SlotStatus]:
-    return services().reader.slots()
+def read_slots(limit: int) -> list[SlotStatus]:
+    return services().reader.slots(limit)
+
+
+@cached_read
+def read_totals() -> ListTotals:
+    return services().reader.list_totals()
+
+
+def slots_shown() -> list[SlotStatus]:
+    return read_slots(row_limit("slots-limit", SLOTS))
 
 
 @cached_read
@@ -116,7 +126,7 @@ def evaluated_text(report: AlertReport) -> str:
 def alert_history(events: Sequence[AlertEvent]) -> None:
     if not events:
         return
-    with st.expander(f"Alert history ({len(events)})"):
+    with st.expander(f"Alert history ({read_totals().alert_events:,})"):
         rows = [
             {
                 "at": event.at,
@@ -128,7 +138,7 @@ def alert_history(events: Sequence[AlertEvent]) -> None:
             for event in events
         ]
         table(rows, key="alert-events")
-        load_more("alert-events-limit", ALERT_EVENTS, len(rows))
+        load_more("alert-events-limit", ALERT_EVENTS, len(rows), read_totals().alert_events)
 
 
 def workers() -> None:
@@ -156,7 +166,7 @@ def workers() -> None:
 
 
 def scheduled_runs() -> None:
-    slots = read_slots()
+    slots = slots_shown()
     st.subheader("Scheduled runs")
     if not slots:
         empty_state("No scheduled run has started yet.")
@@ -174,6 +184,7 @@ def scheduled_runs() -> None:
         for slot in slots
     ]
     table(rows, key="slots")
+    load_more("slots-limit", SLOTS, len(rows), read_totals().slots)
 
 
 def audit_log() -> None:
@@ -193,7 +204,7 @@ def audit_log() -> None:
         for entry in entries
     ]
     table(rows, key="audit")
-    load_more("audit-limit", AUDIT_ENTRIES, len(rows))
+    load_more("audit-limit", AUDIT_ENTRIES, len(rows), read_totals().actions)
 
 
 def silence(reason: str) -> None:
@@ -263,6 +274,6 @@ show(
     Section("alert-rules", alert_sections, alert_inputs),
     Section("silences", silence_controls, silences),
     Section("workers-alive", workers, read_workers),
-    Section("runs", scheduled_runs, read_slots),
+    Section("runs", scheduled_runs, slots_shown),
     Section("audit-log", audit_log, audit_entries),
 )

@@ -17,6 +17,8 @@ from enrichment.dashboard.components import (
     button_with_reason,
     coloured,
     empty_state,
+    load_more,
+    row_limit,
     run_command,
     table,
 )
@@ -75,8 +77,14 @@ def read_patterns() -> list[PatternStatus]:
 
 
 @cached_read
-def read_transitions() -> list[Transition]:
-    return services().reader.transitions(TRANSITIONS)
+def read_transitions(limit: int) -> tuple[list[Transition], int]:
+    """The newest transitions, and how many there are."""
+    reader = services().reader
+    return reader.transitions(limit), reader.list_totals().transitions
+
+
+def transitions_shown() -> tuple[list[Transition], int]:
+    return read_transitions(row_limit("transitions-limit", TRANSITIONS))
 
 
 @cached_read
@@ -168,7 +176,7 @@ def provider_card(provider: ProviderState, p95: float | None) -> None:
 
 
 def breaker_history() -> None:
-    transitions = read_transitions()
+    transitions, total = transitions_shown()
     st.subheader("Breakers over time")
     if not transitions:
         empty_state("No breaker has changed its state yet.")
@@ -187,6 +195,7 @@ def breaker_history() -> None:
     st.plotly_chart(breaker_figure(version, display_zone().key, frame), key="breakers")
     with st.expander("Transitions as a table"):
         table(frame, key="transitions")
+    load_more("transitions-limit", TRANSITIONS, len(frame), total)
 
 
 @cached_figure
@@ -351,7 +360,7 @@ st.selectbox(
 )
 show(
     Section("availability", provider_sections, provider_states_and_latencies),
-    Section("breaker-history", breaker_history, lambda: (read_transitions(), chart_end())),
+    Section("breaker-history", breaker_history, lambda: (transitions_shown(), chart_end())),
     Section("fetches", latency_and_requests, lambda: (read_history(span_hours()), chart_end())),
     Section("provider-table", provider_table, provider_states_and_latencies),
     Section("patterns", pattern_tables, pattern_inputs),

@@ -289,6 +289,16 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class ListTotals:
+    """How many entries there are in lists of which screens show the newest."""
+
+    slots: int  # nightly slots with a job
+    transitions: int
+    alert_events: int
+    actions: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlotStatus:
     """A nightly slot and its job."""
 

@@ -29,6 +29,7 @@ from enrichment.warehouse.read_models.dto import (
     HistoryPage,
     JobDetails,
     JobStatus,
+    ListTotals,
     Metrics,
     Overview,
     PatternStatus,
@@ -211,6 +212,10 @@ class ReadModels(Reader):
         """The newest nightly slots with a job, newest first."""
         return self._all(SlotStatus, _SLOTS, hour=self._hour, minute=self._minute, limit=limit)
 
+    def list_totals(self) -> ListTotals:
+        with self._db.begin() as conn:
+            return fetch_all(conn, ListTotals, _LIST_TOTALS)[0]
+
     def feature_values(self, job_id: UUID) -> int:
         """How many feature values a job has computed for new or changed bars."""
         with self._db.begin() as conn:
@@ -251,6 +256,13 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
 _FEATURE_VALUES = """
 SELECT coalesce(sum(bars * features), 0) FROM enrichment_compute_log
 WHERE job_id = :job_id AND success
+"""
+
+_LIST_TOTALS = f"""
+SELECT (SELECT count(*) FROM enrichment_jobs WHERE kind IN {NIGHTLY_JOBS}) AS slots,
+    (SELECT count(*) FROM resilience_transitions) AS transitions,
+    (SELECT count(*) FROM alert_events) AS alert_events,
+    (SELECT count(*) FROM operator_actions) AS actions
 """
 
 _SCHEDULER = f"""
