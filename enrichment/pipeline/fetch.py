@@ -97,15 +97,15 @@ class SeriesRun:
         """Whose calendar its bars follow."""
         return market_of(self.task.symbol, self.task.asset_class)
 
-    def step(self, name: str) -> AbstractContextManager[Timer]:
-        return step(name, self.timeframe, self.report)
+    def step(self, name: str, spent: float = 0.0) -> AbstractContextManager[Timer]:
+        return step(name, self.timeframe, self.report, spent)
 
 
 class Timer:
-    """Duration of a step."""
+    """Duration of a step, of which `spent` milliseconds are over already."""
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
+    def __init__(self, spent: float = 0.0) -> None:
+        self._began = time.perf_counter() - spent / 1000.0
         self.milliseconds = 0.0  # until the step has ended
 
     def stop(self) -> None:
@@ -113,7 +113,9 @@ class Timer:
 
 
 @contextmanager
-def step(name: str, timeframe: Timeframe | None, report: OnStep) -> Iterator[Timer]:
+def step(
+    name: str, timeframe: Timeframe | None, report: OnStep, spent: float = 0.0
+) -> Iterator[Timer]:
     """Report and time a step. Raises StepFailed from any exception in it.
 
     >>> with step("fetch", Timeframe.D1, print) as timer:
@@ -122,7 +124,7 @@ def step(name: str, timeframe: Timeframe | None, report: OnStep) -> Iterator[Tim
     0.0
     """
     report(f"{name} {timeframe}" if timeframe else name)
-    timer = Timer()
+    timer = Timer(spent)
     try:
         yield timer
     except Exception as exc:
@@ -364,7 +366,7 @@ def _require_bars(
     sent = main.fetched is None or len(main.fetched.bars.ts) > 0
     if sent or plan.situation in (Situation.BACKFILL, Situation.REPAIR):
         return
-    with run.step("fetch"):
+    with run.step("fetch", main.milliseconds):
         if snapshot.bars == 0:
             raise no_bars(main.source, run)
         raise UnknownSymbol(
@@ -378,7 +380,7 @@ def _require_replacement(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchRe
     """Raise StepFailed from Snooze if a fallback answered for another vendor's series, and from
     UnknownSymbol or NoProvider if nothing real came for a series that is to be started anew.
     """
-    with run.step("fetch"):
+    with run.step("fetch", main.milliseconds):
         answer = main.fetched
         if run.restarts and is_sandbox(main.source):
             raise NoProvider(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from pydantic import SecretStr
@@ -74,8 +75,14 @@ def open_executor(
     db: Database,
     resilience: ResilienceContext,
     protection: VendorProtection | None,
+    now: Callable[[], datetime],
 ) -> Iterator[ItemExecutor]:
-    """The executor that ENRICHMENT_EXECUTOR names. protection: None for the defaults."""
+    """The executor that ENRICHMENT_EXECUTOR names.
+
+    Args:
+        protection: None for the defaults.
+        now: The clock of this process; the processes of a Dask cluster have their own.
+    """
     if settings.dask_scheduler is not None:
         with _dask_required():
             from enrichment.engine.dask_client import DaskExecutor
@@ -83,7 +90,7 @@ def open_executor(
         with DaskExecutor(settings.dask_scheduler, open_pipeline) as dask:
             yield ItemExecutor(dask.enrich, None, dask.blocked_reason)
         return
-    with _open_pipeline(settings, db, resilience, protection) as pipeline:
+    with _open_pipeline(settings, db, resilience, protection, now) as pipeline:
         yield ItemExecutor(pipeline.enrich, pipeline.prepare_batch, lambda: None)
 
 
@@ -105,7 +112,7 @@ def open_dask_pipeline(
         open_database(settings, pool_size=threads + 2, application="enrichment-dask") as db,
         open_resilience(db, f"dask:{process_name()}") as resilience,
         closing(resilience.manager),
-        _open_pipeline(settings, db, resilience, protection) as pipeline,
+        _open_pipeline(settings, db, resilience, protection, DatabaseClock(db)) as pipeline,
     ):
         yield pipeline.enrich
 
@@ -140,6 +147,7 @@ def _open_pipeline(
     db: Database,
     resilience: ResilienceContext,
     protection: VendorProtection | None,
+    now: Callable[[], datetime],
 ) -> Iterator[EnrichmentPipeline[Future[RowCounts]]]:
     providers = build_providers(
         settings,
@@ -149,7 +157,6 @@ def _open_pipeline(
         paused=ProviderPauses(db),
         splits=LedgerSplits(db),
     )
-    now = DatabaseClock(db)
     with BatchWriter(Warehouse(db), now=now) as warehouse:
         yield EnrichmentPipeline(
             providers,

