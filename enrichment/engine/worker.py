@@ -312,7 +312,15 @@ def _failure(exc: Exception, cause: BaseException) -> Failure:
     step = exc if isinstance(exc, StepFailed) else StepFailed("run", None, 0.0)
     message = " ".join(for_terminal(redact(str(cause))).split()) or type(cause).__name__
     return Failure(
-        type(cause).__name__, message[:MAX_ERROR_CHARS], step.step, step.timeframe, step.duration_ms
+        type(cause).__name__, _shortened(message), step.step, step.timeframe, step.duration_ms
+    )
+
+
+def _shortened(message: str) -> str:
+    """The message, or its beginning with the number of characters that are left out."""
+    left_out = len(message) - MAX_ERROR_CHARS
+    return (
+        message if left_out <= 0 else f"{message[:MAX_ERROR_CHARS]} … ({left_out} more characters)"
     )
 
 

@@ -335,3 +335,11 @@ def test_stopping_releases_prefetched_items_at_once(db: Database) -> None:
         release.set()
     assert scalar(db, claimed) == 0
     assert scalar(db, "SELECT max(retry_count) FROM enrichment_job_items") == 0
+
+
+def test_a_very_long_error_says_that_it_is_shortened(db: Database) -> None:
+    error = AccessDenied("x" * 1500)
+    with working(db, FakePipeline(db, {"BROKEN": [error]}).enrich):
+        progress = until_finished(db, track(db, "BROKEN"))
+    (failed,) = ReadModels(db, hour=1, minute=30, enabled=True).failed_items(progress.job_id)
+    assert failed.last_error.endswith("x … (500 more characters)")
