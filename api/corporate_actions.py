@@ -11,7 +11,7 @@ from pydantic import Field
 
 from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
-from api.parameters import ActionCursor, BodyModel, Flag, Limit, QueryModel, Symbol, Text
+from api.parameters import ActionCursor, BodyModel, Day, Flag, Limit, QueryModel, Symbol, Text
 from api.responses import FIELD_DOCS, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import ActionKind
@@ -41,8 +41,8 @@ class ActionResponse:
 class ActionsQuery(QueryModel):
     symbol: Symbol | None = None
     kind: ActionKind | None = None
-    since: date | None = Field(None, description="Earliest effective date.")
-    until: date | None = Field(None, description="Latest effective date.")
+    since: Day | None = Field(None, description="Earliest effective date.")
+    until: Day | None = Field(None, description="Latest effective date.")
     withdrawn: Flag = Field(True, description="Whether withdrawn actions are listed, too.")
     limit: Limit = 100
     cursor: ActionCursor | None = None
@@ -53,8 +53,8 @@ class NewAction(BodyModel):
 
     symbol: Symbol
     kind: ActionKind
-    effective_date: date = Field(
-        strict=False, description="First day on the new basis; the ex-date of a dividend."
+    effective_date: Day = Field(
+        description="First day on the new basis; the ex-date of a dividend."
     )
     ratio: float | None = Field(None, gt=0, description="New shares for one old share.")
     amount: float | None = Field(None, gt=0, description="Paid for one share.")
@@ -67,7 +67,7 @@ class ActionKey(BodyModel):
 
     symbol: Symbol
     kind: ActionKind
-    effective_date: date = Field(strict=False)
+    effective_date: Day
     reason: Text
 
 

@@ -90,6 +90,15 @@ def _moment(value: Any) -> datetime:
     raise ValueError("give a date such as 2024-03-01, or a time such as 2024-03-01T14:30:00Z")
 
 
+def _day(value: Any) -> date:
+    try:
+        if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise ValueError("give a date such as 2024-03-01")
+
+
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("no time zone")
@@ -130,6 +139,7 @@ Text = Annotated[
     Field(max_length=500, json_schema_extra={"pattern": _PRINTABLE}),
     BeforeValidator(_printable),
 ]
+Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 Moment = Annotated[
     datetime,
     BeforeValidator(_moment),

@@ -124,7 +124,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         return conditional_response(SymbolResponse(utc_now(), _find(queries, symbol)))
 
     @bp.patch("/symbols/<symbol>")
-    @Endpoint("symbols", SymbolResponse, changes_state=True)
+    @Endpoint("symbols", SymbolResponse, changes_state=True, error_statuses=(409,))
     def change(symbol: Symbol, body: SymbolChange) -> Response:
         """Change how a symbol is tracked."""
         current = _find(queries, symbol)

@@ -486,11 +486,11 @@ class Commands:
         self._put(tracked, "track", actor, reason, keep_timeframes=True)
 
     def require_served(self, tracked: TrackedSymbol) -> None:
-        """InvalidRequest, with what to do, if no vendor in use serves one of its timeframes."""
+        """Conflict, with what to do, if no vendor in use serves one of its timeframes."""
         if self._providers is not None and tracked.active:
             refusal = unserved_reason(tracked, self._providers[tracked.asset_class])
             if refusal is not None:
-                raise InvalidRequest(refusal)
+                raise Conflict(refusal)
 
     def change(self, tracked: TrackedSymbol, *, actor: str, reason: str | None = None) -> None:
         """Bring a symbol to these settings; timeframes that are not named are not enriched."""
