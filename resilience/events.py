@@ -68,6 +68,11 @@ class LimiterPaused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LimiterResumed(Event):
+    """The pause of a rate limiter was ended before its time."""
+
+
+@dataclass(frozen=True, slots=True)
 class SharedLimitChanged(Event):
     """The shared store of a rate limiter became unavailable or available again."""
 

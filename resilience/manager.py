@@ -134,11 +134,12 @@ class ResilienceManager:
         return self._listeners.add(listener)
 
     def apply(self, command: OperatorCommand) -> bool:
-        """Execute an operator's command. Returns False if there is no such circuit breaker."""
-        entry = self._patterns.get((CircuitBreaker, command.name))
+        """Execute an operator's command. Returns False if there is no such pattern."""
+        limits = command.kind == RateLimiter.kind
+        entry = self._patterns.get((RateLimiter if limits else CircuitBreaker, command.name))
         if entry is None:
             return False
-        getattr(entry[0], command.action)()
+        getattr(entry[0], "resume" if limits else command.action)()
         return True
 
     def close(self) -> None:

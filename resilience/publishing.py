@@ -51,10 +51,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class OperatorCommand:
-    """An operator's action on the circuit breaker `name`."""
+    """An operator's action on the circuit breaker or the rate limiter `name`."""
 
     name: str
     action: BreakerAction
+    """Of a rate limiter only RESET, which ends its pause."""
+    kind: str = "circuit_breaker"
 
 
 class StatusPublisher(Protocol):

@@ -33,7 +33,7 @@ from resilience.clock import (
     utc_now,
 )
 from resilience.errors import RateLimited
-from resilience.events import LimiterPaused, SharedLimitChanged, SharedState
+from resilience.events import LimiterPaused, LimiterResumed, SharedLimitChanged, SharedState
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
 from resilience.shared_limit import SharedLimit, SharedLimiter
 
@@ -155,6 +155,20 @@ class Schedule:
                 ticket.slot += delay
                 ticket.end += delay * self._rate
         self.paused = until
+        return True
+
+    def resume(self, now: int) -> bool:
+        """End a pause; pending tickets come due earlier by what was left. False without a pause."""
+        early = self.paused - now
+        if early <= 0:
+            return False
+        self.prune(now)
+        if self.pending:
+            self._tat -= early * self._rate
+            for ticket in self.pending:
+                ticket.slot -= early
+                ticket.end -= early * self._rate
+        self.paused = now
         return True
 
     def tokens(self, now: int) -> int:
@@ -330,6 +344,13 @@ class RateLimiter(Pattern):
             at = self._wall_clock()
             until = at + timedelta(seconds=seconds)
             self._listeners.notify(LimiterPaused(self.name, at, seconds, until))
+
+    def resume(self) -> None:
+        """End a pause. Nothing else changes: what was granted still counts."""
+        with self._lock:
+            resumed = self._schedule.resume(self._clock())
+        if resumed:
+            self._listeners.notify(LimiterResumed(self.name, self._wall_clock()))
 
     def reset(self) -> None:
         """Fill the bucket, end a pause and zero the counts; waiting callers keep their slots."""

@@ -21,7 +21,7 @@ from enrichment.cli.context import (
     parse_time,
     services,
 )
-from enrichment.domain.errors import EnrichmentError
+from enrichment.domain.errors import EnrichmentError, InvalidRequest
 from enrichment.domain.plurals import counted
 from enrichment.domain.redact import redact_logs
 
@@ -192,6 +192,20 @@ def breaker(
     with services() as (_, commands):
         commands.override_breaker(name, action.replace("-", "_"), actor=actor(), reason=reason)
     out.print(f"{name}: {action} takes effect in every worker within 2 s", highlight=False)
+
+
+@app.command()
+def limiter(
+    name: Annotated[str, typer.Argument(help="Name, as shown by 'enrichment breakers'.")],
+    action: Annotated[str, typer.Argument(help="reset: end its pause after a 429.")],
+    reason: Reason = None,
+) -> None:
+    """End the pause of a vendor's rate limiter in every worker."""
+    if action != "reset":
+        raise InvalidRequest(f"unknown action {action!r}: 'reset' is the only one")
+    with services() as (_, commands):
+        commands.reset_limiter(name, actor=actor(), reason=reason)
+    out.print(f"{name}: its pause ends in every worker within 2 s", highlight=False)
 
 
 @db_app.command("upgrade")

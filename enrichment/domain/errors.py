@@ -116,6 +116,10 @@ class UnknownAction(InvalidRequest):
     """The ledger of corporate actions has no such row."""
 
 
+class UnknownLimiter(InvalidRequest):
+    """No rate limiter has this name."""
+
+
 class UnknownRule(InvalidRequest):
     """No alert rule has this name."""
 

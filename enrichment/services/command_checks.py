@@ -13,6 +13,7 @@ from enrichment.domain.errors import (
     NotTracked,
     UnknownBreaker,
     UnknownJob,
+    UnknownLimiter,
     UnknownRule,
 )
 from enrichment.domain.model import AssetClass, TrackedSymbol, Window
@@ -142,6 +143,14 @@ def require_breaker(conn: Connection, name: str) -> None:
     if name not in names:
         listed = ", ".join(names) or "none yet: no worker has run"
         raise UnknownBreaker(f"unknown breaker {name!r}: known are {listed}")
+
+
+def require_limiter(conn: Connection, name: str) -> None:
+    """UnknownLimiter, listing the known ones, if no worker has published one of this name."""
+    names = resilience_state.limiter_names(conn)
+    if name not in names:
+        listed = ", ".join(names) or "none yet: no worker has run"
+        raise UnknownLimiter(f"unknown rate limiter {name!r}: known are {listed}")
 
 
 def require_rule(conn: Connection, name: str) -> None:

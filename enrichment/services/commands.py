@@ -24,6 +24,7 @@ from enrichment.services.command_checks import (
     pause_key,
     require_breaker,
     require_job,
+    require_limiter,
     require_rule,
     require_tracked,
     unserved_reason,
@@ -444,6 +445,14 @@ class Commands:
             audit.record(conn, actor=actor, action=f"breaker_{action}", target=name, reason=reason)
             if action != BreakerAction.FORCE_OPEN:
                 job_control.wake_snoozed(conn, OVERRIDE_DELAY_SECONDS)
+
+    def reset_limiter(self, name: str, *, actor: str, reason: str | None = None) -> None:
+        """End the pause of a vendor's rate limiter, such as after a 429, in every worker."""
+        with self._db.begin() as conn:
+            require_limiter(conn, name)
+            resilience_state.resume_limiter(conn, name=name, actor=actor, reason=reason)
+            audit.record(conn, actor=actor, action="limiter_reset", target=name, reason=reason)
+            job_control.wake_snoozed(conn, OVERRIDE_DELAY_SECONDS)
 
     def silence(
         self, rule: str, *, length: timedelta, actor: str, reason: str | None = None

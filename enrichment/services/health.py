@@ -56,6 +56,7 @@ def assess(
         *_pause_issues(state, time_text),
         *_worker_issues(state),
         *_breaker_issues(state, time_text),
+        *_limiter_issues(state, time_text),
         *_run_issues(state),
         *_series_issues(state),
         *_quality_issues(state),
@@ -125,6 +126,15 @@ def _breaker_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
     for breaker in state.breakers:
         if breaker.is_failing or breaker.mode != "auto":
             yield breaker_issue(breaker, time_text)
+
+
+def _limiter_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
+    for limiter in state.limiters:
+        vendor = limiter.name.removesuffix(_BREAKER_SUFFIX)
+        yield (
+            f"Requests to {vendor} are paused until {time_text(limiter.until)}, as it asked for: "
+            f"'enrichment limiter {limiter.name} reset' ends that."
+        )
 
 
 def breaker_issue(breaker: BreakerState, time_text: TimeText = utc_text) -> str:

@@ -32,6 +32,8 @@ from enrichment.domain.statuses import SnoozeCause
 from resilience import (
     BulkheadFull,
     CircuitOpen,
+    Event,
+    LimiterResumed,
     RateLimited,
     ResilienceError,
     ResilienceManager,
@@ -125,6 +127,15 @@ class VendorGuard:
             parameters.recovery_timeout,
             ignore=(QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
         )
+        limiter = manager.register_rate_limiter(
+            name,
+            rate,
+            60,
+            burst or rate,
+            strict=per_minute is not None,
+            max_wait=parameters.max_wait,
+            shared=shared if per_minute is not None else None,
+        )
         self._pipeline = manager.pipeline(
             retry=manager.register_retry_policy(
                 name,
@@ -135,15 +146,7 @@ class VendorGuard:
                 retry_on=_is_transient,
             ),
             breaker=self._breaker,
-            limiter=manager.register_rate_limiter(
-                name,
-                rate,
-                60,
-                burst or rate,
-                strict=per_minute is not None,
-                max_wait=parameters.max_wait,
-                shared=shared if per_minute is not None else None,
-            ),
+            limiter=limiter,
             bulkhead=manager.register_bulkhead(name, parameters.max_concurrent, parameters.budget),
             pause_on=_pause_seconds,
         )
@@ -151,6 +154,7 @@ class VendorGuard:
         self._pause = self._block or _GrowingPause(
             parameters.first_pause, parameters.max_pause, clock
         )
+        limiter.on(self._on_limiter)
 
     def __call__(self, request: Callable[[], T]) -> T:
         longer = self.protection.max_wait_with_answers
@@ -170,6 +174,10 @@ class VendorGuard:
             raise Snooze(str(named), wait, _cause(exc)) from exc
         _has_answer.set(True)
         return answer
+
+    def _on_limiter(self, event: Event) -> None:
+        if isinstance(event, LimiterResumed):
+            self._pause.end()
 
 
 class _GrowingPause:
@@ -192,6 +200,10 @@ class _GrowingPause:
             if self._clock() >= self._until:
                 self._next = self._first
         return answer
+
+    def end(self) -> None:
+        with self._lock:
+            self._next, self._until = self._first, self._clock()
 
     def _seconds(self) -> float:
         """The rest of the pause; a new one if none is running."""
@@ -226,6 +238,10 @@ class _Block:
             raise
         self._failing_since = None
         return answer
+
+    def end(self) -> None:
+        with self._lock:
+            self._pauses, self._until = 0, self._clock()
 
     def require_over(self) -> None:
         """Raise what stands for the running pause."""

@@ -63,6 +63,7 @@ MAX_TOTAL_BYTES = 96 * 1024 * 1024  # of all answers that the process is reading
 MAX_SECONDS = 120.0  # for one request and its answer, within what is left of its budget
 MAX_CONTAINERS = 150_000  # objects and arrays of an answer; a page has at most 50,000 bars
 MAX_VALUES = 1_500_000
+MAX_RETRY_AFTER = 3600.0  # seconds; an answer may name any number
 _LARGE_BYTES = 1024 * 1024  # from which on an answer's structure is counted before it is decoded
 _CHUNK_BYTES = 65_536
 Decode = Callable[[bytes], Any]
@@ -607,7 +608,7 @@ def _is_too_complex(content: bytes) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The Retry-After header in seconds; it holds seconds or an HTTP date."""
+    """The Retry-After header in seconds, at most an hour; it holds seconds or an HTTP date."""
     text = headers.get("Retry-After", "")
     try:
         seconds = float(text)
@@ -617,7 +618,7 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         except (TypeError, ValueError):
             return None
         seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
 def _is_secret(name: str) -> bool:

@@ -13,7 +13,14 @@ from sqlalchemy import Connection, text
 
 from enrichment.domain.redact import redact
 from enrichment.warehouse.database import Database
-from resilience import BreakerAction, OperatorCommand, Reservation, Snapshot, StateChanged
+from resilience import (
+    BreakerAction,
+    OperatorCommand,
+    RateLimiter,
+    Reservation,
+    Snapshot,
+    StateChanged,
+)
 
 _MICROSECONDS = 1_000_000
 STALE_SECONDS = 15
@@ -41,7 +48,7 @@ class ResilienceStore:
             rows = conn.execute(text(_COMMANDS), {"last_id": self._last_id}).all()
         if rows:
             self._last_id = rows[-1].id
-        return [OperatorCommand(row.name, BreakerAction(row.action)) for row in rows]
+        return [_command(row.name, row.action) for row in rows]
 
     def _row(self, snapshot: Snapshot) -> dict[str, object]:
         values = snapshot.status.as_dict().items()
@@ -99,6 +106,27 @@ class SharedLimits:
         return Reservation(row.granted, float(row.wait_us) / _MICROSECONDS)
 
 
+_LIMITER = "rate_limiter:"  # before the name of a limiter in resilience_overrides
+
+
+def _command(name: str, action: str) -> OperatorCommand:
+    if name.startswith(_LIMITER):
+        limiter = name.removeprefix(_LIMITER)
+        return OperatorCommand(limiter, BreakerAction(action), RateLimiter.kind)
+    return OperatorCommand(name, BreakerAction(action))
+
+
+def resume_limiter(conn: Connection, *, name: str, actor: str, reason: str | None) -> None:
+    """Command the rate limiters of this name, in every worker, to end their pause."""
+    target = f"{_LIMITER}{name}"
+    override(conn, name=target, action=BreakerAction.RESET, actor=actor, reason=reason)
+
+
+def limiter_names(conn: Connection) -> list[str]:
+    """The names of all rate limiters that a worker has published."""
+    return list(conn.execute(text(_LIMITERS)).scalars())
+
+
 def override(conn: Connection, *, name: str, action: str, actor: str, reason: str | None) -> None:
     """Command the breakers of this name, in every worker."""
     values = {"name": name, "action": action, "actor": actor, "reason": reason}
@@ -137,6 +165,10 @@ VALUES (:name, :action, :actor, :reason)
 
 _BREAKERS = """
 SELECT DISTINCT name FROM resilience_state WHERE kind = 'circuit_breaker' ORDER BY name
+"""
+
+_LIMITERS = """
+SELECT DISTINCT name FROM resilience_state WHERE kind = 'rate_limiter' ORDER BY name
 """
 
 _RESERVE = """

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.errors import Conflict, InvalidRequest, ProviderUnavailable, UnknownRule
+from enrichment.services.alerts import service as alert_service_module
 from enrichment.services.alerts.evaluation import next_state
 from enrichment.services.alerts.metrics import METRICS, AlertInputs
 from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
@@ -432,3 +433,48 @@ def test_a_failing_channel_does_not_delay_the_others(db: Database) -> None:
     assert service.deliver() == 1
     assert [d.channel for d in accepted] == ["b"]
     assert undelivered(db) == 1
+
+
+class HangingChannel:
+    """A channel that never answers until it is released."""
+
+    def __init__(self) -> None:
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def send(self, delivery: Delivery) -> None:
+        self.entered.set()
+        self.released.wait(60)
+
+
+class CountingChannel:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, delivery: Delivery) -> None:
+        self.sent.append(delivery.rule)
+
+
+def test_a_channel_that_hangs_delays_neither_the_evaluation_nor_other_channels(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alert_service_module, "POLL_SECONDS", 0.01)
+    set_scheduler_running(db, False)
+    hanging, counting = HangingChannel(), CountingChannel()
+    rule = replace(SCHEDULER_RULE, keep_firing_for=timedelta(0))
+    service = AlertService(
+        AlertStore(db),
+        read_inputs(ReadModels(db, hour=1, minute=30, enabled=True)),
+        (rule,),
+        {"hanging": hanging, "counting": counting},
+        evaluator="test",
+        interval=0.0,
+    )
+    service.start()
+    try:
+        assert hanging.entered.wait(10)
+        until(lambda: counting.sent, "the other channel gets the notification")
+        set_scheduler_running(db, True)
+        until(lambda: len(counting.sent) == 2, "the alert is evaluated again, and resolved")
+    finally:
+        hanging.released.set()
+        service.stop()

@@ -7,7 +7,8 @@ import multiprocessing
 import pytest
 from sqlalchemy import text
 
-from enrichment.domain.errors import InvalidRequest
+from enrichment.domain.errors import InvalidRequest, UnknownLimiter
+from enrichment.services import health
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import PatternStatus
@@ -163,6 +164,23 @@ def test_an_override_reaches_every_worker_and_survives_restarts(db: Database) ->
         ("breaker_force_open", NAME, "vendor maintenance"),
         ("breaker_reset", NAME, None),
     ]
+
+
+def test_a_limiters_pause_is_shown_and_ended_in_every_worker(db: Database) -> None:
+    commands = Commands(db)
+    manager = manager_of(db, "w")
+    limiter = manager.register_rate_limiter(NAME, 5, 60, 5)
+    limiter.pause(3000)
+    until(lambda: reader(db).night().limiters, "the pause is published")
+    night = reader(db).night()
+    (issue,) = [one for one in health.assess(night).issues if "enrichment limiter" in one]
+    assert f"'enrichment limiter {NAME} reset'" in issue
+    with pytest.raises(UnknownLimiter, match=NAME):
+        commands.reset_limiter("nasdaq_api", actor="test")
+    commands.reset_limiter(NAME, actor="test", reason="the vendor is back")
+    until(limiter.allow_request, "the pause has ended")
+    assert limiter.status().paused_until is None
+    manager.close()
 
 
 def test_an_invalid_override_lists_what_is_allowed(db: Database) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates the alert rules and delivers the notifications, in a thread of a worker or of the API.
+"""Evaluates the alert rules and delivers the notifications, in threads of a worker or of the API.
 
 Workers evaluate every minute, one of them at a time. The API evaluates if no worker has done so for
 two minutes, so that SchedulerNotRunning fires after the last worker has died.
@@ -63,19 +63,30 @@ class AlertService:
         self._rules, self._channels = rules, channels
         self._evaluator, self._interval = evaluator, interval
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._last_errors: dict[Callable[[], object], str] = {}
+        self._threads: list[threading.Thread] = []
+        self._last_errors: dict[str, str] = {}
 
     def start(self, delay: float = 0.0) -> None:
-        """Deliver, and after `delay` seconds also evaluate, in a daemon thread until `stop()`."""
+        """Deliver, and after `delay` seconds also evaluate, in daemon threads until `stop()`.
+
+        Each channel has a thread of its own, so that one that hangs delays neither the evaluation
+        nor the other channels.
+        """
         first = time.monotonic() + delay
-        self._thread = threading.Thread(target=self._run, args=(first,), name="alerts", daemon=True)
-        self._thread.start()
+        self._start("alerts", self._run, first)
+        for channel in self._channels:
+            self._start(f"alerts-{channel}", self._run_channel, channel)
+
+    def _start(self, name: str, target: Callable[..., None], argument: object) -> None:
+        thread = threading.Thread(target=target, args=(argument,), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def stop(self) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(POLL_SECONDS)
+        end = time.monotonic() + POLL_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def evaluate(self) -> bool:
         """Evaluate every rule if it is due; False if it is not, or another process evaluates."""
@@ -89,11 +100,15 @@ class AlertService:
                 self._resolve_removed(evaluation, state)
         return True
 
-    def deliver(self) -> int:
-        """Send the notifications that are due; returns how many were delivered."""
-        delivered = 0
-        while self._channels and not self._stop.is_set():
-            delivery = self._store.claim_delivery(list(self._channels), LEASE_SECONDS)
+    def deliver(self, channel: str | None = None) -> int:
+        """Send the notifications that are due, of one channel or of all.
+
+        Returns:
+            How many were delivered.
+        """
+        delivered, channels = 0, list(self._channels) if channel is None else [channel]
+        while channels and not self._stop.is_set():
+            delivery = self._store.claim_delivery(channels, LEASE_SECONDS)
             if delivery is None:
                 break
             delivered += self._send(delivery)
@@ -170,20 +185,24 @@ class AlertService:
     def _run(self, first: float) -> None:
         while not self._stop.is_set():
             if time.monotonic() >= first:
-                self._log_errors(self.evaluate)
-            self._log_errors(self.deliver)
+                self._log_errors("evaluate", self.evaluate)
             self._stop.wait(POLL_SECONDS)
 
-    def _log_errors(self, action: Callable[[], object]) -> None:
+    def _run_channel(self, channel: str) -> None:
+        while not self._stop.is_set():
+            self._log_errors(f"deliver to {channel}", lambda: self.deliver(channel))
+            self._stop.wait(POLL_SECONDS)
+
+    def _log_errors(self, what: str, action: Callable[[], object]) -> None:
         try:
             action()
-            self._last_errors.pop(action, None)
+            self._last_errors.pop(what, None)
         except EnrichmentError as exc:
-            if self._last_errors.get(action) != str(exc):  # not the same error at every poll
-                _log.error("alerts: %s failed: %s", action.__name__, exc)
-            self._last_errors[action] = str(exc)
+            if self._last_errors.get(what) != str(exc):  # not the same error at every poll
+                _log.error("alerts: %s failed: %s", what, exc)
+            self._last_errors[what] = str(exc)
         except Exception:  # the thread must survive any error
-            _log.exception("alerts: %s failed", action.__name__)
+            _log.exception("alerts: %s failed", what)
 
 
 def _detail(rule: Rule, change: AlertChange, value: float | None) -> str:

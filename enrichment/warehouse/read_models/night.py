@@ -98,6 +98,15 @@ class BreakerState:
 
 
 @dataclass(frozen=True, slots=True)
+class PausedLimiter:
+    """A vendor's rate limiter that grants nothing for more than a minute."""
+
+    name: str
+    until: dt.datetime
+    """In the worker where it is paused longest."""
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingWorker:
     worker_id: str
     note: str | None
@@ -132,6 +141,7 @@ class NightState:
     breakers: Sequence[BreakerState]
     waiting_workers: Sequence[WaitingWorker]
     alerts: Sequence[FiringAlert]
+    limiters: Sequence[PausedLimiter] = ()
 
     @property
     def series(self) -> int:
@@ -162,6 +172,7 @@ def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> Nigh
         breakers=fetch_all(conn, BreakerState, _BREAKERS, {"stale": STALE_SECONDS}),
         waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
+        limiters=fetch_all(conn, PausedLimiter, _PAUSED_LIMITERS, {"stale": STALE_SECONDS}),
     )
 
 
@@ -259,6 +270,13 @@ FROM published p LEFT JOIN LATERAL (
     WHERE name = p.name AND p.mode <> 'auto' ORDER BY id DESC LIMIT 1) o ON true
 WHERE p.state <> 'closed' OR p.mode <> 'auto'
 GROUP BY p.name, p.state, p.mode, o.actor, o.reason, o.at ORDER BY p.name, p.mode, p.state
+"""
+
+_PAUSED_LIMITERS = """
+SELECT name, max(CAST(status ->> 'paused_until' AS timestamptz)) AS until FROM resilience_state
+WHERE kind = 'rate_limiter' AND updated_at > now() - make_interval(secs => :stale)
+    AND CAST(status ->> 'paused_until' AS timestamptz) > now() + interval '1 minute'
+GROUP BY name ORDER BY name
 """
 
 _WAITING = f"""

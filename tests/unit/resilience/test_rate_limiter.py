@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from resilience import (
     CallRejected,
     LimiterPaused,
+    LimiterResumed,
     RateLimited,
     RateLimiter,
     Reservation,
@@ -172,6 +173,19 @@ def test_a_pause_of_any_length_is_shown(make):
     limiter = make(interval=1e-12)
     limiter.pause(1e300)
     assert limiter.status().paused_until.year > 2050
+
+
+def test_a_pause_is_ended_early_and_what_was_granted_still_counts(make, time):
+    limiter, events = make(rate=2, interval=10, burst=2, strict=True), []
+    limiter.on(events.append)
+    assert limiter.allow_request()
+    limiter.pause(1000)
+    time.advance(1)
+    limiter.resume()
+    assert limiter.status().paused_until is None
+    assert [limiter.allow_request() for _ in range(2)] == [True, False]
+    limiter.resume()
+    assert [type(event) for event in events].count(LimiterResumed) == 1
 
 
 def test_after_a_pause_there_is_no_more_than_a_burst(make, time):

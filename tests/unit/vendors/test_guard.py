@@ -7,7 +7,7 @@ import pytest
 from enrichment.domain.errors import AccessDenied, ProviderUnavailable, QuotaExceeded, Snooze
 from enrichment.domain.statuses import SnoozeCause
 from enrichment.vendors.guard import VendorGuard, VendorProtection
-from resilience import ResilienceManager, init_resilience_manager
+from resilience import BreakerAction, OperatorCommand, ResilienceManager, init_resilience_manager
 
 
 class Clock:
@@ -175,3 +175,15 @@ def test_a_vendor_that_does_not_answer_is_not_waited_for_all_night(
     assert waits
     assert max(waits) < 5000
     assert "does not answer" in str(outcomes[-1][1]) or "no answer" in str(outcomes[-1][1])
+
+
+def test_an_operator_ends_the_pause_after_a_429(
+    guard: VendorGuard, manager: ResilienceManager
+) -> None:
+    assert wait(guard, 3000.0) == 3000
+    with pytest.raises(Snooze):
+        guard(lambda: "bars")
+    command = OperatorCommand("polygon_api", BreakerAction.RESET, "rate_limiter")
+    assert manager.apply(command)
+    assert guard(lambda: "bars") == "bars"
+    assert not manager.apply(OperatorCommand("none", BreakerAction.RESET, "rate_limiter"))

@@ -306,6 +306,8 @@ def test_the_vendors_message_is_shown_without_the_key() -> None:
         ("-3", 0.0),
         ("Thu, 26 Dec 2024 12:00:30 GMT", 30.0),
         ("Thu, 26 Dec 2024 11:00:00 GMT", 0.0),
+        ("100000000000", 3600.0),
+        ("Thu, 26 Dec 2058 12:00:00 GMT", 3600.0),
         ("soon", None),
         ("nan", None),
         ("inf", None),
