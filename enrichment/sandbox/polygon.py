@@ -21,7 +21,6 @@ from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import local_midnights
-from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.extended_hours import extended_bars, extended_starts
@@ -37,7 +36,7 @@ from enrichment.sandbox.polygon_reference import (
     splits,
     ticker_details,
 )
-from enrichment.sandbox.series import SandboxSeries
+from enrichment.sandbox.series import SandboxSeries, split_adjusted
 from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     Milliseconds,
@@ -130,7 +129,9 @@ class PolygonFormat(WireFormat):
 
         market = self._vendor.market
         return self._serve(
-            _MARKET, lambda _: body(grouped_day(market, date, now, faults)), lambda: body([])
+            _MARKET,
+            lambda _: body(grouped_day(market, date, now, faults, adjusted=adjusted)),
+            lambda: body([]),
         )
 
     def splits(self) -> Response:
@@ -293,8 +294,8 @@ def _bars(series: SandboxSeries, query: AggregatesQuery, page: Timestamps, now: 
         if _is_extended(series, query.timeframe)
         else series.bars(query.timeframe, window, now)
     )
-    for day, ratio in series.splits.items() if query.adjusted else ():
-        bars = scaled(bars, np.where(bars.ts < day, ratio, 1.0))
+    if query.adjusted:
+        bars = split_adjusted(bars, series.splits)
     return bars if query.ascending else bars.take(slice(None, None, -1))
 
 

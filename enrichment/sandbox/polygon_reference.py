@@ -17,6 +17,7 @@ from enrichment.sandbox.data_faults import with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import SHARE_CLASSES, Market
 from enrichment.sandbox.polygon_query import BadQueryError, integer
+from enrichment.sandbox.series import split_adjusted
 
 _DAY = timedelta(days=1)
 _EVER = Window(to_datetime(np.datetime64("1990-01-01")), to_datetime(np.datetime64("2100-01-01")))
@@ -41,17 +42,24 @@ Row = dict[str, Any]
 
 
 def grouped_day(
-    market: Market, day: datetime, now: datetime, faults: Callable[[str], list[Fault]]
+    market: Market,
+    day: datetime,
+    now: datetime,
+    faults: Callable[[str], list[Fault]],
+    *,
+    adjusted: bool,
 ) -> list[Row]:
     """The rows of all listed stocks on one day, stamped at its close.
 
     Args:
         day: 00:00 UTC of the date.
         faults: Ticker → the data faults in its bars.
+        adjusted: Whether for all splits since.
     """
     rows: list[Row] = []
     for ticker, series in market.listed():
         bars = series.bars(Timeframe.D1, Window(day, day + _DAY), now)
+        bars = split_adjusted(bars, series.splits) if adjusted else bars
         bars = with_faults(bars, faults(ticker), bars.ts)
         _, closes = session_hours(bars.ts)
         columns = [bars.open, bars.high, bars.low, bars.close, bars.volume, bars.vwap, bars.trades]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
 
 TICKS = 10_000.0  # simulated prices are whole multiples of 1 / TICKS
@@ -68,3 +69,10 @@ def _vwap(bars: Bars, first: NDArray[np.intp], volume: Floats) -> Floats | None:
     # Sums of whole numbers are exact, so the result does not depend on how bars are requested.
     traded = np.rint(bars.vwap * TICKS).astype(np.int64) * bars.volume.astype(np.int64)
     return np.asarray(np.rint(np.add.reduceat(traded, first) / volume) / TICKS)
+
+
+def split_adjusted(bars: Bars, splits: Mapping[np.datetime64, float]) -> Bars:
+    """Bars on the share basis after all of a series' splits."""
+    for day, ratio in splits.items():
+        bars = scaled(bars, np.where(bars.ts < day, ratio, 1.0))
+    return bars

@@ -24,12 +24,11 @@ from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import bar_starts, local_midnights, session_hours
-from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import random_bits, uniform
 from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
-from enrichment.sandbox.series import SandboxSeries, aggregate
+from enrichment.sandbox.series import SandboxSeries, aggregate, split_adjusted
 from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     Page,
@@ -267,8 +266,7 @@ def _bars(series: SandboxSeries, query: _Query, live: _LiveQuote, now: datetime)
     source = Timeframe.D1 if query.timeframe is Timeframe.W1 else query.timeframe
     window = Window(query.start - _STAMP_MARGIN, query.end + _STAMP_MARGIN)
     bars = series.bars(source, window, now)
-    for day, ratio in series.splits.items():
-        bars = scaled(bars, np.where(bars.ts < day, ratio, 1.0))
+    bars = split_adjusted(bars, series.splits)
     if source is query.timeframe:
         return bars
     first = to_datetime64(query.start).astype("datetime64[D]").astype("datetime64[us]")
