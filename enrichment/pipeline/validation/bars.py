@@ -3,6 +3,7 @@
 >>> close = np.array([10.0, np.nan])
 >>> bars = Bars.of(np.arange(2).astype("datetime64[D]"), close, close, close, close, volume=close)
 >>> from datetime import UTC
+>>> from enrichment.domain.model import AssetClass, Timeframe
 >>> window = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 3, tzinfo=UTC))
 >>> request = ValidationRequest(AssetClass.CRYPTO, Timeframe.D1, window, now=window.end)
 >>> non_finite_price(bars, request).tolist()
