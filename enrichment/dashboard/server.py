@@ -19,7 +19,7 @@ _OPTIONS: dict[str, object] = {
     "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
-    "runner.postScriptGC": "false",  # it collects all objects after every refresh: 100 ms
+    "runner.postScriptGC": False,  # it collects all objects after every refresh: 100 ms
     "theme.primaryColor": "#2563eb",
     "theme.baseRadius": "0.5rem",
     "theme.light.backgroundColor": "#ffffff",
