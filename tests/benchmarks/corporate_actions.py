@@ -70,15 +70,12 @@ def market(symbols: list[str]) -> tuple[dict[str, Bars], list[CorporateAction]]:
     random = np.random.default_rng(16)
     sessions = daily_stocks()["AAPL"].bars.ts[-SESSIONS:]
     days: list[date] = sessions.astype("datetime64[D]").tolist()
-    rows = [SESSIONS - 1] * LAST_NIGHT + random.integers(
-        30, SESSIONS - 30, SPLITS - LAST_NIGHT
-    ).tolist()
+    earlier = random.integers(30, SESSIONS - 30, SPLITS - LAST_NIGHT).tolist()
+    rows = [SESSIONS - 1] * LAST_NIGHT + earlier
     holders = random.permutation(symbols)[:SPLITS].tolist()
     actions = [
-        CorporateAction(
-            symbol, ActionKind.SPLIT, days[row], "polygon", float(random.choice(RATIOS))
-        )
-        for symbol, row in zip(holders, rows, strict=True)
+        CorporateAction(symbol, ActionKind.SPLIT, days[row], "polygon", ratio)
+        for symbol, row, ratio in zip(holders, rows, RATIOS * 12, strict=True)
     ]
     splits = {action.symbol: [(action.effective_date, action.ratio or 1.0)] for action in actions}
     bars = {}
@@ -134,13 +131,8 @@ def measure(db: Database, count: int) -> Iterator[Figure]:
         corrections = conn.execute(text("SELECT count(*) FROM data_corrections")).scalar_one()
     rewritten = checksum(db, to_datetime(ts[-2])) != before
     yield Figure("bars stored", stored, "", "≥", count * SESSIONS)
-    yield Figure(
-        "requests a symbol on the night of the splits",
-        (vendor.requests - asked) / count,
-        "",
-        "≤",
-        1,
-    )
+    requests = (vendor.requests - asked) / count
+    yield Figure("requests a symbol on the night of the splits", requests, "", "≤", 1)
     yield Figure("corrections", corrections, "", "≤", 0)
     yield Figure("stored bars or features that it changed", float(rewritten), "", "≤", 0)
     chosen = symbols[:200]

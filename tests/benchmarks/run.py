@@ -29,6 +29,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "throughput": ("--symbols", "4", "--rounds", "1", "--timeframe", "1h"),
     "stages": ("--symbols", "2", "--rounds", "1"),
     "nightly": ("--symbols", "100", "--nights", "1"),
+    "corporate_actions": ("--symbols", "60"),
     "growth": ("--rows", "40000", "80000", "--symbols", "10", "--rounds", "2"),
     "bulk_path": ("--series", "2", "--rounds", "1"),
     "features": ("--bars", "20000", "--rounds", "2"),

@@ -22,6 +22,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster, Scheduler
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from enrichment.cli import doctor
 from enrichment.config import Settings
@@ -233,6 +234,13 @@ def test_all_processes_share_a_vendors_quota(
         "providers_stock": ("polygon",),
     }
     job = Job(db, *(f"SIM{n}" for n in range(8)))
+    with db.begin() as conn:  # corporate actions would be asked for within the same quota
+        conn.execute(
+            text(
+                "INSERT INTO corporate_action_refreshes (source, symbol, attempted_at)"
+                " VALUES ('polygon', '', 'infinity')"
+            )
+        )
     with running_worker(
         settings_of(db, vendor, address, **quota), protection=VendorProtection(max_wait=0.1)
     ):
