@@ -41,6 +41,7 @@ Market = AssetClass | Exchange
 """Whose calendar: an exchange's; of an asset class New York's or, for crypto, all the time."""
 
 
+@lru_cache(maxsize=65_536)
 def market_of(symbol: str, asset_class: AssetClass) -> Market:
     """Where an instrument trades.
 
