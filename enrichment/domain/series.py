@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class SeriesSnapshot:
     source: str | None = None  # vendor of the last run
     adjusted_until: datetime | None = None  # prices before are adjusted for splits up to then
     splits: Sequence[Split] = ()  # of the instrument, that have taken effect
+    disputed: Sequence[tuple[date, str]] = ()  # splits on which vendors disagree, and how
     restores_raw: bool = False  # adjusted, and the splits since its first bar are known
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt

@@ -136,6 +136,8 @@ def _bars_to_store(
     if others:
         bars = bars.concat(*(result.validation.bars for result in others)).ascending()
     flags = [flag for result in fetched.fetches for flag in result.validation.flags]
+    if snapshot.disputed and run.timeframe is Timeframe.D1:
+        flags += reconcile.disputed_split_flags(snapshot.disputed, stored, bars)
     if fetched.rebase is not None and len(bars):
         older = stored.take(stored.ts < bars.ts[0])
         bars = scaled(older, np.full(len(older), 1 / fetched.rebase.factor)).concat(bars)

@@ -16,8 +16,9 @@ series anew; any other difference is a restatement of single bars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 
@@ -135,6 +136,20 @@ def source_change_flags(
         )
         flags.append(Flag(to_datetime(new[0]), "mixed_adjustment", Severity.WARNING, detail))
     return flags
+
+
+def disputed_split_flags(
+    disputed: Sequence[tuple[date, str]], stored: Bars, bars: Bars
+) -> Iterator[Flag]:
+    """split_disagreement: vendors report other ratios of a split; on its first bar, if among
+    `bars`.
+    """
+    for day, detail in disputed:
+        after = [ts[ts >= np.datetime64(day)][:1] for ts in (stored.ts, bars.ts)]
+        first = np.concatenate(after).min(initial=np.datetime64("9999-12-31"))
+        if first in bars.ts and first < np.datetime64(day) + np.timedelta64(7, "D"):
+            text = f"the ratio of this day's split is disputed: {detail}"
+            yield Flag(to_datetime(first), "split_disagreement", Severity.WARNING, text)
 
 
 def other_source_flags(added: Bars, fetched: FetchedBars) -> list[Flag]:

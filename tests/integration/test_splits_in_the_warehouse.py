@@ -209,3 +209,22 @@ def test_an_adjusted_series_whose_splits_are_unknown_stays_marked_and_reads_righ
     assert nights.rows("SELECT adjusted FROM enrichment_status") == [(True,)]
     close = nights.read(Adjustment.SPLIT, "close")["close"]
     np.testing.assert_allclose(close, quiet_bars().close[: ROW + 5], rtol=1e-12)
+
+
+def test_vendors_that_disagree_on_a_ratio_are_a_flag_on_the_splits_first_bar(db: Database) -> None:
+    nights = Nights(db, as_traded())
+    nights.learn(ROW)
+    with db.begin() as conn:
+        corporate_actions.record(
+            conn, [CorporateAction("AAPL", ActionKind.SPLIT, day(), "yahoo", 2 * RATIO)]
+        )
+    nights.run_at(ROW)
+    nights.run_at(ROW + 3)
+    assert nights.rows("SELECT check_name, ts, detail FROM bar_flags WHERE severity <> 'info'") == [
+        (
+            "split_disagreement",
+            to_datetime(quiet_bars().ts[ROW]),
+            "the ratio of this day's split is disputed: polygon says 4, yahoo says 8",
+        )
+    ]
+    assert_features(nights, ROW + 3)

@@ -134,6 +134,11 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         source=row.source,
         adjusted_until=adjusted_until,
         splits=splits,
+        disputed=[
+            (day, dispute)
+            for day, dispute in zip(row.split_days, row.disputes, strict=True)
+            if dispute is not None
+        ],
         restores_raw=restores_raw,
         gaps=_timestamps(row.gaps),
         gaps_due=_timestamps(row.gaps_due),
@@ -248,6 +253,7 @@ SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.featur
     (SELECT min(covers_from) FROM corporate_action_refreshes
         WHERE s.adjusted_until IS NOT NULL AND symbol = keys.symbol) AS actions_from,
     s.adjusted_until, s.splits_applied, splits.days AS split_days, splits.ratios AS split_ratios,
+    splits.disputes,
     s.wanted_from, s.history_limit,
     s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,
     (s.evidence ->> 'feature_cells')::bigint AS cells,
@@ -278,9 +284,11 @@ LATERAL (
     FROM bar_confirmations WHERE {_OF_SERIES}
 ) confirmed, LATERAL (
     SELECT coalesce(array_agg(effective_date), '{{}}') AS days,
-        coalesce(array_agg(ratio), '{{}}') AS ratios
+        coalesce(array_agg(ratio), '{{}}') AS ratios,
+        coalesce(array_agg(disagreement), '{{}}') AS disputes
     FROM (
-        SELECT effective_date, product(ratio) AS ratio FROM corporate_actions
+        SELECT effective_date, product(ratio) AS ratio, min(disagreement) AS disagreement
+        FROM corporate_actions
         WHERE symbol = keys.symbol AND applies AND kind IN ('split', 'stock_dividend')
             AND effective_date <= (now() AT TIME ZONE 'UTC')::date
         GROUP BY effective_date
