@@ -32,6 +32,7 @@ from enrichment.pipeline.validation.bars import ValidationRequest
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _NOISE = 2e-6  # relative, of prices that a vendor sends as float32
 _UNEXPLAINED_SHARE = 0.01
+_WEEK = np.timedelta64(7, "D")
 
 
 def matches_stored(
@@ -145,11 +146,11 @@ def disputed_split_flags(
     `bars`.
     """
     for day, detail in disputed:
-        after = [ts[ts >= np.datetime64(day)][:1] for ts in (stored.ts, bars.ts)]
-        first = np.concatenate(after).min(initial=np.datetime64("9999-12-31"))
-        if first in bars.ts and first < np.datetime64(day) + np.timedelta64(7, "D"):
+        after = np.union1d(stored.ts, bars.ts)
+        after = after[(after >= np.datetime64(day)) & (after < np.datetime64(day) + _WEEK)][:1]
+        for ts in after[np.isin(after, bars.ts)]:
             text = f"the ratio of this day's split is disputed: {detail}"
-            yield Flag(to_datetime(first), "split_disagreement", Severity.WARNING, text)
+            yield Flag(to_datetime(ts), "split_disagreement", Severity.WARNING, text)
 
 
 def other_source_flags(added: Bars, fetched: FetchedBars) -> list[Flag]:
