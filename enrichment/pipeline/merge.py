@@ -37,7 +37,7 @@ from enrichment.domain.bars import (
     to_datetime,
 )
 from enrichment.domain.corporate_actions import scaled
-from enrichment.domain.model import Flag, Quality, Window
+from enrichment.domain.model import Flag, Quality, Timeframe, Window
 from enrichment.domain.series import (
     Gap,
     HistoryReach,
