@@ -134,6 +134,7 @@ class HistoryReach:
     limit: HistoryLimit | None = None  # why the rest was not served, if a vendor said so
     checked: bool = False  # whether this run asked for the rest
     fallback: str | None = None  # the vendor that served in place of one that could not be asked
+    missing_share: float = 0.0  # of the time that was asked for
 
     @property
     def is_short(self) -> bool:
@@ -163,6 +164,7 @@ class QualityInputs:
     missing_at: Sequence[datetime] = ()  # the newest missing bars, as examples
     history: HistoryReach | None = None
     substitution: str | None = None  # quote currency that a fallback served, "USDT for USD"
+    lifeless_sessions: int = 0  # newest ones in which a stale feed shows no sign of life
 
     @property
     def flagged_bars(self) -> int:

@@ -116,6 +116,7 @@ class SnoozeCause(StrEnum):
 class HistoryLimit(StrEnum):
     """Why a series begins later than was asked for."""
 
+    LISTED = "listed"  # the instrument was first traded then
     PLAN = "plan"  # the vendor's plan reaches no further back
     VENDOR = "vendor"  # the vendor has no older bars
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 import numpy as np
@@ -35,10 +35,12 @@ from enrichment.domain.bars import (
     isin_sorted,
     overlay,
     to_datetime,
+    to_datetime64,
 )
 from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import Flag, Quality, Timeframe, Window
 from enrichment.domain.series import (
+    FetchResult,
     Gap,
     HistoryReach,
     QualityInputs,
@@ -49,7 +51,9 @@ from enrichment.domain.statuses import GapCause
 from enrichment.pipeline import features, quality, reconcile
 from enrichment.pipeline.fetch import FetchedSeries, SeriesRun
 from enrichment.pipeline.validation.missing import classify_missing
+from enrichment.pipeline.validation.series import newest_sign_of_life
 
+_SECOND = timedelta(seconds=1)
 _DENSE_SHARE = 0.9  # of a series in which a missing bar is a gap, whatever vendors say
 
 
@@ -177,17 +181,33 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
         missing, _ = classify_missing(
             missing, bars.ts, bars.volume, merged.run.market, merged.run.timeframe
         )
-        rejected = {b.ts: f"{b.check}: {b.detail}" for b in result.validation.quarantined}
+        rejected = _rejected(merged, result, missing)
         for ts in map(to_datetime, missing):
-            if ts in merged.snapshot.no_trade_ts:
-                continue
             if ts in rejected:
                 gaps[ts] = Gap(ts, GapCause.QUARANTINED, rejected[ts])
+            elif ts in merged.snapshot.no_trade_ts:
+                continue
             elif dense and result.cause is GapCause.NO_TRADES:
                 gaps[ts] = Gap(ts)
             else:
                 gaps[ts] = Gap(ts, result.cause, result.failure)
     return [gaps[ts] for ts in sorted(gaps)]
+
+
+def _rejected(
+    merged: MergedSeries, result: FetchResult, missing: Timestamps
+) -> dict[datetime, str]:
+    """Missing bar → why what was sent for it, at its start or within it, was set apart."""
+    if not result.validation.quarantined or len(missing) == 0:
+        return {}
+    sent = np.array([to_datetime64(bar.ts) for bar in result.validation.quarantined])
+    rows = merged.expected.searchsorted(sent, side="right") - 1
+    reasons = {}
+    for bar, ts, row in zip(result.validation.quarantined, sent, rows, strict=True):
+        start = merged.expected[max(row, 0)]
+        if row >= 0 and ts - start < np.timedelta64(merged.run.timeframe.duration):
+            reasons[to_datetime(start)] = f"{bar.check}: {bar.detail}"
+    return reasons
 
 
 def _traded_share(merged: MergedSeries) -> float:
@@ -216,6 +236,7 @@ def quality_inputs(
     flagged |= {(ts, check) for ts, check in snapshot.flagged if not merged.validated(ts)}
     present, main = merged.rows_before + len(bars.ts), merged.fetched.fetches[0].fetched
     newest = to_datetime(bars.ts[-1]) if len(bars.ts) else None
+    lifeless = newest is not None and (newest, quality.STALE_FEED) in flagged
     return QualityInputs(
         expected=len(merged.expected),
         missing=len(missing),
@@ -225,6 +246,11 @@ def quality_inputs(
         feature_cells=coverage[0],
         feature_nulls=coverage[1],
         sessions_behind=calendars.sessions_behind(run.market, run.timeframe, newest, run.now),
+        lifeless_sessions=calendars.sessions_behind(
+            run.market, run.timeframe, newest_sign_of_life(bars), run.now
+        )
+        if lifeless
+        else 0,
         missing_at=tuple(missing[-quality.EXAMPLES :]),
         history=history_reach(merged),
         substitution=main.substitution if main is not None and main.fallback else None,
@@ -251,7 +277,8 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     checked = limit is not None or served <= wanted
     main = fetches[0].fetched
     fallback = main.source if main is not None and main.fallback else None
-    return HistoryReach(wanted, served, limit or snapshot.history_limit, checked, fallback)
+    share = max(0.0, (served - wanted) / max(merged.run.now - wanted, _SECOND))
+    return HistoryReach(wanted, served, limit or snapshot.history_limit, checked, fallback, share)
 
 
 def to_update(

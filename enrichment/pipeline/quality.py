@@ -12,7 +12,7 @@ reasons add up to 1 - score.
 ... )
 >>> quality = assess_quality(inputs)
 >>> round(quality.score, 4), quality.status.value
-(0.98, 'healthy')
+(0.98, 'warning')
 >>> quality.reasons
 ('completeness -0.02000: 5 of 100 expected bars are missing (full marks: none missing)',)
 """
@@ -27,7 +27,7 @@ from math import fsum
 
 from enrichment.domain.model import Quality, Severity
 from enrichment.domain.series import FlagCount, QualityInputs
-from enrichment.domain.statuses import SeriesStatus
+from enrichment.domain.statuses import HistoryLimit, SeriesStatus
 
 WEIGHTS: Mapping[str, float] = {
     "completeness": 0.40,
@@ -35,7 +35,8 @@ WEIGHTS: Mapping[str, float] = {
     "features": 0.20,
     "freshness": 0.10,
 }
-HEALTHY_ABOVE = 0.90
+HEALTHY_ABOVE = 0.90  # mean of all series
+HEALTHY_COMPONENT = 0.98  # of each component of a series
 STALE_BELOW = 0.85
 STALE_SESSIONS = 4
 # Points of the score that a fallback costs: for itself, and for what it lacks.
@@ -44,7 +45,14 @@ FALLBACK_CURRENCY = 0.02
 FALLBACK_HISTORY = 0.02
 EXAMPLES = 4  # bars that a reason names
 # Checks whose bars are stored, but lower the score until an analyst confirms them.
-NEEDS_REVIEW = frozenset({"outlier", "split"})
+NEEDS_REVIEW = frozenset({"outlier", "repeated_bar", "spike", "split"})
+STALE_FEED = "stale_feed"  # an error of bars that are stored for want of better ones
+_HISTORY_CAUSES = {
+    HistoryLimit.LISTED: "listed then",
+    HistoryLimit.PLAN: "the plan's reach",
+    HistoryLimit.VENDOR: "the vendor's reach",
+    None: "unknown, to be asked for again",
+}
 
 
 def counts_against_score(check: str, severity: Severity) -> bool:
@@ -54,7 +62,7 @@ def counts_against_score(check: str, severity: Severity) -> bool:
 
 def quarantines(check: str) -> bool:
     """Whether a check that counts against the score keeps its bars out of the series."""
-    return check not in NEEDS_REVIEW
+    return check not in NEEDS_REVIEW and check != STALE_FEED
 
 
 def flag_counts(flagged: Iterable[tuple[datetime, str]]) -> dict[str, FlagCount]:
@@ -108,6 +116,7 @@ def assess_quality(inputs: QualityInputs) -> Quality:
 
     completeness = 1 - missing / (expected - no_trades); validation = 1 - flagged / checked;
     features = 1 - nulls / cells; freshness = max(0, 1 - sessions_behind / 4).
+    Healthy is a series of which each component is at least 0.98 and no stale feed is unreviewed.
     A series without a good bar gets 0 for each of the first three that has nothing to count. A
     series too young for any feature gets 1 for its features.
     """
@@ -115,7 +124,7 @@ def assess_quality(inputs: QualityInputs) -> Quality:
     lost = {c: fsum(d.points for d in reasons if d.component == c) for c in WEIGHTS}
     components = {c: min(1.0, max(0.0, 1.0 - lost[c] / weight)) for c, weight in WEIGHTS.items()}
     score = max(0.0, 1.0 - fsum(d.points for d in reasons))
-    status = _status(score, inputs.sessions_behind)
+    status = _status(score, components, inputs)
     return Quality(score=score, **components, status=status, reasons=tuple(map(str, reasons)))
 
 
@@ -145,17 +154,20 @@ def _completeness(inputs: QualityInputs) -> Iterator[Deduction]:
 
 
 def _history(inputs: QualityInputs) -> Iterator[Deduction]:
-    """Missing history is stated; it costs points only if a fallback is the cause."""
+    """Missing history is stated; it costs its share if nobody knows why it is missing, and a fixed
+    number of points if a fallback is the cause.
+    """
     reach = inputs.history
     if reach is not None and reach.is_short:
         instead = f", {reach.fallback} served as a fallback" if reach.fallback else ""
-        again = f"to be asked for again{instead}"
-        why = again if reach.limit is None else reach.limit.value
+        cause = _HISTORY_CAUSES[reach.limit] + ("" if reach.limit else instead)
         observed = (
-            f"asked from {reach.wanted_from:%Y-%m-%d}, served from {reach.served_from:%Y-%m-%d}:"
-            f" {why}"
+            f"asked from {reach.wanted_from:%Y-%m-%d}, served from {reach.served_from:%Y-%m-%d},"
+            f" {reach.missing_share:.1%} less: {cause}"
         )
-        points = FALLBACK_HISTORY if reach.fallback and reach.limit is None else 0.0
+        unknown = FALLBACK_HISTORY if reach.fallback else WEIGHTS["completeness"]
+        share = 1.0 if reach.fallback else reach.missing_share
+        points = 0.0 if reach.limit else unknown * share
         yield Deduction("completeness", "history", points, observed, "all of it served")
 
 
@@ -198,17 +210,22 @@ def _features(inputs: QualityInputs) -> Iterator[Deduction]:
 
 
 def _freshness(inputs: QualityInputs) -> Iterator[Deduction]:
-    behind = inputs.sessions_behind
+    lifeless = inputs.lifeless_sessions if STALE_FEED in inputs.flag_counts else 0
+    behind, check = inputs.sessions_behind, "sessions_behind"
+    observed = f"the newest bar is {behind} session{'s' * (behind != 1)} behind"
+    if lifeless > behind:
+        behind, check = lifeless, STALE_FEED
+        observed = f"the feed has shown no sign of life for {behind} session{'s' * (behind != 1)}"
     if behind > 0:
-        observed = f"the newest bar is {behind} session{'s' * (behind != 1)} behind"
         points = WEIGHTS["freshness"] * min(1.0, behind / STALE_SESSIONS)
         threshold = f"0 behind, none left from {STALE_SESSIONS} on"
-        yield Deduction("freshness", "sessions_behind", points, observed, threshold)
+        yield Deduction("freshness", check, points, observed, threshold)
 
 
-def _status(score: float, sessions_behind: int) -> SeriesStatus:
-    if score < STALE_BELOW or sessions_behind >= STALE_SESSIONS:
+def _status(score: float, components: Mapping[str, float], inputs: QualityInputs) -> SeriesStatus:
+    if score < STALE_BELOW or components["freshness"] <= 0:
         return SeriesStatus.STALE
-    if score > HEALTHY_ABOVE and sessions_behind <= 0:
+    whole = all(value >= HEALTHY_COMPONENT - 1e-9 for value in components.values())
+    if whole and STALE_FEED not in inputs.flag_counts:
         return SeriesStatus.HEALTHY
     return SeriesStatus.WARNING

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Floats, Mask, to_datetime64
+from enrichment.domain.bars import Bars, Floats, Mask, to_datetime, to_datetime64
 from enrichment.domain.calendars import (
     Market,
     canonical,
@@ -53,6 +53,8 @@ _REACH_MARGIN = timedelta(hours=1)  # Yahoo's clock decides what is too old
 _QUOTE_DELAY = timedelta(minutes=20)  # a quote may show a stock's trades that much later
 _NOISE = 5e-7  # relative: prices are sent as float32
 _DAILY_MARGIN = timedelta(days=7)  # days and weeks are stamped by the exchange's own clock
+_LISTING_MARGIN = timedelta(days=7)
+_MAX_SECONDS = 2**33  # after which no instrument is listed
 _PRICES = ("open", "high", "low", "close")
 
 
@@ -116,12 +118,21 @@ class YahooProvider:
         cut = served_from is not None
         if served is not timeframe:
             bars = build(bars, market, served, timeframe, cut=cut)
+        limit = HistoryLimit.VENDOR if cut else None
+        bars = _last_of_each(bars.take(_in_window(bars, window)))
+        listed = _first_trade(chart)
+        if (
+            listed is not None
+            and len(bars)
+            and _begins_with(bars, listed, max(start, window.start))
+        ):
+            served_from, limit = to_datetime(bars.ts[0]), HistoryLimit.LISTED
         return FetchedBars(
-            _last_of_each(bars.take(_in_window(bars, window))),
+            bars,
             self.source,
             adjusted=False,
             served_from=served_from,
-            limit=HistoryLimit.VENDOR if cut else None,
+            limit=limit,
             actions=actions,
         )
 
@@ -143,6 +154,20 @@ class YahooProvider:
             },
         )
         return response.body
+
+
+def _first_trade(chart: Any) -> datetime | None:
+    """When the instrument was first traded, if the answer says so."""
+    seconds = (chart["chart"]["result"][0].get("meta") or {}).get("firstTradeDate")
+    if not isinstance(seconds, int) or abs(seconds) >= _MAX_SECONDS:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _begins_with(bars: Bars, listed: datetime, asked_from: datetime) -> bool:
+    """Whether the bars begin on the day of the listing, after the start that was asked for."""
+    late = listed - asked_from > _LISTING_MARGIN
+    return late and abs(to_datetime(bars.ts[0]) - listed) <= _LISTING_MARGIN
 
 
 def parse(body: Any, symbol: str, interval: str) -> Bars:

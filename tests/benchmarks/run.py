@@ -44,6 +44,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     ),
     "start_up": ("--rounds", "2"),
     "structure": (),
+    "detection": ("--series", "20"),
 }
 
 

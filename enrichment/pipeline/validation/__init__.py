@@ -4,7 +4,8 @@ A check is a function and one line in `CHECKS`. Checks of bars as the vendor sen
 in four stages, each on what the one before left over: exact duplicates are dropped, bad bars are
 quarantined, of contradicting bars all but the last one sent are, and the rest is compared with the
 calendar. Then the checks of the series (`series`, `splits`) compare each good bar with those before
-it. Only an error keeps a bar out: an outlier, a split or an unusual volume may be real.
+it. Only an error of the bar itself keeps it out: an outlier, a split or an unusual volume may be
+real, and of a stale feed there is nothing better.
 
 >>> from datetime import UTC, datetime
 >>> from enrichment.domain.model import AssetClass, Timeframe, Window
@@ -53,11 +54,16 @@ from enrichment.pipeline.validation.bars import (
 from enrichment.pipeline.validation.series import (
     SeriesCheck,
     SeriesContext,
+    large_move,
     outlier,
+    repeated_bar,
+    spike,
     split,
     split_without_step,
+    stale_feed,
     stale_run,
     volume_collapse,
+    volume_per_trade,
     volume_spike,
     zero_volume,
 )
@@ -115,13 +121,36 @@ CHECKS: Mapping[str, BarCheck | SeriesCheck] = {
         outlier,
         "the return is {observed} robust deviations away from the usual: close {close}",
     ),
+    "large_move": SeriesCheck(
+        _INFO,
+        large_move,
+        "the return is {observed} robust deviations away from the usual, on a multiple of the"
+        " usual volume: close {close}",
+    ),
+    "spike": SeriesCheck(
+        _WARNING, spike, "a price {observed} times the usual range outside open and close: " + _OHLC
+    ),
     "volume_spike": SeriesCheck(
         _INFO, volume_spike, "volume {volume} is {observed} times the usual"
     ),
     "volume_collapse": SeriesCheck(
         _WARNING, volume_collapse, "volume {volume} is {observed} times the usual"
     ),
+    "volume_per_trade": SeriesCheck(
+        _WARNING, volume_per_trade, "volume per trade is {observed} times the usual"
+    ),
     "zero_volume": SeriesCheck(_INFO, zero_volume, "volume is 0, in a row: {observed}"),
+    "repeated_bar": SeriesCheck(
+        _WARNING,
+        repeated_bar,
+        "all numbers equal those of the bar before, its volume of {observed} too: " + _OHLC,
+    ),
+    "stale_feed": SeriesCheck(
+        _ERROR,
+        stale_feed,
+        "bars in a row that nobody traded or that repeat the one before, more than this series ever"
+        " had: {observed}; close {close}, volume {volume}",
+    ),
     "stale_run": SeriesCheck(
         _WARNING, stale_run, "bars with these prices in a row: {observed}; " + _OHLC
     ),

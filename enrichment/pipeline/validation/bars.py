@@ -14,8 +14,8 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from typing import TypeVar
@@ -47,6 +47,8 @@ class ValidationRequest:
     now: datetime
     splits: Splits = NO_SPLITS  # that are known
     adjusted_until: datetime | None = None  # bars from before are adjusted for splits up to then
+    # Start of a bar → median log return of the series of the exchange in it, where it is notable.
+    market_returns: Mapping[np.datetime64, float] = field(default_factory=dict)
 
 
 class CheckStage(IntEnum):

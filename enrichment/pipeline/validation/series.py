@@ -26,25 +26,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Bars, Floats, Mask, Timestamps, to_datetime64
+from enrichment.domain.bars import Bars, Floats, Mask, Timestamps, to_datetime, to_datetime64
 from enrichment.domain.corporate_actions import nearest_split_ratio
 from enrichment.domain.model import AssetClass, Severity
 from enrichment.pipeline.validation.bars import ValidationRequest
 
 T = TypeVar("T")
-CONTEXT_BARS = 320
+CONTEXT_BARS = 690
 
 _OUTLIER_Z = 10.0
+_REVERSAL_Z = 6.0
 _BASIS_POINT = 1e-4
 _VOLUME_FACTOR = 10.0
 _VOLUME_Z = 6.0
 _STALE_BARS, _STALE_BARS_INTRADAY, _MAX_STALE_BARS = 5, 12, 192
+_HISTORY_BARS, _LONGEST_RUN = 300, 380  # before a run, and of it, that stale_feed looks at
+_STALE_BARS_UNKNOWN = 20  # without a history to compare with
+_CHANCE = 1e-3  # runs of a length that a history explains by chance
+_CONFIRMING_FACTOR = 3.0  # of the usual volume and turnover, which make a large move credible
+_MAX_CREDIBLE_MOVE = np.log(1.45)
+_WICK_FACTOR = 8.0
+_MAX_CREDIBLE_WICK = np.log(1.35)
+_LOT_FACTOR, _LOT_Z = 1.6, 5.0
 _RECENT_BARS = 100
 _MAX_EMPTY_SHARE = 0.25
 
@@ -84,7 +94,7 @@ class SeriesContext:
 
 @dataclass(frozen=True, slots=True)
 class SeriesCheck:
-    """A check of bars against those before them; flagged bars stay in the series."""
+    """A check of bars against those before them; flagged bars stay in the series, errors too."""
 
     severity: Severity
     # The observed value at each checked row, NaN where it is not flagged. Looks back only, at
@@ -94,26 +104,103 @@ class SeriesCheck:
 
 
 def outlier(series: SeriesContext, request: ValidationRequest) -> Floats:
-    """|z| > 10 with z = (r - median) / (1.4826 · MAD) over the 60 log returns before the bar;
-    observed: z.
+    """|z| > 10 with z = (r - median) / (1.4826 · MAD) over the 60 log returns before the bar, and
+    nothing that makes the move credible; observed: z.
 
     r = ln(close / previous close), corrected for a split at the bar that is not known, and for a
     known one that the price did not follow. The deviation is at least one
     basis point, so that a market may move again after a standstill; for intraday bars n bars apart
     (a night, an outage) it is multiplied by √n. The usual bound of 3.5 (Iglewicz & Hoaglin, How to
     Detect and Handle Outliers, 1993) assumes normal distributions; returns exceed it every month.
-    The return after a bad price is as far out as the one before it, so both bars are flagged.
+    The return after a bad price is as far out as the one before it, so both bars are flagged; where
+    it takes back, to a quarter, one that was not traded on, from |z| > 6 on.
+
+    A move is credible if the market made it, too: |z| ≤ 10 after the median return of all series of
+    the exchange was subtracted from r; or if it was traded on (`large_move`).
     """
+    z = _return_score(series, request)
+    far = np.abs(z) > _OUTLIER_Z
+    if far.any():
+        far &= ~_is_traded_on(series)
+    return np.where(far | _reverses(series, z), z, np.nan)
+
+
+def _reverses(series: SeriesContext, z: Floats) -> Mask:
+    """Whether the bar takes back the return of the bar before, both far out."""
+    far = np.abs(z) > _REVERSAL_Z
+    if not far.any():
+        return far
+    rows, returns = series.checked_rows, _log_returns(series.bars.close)
+    last, before = returns[rows], returns[np.maximum(rows - 1, 0)]
+    smaller = np.minimum(np.abs(last), np.abs(before))
+    far &= smaller * np.abs(z) > _REVERSAL_Z * np.abs(last)  # the one before is as many away
+    far &= (np.abs(last + before) < smaller / 4) & (last * before < 0)
+    candidates = np.flatnonzero(far)
+    far[candidates] &= ~_traded_on(series.bars, rows[candidates] - 1)
+    return far
+
+
+def large_move(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """A return as far out as an `outlier` that was traded on; observed: z.
+
+    Volume and turnover (close · volume) are above 3 times the median of the 60 bars before, and the
+    price changed by less than a factor of 1.45: a bad price comes with the usual volume.
+    """
+    z = _return_score(series, request)
+    far = np.abs(z) > _OUTLIER_Z
+    return np.where(far & _is_traded_on(series), z, np.nan) if far.any() else _none_flagged(series)
+
+
+def _return_score(series: SeriesContext, request: ValidationRequest) -> Floats:
+    return series.cached("return", lambda: _compute_return_score(series, request))
+
+
+def _compute_return_score(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """The nearer to 0 of z with and without the market's return."""
     returns = _log_returns(series.bars.close)
-    median, deviation = rolling_median_mad(returns, series.checked_rows)
+    median, deviation = _usual_return(series, returns)
     ratio = split(series, request)
     undone = split_without_step(series, request)
     factor = np.where(np.isnan(ratio), 1.0, ratio) / np.where(np.isnan(undone), 1.0, undone)
     corrected = returns[series.checked_rows] + np.log(factor)
-    z = (corrected - median) / np.maximum(deviation, _BASIS_POINT)
+    deviation = np.maximum(deviation, _BASIS_POINT)
     if request.timeframe.intraday:
-        z /= np.sqrt(_bars_apart(series, request))
-    return np.where(np.abs(z) > _OUTLIER_Z, z, np.nan)
+        deviation *= np.sqrt(_bars_apart(series, request))
+    z = (corrected - median) / deviation
+    if not request.market_returns or not (np.abs(z) > _OUTLIER_Z).any():
+        return z
+    market = [request.market_returns.get(ts, 0.0) for ts in series.bars.ts[series.checked_rows]]
+    relative = z - np.array(market) / deviation
+    return np.where(np.abs(relative) < np.abs(z), relative, z)
+
+
+def _usual_return(series: SeriesContext, returns: Floats) -> tuple[Floats, Floats]:
+    """Median and deviation at the checked rows, of bars that are not dead: after a stale feed every
+    return would be far out. Of all bars where the series never lived.
+    """
+    rows, dead = series.checked_rows, _dead_bars(series)
+    if not dead.any():
+        return rolling_median_mad(returns, rows)
+    median, deviation = rolling_median_mad(np.where(dead, np.nan, returns), rows)
+    lived = np.append(0, np.cumsum(~dead))
+    never = np.flatnonzero(lived[rows] - lived[np.maximum(rows - CONTEXT_BARS, 0)] <= MIN_BARS)
+    median[never], deviation[never] = rolling_median_mad(returns, rows[never])
+    return median, deviation
+
+
+def _is_traded_on(series: SeriesContext) -> Mask:
+    return series.cached("traded_on", lambda: _traded_on(series.bars, series.checked_rows))
+
+
+def _traded_on(bars: Bars, rows: NDArray[np.intp]) -> Mask:
+    previous = bars.close[np.maximum(rows - 1, 0)]
+    far = np.flatnonzero(np.abs(np.log(bars.close[rows] / previous)) < _MAX_CREDIBLE_MOVE)
+    for column in (bars.volume, bars.close * bars.volume):
+        median, _ = rolling_median_mad(column, rows[far])
+        far = far[column[rows[far]] > _CONFIRMING_FACTOR * median]
+    traded = np.zeros(len(rows), dtype=bool)
+    traded[far] = True
+    return traded
 
 
 def volume_spike(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -127,9 +214,17 @@ def volume_spike(series: SeriesContext, request: ValidationRequest) -> Floats:
 
 
 def volume_collapse(series: SeriesContext, request: ValidationRequest) -> Floats:
-    """0 < volume < 1/10 of the usual and z < -6, as for volume_spike; observed: the multiple."""
+    """0 < volume < 1/10 of the usual and z < -6, as for volume_spike; observed: the multiple.
+
+    Only the first bar of a new level: the bar before had at least a fifth of the usual.
+    """
     multiple, z = _volume_score(series)
-    return np.where((multiple < 1 / _VOLUME_FACTOR) & (z < -_VOLUME_Z), multiple, np.nan)
+    flagged = (multiple < 1 / _VOLUME_FACTOR) & (z < -_VOLUME_Z)
+    if flagged.any():
+        volume, rows = series.bars.volume, series.checked_rows
+        before = volume[np.maximum(rows - 1, 0)] * multiple / volume[rows]
+        flagged &= ~((before > 0) & (before < 2 / _VOLUME_FACTOR))
+    return np.where(flagged, multiple, np.nan)
 
 
 def zero_volume(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -164,11 +259,133 @@ def stale_run(series: SeriesContext, request: ValidationRequest) -> Floats:
         return _none_flagged(series)
     for price in (bars.open, bars.high, bars.low):
         equal[1:] &= price[1:] == price[:-1]
-    equal &= (bars.volume > 0) | ~_traded_recently(bars.volume)
+    equal &= (bars.volume > 0) | ~_traded_within(bars.volume, _RECENT_BARS)
     length = run_lengths(equal) + 1
     shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
     flagged_lengths = [n for n in shortest * 2 ** np.arange(7) if n <= _MAX_STALE_BARS]
     return _flagged(series, equal & np.isin(length, flagged_lengths), length)
+
+
+def stale_feed(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """No sign of life for longer than this series ever was without: a run of dead bars beyond its
+    own history; observed: the length of the run so far.
+
+    A bar is dead if its volume is 0 or all its columns equal those of the bar before; without any
+    volume in the last 680 bars, as of a currency, only if its prices equal those of the bar before.
+    A run is beyond the history, the 300 bars before it, of which a share p was dead, from this
+    length L on:
+
+    - L ≥ 5 bars, intraday 12; where the history has fewer than 20 bars, 20;
+    - L > 2 · the longest dead run of the history;
+    - 300 · p^L < 0.001, with p three standard errors higher: chance explains no run of that length
+      in a thinly traded series; not judged where it has fewer than 100 bars and p is above 1/4;
+    - after 380 bars in any case.
+    """
+    dead = _dead_bars(series)
+    length = run_lengths(dead)
+    checked = length[series.first_checked :]
+    shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
+    if not (checked >= shortest).any():
+        return _none_flagged(series)
+    begins = series.checked_rows - checked + 1
+    limit = np.full(len(checked), _LONGEST_RUN)
+    for begin in np.unique(begins[checked >= shortest]):
+        limit[begins == begin] = _longest_credible_run(dead, int(begin), shortest)
+    return np.where(checked >= np.minimum(limit, _LONGEST_RUN), checked, np.nan)
+
+
+def newest_sign_of_life(bars: Bars) -> datetime | None:
+    """Start of the newest bar that is not dead, as `stale_feed` sees it; None if all are."""
+    alive = np.flatnonzero(~_find_dead_bars(SeriesContext(bars, first_checked=0)))
+    return to_datetime(bars.ts[alive[-1]]) if len(alive) else None
+
+
+def _dead_bars(series: SeriesContext) -> Mask:
+    return series.cached("dead", lambda: _find_dead_bars(series))
+
+
+def _find_dead_bars(series: SeriesContext) -> Mask:
+    bars = series.bars
+    same = np.append(False, bars.close[1:] == bars.close[:-1])
+    if same.any():
+        for column in (bars.open, bars.high, bars.low, bars.volume):
+            same[1:] &= column[1:] == column[:-1]
+    empty = bars.volume == 0
+    if not empty.any():
+        return same
+    return np.asarray(np.where(_traded_within(bars.volume, CONTEXT_BARS), same | empty, same))
+
+
+def _longest_credible_run(dead: Mask, begin: int, shortest: int) -> int:
+    """From which length on a run of dead bars that begins at a row is beyond its history."""
+    history = dead[max(0, begin - _HISTORY_BARS) : begin]
+    share = history.mean() if begin else 0.0
+    if len(history) < MIN_BARS:
+        return _LONGEST_RUN if share else _STALE_BARS_UNKNOWN
+    if len(history) < _RECENT_BARS and share > _MAX_EMPTY_SHARE:
+        return _LONGEST_RUN  # too short to show how thinly it trades
+    share = min(share + 3 * np.sqrt(share * (1 - share) / len(history)), 0.99)
+    by_chance = np.log(_CHANCE / _HISTORY_BARS) / np.log(share) if share > 0 else 0.0
+    return max(shortest, 2 * int(run_lengths(history).max()) + 1, int(np.ceil(by_chance)))
+
+
+def repeated_bar(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """A bar that traded, at more than one price, with all the numbers of the bar before, as at most
+    one of the 300 before did; observed: the volume.
+    """
+    bars, rows = series.bars, series.checked_rows
+    if len(bars) < 2:
+        return _none_flagged(series)
+    same = np.append(False, bars.volume[1:] == bars.volume[:-1])
+    same &= (bars.volume > 0) & (bars.high > bars.low)
+    if not same[series.first_checked :].any():
+        return _none_flagged(series)
+    for column in (bars.open, bars.high, bars.low, bars.close):
+        same[1:] &= column[1:] == column[:-1]
+    begins = same & ~np.append(False, same[:-1])  # a stale feed counts once
+    count = np.append(0, np.cumsum(begins))
+    usual = count[rows] > count[np.maximum(rows - _HISTORY_BARS, 0)] + 1
+    return np.where(same[rows] & ~usual, bars.volume[rows], np.nan)
+
+
+def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """A high or low that lies further outside open and close than 8 times the median of
+    ln(high / low) of the 60 bars before; observed: the multiple. Up to 35 % are credible where
+    the bar was traded on (`large_move`).
+    """
+    bars, rows = series.bars, series.checked_rows
+    above = np.log(bars.high[rows] / np.maximum(bars.open[rows], bars.close[rows]))
+    below = np.log(np.minimum(bars.open[rows], bars.close[rows]) / bars.low[rows])
+    wick = np.maximum(above, below)
+    ranges = np.where(_dead_bars(series), np.nan, np.log(bars.high / bars.low))
+    median, _ = rolling_median_mad(ranges, rows)
+    multiple = wick / np.maximum(median, _BASIS_POINT)
+    far = multiple > _WICK_FACTOR
+    if not far.any():
+        return _none_flagged(series)
+    credible = _is_traded_on(series) & (wick < _MAX_CREDIBLE_WICK)
+    return np.where(far & ~credible, multiple, np.nan)
+
+
+def volume_per_trade(series: SeriesContext, request: ValidationRequest) -> Floats:
+    """Units per trade below 1/1.6 or above 1.6 times the median of the 60 bars before and of the
+    bar before, and more than 5 robust deviations of its logarithm from the median; observed: the
+    multiple.
+
+    Volume and trades rise and fall together; a volume that is counted by half, or twice, does so
+    alone. Not judged where the vendor sends no trades.
+    """
+    bars, rows = series.bars, series.checked_rows
+    counted = (bars.trades > 0) & (bars.volume > 0)
+    if not counted[rows].any():
+        return _none_flagged(series)
+    size = np.log(np.where(counted, bars.volume, np.nan) / np.where(counted, bars.trades, np.nan))
+    median, deviation = rolling_median_mad(size, rows)
+    difference = size[rows] - median
+    far = np.abs(difference) > np.maximum(np.log(_LOT_FACTOR), _LOT_Z * deviation)
+    before = size[np.maximum(rows - 1, 0)]
+    far &= ~(np.abs(size[rows] - before) <= np.log(_LOT_FACTOR))  # not where a new level stays
+    return np.where(far, np.exp(difference), np.nan)
 
 
 def split(series: SeriesContext, request: ValidationRequest) -> Floats:
@@ -290,16 +507,17 @@ def _volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
 def _compute_volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     log_volume = np.log(np.where(volume > 0, volume, np.nan))
-    median, deviation = rolling_median_mad(log_volume, series.checked_rows)
+    alive = np.where(_dead_bars(series), np.nan, log_volume)
+    median, deviation = rolling_median_mad(alive, series.checked_rows)
     difference = log_volume[series.checked_rows] - median
     return np.exp(difference), difference / np.maximum(deviation, _BASIS_POINT)
 
 
-def _traded_recently(volume: Floats) -> Mask:
-    """Whether any of the 100 bars before each had volume."""
+def _traded_within(volume: Floats, bars: int) -> Mask:
+    """Whether any of the given number of bars before each had volume."""
     count = np.append(0, np.cumsum(volume > 0))
     rows = np.arange(len(volume))
-    return np.asarray(count[rows] > count[np.maximum(rows - _RECENT_BARS, 0)])
+    return np.asarray(count[rows] > count[np.maximum(rows - bars, 0)])
 
 
 def _none_flagged(series: SeriesContext) -> Floats:

@@ -264,8 +264,10 @@ def inputs_to_json(inputs: QualityInputs) -> Row:
             "served_from": inputs.history.served_from.isoformat(),
             "limit": inputs.history.limit,
             "fallback": inputs.history.fallback,
+            "missing_share": inputs.history.missing_share,
         },
         "substitution": inputs.substitution,
+        "lifeless_sessions": inputs.lifeless_sessions,
     }
 
 
@@ -286,6 +288,7 @@ def inputs_from_json(stored: Row) -> QualityInputs:
         },
         history=_history_from_json(stored.get("history")),
         substitution=stored.get("substitution"),
+        lifeless_sessions=stored.get("lifeless_sessions", 0),
     )
 
 
@@ -297,6 +300,7 @@ def _history_from_json(stored: Row | None) -> HistoryReach | None:
         datetime.fromisoformat(stored["served_from"]),
         HistoryLimit(stored["limit"]) if stored["limit"] else None,
         fallback=stored.get("fallback"),
+        missing_share=stored.get("missing_share", 0.0),
     )
 
 

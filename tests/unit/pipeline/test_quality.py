@@ -34,6 +34,7 @@ WHOLE = QualityInputs(
 )
 EMPTY = QualityInputs(0, 0, 0, 0, 0, sessions_behind=40)
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+SERVED = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def test_a_flawless_series() -> None:
@@ -62,8 +63,8 @@ def test_the_weights(inputs: QualityInputs, score: float) -> None:
     ("missing", "sessions_behind", "status"),
     [
         (0, 0, "healthy"),
-        (249, 0, "healthy"),
-        (250, 0, "warning"),
+        (20, 0, "healthy"),
+        (21, 0, "warning"),
         (374, 0, "warning"),
         (376, 0, "stale"),
         (0, 1, "warning"),
@@ -75,6 +76,54 @@ def test_the_weights(inputs: QualityInputs, score: float) -> None:
 def test_status(missing: int, sessions_behind: int, status: str) -> None:
     inputs = replace(WHOLE, missing=missing, sessions_behind=sessions_behind)
     assert assess_quality(inputs).status == status
+
+
+@pytest.mark.parametrize(
+    "poorer",
+    [
+        replace(WHOLE, missing=21),
+        replace(WHOLE, flag_counts={"ohlc": FlagCount(21)}),
+        replace(WHOLE, feature_nulls=201),
+        replace(WHOLE, sessions_behind=1),
+    ],
+)
+def test_one_poor_component_is_enough_for_a_warning(poorer: QualityInputs) -> None:
+    quality = assess_quality(poorer)
+    assert quality.score > 0.97
+    assert quality.status == "warning"
+
+
+def test_a_feed_without_a_sign_of_life_is_as_stale_as_one_that_ended() -> None:
+    stale = {"stale_feed": FlagCount(56)}
+    ended = assess_quality(replace(WHOLE, sessions_behind=60))
+    dead = replace(WHOLE, flag_counts=stale, lifeless_sessions=60)
+    quality = assess_quality(dead)
+    assert (quality.freshness, quality.status) == (ended.freshness, ended.status) == (0, "stale")
+    assert quality.reasons[0].startswith("freshness -0.10000: the feed has shown no sign of life")
+    alive_again = assess_quality(replace(dead, checked=100_000, lifeless_sessions=0))
+    assert (alive_again.score > 0.999, alive_again.status) == (True, "warning")
+    assert assess_quality(replace(dead, flag_counts={})).status == "healthy"  # confirmed
+
+
+@pytest.mark.parametrize(
+    ("limit", "points", "said"),
+    [
+        (None, 0.40 * 0.25, "unknown"),
+        (HistoryLimit.LISTED, 0, "listed then"),
+        (HistoryLimit.PLAN, 0, "the plan's reach"),
+        (HistoryLimit.VENDOR, 0, "the vendor's reach"),
+    ],
+)
+def test_a_history_that_begins_late_says_why_and_counts_if_nobody_knows(
+    limit: HistoryLimit | None, points: float, said: str
+) -> None:
+    reach = HistoryReach(SERVED - timedelta(days=300), SERVED, limit, missing_share=0.25)
+    [deduction] = deductions(replace(WHOLE, history=reach))
+    assert (deduction.check, deduction.points) == ("history", pytest.approx(points))
+    assert "25.0% less: " + said in deduction.observed
+    quality = assess_quality(replace(WHOLE, history=reach))
+    assert quality.score == pytest.approx(1 - points)
+    assert quality.status == ("warning" if points else "healthy")
 
 
 def test_reasons_name_check_observation_threshold_and_points() -> None:
@@ -136,8 +185,18 @@ def _counts(limit: int) -> st.SearchStrategy[int]:
         checked=_counts(10**6),
         no_trades=_counts(10**6),
         flag_counts=st.dictionaries(
-            st.sampled_from(["ohlc", "outlier", "split"]),
+            st.sampled_from(["ohlc", "outlier", "split", "stale_feed"]),
             st.builds(FlagCount, st.integers(1, 10**6)),
+        ),
+        lifeless_sessions=_counts(100),
+        history=st.none()
+        | st.builds(
+            HistoryReach,
+            wanted_from=st.just(MONDAY - timedelta(days=100)),
+            served_from=st.just(MONDAY),
+            limit=st.sampled_from([None, *HistoryLimit]),
+            fallback=st.sampled_from([None, "yahoo"]),
+            missing_share=st.floats(0, 1),
         ),
         feature_cells=_counts(10**8),
         feature_nulls=_counts(10**8),
@@ -187,9 +246,6 @@ def test_optional_features_do_not_count() -> None:
     assert features.coverage(1_000, {"delta": np.full(300, np.nan)}) == (0, 0)
 
 
-SERVED = datetime(2024, 1, 1, tzinfo=UTC)
-
-
 @pytest.mark.parametrize(
     ("reach", "substitution", "points"),
     [
@@ -219,7 +275,7 @@ def test_a_fallback_costs_points(
     assert {d.check: d.points for d in deductions(inputs)} == points
     quality = assess_quality(inputs)
     assert quality.score == pytest.approx(1 - sum(points.values()), abs=1e-12)
-    assert quality.status == "healthy"
+    assert quality.status == ("warning" if sum(points.values()) else "healthy")
     reasons = " ".join(quality.reasons)
     assert not substitution or f"binance served {substitution}" in reasons
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,8 +65,13 @@ def test_an_ordinary_series_has_no_flags() -> None:
 
 
 def test_none_of_these_checks_keeps_a_bar_out() -> None:
-    severities = {CHECKS[name].severity for name in SERIES_CHECKS}
-    assert severities == {Severity.WARNING, Severity.INFO}
+    errors = {name for name in SERIES_CHECKS if CHECKS[name].severity is Severity.ERROR}
+    assert errors == {"stale_feed"}
+    stopped = walk(
+        close=dict.fromkeys(range(150, 300), 99.0), volume=dict.fromkeys(range(150, 300), 0)
+    )
+    result = run(stopped)
+    assert (len(result.bars), result.quarantined) == (300, ())
 
 
 @pytest.mark.parametrize("factor", [1.3, 0.77, 43.0])
@@ -178,6 +184,157 @@ def _repeated(count: int, volume: float) -> Bars:
 )
 def test_equal_prices_in_a_row_are_stale(count: int, flagged: list[int]) -> None:
     assert days(run(_repeated(count, 7.0)), "stale_run") == flagged
+
+
+def _stopped(count: int, *, first: int = 200, volume: float | None = 0.0, of: Bars) -> Bars:
+    """The bars with `count` of them repeating the one before; volume None: that of it, too."""
+    columns = {name: column.copy() for name, column in of.columns().items()}
+    rows = slice(first, first + count)
+    for name in ("open", "high", "low", "close"):
+        columns[name][rows] = columns["close"][first - 1]
+    columns["volume"][rows] = columns["volume"][first - 1] if volume is None else volume
+    if volume is None:
+        for name in ("open", "high", "low"):
+            columns[name][rows] = columns[name][first - 1]
+    return Bars(**columns)
+
+
+@pytest.mark.parametrize("volume", [0.0, None])
+@pytest.mark.parametrize(
+    ("count", "timeframe", "flagged"),
+    [
+        (4, Timeframe.D1, []),
+        (5, Timeframe.D1, [204]),
+        (60, Timeframe.D1, list(range(204, 260))),
+        (11, Timeframe.H1, []),
+        (13, Timeframe.H1, [211, 212]),
+    ],
+)
+def test_a_feed_that_stopped_is_an_error(
+    count: int, timeframe: Timeframe, volume: float | None, flagged: list[int]
+) -> None:
+    bars = _stopped(count, volume=volume, of=walk())
+    if timeframe is Timeframe.H1:
+        hours = (bars.ts - bars.ts[0]).astype(int) // 86_400_000_000
+        bars = replace(bars, ts=bars.ts[0] + hours * np.timedelta64(1, "h"))
+        first = bars.ts[0]
+        flags = [f for f in run(bars, timeframe=timeframe).flags if f.check == "stale_feed"]
+        rows = [
+            int((np.datetime64(f.ts.replace(tzinfo=None)) - first) / np.timedelta64(1, "h"))
+            for f in flags
+        ]
+        assert rows == flagged
+    else:
+        assert days(run(bars), "stale_feed") == flagged
+
+
+def test_volume_alone_that_stopped_is_a_stale_feed() -> None:
+    assert days(run(walk(volume=dict.fromkeys(range(150, 160), 0.0))), "stale_feed") == [
+        *range(154, 160)
+    ]
+
+
+def test_a_feed_that_never_lived_is_stale_after_20_bars() -> None:
+    bars = walk(60)
+    silent = _stopped(59, first=1, of=bars)
+    assert days(run(silent), "stale_feed") == list(range(20, 60))
+
+
+def test_a_long_stale_feed_stays_one() -> None:
+    assert days(run(_stopped(600, of=walk(800))), "stale_feed") == list(range(204, 800))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_thinly_traded_series_is_no_stale_feed(share: float) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        empty = dict.fromkeys(np.flatnonzero(random.random(2_000) < share), 0.0)
+        assert days(run(walk(2_000, volume=empty)), "stale_feed") == []
+
+
+def test_a_run_that_the_history_shows_is_no_stale_feed() -> None:
+    bars = walk(500)
+    for first in (100, 180, 260, 340, 420):
+        bars = _stopped(4 + first // 60, first=first, of=bars)
+    assert days(run(bars), "stale_feed") == [104]
+
+
+def test_an_instrument_without_volume_is_stale_by_its_prices_only(eurusd: Bars) -> None:
+    silent = replace(eurusd, volume=np.zeros(len(eurusd)))
+    assert [f for f in run(silent, timeframe=Timeframe.H1).flags if f.check == "stale_feed"] == []
+    assert days(run(_stopped(8, of=replace(walk(), volume=np.zeros(300)))), "stale_feed") == [
+        *range(205, 208)
+    ]
+
+
+def test_stale_feeds_are_found_in_nightly_runs_as_in_one() -> None:
+    for bars in (_stopped(60, first=720, of=walk(800)), _stopped(500, first=150, of=walk(800))):
+        whole = days(run(bars), "stale_feed")
+        for end in (725, 730, 760, 799):
+            context, new = bars.take(slice(end - CONTEXT_BARS, end)), bars.take(slice(end, end + 1))
+            assert days(run(new, context, since=new.ts[0]), "stale_feed") == [
+                day for day in whole if day == end
+            ]
+
+
+def test_a_day_that_was_sent_as_the_next_one_too() -> None:
+    columns = {name: column.copy() for name, column in walk().columns().items()}
+    for name in ("open", "high", "low", "close", "volume"):
+        columns[name][200] = columns[name][199]
+    assert days(run(Bars(**columns)), "repeated_bar") == [200]
+
+
+def test_a_high_far_outside_open_and_close() -> None:
+    bars = walk()
+    high = bars.high.copy()
+    high[200] *= 1.2
+    spiked = replace(bars, high=high)
+    assert days(run(spiked), "spike") == [200]
+    volume = bars.volume.copy()
+    volume[200] *= 5
+    assert days(run(replace(spiked, volume=volume)), "spike") == []
+
+
+def test_a_large_move_that_was_traded_on_is_no_outlier() -> None:
+    bars = walk()
+    moved = {row: bars.close[row] * 1.3 for row in range(200, 300)}
+    assert days(run(walk(close=moved)), "outlier") == [200]
+    traded = run(walk(close=moved, volume={200: bars.volume[200] * 6}))
+    assert (days(traded, "outlier"), days(traded, "large_move")) == ([], [200])
+
+
+def test_a_volume_counted_by_half_while_its_trades_are_all_counted() -> None:
+    bars = walk()
+    counted = replace(bars, trades=np.floor(bars.volume / 100))
+    assert days(run(counted), "volume_per_trade") == []
+    volume = bars.volume.copy()
+    volume[200:] /= 2
+    assert days(run(replace(counted, volume=volume)), "volume_per_trade") == [200]
+
+
+@pytest.mark.parametrize(("market", "flagged"), [(-0.12, []), (0.0, [200]), (0.12, [200])])
+def test_a_return_that_the_market_made_too_is_no_outlier(market: float, flagged: list[int]) -> None:
+    bars = walk()
+    moved = walk(close={row: bars.close[row] * 0.88 for row in range(200, 300)})
+    window = Window(to_datetime(bars.ts[0]), LATER)
+    request = ValidationRequest(
+        AssetClass.CRYPTO,
+        Timeframe.D1,
+        window,
+        LATER,
+        market_returns={bars.ts[200]: market},
+    )
+    assert days(validate(moved, request), "outlier") == flagged
+
+
+def test_a_calm_instrument_in_a_moving_market_is_no_outlier() -> None:
+    bars = walk()
+    window = Window(to_datetime(bars.ts[0]), LATER)
+    market = {bars.ts[200]: -0.12}
+    request = ValidationRequest(
+        AssetClass.CRYPTO, Timeframe.D1, window, LATER, market_returns=market
+    )
+    assert validate(bars, request).flags == ()
 
 
 def test_bars_in_which_nobody_traded_are_not_stale() -> None:
