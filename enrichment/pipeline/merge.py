@@ -267,7 +267,7 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     asked = [result.window.start for result in fetches]
     asked += [ts for ts in (snapshot.wanted_from, snapshot.history_from) if ts is not None]
     wanted = min(asked if backfill is None else [*asked, backfill.start])
-    served = snapshot.history_from or fetches[0].served_from
+    served = min(snapshot.history_from or fetches[0].served_from, merged.run.now)
     for result in sorted(fetches, key=attrgetter("window.end"), reverse=True):
         start = result.served_from
         if start < served <= result.window.end:

@@ -65,8 +65,7 @@ def test_a_bad_bar_is_set_apart_and_the_rest_is_stored(
     ((detail,),) = night.rows("SELECT DISTINCT detail FROM bar_quarantine")
     assert isinstance(detail, str)
     assert len(detail) > 20
-    cause = "unexplained" if check == "misaligned" else "quarantined"  # it was sent for other hours
-    missing = [] if row < GOOD else [(to_datetime(quiet_bars().ts[row]), cause)]
+    missing = [] if row < GOOD else [(to_datetime(quiet_bars().ts[row]), "quarantined")]
     assert night.rows("SELECT ts, cause FROM bar_gaps WHERE resolved_at IS NULL") == missing
     night.vendor.bars = quiet_bars()
     night.run_at(NEW + 1)

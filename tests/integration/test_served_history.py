@@ -125,8 +125,9 @@ def test_an_outage_of_the_first_vendor_is_made_good_by_itself(nights: Nights) ->
         assert nights.points == {"fallback": 0.01, "history": 0.02}
         assert nights.report.score == pytest.approx(0.97)
         assert nights.history == [
-            f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}: to be asked for again, "
-            "second served as a fallback"
+            f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d},"
+            f" {(served - wanted) / (nights.now - wanted):.1%} less: unknown, to be asked for"
+            " again, second served as a fallback"
         ]
         assert (nights.report.wanted_from, nights.report.served_from) == (wanted, served)
     first.down = False
@@ -150,9 +151,13 @@ def test_what_a_plan_does_not_reach_is_stated_and_asked_for_once_a_month(nights:
     nights.run_at(3000)
     served = to_datetime(nights.bars().ts[0])
     wanted = midnight(nights.now) - HISTORY
-    stated = [f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}: plan"]
+    stated = [
+        f"asked from {wanted:%Y-%m-%d}, served from {served:%Y-%m-%d}, 33.3% less: the plan's reach"
+    ]
     assert nights.history == stated
-    assert nights.rows("SELECT reasons[1] LIKE '%: plan %' FROM enrichment_status") == [(True,)]
+    assert nights.rows("SELECT reasons[1] LIKE '%reach (full marks: %' FROM enrichment_status") == [
+        (True,)
+    ]
     assert nights.report.history_limit == "plan"
     asked = len(first.windows)
     nights.run_at(3001)
@@ -182,7 +187,9 @@ def test_a_backfill_beyond_the_plan_says_what_was_served(nights: Nights) -> None
     assert nights.rows("SELECT state FROM enrichment_jobs WHERE kind = 'backfill'") == [
         ("completed",)
     ]
-    assert nights.history == [f"asked from 2000-01-01, served from {served:%Y-%m-%d}: plan"]
+    assert nights.history == [
+        f"asked from 2000-01-01, served from {served:%Y-%m-%d}, 83.5% less: the plan's reach"
+    ]
     assert len(first.windows) - asked <= 5  # none of the chunks that are older still
     asked = len(first.windows)
     nights.run_at(3001)

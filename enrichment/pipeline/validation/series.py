@@ -53,6 +53,7 @@ _CHANCE = 1e-3  # runs of a length that a history explains by chance
 _CONFIRMING_FACTOR = 3.0  # of the usual volume and turnover, which make a large move credible
 _MAX_CREDIBLE_MOVE = np.log(1.45)
 _WICK_FACTOR = 8.0
+_CONFIRMING_FACTOR_OF_WICKS = 2.0
 _MAX_CREDIBLE_WICK = np.log(1.35)
 _LOT_FACTOR, _LOT_Z = 1.6, 5.0
 _RECENT_BARS = 100
@@ -192,12 +193,12 @@ def _is_traded_on(series: SeriesContext) -> Mask:
     return series.cached("traded_on", lambda: _traded_on(series.bars, series.checked_rows))
 
 
-def _traded_on(bars: Bars, rows: NDArray[np.intp]) -> Mask:
+def _traded_on(bars: Bars, rows: NDArray[np.intp], factor: float = _CONFIRMING_FACTOR) -> Mask:
     previous = bars.close[np.maximum(rows - 1, 0)]
     far = np.flatnonzero(np.abs(np.log(bars.close[rows] / previous)) < _MAX_CREDIBLE_MOVE)
     for column in (bars.volume, bars.close * bars.volume):
         median, _ = rolling_median_mad(column, rows[far])
-        far = far[column[rows[far]] > _CONFIRMING_FACTOR * median]
+        far = far[column[rows[far]] > factor * median]
     traded = np.zeros(len(rows), dtype=bool)
     traded[far] = True
     return traded
@@ -351,7 +352,7 @@ def repeated_bar(series: SeriesContext, request: ValidationRequest) -> Floats:
 def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     """A high or low that lies further outside open and close than 8 times the median of
     ln(high / low) of the 60 bars before; observed: the multiple. Up to 35 % are credible where
-    the bar was traded on (`large_move`).
+    volume and turnover are above twice the median.
     """
     bars, rows = series.bars, series.checked_rows
     above = np.log(bars.high[rows] / np.maximum(bars.open[rows], bars.close[rows]))
@@ -363,7 +364,8 @@ def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     far = multiple > _WICK_FACTOR
     if not far.any():
         return _none_flagged(series)
-    credible = _is_traded_on(series) & (wick < _MAX_CREDIBLE_WICK)
+    credible = wick < _MAX_CREDIBLE_WICK
+    credible &= _traded_on(bars, rows, _CONFIRMING_FACTOR_OF_WICKS)
     return np.where(far & ~credible, multiple, np.nan)
 
 
