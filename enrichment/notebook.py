@@ -2,6 +2,7 @@
 
     from enrichment.notebook import connect
     warehouse = connect()
+    warehouse.bars("AAPL", "1d", "2024-01-01", adjust="split")
     warehouse.query("SELECT * FROM enrichment_status WHERE symbol = :symbol", symbol="AAPL")
 
 It reads the database that `enrichment up` uses with the same settings. For the database of a
@@ -11,25 +12,38 @@ running demo set ENRICHMENT_HOME to the folder that the demo prints.
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from enrichment.config import Settings
 from enrichment.domain.bars import Bars
-from enrichment.domain.errors import ConfigurationError, ProviderError, Snooze
+from enrichment.domain.corporate_actions import Adjustment
+from enrichment.domain.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    NotTracked,
+    ProviderError,
+    Snooze,
+)
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.adhoc_sql import AdhocSql
+from enrichment.warehouse.read_models.bars import COLUMNS, schema
+from enrichment.warehouse.read_models.corporate_actions import ListedAction
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_read_models, open_reading_database
 from enrichment.wiring.vendors import build_providers
 from resilience import init_resilience_manager
 
 TIMEOUT_SECONDS = 30.0
+MAX_ACTIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,60 @@ class WarehouseReader:
     def query(self, sql: str, **values: Any) -> pd.DataFrame:
         """The rows of one SQL statement, in which `:name` is replaced by the value of that name."""
         return self._sql.query(sql, **values)
+
+    def bars(
+        self,
+        symbol: str,
+        timeframe: str | Timeframe = Timeframe.D1,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        adjust: str | Adjustment = Adjustment.SPLIT,
+    ) -> pd.DataFrame:
+        """The stored bars of a series with their features, ascending.
+
+        Args:
+            symbol: In any usual spelling.
+            timeframe: Length of a bar, such as '1d'.
+            start: Earliest start of a bar, such as '2024-01-01'; UTC unless it says otherwise.
+            end: Exclusive.
+            columns: Such as 'close' and 'rsi_14'; None for all.
+            adjust: The basis of prices and volumes: 'none' as traded, 'split' on today's share
+                basis, 'total' also as if dividends had been reinvested.
+
+        Returns:
+            One row per bar, indexed by its start in UTC; `attrs` holds symbol, timeframe and
+            adjust.
+
+        Raises:
+            NotTracked: The warehouse does not know the symbol.
+            InvalidRequest: An argument is none of those above.
+        """
+        name = self.reader.symbols.stored_as(symbol)
+        frame_of, basis = Timeframe.parse(str(timeframe)), _basis(adjust)
+        names = list(COLUMNS) if columns is None else list(columns)
+        if unknown := [column for column in names if column not in COLUMNS]:
+            raise InvalidRequest(f"unknown columns {unknown}: choose among {', '.join(COLUMNS)}")
+        downloads = self.reader.bars
+        if not downloads.exists(name):
+            raise NotTracked.of(name)
+        extent = downloads.extent(name, frame_of, _utc(start), _utc(end), adjustment=basis)
+        batches = list(downloads.chunks(extent, names))
+        table = pa.Table.from_batches(batches, schema(names))
+        result: pd.DataFrame = table.to_pandas().set_index("ts")
+        result.attrs = {"symbol": name, "timeframe": str(frame_of), "adjust": str(basis)}
+        return result
+
+    def actions(self, symbol: str) -> pd.DataFrame:
+        """A symbol's splits, dividends and other corporate actions, ascending, as the leading
+        source describes them; `applies` says which are part of the adjustment of prices.
+        """
+        name = self.reader.symbols.stored_as(symbol)
+        listed = self.reader.corporate_actions.listed(MAX_ACTIONS, symbol=name)
+        columns = [field.name for field in fields(ListedAction)]
+        rows = [asdict(action) for action in reversed(listed)]
+        return pd.DataFrame(rows, columns=columns).set_index("effective_date")
 
     def ask_each(
         self,
@@ -102,6 +170,25 @@ class WarehouseReader:
     def close(self) -> None:
         """Close the connection; done automatically when the kernel ends."""
         self._resources.close()
+
+
+def _basis(adjust: str | Adjustment) -> Adjustment:
+    try:
+        return Adjustment(adjust)
+    except ValueError:
+        raise InvalidRequest(
+            f"unknown basis {adjust!r}: choose one of {', '.join(Adjustment)}"
+        ) from None
+
+
+def _utc(moment: datetime | str | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        at = pd.Timestamp(moment)
+    except ValueError:
+        raise InvalidRequest(f"{moment!r} is no date or time") from None
+    return (at.tz_localize("UTC") if at.tz is None else at).to_pydatetime()
 
 
 def connect(

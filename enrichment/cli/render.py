@@ -224,19 +224,14 @@ def actions_table(actions: Sequence[ListedAction]) -> Table:
     columns = ("symbol", "date", "kind", "value", "source", "applied", "note")
     result = table(*columns, right=("value",), wrap=False)
     for action in actions:
-        value = "–" if action.ratio is None else f"{action.ratio:g} for 1"
-        if action.amount is not None:
-            value = f"{action.amount:g} {action.currency or ''}".strip()
-        withdrawn = f"withdrawn {action.withdrawn_at:%Y-%m-%d}" if action.withdrawn_at else None
-        notes = (withdrawn, action.problem, action.disagreement)
         result.add_row(
             action.symbol,
             f"{action.effective_date}",
             action.kind,
-            value,
+            action.value,
             ", ".join(action.sources),
             "yes" if action.applies else "no",
-            "; ".join(filter(None, notes)),
+            action.note,
         )
     return result
 

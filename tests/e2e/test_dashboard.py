@@ -208,6 +208,21 @@ def test_symbols_shows_candles_and_triggers_one_symbol(
     assert count(demo_db, tracked) == before + 1
 
 
+def test_the_basis_of_prices_stands_in_the_address(demo: RunningStack, page: Page) -> None:
+    page.goto(f"{demo.dashboard}/symbols?search=AAPL")
+    expect(page.get_by_text("USD adjusted for splits ·")).to_be_visible()
+    for basis, caption in (
+        ("total", "USD adjusted for splits and dividends ·"),
+        ("none", "USD as traded ·"),
+    ):
+        select_option(page, "Adjust prices for", basis)
+        expect(page.get_by_text(caption)).to_be_visible()
+        expect(page).to_have_url(re.compile(f"adjust={basis}"))
+        page.reload()
+        expect(page.get_by_text(caption)).to_be_visible()
+        expect(page.locator(".js-plotly-plot").last).to_be_visible()
+
+
 def test_a_list_is_imported_after_its_invalid_lines_are_corrected(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:

@@ -123,3 +123,66 @@ def test_a_server_that_is_not_there_is_named() -> None:
     url = SecretStr("postgresql://postgres@127.0.0.1:1/postgres")
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1"):
         connect(Settings(database_url=url))
+
+
+def test_bars_are_frames_on_the_basis_that_is_asked_for(
+    warehouse: WarehouseReader, db: Database
+) -> None:
+    days = pd.date_range("2024-06-03", periods=8, freq="B", tz="UTC")
+    raw = pd.Series([100.0, 102, 101, 103, 26, 27, 26.5, 25], index=days)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume, sma_20)"
+                " VALUES ('AAPL', '1d', :ts, :close, :close, :close, :close, 1000, :close)"
+            ),
+            [{"ts": ts, "close": close} for ts, close in raw.items()],
+        )
+        conn.execute(
+            text(
+                "INSERT INTO enrichment_status (symbol, timeframe, status)"
+                " VALUES ('AAPL', '1d', 'healthy')"
+            )
+        )
+    commands = Commands(db)
+    commands.add_action("AAPL", "split", days[4].date(), ratio=4.0, reason="r", actor="test")
+    commands.add_action(
+        "AAPL", "cash_dividend", days[6].date(), amount=0.27, reason="r", actor="test"
+    )
+    on_basis = {
+        "none": raw,
+        "split": raw.where(days >= days[4], raw / 4),
+        "total": raw.where(days >= days[4], raw / 4).where(days >= days[6], lambda p: p * 0.99),
+    }
+    for adjust, expected in on_basis.items():
+        bars = warehouse.bars("aapl", "1d", adjust=adjust)
+        assert bars.index.tolist() == days.tolist()
+        assert bars["close"].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+        assert bars["close"].equals(bars["sma_20"])
+        assert bars.attrs == {"symbol": "AAPL", "timeframe": "1d", "adjust": adjust}
+    default = warehouse.bars("AAPL", start="2024-06-05", end=datetime(2024, 6, 7, tzinfo=UTC))
+    assert default["close"].tolist() == [25.25, 25.75]
+    assert default["volume"].tolist() == [4000.0, 4000.0]
+    assert str(default.index.tz) == "UTC"
+    assert list(warehouse.bars("AAPL", columns=["close", "rsi_14"])) == ["close", "rsi_14"]
+    assert warehouse.bars("AAPL", "1w").empty
+    actions = warehouse.actions("AAPL")
+    assert actions.index.tolist() == [days[4].date(), days[6].date()]
+    assert actions["applies"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"symbol": "NONE"}, "NONE is not tracked"),
+        ({"adjust": "all"}, "choose one of none, split, total"),
+        ({"timeframe": "1y"}, "unknown timeframe"),
+        ({"columns": ["price"]}, r"unknown columns \['price'\]"),
+        ({"start": "yesterday's"}, "is no date or time"),
+    ],
+)
+def test_bars_that_can_not_be_read_are_refused(
+    warehouse: WarehouseReader, arguments: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        warehouse.bars(**{"symbol": "AAPL", **arguments})

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import exchange_calendars
+import numpy as np
 import pandas as pd
 import pytest
 import streamlit as st
 from sqlalchemy import text
+from streamlit.testing.v1 import AppTest
 
+from enrichment.domain.bars import Floats
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
@@ -177,6 +183,78 @@ def test_symbols_shows_the_prices_of_one_and_its_actions(
     assert found is not None
     assert not found.active
     assert page.warning[0].value == "SIM1 is not tracked any more."
+
+
+def chart_of(page: AppTest) -> dict[str, Any]:
+    """Trace of the chart of prices → its values."""
+    figure = json.loads(page.get("plotly_chart")[-1].proto.spec)
+    return {trace["name"]: trace for trace in figure["data"]}
+
+
+def values_of(column: dict[str, str]) -> Floats:
+    """The numbers of a column as plotly sends them."""
+    return np.frombuffer(base64.b64decode(column["bdata"]), column["dtype"])
+
+
+def test_prices_are_shown_on_the_basis_of_the_address(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
+    with db.begin() as conn:
+        days = conn.execute(text("SELECT ts::date FROM bars ORDER BY ts DESC LIMIT 10")).scalars()
+        split_day = list(days)[-1]
+    Commands(db).add_action("SIM1", "split", split_day, ratio=4.0, reason="test", actor="test")
+    dividend = split_day - timedelta(days=20)
+    values = {"amount": 0.5, "currency": "USD", "reason": "test", "actor": "test"}
+    Commands(db).add_action("SIM1", "cash_dividend", dividend, **values)
+    opens = {}
+    for adjust in (None, "none", "split", "total"):
+        query = {"adjust": adjust} if adjust else {}
+        page = open_page("symbols", db_url, monkeypatch, **query)
+        assert page.selectbox(key="adjust").value == (adjust or "split")
+        traces = chart_of(page)
+        opens[adjust] = values_of(traces["price"]["open"])
+        assert traces["split"]["x"] == [f"{split_day:%Y-%m-%d}"]
+        assert traces["split"]["text"] == [f"split of {split_day:%Y-%m-%d}: 4 for 1"]
+        assert traces["dividend"]["text"] == [f"cash dividend of {dividend:%Y-%m-%d}: 0.5 USD"]
+        shown = {"none": "USD as traded", "total": "USD adjusted for splits and dividends"}
+        assert shown.get(adjust or "split", "USD adjusted for splits") in page_text(page)
+    assert opens[None].tolist() == opens["split"].tolist()
+    assert opens["split"][0] == pytest.approx(opens["none"][0] / 4)
+    assert opens["split"][-1] == opens["none"][-1]
+    assert 0.95 * opens["split"][0] < opens["total"][0] < opens["split"][0]
+
+
+def test_operators_state_corporate_actions_on_the_page_of_the_symbol(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
+    page = open_page("symbols", db_url, monkeypatch)
+    day = date(2024, 6, 10)
+
+    def state(what: str) -> list[tuple[float | None, bool]]:
+        page.text_input(key=f"{what}-action-reason").set_value("announced").run()
+        page.button(key=f"{what}-action-confirm").click().run()
+        assert not page.exception, page.exception
+        reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        actions = reader.corporate_actions.listed(10, symbol="SIM1")
+        return [(action.ratio, action.applies) for action in actions]
+
+    assert state("add") == []  # without a day
+    assert page.toast[0].value == "choose the day of the action"
+    page.date_input(key="action-day").set_value(day).run()
+    page.number_input(key="action-value").set_value(0.0).run()
+    assert state("add") == []
+    assert "a ratio of 0 is none" in page.toast[0].value
+    page.number_input(key="action-value").set_value(3.0).run()
+    assert state("add") == [(3.0, True)]
+    assert "1 corporate action, 1 applied" in [expander.label for expander in page.expander]
+    assert state("refute") == [(None, False)]
+    assert state("restore") == []
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    audited = [row for row in reader.audit_log.actions(10) if row.action.endswith("_action")]
+    assert [row.action for row in audited] == ["restore_action", "refute_action", "add_action"]
+    assert {(row.target, row.reason) for row in audited} == {("SIM1 split 2024-06-10", "announced")}
 
 
 def test_a_symbol_is_tracked_from_the_page(

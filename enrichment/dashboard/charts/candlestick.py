@@ -1,4 +1,4 @@
-"""A candlestick chart with indicators, volume and flagged bars."""
+"""A candlestick chart with indicators, volume, flagged bars and corporate actions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ FLAG_MARKERS = {
     Severity.INFO: "circle-open",
 }
 
+EVENT_MARKERS = {"split": ("diamond", theme.PURPLE), "dividend": ("circle", theme.BLUE)}
+
 
 def candlestick(
     candles: pd.DataFrame,
@@ -43,6 +45,7 @@ def candlestick(
     continuous: bool = False,
     missing: pd.Series | None = None,
     bars_each: int = 1,
+    events: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Candles with overlays and flags, the volume below them, and below that one indicator.
 
@@ -55,12 +58,16 @@ def candlestick(
             without gaps for nights and weekends.
         missing: The times of bars that should exist and do not: they are holes.
         bars_each: Bars per candle.
+        events: Splits and dividends, columns ts (the first possible start of a bar after it), kind
+            (a key of EVENT_MARKERS) and text.
     """
     rows = _with_holes(candles, missing, bars_each)
     flags = _placed(flags, rows, bars_each)
+    events = _at_candles(events, rows, bars_each)
     if not continuous:
         daily = _is_daily(rows)
         flags = flags.assign(ts=_categories(flags["ts"], daily))
+        events = events.assign(ts=_categories(events["ts"], daily))
         rows = rows.assign(ts=_categories(rows["ts"], daily))
     heights = [0.66, 0.17, 0.17] if indicator else [0.78, 0.22]
     figure = make_subplots(
@@ -73,6 +80,7 @@ def candlestick(
         _add_indicator(figure, rows, indicator)
     _add_holes(figure, rows)
     _add_flags(figure, flags)
+    _add_events(figure, events)
     figure.update_xaxes(rangeslider_visible=False)
     if not continuous:
         figure.update_xaxes(
@@ -111,6 +119,21 @@ def _placed(flags: pd.DataFrame, rows: pd.DataFrame, bars_each: int) -> pd.DataF
     own = _categories(flags["ts"], _is_daily(rows))
     text = "in this candle, bar of " + own + ": " + flags["text"]
     return flags.assign(ts=starts, price=prices, text=text)
+
+
+def _at_candles(events: pd.DataFrame | None, rows: pd.DataFrame, bars_each: int) -> pd.DataFrame:
+    """The events in the range of the candles, with ts of the first candle that shows them."""
+    if events is None or events.empty or rows.empty:
+        return pd.DataFrame(columns=["ts", "kind", "text", "price"])
+    if bars_each == 1:
+        positions = rows["ts"].searchsorted(events["ts"])
+    else:  # the candle that holds that time
+        positions = rows["ts"].searchsorted(events["ts"], side="right") - 1
+    shown = (events["ts"] > rows["ts"].iloc[0]).to_numpy() & (positions < len(rows))
+    candles = rows["low"].ffill().iloc[positions[shown]]
+    starts = rows["ts"].iloc[positions[shown]]
+    placed: pd.DataFrame = events[shown].assign(ts=starts.array, price=0.99 * candles.to_numpy())
+    return placed
 
 
 def _is_daily(rows: pd.DataFrame) -> bool:
@@ -199,6 +222,24 @@ def _add_flags(figure: go.Figure, flags: pd.DataFrame) -> None:
             mode="markers",
             name=f"flag: {severity}",
             marker={"symbol": marker, "size": 9, "color": theme.ORANGE},
+            text=part["text"],
+            hovertemplate="%{x}<br>%{text}<extra></extra>",
+            row=1,
+            col=1,
+        )
+
+
+def _add_events(figure: go.Figure, events: pd.DataFrame) -> None:
+    for kind, (symbol, color) in EVENT_MARKERS.items():
+        part = events[events["kind"] == kind]
+        if part.empty:
+            continue
+        figure.add_scatter(
+            x=part["ts"],
+            y=part["price"],
+            mode="markers",
+            name=kind,
+            marker={"symbol": symbol, "size": 9, "color": color},
             text=part["text"],
             hovertemplate="%{x}<br>%{text}<extra></extra>",
             row=1,

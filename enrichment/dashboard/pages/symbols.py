@@ -26,11 +26,13 @@ from enrichment.dashboard.components import (
     select,
     table,
 )
+from enrichment.dashboard.corporate_actions import actions_list, chart_events, read_actions
 from enrichment.dashboard.data.cache import cached_figure, cached_read
 from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
+from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import PauseScope, SeriesStatus
@@ -45,6 +47,11 @@ PAGE_SIZE = 100
 MAX_SYMBOLS = 20_000
 MAX_SEARCH = 100  # characters
 RANGES = {92: "3 months", 366: "1 year", 1827: "5 years", 36_500: "all"}  # days → label
+BASES = {
+    Adjustment.NONE: "as traded",
+    Adjustment.SPLIT: "adjusted for splits",
+    Adjustment.TOTAL: "adjusted for splits and dividends",
+}
 COLUMNS = {
     "quality": SCORE,
     "bars": st.column_config.NumberColumn(format="localized"),
@@ -83,9 +90,16 @@ def read_scores_by_day() -> tuple[list[ScoreOfDay], int]:
 
 @st.cache_data(ttl=30, show_spinner=False)
 def read_candles(
-    symbol: str, timeframe: str, days: int, last: pd.Timestamp, bars: int, indicator: str, kind: str
+    symbol: str,
+    timeframe: str,
+    days: int,
+    last: pd.Timestamp,
+    indicator: str,
+    kind: str,
+    adjust: Adjustment,
+    version: tuple[int, tuple[str, ...]],
 ) -> Candles:
-    """bars: How many are stored, so that others are read after that has changed."""
+    """version: What other candles follow from: the number of bars, the corporate actions."""
     end = last.to_pydatetime() + timedelta(seconds=1)
     features = (*OVERLAYS, indicator)
     return services().reader.prices.candles(
@@ -95,6 +109,7 @@ def read_candles(
         end,
         features,
         asset_class=AssetClass(kind),
+        adjustment=adjust,
     )
 
 
@@ -184,7 +199,7 @@ def symbol_inputs() -> object:
     """What the section of one symbol depends on."""
     names, _ = read_names(*filters())
     name = st.session_state.get("symbol") or next(iter(names), None)
-    return names, (read_symbol(name), read_reports(name)) if name else None
+    return names, ((read_symbol(name), read_reports(name), read_actions(name)) if name else None)
 
 
 def one_symbol() -> None:
@@ -203,10 +218,28 @@ def one_symbol() -> None:
         timeframe = st.selectbox("Timeframe", timeframes, key="timeframe", width=140)
         days = st.selectbox("Range", list(RANGES), 1, RANGES.__getitem__, key="range", width=160)
         indicator = select("Indicator", INDICATORS, key="indicator", width=180)
+        adjust = Adjustment.NONE if symbol.asset_class == AssetClass.CRYPTO else basis()
     status_messages(symbol, pause)
     symbol_actions(symbol, paused=pause is not None)
     series = next((s for s in symbol.timeframes if s.timeframe == timeframe), symbol.timeframes[0])
-    price_chart(symbol, series, days, indicator)
+    price_chart(symbol, series, days, indicator, adjust)
+    if symbol.asset_class != AssetClass.CRYPTO:
+        actions_list(symbol.symbol)
+
+
+def basis() -> Adjustment:
+    """The basis of prices that is chosen, `adjust` in the address."""
+    chosen = st.selectbox(
+        "Adjust prices for",
+        [adjustment.value for adjustment in Adjustment],
+        list(Adjustment).index(Adjustment.SPLIT),
+        key="adjust",
+        bind="query-params",
+        help="none: as traded; split: on today's share basis; total: also as if dividends had "
+        "been reinvested",
+        width=160,
+    )
+    return Adjustment(chosen)
 
 
 def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
@@ -271,29 +304,36 @@ def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
         )
 
 
-def price_chart(symbol: SymbolDetails, series: TimeframeState, days: int, indicator: str) -> None:
+def price_chart(
+    symbol: SymbolDetails, series: TimeframeState, days: int, indicator: str, adjust: Adjustment
+) -> None:
     if series.last_ts is None:
         empty_state(f"No bars of {symbol.symbol} {series.timeframe} are stored yet.")
         return
     last = pd.Timestamp(series.last_ts)
+    events = chart_events(read_actions(symbol.symbol), Timeframe.parse(series.timeframe))
+    version = (series.bars, tuple(events["text"]))
     candles = read_candles(
-        symbol.symbol, series.timeframe, days, last, series.bars, indicator, symbol.asset_class
+        *(symbol.symbol, series.timeframe, days, last, indicator, symbol.asset_class),
+        *(adjust, version),
     )
     first = candles.frame["ts"].min() if candles.bars_each > 1 else last - pd.Timedelta(days=days)
     flags = flags_from(symbol.symbol, series.timeframe, first)
     figure = price_figure(
-        (symbol.symbol, series.timeframe, last, days, series.bars, len(candles.missing)),
+        (symbol.symbol, series.timeframe, last, days, adjust, version, len(candles.missing)),
         tuple(flags["text"]),
         display_zone().key,
         indicator,
         symbol.asset_class == AssetClass.CRYPTO,
         candles,
         flags,
+        events,
     )
     merged = f" · {candles.bars_each} bars per candle" if candles.bars_each > 1 else ""
+    currency = f"{symbol.currency} " if symbol.currency else ""
     simulated = " · **simulated** by the sandbox" if symbol.simulated else ""
     st.caption(
-        f"{counted(series.bars, 'bar')} stored{merged}{simulated} · "
+        f"{counted(series.bars, 'bar')} stored{merged}{simulated} · {currency}{BASES[adjust]} · "
         f"{counted(len(flags), 'flag')} and {counted(len(candles.missing), 'missing bar')} in this "
         "range"
     )
@@ -321,15 +361,18 @@ def flags_from(symbol: str, timeframe: str, start: pd.Timestamp) -> pd.DataFrame
 
 @cached_figure
 def price_figure(
-    version: tuple[str, str, pd.Timestamp, int, int, int],
+    version: tuple[str, str, pd.Timestamp, int, str, tuple[int, tuple[str, ...]], int],
     flag_texts: tuple[str, ...],
     zone_name: str,
     indicator: str,
     continuous: bool,
     _candles: Candles,
     _flags: pd.DataFrame,
+    _events: pd.DataFrame,
 ) -> go.Figure:
-    """version: symbol, timeframe, last bar, range in days, numbers of stored and missing bars."""
+    """version: symbol, timeframe, last bar, range in days, basis, number of stored bars and the
+    corporate actions, number of missing bars.
+    """
     frame = _candles.frame
     missing = pd.Series(_candles.missing, name="ts").dt.tz_localize("UTC")
     if Timeframe.parse(version[1]).intraday:  # daily bars are dates
@@ -343,6 +386,7 @@ def price_figure(
         continuous=continuous,
         missing=missing,
         bars_each=_candles.bars_each,
+        events=_events,
     )
 
 

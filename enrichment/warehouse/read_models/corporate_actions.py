@@ -32,6 +32,19 @@ class ListedAction:
     withdrawn_at: datetime | None
 
     @property
+    def value(self) -> str:
+        """The ratio or the amount in words; '–' for an action without."""
+        if self.amount is not None:
+            return f"{self.amount:g} {self.currency or ''}".strip()
+        return "–" if self.ratio is None else f"{self.ratio:g} for 1"
+
+    @property
+    def note(self) -> str:
+        """Why it is not applied, or what is doubtful about it; empty if nothing is."""
+        withdrawn = f"withdrawn {self.withdrawn_at:%Y-%m-%d}" if self.withdrawn_at else None
+        return "; ".join(filter(None, (withdrawn, self.problem, self.disagreement)))
+
+    @property
     def cursor(self) -> str:
         return f"{self.effective_date.toordinal()}_{self.symbol}_{self.kind}"
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from enrichment.domain.model import is_simulated
+from enrichment.domain.exchanges import exchange_of
+from enrichment.domain.model import AssetClass, is_simulated
 from enrichment.domain.statuses import SeriesStatus
 from enrichment.warehouse.database import Reader, from_row
 from enrichment.warehouse.queue.symbols import stored_as
@@ -49,6 +50,12 @@ class SymbolDetails:
     created_at: datetime
     updated_at: datetime
     timeframes: Sequence[TimeframeState]
+
+    @property
+    def currency(self) -> str | None:
+        """Of the prices of a stock or ETF, by its exchange; None for crypto."""
+        is_crypto = self.asset_class == AssetClass.CRYPTO
+        return None if is_crypto else exchange_of(self.symbol).currency
 
 
 # Joins each timeframe `tf` of the symbols `t` and its stored state `e`; then columns of that state.

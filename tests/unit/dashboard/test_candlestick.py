@@ -147,3 +147,33 @@ def test_an_empty_chart_has_no_axis(continuous: bool) -> None:
     assert figure.layout.xaxis.visible is figure.layout.yaxis.visible is False
     assert figure.layout.annotations[0].text == "no data"
     assert candlestick(candles(1), NO_FLAGS, (), None).layout.xaxis.visible is None
+
+
+def events(*days: str, kind: str = "split") -> pd.DataFrame:
+    times = pd.to_datetime(list(days), utc=True)
+    return pd.DataFrame({"ts": times, "kind": kind, "text": [f"of {day}" for day in days]})
+
+
+def marks(figure: Any, name: str = "split") -> list[tuple[str, str]]:
+    (trace,) = [t for t in figure.data if t.name == name] or [None]
+    return [] if trace is None else list(zip(trace.x, trace.text, strict=True))
+
+
+def test_splits_and_dividends_are_marked_at_the_first_candle_that_shows_them() -> None:
+    both = pd.concat(
+        [
+            events("2023-12-01", "2024-01-03", "2024-01-06", "2024-03-01"),
+            events("2024-01-05", kind="dividend"),
+        ],
+        ignore_index=True,
+    )
+    weekend = candles(10)[lambda rows: ~rows["ts"].dt.day.isin([6, 7])]  # 2024-01-06 is a Saturday
+    figure = candlestick(weekend, NO_FLAGS, (), None, events=both)
+    assert marks(figure) == [("2024-01-03", "of 2024-01-03"), ("2024-01-08", "of 2024-01-06")]
+    assert marks(figure, "dividend") == [("2024-01-05", "of 2024-01-05")]
+
+
+def test_an_event_is_marked_at_the_candle_of_several_bars_that_holds_it() -> None:
+    weekly = candles(70).iloc[::7].reset_index(drop=True)
+    figure = candlestick(weekly, NO_FLAGS, (), None, bars_each=7, events=events("2024-01-11"))
+    assert marks(figure) == [("2024-01-08", "of 2024-01-11")]
