@@ -85,6 +85,10 @@ class ApiProtection:
         endpoint = current_endpoint()
         if endpoint is None or not endpoint.changes_state:
             return None
+        if request.method == "HEAD":
+            response = problem(405, "Method not allowed", "HEAD changes nothing: use POST")
+            response.headers["Allow"] = "POST"
+            return response
         if self.token is None:
             return _reject_cross_site(request)
         if _has_token(request, self.token):
@@ -128,8 +132,10 @@ def _has_token(received: Request, token: str) -> bool:
 
 
 def _reject_cross_site(received: Request) -> Response | None:
-    """Browsers send Sec-Fetch-Site, other programs do not and are allowed."""
-    if received.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+    """Browsers send Sec-Fetch-Site or Origin; other programs send neither and are allowed."""
+    origin = received.headers.get("Origin")
+    same_origin = origin is None or urlsplit(origin).netloc == received.headers.get("Host")
+    if same_origin and received.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
         return None
     return problem(
         403, "Forbidden", "cross-site request: set ENRICHMENT_API_TOKEN to allow such requests"

@@ -17,7 +17,7 @@ from api.responses import FIELD_DOCS, conditional_response, json_response, page_
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, NotTracked
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
-from enrichment.domain.symbol_csv import HEADER, RejectedLine, read_csv
+from enrichment.domain.symbol_csv import HEADER, MAX_SHOWN, RejectedLine, read_csv
 from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.symbols import SymbolDetails, SymbolQueries
 
@@ -50,6 +50,9 @@ class ImportResponse:
     count: int
     symbols: Sequence[TrackedSymbol]
     bad_lines: Sequence[RejectedLine]
+    """The first 100."""
+    bad_line_count: int
+    """All of them."""
 
 
 class SymbolsQuery(QueryModel):
@@ -161,7 +164,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         """Track the symbols of a CSV file with the header symbol,asset_class,timeframes.
 
         Timeframes are separated by '|'. If any line is invalid, nothing is imported and the
-        response (422) names every invalid line.
+        response (422) names the first 100 invalid lines and their number.
         """
         parsed = read_csv(body, commands.require_served)
         valid = not parsed.bad_lines
@@ -169,7 +172,12 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         if imported:
             commands.track(parsed.symbols, actor=actor(request))
         value = ImportResponse(
-            utc_now(), imported, len(parsed.symbols), parsed.symbols, parsed.bad_lines
+            utc_now(),
+            imported,
+            len(parsed.symbols),
+            parsed.symbols,
+            parsed.bad_lines[:MAX_SHOWN],
+            len(parsed.bad_lines),
         )
         return json_response(value, 200 if valid else 422)
 

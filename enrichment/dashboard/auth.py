@@ -25,6 +25,7 @@ from enrichment.dashboard.sessions import (
     installation_key,
 )
 from enrichment.domain.errors import NotAllowed
+from enrichment.domain.escape import for_markdown
 from enrichment.net import is_loopback
 
 SESSION = "session"
@@ -153,7 +154,9 @@ def account_menu() -> None:
     user = current_user()
     if user is None or user.name == ANONYMOUS:
         return
-    with st.popover(user.name.removeprefix(f"{ANONYMOUS}:"), icon=":material/account_circle:"):
+    with st.popover(
+        for_markdown(user.name.removeprefix(f"{ANONYMOUS}:")), icon=":material/account_circle:"
+    ):
         st.markdown("Can make changes" if user.role == "operator" else "Can view only")
         st.button("Sign out", icon=":material/logout:", on_click=_sign_out)
 

@@ -14,6 +14,7 @@ from enrichment.dashboard.charts import theme
 from enrichment.dashboard.formatting import label
 from enrichment.dashboard.times import display_zone
 from enrichment.domain.errors import EnrichmentError
+from enrichment.domain.escape import for_csv, for_markdown, for_terminal
 
 ROW_PIXELS = 35
 MAX_TABLE_PIXELS = 560
@@ -27,9 +28,9 @@ def run_command(command: Callable[[], object], success: str) -> None:
     """Run a command in a button's callback; show `success`, or the error's message, as a toast."""
     try:
         command()
-        st.toast(success, icon=":material/check:")
+        st.toast(for_markdown(success), icon=":material/check:")
     except EnrichmentError as exc:
-        st.toast(str(exc), icon=":material/error:")
+        st.toast(for_markdown(str(exc)), icon=":material/error:")
     st.cache_data.clear()
 
 
@@ -87,7 +88,7 @@ def table(
         key: Of the table's session state.
         on_select: Called with the position of the selected row.
     """
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+    frame = _harmless(rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows))
     zone = display_zone().key
     times = {
         name: st.column_config.DatetimeColumn(
@@ -115,6 +116,16 @@ def table(
 def _selected(key: str, on_select: Callable[[int], object]) -> None:
     for row in st.session_state[key]["selection"]["rows"]:
         on_select(row)
+
+
+def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without control characters, and without formulas for those who download it as CSV."""
+
+    def shown(cell: object) -> object:
+        return for_csv(for_terminal(cell)) if isinstance(cell, str) else cell
+
+    texts = frame.select_dtypes(["object", "string"]).columns
+    return frame.assign(**{str(name): frame[name].map(shown) for name in texts})
 
 
 def _with_state_labels(frame: pd.DataFrame) -> Any:

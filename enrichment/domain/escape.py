@@ -2,8 +2,8 @@
 
 >>> for_terminal("a\\x1b[31mred\\x07 line\\u202e")
 'a[31mred line'
->>> for_markdown("![x](http://tracker/p.png) **now** :red[hot]")
-'\\\\!\\\\[x\\\\]\\\\(http\\\\://tracker/p.png\\\\) \\\\*\\\\*now\\\\*\\\\* \\\\:red\\\\[hot\\\\]'
+>>> print(for_markdown("![x](p.png) *now* polygon_api :red[hot]"))
+!\\[x\\](p.png) \\*now\\* polygon_api :red\\[hot\\]
 >>> for_csv("=HYPERLINK(\\"http://x\\")")
 '\\'=HYPERLINK("http://x")'
 """
@@ -17,7 +17,12 @@ import unicodedata
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-!|:$~&])")
+_MARKDOWN = re.compile(
+    r"([\\`*\[\]<$~&|]|(?<!\w)_|_(?!\w)"  # emphasis, code, links, HTML, formulas, tables
+    r"|^[#>+\-=]|(?<=^\d)[.)])"  # headings, lists
+)
+_NAMES = re.compile(r"(?<=:)(?=//|[a-z+\-][\w+\-/]*:)|(?<=\bwww)(?=\.)")
+_WORD_JOINER = "\u2060"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -27,8 +32,13 @@ def for_terminal(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """One line that Markdown shows as it is: no link, image, emphasis, colour, formula or HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(for_terminal(text).split()))
+    """One line that Markdown shows as it is: no link, image, emphasis, colour, formula or HTML.
+
+    Addresses, emoji and icons are looked for in the text that Markdown has already unescaped, so
+    an invisible character breaks them.
+    """
+    line = _MARKDOWN.sub(r"\\\1", " ".join(for_terminal(text).split()))
+    return _NAMES.sub(_WORD_JOINER, line)
 
 
 def for_csv(text: str) -> str:

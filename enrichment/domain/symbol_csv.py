@@ -18,6 +18,7 @@ from enrichment.domain.errors import InvalidRequest
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
 from enrichment.domain.symbols import parse_symbol
 
+MAX_SHOWN = 100  # bad lines in an error or a response
 HEADER = ("symbol", "asset_class", "timeframes")
 
 
@@ -78,10 +79,11 @@ def read_csv(
 def parse_csv(
     content: str, check: Callable[[TrackedSymbol], None] = lambda tracked: None
 ) -> list[TrackedSymbol]:
-    """Like `read_csv`, but raises InvalidRequest, which names every bad line, if there is one."""
+    """Like `read_csv`, but a bad line raises InvalidRequest, which names the first ones."""
     parsed = read_csv(content, check)
     if parsed.bad_lines:
-        raise InvalidRequest(
-            "; ".join(f"line {bad.line}: {bad.detail}" for bad in parsed.bad_lines)
-        )
+        shown = [f"line {bad.line}: {bad.detail}" for bad in parsed.bad_lines[:MAX_SHOWN]]
+        if len(parsed.bad_lines) > MAX_SHOWN:
+            shown.append(f"{len(parsed.bad_lines):,} bad lines in all")
+        raise InvalidRequest("; ".join(shown))
     return list(parsed.symbols)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from flask import Blueprint, Flask, Response, request
@@ -93,6 +94,7 @@ class _ControlEndpoints:
         routes.put("/replay")(self.set_replay)
         routes.get("/requests")(self.requests)
         routes.delete("/requests")(self.clear_requests)
+        routes.before_request(_reject_other_sites)
         routes.register_error_handler(InvalidRequest, _bad_request)
         return routes
 
@@ -141,6 +143,19 @@ class _ControlEndpoints:
     def clear_requests(self) -> Response:
         self._vendor.requests.clear()
         return self.requests()
+
+
+def _reject_other_sites() -> Response | None:
+    """A page of another site can't send JSON without being asked first, which is not answered."""
+    host = urlsplit(f"//{request.host}").hostname
+    if host not in ("localhost", "127.0.0.1", "::1"):
+        return _json({"error": "the sandbox serves localhost only"}, 400)
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        return _json({"error": "cross-site request"}, 403)
+    if request.method in ("POST", "PUT") and request.mimetype != "application/json":
+        return _json({"error": "send JSON, with Content-Type: application/json"}, 400)
+    return None
 
 
 def _body() -> Any:

@@ -86,6 +86,26 @@ def test_cross_site_requests_cannot_change_anything(db: Database, tracked: Comma
     json_body(client.get(f"{ROOT}/history", headers={"Sec-Fetch-Site": "cross-site"}))
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:81", "null", ""])
+def test_the_origin_of_another_site_cannot_change_anything(
+    db: Database, tracked: Commands, origin: str
+) -> None:
+    client = api_client(db)
+    for method, path in CHANGES:
+        send = getattr(client, method)
+        json_body(send(f"{ROOT}{path}", headers={"Origin": origin}), 403)
+    assert json_body(client.get(f"{ROOT}/pauses"))["pauses"] == []
+    json_body(client.post(f"{ROOT}/pause", headers={"Origin": "http://localhost"}))
+
+
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_head_changes_nothing(db: Database, tracked: Commands, token: str | None) -> None:
+    client = api_client(db, token=token)
+    for path in ("/pause", "/resume"):
+        assert client.head(f"{ROOT}{path}", headers=BEARER).status_code == 405
+    assert json_body(client.get(f"{ROOT}/pauses"))["pauses"] == []
+
+
 def test_without_a_token_only_loopback_hosts_are_accepted(db: Database) -> None:
     client = api_client(db)
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):

@@ -173,3 +173,13 @@ def test_a_file_in_another_encoding_or_too_large(client: FlaskClient) -> None:
     import_csv(client, "symbol,asset_class,timeframes\nÄ".encode("latin-1"), status=400)
     headers = {"Content-Type": "text/csv"}
     json_body(client.post(f"{ROOT}/symbol-import", data="x" * 2_000_001, headers=headers), 413)
+
+
+def test_of_many_bad_lines_the_first_hundred_are_named(db: Database) -> None:
+    body = "symbol,asset_class,timeframes\n" + "A,bond,1d\n" * 50_000
+    path = f"{ROOT}/symbol-import"
+    response = api_client(db).post(path, data=body, content_type="text/csv")
+    value = json_body(response, 422)
+    assert (value["bad_line_count"], len(value["bad_lines"])) == (50_000, 100)
+    assert value["bad_lines"][-1]["line"] == 101
+    assert len(response.data) < 50_000

@@ -34,6 +34,7 @@ from enrichment.dashboard.formatting import label, seconds
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import format_time, to_display_zone
+from enrichment.domain.escape import for_markdown
 from enrichment.domain.model import JobKind
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, JobState
@@ -119,7 +120,7 @@ def job_report() -> None:
         st.warning(f"There is no job {job_id}.", icon=":material/search_off:")
         return
     reason = f" · {request.reason}" if request.reason else ""
-    st.caption(f"{request.kind} · requested by {request.requested_by}{reason}")
+    st.caption(for_markdown(f"{request.kind} · requested by {request.requested_by}{reason}"))
     job_metrics(progress)
     timeline(report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
@@ -190,7 +191,7 @@ def worker_labels(ids: pd.Series) -> pd.Series:
 def error_groups(job_id: UUID, groups: list[ErrorGroup], *, finished: bool) -> None:
     for group in groups:
         with st.container(border=True):
-            st.markdown(f"**{group.error_class}** · {group_text(group)}")
+            st.markdown(f"**{for_markdown(group.error_class)}** · {group_text(group)}")
             st.code(group.example, language=None, wrap_lines=True)
             action_button(
                 f"Retry these {group.count}",

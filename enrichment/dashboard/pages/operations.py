@@ -22,6 +22,7 @@ from enrichment.dashboard.formatting import age, label
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import format_time
+from enrichment.domain.escape import for_markdown
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import AlertSeverity, AlertStatus, WorkerState
 from enrichment.warehouse.read_models.alerts import Alert, AlertEvent, AlertReport
@@ -120,7 +121,9 @@ def alerts(report: AlertReport) -> None:
 def evaluated_text(report: AlertReport) -> str:
     if report.evaluated_at is None:
         return ""
-    return f"evaluated {age(report.evaluated_at, report.timestamp)} by {report.evaluator}"
+    return for_markdown(
+        f"evaluated {age(report.evaluated_at, report.timestamp)} by {report.evaluator}"
+    )
 
 
 def alert_history(events: Sequence[AlertEvent]) -> None:

@@ -30,6 +30,7 @@ from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
+from enrichment.domain.escape import for_markdown
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
 from enrichment.services import health
@@ -67,7 +68,9 @@ def resume(scope: str, key: str) -> None:
 def health_banner(data: OverviewData) -> None:
     assessment = health.assess(data.night, time_text=format_time)
     status = HealthStatus(assessment.status)
-    text = "\n".join([f"**{HEADLINES[status]}**", *(f"- {issue}" for issue in assessment.issues)])
+    text = "\n".join(
+        [f"**{HEADLINES[status]}**", *(f"- {for_markdown(issue)}" for issue in assessment.issues)]
+    )
     if status == HealthStatus.HEALTHY:
         st.success(text, icon=":material/check_circle:")
     elif status == HealthStatus.WARNING:
@@ -82,7 +85,8 @@ def job_progress(data: OverviewData) -> None:
         for waiting in job.waiting:
             until = f", until {format_time(waiting.until)}" if waiting.until else ""
             verb = "waits" if waiting.symbols == 1 else "wait"
-            st.caption(f"{counted(waiting.symbols, 'symbol')} {verb}: {waiting.reason}{until}")
+            reason = for_markdown(waiting.reason)
+            st.caption(f"{counted(waiting.symbols, 'symbol')} {verb}: {reason}{until}")
     if len(data.open_jobs) > JOBS_SHOWN:
         st.caption(f"{JOBS_SHOWN} of {len(data.open_jobs):,} open jobs: the page Jobs lists all")
 
@@ -122,7 +126,8 @@ def open_issues(data: OverviewData) -> None:
     """Breakers that are not closed, and the errors of the last days."""
     st.subheader("Errors and open breakers")
     for breaker in data.night.breakers:
-        st.warning(health.breaker_issue(breaker, format_time), icon=":material/electric_bolt:")
+        issue = for_markdown(health.breaker_issue(breaker, format_time))
+        st.warning(issue, icon=":material/electric_bolt:")
     for error in data.errors[:ERRORS_SHOWN]:
         recent_error(error, data.overview.timestamp)
     others = data.errors[ERRORS_SHOWN:]
@@ -143,7 +148,7 @@ def error_text(error: RecentError, now: datetime) -> str:
     if not error.still_failing:
         note = ", all enriched since or no longer tracked"
     return (
-        f"**{error.error_class}** · {counted(error.symbols, 'symbol')} in "
+        f"**{for_markdown(error.error_class)}** · {counted(error.symbols, 'symbol')} in "
         f"{counted(error.jobs, 'job')}, last {age(error.at, now)}{note}"
     )
 

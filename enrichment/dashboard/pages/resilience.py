@@ -35,6 +35,7 @@ from enrichment.dashboard.formatting import label, percent
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import display_zone, format_time, to_display_zone
+from enrichment.domain.escape import for_markdown
 from enrichment.warehouse.read_models.dto import PatternStatus, Transition
 from enrichment.warehouse.read_models.vendors import Answers, Fetches
 from resilience import Mode
@@ -127,7 +128,7 @@ def availability(providers: Sequence[ProviderState]) -> None:
         lines = [
             f"- **{provider.name}**: its breaker is {label(provider.breaker or '')}"
             f"{override_text(provider.override)}"
-            f"{'; last error: ' + provider.last_error if provider.last_error else ''}"
+            f"{'; last error: ' + for_markdown(provider.last_error) if provider.last_error else ''}"
             for provider in unavailable
         ]
         st.error("\n".join(["**Providers not available**", *lines]), icon=":material/block:")
@@ -143,7 +144,7 @@ def override_text(override: Override | None) -> str:
     if override is None:
         return ""
     reason = f": {override.reason}" if override.reason else ""
-    return f" by {override.set_by} since {format_time(override.since)}{reason}"
+    return f" {for_markdown(f'by {override.set_by} since {format_time(override.since)}{reason}')}"
 
 
 def provider_cards(providers: Sequence[ProviderState], latencies: Latencies) -> None:

@@ -33,10 +33,11 @@ from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
 from enrichment.domain.corporate_actions import Adjustment
+from enrichment.domain.escape import for_markdown
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import PauseScope, SeriesStatus
-from enrichment.domain.symbol_csv import parse_tracked, read_csv
+from enrichment.domain.symbol_csv import MAX_SHOWN, parse_tracked, read_csv
 from enrichment.warehouse.read_models.bars import Candles
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import ScoreOfDay
@@ -250,12 +251,15 @@ def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
         until = f" until {format_time(pause.until)}" if pause.until else ""
         reason = f": {pause.reason}" if pause.reason else ""
         st.warning(
-            f"Paused by {pause.paused_by} since {format_time(pause.at)}{until}{reason}",
+            for_markdown(
+                f"Paused by {pause.paused_by} since {format_time(pause.at)}{until}{reason}"
+            ),
             icon=":material/pause_circle:",
         )
     for series in symbol.timeframes:
         if series.cause:
-            st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {series.cause}")
+            cause = for_markdown(series.cause)
+            st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {cause}")
 
 
 def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
@@ -427,7 +431,7 @@ def import_preview(content: str) -> None:
         st.error(
             f"{counted(len(parsed.bad_lines), 'invalid line')}: correct them to import the file."
         )
-        table([asdict(line) for line in parsed.bad_lines], key="bad-lines")
+        table([asdict(line) for line in parsed.bad_lines[:MAX_SHOWN]], key="bad-lines")
         return
     rows = [
         {"symbol": t.symbol, "asset class": t.asset_class, "timeframes": ", ".join(t.timeframes)}

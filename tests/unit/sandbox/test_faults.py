@@ -259,3 +259,21 @@ def test_the_control_endpoint_adds_all_faults_or_none(body: str) -> None:
     assert answer.status_code == 400
     assert answer.json["error"]
     assert via.get("/_sandbox/faults").json == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 400),
+        ({"Content-Type": "application/json", "Origin": "http://evil.example"}, 403),
+        ({"Content-Type": "application/json", "Host": "evil.example"}, 400),
+        ({"Content-Type": "application/json"}, 200),
+        ({"Content-Type": "application/json", "Origin": "http://localhost"}, 200),
+    ],
+)
+def test_pages_of_other_sites_can_not_control_the_sandbox(
+    headers: dict[str, str], status: int
+) -> None:
+    via = create_app().test_client()
+    assert via.post("/_sandbox/faults", data=b"[]", headers=headers).status_code == status
