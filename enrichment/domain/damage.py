@@ -45,6 +45,8 @@ class DamageKind(StrEnum):
     """Bars of the sandbox and of a real vendor are in one series."""
     TWO_BASES = "two_bases"
     """Prices before and after a bar are adjusted for different splits."""
+    ADJUSTED_PRICES = "adjusted_prices"
+    """Prices are adjusted for splits that are not known, so that no other basis can be read."""
 
     @property
     def remedy(self) -> str:
@@ -54,7 +56,11 @@ class DamageKind(StrEnum):
     @property
     def whole_history(self) -> bool:
         """Whether a repair fetches the whole series."""
-        return self in (DamageKind.SANDBOX_BARS, DamageKind.TWO_BASES)
+        return self in (
+            DamageKind.SANDBOX_BARS,
+            DamageKind.TWO_BASES,
+            DamageKind.ADJUSTED_PRICES,
+        )
 
 
 _REMEDIES = {
@@ -70,6 +76,7 @@ _REMEDIES = {
     DamageKind.UNPROVEN_NO_TRADES: "reopen the gaps and fetch them again",
     DamageKind.SANDBOX_BARS: "start the series anew from the vendor",
     DamageKind.TWO_BASES: "fetch the whole history again",
+    DamageKind.ADJUSTED_PRICES: "fetch the whole history again as it was traded",
 }
 
 

@@ -221,6 +221,7 @@ class SeriesRepair:
     timeframe: Timeframe
     window: Window
     restart: bool = False  # whether all that is stored of the series is given up
+    as_traded: bool = False  # whether the whole series is put on the basis as traded, in one piece
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,7 @@ class EnrichmentPipeline(Generic[Outcome]):
         chunks = fetch_plan.backfill_chunks(remaining, run.timeframe, self._bars_per_chunk)
         if run.restarts:
             snapshot = _without_bars(snapshot)
+        if run.restarts or run.puts_on_raw_basis:
             chunks = iter([remaining] if remaining.start < remaining.end else [])
         for chunk in chunks:
             plan = partial(fetch_plan.plan_chunk, chunk=chunk, situation=situation)

@@ -88,6 +88,11 @@ class SeriesRun:
         return self.repair is not None and self.repair.restart
 
     @property
+    def puts_on_raw_basis(self) -> bool:
+        """Whether the whole series is fetched again as it was traded."""
+        return self.repair is not None and self.repair.as_traded
+
+    @property
     def backfill(self) -> Window | None:
         """The part of the history that was asked for; None: the newest bars."""
         return self.task.backfill if self.repair is None else self.repair.window
@@ -168,6 +173,9 @@ class SeriesFetcher:
         snapshot = _with_reported_splits(run, snapshot, main)
         if snapshot.restores_raw and main.fetched is not None and not main.fetched.adjusted:
             return self._restored(run, snapshot, plan, main)
+        if run.puts_on_raw_basis and main.fetched is not None and not main.fetched.adjusted:
+            _require_replacement(run, snapshot, main)
+            return self._replaced_history(run, snapshot, plan, main)
         main = _on_stored_basis(run, snapshot, main)
         if plan.situation is Situation.REPAIR:
             return self._replacement(run, snapshot, plan, main)
@@ -199,10 +207,19 @@ class SeriesFetcher:
     def _refetch_history(
         self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan
     ) -> FetchedSeries:
-        tail = self._read(run, snapshot, plan)
+        return self._replaced_history(run, snapshot, plan, self._fetch(run, plan.window))
+
+    def _replaced_history(
+        self, run: SeriesRun, snapshot: SeriesSnapshot, plan: FetchPlan, main: FetchResult
+    ) -> FetchedSeries:
+        """The whole history as fetched; stored bars from before it are put on its basis."""
+        tail = self._read(run, snapshot, replace(plan, read=Read.ALL))
         anew = replace(snapshot, adjusted_until=None)
-        main = _validated(run, anew, self._fetch(run, plan.window), StoredTail())
-        rebase = reconcile.detect_rebase(tail.bars, main.validation.bars)
+        main = _validated(run, anew, main, StoredTail())
+        fetched = main.validation.bars
+        rebase = reconcile.detect_rebase(tail.bars, fetched)
+        if rebase is None and run.puts_on_raw_basis:
+            rebase = reconcile.rebase_of_unserved(tail.bars, fetched)
         series = _series(run, snapshot, [main], tail)
         return replace(series, rebase=rebase, replaces_history=True)
 

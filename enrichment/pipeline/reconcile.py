@@ -121,6 +121,20 @@ def detect_rebase(stored: Bars, fetched: Bars) -> Rebase | None:
     return Rebase(factor, to_datetime(last), to_datetime(later[0] if len(later) else last))
 
 
+def rebase_of_unserved(stored: Bars, fetched: Bars) -> Rebase | None:
+    """The factor at the first common bars, if bars from before them are stored, too.
+
+    None if it is 1.
+    """
+    before, after = stored.intersect(fetched)
+    if len(before) == 0 or stored.ts[0] >= fetched.ts[0]:
+        return None
+    first = slice(min(10, len(before)))
+    factor = float(np.median(after.close[first] / before.close[first]))
+    start = to_datetime(before.ts[0])
+    return None if abs(factor - 1.0) <= _NOISE else Rebase(factor, start, start)
+
+
 def source_change_flags(
     snapshot: SeriesSnapshot, stored: Bars, good: Bars, fetched: FetchedBars
 ) -> list[Flag]:

@@ -34,6 +34,8 @@ class PlannedSeries:
     end: datetime
     restart: bool
     """Whether the whole series is given up first; its bars are kept as versions."""
+    as_traded: bool
+    """Whether the whole series is put on the basis as traded."""
     vendor: str
     """That will most likely be asked."""
     requests: int
@@ -41,7 +43,9 @@ class PlannedSeries:
 
     @property
     def repair(self) -> SeriesRepair:
-        return SeriesRepair(self.timeframe, Window(self.start, self.end), self.restart)
+        return SeriesRepair(
+            self.timeframe, Window(self.start, self.end), self.restart, self.as_traded
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ def _planned(
         window.start,
         window.end,
         any(finding.kind is DamageKind.SANDBOX_BARS for finding in findings),
+        any(finding.kind is DamageKind.ADJUSTED_PRICES for finding in findings),
         vendor,
         _requests(vendor, first, window),
     )

@@ -228,7 +228,13 @@ def test_a_week_with_a_split_does_not_contradict_its_days(damaged: Damaged) -> N
     assert damaged.found() == {("SIM7", "1w", "week_contradicts_days"): 1}
     # An earlier version had stored weeks that are adjusted for the split, and days that are not.
     damaged.execute(
-        "UPDATE enrichment_status SET adjusted_until = '2026-02-05' WHERE timeframe = '1w'"
+        "UPDATE enrichment_status SET adjusted_until = '2026-02-05'"
+        " WHERE timeframe = '1w' AND symbol = 'SIM7'"
+    )
+    assert damaged.found() == {("SIM7", "1w", "adjusted_prices"): 16}
+    damaged.execute(
+        "INSERT INTO corporate_action_refreshes (source, symbol, covers_from)"
+        " VALUES ('test', 'SIM7', '2025-01-01')"
     )
     assert damaged.found() == {}
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
+from enrichment.domain.corporate_actions import Adjustment
+from enrichment.domain.damage import DamageKind
+from enrichment.domain.model import Timeframe
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
+from enrichment.warehouse import corporate_actions
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models.bars import BarDownloads
+from enrichment.warehouse.read_models.damage import DamageReports
 from enrichment.warehouse.schema import is_current
 from enrichment.wiring.database import upgrade_schema
 from tests.helpers import old_version
@@ -171,10 +178,153 @@ def test_the_api_answers_on_an_upgraded_database(upgraded: Database) -> None:
     assert "HighFailureRate" in {alert["rule"] for alert in alerts if alert["state"] == "firing"}
 
 
+PRICES = "symbol, ts, open, high, low, close, volume"
+SPLIT_DAY = date(2026, 2, 3)
+
+
+def adjust_aapl(old: Database) -> None:
+    """Let the version before have stored AAPL adjusted for a split of 4 for 1."""
+    with old.begin() as conn:
+        conn.execute(
+            text(
+                "UPDATE bars SET open = open / 4, high = high / 4, low = low / 4,"
+                " close = close / 4, volume = volume * 4 WHERE symbol = 'AAPL' AND ts < :day"
+            ),
+            {"day": SPLIT_DAY},
+        )
+        conn.execute(text("UPDATE enrichment_status SET adjusted = true WHERE symbol = 'AAPL'"))
+
+
+def run_night(db: Database, vendor: str, job: UUID | None = None) -> None:
+    job = job or Commands(db).trigger(actor="test", symbols=["AAPL"]).job_id
+    with worker(db, vendor):
+        until(lambda: ended(db, job), "the run ends", 30)
+    assert statuses(db, job) == {"AAPL": "completed"}
+
+
+def prices_of(db: Database, table: str = "bars") -> dict[datetime, tuple[float, ...]]:
+    return {
+        ts: tuple(values)
+        for _, ts, *values in rows(
+            db, f"SELECT {PRICES} FROM {table} WHERE symbol = 'AAPL' AND ts < :day", day=SPLIT_DAY
+        )
+    }
+
+
+def basis(db: Database) -> tuple[bool, datetime | None]:
+    query = "SELECT adjusted, adjusted_until FROM enrichment_status WHERE symbol = 'AAPL'"
+    return rows(db, query)[0]
+
+
+def closes(db: Database, adjustment: Adjustment) -> dict[datetime, float]:
+    """What a reader gets of the bars before the split."""
+    end = datetime(2026, 2, 3, tzinfo=UTC)
+    downloads = BarDownloads(db)
+    extent = downloads.extent("AAPL", Timeframe.D1, end=end, adjustment=adjustment)
+    table = pa.Table.from_batches(list(downloads.chunks(extent, ["close"])))
+    starts, values = table["ts"].to_pylist(), table["close"].to_pylist()
+    return {ts: close for ts, close in zip(starts, values, strict=True) if ts < end}
+
+
+def assert_as_traded(db: Database, traded: dict[datetime, tuple[float, ...]]) -> None:
+    """The bars are those before the adjustment, and the adjusted ones are versions."""
+    now = prices_of(db)
+    assert now.keys() >= traded.keys()
+    assert basis(db) == (False, None)
+    for ts, values in traded.items():
+        assert now[ts] == pytest.approx(values, rel=1e-9)
+    adjusted = {ts: values[3] / 4 for ts, values in traded.items()}
+    kept = rows(db, "SELECT ts, close FROM bar_versions WHERE symbol = 'AAPL'")
+    assert {(ts, round(close, 6)) for ts, close in adjusted.items()} <= {
+        (ts, round(close, 6)) for ts, close in kept
+    }
+
+
+def test_an_adjusted_series_is_put_back_once_its_splits_are_known(
+    old: Database, vendor: str
+) -> None:
+    traded = prices_of(old)
+    adjust_aapl(old)
+    upgrade_schema(old)
+    Commands(old).add_action("AAPL", "split", SPLIT_DAY, ratio=4.0, reason="r", actor="test")
+    with old.begin() as conn:
+        corporate_actions.note_refresh(conn, "polygon", "AAPL", date(2020, 1, 1), NEXT_NIGHT)
+    expected = {ts: values[3] for ts, values in traded.items()}
+    assert closes(old, Adjustment.NONE) == pytest.approx(expected, rel=1e-9)
+    assert DamageReports(old).find(["AAPL"], NEXT_NIGHT) == []
+    run_night(old, vendor)
+    assert_as_traded(old, traded)
+    for adjustment, shares in ((Adjustment.NONE, 1), (Adjustment.SPLIT, 4)):
+        read = closes(old, adjustment)
+        assert {ts: read[ts] * shares for ts in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_adjusted_series_of_unknown_splits_reads_as_stored_until_it_is_fetched_again(
+    old: Database, vendor: str
+) -> None:
+    traded = prices_of(old)
+    adjust_aapl(old)
+    upgrade_schema(old)
+    run_night(old, vendor)
+    assert basis(old)[0]
+    expected = {ts: values[3] / 4 for ts, values in traded.items()}
+    for adjustment in Adjustment:
+        read = closes(old, adjustment)
+        assert {ts: read[ts] for ts in expected} == pytest.approx(expected, rel=1e-9)
+    (finding,) = DamageReports(old).find(["AAPL"], NEXT_NIGHT)
+    assert finding.kind is DamageKind.ADJUSTED_PRICES
+    assert finding.example.endswith("of which none are known")
+    commands = Commands(old)
+    repair = commands.repair(["AAPL"], kinds=["adjusted_prices"], actor="test", reason="r")
+    run_night(old, vendor, repair.job_id)
+    assert_as_traded(old, traded)
+    assert DamageReports(old).find(["AAPL"], NEXT_NIGHT) == []
+
+
+def test_bars_that_the_vendor_no_longer_serves_are_put_on_the_basis_of_those_it_does(
+    old: Database, vendor: str
+) -> None:
+    traded = prices_of(old)
+    adjust_aapl(old)
+    with old.begin() as conn:  # an older bar, adjusted for another split of 2 for 1 besides
+        conn.execute(
+            text(
+                "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
+                " SELECT symbol, timeframe, timestamptz '1999-01-04', 10, 10, 10, 10, 100"
+                " FROM bars WHERE symbol = 'AAPL' LIMIT 1"
+            )
+        )
+        conn.execute(
+            text(
+                "UPDATE bars SET open = open / 2, high = high / 2, low = low / 2,"
+                " close = close / 2, volume = volume * 2"
+                " WHERE symbol = 'AAPL' AND ts < '2026-01-06'"
+            )
+        )
+        conn.execute(
+            text(
+                "UPDATE enrichment_status SET first_ts = '1999-01-04', bars = bars + 1,"
+                " history_from = '1999-01-04' WHERE symbol = 'AAPL'"
+            )
+        )
+    upgrade_schema(old)
+    repair = Commands(old).repair(["AAPL"], kinds=["adjusted_prices"], actor="test", reason="r")
+    run_night(old, vendor, repair.job_id)
+    prices = prices_of(old)
+    for ts, values in traded.items():
+        assert prices[ts] == pytest.approx(values, rel=1e-9)
+    oldest = prices[datetime(1999, 1, 4, tzinfo=UTC)]
+    assert oldest == pytest.approx((40.0, 40.0, 40.0, 40.0, 25.0), rel=1e-6)
+    adjusted, until = basis(old)
+    assert (adjusted, until) == (True, sorted(prices)[1])
+
+
 @contextmanager
 def worker(db: Database, vendor: str) -> Iterator[None]:
     """A worker on this database and vendor, on the next night, until the end of the block."""
     heart = Database(db.url.render_as_string(hide_password=False), pool_size=1)
+    with db.begin() as conn:
+        conn.execute(text("DELETE FROM workers WHERE worker_id = 'inside'"))  # an earlier one
     with closing(heart), bare_worker(db, heart, vendor, NEXT_NIGHT, threads=2, lease=30.0):
         yield
 

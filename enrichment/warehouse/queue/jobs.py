@@ -8,7 +8,7 @@ results are written only while worker and fence still match.
 The column `backfill` of an item holds {"from", "to"} of the history that it fetches and, for every
 timeframe that has started, the end of its remaining window. Chunks are stored newest first, so an
 interrupted backfill resumes there. Of a repair it also holds `repair`, timeframe → {"from", "to",
-"restart"}, and `unserved`, timeframe → the time before which vendors served nothing.
+"restart", "as_traded"}, and `unserved`, timeframe → the time before which vendors served nothing.
 """
 
 from __future__ import annotations
@@ -368,7 +368,11 @@ def _repairs_to_json(repairs: Sequence[SeriesRepair]) -> dict[str, Any]:
     windows = [repair.window for repair in repairs]
     hull = Window(min(w.start for w in windows), max(w.end for w in windows))
     series = {
-        repair.timeframe.value: {**_window_to_json(repair.window), "restart": repair.restart}
+        repair.timeframe.value: {
+            **_window_to_json(repair.window),
+            "restart": repair.restart,
+            "as_traded": repair.as_traded,
+        }
         for repair in repairs
     }
     return {**_window_to_json(hull), "repair": series}
@@ -394,7 +398,12 @@ def _backfill_fields(stored: Mapping[str, Any] | None) -> dict[str, Any]:
             if timeframe in stored
         ),
         "repairs": tuple(
-            SeriesRepair(Timeframe(name), _window_from_json(part), part["restart"])
+            SeriesRepair(
+                Timeframe(name),
+                _window_from_json(part),
+                part["restart"],
+                part.get("as_traded", False),
+            )
             for name, part in stored.get("repair", {}).items()
         ),
     }

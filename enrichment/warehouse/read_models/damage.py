@@ -395,7 +395,22 @@ WHERE f.check_name = 'mixed_adjustment' OR f.check_name = 'split' AND f.ts <= s.
 }
 """
 
-_QUERIES = (_STARTS, _WEEKS, _HOURS, _HISTORY, _GAPS, _SANDBOX, _BASES)
+# Those whose splits are known back to the first bar are put back by their next run.
+_ADJUSTED = f"""
+WITH {_SERIES}
+SELECT '{DamageKind.ADJUSTED_PRICES}' AS kind, symbol, asset_class, timeframe,
+    least(wanted_from, first_ts) AS first, last_ts AS last, bars AS count,
+    'adjusted for splits up to ' || to_char(adjusted_until, 'YYYY-MM-DD') || ', of which '
+        || CASE WHEN known.since IS NULL THEN 'none are' ELSE 'those before '
+            || to_char(known.since, 'YYYY-MM-DD') || ' are not' END || ' known' AS example
+FROM series CROSS JOIN LATERAL (
+    SELECT min(covers_from) AS since FROM corporate_action_refreshes r
+    WHERE r.symbol = series.symbol) known
+WHERE exchange AND bars > 0 AND adjusted_until IS NOT NULL
+    AND (known.since IS NULL OR known.since > first_ts::date)
+"""
+
+_QUERIES = (_STARTS, _WEEKS, _HOURS, _HISTORY, _GAPS, _SANDBOX, _BASES, _ADJUSTED)
 
 _LIMITS = f"""
 SELECT e.symbol, e.timeframe, least(e.wanted_from, e.first_ts) AS series_from, (
