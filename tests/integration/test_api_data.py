@@ -31,7 +31,7 @@ def client(db: Database) -> FlaskClient:
 
 def test_json_has_every_column_of_every_bar(db: Database, client: FlaskClient) -> None:
     value = json_body(client.get(f"{DATA}/bars/AAPL"))
-    assert list(value) == ["timestamp", "symbol", "timeframe", "bars"]
+    assert list(value) == ["timestamp", "symbol", "timeframe", "adjust", "bars"]
     assert (value["symbol"], value["timeframe"]) == ("AAPL", "1d")
     assert list(value["bars"][0]) == ["ts", *PRICES, *FEATURES]
     with db.begin() as conn:

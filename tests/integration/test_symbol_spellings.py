@@ -113,7 +113,7 @@ def test_the_api_and_its_import_refuse_it(db: Database) -> None:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
     client = create_app(reader, Commands(db, POLYGON_ONLY), ready=lambda: None).test_client()
     body = {"symbol": "VOD.L", "asset_class": "stock", "timeframes": ["1d"]}
-    problem = json_body(client.post(f"{ROOT}/symbols", json=body), 400)
+    problem = json_body(client.post(f"{ROOT}/symbols", json=body), 409)
     assert REFUSALS[0][2] in problem["detail"]
     content = "symbol,asset_class,timeframes\nMSFT,stock,1d\nVOD.L,stock,1d\n"
     response = client.post(
