@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, no_timestamps
@@ -62,6 +63,8 @@ class SeriesSnapshot:
     features_current: bool = True  # whether every bar has values of the present set of features
     coverage: tuple[int, int] | None = None  # feature values past warm-up, and how many are NULL
     tail: StoredTail | None = None  # bars from overlap_from on, if they were read as well
+    # Start of a bar of the overlap → median log return of the market, where it is known.
+    market_returns: Mapping[np.datetime64, float] = field(default_factory=dict)
 
     @property
     def overlap_trusted(self) -> bool:

@@ -350,6 +350,7 @@ def _request(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult) -> V
         run.now,
         _splits(run, snapshot),
         run.now if adjusted else snapshot.adjusted_until,
+        snapshot.market_returns,
     )
 
 

@@ -190,6 +190,16 @@ def validate(
     )
 
 
+def is_flagged(check: str, bars: Bars, request: ValidationRequest) -> bool:
+    """Whether a check of the series flags the last of stored bars."""
+    function = CHECKS[check]
+    if not isinstance(function, SeriesCheck):
+        raise TypeError(f"{check} is no check of a series")
+    series = _series_context(bars, bars.take(slice(0)), request)
+    observed = function.function(series, request)
+    return len(observed) > 0 and not np.isnan(observed[-1])
+
+
 def _run_stage(
     stage: CheckStage, bars: Bars, request: ValidationRequest
 ) -> tuple[Bars, list[Flag], list[QuarantinedBar]]:

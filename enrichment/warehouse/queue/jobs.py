@@ -34,7 +34,7 @@ from enrichment.domain.model import (
 )
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue import sql as statements
-from enrichment.warehouse.series import results
+from enrichment.warehouse.series import market, results
 
 CHANNEL = "enrichment_jobs"
 
@@ -133,9 +133,15 @@ class JobQueue:
                 _mark_series_failed(conn, task, failure.error)
 
     def close_finished_jobs(self) -> list[UUID]:
-        """Freeze the totals of every job whose items are all final; returns their ids."""
+        """Freeze the totals of every job whose items are all final; returns their ids.
+
+        Then the outliers that these jobs found are judged by the returns of their markets.
+        """
         with self._db.begin() as conn:
-            return close_finished(conn)
+            closed = close_finished(conn)
+        if closed:
+            market.review_outliers(self._db)
+        return closed
 
     def reclaim_expired(self, max_retries: int) -> int:
         """Return items with an expired lease to the queue, or fail them after `max_retries`.

@@ -18,7 +18,7 @@ from enrichment.pipeline.features import FEATURES, LOOKBACK
 from enrichment.warehouse import corporate_actions
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
-from enrichment.warehouse.series import results, snapshots, upsert
+from enrichment.warehouse.series import market, results, snapshots, upsert
 from enrichment.warehouse.series.results import Batch
 from enrichment.warehouse.series.snapshots import TailRequest
 
@@ -65,8 +65,11 @@ class Warehouse:
                 if snapshot.overlap_from is not None and snapshot.features_current
             }
             tails = snapshots.read_tails(conn, list(requests.values())) if requests else []
+            markets = [(_market(task), timeframe) for task, timeframe in series]
+            since = min((request.since for request in requests.values()), default=None)
+            returns = {} if since is None else market.read_returns(conn, markets, since)
         for n, tail in zip(requests, tails, strict=True):
-            read[n] = replace(read[n], tail=tail)
+            read[n] = replace(read[n], tail=tail, market_returns=returns.get(markets[n], {}))
         in_order = iter(read)
         return {
             task: {timeframe: next(in_order) for timeframe in task.timeframes} for task in tasks
@@ -144,6 +147,10 @@ class Warehouse:
 
 def _total(counts: Sequence[RowCounts]) -> RowCounts:
     return RowCounts(sum(c.inserted for c in counts), sum(c.updated for c in counts))
+
+
+def _market(task: Task) -> str:
+    return market.market_name(market_of(task.symbol, task.asset_class))
 
 
 def _tail_request(
