@@ -24,7 +24,7 @@ new bars, flags the same as one run over the whole history.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -197,7 +197,7 @@ def _traded_on(bars: Bars, rows: NDArray[np.intp], factor: float = _CONFIRMING_F
     previous = bars.close[np.maximum(rows - 1, 0)]
     far = np.flatnonzero(np.abs(np.log(bars.close[rows] / previous)) < _MAX_CREDIBLE_MOVE)
     for column in (bars.volume, bars.close * bars.volume):
-        median, _ = rolling_median_mad(column, rows[far])
+        median = rolling_median(column, rows[far])
         far = far[column[rows[far]] > factor * median]
     traded = np.zeros(len(rows), dtype=bool)
     traded[far] = True
@@ -283,6 +283,8 @@ def stale_feed(series: SeriesContext, request: ValidationRequest) -> Floats:
     - after 380 bars in any case.
     """
     dead = _dead_bars(series)
+    if not dead[series.first_checked :].any():
+        return _none_flagged(series)
     length = run_lengths(dead)
     checked = length[series.first_checked :]
     shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
@@ -317,6 +319,12 @@ def _find_dead_bars(series: SeriesContext) -> Mask:
     return np.asarray(np.where(_traded_within(bars.volume, CONTEXT_BARS), same | empty, same))
 
 
+def _of_alive(series: SeriesContext, column: Floats) -> Floats:
+    """The column, NaN at dead bars."""
+    dead = _dead_bars(series)
+    return np.where(dead, np.nan, column) if dead.any() else column
+
+
 def _longest_credible_run(dead: Mask, begin: int, shortest: int) -> int:
     """From which length on a run of dead bars that begins at a row is beyond its history."""
     history = dead[max(0, begin - _HISTORY_BARS) : begin]
@@ -335,14 +343,9 @@ def repeated_bar(series: SeriesContext, request: ValidationRequest) -> Floats:
     one of the 300 before did; observed: the volume.
     """
     bars, rows = series.bars, series.checked_rows
-    if len(bars) < 2:
-        return _none_flagged(series)
-    same = np.append(False, bars.volume[1:] == bars.volume[:-1])
-    same &= (bars.volume > 0) & (bars.high > bars.low)
+    same = _dead_bars(series) & (bars.volume > 0) & (bars.high > bars.low)
     if not same[series.first_checked :].any():
         return _none_flagged(series)
-    for column in (bars.open, bars.high, bars.low, bars.close):
-        same[1:] &= column[1:] == column[:-1]
     begins = same & ~np.append(False, same[:-1])  # a stale feed counts once
     count = np.append(0, np.cumsum(begins))
     usual = count[rows] > count[np.maximum(rows - _HISTORY_BARS, 0)] + 1
@@ -358,8 +361,7 @@ def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     above = np.log(bars.high[rows] / np.maximum(bars.open[rows], bars.close[rows]))
     below = np.log(np.minimum(bars.open[rows], bars.close[rows]) / bars.low[rows])
     wick = np.maximum(above, below)
-    ranges = np.where(_dead_bars(series), np.nan, np.log(bars.high / bars.low))
-    median, _ = rolling_median_mad(ranges, rows)
+    median = rolling_median(_of_alive(series, np.log(bars.high / bars.low)), rows)
     multiple = wick / np.maximum(median, _BASIS_POINT)
     far = multiple > _WICK_FACTOR
     if not far.any():
@@ -485,7 +487,7 @@ def _tolerance(series: SeriesContext, candidates: NDArray[np.intp]) -> Floats:
 def _has_high_turnover(series: SeriesContext, candidates: NDArray[np.intp]) -> Mask:
     turnover = series.bars.close * series.bars.volume
     rows = series.checked_rows[candidates]
-    median, _ = rolling_median_mad(turnover, rows)
+    median = rolling_median(turnover, rows)
     return np.asarray(turnover[rows] > _MAX_TURNOVER_FACTOR * median)
 
 
@@ -509,8 +511,7 @@ def _volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
 def _compute_volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     log_volume = np.log(np.where(volume > 0, volume, np.nan))
-    alive = np.where(_dead_bars(series), np.nan, log_volume)
-    median, deviation = rolling_median_mad(alive, series.checked_rows)
+    median, deviation = rolling_median_mad(_of_alive(series, log_volume), series.checked_rows)
     difference = log_volume[series.checked_rows] - median
     return np.exp(difference), difference / np.maximum(deviation, _BASIS_POINT)
 
@@ -536,13 +537,7 @@ def rolling_median_mad(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, 
     NaN are ignored; both are NaN where fewer than 20 values are left.
     """
     medians, deviations = np.full((2, len(rows)), np.nan)
-    padded = np.append(np.full(WINDOW, np.nan), column)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
-    for first in range(0, len(rows), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        values = windows[rows[part]]
-        values.sort(axis=1)
-        count = _count_numbers(values)
+    for part, values, count in _sorted_windows(column, rows):
         medians[part] = np.where(count >= MIN_BARS, _median_of_sorted(values, count), np.nan)
         values -= medians[part, None]
         np.abs(values, out=values).sort(axis=1)
@@ -550,6 +545,31 @@ def rolling_median_mad(column: Floats, rows: NDArray[np.intp]) -> tuple[Floats, 
             count >= MIN_BARS, MAD_TO_STD * _median_of_sorted(values, count), np.nan
         )
     return medians, deviations
+
+
+def rolling_median(column: Floats, rows: NDArray[np.intp]) -> Floats:
+    """The median alone."""
+    medians = np.full(len(rows), np.nan)
+    for part, values, count in _sorted_windows(column, rows):
+        medians[part] = np.where(count >= MIN_BARS, _median_of_sorted(values, count), np.nan)
+    return medians
+
+
+def _sorted_windows(
+    column: Floats, rows: NDArray[np.intp]
+) -> Iterator[tuple[slice, Floats, NDArray[np.intp]]]:
+    """The 60 values before each row in ascending order, and how many are not NaN, in parts."""
+    if len(rows) == 0:
+        return
+    first = max(0, int(rows[0]) - WINDOW)  # rows ascend
+    padded = np.full(WINDOW + int(rows[-1]) - first, np.nan)
+    padded[WINDOW:] = column[first : rows[-1]]
+    windows = np.lib.stride_tricks.sliding_window_view(np.append(padded, np.nan), WINDOW)
+    for begin in range(0, len(rows), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        values = windows[rows[part] - first]
+        values.sort(axis=1)
+        yield part, values, _count_numbers(values)
 
 
 def row_medians(values: Floats) -> Floats:
