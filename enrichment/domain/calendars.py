@@ -254,8 +254,8 @@ def is_aligned(market: Market, timeframe: Timeframe, ts: Timestamps) -> Mask:
 
 def clock_floor(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
     """Start of the bar that contains each timestamp, aligned as for `is_aligned`; up to daily."""
-    shares = market is not AssetClass.CRYPTO
-    local = shares and (timeframe is Timeframe.H4 or _exchange(market) is not NEW_YORK)
+    at_exchange = market is not AssetClass.CRYPTO and timeframe.intraday
+    local = at_exchange and (timeframe is Timeframe.H4 or _exchange(market) is not NEW_YORK)
     clock = _to_local(market, ts) if local else ts
     since_midnight = clock - clock.astype("datetime64[D]")
     return np.asarray(ts - since_midnight % np.timedelta64(timeframe.duration))

@@ -24,8 +24,9 @@ class Exchange:
 
 NEW_YORK = Exchange("XNYS", "America/New_York", "USD")
 
-# Suffix of a symbol, as Yahoo writes it → its exchange.
-BY_SUFFIX = {
+# Suffix of a symbol, as Yahoo writes it → its exchange. Stocks of others are not served: without
+# a calendar and a time zone their bars would get wrong dates.
+BY_SUFFIX: dict[str, Exchange] = {
     "L": Exchange("XLON", "Europe/London", "GBp"),
     "T": Exchange("XTKS", "Asia/Tokyo", "JPY"),
     "DE": Exchange("XETR", "Europe/Berlin", "EUR"),
@@ -56,6 +57,42 @@ BY_SUFFIX = {
     "SA": Exchange("BVMF", "America/Sao_Paulo", "BRL"),
     "MX": Exchange("XMEX", "America/Mexico_City", "MXN"),
     "JO": Exchange("XJSE", "Africa/Johannesburg", "ZAc"),
+    "IS": Exchange("XIST", "Europe/Istanbul", "TRY"),
+    "PR": Exchange("XPRA", "Europe/Prague", "CZK"),
+    "BD": Exchange("XBUD", "Europe/Budapest", "HUF"),
+    "IC": Exchange("XICE", "Atlantic/Reykjavik", "ISK"),
+    "RG": Exchange("XRIS", "Europe/Riga", "EUR"),
+    "TL": Exchange("XTAL", "Europe/Tallinn", "EUR"),
+    "VS": Exchange("XLIT", "Europe/Vilnius", "EUR"),
+    "SR": Exchange("XSAU", "Asia/Riyadh", "SAR"),
+    "JK": Exchange("XIDX", "Asia/Jakarta", "IDR"),
+    "BK": Exchange("XBKK", "Asia/Bangkok", "THB"),
+    "KL": Exchange("XKLS", "Asia/Kuala_Lumpur", "MYR"),
+    "PS": Exchange("XPHS", "Asia/Manila", "PHP"),
+    "BA": Exchange("XBUE", "America/Argentina/Buenos_Aires", "ARS"),
+    "SN": Exchange("XSGO", "America/Santiago", "CLP"),
+    "SG": Exchange("XSTU", "Europe/Berlin", "EUR"),
+    "DU": Exchange("XDUS", "Europe/Brussels", "EUR"),
+    "HM": Exchange("XHAM", "Europe/Brussels", "EUR"),
+}
+# Exchanges with the sessions of another one that has a calendar.
+BY_SUFFIX |= {
+    suffix: BY_SUFFIX[other]
+    for suffix, other in {
+        "SZ": "SS",  # Shenzhen
+        "NS": "BO",  # National Stock Exchange of India
+        "KQ": "KS",  # KOSDAQ
+        "TWO": "TW",  # Taipei Exchange
+        "V": "TO",  # TSX Venture, NEO and Canadian Securities Exchange
+        "NE": "TO",
+        "CN": "TO",
+        "BE": "HM",  # Berlin, Hanover, Munich
+        "HA": "HM",
+        "MU": "HM",
+        "TI": "MI",  # EuroTLX
+        "NX": "PA",  # Euronext
+        "XA": "AX",  # Cboe Australia
+    }.items()
 }
 
 

@@ -33,12 +33,14 @@ from enrichment.domain.calendars import (
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import Split, Splits, reported_splits, scaled, union
 from enrichment.domain.errors import MalformedResponse
+from enrichment.domain.exchanges import Exchange
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.base import Provider, naming, within
 from enrichment.vendors.spelling import spelling_or_symbol, substituted_quote
 
 _CLOSED_AT_MOST = timedelta(days=7)  # of an exchange
+_QUARTER_PAST = {"XBOM"}  # exchanges that open at a quarter past, where Yahoo's half-hours begin
 _SHORTEST_PLAN_YEARS = 2
 _MIN_STARTS = 20  # of which all can lie on a longer timeframe's grid by chance once in a million
 _MAX_MISALIGNED = 0.25
@@ -122,9 +124,10 @@ def source_timeframe(market: Market, timeframe: Timeframe) -> Timeframe:
     """The timeframe to ask a vendor for."""
     if timeframe is Timeframe.W1:
         return Timeframe.D1
-    if market is not AssetClass.CRYPTO and timeframe in (Timeframe.H1, Timeframe.H4):
-        return Timeframe.M30
-    return timeframe
+    if market is AssetClass.CRYPTO or timeframe not in (Timeframe.M30, Timeframe.H1, Timeframe.H4):
+        return timeframe
+    quarters = isinstance(market, Exchange) and market.mic in _QUARTER_PAST
+    return Timeframe.M15 if quarters else Timeframe.M30
 
 
 def source_window(window: Window, market: Market, timeframe: Timeframe) -> Window:

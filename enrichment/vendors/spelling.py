@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from enrichment.domain.errors import UnknownSymbol
+from enrichment.domain.exchanges import BY_SUFFIX
 from enrichment.domain.symbols import (
     FIAT,
     Instrument,
@@ -41,6 +42,8 @@ class VendorSpelling:
     """The quote currencies of its pairs."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """Quote currency that it lacks → the one that it serves in its place."""
+    coins: Mapping[str, str] = field(default_factory=dict)
+    """Base currency → its name at a vendor that calls another coin by it."""
 
 
 _CQS = {
@@ -80,6 +83,11 @@ _BINANCE_QUOTES = (
     " EUR GBP AUD BRL TRY JPY ARS COP CZK MXN PLN RON RUB UAH ZAR"
 )
 
+_YAHOO_COINS = (
+    "APT21794 ARB11841 COMP5692 GRT6719 HYPE32196 IMX10603 JUP29210 MNT27075 PEPE24478 POL28321"
+    " S32684 STX4847 SUI20947 TAO22974 TON11419 UNI7083"
+)  # as numbered by CoinMarketCap, where the name alone is another coin
+
 SPELLINGS: Mapping[str, VendorSpelling] = {
     "polygon": VendorSpelling(
         templates={SymbolKind.PAIR: "X:{root}{suffix}"} | _CQS,
@@ -92,7 +100,10 @@ SPELLINGS: Mapping[str, VendorSpelling] = {
         instead={"USD": "USDT"},
     ),
     "yahoo": VendorSpelling(
-        templates=_YAHOO, quotes=FIAT | {"BTC", "ETH"}, instead={"USDT": "USD"}
+        templates=_YAHOO,
+        quotes=FIAT | {"BTC", "ETH"},
+        instead={"USDT": "USD"},
+        coins={name.rstrip("0123456789"): name for name in _YAHOO_COINS.split()},
     ),
     "coinbase": VendorSpelling(
         templates={SymbolKind.PAIR: "{root}-{suffix}"},
@@ -120,8 +131,13 @@ def vendor_spelling(vendor: str, symbol: str) -> str:
     template = spelling.templates.get(instrument.kind)
     if template is None:
         raise UnknownSymbol(f"{vendor} serves {_served(spelling)} only")
+    if instrument.kind is SymbolKind.FOREIGN and instrument.suffix not in BY_SUFFIX:
+        raise UnknownSymbol(
+            f"{vendor} is not asked for .{instrument.suffix}, an exchange of unknown trading hours"
+        )
     if instrument.kind is SymbolKind.PAIR:
-        instrument = replace(instrument, suffix=_quote(vendor, spelling, instrument))
+        root = spelling.coins.get(instrument.root, instrument.root)
+        instrument = replace(instrument, root=root, suffix=_quote(vendor, spelling, instrument))
     return instrument.spelled(template)
 
 
@@ -139,7 +155,12 @@ def symbol_at(vendor: str, text: str) -> str | None:
     spelling = SPELLINGS[vendor]
     notations = {kind: (template,) for kind, template in spelling.templates.items()}
     instrument = read(text, notations, spelling.quotes)
-    return None if instrument is None else symbol_of(instrument)
+    if instrument is None:
+        return None
+    names = {name: coin for coin, name in spelling.coins.items()}
+    if instrument.kind is SymbolKind.PAIR:
+        instrument = replace(instrument, root=names.get(instrument.root, instrument.root))
+    return symbol_of(instrument)
 
 
 @lru_cache(maxsize=65_536)

@@ -73,6 +73,18 @@ def test_half_hours_lie_in_the_session_and_not_in_its_pause(mic: str) -> None:
     assert {t.astimezone(zone).minute for t in pd.DatetimeIndex(hours, tz="UTC")} == {0}
 
 
+@pytest.mark.parametrize("mic", EXCHANGES)
+def test_every_exchanges_days_are_aligned_and_get_their_own_date(mic: str) -> None:
+    calendar = calendar_of(mic)
+    sessions = calendar.sessions_in_range("2024-03-20", "2024-04-12")
+    opens = pd.DatetimeIndex([calendar.session_open(day) for day in sessions])
+    days = calendars.canonical(
+        EXCHANGES[mic], Timeframe.D1, opens.tz_localize(None).to_numpy("datetime64[us]")
+    )
+    assert texts(days) == stamps(sessions)
+    assert calendars.is_aligned(EXCHANGES[mic], Timeframe.D1, days).all()
+
+
 @pytest.mark.parametrize("mic", ["XLON", "XTKS", "XASX", "XHKG"])
 def test_a_minute_is_in_the_session_while_the_exchange_is_open(mic: str) -> None:
     minutes = pd.date_range("2024-03-27", "2024-04-03", freq="17min", tz="UTC")
@@ -121,6 +133,10 @@ def test_sydneys_morning_belongs_to_its_own_day() -> None:
         ("SAP.DE", "XETR", "EUR"),
         ("SHOP.TO", "XTSE", "CAD"),
         ("BHP.AX", "XASX", "AUD"),
+        ("WSKT.JK", "XIDX", "IDR"),
+        ("300750.SZ", "XSHG", "CNY"),
+        ("TCS.NS", "XBOM", "INR"),
+        ("WEED.V", "XTSE", "CAD"),
     ],
 )
 def test_the_suffix_names_the_exchange(symbol: str, mic: str, currency: str) -> None:

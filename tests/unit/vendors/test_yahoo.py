@@ -64,6 +64,41 @@ def test_days_are_stamped_at_the_opening_there() -> None:
     assert int(query["period2"][0]) == WINDOW.end.timestamp()
 
 
+@pytest.mark.parametrize(
+    ("symbol", "opens", "days"),
+    [  # as recorded
+        ("WSU.DE", [1_691_132_400, 1_691_391_600, 1_691_478_000], ["08-04", "08-07", "08-08"]),
+        ("WSKT.JK", [1_691_114_400, 1_691_373_600, 1_691_460_000], ["08-04", "08-07", "08-08"]),
+        ("TCS.NS", [1_691_120_700, 1_691_379_900, 1_691_466_300], ["08-04", "08-07", "08-08"]),
+    ],
+)
+def test_days_abroad_have_the_date_of_their_exchange(
+    symbol: str, opens: list[int], days: list[str]
+) -> None:
+    body = chart(opens)
+    body["chart"]["result"][0]["meta"] = {"symbol": symbol, "dataGranularity": "1d"}
+    window = Window(datetime(2023, 8, 4, tzinfo=UTC), datetime(2023, 8, 9, tzinfo=UTC))
+    with client_over(FakeTransport(body)) as http:
+        provider = CanonicalProvider(YahooProvider(http, now=lambda: NOW), now=lambda: NOW)
+        fetched = provider.fetch(symbol, AssetClass.STOCK, Timeframe.D1, window)
+    assert texts(fetched.bars) == [f"2023-{day}T00:00" for day in days]
+
+
+def test_half_hours_of_mumbai_which_opens_at_a_quarter_past_are_built_from_quarters() -> None:
+    """Yahoo's own half-hours begin with the session, at 09:15 there, 03:45 UTC."""
+    body = chart([1_734_925_500 + 900 * n for n in range(25)])
+    body["chart"]["result"][0]["meta"] = {"symbol": "TCS.NS", "dataGranularity": "15m"}
+    window = Window(datetime(2024, 12, 23, tzinfo=UTC), datetime(2024, 12, 24, tzinfo=UTC))
+    transport = FakeTransport(body)
+    with client_over(transport) as http:
+        provider = CanonicalProvider(YahooProvider(http, now=lambda: NOW), now=lambda: NOW)
+        fetched = provider.fetch("TCS.NS", AssetClass.STOCK, Timeframe.M30, window)
+    assert parse_qs(urlsplit(transport.urls[0]).query)["interval"] == ["15m"]
+    assert texts(fetched.bars)[:2] == ["2024-12-23T03:30", "2024-12-23T04:00"]
+    assert fetched.bars.close[:3].tolist() == [1.0, 3.0, 5.0]
+    assert len(fetched.bars) == 13
+
+
 def test_a_bar_without_prices_does_not_exist_and_a_missing_price_is_nan() -> None:
     day = 86_400
     body = chart(
