@@ -35,6 +35,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many random histories of killed workers tests/crash lives through (default 12)",
     )
+    parser.addoption(
+        "--fuzz-minutes",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="for how long tests/crash sends random input to each of the fuzz targets (default 0)",
+    )
+    parser.addoption(
+        "--stops",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many workers tests/crash stops by a signal (default 0)",
+    )
 
 
 class ModuleScheduling(LoadScopeScheduling):

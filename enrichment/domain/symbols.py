@@ -107,6 +107,8 @@ def parse_symbol(text: str) -> str:
 @lru_cache(maxsize=65_536)
 def parse_instrument(text: str) -> Instrument:
     """What a ticker names. Raises InvalidSymbol if it is malformed."""
+    if not text.isascii():  # upper case would make SS of ß, and I of ı
+        raise InvalidSymbol(_malformed(text))
     as_typed = text.strip().replace("/", "-")
     upper = as_typed.upper()
     instrument = _read(as_typed) or _read(upper)

@@ -73,3 +73,11 @@ def test_a_symbol_is_its_own_spelling(text: str) -> None:
         return
     assert parse_symbol(symbol) == symbol
     assert all(parse_symbol(spelling) == symbol for spelling in spellings(symbol))
+
+
+@pytest.mark.parametrize(
+    "text", ["ß", "ı", "ﬁ", "STRAßE", "X:BTCUSDﬁ", "ＡＡＰＬ", "AAPL\u00a0", "ſ"]
+)
+def test_letters_beyond_ascii_are_refused(text: str) -> None:
+    with pytest.raises(InvalidSymbol):
+        parse_symbol(text)
