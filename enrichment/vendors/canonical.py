@@ -83,8 +83,12 @@ class CanonicalProvider:
                 known = union(reported_splits(fetched.actions, now.date()), self._splits(symbol))
                 bars = on_basis_of_week(bars, known)
             if source is not timeframe:
+                reach = (
+                    fetched.limit or _reach(replace(fetched, bars=bars), source, asked, now).limit
+                )
                 cut = fetched.served_from is not None
-                bars = build(bars, market, source, timeframe, cut=cut)
+                listed = not cut and reach is HistoryLimit.VENDOR
+                bars = build(bars, market, source, timeframe, cut=cut, listed=listed)
                 bars = within(bars, window)
             quotes = substituted_quote(self.name, symbol)
             substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
@@ -172,23 +176,27 @@ def build(
     timeframe: Timeframe,
     *,
     cut: bool = False,
+    listed: bool = False,
 ) -> Bars:
     """Longer bars from shorter ones.
 
     Of rows with one start the last one sent counts. A part that can't be right makes the bar NaN,
     so that validation keeps it out. A bar is left out while its last part is missing at the newest
-    end; a week where any of its sessions is; and other bars where any part is, if hardly any of the
-    series are, since then a missing part was not one without trades.
+    end; and where any part is missing, if hardly any of the series are, since then a missing part
+    was not one without trades. A week of few that were sent is left out then, too.
 
     Args:
         bars: The parts, in any order.
         cut: Whether the vendor's reach begins within the window, maybe within a bar.
+        listed: Whether the first part is the first there ever was, maybe in mid-week.
     """
     if len(bars) == 0:
         return bars
     parts = _last_sent(bars)
     built = aggregate(_without_nonsense(parts), _floor(market, timeframe, parts.ts))
-    return built.take(_complete(parts.ts, built.ts, market, source, timeframe, cut=cut))
+    return built.take(
+        _complete(parts.ts, built.ts, market, source, timeframe, cut=cut, listed=listed)
+    )
 
 
 def _last_sent(bars: Bars) -> Bars:
@@ -216,15 +224,20 @@ def _complete(
     timeframe: Timeframe,
     *,
     cut: bool,
+    listed: bool,
 ) -> NDArray[np.bool_]:
+    weekly = timeframe is Timeframe.W1
     end = to_datetime(built[-1]) + timeframe.duration
     expected = bar_starts(market, source, to_datetime(built[0]), end)
+    if weekly:  # a hole of whole weeks says nothing of the others
+        expected = expected[np.isin(_floor(market, timeframe, expected), built)]
     missing = expected[~np.isin(expected, parts)]
     inner = (missing > parts[0]) & (missing < parts[-1])
-    dense = len(expected) >= _MIN_STARTS and inner.sum() <= (1 - _DENSE_SHARE) * len(expected)
-    if timeframe is not Timeframe.W1 and not dense:
+    few_missing = inner.sum() <= (1 - _DENSE_SHARE) * len(expected)
+    dense = few_missing if len(expected) >= _MIN_STARTS else weekly
+    if not dense:
         missing = missing[~inner]
-    if timeframe is not Timeframe.W1 and not cut:
+    if listed or not (weekly or cut):
         missing = missing[missing > parts[0]]
     incomplete = np.isin(built, _floor(market, timeframe, missing))
     return np.asarray(~incomplete)

@@ -151,6 +151,58 @@ def test_a_week_without_one_of_its_sessions_is_not_built(lost: int) -> None:
     assert built.ts.astype("datetime64[D]").astype(str).tolist() == ["2024-01-15"]
 
 
+def weekly(days: pd.DatetimeIndex, asked_from: str, kind: AssetClass = STOCK) -> list[str]:
+    """The weeks that are built of days with a volume of 1, as `2024-05-20 3` with their volume."""
+    frame = pd.DataFrame(dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0), index=days)
+    now = datetime(2024, 12, 28, 1, 30, tzinfo=UTC)
+    vendor = Vendor({Timeframe.D1: bars_of(frame)})
+    start = datetime.fromisoformat(asked_from).replace(tzinfo=UTC)
+    symbol = "AAPL" if kind is STOCK else "X:BTCUSD"
+    weeks = CanonicalProvider(vendor, now=lambda: now).fetch(
+        symbol, kind, Timeframe.W1, Window(start, now)
+    )
+    return [
+        f"{ts} {v:.0f}"
+        for ts, v in zip(weeks.bars.ts.astype("M8[D]"), weeks.bars.volume, strict=True)
+    ]
+
+
+def sessions(first: str) -> pd.DatetimeIndex:
+    calendar = exchange_calendars.get_calendar("XNYS", start="2022-01-01", end="2025-12-31")
+    return calendar.sessions_in_range(first, "2024-12-27").tz_localize("UTC")
+
+
+def by_pandas(days: pd.DatetimeIndex) -> list[str]:
+    counts = pd.Series(1, index=days).resample("W-MON", closed="left", label="left").sum()
+    return [f"{week:%Y-%m-%d} {count}" for week, count in counts.items() if count]
+
+
+def test_the_week_of_a_listing_is_built_of_the_days_since() -> None:
+    listed = sessions("2024-05-22")  # a Wednesday
+    assert weekly(listed, "2023-01-01") == by_pandas(listed)
+    coin = pd.date_range("2024-05-22", "2024-12-22", tz="UTC")
+    assert weekly(coin, "2023-01-01", CRYPTO) == by_pandas(coin)
+
+
+def test_a_week_in_which_a_plan_begins_is_not_built_of_the_days_since() -> None:
+    served = sessions("2022-12-28")  # a Wednesday two years before
+    assert weekly(served, "2021-01-01") == by_pandas(served)[1:]
+
+
+def test_weeks_of_a_stock_that_is_seldom_traded_are_built_of_the_days_that_it_was() -> None:
+    days = sessions("2023-01-03")
+    traded = days[np.random.default_rng(5).random(len(days)) < 0.6].union(days[[0, 1, -1]])
+    assert weekly(traded, "2023-01-01") == by_pandas(traded)
+
+
+def test_a_hole_of_two_months_does_not_make_a_series_one_that_is_seldom_traded() -> None:
+    days = sessions("2024-01-02")
+    served = days[(days < "2024-03-06") | (days > "2024-05-07")]
+    torn = {"2024-03-04 2", "2024-05-06 3"}
+    assert torn < set(by_pandas(served))
+    assert weekly(served, "2024-01-01") == [w for w in by_pandas(served) if w not in torn]
+
+
 def test_the_newest_hour_waits_for_its_second_half() -> None:
     frame = minutes("2024-01-08", "30min", extended=False, days=1)
     whole = build(bars_of(frame), STOCK, Timeframe.M30, Timeframe.H1)
