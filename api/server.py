@@ -29,6 +29,7 @@ from enrichment.wiring.database import (
     feature_columns,
     open_database,
     open_reader,
+    wait_for_database,
 )
 from resilience import init_resilience_manager
 
@@ -77,6 +78,7 @@ def serve(settings: Settings) -> None:
         )
     require_free("API", host, port)
     columns, rules = feature_columns(), load_rules(settings)
+    wait_for_database(settings, writable=False)
     with (
         open_database(settings, pool_size=4, application="enrichment-api") as db,
         open_reader(
@@ -89,7 +91,7 @@ def serve(settings: Settings) -> None:
         app = create_app(
             build_read_models(reader_db, settings),
             build_commands(db, settings),
-            ready=lambda: require_current(db, columns),
+            ready=lambda: require_current(reader_db, columns),
             config=Schedule(
                 settings.enrichment_hour,
                 settings.enrichment_minute,

@@ -118,6 +118,11 @@ class Settings(VendorSettings):
     database_url: Secret = Field(
         None, description="URL of a PostgreSQL server ≥ 14; not set: an embedded server"
     )
+    direct_database_url: Secret = Field(
+        None,
+        description="URL of the server itself where DATABASE_URL is that of a pooler: for "
+        "notifications of new jobs, upgrades and dumps",
+    )
     enrichment_home: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("market-enrichment")),
         description="folder of the embedded server's data and of the logs",
@@ -244,7 +249,7 @@ class Settings(VendorSettings):
             value = getattr(self, name)
             if not isinstance(value, SecretStr):
                 continue
-            if name in ("database_url", "alert_webhook_url"):
+            if name in ("database_url", "direct_database_url", "alert_webhook_url"):
                 redactor.add_url(value.get_secret_value(), secret_path=name == "alert_webhook_url")
             else:
                 redactor.add(value.get_secret_value())

@@ -23,8 +23,9 @@ from enrichment.domain.plurals import counted
 from enrichment.net import require_free
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.registry import VendorSpec
-from enrichment.warehouse.database import parse_url
-from enrichment.wiring.database import build_read_models, open_database
+from enrichment.warehouse import reader_role
+from enrichment.warehouse.database import Database, encoding_limit, parse_url
+from enrichment.wiring.database import build_read_models, open_database, open_reader
 from enrichment.wiring.vendors import build_providers
 
 
@@ -47,6 +48,7 @@ class _Program:
 
 
 MAX_SYMBOLS = 100_000  # that are checked
+READ_SECONDS = 10.0
 _HEALTH_CHECKS = {  # path, and what the answer contains
     "API": ("/livez", b'"alive"'),
     "dashboard": ("/_stcore/health", b"ok"),
@@ -108,15 +110,26 @@ def _misspelt(settings: type[Settings]) -> Iterator[CheckResult]:
 
 
 def _database(settings: Settings) -> str:
-    with open_database(settings, application="enrichment-doctor") as db:
-        reader = build_read_models(db, settings)
+    with (
+        open_database(settings, application="enrichment-doctor") as db,
+        open_reader(
+            db, pool_size=1, application="enrichment-doctor", timeout_seconds=READ_SECONDS
+        ) as reader_db,
+    ):
+        reader = build_read_models(reader_db, settings)
         tracked = reader.metrics().data_quality.symbols_tracked
         alive = [worker for worker in reader.workers() if worker.alive]
         summary = (
             f"{db.address}: schema current, {counted(tracked, 'symbol')} tracked, "
             f"{counted(len(alive), 'worker')} alive"
         )
-        return "; ".join([summary, *(f"waiting: {worker.note}" for worker in alive if worker.note)])
+        waiting = (f"waiting: {worker.note}" for worker in alive if worker.note)
+        return "; ".join([summary, *waiting, *_limits(db)])
+
+
+def _limits(db: Database) -> list[str]:
+    """What works, but worse than it could."""
+    return [limit for limit in (reader_role.missing(db), encoding_limit(db)) if limit]
 
 
 def _unserved(settings: Settings) -> Iterator[CheckResult]:

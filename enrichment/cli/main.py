@@ -84,10 +84,12 @@ def worker() -> None:
     from enrichment.cli.stop_signals import call_on_stop_signal
     from enrichment.cli.supervisor import stop_with_parent
     from enrichment.engine.cpu_affinity import pinned_to_one_processor
+    from enrichment.wiring.database import wait_for_database
     from enrichment.wiring.worker import open_worker_process
 
     log_to_stderr()
     settings = load_settings()
+    wait_for_database(settings)
     with open_worker_process(settings) as process, pinned_to_one_processor(settings.one_processor):
         call_on_stop_signal(process.stop)
         stop_with_parent()
@@ -211,14 +213,17 @@ def limiter(
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Upgrade the database's schema to this version."""
-    from enrichment.warehouse.database import Database
-    from enrichment.wiring.database import database_url, upgrade_schema
+    from contextlib import closing
 
-    with database_url(load_settings()) as url:
-        db = Database(url)
+    from enrichment.warehouse import reader_role
+    from enrichment.warehouse.database import Database
+    from enrichment.wiring.database import direct_database_url, upgrade_schema
+
+    with direct_database_url(load_settings()) as url, closing(Database(url)) as db:
         upgrade_schema(db)
         out.print(f"{db.address} is up to date", highlight=False)
-        db.close()
+        if problem := reader_role.missing(db):
+            out.print(problem, highlight=False)
 
 
 @db_app.command("prune")

@@ -14,11 +14,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import platformdirs
 import psutil
+
+from resilience.supervised_thread import supervised_thread
 
 POLL_SECONDS = 1.0
 CROWDED_SHARE = 0.25  # of a processor's time: more load than on the quietest one that causes a move
@@ -44,7 +47,8 @@ def pinned_to_one_processor(
         return
     stopped = threading.Event()
     processor = _PinnedProcessor(allowed)
-    poller = threading.Thread(target=processor.poll, args=(stopped, poll_seconds), name="affinity")
+    poll = partial(processor.poll, stopped, poll_seconds)
+    poller = supervised_thread("affinity", poll, stopped)
     poller.start()
     try:
         yield

@@ -34,6 +34,7 @@ from enrichment.engine import dask_worker
 from enrichment.engine.dask_worker import TaskFailed
 from enrichment.engine.ports import OpenPipeline
 from enrichment.pipeline.fetch import OnStep
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
@@ -62,7 +63,7 @@ class DaskExecutor:
         self._updates: dict[str, TaskUpdates] = {}
         self._check_now = threading.Event()
         self._closing = threading.Event()
-        self._monitor = threading.Thread(target=self._run_monitor, name="dask-monitor", daemon=True)
+        self._monitor = supervised_thread("dask-monitor", self._run_monitor, self._closing)
 
     def __enter__(self) -> Self:
         self._monitor.start()

@@ -17,6 +17,7 @@ import schedule
 
 from enrichment.domain.errors import EnrichmentError
 from enrichment.engine.ports import NightlySlots, SchedulerCommands, SchedulerReader
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 TICK_SECONDS = 30
@@ -80,7 +81,7 @@ class EnrichmentScheduler:
 
     def start(self) -> threading.Thread:
         """Run in a daemon thread."""
-        thread = threading.Thread(target=self.run, name="scheduler", daemon=True)
+        thread = supervised_thread("scheduler", self.run, self._stop)
         thread.start()
         return thread
 

@@ -4,9 +4,9 @@ It claims one item per idle thread, plus as many as the threads will start withi
 none where a symbol takes long, dozens where small ones are read and stored in batches.
 
 The heartbeat thread has a database connection of its own. It renews the leases, publishes each
-item's step and reclaims items whose leases have expired. The worker stops when heartbeats fail for
-longer than a lease and at least twice in a row: after the machine was suspended the first one fails
-because its connection is closed, and the next one succeeds.
+item's step and reclaims items whose leases have expired. While heartbeats fail for longer than a
+lease, nothing is claimed: other workers may take over what this one has, and the fence discards its
+results. It goes on with the first heartbeat that succeeds.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from enrichment.domain.redact import redact
 from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
 from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
+RETRY_HEARTBEAT_SECONDS = 2.0
 BATCH_SECONDS = 0.002  # items that end within this time are replaced by a single claim
 MAX_ERROR_CHARS = 1000
 
@@ -97,6 +99,8 @@ class Worker:
         self._unrecorded: list[tuple[Task, Exception]] = []
         self._lock = threading.Lock()
         self._last_error = ""
+        self._overdue = False
+        """Whether heartbeats have failed for longer than a lease."""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
@@ -116,7 +120,7 @@ class Worker:
         Returns:
             False if items were still running when they were released.
         """
-        heartbeat = threading.Thread(target=self._run_heartbeat, name="heartbeat", daemon=True)
+        heartbeat = supervised_thread("heartbeat", self._run_heartbeat, self._stopped)
         heartbeat.start()
         try:
             while not self._stopping.is_set():
@@ -134,7 +138,8 @@ class Worker:
     def _poll(self) -> None:
         """Claim and start items, record failures that could not be recorded, close jobs."""
         try:
-            capacity = 0 if self._blocked_reason() else self._in_flight.claim_capacity()
+            blocked = self._overdue or self._blocked_reason()
+            capacity = 0 if blocked else self._in_flight.claim_capacity()
             if capacity:
                 self._start(self._queue.claim(self._registry.worker_id, capacity))
             self._retry_unrecorded()
@@ -143,9 +148,10 @@ class Worker:
             if self._last_error:
                 _log.info("claiming items again")
             self._last_error = ""
-        except EnrichmentError as exc:
+        except Exception as exc:  # the worker goes on with the next poll, whatever it is
             if str(exc) != self._last_error:  # logged once, not at every poll
-                _log.error("can't claim items: %s", exc)
+                unexpected = not isinstance(exc, EnrichmentError)
+                _log.error("can't claim items: %s", exc, exc_info=unexpected)
             self._last_error = str(exc)
 
     def _start(self, tasks: Sequence[Task]) -> None:
@@ -259,18 +265,25 @@ class Worker:
         self._queue.fail(task, failure, delay)
 
     def _run_heartbeat(self) -> None:
-        last_success, failures = time.monotonic(), 0
+        last_success, last_error = time.monotonic(), ""
         while not self._stopped.is_set():
             try:
                 self._beat()
-                last_success, failures = time.monotonic(), 0
+                if last_error:
+                    _log.info("heartbeats succeed again")
+                last_success, last_error, self._overdue = time.monotonic(), "", False
             except EnrichmentError as exc:
-                _log.error("heartbeat failed: %s", exc)
-                failures += 1
-                if failures > 1 and time.monotonic() - last_success > self._timing.lease:
-                    _log.critical("no heartbeat for longer than the lease: stopping this worker")
-                    self.stop()
-            self._stopped.wait(self._timing.heartbeat)
+                if str(exc) != last_error:  # logged once, not at every heartbeat
+                    _log.error("heartbeat failed: %s", exc)
+                last_error = str(exc)
+                self._set_overdue(time.monotonic() - last_success > self._timing.lease)
+            retry = min(RETRY_HEARTBEAT_SECONDS, self._timing.heartbeat)
+            self._stopped.wait(retry if last_error else self._timing.heartbeat)
+
+    def _set_overdue(self, overdue: bool) -> None:
+        if overdue and not self._overdue:
+            _log.critical("no heartbeat for longer than the lease: claiming nothing until one is")
+        self._overdue = overdue
 
     def _beat(self) -> None:
         for task in self._in_flight.evict_unstarted(self._timing.heartbeat):

@@ -20,6 +20,7 @@ from enrichment.vendors.base import ActionSource
 from enrichment.warehouse import corporate_actions as ledger
 from enrichment.warehouse.database import Connection, Database
 from enrichment.warehouse.queue import job_control
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 60.0
@@ -85,7 +86,7 @@ class ActionRefresh:
     def start(self) -> None:
         """Run in a daemon thread, if there is a source."""
         if self._sources:
-            threading.Thread(target=self.run, name="corporate-actions", daemon=True).start()
+            supervised_thread("corporate-actions", self.run, self._stop).start()
 
     def stop(self) -> None:
         """End `run` after the request at hand."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 import psycopg2
+from psycopg2.extensions import make_dsn
 from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, Row, create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -26,14 +27,36 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from enrichment.domain.errors import ConfigurationError, DatabaseUnavailable
 from enrichment.domain.redact import redact
+from enrichment.warehouse.session import SessionSettings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 CLOCK_SECONDS = 30.0
 _DRIVER_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)  # raised by COPY
-_DISK_FULL = "53100"
 _TOO_SLOW = "57014"
+_READ_ONLY = "25006"
+_OUTAGES = {
+    _READ_ONLY: "it is read-only, a standby or failing over; it is asked again until it takes"
+    " writes, or let DATABASE_URL name the primary",
+    "42501": "its user has lost a right; run 'enrichment db upgrade' as the owner of the tables,"
+    " which names what is missing",
+    "53100": "free some disk on the database's machine",
+    "53200": "give the database's machine more memory, or run fewer workers",
+    "57P01": "it was stopped, or the connection ended by an administrator; it is asked again",
+    "57P02": "it crashed and restarts; it is asked again",
+    "57P03": "it starts or stops; it is asked again",
+    "57P04": "it was dropped; check DATABASE_URL",
+}
+"""By SQLSTATE, of errors that say that the database can't serve now: the remedy."""
+_WILL_NOT_PASS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "could not translate host name",
+    "does not exist",
+    "permission denied",
+)
 _NO_CONNECTION_LEFT = ("too many clients", "too many connections", "remaining connection slots")
 
 
@@ -43,8 +66,8 @@ sql = cache(text)  # parses a statement once
 class Database:
     """A pool of connections with transactions as context managers.
 
-    Every session runs in UTC. A lost connection raises DatabaseUnavailable; the next transaction
-    gets a new one.
+    Every transaction runs in UTC, also through a pooler. A lost connection raises
+    DatabaseUnavailable, as does a server that is read-only; the next transaction gets a new one.
     """
 
     def __init__(
@@ -73,14 +96,6 @@ class Database:
             role: Whose rights the sessions have; None for the user's own.
         """
         self.url = parse_url(url)
-        options = (
-            f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={round(idle_seconds * 1000)}"
-        )
-        if read_only:
-            options += " -c default_transaction_read_only=on"
-        if role is not None:
-            options += f" -c role={role}"
         self.engine: Engine = create_engine(
             self.url,
             pool_size=pool_size,
@@ -90,12 +105,13 @@ class Database:
             connect_args={
                 "application_name": application,
                 "connect_timeout": 5,
-                "options": _with_options(self.url, options),
+                "client_encoding": "utf8",
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
             },
         )
+        SessionSettings(statement_timeout_ms, idle_seconds, read_only, role).install(self.engine)
 
     @property
     def address(self) -> str:
@@ -111,29 +127,65 @@ class Database:
         except (OperationalError, PoolTimeout, *_DRIVER_ERRORS) as exc:
             raise self._unavailable(exc) from exc
         except DBAPIError as exc:
-            if exc.connection_invalidated:
+            if exc.connection_invalidated or getattr(exc.orig, "pgcode", None) in _OUTAGES:
                 raise self._unavailable(exc) from exc
             raise
 
     def _unavailable(self, exc: Exception) -> DatabaseUnavailable:
         cause = getattr(exc, "orig", None) or exc
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        return DatabaseUnavailable(
-            f"the database {self.address} does not answer ({reason}): {_hint(cause, reason)}"
-        )
+        code = getattr(cause, "pgcode", None)
+        if code == _READ_ONLY:  # sessions may stay so when the server takes writes again
+            self.engine.dispose()
+        if code == _TOO_SLOW:
+            happened = f"a query of {self.address} was stopped by its timeout"
+        elif code in _OUTAGES:
+            happened = f"the database {self.address} can't be used now"
+        else:
+            happened = f"the database {self.address} does not answer"
+        return DatabaseUnavailable(f"{happened} ({reason}): {_hint(code, reason)}")
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def _hint(cause: Exception, reason: str) -> str:
-    if getattr(cause, "pgcode", None) == _DISK_FULL:
-        return "free some disk on the database's machine"
-    if getattr(cause, "pgcode", None) == _TOO_SLOW:
+def _hint(code: str | None, reason: str) -> str:
+    if code == _TOO_SLOW:
         return "it took too long; ask for less, or again when it has less to do"
+    if code in _OUTAGES:
+        return _OUTAGES[code]
     if any(words in reason for words in _NO_CONNECTION_LEFT):
         return "raise its limit of connections, or run fewer workers or MAX_CONCURRENT_SYMBOLS"
     return "check DATABASE_URL and that the server runs"
+
+
+def outage_of(db: Database, *, writable: bool = True) -> str | None:
+    """Why the database does not answer, or not take writes now; None if it does.
+
+    Raises DatabaseUnavailable if it will not by itself: a wrong user, password, database or host.
+    """
+    try:
+        with db.begin() as conn:
+            read_only = "SELECT current_setting('transaction_read_only')::bool"
+            if conn.execute(text(read_only)).scalar_one() and writable:
+                return f"the database {db.address} can't be used now: {_OUTAGES[_READ_ONLY]}"
+    except DatabaseUnavailable as exc:
+        if any(words in str(exc) for words in _WILL_NOT_PASS):
+            raise
+        return str(exc)
+    return None
+
+
+def encoding_limit(db: Database) -> str | None:
+    """What the database's encoding can't store; None for UTF8."""
+    with db.begin() as conn:
+        encoding = conn.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding == "UTF8":
+        return None
+    return (
+        f"its encoding {encoding} does not hold every text, such as vendors' messages: "
+        "create the database with ENCODING 'UTF8' and restore a dump into it"
+    )
 
 
 def database_now(conn: Connection) -> datetime:
@@ -165,7 +217,8 @@ def parse_url(url: str) -> URL:
     """A PostgreSQL URL for the psycopg2 driver; raises ConfigurationError for any other."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+        _require_known(parsed)
+    except (ArgumentError, ValueError):
         raise ConfigurationError(
             "DATABASE_URL can't be read: write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         ) from None
@@ -177,6 +230,20 @@ def parse_url(url: str) -> URL:
     return _with_password(parsed).set(drivername="postgresql+psycopg2")
 
 
+def _require_known(url: URL) -> None:
+    """Raise ConfigurationError for a port out of range or a parameter that libpq does not know."""
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ConfigurationError(f"DATABASE_URL has the port {url.port}: choose one of 1–65535")
+    for name in url.query:
+        try:
+            make_dsn("", **{name: "1"})
+        except psycopg2.ProgrammingError:
+            raise ConfigurationError(
+                f"DATABASE_URL has the parameter {name!r}, which PostgreSQL's clients do not know:"
+                " remove it, or see 'Parameter Key Words' in PostgreSQL's manual"
+            ) from None
+
+
 def _with_password(url: URL) -> URL:
     """The URL with a password that is given as a parameter in its usual place, where it is masked.
 
@@ -186,12 +253,6 @@ def _with_password(url: URL) -> URL:
     if not isinstance(password, str):
         return url
     return url.difference_update_query(["password"]).set(password=password)
-
-
-def _with_options(url: URL, options: str) -> str:
-    """The options of the URL, then these."""
-    given: Any = url.query.get("options", "")
-    return f"{given} {options}".strip()
 
 
 Model = TypeVar("Model", bound="DataclassInstance")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from enrichment.domain.errors import ConfigurationError
 from enrichment.warehouse import reader_role, retention
@@ -28,7 +29,11 @@ def is_current(db: Database, feature_columns: Iterable[str]) -> bool:
     with db.begin() as conn:
         if conn.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
             return False
-        revision = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        revision = conn.execute(
+            text(
+                "SELECT to_jsonb(v) ->> 'version_num' FROM alembic_version v"
+            )  # or a foreign table
+        ).scalar()
         present = conn.execute(
             text(
                 "SELECT attname FROM pg_attribute"
@@ -54,18 +59,50 @@ def migrate(db: Database, feature_columns: Mapping[str, str]) -> None:
         feature_columns: Feature name → 'number' or 'label'. Columns are only added: a feature that
             is removed from the registry keeps its column and values.
     """
-    from alembic import command
-
     with db.begin() as conn:
-        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        config = configuration()
-        config.attributes["connection"] = conn
+        try:
+            _migrate(conn, feature_columns)
+        except DBAPIError as exc:
+            if exc.connection_invalidated or isinstance(exc, OperationalError):
+                raise
+            raise ConfigurationError(_refusal(conn, db.address, exc)) from exc
+
+
+def _migrate(conn: Connection, feature_columns: Mapping[str, str]) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
+    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    config = configuration()
+    config.attributes["connection"] = conn
+    try:
         command.upgrade(config, "head")
-        for name, kind in feature_columns.items():
-            _add_feature(conn, name, kind)
-        include_in_key(conn)
-        retention.create_partitions(conn)
-        reader_role.grant(conn)
+    except CommandError as exc:
+        raise ConfigurationError(
+            f"the database's schema is one that this version ({REVISION}) does not know ({exc}): "
+            "update the package, or choose another database"
+        ) from exc
+    for name, kind in feature_columns.items():
+        _add_feature(conn, name, kind)
+    include_in_key(conn)
+    retention.create_partitions(conn)
+    reader_role.grant(conn)
+
+
+def _refusal(conn: Connection, address: str, exc: DBAPIError) -> str:
+    """Why the server refuses the upgrade, and how to change that."""
+    code = getattr(exc.orig, "pgcode", None)
+    reason = (str(exc.orig).strip().splitlines() or [type(exc.orig).__name__])[0]
+    user = conn.engine.url.username or "its user"
+    remedies = {
+        "42501": f"run it as the owner of the tables; for a new database run 'GRANT CREATE, USAGE "
+        f"ON SCHEMA public TO {user}' as its owner",
+        "3F000": f"create the schema, or set one that exists: 'ALTER ROLE {user} SET search_path'",
+        "42P07": "it holds tables of another program: choose an empty database",
+        "25006": "it is read-only, a standby or failing over: let DATABASE_URL name the primary",
+    }
+    remedy = remedies.get(code or "", "choose a database that only this program changes")
+    return f"{address} is not upgraded, nothing was changed ({reason}): {remedy}"
 
 
 def configuration() -> Config:

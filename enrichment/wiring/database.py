@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from enrichment.config import Settings
 from enrichment.services.commands import Commands
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, outage_of
 from enrichment.warehouse.read_models.facade import ReadModels
 
 if TYPE_CHECKING:
     from enrichment.warehouse.embedded import EmbeddedPostgres
+
+
+_log = logging.getLogger(__name__)
+WAIT_SECONDS = 2.0
 
 
 @contextmanager
@@ -39,6 +45,32 @@ def database_url(settings: Settings) -> Iterator[str]:
             yield server.url
         elif settings.database_url is not None:
             yield settings.database_url.get_secret_value()
+
+
+@contextmanager
+def direct_database_url(settings: Settings) -> Iterator[str]:
+    """The address of the server itself, past a pooler: for upgrades and dumps."""
+    if settings.database_url is None or settings.direct_database_url is None:
+        with database_url(settings) as url:
+            yield url
+    else:
+        yield settings.direct_database_url.get_secret_value()
+
+
+def wait_for_database(settings: Settings, *, writable: bool = True) -> None:
+    """Wait while the server of DATABASE_URL starts, fails over or can't be reached.
+
+    Raises DatabaseUnavailable where waiting can't help: a wrong user, password, database or host.
+    """
+    if settings.database_url is None:
+        return
+    last = ""
+    with closing(Database(settings.database_url.get_secret_value(), pool_size=1)) as db:
+        while (outage := outage_of(db, writable=writable)) is not None:
+            if outage != last:
+                _log.warning("waiting: %s", outage)
+            last = outage
+            time.sleep(WAIT_SECONDS)
 
 
 @contextmanager

@@ -101,6 +101,15 @@ class WorkerProcess:
         self.worker.stop()
 
 
+def _direct(settings: Settings, db: Database, stack: ExitStack) -> Database:
+    """The database past a pooler, if its address is given."""
+    if settings.direct_database_url is None:
+        return db
+    url = settings.direct_database_url.get_secret_value()
+    direct = Database(url, pool_size=1, application="enrichment-listener")
+    return stack.enter_context(closing(direct))
+
+
 @contextmanager
 def open_worker_process(
     settings: Settings,
@@ -161,7 +170,7 @@ def open_worker_process(
         yield WorkerProcess(
             worker,
             build_scheduler(settings, db, worker_id=worker_id),
-            JobListener(db, worker.wake),
+            JobListener(_direct(settings, db, stack), worker.wake),
             resilience.manager,
             build_alert_service(
                 settings,

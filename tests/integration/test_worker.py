@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.database_servers import run_as_admin
 from tests.helpers.waiting import in_thread, until
 
 QUICK = WorkerTiming(poll=0.05, heartbeat=0.1, lease=30.0, drain=0.3)
@@ -268,12 +270,43 @@ def test_a_single_failed_heartbeat_does_not_stop_a_worker(db: Database) -> None:
         assert until_finished(db, commands).state == "completed"
 
 
-def test_a_worker_without_heartbeats_for_a_lease_stops(
+def test_a_worker_without_heartbeats_for_a_lease_waits_until_they_succeed(
     db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with working(db, FakePipeline(db).enrich, timing=replace(QUICK, lease=0.0), failing_beats=2):
-        until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE state = 'stopped'"))
-    assert "stopping this worker" in caplog.text
+    commands = track(db, "A")
+    caplog.set_level(logging.INFO)
+    timing = replace(QUICK, lease=0.0)
+    with working(db, FakePipeline(db).enrich, timing=timing, failing_beats=5):
+        assert until_finished(db, commands).state == "completed"
+        until(lambda: "heartbeats succeed again" in caplog.text)
+    assert caplog.text.count("heartbeat failed") == 1
+    assert "claiming nothing" in caplog.text
+
+
+def test_a_worker_waits_for_a_read_only_database_and_goes_on(
+    db: Database, server: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a standby, or a primary during a failover, whose connections stay open."""
+    commands, name = track(db, "A"), db.url.database
+    admin = server.url.render_as_string(False)
+    caplog.set_level(logging.INFO)
+
+    def set_read_only(value: str) -> None:
+        run_as_admin(
+            admin,
+            f"ALTER DATABASE {name} SET default_transaction_read_only = {value}",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE datname = '{name}' AND '{value}' = 'on'",
+        )
+
+    with working(db, FakePipeline(db).enrich):
+        until(lambda: scalar(db, "SELECT count(*) FROM workers WHERE heartbeat_at > started_at"))
+        set_read_only("on")
+        until(lambda: "heartbeat failed: the database" in caplog.text)
+        until(lambda: "it is read-only" in caplog.text)
+        set_read_only("off")
+        until(lambda: "heartbeats succeed again" in caplog.text, seconds=5)
+        assert until_finished(db, commands).state == "completed"
 
 
 def test_without_a_prepared_batch_items_are_enriched_one_by_one(db: Database) -> None:

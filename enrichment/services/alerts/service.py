@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from enrichment.domain.errors import EnrichmentError, Snooze
@@ -20,6 +21,7 @@ from enrichment.services.alerts.evaluation import next_state
 from enrichment.services.alerts.metrics import METRICS, AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.warehouse.alerts import AlertState, AlertStore, Delivery, Evaluation
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 WORKER_SECONDS = 60.0
@@ -78,7 +80,7 @@ class AlertService:
             self._start(f"alerts-{channel}", self._run_channel, channel)
 
     def _start(self, name: str, target: Callable[..., None], argument: object) -> None:
-        thread = threading.Thread(target=target, args=(argument,), name=name, daemon=True)
+        thread = supervised_thread(name, partial(target, argument), self._stop)
         thread.start()
         self._threads.append(thread)
 

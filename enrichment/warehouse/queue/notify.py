@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import CHANNEL
+from enrichment.warehouse.session import is_pooled
+from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ class JobListener:
     """A thread that calls `wake` for every notification.
 
     While it has no connection, workers find new jobs by polling; they also report that the database
-    is unavailable, so this thread does not.
+    is unavailable, so this thread does not. Through a pooler no notification arrives: it then ends.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class JobListener:
         self._wake = wake
         self._retry = retry_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+        self._thread = supervised_thread("listener", self._run, self._stop)
 
     def start(self) -> None:
         self._thread.start()
@@ -51,6 +53,14 @@ class JobListener:
 
     def _listen(self) -> None:
         with self._db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            if is_pooled(conn):
+                _log.warning(
+                    "new jobs are found by polling: a pooler answers at %s; set "
+                    "DIRECT_DATABASE_URL to the server itself to be notified at once",
+                    self._db.address,
+                )
+                self._stop.set()
+                return
             conn.execute(text(f"LISTEN {CHANNEL}"))
             driver: Any = conn.connection.driver_connection
             try:

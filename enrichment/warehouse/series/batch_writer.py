@@ -21,6 +21,7 @@ from enrichment.domain.errors import DatabaseUnavailable, LeaseLost, StepFailed
 from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.warehouse.series.warehouse import FinishedItem, Warehouse
+from resilience.supervised_thread import supervised_thread
 
 MAX_ITEMS = 100
 MAX_ROWS = 20_000
@@ -77,7 +78,7 @@ class BatchWriter:
         lock = threading.Lock()
         self._not_empty, self._not_full = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
-        self._writer = threading.Thread(target=self._write_until_closed, name="writer", daemon=True)
+        self._writer = supervised_thread("writer", self._write_until_closed, threading.Event())
         self._writer.start()
 
     def read_snapshots(
