@@ -361,6 +361,10 @@ def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     above = np.log(bars.high[rows] / np.maximum(bars.open[rows], bars.close[rows]))
     below = np.log(np.minimum(bars.open[rows], bars.close[rows]) / bars.low[rows])
     wick = np.maximum(above, below)
+    recent = slice(max(0, series.first_checked - WINDOW), None)
+    narrow = np.log(bars.high[recent] / bars.low[recent]) < wick.max() / _WICK_FACTOR
+    if np.count_nonzero(narrow) < MIN_BARS // 2:  # too few for a median below
+        return _none_flagged(series)
     median = rolling_median(_of_alive(series, np.log(bars.high / bars.low)), rows)
     multiple = wick / np.maximum(median, _BASIS_POINT)
     far = multiple > _WICK_FACTOR
