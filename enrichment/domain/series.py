@@ -198,6 +198,7 @@ class SeriesUpdate:
     replaces_series: bool = False  # whether all that is stored of the series is given up first
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed first
     repairs: bool = False  # whether it replaces damaged bars, and gaps closed without evidence
+    settling_from: datetime | None = None  # volumes of stored bars from here on may still grow
 
     @property
     def as_of(self) -> datetime:

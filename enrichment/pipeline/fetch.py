@@ -179,6 +179,7 @@ class SeriesFetcher:
         main = _on_stored_basis(run, snapshot, main)
         if plan.situation is Situation.REPAIR:
             return self._replacement(run, snapshot, plan, main)
+        main = _without_noise(snapshot.tail or NO_TAIL, main)
         unchanged = None if plan.gaps else _unchanged(run, snapshot, main)
         if unchanged is not None:
             plan = fetch_plan.plan_unchanged(plan)
@@ -215,7 +216,7 @@ class SeriesFetcher:
         """The whole history as fetched; stored bars from before it are put on its basis."""
         tail = self._read(run, snapshot, replace(plan, read=Read.ALL))
         anew = replace(snapshot, adjusted_until=None)
-        main = _validated(run, anew, main, StoredTail())
+        main = _validated(run, anew, _without_noise(tail, main), StoredTail())
         fetched = main.validation.bars
         rebase = reconcile.detect_rebase(tail.bars, fetched)
         if rebase is None and run.puts_on_raw_basis:
@@ -369,12 +370,20 @@ def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> F
 def _validated(
     run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult, tail: StoredTail
 ) -> FetchResult:
+    result = _without_noise(tail, result)
     if result.fetched is None:
         raise ValueError("a failed fetch can't be validated")
     with run.step("validate"):
         request = _request(run, snapshot, result)
         validation = validate(result.fetched.bars, request, context=tail.bars)
     return replace(result, validation=validation)
+
+
+def _without_noise(tail: StoredTail, result: FetchResult) -> FetchResult:
+    if result.fetched is None or len(tail.bars.ts) == 0:
+        return result
+    fetched = reconcile.without_noise(tail.bars, result.fetched)
+    return result if fetched is result.fetched else replace(result, fetched=fetched)
 
 
 def _require_bars(

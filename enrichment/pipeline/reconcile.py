@@ -18,19 +18,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 
 import numpy as np
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import PRICES, Bars, isin_sorted, to_datetime, to_datetime64
+from enrichment.domain.bars import (
+    PRICES,
+    Bars,
+    Timestamps,
+    isin_sorted,
+    to_datetime,
+    to_datetime64,
+)
+from enrichment.domain.calendars import Market
 from enrichment.domain.corporate_actions import Splits, scaled
-from enrichment.domain.model import FetchedBars, Flag, Severity
+from enrichment.domain.model import FetchedBars, Flag, Severity, Timeframe
 from enrichment.domain.series import FetchResult, Rebase, SeriesSnapshot, StoredTail
 from enrichment.pipeline.validation.bars import ValidationRequest
 
+SETTLING_FACTOR = 1.1  # by which the volume of a new session may still grow
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _NOISE = 2e-6  # relative, of prices that a vendor sends as float32
+_PRICE_NOISE, _LEAST_TICK = 5e-7, 1e-4
+_MAX_SETTLING_BARS = 2 * 288
 _UNEXPLAINED_SHARE = 0.01
 _WEEK = np.timedelta64(7, "D")
 
@@ -54,6 +65,42 @@ def matches_stored(
         return None
     expected = calendars.ended_bar_starts(market, timeframe, window.start, request.now)
     return stored if isin_sorted(expected, stored.ts).all() else None
+
+
+def without_noise(stored: Bars, fetched: FetchedBars) -> FetchedBars:
+    """The answer with the stored prices where it differs from them by noise only.
+
+    Vendors send prices as float32, or adjust and round them, so that they differ in the seventh
+    digit from one answer to the next: by less than 5e-7 of the price, and less than 1e-4, the
+    least step of a price above 1 dollar.
+    """
+    bars = fetched.bars
+    rows = stored.ts.searchsorted(bars.ts)
+    known = rows < len(stored.ts)
+    known[known] = stored.ts[rows[known]] == bars.ts[known]
+    columns = {}
+    for name in (*PRICES, "vwap"):
+        column, before = getattr(bars, name), getattr(stored, name)[rows[known]]
+        difference = np.abs(column[known] - before)
+        noise = (difference > 0) & (difference < np.minimum(_PRICE_NOISE * before, _LEAST_TICK))
+        if noise.any():
+            columns[name] = column.copy()
+            columns[name][np.flatnonzero(known)[noise]] = before[noise]
+    return replace(fetched, bars=replace(bars, **columns)) if columns else fetched
+
+
+def settling_from(market: Market, timeframe: Timeframe, stored: Timestamps) -> datetime | None:
+    """Start of the first stored bar whose volume may still grow without being a restatement: of the
+    two newest sessions, or the newest week. None if nothing is stored.
+    """
+    if len(stored) == 0:
+        return None
+    if timeframe is Timeframe.W1:
+        return to_datetime(stored[-1])
+    newest = stored[-_MAX_SETTLING_BARS:]
+    sessions = calendars.canonical(market, Timeframe.D1, newest)
+    second = np.unique(sessions)[-2:][0]
+    return to_datetime(newest[sessions >= second][0])
 
 
 def mixes_bases(snapshot: SeriesSnapshot, fetched: FetchedBars) -> bool:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain.bars import to_datetime
 from enrichment.domain.model import RowCounts, Task
 from enrichment.domain.series import SeriesUpdate
-from enrichment.pipeline.reconcile import RATIO_TOLERANCE
+from enrichment.pipeline.reconcile import RATIO_TOLERANCE, SETTLING_FACTOR
 from enrichment.warehouse.database import sql
 from enrichment.warehouse.series.results import Batch
 from enrichment.warehouse.series.snapshots import COPY_HEADER, COPY_TRAILER, PRICES
@@ -151,6 +151,8 @@ def _write_corrections(
     values = {**values, "source": update.fetched.source, "job_id": task.job_id}
     values["reason"] = "repaired" if update.repairs else "source_updated"
     values |= {"factor": None, "until": None, "tolerance": RATIO_TOLERANCE}
+    values["settling"] = None if update.repairs else update.settling_from
+    values["growth"] = SETTLING_FACTOR
     if rebase is not None:
         values |= {"factor": rebase.factor, "until": rebase.until, "from": rebase.ts}
         conn.execute(sql(_REBASED), values)
@@ -267,7 +269,8 @@ SELECT b.symbol, b.timeframe, b.ts, 'factor', 1, s.close / b.close, 'as_traded',
 FROM staged_bars s JOIN bars b ON {_SAME_BAR} ORDER BY b.ts LIMIT 1
 """
 
-# A row that only changed by the factor of the rebase is no correction of its own.
+# A row that only changed by the factor of the rebase is no correction of its own, nor is the volume
+# of a new session that still grows, with what is counted with it.
 _CORRECTIONS = f"""
 INSERT INTO data_corrections
     (symbol, timeframe, ts, field, old_value, new_value, reason, source, job_id)
@@ -279,6 +282,9 @@ WHERE c.old_value IS DISTINCT FROM c.new_value
     AND NOT coalesce(b.ts <= CAST(:until AS timestamptz)
         AND abs(s.close / (b.close * CAST(:factor AS float8)) - 1) <= :tolerance
         AND abs(s.open / (b.open * CAST(:factor AS float8)) - 1) <= :tolerance, false)
+    AND NOT coalesce(c.field IN ('volume', 'vwap', 'trades', 'taker_buy_volume')
+        AND b.ts >= CAST(:settling AS timestamptz)
+        AND s.volume > b.volume AND s.volume <= b.volume * CAST(:growth AS float8), false)
 ORDER BY b.ts, c.field
 """
 

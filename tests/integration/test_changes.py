@@ -1,0 +1,101 @@
+"""What is a change of a stored bar: noise, settling volume, and restatements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from enrichment.domain.bars import Bars, to_datetime
+from enrichment.warehouse.database import Database
+from tests.helpers.nightly_runs import NightlyRuns, assert_stored, quiet_bars
+
+NIGHT = 800  # sessions that are stored
+
+
+def nights(db: Database, **changed: np.ndarray) -> NightlyRuns:
+    """After one night; the vendor then serves the changed columns."""
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    night.vendor.bars = replace(quiet_bars(), **changed)
+    night.vendor.windows.clear()
+    return night
+
+
+def corrections(night: NightlyRuns) -> list[tuple[object, ...]]:
+    return night.rows("SELECT ts, field, reason FROM data_corrections ORDER BY ts, field")
+
+
+def multiplied(name: str, row: int, factor: float) -> dict[str, np.ndarray]:
+    column = getattr(quiet_bars(), name).copy()
+    column[row] *= factor
+    return {name: column}
+
+
+@pytest.mark.parametrize("relative", [8e-8, -8e-8, 4e-7])
+def test_noise_of_all_prices_changes_nothing(db: Database, relative: float) -> None:
+    random = np.random.default_rng(1)
+    columns = {
+        name: getattr(quiet_bars(), name) * (1 + relative * random.uniform(-1, 1, 900))
+        for name in ("open", "high", "low", "close")
+    }
+    night = nights(db, **columns)
+    before = night.rows("SELECT ctid::text, ts FROM bars ORDER BY ts")
+    night.run_at(NIGHT)
+    night.run_at(NIGHT + 1)
+    assert len(night.vendor.windows) == 2
+    assert corrections(night) == []
+    assert night.rows("SELECT count(*) FROM bar_versions") == [(0,)]
+    assert night.rows("SELECT ctid::text, ts FROM bars ORDER BY ts")[:NIGHT] == before
+    kept = quiet_bars().take(slice(NIGHT))
+    new = night.vendor.bars.take(slice(NIGHT, NIGHT + 1))
+    assert_stored(night, kept.concat(new))
+
+
+@pytest.mark.parametrize("cents", [0.01, -0.01, 1e-4])
+@pytest.mark.parametrize("row", [NIGHT - 10, NIGHT - 4, NIGHT - 1])
+def test_a_cent_is_a_correction(db: Database, cents: float, row: int) -> None:
+    bars = quiet_bars()
+    high, close = bars.high.copy(), bars.close.copy()
+    close[row] += cents
+    high[row] = max(high[row], close[row])
+    low = np.minimum(bars.low, close)
+    night = nights(db, high=high, low=low, close=close)
+    night.run_at(NIGHT)
+    ts = to_datetime(bars.ts[row])
+    assert (ts, "close", "source_updated") in corrections(night)
+    assert_stored(night, night.vendor.bars.take(slice(NIGHT)))
+
+
+@pytest.mark.parametrize(
+    ("sessions_ago", "factor", "correction"),
+    [
+        (0, 1.05, False),
+        (1, 1.1, False),
+        (1, 1.11, True),
+        (0, 0.99, True),
+        (2, 1.05, True),
+    ],
+)
+def test_the_volume_of_a_new_session_may_settle(
+    db: Database, sessions_ago: int, factor: float, correction: bool
+) -> None:
+    row = NIGHT - 1 - sessions_ago
+    night = nights(db, **multiplied("volume", row, factor))
+    night.run_at(NIGHT)
+    ts = to_datetime(quiet_bars().ts[row])
+    assert corrections(night) == [(ts, "volume", "source_updated")] * correction
+    old = quiet_bars().volume[row]
+    assert night.rows("SELECT ts, volume FROM bar_versions") == [(ts, old)]
+    assert_stored(night, night.vendor.bars.take(slice(NIGHT)))
+
+
+def test_a_settled_volume_takes_a_restated_price_for_one(db: Database) -> None:
+    bars: Bars = quiet_bars()
+    row = NIGHT - 1
+    high = bars.high.copy()
+    high[row] += 0.01
+    night = nights(db, **multiplied("volume", row, 1.02), high=high)
+    night.run_at(NIGHT)
+    assert corrections(night) == [(to_datetime(bars.ts[row]), "high", "source_updated")]
