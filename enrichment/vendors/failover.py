@@ -59,7 +59,7 @@ class Failover:
         self._paused = paused
         self._failover_after = failover_after.total_seconds()
         self._clock = clock
-        self._waiting_since: dict[str, float] = {}  # of providers that answer nobody
+        self._waits: dict[str, tuple[float, float]] = {}  # begin and end so far, until an answer
         self._fallbacks: dict[AssetClass, str | None] = {}  # that served last
 
     def named(self, name: str) -> Provider:
@@ -76,7 +76,7 @@ class Failover:
 
         Without bars from any provider: a transient failure is raised first, then the shortest wait
         of a provider that may know the symbol; then an empty answer is returned, or the first
-        permanent failure raised.
+        permanent failure raised. An empty answer counts if all providers before it have answered.
 
         Raises:
             ProviderError: A provider failed and none answered.
@@ -93,7 +93,7 @@ class Failover:
                     reason = f"provider {name} is paused"
                     raise Snooze(reason, PAUSED_WAIT_SECONDS, SnoozeCause.PAUSE)
                 fetched = self._providers[name].fetch(symbol, asset_class, timeframe, window)
-                self._waiting_since.pop(name, None)
+                self._waits.pop(name, None)
             except Snooze as exc:
                 if not self._is_failed_over(name, exc):
                     raise
@@ -105,7 +105,8 @@ class Failover:
                 if len(fetched.bars.ts):
                     self._log_change(asset_class, name, fetched, [*waits, *failures])
                     return fetched
-                empty.append(fetched)
+                if not fetched.fallback:  # else a preferred one may have the bars
+                    empty.append(fetched)
         failures.sort(key=lambda failure: failure.permanent)
         if failures and not (failures[0].permanent and (waits or empty)):
             raise failures[0]
@@ -139,8 +140,11 @@ class Failover:
         if snooze.cause is SnoozeCause.OUTAGE:
             return True
         now = self._clock()
-        waited = now - self._waiting_since.setdefault(name, now)
-        return waited + snooze.seconds > self._failover_after
+        begin, end = self._waits.get(name, (now, now))
+        if snooze.cause is not SnoozeCause.PAUSE and now - end > self._failover_after:
+            begin = now  # nobody has waited since: that was another night's quota
+        self._waits[name] = begin, now + snooze.seconds
+        return now - begin + snooze.seconds > self._failover_after
 
     def fetch_from_other(
         self,

@@ -42,9 +42,14 @@ def vendor_that_is(state: str) -> Iterator[str]:
         yield f"{scheme}://127.0.0.1:{port}"
 
 
-def fetch(first: str, second: str, **options: object) -> FetchedBars:
+def fetch(
+    first: str, second: str, failover_after: timedelta = timedelta(hours=6), **options: object
+) -> FetchedBars:
     settings = Settings(
-        polygon_api_key=SecretStr("key"), polygon_base_url=first, yahoo_base_url=second
+        polygon_api_key=SecretStr("key"),
+        polygon_base_url=first,
+        yahoo_base_url=second,
+        failover_after=failover_after,
     )
     manager = init_resilience_manager()
     providers = build_providers(
@@ -90,7 +95,9 @@ def test_an_answer_of_429_and_a_pause_are_waited_for() -> None:
 def test_a_wait_beyond_the_setting_is_failed_over() -> None:
     fault = Fault("*", "rate_limit", vendor="polygon", seconds=7 * 3600)
     with running(create_app(clock=lambda: NOW, faults=[fault])) as url:
-        assert fetch(url, url).source == "yahoo"
+        with pytest.raises(Snooze):  # for an hour at a time, however long the vendor asks for
+            fetch(url, url)
+        assert fetch(url, url, failover_after=timedelta(minutes=59)).source == "yahoo"
 
 
 def test_a_night_waits_for_429s_and_stays_with_the_first_vendor(db: Database) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import (
+    AccessDenied,
     NoProvider,
     ProviderError,
     ProviderUnavailable,
@@ -128,6 +129,38 @@ def test_the_next_provider_is_asked_if_one_has_no_bars() -> None:
     assert fetch(nothing, FakeProvider("b", UnknownSymbol("404"))).source == "a"
     with pytest.raises(ProviderUnavailable):
         fetch(nothing, FakeProvider("b", ProviderUnavailable("answered 500")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Snooze("open", 60, SnoozeCause.OUTAGE), ProviderUnavailable("500"), AccessDenied("no key")],
+)
+def test_a_fallback_without_bars_does_not_stand_for_a_vendor_that_gave_no_answer(
+    error: Exception,
+) -> None:
+    """The first may have the bars: the item waits for it, or fails for its reason."""
+    nothing = FakeProvider("second", bars=Bars.empty())
+    with pytest.raises(type(error), match=str(error)):
+        fetch(FakeProvider("first", error), nothing)
+    unknown = FakeProvider("first", UnknownSymbol("404"))
+    assert fetch(unknown, nothing).source == "second"
+    assert fetch(nothing, FakeProvider("third", error=AccessDenied("403"))).source == "second"
+
+
+def test_another_nights_wait_for_a_quota_does_not_count() -> None:
+    """A job that was cancelled while it waited leaves no answer behind."""
+    first = FakeProvider("first", Snooze("used up", 60, SnoozeCause.QUOTA))
+    now = 0.0
+    failover = Failover(
+        {"first": first, "second": FakeProvider("second")},
+        lambda _: ("first", "second"),
+        failover_after=timedelta(hours=6),
+        clock=lambda: now,
+    )
+    for hours in (0, 24, 25, 48):
+        now = hours * 3600.0
+        with pytest.raises(Snooze, match="used up"):
+            failover.fetch("AAPL", AssetClass.STOCK, Timeframe.D1, WINDOW)
 
 
 def test_a_symbol_is_unknown_only_if_every_provider_says_so() -> None:
