@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,6 +45,7 @@ DashboardPort = Annotated[
 SandboxPort = Annotated[
     int | None, typer.Option(help="Port of the sandbox vendor [ENRICHMENT_SANDBOX_PORT].")
 ]
+DumpFile = Annotated[Path, typer.Argument(help="The dump; its sums are beside it.")]
 OwnApiPort = Annotated[int | None, typer.Option("--port", "--api-port", help="Port.")]
 OwnDashboardPort = Annotated[int | None, typer.Option("--port", "--dashboard-port", help="Port.")]
 OwnSandboxPort = Annotated[int | None, typer.Option("--port", "--sandbox-port", help="Port.")]
@@ -226,6 +229,38 @@ def db_upgrade() -> None:
             out.print(problem, highlight=False)
 
 
+@db_app.command("dump")
+def db_dump(file: DumpFile) -> None:
+    """Write the whole database to a file, with the number and checksum of every table's rows."""
+    from contextlib import closing
+
+    from enrichment.warehouse.database import Database
+    from enrichment.warehouse.dump import dump
+    from enrichment.wiring.database import direct_database_url
+
+    with direct_database_url(load_settings()) as url, closing(Database(url)) as db:
+        _print_sums("dumped", dump(db, file), file)
+
+
+@db_app.command("restore")
+def db_restore(file: DumpFile) -> None:
+    """Restore a dump into an empty database, and compare every table with it."""
+    from contextlib import closing
+
+    from enrichment.warehouse.database import Database
+    from enrichment.warehouse.dump import restore
+    from enrichment.wiring.database import direct_database_url
+
+    with direct_database_url(load_settings()) as url, closing(Database(url)) as db:
+        _print_sums("restored and compared", restore(db, file), file)
+    out.print("run 'enrichment db upgrade' if an older version wrote it", highlight=False)
+
+
+def _print_sums(done: str, sums: Mapping[str, tuple[int, str]], file: Path) -> None:
+    rows = sum(count for count, _ in sums.values())
+    out.print(f"{file}: {len(sums)} tables with {rows:,} rows {done}", highlight=False)
+
+
 @db_app.command("prune")
 def db_prune(
     log_months: Annotated[int, typer.Option(min=1, help="Months of logs to keep.")] = 13,
@@ -251,7 +286,7 @@ def db_url() -> None:
     from enrichment.wiring.database import database_url
 
     with database_url(load_settings()) as url:
-        typer.echo(url)
+        typer.echo(url.replace("+psycopg2", "", 1))  # as psql reads it, too
 
 
 @app.command()

@@ -14,8 +14,14 @@ def grant(conn: Connection) -> None:
 
     Leaves out what the user lacks the rights for: `missing` says what an administrator may add.
     """
-    for statement in (_CREATE, _GRANT_TABLES, _GRANT_SCHEMA, _GRANT_ROLE):
+    create(conn)
+    for statement in (_GRANT_TABLES, _GRANT_SCHEMA, _GRANT_ROLE):
         conn.execute(text(statement))
+
+
+def create(conn: Connection) -> None:
+    """Create the role, where this user may."""
+    conn.execute(text(_CREATE))
 
 
 def role(db: Database) -> str | None:
