@@ -111,7 +111,9 @@ def api(
     """Serve the JSON API."""
     from api.server import serve
     from enrichment.cli.supervisor import stop_with_parent
+    from enrichment.engine.cpu_affinity import use_few_arenas
 
+    use_few_arenas()  # each thread of a download would otherwise keep the memory of its largest
     stop_with_parent()
     serve(load_settings(enrichment_api_host=host, enrichment_api_port=port))
 
