@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from enrichment.cli.main import app
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.corporate_actions import (
     ActionKind,
@@ -228,3 +232,26 @@ def test_vendors_that_disagree_on_a_ratio_are_a_flag_on_the_splits_first_bar(db:
         )
     ]
     assert_features(nights, ROW + 3)
+
+
+@pytest.mark.parametrize(("adjust", "expected"), [("none", as_traded()), ("split", quiet_bars())])
+def test_bars_are_written_on_the_command_line(
+    db: Database,
+    db_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    adjust: str,
+    expected: Bars,
+) -> None:
+    nights = Nights(db, as_traded())
+    nights.learn(ROW)
+    nights.run_at(ROW + 3)
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    monkeypatch.setenv("ENRICHMENT_HOME", str(tmp_path))
+    arguments = ["bars", "aapl", "--columns", "close,volume", "--adjust", adjust]
+    file = tmp_path / "bars.csv"
+    result = CliRunner().invoke(app, [*arguments, "--output", str(file)])
+    assert result.exit_code == 0, result.output
+    frame = pd.read_csv(file, parse_dates=["ts"])
+    np.testing.assert_allclose(frame.close, expected.close[: ROW + 3], rtol=1e-12)
+    np.testing.assert_allclose(frame.volume, expected.volume[: ROW + 3], rtol=1e-12)
