@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # settings and command line use this module and need no numpy
 # Upper bounds of the latency histogram of fetches; one more bucket counts slower ones.
 LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
-_SIMULATED = re.compile(r"SIM\d+|X:SIM\d+USD")
+_SIMULATED = re.compile(r"SIM\d+(\.[A-Z]{1,2})?|X:SIM\d+USD")
 
 
 class AssetClass(StrEnum):

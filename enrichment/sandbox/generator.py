@@ -14,8 +14,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime
-from enrichment.domain.calendars import bar_starts, last_complete
+from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import (
+    bar_starts,
+    in_local_time,
+    last_complete,
+    local_midnights,
+    market_of,
+)
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import normal, random_bits, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
@@ -60,6 +66,7 @@ class SimulatedSeries:
         self._key = key = seed_of(seed, ticker)
         crypto = ticker.startswith("X:")
         self.asset_class = AssetClass.CRYPTO if crypto else AssetClass.STOCK
+        self.market = market_of(ticker, self.asset_class)
         low, high = (5.0, 40_000.0) if crypto else (20.0, 400.0)
         character = uniform(random_bits(key, _CHARACTER, np.arange(4)), 0)
         level, volatility, turnover, lot = map(float, character)
@@ -75,12 +82,12 @@ class SimulatedSeries:
         start, end = max(window.start, EPOCH), min(window.end, now)
         if start >= end:
             return np.empty(0, "datetime64[us]")
-        return bar_starts(self.asset_class, timeframe, start, end)
+        return bar_starts(self.market, timeframe, start, end)
 
     def bars(self, timeframe: Timeframe, window: Window, now: datetime) -> Bars:
         if timeframe.intraday:
             return self._computed(timeframe, window, now)
-        forming = to_datetime(last_complete(self.asset_class, timeframe, now)) + _MICROSECOND
+        forming = to_datetime(last_complete(self.market, timeframe, now)) + _MICROSECOND
         if window.end - window.start < _SHORT:
             if window.end > forming:
                 return self._computed(timeframe, window, now)
@@ -104,23 +111,25 @@ class SimulatedSeries:
         starts = self.starts(timeframe, window, now)
         if len(starts) == 0:
             return Bars.empty()
-        end = min(to_datetime(starts[-1]) + timeframe.duration, now - _STEP + _MICROSECOND)
-        base = within(self._whole_days(starts[0], end), Window(to_datetime(starts[0]), end))
+        edges = np.array([starts[0], starts[-1] + np.timedelta64(timeframe.duration)])
+        local = in_local_time(self.market, edges) if timeframe.intraday else edges
+        base = self._whole_days(*local.astype("datetime64[D]"))
+        clock = base.ts if timeframe.intraday else in_local_time(self.market, base.ts)
+        rows = (clock >= edges[0]) & (clock < edges[1]) & (base.ts <= to_datetime64(now - _STEP))
+        base = base.take(rows)
         if timeframe is Timeframe.M5:
             return base
-        return aggregate(base, starts[np.searchsorted(starts, base.ts, side="right") - 1])
+        return aggregate(base, starts[np.searchsorted(starts, clock[rows], side="right") - 1])
 
-    def _whole_days(self, first: np.datetime64, end: datetime) -> Bars:
-        """The five-minute bars of all days that start between `first` and `end`."""
-        start = to_datetime(first.astype("datetime64[D]"))
-        after = end.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        if start >= end:
-            return Bars.empty()
-        ts = bar_starts(self.asset_class, Timeframe.M5, start, after)
+    def _whole_days(self, first: np.datetime64, last: np.datetime64) -> Bars:
+        """The five-minute bars of the exchange's days from `first` to `last`."""
+        days = np.array([first, last + 1]).astype("datetime64[us]")
+        start, end = (to_datetime(ts) for ts in local_midnights(self.market, days))
+        ts = bar_starts(self.market, Timeframe.M5, start, end)
         return self._five_minutes(ts) if len(ts) else Bars.empty()
 
     def _five_minutes(self, ts: Timestamps) -> Bars:
-        day = ts.astype("datetime64[D]").astype(np.int64)
+        day = in_local_time(self.market, ts).astype("datetime64[D]").astype(np.int64)
         first = np.concatenate([[0], np.flatnonzero(day[1:] != day[:-1]) + 1])
         counts = np.diff(np.append(first, len(ts)))
         slots = np.arange(counts.max())

@@ -18,7 +18,7 @@ from importlib.resources import files
 import numpy as np
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import bar_starts, last_complete, monday_of
+from enrichment.domain.calendars import Market, bar_starts, last_complete, monday_of
 from enrichment.domain.corporate_actions import implied_splits
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import seed_of
@@ -94,6 +94,7 @@ class RecordedSeries:
         dividends: Mapping[np.datetime64, float] | None = None,
     ) -> None:
         self.asset_class = asset_class
+        self.market: Market = asset_class
         self.splits, self.dividends = splits or {}, dividends or {}
         self._recorded, self._aggregations = recorded, aggregations
         self._later_starts, self._last_complete = later_starts, last_complete

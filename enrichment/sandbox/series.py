@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
+from enrichment.domain.calendars import Market
 from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
 
@@ -23,6 +24,7 @@ class SandboxSeries(Protocol):
     """
 
     asset_class: AssetClass
+    market: Market  # whose calendar its bars follow
     simulated: bool
     splits: Mapping[np.datetime64, float]
     """Start of the first bar after each split → new shares for an old one."""

@@ -23,7 +23,8 @@ import orjson
 from flask import Blueprint, Response, request
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import bar_starts, local_midnights, session_hours
+from enrichment.domain.calendars import Market, bar_starts, local_midnights, session_hours
+from enrichment.domain.exchanges import NEW_YORK, Exchange
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import random_bits, uniform
 from enrichment.sandbox.data_faults import close_literals, with_faults
@@ -54,7 +55,14 @@ _OPENING = np.timedelta64(570, "m")  # 09:30 in New York
 _HALF_HOUR = np.timedelta64(30, "m")
 _SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
 _REPORTED = np.timedelta64(2, "s")  # from the close to the stamp of its last trade
-_NEW_YORK = ZoneInfo("America/New_York")
+_EXCHANGE_NAMES = {
+    "XNYS": "NMS",
+    "XLON": "LSE",
+    "XTKS": "JPX",
+    "XETR": "GER",
+    "XTSE": "TOR",
+    "XASX": "ASX",
+}
 _BROWSER = re.compile(
     r"Mozilla/5\.0 \([^)]+\) (AppleWebKit/\S+ \(KHTML, like Gecko\) .*Safari/\d|Gecko/\S+ Firefox/)"
 )
@@ -151,12 +159,12 @@ class YahooFormat(WireFormat):
         )
 
     def _page(self, series: SandboxSeries, query: _Query, data_faults: Sequence[Fault]) -> bytes:
-        live = _live_quote(series.asset_class, self._vendor.clock())
+        live = _live_quote(series.market, self._vendor.clock())
         bars = _bars(series, query, live, self._vendor.clock())
-        bars = bars.take(query.contains(_stamps(series.asset_class, query.timeframe, bars.ts)))
+        bars = bars.take(query.contains(_stamps(series.market, query.timeframe, bars.ts)))
         starts = bars.ts
         bars = with_faults(bars, data_faults, starts)
-        rows = _Rows(bars, _stamps(series.asset_class, query.timeframe, bars.ts))
+        rows = _Rows(bars, _stamps(series.market, query.timeframe, bars.ts))
         literals = close_literals(data_faults, starts)
         rows = _with_live_row(rows, series, query, live, self._vendor.clock())
         return insert_literals(self._body(series, query, rows, literals), list(literals.values()))
@@ -168,7 +176,7 @@ class YahooFormat(WireFormat):
         rows: _Rows,
         literals: Mapping[int, str] | None = None,
     ) -> bytes:
-        live = _live_quote(series.asset_class, self._vendor.clock())
+        live = _live_quote(series.market, self._vendor.clock())
         bars = _with_noise(rows.bars, next(self._numbers))
         columns: dict[str, list[Any]] = {name: _with_nulls(getattr(bars, name)) for name in _PRICES}
         columns["close"] = closes_with_placeholders(bars, columns["close"], literals or {})
@@ -177,7 +185,7 @@ class YahooFormat(WireFormat):
         if not query.timeframe.intraday:
             adjusted = _with_nulls(_adjusted_close(series, bars))
             indicators["adjclose"] = [{"adjclose": adjusted} if len(bars) else {}]
-        meta = _meta(series.asset_class, query, live, bars)
+        meta = _meta(series.market, query, live, bars)
         result: dict[str, Any] = {"meta": meta, "indicators": indicators}
         if len(bars):
             result["timestamp"] = _seconds(rows.stamps)
@@ -242,21 +250,21 @@ def _query(symbol: str, now: datetime) -> _Query | None:
     return _Query(symbol, interval, _INTERVALS[interval], start, end)
 
 
-def _live_quote(asset_class: AssetClass, now: datetime) -> _LiveQuote:
+def _live_quote(market: Market, now: datetime) -> _LiveQuote:
     at = to_datetime64(now).astype("datetime64[s]").astype("datetime64[us]")
-    if asset_class is AssetClass.CRYPTO:
+    if market is AssetClass.CRYPTO:
         today = at.astype("datetime64[D]").astype("datetime64[us]")
         return _LiveQuote(today, at, ended=False, today=True, doubled=False)
     window = now - timedelta(days=10), now + timedelta(days=1)
-    labels = bar_starts(asset_class, Timeframe.D1, *window)
-    opens, closes = session_hours(labels)
+    labels = bar_starts(market, Timeframe.D1, *window)
+    opens, closes = session_hours(labels, market)
     row = np.flatnonzero(opens <= at)[-1]
     ended = bool(closes[row] <= at)
     return _LiveQuote(
         labels[row],
         closes[row] + _REPORTED if ended else at,
         ended,
-        today=to_datetime(labels[row]).date() == now.astimezone(_NEW_YORK).date(),
+        today=to_datetime(labels[row]).date() == now.astimezone(_zone(market)).date(),
         doubled=bool(closes[row] + 2 * _HALF_HOUR <= at),
     )
 
@@ -347,13 +355,26 @@ def _ticker(symbol: str) -> str:
     return symbol.replace("-", ".")
 
 
-def _stamps(asset_class: AssetClass, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
-    if asset_class is AssetClass.CRYPTO or len(ts) == 0:
+def _exchange(market: Market) -> Exchange:
+    return market if isinstance(market, Exchange) else NEW_YORK
+
+
+def _zone(market: Market) -> ZoneInfo:
+    return ZoneInfo("UTC" if market is AssetClass.CRYPTO else _exchange(market).timezone)
+
+
+def _stamps(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timestamps:
+    if market is AssetClass.CRYPTO or len(ts) == 0:
         return ts
+    abroad = _exchange(market) is not NEW_YORK
     if timeframe is Timeframe.D1:
-        return np.asarray(local_midnights(asset_class, ts) + _OPENING)
+        if abroad:
+            return session_hours(ts, market)[0]
+        return np.asarray(local_midnights(market, ts) + _OPENING)
     if timeframe is Timeframe.W1:
-        return local_midnights(asset_class, ts)
+        return local_midnights(market, ts)
+    if abroad:
+        return ts
     return np.asarray(ts + _HALF_HOUR) if timeframe is Timeframe.H1 else ts
 
 
@@ -361,21 +382,20 @@ def _seconds(stamps: Timestamps) -> list[int]:
     return stamps.astype("datetime64[s]").astype(np.int64).tolist()  # type: ignore[no-any-return]
 
 
-def _meta(asset_class: AssetClass, query: _Query, live: _LiveQuote, bars: Bars) -> dict[str, Any]:
-    crypto = asset_class is AssetClass.CRYPTO
-    zone = UTC if crypto else _NEW_YORK
+def _meta(market: Market, query: _Query, live: _LiveQuote, bars: Bars) -> dict[str, Any]:
+    crypto, exchange, zone = market is AssetClass.CRYPTO, _exchange(market), _zone(market)
     local = to_datetime(live.last_trade).astimezone(zone)
     offset = local.utcoffset() or timedelta()
     meta: dict[str, Any] = {
-        "currency": "USD",
+        "currency": "USD" if crypto else exchange.currency,
         "symbol": query.symbol,
-        "exchangeName": "CCC" if crypto else "NMS",
+        "exchangeName": "CCC" if crypto else _EXCHANGE_NAMES.get(exchange.mic, exchange.mic),
         "instrumentType": "CRYPTOCURRENCY" if crypto else "EQUITY",
         "regularMarketTime": int(local.timestamp()),
         "hasPrePostMarketData": not crypto,
         "gmtoffset": int(offset.total_seconds()),
         "timezone": local.tzname(),
-        "exchangeTimezoneName": "UTC" if crypto else str(_NEW_YORK),
+        "exchangeTimezoneName": str(zone),
         "priceHint": 2,
         "dataGranularity": "1h" if query.interval == "60m" else query.interval,
         "range": "",

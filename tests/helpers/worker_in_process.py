@@ -23,10 +23,17 @@ from resilience import init_resilience_manager
 from tests.helpers.waiting import in_thread
 
 
-def settings_for(url: str, vendor: str, *, threads: int = 2, max_retries: int = 3) -> Settings:
+def settings_for(
+    url: str,
+    vendor: str,
+    *,
+    threads: int = 2,
+    max_retries: int = 3,
+    stocks: tuple[str, ...] = ("polygon",),
+) -> Settings:
     return Settings(
         enrichment_sandbox=True,
-        providers_stock=("polygon",),
+        providers_stock=stocks,
         providers_crypto=("polygon",),
         database_url=SecretStr(url),
         enrichment_sandbox_port=urlsplit(vendor).port or 0,
@@ -53,10 +60,12 @@ def bare_worker(
     threads: int,
     lease: float,
     max_retries: int = 5,
+    stocks: tuple[str, ...] = ("polygon",),
 ) -> Iterator[Worker]:
     """The worker without scheduler, listener and alerts, on exactly these two pools."""
     url = work.url.render_as_string(hide_password=False)
-    source = build_providers(settings_for(url, vendor), init_resilience_manager())
+    settings = settings_for(url, vendor, stocks=stocks)
+    source = build_providers(settings, init_resilience_manager(), now=lambda: now)
     registry = WorkerRegistry(heart, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
     warehouse = BatchWriter(Warehouse(work))

@@ -185,7 +185,7 @@ def on_balance_volume(bars: Bars) -> Floats:
 
 
 def session_vwap(bars: Bars) -> Floats:
-    """Volume-weighted average price of the UTC day so far: Σ price · volume / Σ volume.
+    """Volume-weighted average price of the trading day so far: Σ price · volume / Σ volume.
 
     price is the vendor's vwap of the bar, or else its typical price (high + low + close) / 3; so is
     the result for daily and weekly bars. NULL while nothing was traded on that day.

@@ -126,6 +126,16 @@ def test_expected_bars_are_aligned(timeframe: Timeframe) -> None:
     assert not calendars.is_aligned(STOCK, timeframe, actual + np.timedelta64(1, "m")).any()
 
 
+@pytest.mark.parametrize("symbol", ["VOD.L", "7203.T", "SAP.DE", "RY.TO", "BHP.AX", "NZ.NZ"])
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_expected_bars_of_every_exchange_are_aligned(symbol: str, timeframe: Timeframe) -> None:
+    market = calendars.market_of(symbol, STOCK)
+    window = datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)
+    actual = calendars.bar_starts(market, timeframe, *window)
+    assert len(actual) > 50
+    assert calendars.is_aligned(market, timeframe, actual).all()
+
+
 @pytest.mark.parametrize(
     ("asset_class", "timeframe", "now", "newest"),
     [
