@@ -31,8 +31,13 @@ _NAME = (
     r"routing[_\-]?key|private[_\-]?key|signature|credential)[\w.\-]{0,40}"
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # https://user:password@host, also with an @ in the password
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{0,20}://[^\s:/?#@'\"]*):([^\s/'\"]+)@"), rf"\1:{MASK}@"),
+    # https://user:password@host, also with an @ in the password; not the PASSWORD of an example
+    (
+        re.compile(
+            r"(?i)\b([a-z][a-z0-9+.\-]{0,20}://[^\s:/?#@'\"]*):(?!(?-i:PASSWORD)@)([^\s/'\"]+)@"
+        ),
+        rf"\1:{MASK}@",
+    ),
     (re.compile(r"(?i)(hooks\.slack\.com(?::\d+)?)/[^\s'\")\]]+"), rf"\1/{MASK}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w\-.~+/]+=*"), rf"\1 {MASK}"),
     # name='value', "name": "value"

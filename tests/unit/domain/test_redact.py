@@ -170,3 +170,9 @@ def test_logs_tracebacks_and_threads_of_any_library_are_masked() -> None:
     assert "key ***, [31mred" in done.stderr
     assert "ValueError: postgresql://me:***@h/d ***" in done.stderr
     assert "ValueError: *** in a thread" in done.stderr
+
+
+def test_the_password_of_an_example_is_shown() -> None:
+    example = "write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+    assert redact(example) == example
+    assert redact("postgresql://USER:password@HOST/D") == "postgresql://USER:***@HOST/D"
