@@ -56,6 +56,7 @@ class SeriesSnapshot:
     restores_raw: bool = False  # adjusted, and the splits since its first bar are known
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
+    doubted: Timestamps = field(default_factory=no_timestamps)  # not sent again by the last run
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
     newest_flagged: datetime | None = None  # newest bar with a warning or an error
     confirmed: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) confirmed as real
@@ -197,6 +198,7 @@ class SeriesUpdate:
     appends: bool = False  # whether all `bars` start after those stored
     replaces_series: bool = False  # whether all that is stored of the series is given up first
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed first
+    doubted: Timestamps = field(default_factory=no_timestamps)  # stored bars that were not sent
     repairs: bool = False  # whether it replaces damaged bars, and gaps closed without evidence
     settling_from: datetime | None = None  # volumes of stored bars from here on may still grow
 

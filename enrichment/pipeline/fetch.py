@@ -36,6 +36,7 @@ from enrichment.domain.bars import (
     between,
     isin_sorted,
     no_timestamps,
+    to_datetime,
     to_datetime64,
 )
 from enrichment.domain.calendars import Market, market_of
@@ -155,6 +156,7 @@ class FetchedSeries:
     replaces_history: bool = False  # whether the main one is the whole history
     restored_until: datetime | None = None  # `tail` was put back to what was traded before this
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed
+    doubted: Timestamps = field(default_factory=no_timestamps)  # to be removed if missing again
 
 
 class SeriesFetcher:
@@ -189,9 +191,14 @@ class SeriesFetcher:
         if reconcile.history_changed(snapshot, tail.bars, main):
             plan = fetch_plan.plan_refetch(plan, snapshot, run.now)
             return self._refetch_history(run, snapshot, plan)
+        withdrawn, doubted = _withdrawn_bars(run, snapshot, tail.bars, main)
+        if len(withdrawn):
+            kept = tail.bars.take(~isin_sorted(tail.bars.ts, withdrawn))
+            main = _validated(run, snapshot, main, replace(tail, bars=kept))
         gaps = [self._refetch_gap(run, gap, tail, snapshot) for gap in plan.gaps]
         fetches = [main, *(result for results in gaps for result in results)]
-        return _series(run, snapshot, fetches, tail)
+        series = _series(run, snapshot, fetches, tail)
+        return replace(series, withdrawn=withdrawn, doubted=doubted)
 
     def _fetch(self, run: SeriesRun, window: Window) -> FetchResult:
         with run.step("fetch") as timer:
@@ -419,6 +426,28 @@ def _require_replacement(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchRe
         if answer is not None and answer.fallback and snapshot.source not in (None, main.source):
             reason = f"the repair waits for {snapshot.source}; {main.source} is a fallback"
             raise Snooze(reason, _OUTAGE_SECONDS, SnoozeCause.OUTAGE)
+
+
+def _withdrawn_bars(
+    run: SeriesRun, snapshot: SeriesSnapshot, stored: Bars, main: FetchResult
+) -> tuple[Timestamps, Timestamps]:
+    """Stored bars that their vendor has taken back, and those that it may have.
+
+    It has if it sent bars of before and after but not this one, in two runs in a row, or in one
+    where the calendar has no such bar. Not if it left out most of the bars: such an answer is
+    incomplete.
+    """
+    if main.fetched is None or main.source != snapshot.source or len(main.fetched.bars) == 0:
+        return no_timestamps(), no_timestamps()
+    sent = np.sort(main.fetched.bars.ts)
+    inside = stored.ts[(stored.ts > sent[0]) & (stored.ts < sent[-1])]
+    missing = inside[~isin_sorted(inside, sent)]
+    if len(missing) == 0 or 2 * len(missing) > len(inside):
+        return no_timestamps(), no_timestamps()
+    start = to_datetime(missing[0]) - run.timeframe.duration
+    expected = missing_bars(run.market, run.timeframe, no_timestamps(), start, run.now)
+    gone = ~isin_sorted(missing, expected) | np.isin(missing, snapshot.doubted)
+    return missing[gone], missing[~gone]
 
 
 def _impossible_bars(run: SeriesRun, stored: Bars, main: FetchResult) -> Timestamps:

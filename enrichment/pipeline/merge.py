@@ -311,6 +311,7 @@ def to_update(
         last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars.ts) else merged.snapshot.last_ts,
         appends=len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all()),
         withdrawn=fetched.withdrawn,
+        doubted=fetched.doubted,
         settling_from=reconcile.settling_from(merged.run.market, merged.run.timeframe, stored),
         repairs=merged.run.repair is not None,
     )

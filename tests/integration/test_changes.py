@@ -99,3 +99,85 @@ def test_a_settled_volume_takes_a_restated_price_for_one(db: Database) -> None:
     night = nights(db, **multiplied("volume", row, 1.02), high=high)
     night.run_at(NIGHT)
     assert corrections(night) == [(to_datetime(bars.ts[row]), "high", "source_updated")]
+
+
+def without(*rows: int) -> Bars:
+    return quiet_bars().take(np.setdiff1d(np.arange(900), rows))
+
+
+def with_holiday_bar(row: int) -> Bars:
+    """The bars with one on the day after a session on which there was none."""
+    bars = quiet_bars()
+    columns = {name: np.insert(c, row + 1, c[row]) for name, c in bars.columns().items()}
+    columns["ts"][row + 1] += np.timedelta64(1, "D")
+    assert columns["ts"][row + 1] not in bars.ts
+    columns["close"][row + 1] *= 1.02
+    columns["high"][row + 1] *= 1.03
+    return Bars(**columns)
+
+
+def friday_before(row: int) -> int:
+    ts = quiet_bars().ts
+    gaps = np.flatnonzero(np.diff(ts[:row]) > np.timedelta64(1, "D"))
+    return int(gaps[-1])
+
+
+def test_a_bar_of_a_day_without_a_session_is_withdrawn_at_once(db: Database) -> None:
+    row = friday_before(NIGHT)
+    night = NightlyRuns(db, with_holiday_bar(row))
+    night.run_at(row + 3)
+    stray = night.bars().take(slice(row + 1, row + 2))
+    assert stray.ts[0] == with_holiday_bar(row).ts[row + 1]
+    night.vendor.bars = quiet_bars()
+    night.run_at(row + 3)
+    assert_stored(night, quiet_bars().take(slice(row + 3)))
+    returned = night.rows("SELECT return_1 FROM bars ORDER BY ts")[row + 1][0]
+    close = quiet_bars().close
+    assert returned == pytest.approx(close[row + 1] / close[row] - 1, rel=1e-12)
+    ts = to_datetime(stray.ts[0])
+    assert corrections(night) == [(ts, "bars", "withdrawn")]
+    assert night.rows("SELECT ts, close FROM bar_versions") == [(ts, stray.close[0])]
+    assert night.rows(
+        "SELECT ts, bar ->> 'close' FROM bar_quarantine WHERE check_name = 'withdrawn'"
+    ) == [(ts, str(stray.close[0]))]
+    assert night.rows("SELECT bars FROM enrichment_status") == [(row + 3,)]
+
+
+def test_a_session_that_is_missing_twice_in_a_row_is_withdrawn(db: Database) -> None:
+    row = NIGHT - 3
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    night.vendor.bars = without(row)
+    night.run_at(NIGHT + 1, at=quiet_bars())
+    assert_stored(night, quiet_bars().take(slice(NIGHT + 1)))
+    assert corrections(night) == []
+    night.run_at(NIGHT + 2, at=quiet_bars())
+    assert_stored(night, without(row).take(slice(NIGHT + 1)))
+    assert corrections(night) == [(to_datetime(quiet_bars().ts[row]), "bars", "withdrawn")]
+    night.run_at(NIGHT + 3, at=quiet_bars())
+    assert len(corrections(night)) == 1
+    night.vendor.bars = quiet_bars()  # sent again after all
+    night.run_at(NIGHT + 4)
+    assert_stored(night, quiet_bars().take(slice(NIGHT + 4)))
+
+
+def test_a_session_that_is_missing_once_stays(db: Database) -> None:
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    for session, sent in enumerate(
+        (without(NIGHT - 3), quiet_bars(), without(NIGHT - 3)), NIGHT + 1
+    ):
+        night.vendor.bars = sent
+        night.run_at(session, at=quiet_bars())
+        assert_stored(night, quiet_bars().take(slice(session)))
+    assert corrections(night) == []
+
+
+def test_an_incomplete_answer_withdraws_nothing(db: Database) -> None:
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    for session in (NIGHT + 1, NIGHT + 2, NIGHT + 3):
+        night.vendor.bars = without(*range(session - 9, session - 1))
+        night.run_at(session, at=quiet_bars())
+    assert corrections(night) == []
+    assert night.rows("SELECT count(*) FROM bar_versions") == [(0,)]

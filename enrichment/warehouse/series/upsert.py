@@ -48,7 +48,7 @@ def give_up(conn: Connection, task: Task, update: SeriesUpdate) -> None:
 
 
 def withdraw(conn: Connection, task: Task, update: SeriesUpdate) -> None:
-    """Remove bars that never were traded.
+    """Remove bars that never were traded, or that their vendor has taken back.
 
     They become versions, and their removal one correction with their number.
     """
@@ -304,9 +304,18 @@ SELECT symbol, timeframe, ts, {_COLUMNS}, known_from, now() FROM bars {{rows}}
 
 _WITHDRAWN = f"{_OF_SERIES} AND ts = ANY(CAST(:ts AS timestamptz[]))"
 
+_SET_APART = f"""
+INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
+SELECT symbol, timeframe, ts, 'withdrawn', 'the vendor no longer sends this bar', :source,
+    jsonb_build_object({", ".join(f"'{p}', {p}" for p in PRICES)})
+FROM bars {_WITHDRAWN}
+ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
+"""
+
 _WITHDRAW = (
     _COUNT_REMOVED.format(reason="withdrawn", rows=_WITHDRAWN),
     _KEEP_REMOVED.format(rows=_WITHDRAWN),
+    _SET_APART,
     f"DELETE FROM bars {_WITHDRAWN}",
     f"DELETE FROM bar_flags {_WITHDRAWN}",
     f"DELETE FROM bar_confirmations {_WITHDRAWN}",
