@@ -449,8 +449,8 @@ INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, l
     last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
     history_from, wanted_from, history_limit, CASE WHEN history_checked THEN now() END, source,
-    fallback, adjusted, adjusted_until, splits_applied, score, reasons, evidence, feature_set, doubted,
-    now()
+    fallback, adjusted, adjusted_until, splits_applied, score, reasons, evidence, feature_set,
+    doubted, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
