@@ -14,6 +14,7 @@ from api.application import create_app
 from api.buffered_worker import BufferedWorker
 from api.enrichment import Schedule
 from api.protection import ClientRates
+from api.proxies import TrustedProxies
 from api.response_cache import ResponseCache
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError
@@ -57,6 +58,7 @@ class _GunicornServer(BaseApplication):  # type: ignore[misc]  # gunicorn ships 
             "accesslog": None,
             "loglevel": "warning",
             "control_socket_disable": True,
+            "forwarded_allow_ips": "",  # TrustedProxies reads these headers
             "post_worker_init": lambda worker: self._on_start(),
         }
         for name, value in options.items():
@@ -103,6 +105,8 @@ def serve(settings: Settings) -> None:
             clients=ClientRates(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not be inherited by gunicorn's fork
+        proxied = TrustedProxies(app.wsgi_app, settings.trusted_proxies)
+        app.wsgi_app = proxied.answer  # type: ignore[assignment, method-assign]  # as Flask says
         _GunicornServer(app, f"{host}:{port}", lambda: _start_alerts(settings, db, rules)).run()
 
 

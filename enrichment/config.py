@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -62,6 +63,18 @@ def _valid_emails(value: Any) -> tuple[str, ...]:
     return emails
 
 
+def _valid_networks(value: Any) -> tuple[str, ...]:
+    networks = _split_list(value)
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError:
+            raise ValueError(
+                f"write addresses or networks such as 127.0.0.1,10.0.0.0/8, not {network!r}"
+            ) from None
+    return networks
+
+
 def _duration(value: Any) -> Any:
     return parse_duration(value, zero=True) if isinstance(value, str) else value
 
@@ -74,6 +87,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 ProviderOrder = Annotated[tuple[str, ...], NoDecode]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_networks)]
 Emails = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_emails)]
 NoneIfEmpty = BeforeValidator(_none_if_empty)
 Secret = Annotated[SecretStr | None, NoneIfEmpty]
@@ -173,6 +187,11 @@ class Settings(VendorSettings):
     )
     enrichment_api_rate: int = Field(
         3000, ge=0, description="requests a minute allowed to one client; 0: unlimited"
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="addresses or networks of reverse proxies whose X-Forwarded-… headers the API "
+        "believes",
     )
     enrichment_dashboard_host: str = Field(
         "127.0.0.1", description="address the dashboard listens on"

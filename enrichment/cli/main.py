@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enrichment import __version__
-from enrichment.cli import actions, alerts, bars, data, export, jobs, repair, symbols
+from enrichment.cli import actions, alerts, bars, data, export, jobs, repair, symbols, units
 from enrichment.cli.context import (
     Json,
     Reason,
@@ -329,7 +329,7 @@ def _options(
 ) -> None: ...
 
 
-for module in (jobs, data, repair, bars):
+for module in (jobs, data, repair, bars, units):
     module.register(app)
 for name, group in (
     ("symbols", symbols),

@@ -181,7 +181,8 @@ def _run_in_browser(ticket: str | None) -> None:
     """Let the browser exchange a ticket for its cookie, or drop the cookie if it is empty."""
     if ticket is not None:
         request = f'{{method: "POST", body: "{ticket}"}}' if ticket else '{method: "DELETE"}'
-        script = f'<script>fetch("{SESSION_PATH}", {request})</script>'
+        path = SESSION_PATH.removeprefix("/")  # relative: a proxy may serve it below a prefix
+        script = f'<script>fetch("{path}", {request})</script>'
         st.html(script, unsafe_allow_javascript=True)
 
 
