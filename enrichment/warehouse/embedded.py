@@ -253,7 +253,7 @@ def _is_reachable(path: Path, user: str) -> bool:
 
 def _reachable_data(folder: Path, user: str) -> Path:
     """The data folder, or a new one that the user can reach, to which it then is a link."""
-    if _is_reachable(folder, user):
+    if _is_reachable(folder.parent, user):  # the home itself is opened to the user
         return folder
     if any(folder.iterdir()):
         raise PermissionError(

@@ -62,6 +62,7 @@ def test_another_user_can_not_connect_to_the_embedded_server(folder: Path, name:
         with database.begin() as conn:
             assert conn.exec_driver_sql("SHOW unix_socket_permissions").scalar() == "0700"
         database.close()
+        assert not (folder / name / "postgres").is_symlink()
         sockets = Path(str(parse_url(server.url).query["host"]))
         assert (sockets / ".s.PGSQL.5432").is_socket()
         assert mode(sockets) == 0o700
