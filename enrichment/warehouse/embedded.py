@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -208,6 +209,14 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
             if running is None or not running.is_running():
                 raise RuntimeError(f"it ended at once, see {self.log}")
             self._postmaster_info = running
+
+        def _stop(self) -> None:
+            server = self._postmaster_info
+            if server is not None and server.is_running():
+                try:
+                    self._run("pg_ctl", "-w", "-D", str(self.pgdata), "stop")
+                except subprocess.CalledProcessError:
+                    super()._stop()  # which kills it in the end
 
         def _run(self, command: str, *arguments: str) -> None:
             user = {} if self.system_user is None else _identity(self.system_user)

@@ -70,6 +70,8 @@ def test_another_user_can_not_connect_to_the_embedded_server(folder: Path, name:
         assert "PermissionError" in refused.stderr
         assert mode(folder / name / "postgres") == 0o700
         assert mode(folder / name / "postgres" / "log") == 0o600
+    log = (folder / name / "postgres" / "log").read_text()
+    assert "database system is shut down" in log  # it was stopped, not killed
 
 
 @as_root

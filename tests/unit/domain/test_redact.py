@@ -61,6 +61,7 @@ def test_a_secret_is_found_by_its_place(place: str) -> None:
         "set POLYGON_API_KEY, or ENRICHMENT_SANDBOX=true",
         "check POLYGON_API_KEY and the plan it belongs to",
         "postgresql://postgres:@/postgres?host=/tmp/x",
+        "write postgresql://USER:PASSWORD@HOST:5432/DATABASE",
         "send the header 'Authorization: Bearer <token>'",
         "11:30 done: key levels at 5:30@close",
     ],
