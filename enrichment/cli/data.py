@@ -101,15 +101,34 @@ def confirm(
     check: Annotated[str, typer.Option(help="The check that raised the flag.")],
     reason: Annotated[str, typer.Option(help="How you know that the bar is correct.")],
     timeframe: Annotated[str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w.")] = "1d",
+    undo: Annotated[bool, typer.Option("--undo", help="Take a confirmation back.")] = False,
 ) -> None:
     """Confirm that a flagged bar is correct: its flag is removed and not raised again."""
     ts = parse_time(timestamp)
     with services() as (_, commands):
-        score = commands.confirm(symbol, timeframe, ts, check=check, reason=reason, actor=actor())
-    out.print(f"confirmed; the quality score is now {score:.4f}", highlight=False)
+        command = commands.unconfirm if undo else commands.confirm
+        score = command(symbol, timeframe, ts, check=check, reason=reason, actor=actor())
+    done = "flagged again" if undo else "confirmed"
+    out.print(f"{done}; the quality score is now {score:.4f}", highlight=False)
+
+
+def reject(
+    symbol: Annotated[str, typer.Argument(help="A tracked symbol.")],
+    timestamp: Annotated[str, typer.Argument(help="Start of the wrong bar, UTC.")],
+    reason: Annotated[str, typer.Option(help="How you know that the bar is wrong.")],
+    timeframe: Annotated[str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w.")] = "1d",
+    undo: Annotated[bool, typer.Option("--undo", help="Fetch a rejected bar again.")] = False,
+) -> None:
+    """Keep a wrong bar out of its series, whatever vendors send; features are computed again."""
+    ts = parse_time(timestamp)
+    with services() as (_, commands):
+        command = commands.unreject if undo else commands.reject
+        result = command(symbol, timeframe, ts, reason=reason, actor=actor())
+    done = "rejection taken back" if undo else "rejected"
+    out.print(f"{done}; job {result.job_id} brings the series up to date", highlight=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (backfill, quality, findings, confirm):
+    for command in (backfill, quality, findings, confirm, reject):
         app.command()(command)

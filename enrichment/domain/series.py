@@ -57,6 +57,7 @@ class SeriesSnapshot:
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     doubted: Timestamps = field(default_factory=no_timestamps)  # not sent again by the last run
+    rejected: Timestamps = field(default_factory=no_timestamps)  # by an analyst: not to be stored
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
     newest_flagged: datetime | None = None  # newest bar with a warning or an error
     confirmed: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) confirmed as real

@@ -172,6 +172,7 @@ class SeriesFetcher:
         """Execute the plan. Raises StepFailed from the error of the main fetch."""
         main = self._fetch(run, plan.window)
         _require_bars(run, snapshot, plan, main)
+        main = _without_rejected(snapshot, main)
         snapshot = _with_reported_splits(run, snapshot, main)
         if snapshot.restores_raw and main.fetched is not None and not main.fetched.adjusted:
             return self._restored(run, snapshot, plan, main)
@@ -192,6 +193,8 @@ class SeriesFetcher:
             plan = fetch_plan.plan_refetch(plan, snapshot, run.now)
             return self._refetch_history(run, snapshot, plan)
         withdrawn, doubted = _withdrawn_bars(run, snapshot, tail.bars, main)
+        rejected = tail.bars.ts[isin_sorted(tail.bars.ts, snapshot.rejected)]
+        withdrawn = np.union1d(withdrawn, rejected) if len(rejected) else withdrawn
         if len(withdrawn):
             kept = tail.bars.take(~isin_sorted(tail.bars.ts, withdrawn))
             main = _validated(run, snapshot, main, replace(tail, bars=kept))
@@ -377,13 +380,21 @@ def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> F
 def _validated(
     run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult, tail: StoredTail
 ) -> FetchResult:
-    result = _without_noise(tail, result)
+    result = _without_noise(tail, _without_rejected(snapshot, result))
     if result.fetched is None:
         raise ValueError("a failed fetch can't be validated")
     with run.step("validate"):
         request = _request(run, snapshot, result)
         validation = validate(result.fetched.bars, request, context=tail.bars)
     return replace(result, validation=validation)
+
+
+def _without_rejected(snapshot: SeriesSnapshot, result: FetchResult) -> FetchResult:
+    if result.fetched is None or len(snapshot.rejected) == 0:
+        return result
+    bars = result.fetched.bars
+    kept = bars.take(~isin_sorted(bars.ts, snapshot.rejected))
+    return replace(result, fetched=replace(result.fetched, bars=kept))
 
 
 def _without_noise(tail: StoredTail, result: FetchResult) -> FetchResult:
@@ -439,7 +450,7 @@ def _withdrawn_bars(
     """
     if main.fetched is None or main.source != snapshot.source or len(main.fetched.bars) == 0:
         return no_timestamps(), no_timestamps()
-    sent = np.sort(main.fetched.bars.ts)
+    sent = np.union1d(main.fetched.bars.ts, snapshot.rejected)
     inside = stored.ts[(stored.ts > sent[0]) & (stored.ts < sent[-1])]
     missing = inside[~isin_sorted(inside, sent)]
     if len(missing) == 0 or 2 * len(missing) > len(inside):

@@ -183,7 +183,9 @@ def find_gaps(merged: MergedSeries) -> list[Gap]:
         )
         rejected = _rejected(merged, result, missing)
         for ts in map(to_datetime, missing):
-            if ts in rejected:
+            if to_datetime64(ts) in merged.snapshot.rejected:
+                gaps[ts] = Gap(ts, GapCause.QUARANTINED, "rejected by an analyst")
+            elif ts in rejected:
                 gaps[ts] = Gap(ts, GapCause.QUARANTINED, rejected[ts])
             elif ts in merged.snapshot.no_trade_ts:
                 continue

@@ -89,6 +89,13 @@ def without_flag(inputs: QualityInputs, check: str, ts: datetime) -> QualityInpu
     return replace(inputs, flag_counts={c: n for c, n in counts.items() if n.bars > 0})
 
 
+def with_flag(inputs: QualityInputs, check: str, ts: datetime) -> QualityInputs:
+    """The inverse of `without_flag`, of a check that counts against the score."""
+    count = inputs.flag_counts.get(check, FlagCount(0))
+    more = FlagCount(count.bars + 1, tuple(sorted([*count.at, ts])[-EXAMPLES:]))
+    return replace(inputs, flag_counts=dict(sorted({**inputs.flag_counts, check: more}.items())))
+
+
 @dataclass(frozen=True, slots=True)
 class Deduction:
     """A reason why the score is below 1."""

@@ -7,13 +7,20 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
+from enrichment.domain import calendars
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownAction
-from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
+from enrichment.domain.model import AssetClass, JobKind, Severity, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.domain.symbols import parse_symbol
-from enrichment.pipeline.quality import assess_quality, without_flag
+from enrichment.pipeline.quality import (
+    assess_quality,
+    counts_against_score,
+    with_flag,
+    without_flag,
+)
+from enrichment.pipeline.validation import CHECKS
 from enrichment.services.action_refresh import enrich_again
 from enrichment.services.command_checks import (
     backfill_window,
@@ -342,6 +349,89 @@ class Commands:
             params=values,
         )
 
+    def unconfirm(
+        self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str
+    ) -> float:
+        """Take a confirmation back: the bar is flagged again.
+
+        Returns the series' new quality score; InvalidRequest if there is no such confirmation.
+        """
+        kind = Timeframe.parse(timeframe)
+        if not reason.strip():
+            raise InvalidRequest("give a reason: why the bar is not known to be correct")
+        severity = CHECKS[check].severity if check in CHECKS else Severity.WARNING
+        with self._db.begin() as conn:
+            [name] = _stored(conn, [symbol])
+            inputs = review.read_quality_inputs(conn, name, kind)
+            flagged = review.unconfirm(
+                conn,
+                symbol=name,
+                timeframe=kind,
+                ts=ts,
+                check=check,
+                severity=severity,
+                reason=reason,
+            )
+            if not flagged or inputs is None:
+                raise InvalidRequest(
+                    f"{name} {kind} has no confirmation of {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
+                    f"see 'enrichment quality {name}'"
+                )
+            if counts_against_score(check, severity):
+                inputs = with_flag(inputs, check, ts)
+            quality = assess_quality(inputs)
+            review.reassess(conn, name, kind, quality, inputs)
+            _record_review(
+                conn, "unconfirm", f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ} {check}", actor, reason
+            )
+            return quality.score
+
+    def reject(
+        self, symbol: str, timeframe: str, ts: datetime, *, reason: str, actor: str
+    ) -> TriggerResult:
+        """Keep a wrong bar out of its series, and open a job that computes the features again.
+
+        Raises InvalidRequest if it is not stored.
+        """
+        kind = Timeframe.parse(timeframe)
+        if not reason.strip():
+            raise InvalidRequest("give a reason: how you know that the bar is wrong")
+        with self._db.begin() as conn:
+            [name] = _stored(conn, [symbol])
+            require_tracked(conn, [name])
+            rejected = review.reject(
+                conn,
+                symbol=name,
+                timeframe=kind,
+                ts=ts,
+                by=actor,
+                reason=reason,
+                expected=_is_expected(name, kind, ts),
+            )
+            if not rejected:
+                raise InvalidRequest(f"{name} {kind} has no bar at {ts:%Y-%m-%d %H:%M} UTC")
+            target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
+            return _reviewed(conn, "reject", name, target, actor, reason)
+
+    def unreject(
+        self, symbol: str, timeframe: str, ts: datetime, *, reason: str, actor: str
+    ) -> TriggerResult:
+        """Take a rejection back, and open a job that fetches the bar again.
+
+        Raises InvalidRequest if it was not rejected.
+        """
+        kind = Timeframe.parse(timeframe)
+        if not reason.strip():
+            raise InvalidRequest("give a reason: why the bar is not wrong after all")
+        with self._db.begin() as conn:
+            [name] = _stored(conn, [symbol])
+            if not review.unreject(conn, symbol=name, timeframe=kind, ts=ts):
+                raise InvalidRequest(
+                    f"{name} {kind} has no rejected bar at {ts:%Y-%m-%d %H:%M} UTC"
+                )
+            target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
+            return _reviewed(conn, "unreject", name, target, actor, reason)
+
     def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
         """The job that another request with the same key has opened meanwhile."""
         with self._db.begin() as conn:
@@ -537,6 +627,38 @@ class Commands:
                 raise NotTracked.of(name)
             job_control.cancel_symbol(conn, name)
             audit.record(conn, actor=actor, action="untrack", target=name, reason=reason)
+
+
+def _reviewed(
+    conn: Connection, action: str, symbol: str, target: str, actor: str, reason: str
+) -> TriggerResult:
+    """Record a review and open a job for its symbol."""
+    _record_review(conn, action, target, actor, reason)
+    opened = job_control.open_job(
+        conn,
+        JobKind.MANUAL,
+        action="trigger",
+        actor=actor,
+        reason=reason,
+        params={"symbols": [symbol]},
+        symbols=[symbol],
+        priority=MANUAL_PRIORITY,
+    )
+    if opened is None:
+        raise InvalidRequest("the job could not be opened: try again")
+    return TriggerResult(*opened)
+
+
+def _is_expected(symbol: str, timeframe: Timeframe, ts: datetime) -> bool:
+    """Whether the calendar has a bar that starts then."""
+    crypto = symbol.startswith("X:")
+    market = calendars.market_of(symbol, AssetClass.CRYPTO if crypto else AssetClass.STOCK)
+    end = ts + timedelta(microseconds=1)
+    return len(calendars.bar_starts(market, timeframe, ts, end)) > 0
+
+
+def _record_review(conn: Connection, action: str, target: str, actor: str, reason: str) -> None:
+    audit.record(conn, actor=actor, action=action, target=target, reason=reason)
 
 
 def _stored(conn: Connection, symbols: Sequence[str]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from enrichment.domain.bars import Bars, to_datetime
+from enrichment.domain.errors import InvalidRequest
 from enrichment.warehouse.database import Database
+from tests.helpers.fakes import recorded_bars
 from tests.helpers.nightly_runs import NightlyRuns, assert_stored, quiet_bars
 
 NIGHT = 800  # sessions that are stored
@@ -181,3 +184,61 @@ def test_an_incomplete_answer_withdraws_nothing(db: Database) -> None:
         night.run_at(session, at=quiet_bars())
     assert corrections(night) == []
     assert night.rows("SELECT count(*) FROM bar_versions") == [(0,)]
+
+
+def run_open_job(night: NightlyRuns) -> None:
+    tasks = night.claim()
+    assert len(tasks) == 1
+    for task, enrich in zip(tasks, night.pipeline.prepare_batch(tasks), strict=True):
+        enrich(task, lambda step: None)
+    night.queue.close_finished_jobs()
+
+
+@pytest.mark.parametrize("row", [300, NIGHT - 5, NIGHT - 1], ids=["old", "overlap", "newest"])
+def test_a_rejected_bar_is_out_until_that_is_taken_back(db: Database, row: int) -> None:
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    ts = to_datetime(quiet_bars().ts[row])
+    night.commands.reject("aapl", "1d", ts, reason="a test print", actor="ann")
+    run_open_job(night)
+    rest = without(row)
+    assert_stored(night, rest.take(slice(NIGHT - 1)))
+    assert corrections(night) == [(ts, "bars", "rejected")]
+    assert night.rows("SELECT ts FROM bar_versions") == [(ts,)]
+    [gap] = night.rows("SELECT ts, cause FROM bar_gaps WHERE resolved_at IS NULL")
+    assert gap == (ts, "quarantined")
+    night.run_at(NIGHT + 1)  # the vendor sends it still
+    assert_stored(night, rest.take(slice(NIGHT)))
+    night.commands.unreject("AAPL", "1d", ts, reason="it was real", actor="ann")
+    run_open_job(night)
+    assert_stored(night, quiet_bars().take(slice(NIGHT + 1)))
+    assert night.rows("SELECT status, bars FROM enrichment_status") == [("healthy", NIGHT + 1)]
+    said = night.rows("SELECT action, reason FROM operator_actions WHERE action LIKE '%reject'")
+    assert said == [("reject", "a test print"), ("unreject", "it was real")]
+
+
+def test_only_stored_bars_can_be_rejected_and_only_rejected_ones_restored(db: Database) -> None:
+    night = NightlyRuns(db, quiet_bars())
+    night.run_at(NIGHT)
+    ts = to_datetime(quiet_bars().ts[NIGHT + 10])
+    with pytest.raises(InvalidRequest, match="no bar"):
+        night.commands.reject("AAPL", "1d", ts, reason="x", actor="ann")
+    with pytest.raises(InvalidRequest, match="no rejected bar"):
+        night.commands.unreject("AAPL", "1d", ts, reason="x", actor="ann")
+    with pytest.raises(InvalidRequest, match="reason"):
+        night.commands.reject("AAPL", "1d", ts, reason=" ", actor="ann")
+
+
+def test_a_confirmation_can_be_taken_back(db: Database) -> None:
+    night = NightlyRuns(db, recorded_bars())
+    night.run_at(400)
+    crash = datetime(2000, 9, 29, tzinfo=UTC)
+    [(before,)] = night.rows("SELECT quality_score FROM enrichment_status")
+    night.commands.confirm("AAPL", "1d", crash, check="outlier", reason="a warning", actor="ann")
+    score = night.commands.unconfirm(
+        "AAPL", "1d", crash, check="outlier", reason="another day", actor="ann"
+    )
+    assert score == pytest.approx(before, abs=1e-12)  # type: ignore[arg-type]
+    assert night.rows("SELECT ts FROM bar_flags WHERE check_name = 'outlier'") == [(crash,)]
+    with pytest.raises(InvalidRequest, match="no confirmation"):
+        night.commands.unconfirm("AAPL", "1d", crash, check="outlier", reason="x", actor="ann")

@@ -326,6 +326,29 @@ UPDATE enrichment_status SET bars = bars - cardinality(CAST(:ts AS timestamptz[]
 """,
 )
 
+_REJECTED = f"{_OF_SERIES} AND ts = :ts"
+
+REJECT = (
+    _COUNT_REMOVED.format(reason="rejected", rows=_REJECTED),
+    _KEEP_REMOVED.format(rows=_REJECTED),
+    f"""
+INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
+SELECT symbol, timeframe, ts, 'rejected', :reason, :source,
+    jsonb_build_object({", ".join(f"'{p}', {p}" for p in PRICES)})
+FROM bars {_REJECTED}
+ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
+""",
+    f"DELETE FROM bar_flags {_REJECTED}",
+    f"DELETE FROM bar_confirmations {_REJECTED}",
+    f"DELETE FROM bars {_REJECTED}",
+    f"""
+UPDATE enrichment_status SET bars = bars - 1, feature_set = '',
+    first_ts = (SELECT min(ts) FROM bars {_OF_SERIES}),
+    last_ts = (SELECT max(ts) FROM bars {_OF_SERIES}) {_OF_SERIES}
+""",
+)
+"""Take a bar out of a series, whose features are then to be computed again."""
+
 _GIVE_UP = (
     _COUNT_REMOVED.format(reason="sandbox_replaced", rows=_OF_SERIES),
     _KEEP_REMOVED.format(rows=_OF_SERIES),
