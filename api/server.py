@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class _GunicornServer(BaseApplication):  # type: ignore[misc]  # gunicorn ships 
             "loglevel": "warning",
             "control_socket_disable": True,
             "forwarded_allow_ips": "",  # TrustedProxies reads these headers
+            "when_ready": lambda _: _log_like_the_rest(),
             "post_worker_init": lambda worker: self._on_start(),
         }
         for name, value in options.items():
@@ -108,6 +110,11 @@ def serve(settings: Settings) -> None:
         proxied = TrustedProxies(app.wsgi_app, settings.trusted_proxies)
         app.wsgi_app = proxied.answer  # type: ignore[assignment, method-assign]  # as Flask says
         _GunicornServer(app, f"{host}:{port}", lambda: _start_alerts(settings, db, rules)).run()
+
+
+def _log_like_the_rest() -> None:
+    """Let gunicorn's lines have the format of the others."""
+    logging.getLogger("gunicorn.error").handlers[:] = logging.getLogger().handlers
 
 
 def _start_alerts(settings: Settings, db: Database, rules: tuple[Rule, ...]) -> None:

@@ -213,6 +213,9 @@ class Settings(VendorSettings):
         (), description="e-mail addresses of operators who sign in by OpenID Connect"
     )
     enrichment_sandbox_port: Port = Field(8900, description="port of the sandbox")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of the processes' log lines"
+    )
     enrichment_executor: Annotated[str, BeforeValidator(_valid_executor)] = Field(
         "threads", description="'threads', or the address of the Dask scheduler that runs symbols"
     )

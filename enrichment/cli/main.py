@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enrichment import __version__
-from enrichment.cli import actions, alerts, bars, data, export, jobs, repair, symbols, units
+from enrichment.cli import actions, alerts, bars, data, export, jobs, logs, repair, symbols, units
 from enrichment.cli.context import (
     Json,
     Reason,
     actor,
     err,
     load_settings,
-    log_to_stderr,
     out,
     parse_time,
     services,
@@ -90,8 +89,9 @@ def worker() -> None:
     from enrichment.wiring.database import wait_for_database
     from enrichment.wiring.worker import open_worker_process
 
-    log_to_stderr()
     settings = load_settings()
+    logs.log_to_stderr(settings)
+    logs.log_start(settings, "worker")
     wait_for_database(settings)
     with open_worker_process(settings) as process, pinned_to_one_processor(settings.one_processor):
         call_on_stop_signal(process.stop)
@@ -115,7 +115,11 @@ def api(
 
     use_few_arenas()  # each thread of a download would otherwise keep the memory of its largest
     stop_with_parent()
-    serve(load_settings(enrichment_api_host=host, enrichment_api_port=port))
+    settings = load_settings(enrichment_api_host=host, enrichment_api_port=port)
+    logs.log_to_stderr(settings)
+    address = f"{settings.enrichment_api_host}:{settings.enrichment_api_port}"
+    logs.log_start(settings, "api", address)
+    serve(settings)
 
 
 @app.command()
@@ -125,7 +129,11 @@ def dashboard(port: OwnDashboardPort = None) -> None:
     from enrichment.dashboard.server import serve
 
     stop_with_parent()
-    serve(load_settings(enrichment_dashboard_port=port))
+    settings = load_settings(enrichment_dashboard_port=port)
+    logs.log_to_stderr(settings)
+    address = f"{settings.enrichment_dashboard_host}:{settings.enrichment_dashboard_port}"
+    logs.log_start(settings, "dashboard", address)
+    serve(settings)
 
 
 @app.command()
@@ -329,7 +337,7 @@ def _options(
 ) -> None: ...
 
 
-for module in (jobs, data, repair, bars, units):
+for module in (jobs, data, repair, bars, units, logs):
     module.register(app)
 for name, group in (
     ("symbols", symbols),

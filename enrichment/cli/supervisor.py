@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from enrichment.cli.logs import RotatedLog
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
 from enrichment.domain.escape import for_terminal
 from enrichment.domain.redact import redact
@@ -84,10 +85,8 @@ class Supervisor:
             "PYTHONUNBUFFERED": "1",
         }
         self._log = log
-        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log_file = log_file
-        number = _open_private(log_file)
-        self._file = os.fdopen(number, "ab", buffering=0)  # no buffer that a full disk lets grow
+        self._file = RotatedLog(log_file, as_json=self._environment.get("LOG_FORMAT") == "json")
         self._check_seconds = check_seconds
         self._checked = time.monotonic()
         self._children: list[Child] = []
@@ -163,8 +162,7 @@ class Supervisor:
 
     def _report(self, child: Child, text: str) -> None:
         """Log a line to the file and to the terminal, of which either may be full or gone."""
-        with suppress(OSError, ValueError):
-            self._file.write(f"{child.name:<9} {text}\n".encode())
+        self._file.write(child.name, text)
         with suppress(OSError, ValueError):
             self._log(child.name, text)
 
@@ -203,13 +201,6 @@ class Supervisor:
     def _signal(child: Child, number: signal.Signals) -> None:
         assert child.process is not None  # noqa: S101 — for the type checker
         child.process.send_signal(number)
-
-
-def _open_private(path: Path) -> int:
-    """Open for appending; only this user may read the file."""
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.fchmod(number, 0o600)  # it may be older than this rule
-    return number
 
 
 def is_healthy(url: str) -> bool:

@@ -148,6 +148,7 @@ def _supervisor(
         "ENRICHMENT_API_PORT": str(settings.enrichment_api_port),
         "ENRICHMENT_DASHBOARD_PORT": str(settings.enrichment_dashboard_port),
         "ENRICHMENT_SANDBOX_PORT": str(settings.enrichment_sandbox_port),
+        "LOG_FORMAT": settings.log_format,
     }
     supervisor = Supervisor(environment, settings.enrichment_home / "enrichment.log", log)
     try:

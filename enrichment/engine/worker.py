@@ -23,6 +23,7 @@ from itertools import count
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Cancelled, EnrichmentError, LeaseLost, Snooze, StepFailed
 from enrichment.domain.escape import for_terminal
+from enrichment.domain.log_context import logged_for
 from enrichment.domain.model import Failure, RowCounts, Task, ThreadUse
 from enrichment.domain.redact import redact
 from enrichment.domain.statuses import WorkerState
@@ -168,6 +169,10 @@ class Worker:
         return [self._enrich] * len(tasks)
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
+        with logged_for(task.symbol, task.job_id):
+            self._enrich_item(task, enrich)
+
+    def _enrich_item(self, task: Task, enrich: Enrich) -> None:
         try:
             task = self._begin(task)
             result = enrich(task, lambda step: self._on_step(task, step))
@@ -193,7 +198,8 @@ class Worker:
     def _on_stored(self, task: Task, stored: Future[RowCounts]) -> None:
         error = stored.exception()
         if error is None:
-            self._complete_item(task, stored.result())
+            with logged_for(task.symbol, task.job_id):
+                self._complete_item(task, stored.result())
         elif isinstance(error, Exception):
             # The writer thread calls this and must not wait for the failure to be recorded.
             self._pool.submit(self._fail_item, task, error)
@@ -204,7 +210,8 @@ class Worker:
 
     def _fail_item(self, task: Task, exc: Exception) -> None:
         try:
-            self._record(task, exc)
+            with logged_for(task.symbol, task.job_id):
+                self._record(task, exc)
         finally:
             self._remove(task)
 

@@ -230,6 +230,11 @@ def parse_url(url: str) -> URL:
     return _with_password(parsed).set(drivername="postgresql+psycopg2")
 
 
+def address_of(url: str) -> str:
+    """The URL without its secrets."""
+    return redact(parse_url(url).render_as_string(hide_password=True))
+
+
 def _require_known(url: URL) -> None:
     """Raise ConfigurationError for a port out of range or a parameter that libpq does not know."""
     if url.port is not None and not 0 < url.port < 65536:
