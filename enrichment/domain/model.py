@@ -192,6 +192,7 @@ class FetchedBars:
     served_from: datetime | None = None  # the vendor has nothing older; None: all that was asked
     limit: HistoryLimit | None = None  # why it has nothing older
     fallback: bool = False  # whether a preferred vendor could not be asked
+    spelling: str | None = None  # of the symbol, as it was asked for; None: as it is
     substitution: str | None = None  # quote currencies served and asked for, "USDT for USD"
     actions: Sequence[CorporateAction] = ()  # that the same answer reports
 

@@ -413,9 +413,10 @@ def _require_bars(
         return
     with run.step("fetch", main.milliseconds):
         if snapshot.bars == 0:
-            raise no_bars(main.source, run)
+            raise no_bars(main.source, run, _spelling(main))
         raise UnknownSymbol(
-            f"{main.source} returned nothing for {run.task.symbol} {run.timeframe}, of which "
+            f"{main.source} returned nothing for {_spelling(main) or run.task.symbol} "
+            f"{run.timeframe}, of which "
             f"{snapshot.bars:,} bars are stored: it may be delisted or renamed; what is stored "
             "stays"
         )
@@ -433,7 +434,7 @@ def _require_replacement(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchRe
                 "ENRICHMENT_SANDBOX=false"
             )
         if run.restarts and answer is not None and len(answer.bars) == 0:
-            raise no_bars(main.source, run)
+            raise no_bars(main.source, run, _spelling(main))
         if answer is not None and answer.fallback and snapshot.source not in (None, main.source):
             reason = f"the repair waits for {snapshot.source}; {main.source} is a fallback"
             raise Snooze(reason, _OUTAGE_SECONDS, SnoozeCause.OUTAGE)
@@ -490,9 +491,21 @@ def replaces_sandbox(run: SeriesRun, snapshot: SeriesSnapshot, fetched: FetchedS
         )
 
 
-def no_bars(source: str, run: SeriesRun) -> UnknownSymbol:
-    """The error for a symbol without any bar."""
+def _spelling(result: FetchResult) -> str | None:
+    return None if result.fetched is None else result.fetched.spelling
+
+
+def no_bars(source: str, run: SeriesRun, spelling: str | None = None) -> UnknownSymbol:
+    """The error for a symbol without any bar.
+
+    Args:
+        source: The vendor.
+        run: Of the series.
+        spelling: How the vendor was asked for the symbol, if in another spelling.
+    """
+    symbol = run.task.symbol
+    asked = f" (asked for {spelling})" if spelling not in (None, symbol) else ""
     return UnknownSymbol(
-        f"{source} has no {run.timeframe} bars of {run.task.symbol}: check the ticker and "
+        f"{source} has no {run.timeframe} bars of {symbol}{asked}: check the ticker and "
         "its asset class, or remove it with 'enrichment symbols remove'"
     )

@@ -75,7 +75,8 @@ class CanonicalProvider:
         asked = source_window(window, market, timeframe)
         now = self._now()
         asked = Window(asked.start, max(window.end, min(asked.end, now)))
-        with naming(self.name, spelling_or_symbol(self.name, symbol)):
+        spelling = spelling_or_symbol(self.name, symbol)
+        with naming(self.name, spelling):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
             require_granularity(fetched.bars, market, source)
             bars = regular_session(within(fetched.bars, asked), market, source)
@@ -83,16 +84,16 @@ class CanonicalProvider:
                 known = union(reported_splits(fetched.actions, now.date()), self._splits(symbol))
                 bars = on_basis_of_week(bars, known)
             if source is not timeframe:
-                reach = (
+                limit = (
                     fetched.limit or _reach(replace(fetched, bars=bars), source, asked, now).limit
                 )
-                cut = fetched.served_from is not None
-                listed = not cut and reach is HistoryLimit.VENDOR
+                cut = fetched.served_from is not None or limit is HistoryLimit.PLAN
+                listed = not cut and limit is HistoryLimit.VENDOR
                 bars = build(bars, market, source, timeframe, cut=cut, listed=listed)
                 bars = within(bars, window)
             quotes = substituted_quote(self.name, symbol)
             substitution = f"{quotes[1]} for {quotes[0]}" if quotes else None
-            fetched = replace(fetched, bars=bars, substitution=substitution)
+            fetched = replace(fetched, bars=bars, substitution=substitution, spelling=spelling)
         return fetched if fetched.limit else _reach(fetched, timeframe, window, now)
 
 

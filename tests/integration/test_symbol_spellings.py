@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -11,10 +13,15 @@ from typer.testing import CliRunner
 
 from api import create_app
 from enrichment.cli.main import app
-from enrichment.domain.errors import InvalidRequest
-from enrichment.domain.model import AssetClass
+from enrichment.domain.bars import Bars
+from enrichment.domain.errors import InvalidRequest, StepFailed
+from enrichment.domain.model import AssetClass, FetchedBars, Task, Timeframe, Window
+from enrichment.domain.series import SeriesSnapshot
 from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.pipeline.fetch import SeriesFetcher, SeriesRun
+from enrichment.pipeline.fetch_plan import Situation, plan_chunk
 from enrichment.services.commands import Commands
+from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.api_client import ROOT, api_client, json_body
@@ -144,3 +151,21 @@ def test_the_command_line_refuses_it_and_doctor_tells_of_tracked_ones(
     assert f"line 2: {REFUSALS[0][2]}" in run("symbols", "import", str(csv))
     assert "7203.T: polygon serves US stocks only; add yahoo to PROVIDERS_STOCK" in run("doctor")
     assert [symbol for symbol, _ in stored(db)] == ["7203.T"]
+
+
+def test_the_error_for_a_symbol_without_bars_has_the_spelling_that_was_asked_for() -> None:
+    class Nothing:
+        name = source = "yahoo"
+
+        def fetch(self, *_: object) -> FetchedBars:
+            return FetchedBars(Bars.empty(), "yahoo", adjusted=False)
+
+    now = datetime(2026, 3, 18, tzinfo=UTC)
+    task = Task(UUID(int=1), "BACpL", AssetClass.STOCK, (Timeframe.D1,), "worker", 1)
+    run = SeriesRun(task, Timeframe.D1, now, report=lambda step: None)
+    plan = plan_chunk(SeriesSnapshot(), Window(now - timedelta(days=9), now), Situation.FIRST_RUN)
+    with pytest.raises(StepFailed) as raised:
+        SeriesFetcher(CanonicalProvider(Nothing()), store=None).fetch_and_validate(  # type: ignore[arg-type]
+            run, SeriesSnapshot(), plan
+        )
+    assert "yahoo has no 1d bars of BACpL (asked for BAC-PL)" in str(raised.value.__cause__)

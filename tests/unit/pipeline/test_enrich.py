@@ -156,6 +156,7 @@ def test_the_error_for_a_symbol_without_bars_says_what_to_check() -> None:
         fake.pipeline.enrich(TASK)
     assert isinstance(raised.value.__cause__, UnknownSymbol)
     assert "check the ticker" in str(raised.value.__cause__)
+    assert "asked for" not in str(raised.value.__cause__)
     assert (raised.value.step, raised.value.timeframe) == ("fetch", "1d")
 
 

@@ -22,6 +22,7 @@ from enrichment.vendors.canonical import (
     source_timeframe,
     source_window,
 )
+from enrichment.vendors.spelling import vendor_spelling
 
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO
 NEW_YORK = "America/New_York"
@@ -31,7 +32,7 @@ WEEKS = ["2024-01-08", "2024-07-08", "2024-03-04", "2024-03-11", "2024-11-04", "
 
 def minutes(monday: str, freq: str, *, extended: bool, days: int = 7) -> pd.DataFrame:
     """Trades of a stock as bars of this length, New York time, from real session hours."""
-    calendar = exchange_calendars.get_calendar("XNYS", start="2023-01-01", end="2025-12-31")
+    calendar = exchange_calendars.get_calendar("XNYS", start="2022-01-01", end="2025-12-31")
     end = pd.Timestamp(monday) + pd.Timedelta(days=days - 1)
     frames = []
     for label in calendar.sessions_in_range(monday, end):
@@ -187,6 +188,20 @@ def test_the_week_of_a_listing_is_built_of_the_days_since() -> None:
 def test_a_week_in_which_a_plan_begins_is_not_built_of_the_days_since() -> None:
     served = sessions("2022-12-28")  # a Wednesday two years before
     assert weekly(served, "2021-01-01") == by_pandas(served)[1:]
+
+
+@pytest.mark.parametrize(("years", "first"), [(2, "2022-12-28T18"), (1.5, "2023-06-28T17")])
+def test_an_hour_of_which_a_plan_serves_the_second_half_is_not_built(
+    years: float, first: str
+) -> None:
+    """A plan reaches back to the minute; a listing begins with its first trade."""
+    frame = minutes("2022-12-26" if years == 2 else "2023-06-26", "30min", extended=False, days=5)
+    begin = pd.Timestamp(first[:10] + "T17:30", tz="UTC")
+    vendor = Vendor({Timeframe.M30: bars_of(frame[frame.index >= begin])})
+    now = datetime(2024, 12, 28, 17, 30, tzinfo=UTC)
+    window = Window(now - timedelta(days=1000), now)
+    fetched = CanonicalProvider(vendor, now=lambda: now).fetch("AAPL", STOCK, Timeframe.H1, window)
+    assert fetched.bars.ts[0] == np.datetime64(first)
 
 
 def test_weeks_of_a_stock_that_is_seldom_traded_are_built_of_the_days_that_it_was() -> None:
@@ -380,6 +395,7 @@ def test_another_quote_currency_is_stated(
     sent.name = vendor
     fetched = CanonicalProvider(sent).fetch(symbol, CRYPTO, Timeframe.H1, window)
     assert fetched.substitution == substitution
+    assert fetched.spelling == vendor_spelling(vendor, symbol)
 
 
 @pytest.mark.parametrize("split_on", range(6))
