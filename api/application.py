@@ -16,6 +16,7 @@ from api import (
     jobs,
     metrics,
     repair,
+    review,
     service,
     symbols,
 )
@@ -56,6 +57,7 @@ def create_app(
     app.register_blueprint(admin.blueprint(reader, commands))
     app.register_blueprint(data.blueprint(reader))
     app.register_blueprint(repair.blueprint(commands))
+    app.register_blueprint(review.blueprint(commands))
     app.register_blueprint(corporate_actions.blueprint(reader, commands))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
     app.register_blueprint(metrics.blueprint(reader.monitoring, cache))

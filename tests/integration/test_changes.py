@@ -11,6 +11,7 @@ import pytest
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import InvalidRequest
 from enrichment.warehouse.database import Database
+from tests.helpers.api_client import ROOT, api_client, json_body
 from tests.helpers.fakes import recorded_bars
 from tests.helpers.nightly_runs import NightlyRuns, assert_stored, quiet_bars
 
@@ -242,3 +243,29 @@ def test_a_confirmation_can_be_taken_back(db: Database) -> None:
     assert night.rows("SELECT ts FROM bar_flags WHERE check_name = 'outlier'") == [(crash,)]
     with pytest.raises(InvalidRequest, match="no confirmation"):
         night.commands.unconfirm("AAPL", "1d", crash, check="outlier", reason="x", actor="ann")
+
+
+def test_bars_are_reviewed_through_the_api(db: Database) -> None:
+    night = NightlyRuns(db, recorded_bars())
+    night.run_at(400)
+    client = api_client(db)
+
+    def post(path: str, status: int, **body: str) -> dict[str, object]:
+        bar = {"symbol": "AAPL", "ts": "2000-09-29", "reason": "seen elsewhere", **body}
+        found: dict[str, object] = json_body(client.post(f"{ROOT}/bars/{path}", json=bar), status)
+        return found
+
+    confirmed = post("confirm", 200, check="outlier")["quality_score"]
+    flagged = post("unconfirm", 200, check="outlier")["quality_score"]
+    assert isinstance(confirmed, float)
+    assert isinstance(flagged, float)
+    assert confirmed > flagged
+    post("unconfirm", 400, check="outlier")
+    post("unreject", 400)
+    post("reject", 404, symbol="ZZZZ")
+    post("reject", 202)
+    run_open_job(night)
+    assert len(night.bars()) == 399
+    post("unreject", 202)
+    run_open_job(night)
+    assert_stored(night, recorded_bars().take(slice(400)))

@@ -1,0 +1,116 @@
+"""The blueprint of single bars: what analysts confirm and reject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from flask import Blueprint, Response, request, url_for
+
+from api.endpoint import Endpoint
+from api.enrichment import PREFIX, actor
+from api.parameters import BodyModel, Moment, Symbol, Text
+from api.responses import FIELD_DOCS, json_response
+from enrichment.domain.clock import utc_now
+from enrichment.domain.model import Timeframe
+from enrichment.services.commands import Commands, TriggerResult
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResponse:
+    timestamp: datetime
+    quality_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionResponse:
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    job_id: UUID
+    """The job that computes the series' features again."""
+
+
+class BarKey(BodyModel):
+    """A bar by its start."""
+
+    symbol: Symbol
+    timeframe: Timeframe = Timeframe.D1
+    ts: Moment
+    reason: Text
+
+
+class FlagKey(BarKey):
+    """A flag of a bar."""
+
+    check: Text
+
+
+def blueprint(commands: Commands) -> Blueprint:
+    """Build the blueprint."""
+    bp = Blueprint("review", __name__, url_prefix=f"{PREFIX}/bars")
+
+    @bp.post("/confirm")
+    @Endpoint("data", ScoreResponse, changes_state=True)
+    def confirm(body: FlagKey) -> Response:
+        """Confirm that a flagged bar is correct: its flag is removed and not raised again."""
+        return _score(
+            commands.confirm(
+                body.symbol,
+                body.timeframe,
+                body.ts,
+                check=body.check,
+                reason=body.reason,
+                actor=actor(request),
+            )
+        )
+
+    @bp.post("/unconfirm")
+    @Endpoint("data", ScoreResponse, changes_state=True)
+    def unconfirm(body: FlagKey) -> Response:
+        """Take a confirmation back: the bar is flagged again."""
+        return _score(
+            commands.unconfirm(
+                body.symbol,
+                body.timeframe,
+                body.ts,
+                check=body.check,
+                reason=body.reason,
+                actor=actor(request),
+            )
+        )
+
+    @bp.post("/reject")
+    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404,))
+    def reject(body: BarKey) -> Response:
+        """Keep a wrong bar out of its series, whatever vendors send.
+
+        It becomes a version and one correction; the job's URL is in `Location`.
+        """
+        return _job(
+            commands.reject(
+                body.symbol, body.timeframe, body.ts, reason=body.reason, actor=actor(request)
+            )
+        )
+
+    @bp.post("/unreject")
+    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404,))
+    def unreject(body: BarKey) -> Response:
+        """Take a rejection back: the bar is fetched again."""
+        return _job(
+            commands.unreject(
+                body.symbol, body.timeframe, body.ts, reason=body.reason, actor=actor(request)
+            )
+        )
+
+    return bp
+
+
+def _score(score: float) -> Response:
+    return json_response(ScoreResponse(utc_now(), score))
+
+
+def _job(result: TriggerResult) -> Response:
+    response = json_response(RejectionResponse(utc_now(), result.job_id), 202)
+    response.headers["Location"] = url_for("jobs.job", job_id=result.job_id)
+    return response
