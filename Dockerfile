@@ -17,7 +17,7 @@ ENV PATH=/opt/enrichment/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ENRICHMENT_HOME=/var/lib/enrichment \
     LOG_FORMAT=json
-USER enrichment
+USER 10001
 WORKDIR /var/lib/enrichment
 EXPOSE 8000 8501
 STOPSIGNAL SIGTERM

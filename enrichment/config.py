@@ -79,6 +79,11 @@ def _duration(value: Any) -> Any:
     return parse_duration(value, zero=True) if isinstance(value, str) else value
 
 
+def _home(value: Any) -> Any:
+    """The folder; an empty one is the default."""
+    return value or Path(platformdirs.user_data_dir("market-enrichment"))
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
@@ -137,8 +142,8 @@ class Settings(VendorSettings):
         description="URL of the server itself where DATABASE_URL is that of a pooler: for "
         "notifications of new jobs, upgrades and dumps",
     )
-    enrichment_home: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("market-enrichment")),
+    enrichment_home: Annotated[Path, BeforeValidator(_home)] = Field(
+        default_factory=lambda: _home(""),
         description="folder of the embedded server's data and of the logs",
     )
     enrichment_hour: int = Field(

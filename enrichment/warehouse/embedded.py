@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -47,6 +48,7 @@ jit = off
 unix_socket_permissions = 0700
 """
 _INCLUDE = "include_if_exists = 'enrichment.conf'\n"
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9_./-]+")
 _MAX_SOCKET_FOLDER = 86  # bytes; a socket's path has at most 103 on some systems
 _START_SECONDS = 60
 _ROOT_USER = "pgserver"
@@ -195,7 +197,8 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
                 self.bin_path = _reachable_program(self.bin_path, home, self.system_user)
             if not (self.pgdata / "PG_VERSION").exists():
                 options = ("--auth=trust", "--encoding=utf8", "-U", self.postgres_user)
-                self._run("initdb", *options, "-D", str(self.pgdata))
+                folder = _shell_safe(self.pgdata, self.system_user)
+                self._run("initdb", *options, "-D", str(folder))
             self.pgdata.chmod(0o700)
 
         def ensure_postgres_running(self) -> None:
@@ -203,7 +206,9 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
             if running is None or not running.is_running():
                 sockets = _socket_folder(self.pgdata, self.system_user)
                 address = f"-h '' -k '{sockets}' -c unix_socket_permissions=0700"
-                where = ("-D", str(self.pgdata), "-l", str(self.log), "-t", str(_START_SECONDS))
+                folder = _shell_safe(self.pgdata, self.system_user)
+                log = folder / self.log.name
+                where = ("-D", str(folder), "-l", str(log), "-t", str(_START_SECONDS))
                 self._run("pg_ctl", "-w", "-o", address, *where, "start")
                 running = PostmasterInfo.read_from_pgdata(self.pgdata)
             if running is None or not running.is_running():
@@ -300,8 +305,23 @@ def _reachable_program(bin_path: Path, home: Path, user: str) -> Path:
 
 def _socket_folder(folder: Path, user: str | None) -> Path:
     """A folder of the server's user alone: the data folder, unless its path is too long."""
-    if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER:
+    if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER and _SHELL_SAFE.fullmatch(str(folder)):
         return folder
+    return _private_folder(folder, user)
+
+
+def _shell_safe(folder: Path, user: str | None) -> Path:
+    """The data folder by a name that PostgreSQL's programs may hand to a shell unquoted."""
+    if _SHELL_SAFE.fullmatch(str(folder)):
+        return folder
+    link = _private_folder(folder, user) / "data"
+    with suppress(FileExistsError):
+        link.symlink_to(folder)
+    return link
+
+
+def _private_folder(folder: Path, user: str | None) -> Path:
+    """A folder of the server's user alone, in the system's place for sockets."""
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     private = _runtime_folder(user) / f"enrichment-{os.geteuid()}-{name}"
     with suppress(FileExistsError):

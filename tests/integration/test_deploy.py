@@ -38,7 +38,7 @@ def test_the_image_is_built_in_stages_and_runs_as_no_root() -> None:
     steps = instructions()
     assert [name for name, _ in steps].count("FROM") == 2
     final = steps[[name for name, _ in steps].index("FROM", 1) :]
-    assert ("USER", "enrichment") in final
+    assert ("USER", "10001") in final
     assert {"HEALTHCHECK", "ENTRYPOINT", "STOPSIGNAL"} <= {name for name, _ in final}
 
 

@@ -1,0 +1,47 @@
+"""Data folders of any name hold an embedded server."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from enrichment.config import Settings
+from enrichment.warehouse.database import Database
+from enrichment.warehouse.embedded import EmbeddedPostgres
+from tests.helpers.memory_folder import memory_folder
+
+NAMES = [
+    "Application Support",
+    "it's",
+    'a "quoted" one',
+    "a & b; c | d",
+    "1 + 1 = 2",
+    "50% off %s %(x)s",
+    "$HOME `id` $(id)",
+    "back\\slash",
+    "question?mark#hash@at",
+    "Übergröße 数据",
+    "-leading",
+    "new\nline",
+    "long-" * 30,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_starts_answers_and_starts_again(name: str) -> None:
+    with memory_folder() as folder:
+        for count in (1, 2):
+            with EmbeddedPostgres(folder / name / "postgres") as server:
+                db = Database(server.url, pool_size=1)
+                with db.begin() as conn:
+                    conn.execute(text("CREATE TABLE IF NOT EXISTS starts (n int)"))
+                    conn.execute(text("INSERT INTO starts VALUES (1)"))
+                    assert conn.execute(text("SELECT count(*) FROM starts")).scalar() == count
+                db.close()
+
+
+def test_an_empty_home_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENRICHMENT_HOME", raising=False)
+    default = Settings(_env_file=None).enrichment_home
+    monkeypatch.setenv("ENRICHMENT_HOME", "")
+    assert Settings(_env_file=None).enrichment_home == default
