@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from api import (
     admin,
     alerts,
+    calendar,
     corporate_actions,
     data,
     enrichment,
@@ -59,6 +60,7 @@ def create_app(
     app.register_blueprint(repair.blueprint(commands))
     app.register_blueprint(review.blueprint(commands))
     app.register_blueprint(corporate_actions.blueprint(reader, commands))
+    app.register_blueprint(calendar.blueprint(reader, commands))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
     app.register_blueprint(metrics.blueprint(reader.monitoring, cache))
     protect(app, ApiProtection(token, clients or ClientRates(None)))

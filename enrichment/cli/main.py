@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enrichment import __version__
-from enrichment.cli import actions, alerts, bars, data, export, jobs, logs, repair, symbols, units
+from enrichment.cli import (
+    actions,
+    alerts,
+    bars,
+    calendar,
+    data,
+    export,
+    jobs,
+    logs,
+    repair,
+    symbols,
+    units,
+)
 from enrichment.cli.context import (
     Json,
     Reason,
@@ -342,6 +354,7 @@ for module in (jobs, data, repair, bars, units, logs):
 for name, group in (
     ("symbols", symbols),
     ("actions", actions),
+    ("calendar", calendar),
     ("alerts", alerts),
     ("export", export),
 ):

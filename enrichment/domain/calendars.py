@@ -5,7 +5,8 @@ pauses at noon and daylight saving time included); their intraday bars start on 
 and cover the regular session, so New York's first hourly bar starts at 09:00 although trading
 starts at 09:30. Crypto trades 24/7, in UTC.
 
-All functions are pure: the time is an argument, results are `datetime64[us]` arrays of bar starts.
+The time is an argument, results are `datetime64[us]` arrays of bar starts. The only state is which
+sessions operators have declared closed (`set_closures`).
 
 >>> from datetime import UTC
 >>> week = datetime(2024, 1, 12, tzinfo=UTC), datetime(2024, 1, 18, tzinfo=UTC)
@@ -19,8 +20,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
 from zoneinfo import ZoneInfo
@@ -28,7 +30,14 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from enrichment.domain.bars import Mask, Timestamps, between, isin_sorted, to_datetime64
+from enrichment.domain.bars import (
+    Mask,
+    Timestamps,
+    between,
+    isin_sorted,
+    to_datetime,
+    to_datetime64,
+)
 from enrichment.domain.exchanges import NEW_YORK, Exchange, exchange_of
 from enrichment.domain.model import AssetClass, Timeframe
 
@@ -114,13 +123,66 @@ def _load_sessions(exchange: Exchange, first_year: int, last_year: int) -> _Sess
     )
 
 
+_closures: Mapping[str, tuple[date, ...]] = {}
+
+
+def set_closures(closures: Mapping[str, Iterable[date]]) -> None:
+    """Take sessions out of the calendars of this process, until the next call.
+
+    >>> week = datetime(2024, 1, 8), datetime(2024, 1, 13)
+    >>> set_closures({"XNYS": [date(2024, 1, 9)]})
+    >>> len(bar_starts(AssetClass.STOCK, Timeframe.D1, *week))
+    4
+    >>> set_closures({})
+    >>> len(bar_starts(AssetClass.STOCK, Timeframe.D1, *week))
+    5
+
+    Args:
+        closures: MIC of an exchange → days on which it did not trade though its calendar has them.
+    """
+    global _closures
+    days = {mic: tuple(sorted(closed)) for mic, closed in closures.items()}
+    if days != _closures:
+        _closures = days
+        _newest_complete.cache_clear()
+
+
+def is_session(exchange: Exchange, day: date) -> bool:
+    """Whether the exchange's calendar has a session on that day of 1990 to 2099, declared closed
+    or not.
+    """
+    if not 1990 <= day.year < 2100:
+        return False
+    label = np.datetime64(day, "us")
+    labels = _sessions_of_years(exchange, 1990, day.year // 10 * 10 + 9).label
+    return bool(isin_sorted(np.array([label]), labels)[0])
+
+
+def day_bounds(exchange: Exchange, day: date) -> tuple[datetime, datetime]:
+    """Beginning and end of a day on the exchange's clock, in UTC."""
+    days = np.array([day, day + timedelta(days=1)], "datetime64[us]")
+    start, end = (to_datetime(ts) for ts in local_midnights(exchange, days))
+    return start, end
+
+
+@lru_cache(maxsize=64)
+def _open_sessions(
+    exchange: Exchange, first: int, last: int, closed: tuple[date, ...]
+) -> _Sessions:
+    sessions = _sessions_of_years(exchange, first, last)
+    kept = ~np.isin(sessions.label, np.array(closed, "datetime64[us]"))
+    return _Sessions(*(_read_only(column[kept]) for column in _columns(sessions)))
+
+
 def _sessions(market: Market, start: np.datetime64, end: np.datetime64) -> _Sessions:
     """Sessions of the decades around [start, end], so that few calls miss the cache."""
     first = int(start.astype("datetime64[Y]").astype(int)) + 1970
     last = int(end.astype("datetime64[Y]").astype(int)) + 1970
-    return _sessions_of_years(
-        _exchange(market), min(first // 10 * 10, 1990), (last + 1) // 10 * 10 + 9
-    )
+    exchange = _exchange(market)
+    years = min(first // 10 * 10, 1990), (last + 1) // 10 * 10 + 9
+    if closed := _closures.get(exchange.mic):
+        return _open_sessions(exchange, *years, closed)
+    return _sessions_of_years(exchange, *years)
 
 
 def in_session(market: Market, ts: Timestamps) -> Mask:

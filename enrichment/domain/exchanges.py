@@ -95,6 +95,8 @@ BY_SUFFIX |= {
     }.items()
 }
 
+EXCHANGES = {exchange.mic: exchange for exchange in (NEW_YORK, *BY_SUFFIX.values())}
+
 
 def exchange_of(symbol: str) -> Exchange:
     """The exchange of a stock or ETF; share classes such as BRK.B are no suffixes of exchanges."""

@@ -11,6 +11,7 @@ from enrichment.domain import calendars
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownAction
+from enrichment.domain.exchanges import EXCHANGES, Exchange
 from enrichment.domain.model import AssetClass, JobKind, Severity, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.domain.symbols import parse_symbol
@@ -37,7 +38,7 @@ from enrichment.services.command_checks import (
     unserved_reason,
 )
 from enrichment.services.repairs import RepairPlan, plan_repair
-from enrichment.warehouse import alerts, corporate_actions, resilience_state
+from enrichment.warehouse import alerts, closures, corporate_actions, resilience_state
 from enrichment.warehouse.database import Connection, Database, database_now
 from enrichment.warehouse.queue import audit, job_control, jobs, pauses
 from enrichment.warehouse.queue import symbols as tracked_symbols
@@ -432,6 +433,43 @@ class Commands:
             target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
             return _reviewed(conn, "unreject", name, target, actor, reason)
 
+    def close_session(self, mic: str, day: date, *, reason: str, actor: str) -> None:
+        """Declare that an exchange did not trade on a day that its calendar has.
+
+        Its bars are not expected any more, and their gaps are resolved. InvalidRequest for an
+        unknown exchange or no reason, Conflict for a day without a session.
+        """
+        exchange = _exchange(mic)
+        if not reason.strip():
+            raise InvalidRequest("give a reason: where the closure was announced, for example")
+        if not calendars.is_session(exchange, day):
+            raise Conflict(f"{exchange.mic} has no session on {day}: nothing to close")
+        with self._db.begin() as conn:
+            if not closures.close(conn, mic=exchange.mic, day=day, reason=reason, by=actor):
+                raise Conflict(f"{exchange.mic} {day} is closed already")
+            self._audit_closure(conn, "close_session", exchange, day, reason, actor)
+
+    def reopen_session(self, mic: str, day: date, *, reason: str | None = None, actor: str) -> None:
+        """Take a closure back; Conflict if there is none."""
+        exchange = _exchange(mic)
+        with self._db.begin() as conn:
+            if not closures.reopen(conn, mic=exchange.mic, day=day):
+                raise Conflict(f"{exchange.mic} {day} is not declared closed: nothing to reopen")
+            self._audit_closure(conn, "reopen_session", exchange, day, reason, actor)
+
+    def _audit_closure(
+        self,
+        conn: Connection,
+        name: str,
+        exchange: Exchange,
+        day: date,
+        reason: str | None,
+        actor: str,
+    ) -> None:
+        target = f"{exchange.mic} {day}"
+        audit.record(conn, actor=actor, action=name, target=target, reason=reason)
+        closures.refresh(conn, max_age=0.0)
+
     def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
         """The job that another request with the same key has opened meanwhile."""
         with self._db.begin() as conn:
@@ -659,6 +697,13 @@ def _is_expected(symbol: str, timeframe: Timeframe, ts: datetime) -> bool:
 
 def _record_review(conn: Connection, action: str, target: str, actor: str, reason: str) -> None:
     audit.record(conn, actor=actor, action=action, target=target, reason=reason)
+
+
+def _exchange(mic: str) -> Exchange:
+    exchange = EXCHANGES.get(mic.strip().upper())
+    if exchange is None:
+        raise InvalidRequest(f"unknown exchange {mic!r}: choose one of {', '.join(EXCHANGES)}")
+    return exchange
 
 
 def _stored(conn: Connection, symbols: Sequence[str]) -> list[str]:

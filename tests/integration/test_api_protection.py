@@ -30,6 +30,8 @@ CHANGES = [
     ("post", "/corporate-actions"),
     ("post", "/corporate-actions/refute"),
     ("post", "/corporate-actions/restore"),
+    ("post", "/calendar/closures"),
+    ("post", "/calendar/closures/reopen"),
     ("post", "/repair"),
 ]
 

@@ -17,6 +17,7 @@ from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.errors import Conflict
 from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.pipeline.features import FEATURES
+from enrichment.warehouse import closures
 from enrichment.warehouse.database import Reader
 from enrichment.warehouse.read_models.adjustment import Factors, read_factors
 from enrichment.warehouse.read_models.symbols import is_known
@@ -172,6 +173,7 @@ class PriceCharts(Reader):
         values = {"symbol": symbol, "timeframe": timeframe.value, "start": start, "end": end}
         names = ["open", "high", "low", "close", "volume", *features]
         with self._db.begin() as conn:
+            closures.refresh(conn)
             factors = read_factors(conn, symbol, timeframe, adjustment)
             values |= {"bounds": factors.bounds.tolist()}
             values |= {"price": factors.price.tolist(), "shares": factors.volume.tolist()}

@@ -18,6 +18,7 @@ from enrichment.domain.damage import DamageKind, Finding
 from enrichment.domain.exchanges import NEW_YORK, exchange_of
 from enrichment.domain.model import AssetClass, JobKind, Timeframe
 from enrichment.domain.statuses import GapCause
+from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection, Reader, database_now, fetch_all
 
 _WEEK = timedelta(weeks=1)
@@ -88,6 +89,7 @@ def find(
     conn: Connection, symbols: Sequence[str] | None = None, now: datetime | None = None
 ) -> list[Finding]:
     """As `DamageReports.find`, in a transaction of the caller."""
+    closures.refresh(conn)
     now = now or database_now(conn)
     values = {
         "symbols": None if symbols is None else list(symbols),

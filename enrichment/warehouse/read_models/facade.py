@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, ItemStatus
+from enrichment.warehouse.closures import Closures
 from enrichment.warehouse.database import Database, Reader, database_now, fetch_all, from_row
 from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
@@ -86,6 +87,7 @@ class ReadModels(Reader):
         self.symbols = SymbolQueries(db)
         self.audit_log = AuditLog(db)
         self.corporate_actions = CorporateActions(db)
+        self.closures = Closures(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertReports(db)
         self.monitoring = MetricsReader(db, self._providers)

@@ -15,7 +15,7 @@ from enrichment.domain.model import RowCounts, Task, Timeframe
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate, StoredTail
 from enrichment.pipeline import fetch_plan
 from enrichment.pipeline.features import FEATURES, LOOKBACK
-from enrichment.warehouse import corporate_actions
+from enrichment.warehouse import closures, corporate_actions
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.series import market, results, snapshots, upsert
@@ -58,6 +58,7 @@ class Warehouse:
         series = [(task, timeframe) for task in tasks for timeframe in task.timeframes]
         keys = [(task.symbol, timeframe) for task, timeframe in series]
         with self._db.begin() as conn:
+            closures.refresh(conn)
             read = snapshots.read_snapshots(conn, keys, self._feature_set)
             requests = {
                 n: _tail_request(task, timeframe, snapshot, snapshot.overlap_from, now)
@@ -78,6 +79,7 @@ class Warehouse:
     def snapshot(self, symbol: str, timeframe: Timeframe) -> SeriesSnapshot:
         """The series without its bars."""
         with self._db.begin() as conn:
+            closures.refresh(conn)
             return snapshots.read_snapshots(conn, [(symbol, timeframe)], self._feature_set)[0]
 
     def read_tail(
