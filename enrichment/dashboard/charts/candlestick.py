@@ -55,7 +55,7 @@ def candlestick(
         overlays: Features in the unit of prices, keys of OVERLAYS.
         indicator: The feature in a panel of its own, a key of INDICATORS.
         continuous: Whether the market never closes; otherwise the candles stand side by side,
-            without gaps for nights and weekends.
+            without gaps for nights and weekends. Side by side also where clocks are set back.
         missing: The times of bars that should exist and do not: they are holes.
         bars_each: Bars per candle.
         events: Splits and dividends, columns ts (the first possible start of a bar after it), kind
@@ -64,11 +64,16 @@ def candlestick(
     rows = _with_holes(candles, missing, bars_each)
     flags = _placed(flags, rows, bars_each)
     events = _at_candles(events, rows, bars_each)
-    if not continuous:
+    by_date = continuous and not _repeats_an_hour(rows)
+    order = pd.concat([rows["ts"], flags["ts"]]).drop_duplicates().sort_values()
+    if not by_date:
         daily = _is_daily(rows)
-        flags = flags.assign(ts=_categories(flags["ts"], daily))
-        events = events.assign(ts=_categories(events["ts"], daily))
-        rows = rows.assign(ts=_categories(rows["ts"], daily))
+        order, *labelled = (
+            _categories(times, daily) for times in (order, flags["ts"], events["ts"], rows["ts"])
+        )
+        flags, events, rows = (
+            part.assign(ts=ts) for part, ts in zip((flags, events, rows), labelled, strict=True)
+        )
     heights = [0.66, 0.17, 0.17] if indicator else [0.78, 0.22]
     figure = make_subplots(
         rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03
@@ -82,9 +87,13 @@ def candlestick(
     _add_flags(figure, flags)
     _add_events(figure, events)
     figure.update_xaxes(rangeslider_visible=False)
-    if not continuous:
+    if not by_date:
         figure.update_xaxes(
-            type="category", categoryorder="category ascending", nticks=10, tickangle=0
+            type="category",
+            categoryorder="array",
+            categoryarray=list(order),
+            nticks=10,
+            tickangle=0,
         )
     return theme.apply_layout(figure, 560)
 
@@ -140,9 +149,19 @@ def _is_daily(rows: pd.DataFrame) -> bool:
     return bool((rows["ts"] == rows["ts"].dt.normalize()).all())
 
 
+def _repeats_an_hour(rows: pd.DataFrame) -> bool:
+    """Whether clocks are set back in the range: a date axis would draw both hours at one place."""
+    return bool(rows["ts"].dt.tz_localize(None).duplicated().any())
+
+
 def _categories(times: pd.Series, daily: bool) -> pd.Series:
-    form = "%Y-%m-%d" if daily else "%Y-%m-%d %H:%M"
-    return times.map(lambda time: f"{time:{form}}")
+    """Wall-clock times as labels, with the offset from UTC where they occur twice."""
+    return times.map(lambda time: f"{time:%Y-%m-%d}" if daily else _wall_clock(time))
+
+
+def _wall_clock(time: pd.Timestamp) -> str:
+    ambiguous = time.replace(fold=0).utcoffset() != time.replace(fold=1).utcoffset()
+    return f"{time:%Y-%m-%d %H:%M%z}" if ambiguous else f"{time:%Y-%m-%d %H:%M}"
 
 
 def _add_prices(figure: go.Figure, candles: pd.DataFrame) -> None:

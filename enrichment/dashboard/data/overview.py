@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from enrichment.dashboard.data.cache import cached_read
 from enrichment.dashboard.services import services
+from enrichment.domain.model import JobKind
 from enrichment.warehouse.read_models.dto import (
     HistoryPage,
     Overview,
@@ -30,6 +31,7 @@ class OverviewData:
     overview: Overview
     night: NightState
     history: HistoryPage
+    nightly_jobs: HistoryPage
     unhealthy_series: list[TrackedSeries]
     nights: list[Night]
     errors: list[RecentError]
@@ -48,6 +50,7 @@ def overview_data() -> OverviewData:
         overview=reader.overview(),
         night=reader.night(),
         history=reader.history(JOBS),
+        nightly_jobs=reader.history(JOBS, kinds=(JobKind.SCHEDULED, JobKind.CATCHUP)),
         unhealthy_series=reader.overview_page.needs_attention(),
         nights=reader.overview_page.nights(),
         errors=reader.overview_page.errors(),

@@ -14,7 +14,7 @@ from enrichment.dashboard.times import format_time
 from enrichment.domain.plurals import counted
 from enrichment.services import health
 from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
-from enrichment.warehouse.read_models.night import NightRun
+from enrichment.warehouse.read_models.night import NightRun, NightState
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Metric:
     label: str
     value: str
     note: str
-    trend: Sequence[float] = ()  # a value per job or day, oldest first
+    trend: Sequence[float] = ()  # a value per night or day, oldest first
 
 
 def current_metrics(data: OverviewData) -> list[Metric]:
@@ -46,7 +46,7 @@ def current_metrics(data: OverviewData) -> list[Metric]:
 def trend_metrics(data: OverviewData) -> list[Metric]:
     """The metrics whose trend is of interest."""
     night, days = data.night, data.quality_days
-    ended = [job for job in reversed(data.history.jobs) if job.completed_at is not None]
+    ended = [job for job in reversed(data.nightly_jobs.jobs) if job.completed_at is not None]
     durations = [job.duration_seconds for job in ended if job.duration_seconds is not None]
     p95 = float(np.quantile(durations, 0.95)) if durations else None
     target = health.DURATION_TARGET_SECONDS / 60
@@ -61,15 +61,13 @@ def trend_metrics(data: OverviewData) -> list[Metric]:
         Metric(
             "Duration, p95",
             seconds(p95),
-            f"of the last {counted(len(durations), 'job')}; target: below {target:.0f} min",
+            f"of the last {counted(len(durations), 'night')}; target: below {target:.0f} min",
             durations,
         ),
         Metric(
             "Mean quality",
             decimal(night.mean_score, 3),
-            f"of {night.scored:,} of {counted(night.series, 'series', 'series')}, "
-            f"without {max(0, night.series - night.scored):,}; "
-            f"target: above {health.QUALITY_TARGET:.2f}",
+            f"{_scored(night)}; target: above {health.QUALITY_TARGET:.2f}",
             [day.score for day in days],
         ),
         Metric(
@@ -93,6 +91,13 @@ def _judged(run: NightRun | None) -> str:
         f"{run.judged_symbols - run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} "
         f"of the last {health.run_name(run)}"
     )
+
+
+def _scored(night: NightState) -> str:
+    """Which series the mean covers."""
+    unscored = night.series - night.scored
+    series = counted(night.series, "series", "series")
+    return f"of {night.scored:,} of {series}, without {unscored:,}" if unscored > 0 else series
 
 
 def _success_rate(job: HistoricJob) -> float:

@@ -17,6 +17,7 @@ from enrichment.dashboard.components import (
     WIDE_TEXT,
     action_button,
     button_with_reason,
+    chart,
     empty_state,
     run_command,
     table,
@@ -119,7 +120,7 @@ def night_calendar(data: OverviewData) -> None:
     if (frame["state"] == "before").all():
         empty_state("No nightly run yet. The next run is shown above; you can also trigger one.")
         return
-    st.plotly_chart(nights.calendar(frame), key="nights")
+    chart(nights.calendar(frame), key="nights")
 
 
 def open_issues(data: OverviewData) -> None:
@@ -165,7 +166,7 @@ def lowest_scores(data: OverviewData) -> None:
         return
     frame = series_frame(data.lowest_scores)
     frame["reasons"] = [one.cause or "no deductions" for one in data.lowest_scores]
-    st.plotly_chart(quality.lowest_scores(frame), key="quality")
+    chart(quality.lowest_scores(frame), key="quality")
     st.caption(
         f"{len(frame):,} of {counted(data.night.series, 'series', 'series')}, without those that "
         "have had no score in the last week: the page Data quality shows more"
@@ -179,7 +180,7 @@ def recent_jobs(data: OverviewData) -> None:
         return
     frame = history_frame(data.history).iloc[::-1]
     frame["label"] = [format_time(at, "%m-%d %H:%M:%S", with_zone=False) for at in frame["at"]]
-    st.plotly_chart(job_charts.job_outcomes(frame), key="jobs")
+    chart(job_charts.job_outcomes(frame), key="jobs")
     if data.history.next is not None:
         st.caption(f"the newest {counted(len(frame), 'job')}: the page Jobs lists all")
 

@@ -15,6 +15,7 @@ from enrichment.dashboard.charts import breakers as breaker_charts
 from enrichment.dashboard.charts import providers as provider_charts
 from enrichment.dashboard.components import (
     button_with_reason,
+    chart,
     coloured,
     empty_state,
     load_more,
@@ -193,7 +194,7 @@ def breaker_history() -> None:
         }
     )
     version = (chart_end(), len(frame), frame["at"].max())
-    st.plotly_chart(breaker_figure(version, display_zone().key, frame), key="breakers")
+    chart(breaker_figure(version, display_zone().key, frame), key="breakers")
     with st.expander("Transitions as a table"):
         table(frame, key="transitions")
     load_more("transitions-limit", TRANSITIONS, len(frame), total)
@@ -243,13 +244,13 @@ def latency_and_requests() -> None:
     if latency is None:
         empty_state("No fetches in this time range yet; they are summed up every hour.")
     else:
-        st.plotly_chart(latency, key="latency")
+        chart(latency, hours, key="latency")
         st.caption("percentiles of hourly histograms, interpolated within a bucket")
     st.subheader("Requests by provider")
     if requests is None:
         empty_state("No successful requests in this time range yet.")
         return
-    st.plotly_chart(requests, key="requests")
+    chart(requests, hours, key="requests")
     shares = fetch_history.fallback_shares(served)
     st.caption(
         "served by a fallback: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ from enrichment.dashboard.components import (
     WIDE_TEXT,
     action_button,
     button_with_reason,
+    chart,
     coloured,
     empty_state,
     paginator,
@@ -56,6 +57,8 @@ BASES = {
 COLUMNS = {
     "quality": SCORE,
     "bars": st.column_config.NumberColumn(format="localized"),
+    "last bar": st.column_config.TextColumn(width=150),
+    "provider": st.column_config.TextColumn(width=150),
     "why": WIDE_TEXT,
 }
 
@@ -98,9 +101,11 @@ def read_candles(
     indicator: str,
     kind: str,
     adjust: Adjustment,
-    version: tuple[int, tuple[str, ...]],
+    version: tuple[datetime | None, int, tuple[str, ...]],
 ) -> Candles:
-    """version: What other candles follow from: the number of bars, the corporate actions."""
+    """version: What other candles follow from: the last run, the number of bars, the corporate
+    actions.
+    """
     end = last.to_pydatetime() + timedelta(seconds=1)
     features = (*OVERLAYS, indicator)
     return services().reader.prices.candles(
@@ -158,7 +163,7 @@ def scores_by_day() -> None:
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
-        st.plotly_chart(quality.scores_by_day(frame), key="scores-by-day")
+        chart(quality.scores_by_day(frame), key="scores-by-day")
         st.caption(
             f"{frame['symbol'].nunique():,} of {counted(scored, 'symbol')} with scores, those with "
             "the lowest means: the page Data quality lists the series"
@@ -316,7 +321,7 @@ def price_chart(
         return
     last = pd.Timestamp(series.last_ts)
     events = chart_events(read_actions(symbol.symbol), Timeframe.parse(series.timeframe))
-    version = (series.bars, tuple(events["text"]))
+    version = (series.last_success_at, series.bars, tuple(events["text"]))
     candles = read_candles(
         *(symbol.symbol, series.timeframe, days, last, indicator, symbol.asset_class),
         *(adjust, version),
@@ -341,7 +346,8 @@ def price_chart(
         f"{counted(len(flags), 'flag')} and {counted(len(candles.missing), 'missing bar')} in this "
         "range"
     )
-    st.plotly_chart(figure, key="candles")
+    shown = (symbol.symbol, series.timeframe, days, adjust)
+    chart(figure, *shown, key="candles")
     if len(flags):
         with st.expander("Flags as a table"):
             bars = [bar_time(ts, series.timeframe) for ts in flags["ts"]]
@@ -365,7 +371,9 @@ def flags_from(symbol: str, timeframe: str, start: pd.Timestamp) -> pd.DataFrame
 
 @cached_figure
 def price_figure(
-    version: tuple[str, str, pd.Timestamp, int, str, tuple[int, tuple[str, ...]], int],
+    version: tuple[
+        str, str, pd.Timestamp, int, str, tuple[datetime | None, int, tuple[str, ...]], int
+    ],
     flag_texts: tuple[str, ...],
     zone_name: str,
     indicator: str,
@@ -374,8 +382,8 @@ def price_figure(
     _flags: pd.DataFrame,
     _events: pd.DataFrame,
 ) -> go.Figure:
-    """version: symbol, timeframe, last bar, range in days, basis, number of stored bars and the
-    corporate actions, number of missing bars.
+    """version: symbol, timeframe, last bar, range in days, basis, the version of the candles,
+    number of missing bars.
     """
     frame = _candles.frame
     missing = pd.Series(_candles.missing, name="ts").dt.tz_localize("UTC")

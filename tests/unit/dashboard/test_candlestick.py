@@ -93,7 +93,7 @@ def test_a_flag_of_a_quarantined_bar_is_drawn_at_its_own_time() -> None:
     closing = candlestick(rows, flags, (), None, missing=missing)
     assert list(closing.data[-1].x) == ["2024-01-03"]
     assert list(closing.data[-1].y) == [1.01 * 103]  # above the candle before
-    assert closing.layout.xaxis.categoryorder == "category ascending"
+    assert list(closing.layout.xaxis.categoryarray) == [f"2024-01-0{day}" for day in range(1, 7)]
     always_open = candlestick(rows, flags, (), None, continuous=True, missing=missing)
     assert list(pd.to_datetime(always_open.data[-1].x)) == [pd.Timestamp("2024-01-03")]
 
@@ -177,3 +177,38 @@ def test_an_event_is_marked_at_the_candle_of_several_bars_that_holds_it() -> Non
     weekly = candles(70).iloc[::7].reset_index(drop=True)
     figure = candlestick(weekly, NO_FLAGS, (), None, bars_each=7, events=events("2024-01-11"))
     assert marks(figure) == [("2024-01-08", "of 2024-01-11")]
+
+
+def hourly(start: str, end: str, zone: str) -> pd.DataFrame:
+    times = pd.date_range(start, end, freq="h", tz="UTC").tz_convert(zone)
+    return candles(len(times)).assign(ts=times)
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "repeated"),
+    [
+        ("Europe/Berlin", "2026-10-25", ["02:00+0200", "02:00+0100"]),
+        ("America/New_York", "2026-11-01", ["01:00-0400", "01:00-0500"]),
+        ("Australia/Sydney", "2026-04-05", ["02:00+1100", "02:00+1000"]),
+        ("Pacific/Auckland", "2026-04-05", ["02:00+1300", "02:00+1200"]),
+    ],
+)
+def test_the_hour_that_clocks_repeat_has_a_candle_for_each_of_its_bars(
+    zone: str, day: str, repeated: list[str]
+) -> None:
+    middle = pd.Timestamp(day)
+    rows = hourly(str(middle - pd.Timedelta(days=1)), str(middle + pd.Timedelta(days=1)), zone)
+    figure = as_json(candlestick(rows, NO_FLAGS, (), None, continuous=True))
+    times = figure["data"][0]["x"]
+    assert len(set(times)) == len(rows)
+    assert [time for time in times if len(time) > len("2026-10-25 00:00")] == [
+        f"{day} {time}" for time in repeated
+    ]
+    assert figure["layout"]["xaxis"]["categoryarray"] == times
+
+
+def test_a_day_without_an_hour_keeps_the_axis_of_dates() -> None:
+    rows = hourly("2026-03-28 20:00", "2026-03-29 06:00", "Europe/Berlin")
+    figure = as_json(candlestick(rows, NO_FLAGS, (), None, continuous=True))
+    assert "categoryarray" not in figure["layout"]["xaxis"]
+    assert len(set(figure["data"][0]["x"])) == len(rows)
