@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from enrichment.dashboard.auth import is_operator
@@ -139,19 +138,6 @@ def _with_state_labels(frame: pd.DataFrame) -> Any:
         return labelled
     css = frame[columns].map(lambda state: f"color: {theme.text_colour(state)}")
     return labelled.style.apply(lambda _: css, axis=None, subset=columns)
-
-
-def chart(figure: go.Figure, *shows: object, key: str) -> None:
-    """A figure whose zoom and hidden traces are kept when its data change.
-
-    Args:
-        figure: Of the theme's layout.
-        shows: What it is about, such as a series and a range: the zoom is reset when this or the
-            time zone changes.
-        key: Of the chart's session state.
-    """
-    figure.layout.uirevision = f"{shows} {display_zone().key}"
-    st.plotly_chart(figure, key=key)
 
 
 def paginator(count: int, page_size: int, noun: str, *, key: str) -> int:

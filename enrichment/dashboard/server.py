@@ -11,7 +11,7 @@ from enrichment.domain.errors import ConfigurationError
 from enrichment.net import is_loopback, require_free
 from enrichment.warehouse.embedded import EmbeddedPostgres
 
-_OPTIONS: dict[str, object] = {
+OPTIONS: dict[str, object] = {
     "server.headless": True,
     "server.fileWatcherType": "none",
     "server.maxUploadSize": MAX_UPLOAD_MEGABYTES,
@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
     require_free("dashboard", host, settings.enrichment_dashboard_port)
     hosts = allowed_hosts(settings, protected=protected)
     options = {
-        **_OPTIONS,
+        **OPTIONS,
         "server.address": host,
         "server.port": settings.enrichment_dashboard_port,
         "server.allowedHosts": list(hosts),

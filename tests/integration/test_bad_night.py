@@ -118,6 +118,12 @@ def test_a_manual_run_leaves_the_judgement_everywhere(places: Places) -> None:
         places.installation.run_by_hand([SYMBOLS[10]], unknown=set())
 
 
+def test_a_manual_run_is_not_part_of_the_nights_trends(places: Places) -> None:
+    run_bad_night(places)
+    places.installation.run_by_hand([SYMBOLS[10]], unknown=set())
+    assert "of the last 1 night; target: below 30 min" in places.issues()["page"]
+
+
 def test_curing_the_symbols_ends_the_judgement_everywhere(places: Places) -> None:
     run_bad_night(places)
     assert places.firing() == {"EnrichmentJobFailed", "HighFailureRate"}

@@ -22,6 +22,8 @@ from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import ResilienceStore
+from resilience import init_resilience_manager
 from tests.helpers.api_client import run_open_items, track_symbols
 from tests.helpers.dashboard_pages import NAMES, chart_count, open_page, page_text, seed_for_pages
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
@@ -143,6 +145,26 @@ def test_resilience_says_who_has_set_a_breaker_by_hand(
     assert list(breakers["state"]) == [mode.replace("_", " ")]
 
 
+def test_the_overview_is_critical_when_no_provider_of_an_asset_class_is_left(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = seed_for_pages(db)
+    page = open_page("overview", db_url, monkeypatch)
+    assert "No provider is available" not in page_text(page)
+    monkeypatch.setenv("PROVIDERS_STOCK", "polygon,yahoo")
+    manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
+    manager.register_circuit_breaker("polygon_api").force_open()
+    commands.override_breaker("polygon_api", "force_open", actor="cli:ada", reason="moving")
+    manager.register_circuit_breaker("yahoo_api")
+    manager.close()
+    page = open_page("overview", db_url, monkeypatch)
+    assert "No provider is available" not in page_text(page)
+    commands.pause(actor="ops", scope="provider", key="yahoo", reason="blocked")
+    (banner,) = open_page("overview", db_url, monkeypatch).error
+    by_hand = r"\n- No provider is available for stock: polygon \(forced open by cli:ada since [\d-]+ [\d:]+ UTC \(moving\)\)"
+    assert re.search(f"{by_hand}, yahoo \\(paused\\)", banner.value)
+
+
 def test_operations_shows_alerts_and_silences_them(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +245,23 @@ def test_prices_are_shown_on_the_basis_of_the_address(
     assert opens["split"][0] == pytest.approx(opens["none"][0] / 4)
     assert opens["split"][-1] == opens["none"][-1]
     assert 0.95 * opens["split"][0] < opens["total"][0] < opens["split"][0]
+
+
+def test_a_bar_that_a_run_corrects_is_drawn_with_its_new_prices(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
+    page = open_page("symbols", db_url, monkeypatch)
+    before = values_of(chart_of(page)["price"]["close"])
+    with db.begin() as conn:
+        newest = "(SELECT max(ts) FROM bars)"
+        conn.execute(text(f"UPDATE bars SET close = 1.5 * close WHERE ts = {newest}"))
+        conn.execute(text("UPDATE enrichment_status SET last_success_at = now()"))
+    st.cache_resource.clear()  # of the reads; the candles have a cache of their own
+    page.run()
+    after = values_of(chart_of(page)["price"]["close"])
+    assert after[-1] == pytest.approx(1.5 * before[-1])
+    assert after[:-1].tolist() == before[:-1].tolist()
 
 
 def test_operators_state_corporate_actions_on_the_page_of_the_symbol(

@@ -112,7 +112,7 @@ def durations(jobs: pd.DataFrame, window: int = 20) -> go.Figure:
     padding = (last - first) * 0.03
     figure.update_layout(
         yaxis={"title": "seconds", "rangemode": "tozero"},
-        xaxis=theme.axis_over(first - padding, last + padding),
+        xaxis={"range": [first - padding, last + padding]},
     )
     return theme.apply_layout(figure, 320)
 

@@ -91,12 +91,7 @@ def first_day(days: pd.Series) -> pd.Timestamp:
     return min(pd.Timestamp(days.min()), last - pd.Timedelta(days=MIN_DAYS))
 
 
-def axis_over(start: pd.Timestamp, end: pd.Timestamp) -> dict[str, object]:
-    """A time axis over this span. Not as its `range`: when that moved, a zoom would be lost."""
-    return {"type": "date", "autorangeoptions": {"include": [start, end]}}
-
-
 def day_axis(days: pd.Series) -> dict[str, object]:
     """An x axis on which every day has its whole width."""
     half = pd.Timedelta(hours=12)
-    return axis_over(first_day(days) - half, pd.Timestamp(days.max()) + half)
+    return {"type": "date", "range": [first_day(days) - half, pd.Timestamp(days.max()) + half]}

@@ -15,7 +15,6 @@ from enrichment.dashboard.components import (
     WIDE_TEXT,
     action_button,
     button_with_reason,
-    chart,
     empty_state,
     load_more,
     row_limit,
@@ -87,14 +86,14 @@ def history_charts(jobs: pd.DataFrame) -> None:
         st.subheader("Symbols by day")
         days = pd.DataFrame(read_symbols_by_day(tuple(map(UUID, jobs["job_id"]))))
         days["date"] = pd.to_datetime(days["date"], utc=True)
-        chart(job_charts.outcomes_by_day(days), key="days")
+        st.plotly_chart(job_charts.outcomes_by_day(days), key="days")
     with right:
         st.subheader("Duration, with p50 and p95")
         started = jobs[jobs["seconds"].notna()].iloc[::-1]
         if started.empty:
             empty_state("None of these jobs has started yet.")
             return
-        chart(job_charts.durations(to_display_zone(started)), key="durations")
+        st.plotly_chart(job_charts.durations(to_display_zone(started)), key="durations")
 
 
 def select_job(job_id: str) -> None:
@@ -124,7 +123,7 @@ def job_report() -> None:
     reason = f" · {request.reason}" if request.reason else ""
     st.caption(for_markdown(f"{request.kind} · requested by {request.requested_by}{reason}"))
     job_metrics(progress)
-    timeline(job_id, report.timeline)
+    timeline(report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
     item_table(report, error_class)
 
@@ -149,14 +148,14 @@ def job_metrics(progress: Progress) -> None:
         column.metric(title, value)
 
 
-def timeline(job_id: UUID, used: Timeline) -> None:
+def timeline(used: Timeline) -> None:
     """The symbols on the threads that ran them."""
     if not used.spans:
         empty_state("No symbol of this job is running or has ended.")
         return
     spans = pd.DataFrame([asdict(span) for span in used.spans])
     rows = spans.assign(worker=worker_labels(spans["worker_id"]))
-    chart(job_charts.gantt(to_display_zone(rows)), job_id, key="gantt")
+    st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")
     st.caption(timeline_note(used))
 
 

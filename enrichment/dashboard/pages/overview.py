@@ -17,7 +17,6 @@ from enrichment.dashboard.components import (
     WIDE_TEXT,
     action_button,
     button_with_reason,
-    chart,
     empty_state,
     run_command,
     table,
@@ -120,7 +119,7 @@ def night_calendar(data: OverviewData) -> None:
     if (frame["state"] == "before").all():
         empty_state("No nightly run yet. The next run is shown above; you can also trigger one.")
         return
-    chart(nights.calendar(frame), key="nights")
+    st.plotly_chart(nights.calendar(frame), key="nights")
 
 
 def open_issues(data: OverviewData) -> None:
@@ -166,7 +165,7 @@ def lowest_scores(data: OverviewData) -> None:
         return
     frame = series_frame(data.lowest_scores)
     frame["reasons"] = [one.cause or "no deductions" for one in data.lowest_scores]
-    chart(quality.lowest_scores(frame), key="quality")
+    st.plotly_chart(quality.lowest_scores(frame), key="quality")
     st.caption(
         f"{len(frame):,} of {counted(data.night.series, 'series', 'series')}, without those that "
         "have had no score in the last week: the page Data quality shows more"
@@ -180,7 +179,7 @@ def recent_jobs(data: OverviewData) -> None:
         return
     frame = history_frame(data.history).iloc[::-1]
     frame["label"] = [format_time(at, "%m-%d %H:%M:%S", with_zone=False) for at in frame["at"]]
-    chart(job_charts.job_outcomes(frame), key="jobs")
+    st.plotly_chart(job_charts.job_outcomes(frame), key="jobs")
     if data.history.next is not None:
         st.caption(f"the newest {counted(len(frame), 'job')}: the page Jobs lists all")
 

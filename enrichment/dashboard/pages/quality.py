@@ -12,7 +12,6 @@ from enrichment.dashboard.charts import quality
 from enrichment.dashboard.components import (
     SCORE,
     WIDE_TEXT,
-    chart,
     empty_state,
     load_more,
     row_limit,
@@ -102,11 +101,11 @@ def score_charts(data: QualityData) -> None:
     with left:
         st.subheader("Score by day")
         frame = pd.DataFrame([asdict(day) for day in data.days])
-        chart(quality.trend(frame), key="trend")
+        st.plotly_chart(quality.trend(frame), key="trend")
         st.caption("Of the series that were enriched on the day; others are left out.")
     with right:
         st.subheader("Series by score")
-        chart(quality.distribution(pd.Series(data.scores)), key="distribution")
+        st.plotly_chart(quality.distribution(pd.Series(data.scores)), key="distribution")
         unscored = max(0, data.series - len(data.scores))
         st.caption(
             f"{len(data.scores):,} of {counted(data.series, 'series', 'series')}; "
@@ -120,7 +119,7 @@ def lowest_scores(data: QualityData) -> None:
     frame = series_frame(lowest)
     left, right = st.columns(2)
     with left:
-        chart(quality.components(frame), key="components")
+        st.plotly_chart(quality.components(frame), key="components")
     with right:
         rows = frame.assign(series=frame["name"], why=[one.cause for one in lowest])
         columns = {"score": SCORE, "why": WIDE_TEXT}
@@ -139,7 +138,7 @@ def missing_bars(data: QualityData) -> None:
         st.success("No open gaps.", icon=":material/check_circle:")
         return
     frame = series_frame(data.gaps)
-    chart(quality.gap_map(frame), key="gaps")
+    st.plotly_chart(quality.gap_map(frame), key="gaps")
     with st.expander("Missing bars by month as a table"):
         table(frame[["name", "month", "missing"]], key="missing")
     shown = frame["name"].nunique()

@@ -15,7 +15,6 @@ from enrichment.dashboard.charts import breakers as breaker_charts
 from enrichment.dashboard.charts import providers as provider_charts
 from enrichment.dashboard.components import (
     button_with_reason,
-    chart,
     coloured,
     empty_state,
     load_more,
@@ -102,6 +101,11 @@ def span_hours() -> int:
 def chart_end() -> pd.Timestamp:
     """Where time axes end: the last five minutes, so that charts do not change all the time."""
     return pd.Timestamp.now(tz="UTC").floor("5min")
+
+
+def hour_end() -> pd.Timestamp:
+    """Where time axes of hourly figures end: with the running hour."""
+    return (chart_end() + pd.Timedelta(hours=1)).floor("h")
 
 
 def provider_states_and_latencies() -> tuple[list[ProviderState], Latencies]:
@@ -194,7 +198,7 @@ def breaker_history() -> None:
         }
     )
     version = (chart_end(), len(frame), frame["at"].max())
-    chart(breaker_figure(version, display_zone().key, frame), key="breakers")
+    st.plotly_chart(breaker_figure(version, display_zone().key, frame), key="breakers")
     with st.expander("Transitions as a table"):
         table(frame, key="transitions")
     load_more("transitions-limit", TRANSITIONS, len(frame), total)
@@ -238,19 +242,19 @@ def latency_and_requests() -> None:
     fetches, _ = read_history(hours)
     fetched = sum(part.total for part in fetches)
     latency, requests = history_figures(
-        chart_end(), fetched, display_zone().key, hours, fetches, served
+        hour_end(), fetched, display_zone().key, hours, fetches, served
     )
     st.subheader(f"Latency of fetches, {RANGES[hours]}")
     if latency is None:
         empty_state("No fetches in this time range yet; they are summed up every hour.")
     else:
-        chart(latency, hours, key="latency")
+        st.plotly_chart(latency, key="latency")
         st.caption("percentiles of hourly histograms, interpolated within a bucket")
     st.subheader("Requests by provider")
     if requests is None:
         empty_state("No successful requests in this time range yet.")
         return
-    chart(requests, hours, key="requests")
+    st.plotly_chart(requests, key="requests")
     shares = fetch_history.fallback_shares(served)
     st.caption(
         "served by a fallback: "
@@ -363,7 +367,7 @@ st.selectbox(
 show(
     Section("availability", provider_sections, provider_states_and_latencies),
     Section("breaker-history", breaker_history, lambda: (transitions_shown(), chart_end())),
-    Section("fetches", latency_and_requests, lambda: (read_history(span_hours()), chart_end())),
+    Section("fetches", latency_and_requests, lambda: (read_history(span_hours()), hour_end())),
     Section("provider-table", provider_table, provider_states_and_latencies),
     Section("patterns", pattern_tables, pattern_inputs),
     Section("override", manual_override, breaker_names),

@@ -19,7 +19,6 @@ from enrichment.dashboard.components import (
     WIDE_TEXT,
     action_button,
     button_with_reason,
-    chart,
     coloured,
     empty_state,
     paginator,
@@ -163,7 +162,7 @@ def scores_by_day() -> None:
     if scores:
         st.subheader("Lowest scores by day")
         frame = pd.DataFrame([asdict(score) for score in scores])
-        chart(quality.scores_by_day(frame), key="scores-by-day")
+        st.plotly_chart(quality.scores_by_day(frame), key="scores-by-day")
         st.caption(
             f"{frame['symbol'].nunique():,} of {counted(scored, 'symbol')} with scores, those with "
             "the lowest means: the page Data quality lists the series"
@@ -346,8 +345,7 @@ def price_chart(
         f"{counted(len(flags), 'flag')} and {counted(len(candles.missing), 'missing bar')} in this "
         "range"
     )
-    shown = (symbol.symbol, series.timeframe, days, adjust)
-    chart(figure, *shown, key="candles")
+    st.plotly_chart(figure, key="candles")
     if len(flags):
         with st.expander("Flags as a table"):
             bars = [bar_time(ts, series.timeframe) for ts in flags["ts"]]

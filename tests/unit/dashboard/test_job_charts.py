@@ -85,9 +85,7 @@ def test_the_band_shows_the_rolling_median_and_95th_percentile() -> None:
 
 def test_an_axis_of_one_day_has_room_for_two_weeks() -> None:
     days = pd.DataFrame({"date": [NIGHT.floor("D")], "successful": [9], "failed": [1]})
-    first, last = as_json(job_charts.outcomes_by_day(days))["layout"]["xaxis"]["autorangeoptions"][
-        "include"
-    ]
+    first, last = as_json(job_charts.outcomes_by_day(days))["layout"]["xaxis"]["range"]
     assert pd.Timestamp(last) - pd.Timestamp(first) == pd.Timedelta(days=14)
 
 

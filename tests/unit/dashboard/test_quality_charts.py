@@ -44,9 +44,7 @@ def test_the_lowest_symbols_are_on_top_and_the_axis_has_room_for_two_weeks() -> 
 def test_the_trend_shows_the_target_and_has_room_for_two_weeks() -> None:
     days = pd.DataFrame({"date": [TODAY], "score": [0.95], "lowest": [0.7], "series": [12]})
     figure = as_json(quality.trend(days))
-    first, last = (
-        pd.Timestamp(edge) for edge in figure["layout"]["xaxis"]["autorangeoptions"]["include"]
-    )
+    first, last = (pd.Timestamp(edge) for edge in figure["layout"]["xaxis"]["range"])
     assert last - first == pd.Timedelta(days=14)
     assert figure["layout"]["shapes"][0]["y0"] == QUALITY_TARGET
 
