@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
@@ -25,6 +26,7 @@ from enrichment.warehouse.read_models.changes import Changes
 P = ParamSpec("P")
 T = TypeVar("T")
 CHECK_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
 REREAD_SECONDS = 10.0
 FIGURE_SECONDS = 600
 MAX_ENTRIES = 256
@@ -46,12 +48,17 @@ class SharedReads:
     Args:
         check: Reads whether a table has changed.
         clock: Seconds, monotonic.
+        patience: Seconds within which a database that is available answers the check.
     """
 
     def __init__(
-        self, check: Callable[[], Changes], clock: Callable[[], float] = time.monotonic
+        self,
+        check: Callable[[], Changes],
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = ANSWER_SECONDS,
     ) -> None:
-        self._check, self._clock = check, clock
+        self._check, self._clock, self._patience = check, clock, patience
+        self._answer: Future[Changes] | None = None  # of the check that has not answered yet
         self._entries: OrderedDict[object, _Entry] = OrderedDict()
         self._lock, self._checking = threading.Lock(), threading.Lock()
         self._checked_at = -CHECK_SECONDS
@@ -96,14 +103,39 @@ class SharedReads:
     def _version(self, *, live: bool) -> tuple[object, ...]:
         with self._checking:
             if self._clock() - self._checked_at >= CHECK_SECONDS:
-                self._checked_at, self._unavailable = self._clock(), None
+                self._unavailable = None
                 try:
-                    self.changes = self._check()
+                    self.changes = self._checked()
                 except DatabaseUnavailable as exc:
                     self._unavailable = exc
+                self._checked_at = self._clock()
             if self._unavailable is not None:
                 raise DatabaseUnavailable(str(self._unavailable))
             return (self.changes.count, self._checked_at if live else None)
+
+    def _checked(self) -> Changes:
+        """What the check reads. In another thread, since a server that hangs never answers."""
+        answer, patience = self._answer, 0.0
+        if answer is None:
+            self._answer = answer = Future()
+            patience = self._patience
+            threading.Thread(target=_fulfil, args=(answer, self._check), daemon=True).start()
+        try:
+            changes = answer.result(patience)
+        except TimeoutError:
+            raise DatabaseUnavailable("the database does not answer") from None
+        except BaseException:
+            self._answer = None
+            raise
+        self._answer = None
+        return changes
+
+
+def _fulfil(answer: Future[T], read: Callable[[], T]) -> None:
+    try:
+        answer.set_result(read())
+    except BaseException as exc:
+        answer.set_exception(exc)
 
 
 @st.cache_resource(show_spinner=False)

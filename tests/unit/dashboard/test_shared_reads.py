@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -95,3 +96,27 @@ def test_during_an_outage_the_last_value_is_returned(db: FakeDatabase, shared: S
     assert db.checks == 2
     db.away, db.now = False, 2 * CHECK_SECONDS
     assert shared.read("others", db.read) == (0, False)
+
+
+def test_a_database_that_hangs_counts_as_away_until_it_answers(db: FakeDatabase) -> None:
+    answers = threading.Event()
+    answers.set()
+
+    def check() -> Changes:
+        answers.wait(30)
+        return db.check()
+
+    shared = SharedReads(check, clock=lambda: db.now, patience=0.5)
+    assert shared.read("rows", db.read) == (0, False)
+    answers.clear()
+    for _ in range(3):  # the first of them waits
+        db.now += CHECK_SECONDS
+        assert shared.read("rows", db.read) == (0, True)
+    with pytest.raises(DatabaseUnavailable):
+        shared.read("others", db.read)
+    assert db.checks == 1  # only one check is under way, however many sessions ask
+    db.rows = 7
+    answers.set()
+    while shared.read("rows", db.read)[1]:
+        db.now += CHECK_SECONDS
+    assert shared.read("rows", db.read) == (7, False)
