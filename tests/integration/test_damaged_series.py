@@ -244,7 +244,7 @@ def test_sessions_of_other_exchanges_are_not_judged_by_new_york(db: Database) ->
     warehouse.commands.track(
         [parse_tracked(symbol, "stock", "1d") for symbol in ("VOD.L", "BRK.B")], actor="test"
     )
-    for symbol in ("VOD.L", "BRK.B"):  # Independence Day
+    for symbol in ("VOD.L", "BRK.B"):  # Independence Day, when London is open
         warehouse.execute(
             "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
             " VALUES (:symbol, '1d', '2025-07-04', 1, 1, 1, 1, 1)",
@@ -256,6 +256,34 @@ def test_sessions_of_other_exchanges_are_not_judged_by_new_york(db: Database) ->
             symbol=symbol,
         )
     assert warehouse.found() == {("BRK.B", "1d", "outside_session"): 1}
+
+
+def test_days_that_were_stored_by_new_yorks_date_are_found_abroad(db: Database) -> None:
+    """Tokyo's Mondays as Sundays. Mumbai did trade on these Saturdays."""
+    warehouse = Damaged(db, "none")
+    days = {
+        "7203.T": ["2025-02-02", "2025-02-03", "2025-02-09", "2025-02-16"],
+        "TCS.NS": ["2024-01-20", "2024-03-02", "2024-05-18", "2025-02-01"],
+    }
+    warehouse.commands.track([parse_tracked(symbol, "stock", "1d") for symbol in days], actor="t")
+    for symbol, stored in days.items():
+        warehouse.execute(
+            "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
+            " SELECT :symbol, '1d', CAST(d AS timestamptz), 1, 1, 1, 1, 1"
+            " FROM unnest(CAST(:days AS text[])) d",
+            symbol=symbol,
+            days=stored,
+        )
+        warehouse.execute(
+            "INSERT INTO enrichment_status (symbol, timeframe, status, bars, first_ts, last_ts)"
+            " VALUES (:symbol, '1d', 'healthy', 2, :first, :last)",
+            symbol=symbol,
+            first=stored[0],
+            last=stored[-1],
+        )
+    (finding,) = warehouse.find()
+    assert (finding.symbol, finding.kind, finding.count) == ("7203.T", "outside_session", 3)
+    assert finding.example == "2025-02-02 00:00: the exchange is closed on this Sunday"
 
 
 def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:

@@ -6,14 +6,15 @@ come from different vendors, beyond 50 times that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 from sqlalchemy import text
 
 from enrichment.domain import calendars
-from enrichment.domain.bars import to_datetime
+from enrichment.domain.bars import to_datetime, to_datetime64
 from enrichment.domain.damage import DamageKind, Finding
 from enrichment.domain.exchanges import NEW_YORK, exchange_of
 from enrichment.domain.model import AssetClass, JobKind, Timeframe
@@ -22,6 +23,7 @@ from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection, Reader, database_now, fetch_all
 
 _WEEK = timedelta(weeks=1)
+_MIN_WEEKENDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,16 @@ class _SeriesLimits:
     unserved_before: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Weekends:
+    """The bars of a daily series that lie on Saturdays and Sundays."""
+
+    symbol: str
+    asset_class: str
+    timeframe: str
+    days: list[datetime]
+
+
 class DamageReports(Reader):
     """The damage of the active symbols' series."""
 
@@ -98,6 +110,7 @@ def find(
         **_sessions(conn, now),
     }
     rows = [row for query in _QUERIES for row in fetch_all(conn, _Row, query, values)]
+    rows += _closed_days_abroad(conn, values)
     damaged = {"symbols": sorted({row.symbol for row in rows})}
     limits = {(s.symbol, s.timeframe): s for s in fetch_all(conn, _SeriesLimits, _LIMITS, damaged)}
     findings = [row.finding(limits[row.symbol, row.timeframe]) for row in rows]
@@ -108,6 +121,28 @@ def _abroad(conn: Connection) -> list[str]:
     """Symbols of other exchanges than New York's, of which no sessions are known here."""
     symbols = conn.execute(text("SELECT symbol FROM tracked_symbols WHERE active")).scalars()
     return [symbol for symbol in symbols if exchange_of(symbol) is not NEW_YORK]
+
+
+def _closed_days_abroad(conn: Connection, values: Mapping[str, object]) -> list[_Row]:
+    """Daily bars of most weekends, on which their exchange is closed: Mondays of a wrong zone.
+
+    Single ones may be real: calendars lack the sessions that some exchanges hold on a Saturday.
+    """
+    found = []
+    for row in fetch_all(conn, _Weekends, _WEEKEND_DAYS, values):
+        days = np.array([to_datetime64(ts) for ts in row.days])
+        market = calendars.market_of(row.symbol, AssetClass(row.asset_class))
+        closed = days[~calendars.has_session(market, Timeframe.D1, days)]
+        weeks = 1 + np.ptp(closed) // np.timedelta64(_WEEK) if len(closed) else 0
+        if len(closed) >= max(_MIN_WEEKENDS, weeks / 2):
+            first, last = to_datetime(closed[0]), to_datetime(closed[-1])
+            example = f"{first:%Y-%m-%d %H:%M}: the exchange is closed on this {first:%A}"
+            outside, series = (
+                DamageKind.OUTSIDE_SESSION,
+                (row.symbol, row.asset_class, row.timeframe),
+            )
+            found.append(_Row(outside, *series, first, last, len(closed), example))
+    return found
 
 
 def _sessions(conn: Connection, now: datetime) -> dict[str, list[datetime]]:
@@ -358,6 +393,15 @@ WHERE dense.traded IS NOT NULL OR EXISTS (SELECT 1 {_SOURCES})
 """
 
 _IS_SANDBOX = "split_part({source}, ':', 1) = 'sandbox'"
+
+_WEEKEND_DAYS = f"""
+WITH {_SERIES}
+SELECT s.symbol, s.asset_class, s.timeframe, array_agg(b.ts ORDER BY b.ts) AS days
+FROM series s JOIN bars b USING (symbol, timeframe)
+WHERE s.timeframe = '1d' AND s.exchange AND s.symbol = ANY(CAST(:abroad AS text[]))
+    AND extract(isodow FROM b.ts AT TIME ZONE 'UTC') > 5
+GROUP BY s.symbol, s.asset_class, s.timeframe
+"""
 
 _SANDBOX = f"""
 WITH {_SERIES}, mixed AS (
