@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -346,6 +347,9 @@ def _options(
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an unexpected error arose.")
+    ] = False,
 ) -> None: ...
 
 
@@ -372,7 +376,15 @@ def main() -> None:
         err.print(str(exc), highlight=False)
         raise SystemExit(1) from None
     except Exception as exc:
-        err.print("".join(traceback.format_exception(exc)), highlight=False)
+        if "--debug" in sys.argv[1:]:
+            err.print("".join(traceback.format_exception(exc)), highlight=False)
+        else:
+            reason = (str(exc).strip().splitlines() or [""])[0]
+            err.print(
+                f"error: {type(exc).__name__}: {reason}; 'enrichment --debug …' shows where, for a "
+                "report of this fault",
+                highlight=False,
+            )
         raise SystemExit(1) from None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from enrichment.cli.context import Json, actor, out, services
+from enrichment.domain.errors import InvalidRequest
 from enrichment.domain.plurals import counted
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and import tracked symbols.")
@@ -31,27 +32,37 @@ def symbols_list(as_json: Json = False) -> None:
 @app.command("add")
 def symbols_add(
     symbol: Annotated[list[str], typer.Argument(help="One or more symbols.")],
-    asset_class: Annotated[str, typer.Option(help="stock, etf or crypto.")] = "stock",
+    asset_class: Annotated[
+        str | None, typer.Option(help="stock, etf or crypto; none: crypto for X:…, else stock.")
+    ] = None,
     timeframes: Annotated[
         str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, separated by commas.")
     ] = "1d",
 ) -> None:
     """Track symbols, or change their asset class and timeframes."""
     from enrichment.domain.symbol_csv import parse_tracked
+    from enrichment.domain.symbols import parse_symbol
 
-    tracked = [parse_tracked(name, asset_class, timeframes) for name in symbol]
+    names = [parse_symbol(given) for given in symbol]
+    default = {True: "crypto", False: "stock"}
+    tracked = [
+        parse_tracked(name, asset_class or default[name.startswith("X:")], timeframes)
+        for name in names
+    ]
     with services() as (_, commands):
         commands.track(tracked, actor=actor())
     out.print(f"tracking {', '.join(t.symbol for t in tracked)}", highlight=False)
 
 
 @app.command("remove")
-def symbols_remove(symbol: str) -> None:
-    """Stop enriching a symbol; its stored bars stay."""
+def symbols_remove(
+    symbol: Annotated[list[str], typer.Argument(help="One or more symbols.")],
+) -> None:
+    """Stop enriching symbols; their stored bars stay."""
     with services() as (reader, commands):
-        name = reader.symbols.stored_as(symbol)
-        commands.untrack(symbol, actor=actor())
-    out.print(f"{name} is no longer tracked; its bars stay", highlight=False)
+        for name in [reader.symbols.stored_as(given) for given in symbol]:
+            commands.untrack(name, actor=actor())
+            out.print(f"{name} is no longer tracked; its bars stay", highlight=False)
 
 
 @app.command("import")
@@ -59,7 +70,13 @@ def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=Fa
     """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|')."""
     from enrichment.domain.symbol_csv import parse_csv
 
+    try:
+        content = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(
+            f"{file.name} is not UTF-8 (byte {exc.start + 1}): save it as 'CSV UTF-8'"
+        ) from None
     with services() as (_, commands):
-        tracked = parse_csv(file.read_text(encoding="utf-8"), commands.require_served)
+        tracked = parse_csv(content, commands.require_served)
         commands.track(tracked, actor=actor())
     out.print(f"tracking {counted(len(tracked), 'symbol')} from {file.name}", highlight=False)

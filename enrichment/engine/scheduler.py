@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,16 @@ class ScheduleSettings:
     enable_daily_enrichment: bool = True
 
 
+@dataclass(slots=True)
+class _Repeated:
+    """What is called again and again."""
+
+    callback: Callable[[], None]
+    seconds: float
+    due: float = float("-inf")
+    """By the monotonic clock."""
+
+
 class EnrichmentScheduler:
     """Opens the nightly jobs and maintains the logs; also the Python API of the engine.
 
@@ -47,6 +58,7 @@ class EnrichmentScheduler:
         actor: Name under which the Python API's commands are audited.
         tick_seconds: Interval of the tick.
         maintenance_seconds: Interval of the logs' maintenance.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -60,6 +72,7 @@ class EnrichmentScheduler:
         actor: str = "python",
         tick_seconds: int = TICK_SECONDS,
         maintenance_seconds: int = MAINTENANCE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self._slots, self._commands, self._reader = slots, commands, reader
@@ -69,15 +82,29 @@ class EnrichmentScheduler:
         self._schedule = schedule.Scheduler()
         at = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02}"
         self._schedule.every().day.at(at, "UTC").do(self._guarded, self.tick)
-        self._schedule.every(tick_seconds).seconds.do(self._guarded, self.tick)
-        self._schedule.every(maintenance_seconds).seconds.do(self._guarded, slots.maintain)
+        self._clock = clock
+        self._repeated = [
+            _Repeated(self.tick, tick_seconds),
+            _Repeated(slots.maintain, maintenance_seconds),
+        ]
 
     def run(self) -> None:
         """Tick at once, then on schedule until `stop()`."""
-        self._guarded(self.tick)
-        self._guarded(self._slots.maintain)
-        while not self._stop.wait(1.0):
-            self._schedule.run_pending()
+        while not self._stop.is_set():
+            self.run_due()
+            self._stop.wait(1.0)
+
+    def run_due(self) -> None:
+        """Call what is due.
+
+        Intervals are those of the monotonic clock: the local time, by which `schedule` measures,
+        goes back by an hour in autumn.
+        """
+        for repeated in self._repeated:
+            if self._clock() >= repeated.due:
+                repeated.due = self._clock() + repeated.seconds
+                self._guarded(repeated.callback)
+        self._schedule.run_pending()
 
     def start(self) -> threading.Thread:
         """Run in a daemon thread."""
