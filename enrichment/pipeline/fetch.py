@@ -380,7 +380,8 @@ def _unchanged(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchResult) -> F
 def _validated(
     run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult, tail: StoredTail
 ) -> FetchResult:
-    result = _without_noise(tail, _without_rejected(snapshot, result))
+    if tail is not snapshot.tail:  # else it was compared before
+        result = _without_noise(tail, _without_rejected(snapshot, result))
     if result.fetched is None:
         raise ValueError("a failed fetch can't be validated")
     with run.step("validate"):

@@ -295,6 +295,7 @@ def to_update(
     fetched, rows, stored = merged.fetched, merged.rows_to_write, merged.fetched.tail.bars.ts
     bars = merged.bars.take(rows)
     reach = inputs.history or history_reach(merged)
+    appends = len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all())
     return SeriesUpdate(
         timeframe=merged.run.timeframe,
         fetches=fetched.fetches,
@@ -311,9 +312,11 @@ def to_update(
         restored_until=fetched.restored_until,
         splits=fetched.known_splits,
         last_ts=to_datetime(merged.bars.ts[-1]) if len(merged.bars.ts) else merged.snapshot.last_ts,
-        appends=len(stored) == 0 or bool((bars.ts[:1] > stored[-1]).all()),
+        appends=appends,
         withdrawn=fetched.withdrawn,
         doubted=fetched.doubted,
-        settling_from=reconcile.settling_from(merged.run.market, merged.run.timeframe, stored),
+        settling_from=None
+        if appends
+        else reconcile.settling_from(merged.run.market, merged.run.timeframe, stored),
         repairs=merged.run.repair is not None,
     )
