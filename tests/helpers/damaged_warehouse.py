@@ -35,6 +35,7 @@ class Damaged:
     db: Database
     vendor: str
     now: datetime = NOW
+    stocks: tuple[str, ...] = ("polygon",)  # vendors of stocks
 
     @property
     def commands(self) -> Commands:
@@ -61,7 +62,15 @@ class Damaged:
         heart = Database(self.db.url.render_as_string(hide_password=False), pool_size=1)
         with (
             closing(heart),
-            bare_worker(self.db, heart, self.vendor, self.now, threads=2, lease=30.0),
+            bare_worker(
+                self.db,
+                heart,
+                self.vendor,
+                self.now,
+                threads=2,
+                lease=30.0,
+                stocks=self.stocks,
+            ),
         ):
             yield
 

@@ -286,6 +286,22 @@ def test_days_that_were_stored_by_new_yorks_date_are_found_abroad(db: Database) 
     assert finding.example == "2025-02-02 00:00: the exchange is closed on this Sunday"
 
 
+def test_days_a_day_early_are_all_put_right(db: Database, paid: str) -> None:
+    warehouse = Damaged(db, paid, stocks=("yahoo",))
+    warehouse.commands.track([parse_tracked("SIM1.T", "stock", "1d")], actor="test")
+    warehouse.run(warehouse.commands.trigger(actor="test").job_id)
+    query = "SELECT ts, round(close::numeric, 2) FROM bars ORDER BY ts"
+    right = warehouse.rows(query)
+    for days in (-1000, 999):  # the keys stay unique
+        warehouse.execute("UPDATE bars SET ts = ts + make_interval(days => :days)", days=days)
+    warehouse.recount("SIM1.T", "1d")
+    assert warehouse.found().keys() == {("SIM1.T", "1d", "outside_session")}
+    warehouse.run(warehouse.commands.repair(actor="test", reason="a day early").job_id)
+    warehouse.run(warehouse.commands.trigger(actor="test").job_id)
+    assert warehouse.find() == []
+    assert warehouse.rows(query)[-len(right) :] == right
+
+
 def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:
     weeks(damaged)
     rows_at_the_close(damaged)

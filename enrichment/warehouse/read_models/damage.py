@@ -72,6 +72,8 @@ class _Weekends:
     symbol: str
     asset_class: str
     timeframe: str
+    first: datetime  # of the series
+    last: datetime
     days: list[datetime]
 
 
@@ -135,13 +137,14 @@ def _closed_days_abroad(conn: Connection, values: Mapping[str, object]) -> list[
         closed = days[~calendars.has_session(market, Timeframe.D1, days)]
         weeks = 1 + np.ptp(closed) // np.timedelta64(_WEEK) if len(closed) else 0
         if len(closed) >= max(_MIN_WEEKENDS, weeks / 2):
-            first, last = to_datetime(closed[0]), to_datetime(closed[-1])
-            example = f"{first:%Y-%m-%d %H:%M}: the exchange is closed on this {first:%A}"
+            day = to_datetime(closed[0])
+            example = f"{day:%Y-%m-%d %H:%M}: the exchange is closed on this {day:%A}"
             outside, series = (
                 DamageKind.OUTSIDE_SESSION,
                 (row.symbol, row.asset_class, row.timeframe),
             )
-            found.append(_Row(outside, *series, first, last, len(closed), example))
+            # The days between them are a day early, too.
+            found.append(_Row(outside, *series, row.first, row.last, len(closed), example))
     return found
 
 
@@ -396,11 +399,12 @@ _IS_SANDBOX = "split_part({source}, ':', 1) = 'sandbox'"
 
 _WEEKEND_DAYS = f"""
 WITH {_SERIES}
-SELECT s.symbol, s.asset_class, s.timeframe, array_agg(b.ts ORDER BY b.ts) AS days
+SELECT s.symbol, s.asset_class, s.timeframe, s.first_ts AS first, s.last_ts AS last,
+    array_agg(b.ts ORDER BY b.ts) AS days
 FROM series s JOIN bars b USING (symbol, timeframe)
 WHERE s.timeframe = '1d' AND s.exchange AND s.symbol = ANY(CAST(:abroad AS text[]))
     AND extract(isodow FROM b.ts AT TIME ZONE 'UTC') > 5
-GROUP BY s.symbol, s.asset_class, s.timeframe
+GROUP BY s.symbol, s.asset_class, s.timeframe, s.first_ts, s.last_ts
 """
 
 _SANDBOX = f"""
