@@ -30,6 +30,9 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_read_models, embedded_server, open_database
+from enrichment.wiring.vendors import build_action_sources
+from enrichment.wiring.worker import build_action_refresh
+from resilience import init_resilience_manager
 
 SAMPLE_SYMBOLS = (
     *((symbol, "stock", "1d") for symbol in ("AAPL", "FB", "GOOG", "IBM", "MSFT")),
@@ -85,6 +88,8 @@ class Stack:
         self._last_error = ""
         self.commands = Commands(db, settings.provider_orders)
         self.reader: ReadModels = build_read_models(db, settings)
+        sources = build_action_sources(settings, init_resilience_manager())
+        self.actions = build_action_refresh(settings, db, sources)
         self.interrupted = threading.Event()
 
     def watch(self, console: Console) -> None:
@@ -191,6 +196,7 @@ def _require_free_ports(settings: Settings) -> None:
 def _enrich_samples(stack: Stack, console: Console) -> UUID | None:
     """Track and enrich the sample symbols; their job, or None if interrupted."""
     stack.commands.track([parse_tracked(*sample) for sample in SAMPLE_SYMBOLS], actor="demo")
+    stack.actions.refresh_all()  # else the worker asks for them while it enriches
     job = stack.commands.trigger(actor="demo")
     progress = render.follow_job(
         console, lambda: stack.reader.progress(job.job_id), interrupted=stack.interrupted.wait

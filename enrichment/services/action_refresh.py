@@ -24,6 +24,7 @@ from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 60.0
+STARTUP_SECONDS = 10.0  # until what starts beside the worker is ready
 ACTOR = "corporate-actions"
 _BEFORE_SLOT = timedelta(minutes=15)
 _OVERLAP = timedelta(days=30)  # past actions that are asked for again each night
@@ -70,10 +71,12 @@ class ActionRefresh:
         self._slot = timedelta(hours=hour, minutes=minute)
         self._history = timedelta(days=history_days)
         self._stop = threading.Event()
+        self._starting = True
 
     def run(self) -> None:
         """Look every minute whether a refresh is due, until `stop()`."""
-        while not self._stop.is_set():
+        while not self._stop.wait(STARTUP_SECONDS if self._starting else POLL_SECONDS):
+            self._starting = False
             for source in self._sources:
                 try:
                     self.refresh_if_due(source)
@@ -81,7 +84,6 @@ class ActionRefresh:
                     _log.error("corporate actions of %s: %s", source.source, exc)
                 except Exception:  # the thread lives as long as the worker
                     _log.exception("corporate actions of %s", source.source)
-            self._stop.wait(POLL_SECONDS)
 
     def start(self) -> None:
         """Run in a daemon thread, if there is a source."""
@@ -100,14 +102,13 @@ class ActionRefresh:
         """Ask a source if that is due and no other worker does; None if not."""
         now = self._now()
         with self._db.begin() as conn:
-            if not ledger.claim_refresh(conn, source.source, self._due_since(now), now):
-                return None
-        return self.refresh(source)
+            claim = ledger.claim_refresh(conn, source.source, self._due_since(now), now)
+        return None if claim is None else self.refresh(source, market=claim)
 
-    def refresh(self, source: ActionSource) -> Refresh:
-        """Ask a source for what is new in the market, and for the past of new symbols."""
+    def refresh(self, source: ActionSource, *, market: bool = True) -> Refresh:
+        """Ask a source for the past of new symbols and, with `market`, for what is new."""
         try:
-            market = self._refresh_market(source)
+            new = self._refresh_market(source) if market else Refresh(source.source)
             past = self._refresh_symbols(source)
         except (ProviderError, Snooze) as exc:
             with self._db.begin() as conn:
@@ -116,10 +117,10 @@ class ActionRefresh:
             return Refresh(source.source, error=str(exc))
         result = Refresh(
             source.source,
-            market.reported + past.reported,
-            market.changed + past.changed,
-            market.withdrawn,
-            (*market.enriched_again, *past.enriched_again),
+            new.reported + past.reported,
+            new.changed + past.changed,
+            new.withdrawn,
+            (*new.enriched_again, *past.enriched_again),
         )
         _log.info(
             "corporate actions of %s: %d reported, %d changed, %d withdrawn",

@@ -116,14 +116,15 @@ def key_of(action: CorporateAction) -> Key:
     return action.symbol, action.effective_date, action.kind.value
 
 
-def claim_refresh(conn: Connection, source: str, due_since: datetime, now: datetime) -> bool:
-    """Whether a source is to be asked now, by this process.
+def claim_refresh(conn: Connection, source: str, due_since: datetime, now: datetime) -> bool | None:
+    """Whether a source is to be asked now, by this process: None if not.
 
-    It is if it was not asked since `due_since`, or a tracked symbol's past is unknown, and no one
-    has tried within the last minutes.
+    It is for the market (True) if it was not asked since `due_since`, and for the past of tracked
+    symbols alone (False) if that is unknown; no one has tried within the last minutes.
     """
     values = {"source": source, "due_since": due_since, "now": now, "wait": _RETRY_MINUTES}
-    return conn.execute(sql(_CLAIM), values).first() is not None
+    due: bool | None = conn.execute(sql(_CLAIM), values).scalar()
+    return due
 
 
 def last_refresh(conn: Connection, source: str) -> datetime | None:
@@ -390,7 +391,7 @@ WHERE r.attempted_at <= EXCLUDED.attempted_at - make_interval(mins => :wait)
             SELECT FROM tracked_symbols t WHERE t.active AND t.asset_class IN ('stock', 'etf')
                 AND NOT EXISTS (SELECT FROM corporate_action_refreshes p
                     WHERE p.source = :source AND p.symbol = t.symbol))
-RETURNING source
+RETURNING refreshed_at IS NULL OR refreshed_at < :due_since OR error IS NOT NULL AS due
 """
 
 _REFRESHED = """
