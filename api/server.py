@@ -71,8 +71,8 @@ class _GunicornServer(BaseApplication):  # type: ignore[misc]  # gunicorn ships 
         return self._app
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or Ctrl-C. on_start: Called once the settings are found to be usable."""
     host, port = settings.enrichment_api_host, settings.enrichment_api_port
     token = settings.enrichment_api_token
     if token is None and not is_loopback(host):
@@ -81,6 +81,7 @@ def serve(settings: Settings) -> None:
             "set the token, or keep ENRICHMENT_API_HOST=127.0.0.1"
         )
     require_free("API", host, port)
+    on_start()
     columns, rules = feature_columns(), load_rules(settings)
     wait_for_database(settings, writable=False)
     with (

@@ -15,8 +15,9 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
@@ -46,6 +47,20 @@ def to_seconds(ns: int) -> float:
     return max(0, ns) / SECOND
 
 
+_interruption: ContextVar[Callable[[], None] | None] = ContextVar("interruption", default=None)
+_CHECK_SECONDS = 0.5
+
+
+@contextmanager
+def interruptible(check: Callable[[], None]) -> Iterator[None]:
+    """In the block a sleep calls `check` twice a second; what that raises ends the sleep."""
+    token = _interruption.set(check)
+    try:
+        yield
+    finally:
+        _interruption.reset(token)
+
+
 class Sleeper:
     """Interruptible sleep for threads and coroutines. `close()` may be called from any thread."""
 
@@ -64,7 +79,13 @@ class Sleeper:
 
     def sleep(self, seconds: float) -> bool:
         """Block for `seconds`. Returns False if interrupted by `close()`."""
-        (self._sleep or self._closed.wait)(min(seconds, MAX_SECONDS))
+        sleep, check = self._sleep or self._closed.wait, _interruption.get()
+        left = min(seconds, MAX_SECONDS)
+        while check is not None and left > _CHECK_SECONDS and not self._closed.is_set():
+            sleep(_CHECK_SECONDS)
+            check()
+            left -= _CHECK_SECONDS
+        sleep(left)
         return not self._closed.is_set()
 
     async def sleep_async(self, seconds: float) -> bool:

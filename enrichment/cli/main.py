@@ -131,8 +131,7 @@ def api(
     settings = load_settings(enrichment_api_host=host, enrichment_api_port=port)
     logs.log_to_stderr(settings)
     address = f"{settings.enrichment_api_host}:{settings.enrichment_api_port}"
-    logs.log_start(settings, "api", address)
-    serve(settings)
+    serve(settings, lambda: logs.log_start(settings, "api", address))
 
 
 @app.command()
@@ -145,8 +144,7 @@ def dashboard(port: OwnDashboardPort = None) -> None:
     settings = load_settings(enrichment_dashboard_port=port)
     logs.log_to_stderr(settings)
     address = f"{settings.enrichment_dashboard_host}:{settings.enrichment_dashboard_port}"
-    logs.log_start(settings, "dashboard", address)
-    serve(settings)
+    serve(settings, lambda: logs.log_start(settings, "dashboard", address))
 
 
 @app.command()

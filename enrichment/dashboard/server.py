@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from enrichment.config import Settings
@@ -35,8 +36,12 @@ OPTIONS: dict[str, object] = {
 }
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGTERM or Ctrl-C, with the embedded database if DATABASE_URL is not set.
+
+    Args:
+        settings: Of this process.
+        on_start: Called once the settings are found to be usable.
 
     Raises:
         ConfigurationError: If it would be open to other machines without signing in.
@@ -56,6 +61,7 @@ def serve(settings: Settings) -> None:
             "Connect, or keep ENRICHMENT_DASHBOARD_HOST=127.0.0.1"
         )
     require_free("dashboard", host, settings.enrichment_dashboard_port)
+    on_start()
     hosts = allowed_hosts(settings, protected=protected)
     options = {
         **OPTIONS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -31,6 +31,8 @@ class ItemQueue(Protocol):
     def claim(self, worker_id: str, limit: int) -> list[Task]: ...
 
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]: ...
+
+    def cancelled(self, tasks: Collection[Task]) -> set[Task]: ...
 
     def discard(self, task: Task) -> None: ...
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 
 from enrichment.domain.clock import utc_now
@@ -29,10 +30,12 @@ from enrichment.domain.redact import redact
 from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
 from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
+from resilience.clock import interruptible
 from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
+CANCELLED_SECONDS = 0.9
 RETRY_HEARTBEAT_SECONDS = 2.0
 BATCH_SECONDS = 0.002  # items that end within this time are replaced by a single claim
 MAX_ERROR_CHARS = 1000
@@ -100,6 +103,7 @@ class Worker:
         self._unrecorded: list[tuple[Task, Exception]] = []
         self._lock = threading.Lock()
         self._last_error = ""
+        self._cancelled_due = 0.0
         self._overdue = False
         """Whether heartbeats have failed for longer than a lease."""
         self._wake = threading.Event()
@@ -144,6 +148,7 @@ class Worker:
             if capacity:
                 self._start(self._queue.claim(self._registry.worker_id, capacity))
             self._retry_unrecorded()
+            self._look_for_cancelled()
             if self._in_flight.job_drained():
                 self._queue.close_finished_jobs()
             if self._last_error:
@@ -154,6 +159,16 @@ class Worker:
                 unexpected = not isinstance(exc, EnrichmentError)
                 _log.error("can't claim items: %s", exc, exc_info=unexpected)
             self._last_error = str(exc)
+
+    def _look_for_cancelled(self) -> None:
+        """Note the items whose job was cancelled, once a second: heartbeats are rarer."""
+        tasks = self._in_flight.steps().keys()
+        if not tasks or time.monotonic() < self._cancelled_due:
+            return
+        self._cancelled_due = time.monotonic() + CANCELLED_SECONDS
+        cancelled = self._queue.cancelled(tasks)
+        with self._lock:
+            self._cancelled |= cancelled & self._in_flight.steps().keys()
 
     def _start(self, tasks: Sequence[Task]) -> None:
         self._in_flight.add(tasks)
@@ -169,7 +184,8 @@ class Worker:
         return [self._enrich] * len(tasks)
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
-        with logged_for(task.symbol, task.job_id):
+        check = partial(self._require_not_cancelled, task)
+        with logged_for(task.symbol, task.job_id), interruptible(check):
             self._enrich_item(task, enrich)
 
     def _enrich_item(self, task: Task, enrich: Enrich) -> None:
@@ -224,6 +240,9 @@ class Worker:
     def _on_step(self, task: Task, step: str) -> None:
         """Note the step an item has reached. Raises Cancelled if its job was cancelled."""
         self._in_flight.set_step(task, step)
+        self._require_not_cancelled(task)
+
+    def _require_not_cancelled(self, task: Task) -> None:
         with self._lock:
             cancelled = task in self._cancelled
         if cancelled:

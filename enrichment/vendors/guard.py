@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from enrichment.domain.errors import (
     AccessDenied,
+    Cancelled,
     ProviderUnavailable,
     QuotaExceeded,
     RequestRefused,
@@ -125,7 +126,7 @@ class VendorGuard:
             name,
             parameters.failure_threshold,
             parameters.recovery_timeout,
-            ignore=(QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
+            ignore=(Cancelled, QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),
         )
         limiter = manager.register_rate_limiter(
             name,

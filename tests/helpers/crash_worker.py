@@ -10,7 +10,7 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -185,6 +185,9 @@ class StoppingQueue:
 
     def renew(self, tasks: Mapping[Task, str]) -> set[Task]:
         return self._inner.renew(tasks)
+
+    def cancelled(self, tasks: Collection[Task]) -> set[Task]:
+        return self._inner.cancelled(tasks)
 
     def discard(self, task: Task) -> None:
         self._inner.discard(task)

@@ -7,7 +7,7 @@ import random
 import select
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from enrichment.cli.stop_signals import call_on_stop_signal
@@ -30,6 +30,9 @@ class EmptyQueue:
         return ()
 
     def renew(self, steps: Mapping[Task, str]) -> set[Task]:
+        return set()
+
+    def cancelled(self, tasks: Collection[Task]) -> set[Task]:
         return set()
 
     def release(self, task: Task, seconds: float = 0.0, reason: str | None = None) -> None: ...

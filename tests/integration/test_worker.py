@@ -32,6 +32,7 @@ from enrichment.warehouse.queue.notify import JobListener
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.warehouse.read_models.facade import ReadModels
+from resilience import RateLimiter
 from tests.helpers.database_servers import run_as_admin
 from tests.helpers.waiting import in_thread, until
 
@@ -307,6 +308,30 @@ def test_a_worker_waits_for_a_read_only_database_and_goes_on(
         set_read_only("off")
         until(lambda: "heartbeats succeed again" in caplog.text, seconds=5)
         assert until_finished(db, commands).state == "completed"
+
+
+def test_an_item_that_waits_for_a_permit_is_cancelled_within_two_seconds(db: Database) -> None:
+    limiter = RateLimiter("vendor", 1, 3600)
+    limiter.acquire()
+    waiting = threading.Event()
+
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
+        report("fetch 1d")
+        waiting.set()
+        limiter.acquire()
+        raise AssertionError("the permit comes in an hour")
+
+    commands = track(db, "A")
+    job = commands.trigger(actor="test")
+    with working(db, enrich, timing=replace(QUICK, poll=1.0, heartbeat=10.0)):
+        assert waiting.wait(10)
+        commands.cancel(job.job_id, actor="test")
+        until(
+            lambda: scalar(
+                db, "SELECT count(*) FROM enrichment_job_items WHERE status = 'cancelled'"
+            ),
+            seconds=2.5,
+        )
 
 
 def test_without_a_prepared_batch_items_are_enriched_one_by_one(db: Database) -> None:

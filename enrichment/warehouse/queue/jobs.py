@@ -14,7 +14,7 @@ interrupted backfill resumes there. Of a repair it also holds `repair`, timefram
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -86,7 +86,12 @@ class JobQueue:
             steps = [_step(task, step) for task, step in tasks.items()]
             values = {**statements.STEPS.bind(steps), "lease": self._lease}
             conn.execute(sql(statements.RENEW), values)
-            jobs = list({task.job_id for task in tasks})
+        return self.cancelled(tasks)
+
+    def cancelled(self, tasks: Collection[Task]) -> set[Task]:
+        """The tasks whose job has been cancelled."""
+        jobs = list({task.job_id for task in tasks})
+        with self._db.begin() as conn:
             cancelled = set(conn.execute(sql(statements.CANCELLED), {"jobs": jobs}).scalars())
         return {task for task in tasks if task.job_id in cancelled}
 
