@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from enrichment.warehouse.database import Database
 from tests.helpers.memory_folder import memory_folder
-from tests.helpers.recorded_series import DAILY_STOCKS
+from tests.helpers.recorded_series import DAILY_STOCKS, daily_stocks
 from tests.helpers.running_stack import RunningStack, run_command, running_stack, stored_bars
 
 ROOT = "/api/v1/enrichment"
@@ -69,7 +69,7 @@ def test_every_recorded_bar_is_stored_exactly(demo_db: Database) -> None:
 def test_features_equal_talib_on_the_recorded_file(demo_db: Database) -> None:
     """On each bar's own share basis: TA-Lib's on the series adjusted for the two splits."""
     file = recorded("AAPL")
-    days = file["date"].astype(str).to_numpy()
+    days = daily_stocks()["AAPL"].bars.ts.astype("datetime64[D]").astype(str)
     shares = np.where(days < "2000-06-21", 4.0, np.where(days < "2005-02-28", 2.0, 1.0))
     high, low, close = (file[name] / shares for name in ("high", "low", "close"))
     expected = {
