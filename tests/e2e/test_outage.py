@@ -25,6 +25,7 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.wiring.database import build_read_models
 from enrichment.wiring.worker import open_worker_process
+from tests.helpers.seeded_warehouse import keep_actions_unasked
 from tests.helpers.waiting import in_thread, until
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 9)]
@@ -87,6 +88,7 @@ def worker_thread(
 @pytest.fixture
 def stack(db: Database, db_url: str) -> Iterator[Stack]:
     Commands(db).track([parse_tracked(s, "stock", "1d") for s in SYMBOLS], actor="test")
+    keep_actions_unasked(db, "sandbox")
     app = create_app()
     app.extensions["sandbox"].market.warm_up()
     with running(app) as sandbox:

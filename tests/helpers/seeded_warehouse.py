@@ -75,3 +75,15 @@ VALUES ('AAPL', '1d', 'healthy', to_timestamp(1000)), ('MSFT', '1d', 'stale', to
 ON CONFLICT (symbol, timeframe) DO UPDATE
 SET status = EXCLUDED.status, last_success_at = EXCLUDED.last_success_at
 """
+
+
+def keep_actions_unasked(db: Database, source: str) -> None:
+    """Let no worker ask a vendor for corporate actions: tests count or break its requests."""
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO corporate_action_refreshes (source, symbol, attempted_at)"
+                " VALUES (:source, '', 'infinity')"
+            ),
+            {"source": source},
+        )

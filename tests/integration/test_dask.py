@@ -22,7 +22,6 @@ import dask
 import pytest
 from distributed import Client, LocalCluster, Scheduler
 from pydantic import SecretStr
-from sqlalchemy import text
 
 from enrichment.cli import doctor
 from enrichment.config import Settings
@@ -58,6 +57,7 @@ from tests.helpers.dask_cluster import (
     work_until_killed,
 )
 from tests.helpers.running_stack import free_ports
+from tests.helpers.seeded_warehouse import keep_actions_unasked
 
 until = partial(waiting.until, seconds=30.0)
 ITEMS = "SELECT symbol, status, retry_count FROM enrichment_job_items ORDER BY symbol"
@@ -234,13 +234,7 @@ def test_all_processes_share_a_vendors_quota(
         "providers_stock": ("polygon",),
     }
     job = Job(db, *(f"SIM{n}" for n in range(8)))
-    with db.begin() as conn:  # corporate actions would be asked for within the same quota
-        conn.execute(
-            text(
-                "INSERT INTO corporate_action_refreshes (source, symbol, attempted_at)"
-                " VALUES ('polygon', '', 'infinity')"
-            )
-        )
+    keep_actions_unasked(db, "polygon")
     with running_worker(
         settings_of(db, vendor, address, **quota), protection=VendorProtection(max_wait=0.1)
     ):
