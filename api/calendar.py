@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from enum import StrEnum
 
 from flask import Blueprint, Response, request
 from pydantic import Field
@@ -14,9 +15,12 @@ from api.enrichment import PREFIX, actor
 from api.parameters import BodyModel, Day, Reason, Text
 from api.responses import FIELD_DOCS, json_response
 from enrichment.domain.clock import utc_now
+from enrichment.domain.exchanges import EXCHANGES
 from enrichment.services.commands import Commands
 from enrichment.warehouse.closures import Closure, ProposedClosure
 from enrichment.warehouse.read_models.facade import ReadModels
+
+Mic = StrEnum("Mic", {mic: mic for mic in EXCHANGES})  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class SessionResponse:
 class Session(BodyModel):
     """A session of an exchange."""
 
-    mic: Text = Field(description="Exchange (ISO 10383), such as XNYS.")
+    mic: Mic = Field(description="Exchange (ISO 10383), such as XNYS.")
     day: Day
 
 

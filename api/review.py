@@ -51,7 +51,7 @@ def blueprint(commands: Commands) -> Blueprint:
     bp = Blueprint("review", __name__, url_prefix=f"{PREFIX}/bars")
 
     @bp.post("/confirm")
-    @Endpoint("data", ScoreResponse, changes_state=True)
+    @Endpoint("data", ScoreResponse, changes_state=True, error_statuses=(409,))
     def confirm(body: FlagKey) -> Response:
         """Confirm that a flagged bar is correct: its flag is removed and not raised again."""
         return _score(
@@ -66,7 +66,7 @@ def blueprint(commands: Commands) -> Blueprint:
         )
 
     @bp.post("/unconfirm")
-    @Endpoint("data", ScoreResponse, changes_state=True)
+    @Endpoint("data", ScoreResponse, changes_state=True, error_statuses=(409,))
     def unconfirm(body: FlagKey) -> Response:
         """Take a confirmation back: the bar is flagged again."""
         return _score(
@@ -81,7 +81,7 @@ def blueprint(commands: Commands) -> Blueprint:
         )
 
     @bp.post("/reject")
-    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404,))
+    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404, 409))
     def reject(body: BarKey) -> Response:
         """Keep a wrong bar out of its series, whatever vendors send.
 
@@ -94,7 +94,7 @@ def blueprint(commands: Commands) -> Blueprint:
         )
 
     @bp.post("/unreject")
-    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404,))
+    @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404, 409))
     def unreject(body: BarKey) -> Response:
         """Take a rejection back: the bar is fetched again."""
         return _job(

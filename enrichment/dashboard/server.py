@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from enrichment.config import Settings
 from enrichment.dashboard.requests import MAX_UPLOAD_MEGABYTES
@@ -12,6 +13,7 @@ from enrichment.domain.errors import ConfigurationError
 from enrichment.net import is_loopback, require_free
 from enrichment.warehouse.embedded import EmbeddedPostgres
 
+SHUTDOWN_SECONDS = 5
 OPTIONS: dict[str, object] = {
     "server.headless": True,
     "server.fileWatcherType": "none",
@@ -81,11 +83,27 @@ def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> No
     )
     routes = session_routes(auth.sessions()) if with_password else []
     app = st.App(script(), routes=routes, middleware=[limits])
+    limit_shutdown()
     try:
         app.run(config=options)
     finally:
         if embedded is not None:
             embedded.stop()
+
+
+def limit_shutdown() -> None:
+    """Let uvicorn wait a few seconds for open requests when it stops, not for as long as they take.
+
+    Streamlit passes it no such option.
+    """
+    import uvicorn
+
+    unlimited = uvicorn.Config.__init__
+
+    def limited(config: uvicorn.Config, *args: Any, **options: Any) -> None:
+        unlimited(config, *args, **{"timeout_graceful_shutdown": SHUTDOWN_SECONDS, **options})
+
+    uvicorn.Config.__init__ = limited  # type: ignore[method-assign,assignment]
 
 
 def allowed_hosts(settings: Settings, *, protected: bool) -> tuple[str, ...]:

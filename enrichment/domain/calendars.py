@@ -105,9 +105,12 @@ def _load_sessions(exchange: Exchange, first_year: int, last_year: int) -> _Sess
             known = type(exchange_calendars.get_calendar(exchange.mic))
             first = max(first, str(known.bound_min() or first)[:10])
             last = min(last, str(known.bound_max() or last)[:10])
+            last = max(last, f"{int(first[:4]) + 1}-12-31")  # where all it knows is later
         calendar = exchange_calendars.get_calendar(exchange.mic, start=first, end=last)
     labels = calendar.sessions
-    midnight = labels.tz_localize(ZoneInfo(exchange.timezone)).tz_convert("UTC")
+    midnight = labels.tz_localize(
+        ZoneInfo(exchange.timezone), ambiguous=[True] * len(labels), nonexistent="shift_forward"
+    ).tz_convert("UTC")
 
     def utc(index: pd.DatetimeIndex) -> Timestamps:
         naive = index.tz_localize(None) if index.tz is not None else index

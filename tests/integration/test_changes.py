@@ -260,8 +260,8 @@ def test_bars_are_reviewed_through_the_api(db: Database) -> None:
     assert isinstance(confirmed, float)
     assert isinstance(flagged, float)
     assert confirmed > flagged
-    post("unconfirm", 400, check="outlier")
-    post("unreject", 400)
+    post("unconfirm", 409, check="outlier")
+    post("unreject", 409)
     post("reject", 404, symbol="ZZZZ")
     post("reject", 202)
     run_open_job(night)

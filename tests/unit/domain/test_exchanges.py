@@ -141,3 +141,11 @@ def test_sydneys_morning_belongs_to_its_own_day() -> None:
 )
 def test_the_suffix_names_the_exchange(symbol: str, mic: str, currency: str) -> None:
     assert (exchange_of(symbol).mic, exchange_of(symbol).currency) == (mic, currency)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=list(EXCHANGES))
+def test_no_day_is_beyond_a_calendar(exchange: Exchange) -> None:
+    """Also those before its first session, and those whose midnight a clock change left out."""
+    days = np.array(["1971-01-04", "1985-06-03", "2000-01-03", "2026-11-30", "2100-01-05"])
+    for day in days.astype("datetime64[us]"):
+        calendars.has_session(exchange, Timeframe.D1, day.reshape(1))
