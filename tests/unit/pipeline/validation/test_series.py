@@ -423,7 +423,8 @@ def test_recorded_bars_are_flagged_alike_however_they_are_cut_into_runs(
     seed=st.integers(0, 2**32),
     cuts=st.lists(st.integers(0, 900), max_size=8),
     blocks=st.lists(
-        st.tuples(st.integers(0, 899), st.integers(1, 400), st.sampled_from(["still", "empty"])),
+        # Together shorter than the context: a nightly run sees no longer run as a whole.
+        st.tuples(st.integers(0, 899), st.integers(1, 70), st.sampled_from(["still", "empty"])),
         max_size=4,
     ),
     factor=st.sampled_from([0.5, 0.1, 1.4, 3.0]),
