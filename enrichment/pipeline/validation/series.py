@@ -48,6 +48,7 @@ _VOLUME_FACTOR = 10.0
 _VOLUME_Z = 6.0
 _STALE_BARS, _STALE_BARS_INTRADAY, _MAX_STALE_BARS = 5, 12, 192
 _HISTORY_BARS, _LONGEST_RUN = 300, 380  # before a run, and of it, that stale_feed looks at
+_LIVED_BARS = _HISTORY_BARS + _LONGEST_RUN  # before a bar, that show whether it has volume
 _STALE_BARS_UNKNOWN = 20  # without a history to compare with
 _CHANCE = 1e-3  # runs of a length that a history explains by chance
 _CONFIRMING_FACTOR = 3.0  # of the usual volume and turnover, which make a large move credible
@@ -179,13 +180,18 @@ def _usual_return(series: SeriesContext, returns: Floats) -> tuple[Floats, Float
     """Median and deviation at the checked rows, of bars that are not dead: after a stale feed every
     return would be far out. Of all bars where the series never lived.
     """
-    rows, dead = series.checked_rows, _dead_bars(series)
-    if not dead.any():
-        return rolling_median_mad(returns, rows)
-    median, deviation = rolling_median_mad(np.where(dead, np.nan, returns), rows)
-    lived = np.append(0, np.cumsum(~dead))
-    never = np.flatnonzero(lived[rows] - lived[np.maximum(rows - CONTEXT_BARS, 0)] <= MIN_BARS)
-    median[never], deviation[never] = rolling_median_mad(returns, rows[never])
+    median, deviation = _with_dead_bars(
+        series, lambda dead: np.stack(_return_of_alive(returns, dead, series.checked_rows))
+    )
+    return median, deviation
+
+
+def _return_of_alive(returns: Floats, dead: Mask, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    median, deviation = rolling_median_mad(_alive(returns, dead), rows)
+    if dead.any():
+        lived = np.append(0, np.cumsum(~dead))
+        never = np.flatnonzero(lived[rows] - lived[np.maximum(rows - _LIVED_BARS, 0)] <= MIN_BARS)
+        median[never], deviation[never] = rolling_median_mad(returns, rows[never])
     return median, deviation
 
 
@@ -271,8 +277,8 @@ def stale_feed(series: SeriesContext, request: ValidationRequest) -> Floats:
     """No sign of life for longer than this series ever was without: a run of dead bars beyond its
     own history; observed: the length of the run so far.
 
-    A bar is dead if its volume is 0 or all its columns equal those of the bar before; without any
-    volume in the last 680 bars, as of a currency, only if its prices equal those of the bar before.
+    A bar is dead if its volume is 0 or all its columns equal those of the bar before; where none of
+    the 680 bars before the checked one had volume, as of a currency, only in the latter case.
     A run is beyond the history, the 300 bars before it, of which a share p was dead, from this
     length L on:
 
@@ -282,12 +288,14 @@ def stale_feed(series: SeriesContext, request: ValidationRequest) -> Floats:
       in a thinly traded series; not judged where it has fewer than 100 bars and p is above 1/4;
     - after 380 bars in any case.
     """
-    dead = _dead_bars(series)
+    shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
+    return _with_dead_bars(series, lambda dead: _beyond_history(series, dead, shortest))
+
+
+def _beyond_history(series: SeriesContext, dead: Mask, shortest: int) -> Floats:
     if not dead[series.first_checked :].any():
         return _none_flagged(series)
-    length = run_lengths(dead)
-    checked = length[series.first_checked :]
-    shortest = _STALE_BARS_INTRADAY if request.timeframe.intraday else _STALE_BARS
+    checked = run_lengths(dead)[series.first_checked :]
     if not (checked >= shortest).any():
         return _none_flagged(series)
     begins = series.checked_rows - checked + 1
@@ -299,29 +307,43 @@ def stale_feed(series: SeriesContext, request: ValidationRequest) -> Floats:
 
 def newest_sign_of_life(bars: Bars) -> datetime | None:
     """Start of the newest bar that is not dead, as `stale_feed` sees it; None if all are."""
-    alive = np.flatnonzero(~_find_dead_bars(SeriesContext(bars, first_checked=0)))
+    traded = (bars.volume[-_LIVED_BARS:] > 0).any()
+    alive = np.flatnonzero(~(_repeated(bars) | ((bars.volume == 0) & traded)))
     return to_datetime(bars.ts[alive[-1]]) if len(alive) else None
 
 
-def _dead_bars(series: SeriesContext) -> Mask:
-    return series.cached("dead", lambda: _find_dead_bars(series))
+def _with_dead_bars(series: SeriesContext, compute: Callable[[Mask], Floats]) -> Floats:
+    """What `compute` makes, at the checked rows (its last axis), of a mask of the dead bars.
+
+    Whether bars without volume are dead depends on the checked row alone, not on how far before
+    each of them bars are at hand: they are where any of the 680 bars before the row had volume.
+    """
+    repeated = _repeated_bars(series)
+    volume = series.bars.volume
+    empty = volume == 0
+    traded = _traded_within(volume, _LIVED_BARS)[series.first_checked :]
+    if not empty.any() or not traded.any():
+        return compute(repeated)
+    if traded.all():
+        return compute(repeated | empty)
+    return np.where(traded, compute(repeated | empty), compute(repeated))
 
 
-def _find_dead_bars(series: SeriesContext) -> Mask:
-    bars = series.bars
-    same = np.append(False, bars.close[1:] == bars.close[:-1])
+def _repeated_bars(series: SeriesContext) -> Mask:
+    return series.cached("repeated", lambda: _repeated(series.bars))
+
+
+def _repeated(bars: Bars) -> Mask:
+    """Whether all columns equal those of the bar before."""
+    same = np.append(np.zeros(len(bars.ts[:1]), dtype=bool), bars.close[1:] == bars.close[:-1])
     if same.any():
         for column in (bars.open, bars.high, bars.low, bars.volume):
             same[1:] &= column[1:] == column[:-1]
-    empty = bars.volume == 0
-    if not empty.any():
-        return same
-    return np.asarray(np.where(_traded_within(bars.volume, CONTEXT_BARS), same | empty, same))
+    return same
 
 
-def _of_alive(series: SeriesContext, column: Floats) -> Floats:
+def _alive(column: Floats, dead: Mask) -> Floats:
     """The column, NaN at dead bars."""
-    dead = _dead_bars(series)
     return np.where(dead, np.nan, column) if dead.any() else column
 
 
@@ -343,7 +365,7 @@ def repeated_bar(series: SeriesContext, request: ValidationRequest) -> Floats:
     one of the 300 before did; observed: the volume.
     """
     bars, rows = series.bars, series.checked_rows
-    same = _dead_bars(series) & (bars.volume > 0) & (bars.high > bars.low)
+    same = _repeated_bars(series) & (bars.volume > 0) & (bars.high > bars.low)
     if not same[series.first_checked :].any():
         return _none_flagged(series)
     begins = same & ~np.append(False, same[:-1])  # a stale feed counts once
@@ -365,7 +387,8 @@ def spike(series: SeriesContext, request: ValidationRequest) -> Floats:
     narrow = np.log(bars.high[recent] / bars.low[recent]) < wick.max() / _WICK_FACTOR
     if np.count_nonzero(narrow) < MIN_BARS // 2:  # too few for a median below
         return _none_flagged(series)
-    median = rolling_median(_of_alive(series, np.log(bars.high / bars.low)), rows)
+    wicks = np.log(bars.high / bars.low)
+    median = _with_dead_bars(series, lambda dead: rolling_median(_alive(wicks, dead), rows))
     multiple = wick / np.maximum(median, _BASIS_POINT)
     far = multiple > _WICK_FACTOR
     if not far.any():
@@ -515,7 +538,10 @@ def _volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
 def _compute_volume_score(series: SeriesContext) -> tuple[Floats, Floats]:
     volume = series.bars.volume
     log_volume = np.log(np.where(volume > 0, volume, np.nan))
-    median, deviation = rolling_median_mad(_of_alive(series, log_volume), series.checked_rows)
+    median, deviation = _with_dead_bars(
+        series,
+        lambda dead: np.stack(rolling_median_mad(_alive(log_volume, dead), series.checked_rows)),
+    )
     difference = log_volume[series.checked_rows] - median
     return np.exp(difference), difference / np.maximum(deviation, _BASIS_POINT)
 

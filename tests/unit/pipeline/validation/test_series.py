@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enrichment.domain.bars import Bars, to_datetime
@@ -423,12 +423,12 @@ def test_recorded_bars_are_flagged_alike_however_they_are_cut_into_runs(
     seed=st.integers(0, 2**32),
     cuts=st.lists(st.integers(0, 900), max_size=8),
     blocks=st.lists(
-        # Together shorter than the context: a nightly run sees no longer run as a whole.
-        st.tuples(st.integers(0, 899), st.integers(1, 70), st.sampled_from(["still", "empty"])),
+        st.tuples(st.integers(0, 899), st.integers(1, 400), st.sampled_from(["still", "empty"])),
         max_size=4,
     ),
     factor=st.sampled_from([0.5, 0.1, 1.4, 3.0]),
 )
+@example(seed=0, cuts=[691], blocks=[(1, 202, "empty"), (313, 379, "empty")], factor=0.5)
 def test_damaged_bars_are_flagged_alike_however_they_are_cut_into_runs(
     seed: int, cuts: list[int], blocks: list[tuple[int, int, str]], factor: float
 ) -> None:
