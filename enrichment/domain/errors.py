@@ -115,6 +115,10 @@ class UnknownBreaker(InvalidRequest):
 class UnknownAction(InvalidRequest):
     """The ledger of corporate actions has no such row."""
 
+    @classmethod
+    def of(cls, row: str, symbol: str) -> Self:
+        return cls(f"the ledger does not have {row}: see 'enrichment actions list {symbol}'")
+
 
 class UnknownLimiter(InvalidRequest):
     """No rate limiter has this name."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from enrichment.domain.corporate_actions import ActionKind
 from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import (
+    Conflict,
     InvalidRequest,
     NotTracked,
     UnknownBreaker,
@@ -72,6 +73,12 @@ def pause_key(conn: Connection, scope: str, key: str) -> str:
     if scope == PauseScope.PROVIDER:
         return VENDORS[key].name
     raise InvalidRequest(f"unknown scope {scope!r}: choose one of {', '.join(PauseScope)}")
+
+
+def require_reason(reason: str, advice: str) -> None:
+    """Conflict without a reason; `advice` says what it is to state."""
+    if not reason.strip():
+        raise Conflict(f"give a reason: {advice}")
 
 
 def require_tracked(conn: Connection, names: Sequence[str]) -> None:

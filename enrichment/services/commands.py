@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from uuid import UUID
@@ -13,6 +13,7 @@ from enrichment.domain.corporate_actions import CorporateAction
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked, UnknownAction
 from enrichment.domain.exchanges import EXCHANGES, Exchange
 from enrichment.domain.model import AssetClass, JobKind, Severity, Timeframe, TrackedSymbol
+from enrichment.domain.series import QualityInputs
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.domain.symbols import parse_symbol
 from enrichment.pipeline.quality import (
@@ -33,6 +34,7 @@ from enrichment.services.command_checks import (
     require_breaker,
     require_job,
     require_limiter,
+    require_reason,
     require_rule,
     require_tracked,
     unserved_reason,
@@ -52,6 +54,7 @@ OVERRIDE_DELAY_SECONDS = 2.0
 """Every worker has applied a breaker's override after this time."""
 MAX_SILENCE = timedelta(days=30)
 MAX_SYMBOLS_IN_AUDIT = 200
+_WHERE_ANNOUNCED = "where the action was announced, for example"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +196,10 @@ class Commands:
     ) -> RepairResult:
         """Open a job that fetches damaged parts of series again and replaces them.
 
-        Arguments as for `plan_repair`. Raises InvalidRequest without a reason, and Conflict if
-        nothing is damaged or a repair is running.
+        Arguments as for `plan_repair`. Raises Conflict without a reason, if nothing is damaged or
+        if a repair is running.
         """
-        if not reason.strip():
-            raise Conflict("give a reason: why the stored bars are to be replaced")
+        require_reason(reason, "why the stored bars are to be replaced")
         with self._db.begin() as conn:
             plan = self._plan_repair(conn, symbols, kinds)
             if not plan.series:
@@ -240,11 +242,10 @@ class Commands:
     ) -> float:
         """Confirm that a flagged bar is correct: its flag is removed and not raised again.
 
-        Returns the series' new quality score; InvalidRequest if there is no such flag.
+        Returns the series' new quality score; Conflict if there is no such flag.
         """
         kind = Timeframe.parse(timeframe)
-        if not reason.strip():
-            raise Conflict("give a reason: how you know that the bar is correct")
+        require_reason(reason, "how you know that the bar is correct")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             inputs = review.read_quality_inputs(conn, name, kind)
@@ -256,17 +257,9 @@ class Commands:
                     f"{name} {kind} has no flag {check!r} at {ts:%Y-%m-%d %H:%M} UTC: "
                     f"see 'enrichment quality {name}'"
                 )
-            remaining = without_flag(inputs, check, ts)
-            quality = assess_quality(remaining)
-            review.reassess(conn, name, kind, quality, remaining)
-            audit.record(
-                conn,
-                actor=actor,
-                action="confirm",
-                target=f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ} {check}",
-                reason=reason,
-            )
-            return quality.score
+            target = f"{_bar(name, kind, ts)} {check}"
+            audit.record(conn, actor=actor, action="confirm", target=target, reason=reason)
+            return _reassess(conn, name, kind, without_flag(inputs, check, ts))
 
     def add_action(
         self,
@@ -284,82 +277,50 @@ class Commands:
 
         Returns whether a job was opened since features of stored bars have to change.
         """
-        action = CorporateAction(
-            parse_symbol(symbol),
-            parse_action_kind(kind),
-            day,
-            corporate_actions.MANUAL,
-            ratio,
-            amount,
-            currency,
+        action = replace(
+            _manual_action(symbol, kind, day), ratio=ratio, amount=amount, currency=currency
         )
         if action.rejection is not None:
-            raise Conflict(f"{action.symbol} {kind} {day}: {action.rejection}")
+            raise Conflict(f"{_title(action)}: {action.rejection}")
+        require_reason(reason, _WHERE_ANNOUNCED)
         with self._db.begin() as conn:
             changed = corporate_actions.record(conn, [action])
             values = {"ratio": ratio, "amount": amount, "currency": currency}
-            self._audit_action(conn, "add_action", action, reason, actor, values)
-            return bool(enrich_again(conn, changed))
+            return _action_changed(conn, "add_action", action, changed, reason, actor, values)
 
     def refute_action(self, symbol: str, kind: str, day: date, *, reason: str, actor: str) -> bool:
-        """State that an action did not take place, whatever vendors report; as `add_action`."""
-        return self._change_action("refute_action", symbol, kind, day, reason, actor)
+        """State that an action did not take place, whatever vendors report; as `add_action`.
+
+        Raises UnknownAction if the ledger does not have it.
+        """
+        action = _manual_action(symbol, kind, day)
+        require_reason(reason, _WHERE_ANNOUNCED)
+        with self._db.begin() as conn:
+            if not corporate_actions.refute(conn, key := corporate_actions.key_of(action), reason):
+                raise UnknownAction.of(_title(action), action.symbol)
+            return _action_changed(conn, "refute_action", action, [key], reason, actor)
 
     def restore_action(self, symbol: str, kind: str, day: date, *, reason: str, actor: str) -> bool:
-        """Take an operator's account of an action back; as `add_action`."""
-        return self._change_action("restore_action", symbol, kind, day, reason, actor)
+        """Take an operator's account of an action back; as `add_action`.
 
-    def _change_action(
-        self, name: str, symbol: str, kind: str, day: date, reason: str, actor: str
-    ) -> bool:
-        action = CorporateAction(
-            parse_symbol(symbol), parse_action_kind(kind), day, corporate_actions.MANUAL
-        )
-        key = corporate_actions.key_of(action)
+        Raises UnknownAction if there is none.
+        """
+        action = _manual_action(symbol, kind, day)
+        require_reason(reason, _WHERE_ANNOUNCED)
         with self._db.begin() as conn:
-            if name == "refute_action":
-                found = corporate_actions.refute(conn, key, reason)
-            else:
-                found = corporate_actions.remove_manual(conn, key)
-            if not found:
-                whose = "" if name == "refute_action" else "an operator's account of "
-                raise UnknownAction(
-                    f"the ledger does not have {whose}{action.symbol} {kind} {day}: "
-                    f"see 'enrichment actions list {action.symbol}'"
-                )
-            self._audit_action(conn, name, action, reason, actor, {})
-            return bool(enrich_again(conn, [key]))
-
-    def _audit_action(
-        self,
-        conn: Connection,
-        name: str,
-        action: CorporateAction,
-        reason: str,
-        actor: str,
-        values: Mapping[str, object],
-    ) -> None:
-        if not reason.strip():
-            raise Conflict("give a reason: where the action was announced, for example")
-        audit.record(
-            conn,
-            actor=actor,
-            action=name,
-            target=f"{action.symbol} {action.kind} {action.effective_date}",
-            reason=reason,
-            params=values,
-        )
+            if not corporate_actions.remove_manual(conn, key := corporate_actions.key_of(action)):
+                raise UnknownAction.of(f"an operator's account of {_title(action)}", action.symbol)
+            return _action_changed(conn, "restore_action", action, [key], reason, actor)
 
     def unconfirm(
         self, symbol: str, timeframe: str, ts: datetime, *, check: str, reason: str, actor: str
     ) -> float:
         """Take a confirmation back: the bar is flagged again.
 
-        Returns the series' new quality score; InvalidRequest if there is no such confirmation.
+        Returns the series' new quality score; Conflict if there is no such confirmation.
         """
         kind = Timeframe.parse(timeframe)
-        if not reason.strip():
-            raise Conflict("give a reason: why the bar is not known to be correct")
+        require_reason(reason, "why the bar is not known to be correct")
         severity = CHECKS[check].severity if check in CHECKS else Severity.WARNING
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
@@ -380,23 +341,19 @@ class Commands:
                 )
             if counts_against_score(check, severity):
                 inputs = with_flag(inputs, check, ts)
-            quality = assess_quality(inputs)
-            review.reassess(conn, name, kind, quality, inputs)
-            _record_review(
-                conn, "unconfirm", f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ} {check}", actor, reason
-            )
-            return quality.score
+            target = f"{_bar(name, kind, ts)} {check}"
+            audit.record(conn, actor=actor, action="unconfirm", target=target, reason=reason)
+            return _reassess(conn, name, kind, inputs)
 
     def reject(
         self, symbol: str, timeframe: str, ts: datetime, *, reason: str, actor: str
     ) -> TriggerResult:
         """Keep a wrong bar out of its series, and open a job that computes the features again.
 
-        Raises InvalidRequest if it is not stored.
+        Raises Conflict if it is not stored.
         """
         kind = Timeframe.parse(timeframe)
-        if not reason.strip():
-            raise Conflict("give a reason: how you know that the bar is wrong")
+        require_reason(reason, "how you know that the bar is wrong")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             require_tracked(conn, [name])
@@ -411,35 +368,31 @@ class Commands:
             )
             if not rejected:
                 raise Conflict(f"{name} {kind} has no bar at {ts:%Y-%m-%d %H:%M} UTC")
-            target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
-            return _reviewed(conn, "reject", name, target, actor, reason)
+            return _reviewed(conn, "reject", name, _bar(name, kind, ts), actor, reason)
 
     def unreject(
         self, symbol: str, timeframe: str, ts: datetime, *, reason: str, actor: str
     ) -> TriggerResult:
         """Take a rejection back, and open a job that fetches the bar again.
 
-        Raises InvalidRequest if it was not rejected.
+        Raises Conflict if it was not rejected.
         """
         kind = Timeframe.parse(timeframe)
-        if not reason.strip():
-            raise Conflict("give a reason: why the bar is not wrong after all")
+        require_reason(reason, "why the bar is not wrong after all")
         with self._db.begin() as conn:
             [name] = _stored(conn, [symbol])
             if not review.unreject(conn, symbol=name, timeframe=kind, ts=ts):
                 raise Conflict(f"{name} {kind} has no rejected bar at {ts:%Y-%m-%d %H:%M} UTC")
-            target = f"{name} {kind} {ts:%Y-%m-%dT%H:%MZ}"
-            return _reviewed(conn, "unreject", name, target, actor, reason)
+            return _reviewed(conn, "unreject", name, _bar(name, kind, ts), actor, reason)
 
     def close_session(self, mic: str, day: date, *, reason: str, actor: str) -> None:
         """Declare that an exchange did not trade on a day that its calendar has.
 
         Its bars are not expected any more, and their gaps are resolved. InvalidRequest for an
-        unknown exchange or no reason, Conflict for a day without a session.
+        unknown exchange, Conflict without a reason or for a day without a session.
         """
         exchange = _exchange(mic)
-        if not reason.strip():
-            raise Conflict("give a reason: where the closure was announced, for example")
+        require_reason(reason, "where the closure was announced, for example")
         if not calendars.is_session(exchange, day):
             raise Conflict(f"{exchange.mic} has no session on {day}: nothing to close")
         with self._db.begin() as conn:
@@ -668,8 +621,8 @@ class Commands:
 def _reviewed(
     conn: Connection, action: str, symbol: str, target: str, actor: str, reason: str
 ) -> TriggerResult:
-    """Record a review and open a job for its symbol."""
-    _record_review(conn, action, target, actor, reason)
+    """Record the review of a bar and open a job for its symbol."""
+    audit.record(conn, actor=actor, action=action, target=target, reason=reason)
     opened = job_control.open_job(
         conn,
         JobKind.MANUAL,
@@ -685,16 +638,49 @@ def _reviewed(
     return TriggerResult(*opened)
 
 
+def _reassess(conn: Connection, symbol: str, timeframe: Timeframe, inputs: QualityInputs) -> float:
+    """Replace a series' score by that of these inputs; returns it."""
+    quality = assess_quality(inputs)
+    review.reassess(conn, symbol, timeframe, quality, inputs)
+    return quality.score
+
+
+def _bar(symbol: str, timeframe: Timeframe, ts: datetime) -> str:
+    """A bar as the audit names it."""
+    return f"{symbol} {timeframe} {ts:%Y-%m-%dT%H:%MZ}"
+
+
+def _manual_action(symbol: str, kind: str, day: date) -> CorporateAction:
+    """An operator's account of an action, without its values."""
+    source = corporate_actions.MANUAL
+    return CorporateAction(parse_symbol(symbol), parse_action_kind(kind), day, source)
+
+
+def _title(action: CorporateAction) -> str:
+    return f"{action.symbol} {action.kind} {action.effective_date}"
+
+
+def _action_changed(
+    conn: Connection,
+    name: str,
+    action: CorporateAction,
+    changed: Collection[corporate_actions.Key],
+    reason: str,
+    actor: str,
+    values: Mapping[str, object] | None = None,
+) -> bool:
+    """Record the command; returns whether stored features have to change, in a job of their own."""
+    target = _title(action)
+    audit.record(conn, actor=actor, action=name, target=target, reason=reason, params=values)
+    return bool(enrich_again(conn, changed))
+
+
 def _is_expected(symbol: str, timeframe: Timeframe, ts: datetime) -> bool:
     """Whether the calendar has a bar that starts then."""
     crypto = symbol.startswith("X:")
     market = calendars.market_of(symbol, AssetClass.CRYPTO if crypto else AssetClass.STOCK)
     end = ts + timedelta(microseconds=1)
     return len(calendars.bar_starts(market, timeframe, ts, end)) > 0
-
-
-def _record_review(conn: Connection, action: str, target: str, actor: str, reason: str) -> None:
-    audit.record(conn, actor=actor, action=action, target=target, reason=reason)
 
 
 def _exchange(mic: str) -> Exchange:
