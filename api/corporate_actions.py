@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -118,21 +118,22 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
     @Endpoint("data", ActionResponse, changes_state=True, error_statuses=(404, 409))
     def refute(body: ActionKey) -> Response:
         """State that an action did not take place, whatever vendors report."""
-        again = commands.refute_action(
-            body.symbol, body.kind, body.effective_date, reason=body.reason, actor=actor(request)
-        )
-        return _changed(body, again)
+        return _change(commands.refute_action, body)
 
     @bp.post("/restore")
     @Endpoint("data", ActionResponse, changes_state=True, error_statuses=(404, 409))
     def restore(body: ActionKey) -> Response:
         """Take the operators' account of an action back: that of the vendors applies again."""
-        again = commands.restore_action(
-            body.symbol, body.kind, body.effective_date, reason=body.reason, actor=actor(request)
-        )
-        return _changed(body, again)
+        return _change(commands.restore_action, body)
 
     return bp
+
+
+def _change(command: Callable[..., bool], body: ActionKey) -> Response:
+    enriched_again = command(
+        body.symbol, body.kind, body.effective_date, reason=body.reason, actor=actor(request)
+    )
+    return _changed(body, enriched_again)
 
 
 def _changed(body: NewAction | ActionKey, enriched_again: bool, status: int = 200) -> Response:

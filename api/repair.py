@@ -73,8 +73,6 @@ def blueprint(commands: Commands) -> Blueprint:
             plan = commands.plan_repair(symbols, kinds)
             return json_response(_response(plan, None))
         reason = (query.reason or "").strip()
-        if not reason:
-            raise Conflict("give a reason: why the stored bars are to be replaced")
         result = commands.repair(symbols, kinds, actor=actor(request), reason=reason)
         response = json_response(_response(result.plan, result.job_id), 202)
         response.headers["Location"] = url_for("jobs.job", job_id=result.job_id)

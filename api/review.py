@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -54,31 +55,13 @@ def blueprint(commands: Commands) -> Blueprint:
     @Endpoint("data", ScoreResponse, changes_state=True, error_statuses=(409,))
     def confirm(body: FlagKey) -> Response:
         """Confirm that a flagged bar is correct: its flag is removed and not raised again."""
-        return _score(
-            commands.confirm(
-                body.symbol,
-                body.timeframe,
-                body.ts,
-                check=body.check,
-                reason=body.reason,
-                actor=actor(request),
-            )
-        )
+        return _review_flag(commands.confirm, body)
 
     @bp.post("/unconfirm")
     @Endpoint("data", ScoreResponse, changes_state=True, error_statuses=(409,))
     def unconfirm(body: FlagKey) -> Response:
         """Take a confirmation back: the bar is flagged again."""
-        return _score(
-            commands.unconfirm(
-                body.symbol,
-                body.timeframe,
-                body.ts,
-                check=body.check,
-                reason=body.reason,
-                actor=actor(request),
-            )
-        )
+        return _review_flag(commands.unconfirm, body)
 
     @bp.post("/reject")
     @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404, 409))
@@ -87,30 +70,31 @@ def blueprint(commands: Commands) -> Blueprint:
 
         It becomes a version and one correction; the job's URL is in `Location`.
         """
-        return _job(
-            commands.reject(
-                body.symbol, body.timeframe, body.ts, reason=body.reason, actor=actor(request)
-            )
-        )
+        return _review_bar(commands.reject, body)
 
     @bp.post("/unreject")
     @Endpoint("data", RejectionResponse, status=202, changes_state=True, error_statuses=(404, 409))
     def unreject(body: BarKey) -> Response:
         """Take a rejection back: the bar is fetched again."""
-        return _job(
-            commands.unreject(
-                body.symbol, body.timeframe, body.ts, reason=body.reason, actor=actor(request)
-            )
-        )
+        return _review_bar(commands.unreject, body)
 
     return bp
 
 
-def _score(score: float) -> Response:
+def _review_flag(command: Callable[..., float], body: FlagKey) -> Response:
+    score = command(
+        body.symbol,
+        body.timeframe,
+        body.ts,
+        check=body.check,
+        reason=body.reason,
+        actor=actor(request),
+    )
     return json_response(ScoreResponse(utc_now(), score))
 
 
-def _job(result: TriggerResult) -> Response:
+def _review_bar(command: Callable[..., TriggerResult], body: BarKey) -> Response:
+    result = command(body.symbol, body.timeframe, body.ts, reason=body.reason, actor=actor(request))
     response = json_response(RejectionResponse(utc_now(), result.job_id), 202)
     response.headers["Location"] = url_for("jobs.job", job_id=result.job_id)
     return response
