@@ -126,6 +126,10 @@ class Bars:
         """The rows of a mask, an index or a slice."""
         return type(self)(*[column[rows] for column in _columns(self)])
 
+    def between(self, start: datetime, end: datetime) -> Self:
+        """The rows with start ≤ ts < end, in whatever order they are."""
+        return self.take((self.ts >= to_datetime64(start)) & (self.ts < to_datetime64(end)))
+
     def concat(self, *others: Bars) -> Self:
         """These rows, then those of the others."""
         columns = zip(_columns(self), *map(_columns, others), strict=True)

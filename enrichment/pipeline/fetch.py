@@ -31,13 +31,11 @@ import numpy as np
 
 from enrichment.domain.bars import (
     Bars,
-    Mask,
     Timestamps,
     between,
     isin_sorted,
     no_timestamps,
     to_datetime,
-    to_datetime64,
 )
 from enrichment.domain.calendars import Market, market_of
 from enrichment.domain.corporate_actions import (
@@ -300,7 +298,7 @@ class SeriesFetcher:
         cause = GapCause.NO_TRADES if known else GapCause.UNEXPLAINED
         if second.fetched is None:
             return [first]
-        within = second.fetched.bars.take(_in_window(second.fetched.bars, window))
+        within = second.fetched.bars.between(window.start, window.end)
         second = replace(second, fetched=replace(second.fetched, bars=within))
         second = _validated(run, snapshot, second, tail)
         bars = second.validation.bars
@@ -316,11 +314,6 @@ def _could_know(result: FetchResult, snapshot: SeriesSnapshot) -> bool:
     if fetched is None or fetched.requests == 0 or result.served_from > result.window.start:
         return False
     return fetched.source == snapshot.source or len(fetched.bars) > 0
-
-
-def _in_window(bars: Bars, window: Window) -> Mask:
-    start, end = to_datetime64(window.start), to_datetime64(window.end)
-    return np.asarray((bars.ts >= start) & (bars.ts < end))
 
 
 def _with_reported_splits(

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Floats, Mask, to_datetime, to_datetime64
+from enrichment.domain.bars import Bars, Floats, to_datetime
 from enrichment.domain.calendars import (
     Market,
     canonical,
@@ -119,7 +119,7 @@ class YahooProvider:
         if served is not timeframe:
             bars = build(bars, market, served, timeframe, cut=cut)
         limit = HistoryLimit.VENDOR if cut else None
-        bars = _last_of_each(bars.take(_in_window(bars, window)))
+        bars = _last_of_each(bars.between(window.start, window.end))
         listed = _first_trade(chart)
         if (
             listed is not None
@@ -226,11 +226,6 @@ def _without_quote(bars: Bars, market: Market, timeframe: Timeframe, now: dateti
         settled = is_complete(market, timeframe, days, now - _QUOTE_DELAY)
         ended &= settled | ~in_session(market, bars.ts)
     return bars.take(ended)
-
-
-def _in_window(bars: Bars, window: Window) -> Mask:
-    start, end = to_datetime64(window.start), to_datetime64(window.end)
-    return np.asarray((bars.ts >= start) & (bars.ts < end))
 
 
 def _tidy(bars: Bars) -> Bars:
