@@ -354,12 +354,15 @@ ON CONFLICT (symbol, effective_date, kind) DO UPDATE SET
             THEN coalesce(a.withdrawn_at, EXCLUDED.withdrawn_at) END)
 """
 
-_SPLITS = """
-SELECT effective_date, product(ratio) AS ratio FROM corporate_actions
-WHERE symbol = :symbol AND applies AND kind IN ('split', 'stock_dividend')
+APPLIED_SPLITS = """
+SELECT effective_date, product(ratio) AS ratio, min(disagreement) AS disagreement
+FROM corporate_actions
+WHERE symbol = {symbol} AND applies AND kind IN ('split', 'stock_dividend')
     AND effective_date <= (now() AT TIME ZONE 'UTC')::date
 GROUP BY effective_date ORDER BY effective_date
 """
+
+_SPLITS = APPLIED_SPLITS.format(symbol=":symbol")
 
 _LAST_REFRESH = """
 SELECT refreshed_at FROM corporate_action_refreshes WHERE source = :source AND symbol = ''

@@ -24,6 +24,7 @@ from enrichment.domain.statuses import GapCause, HistoryLimit
 from enrichment.pipeline.features import CUMULATIVE
 from enrichment.pipeline.fetch_plan import OVERLAP
 from enrichment.pipeline.quality import counts_against_score
+from enrichment.warehouse.corporate_actions import APPLIED_SPLITS
 from enrichment.warehouse.database import JsonRows, sql
 
 REQUIRED = ("open", "high", "low", "close", "volume")  # NOT NULL in the table
@@ -290,13 +291,7 @@ LATERAL (
     SELECT coalesce(array_agg(effective_date), '{{}}') AS days,
         coalesce(array_agg(ratio), '{{}}') AS ratios,
         coalesce(array_agg(disagreement), '{{}}') AS disputes
-    FROM (
-        SELECT effective_date, product(ratio) AS ratio, min(disagreement) AS disagreement
-        FROM corporate_actions
-        WHERE symbol = keys.symbol AND applies AND kind IN ('split', 'stock_dividend')
-            AND effective_date <= (now() AT TIME ZONE 'UTC')::date
-        GROUP BY effective_date
-    ) days
+    FROM ({APPLIED_SPLITS.format(symbol="keys.symbol")}) days
 ) splits
 """
 
