@@ -52,7 +52,7 @@ class Child:
     missed_checks: int = 0
     """Consecutive checks without a response."""
     early_exits: int = 0
-    """Consecutive exits within EARLY_EXIT_SECONDS of the start."""
+    """Consecutive early exits."""
 
     def is_responding(self) -> bool:
         if self.responds is not None:
@@ -68,6 +68,8 @@ class Supervisor:
         log_file: Gets every line of the children's output.
         log: Called with the child's name for each of these lines, and for its restarts.
         check_seconds: Between two checks whether the children respond.
+        early_exit_seconds: A child that exits within this time of its start has exited early;
+            after MAX_EARLY_EXITS in a row it is not started again.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Supervisor:
         log: Callable[[str, str], None],
         *,
         check_seconds: float = CHECK_SECONDS,
+        early_exit_seconds: float = EARLY_EXIT_SECONDS,
     ) -> None:
         self._environment = {
             **os.environ,
@@ -87,7 +90,7 @@ class Supervisor:
         self._log = log
         self._log_file = log_file
         self._file = RotatedLog(log_file, as_json=self._environment.get("LOG_FORMAT") == "json")
-        self._check_seconds = check_seconds
+        self._check_seconds, self._early_exit_seconds = check_seconds, early_exit_seconds
         self._checked = time.monotonic()
         self._children: list[Child] = []
         self._stopping = threading.Event()
@@ -167,7 +170,7 @@ class Supervisor:
             self._log(child.name, text)
 
     def _restart(self, child: Child, exit_code: int) -> None:
-        early = time.monotonic() - child.started < EARLY_EXIT_SECONDS
+        early = time.monotonic() - child.started < self._early_exit_seconds
         child.early_exits = child.early_exits + 1 if early else 0
         if child.early_exits >= MAX_EARLY_EXITS:
             raise EnrichmentError(

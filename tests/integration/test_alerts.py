@@ -15,7 +15,6 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.errors import Conflict, InvalidRequest, ProviderUnavailable, UnknownRule
-from enrichment.services.alerts import service as alert_service_module
 from enrichment.services.alerts.evaluation import next_state
 from enrichment.services.alerts.metrics import METRICS, AlertInputs
 from enrichment.services.alerts.rules import DEFAULT_RULES, Rule
@@ -455,9 +454,8 @@ class CountingChannel:
 
 
 def test_a_channel_that_hangs_delays_neither_the_evaluation_nor_other_channels(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    db: Database,
 ) -> None:
-    monkeypatch.setattr(alert_service_module, "POLL_SECONDS", 0.01)
     set_scheduler_running(db, False)
     hanging, counting = HangingChannel(), CountingChannel()
     rule = replace(SCHEDULER_RULE, keep_firing_for=timedelta(0))
@@ -468,6 +466,7 @@ def test_a_channel_that_hangs_delays_neither_the_evaluation_nor_other_channels(
         {"hanging": hanging, "counting": counting},
         evaluator="test",
         interval=0.0,
+        poll_seconds=0.01,
     )
     service.start()
     try:

@@ -49,6 +49,7 @@ class AlertService:
         channels: By name. Without any, alerts are only recorded.
         evaluator: Name of this process, shown with the evaluation.
         interval: Seconds since the last evaluation, by any process, after which this one evaluates.
+        poll_seconds: Between two looks whether an evaluation or a notification is due.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class AlertService:
         *,
         evaluator: str,
         interval: float,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._store, self._read_inputs = store, read_inputs
         self._rules, self._channels = rules, channels
         self._evaluator, self._interval = evaluator, interval
+        self._poll_seconds = poll_seconds
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_errors: dict[str, str] = {}
@@ -188,12 +191,12 @@ class AlertService:
         while not self._stop.is_set():
             if time.monotonic() >= first:
                 self._log_errors("evaluate", self.evaluate)
-            self._stop.wait(POLL_SECONDS)
+            self._stop.wait(self._poll_seconds)
 
     def _run_channel(self, channel: str) -> None:
         while not self._stop.is_set():
             self._log_errors(f"deliver to {channel}", lambda: self.deliver(channel))
-            self._stop.wait(POLL_SECONDS)
+            self._stop.wait(self._poll_seconds)
 
     def _log_errors(self, what: str, action: Callable[[], object]) -> None:
         try:

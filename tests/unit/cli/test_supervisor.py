@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.cli import supervisor as supervising
 from enrichment.cli.supervisor import Child, Supervisor
 from tests.helpers.waiting import until
 
@@ -108,9 +107,10 @@ def test_a_child_that_does_not_respond_is_killed_and_started_again(
     tmp_path: Path, stopped: list[Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENRICHMENT_HOME", str(tmp_path))
-    monkeypatch.setattr(supervising, "EARLY_EXIT_SECONDS", 0.0)
     lines = Lines()
-    supervisor = Supervisor({}, tmp_path / "enrichment.log", lines, check_seconds=0.01)
+    supervisor = Supervisor(
+        {}, tmp_path / "enrichment.log", lines, check_seconds=0.01, early_exit_seconds=0.0
+    )
     hung: set[int] = set()
     child = Child("sandbox", ["sandbox", "--port", "0"], responds=lambda pid: pid not in hung)
     watched(supervisor, child, stopped, threading.Event())
