@@ -231,36 +231,30 @@ def _add_holes(figure: go.Figure, rows: pd.DataFrame) -> None:
 
 
 def _add_flags(figure: go.Figure, flags: pd.DataFrame) -> None:
-    for severity, marker in FLAG_MARKERS.items():
+    for severity, symbol in FLAG_MARKERS.items():
         part = flags[flags["severity"] == severity]
-        if part.empty:
-            continue
-        figure.add_scatter(
-            x=part["ts"],
-            y=part["price"],
-            mode="markers",
-            name=f"flag: {severity}",
-            marker={"symbol": marker, "size": 9, "color": theme.ORANGE},
-            text=part["text"],
-            hovertemplate="%{x}<br>%{text}<extra></extra>",
-            row=1,
-            col=1,
-        )
+        _add_markers(figure, part, f"flag: {severity}", symbol, theme.ORANGE)
 
 
 def _add_events(figure: go.Figure, events: pd.DataFrame) -> None:
     for kind, (symbol, color) in EVENT_MARKERS.items():
-        part = events[events["kind"] == kind]
-        if part.empty:
-            continue
-        figure.add_scatter(
-            x=part["ts"],
-            y=part["price"],
-            mode="markers",
-            name=kind,
-            marker={"symbol": symbol, "size": 9, "color": color},
-            text=part["text"],
-            hovertemplate="%{x}<br>%{text}<extra></extra>",
-            row=1,
-            col=1,
-        )
+        _add_markers(figure, events[events["kind"] == kind], kind, symbol, color)
+
+
+def _add_markers(
+    figure: go.Figure, points: pd.DataFrame, name: str, symbol: str, color: str
+) -> None:
+    """Markers at the columns ts and price that show the column text; no trace without points."""
+    if points.empty:
+        return
+    figure.add_scatter(
+        x=points["ts"],
+        y=points["price"],
+        mode="markers",
+        name=name,
+        marker={"symbol": symbol, "size": 9, "color": color},
+        text=points["text"],
+        hovertemplate="%{x}<br>%{text}<extra></extra>",
+        row=1,
+        col=1,
+    )
