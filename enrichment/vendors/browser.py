@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from enrichment.vendors.http import PooledTransport, StreamedResponse, Transport
+from enrichment.vendors.transport import PooledTransport, StreamedResponse, Transport
 
 _OF_THE_BROWSER = ("user-agent", "accept-encoding", "sec-ch-ua")  # as curl sends them
 

@@ -17,7 +17,8 @@ from enrichment.services.alerts.metrics import AlertInputs
 from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import AlertService
 from enrichment.vendors.guard import VendorGuard, VendorProtection
-from enrichment.vendors.http import HttpClient, PooledTransport
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.transport import PooledTransport
 from enrichment.warehouse.alerts import AlertStore
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels

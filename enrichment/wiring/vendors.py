@@ -15,8 +15,9 @@ from enrichment.vendors.base import ActionSource
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
-from enrichment.vendors.http import HttpClient, PooledTransport
+from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import VendorSpec
+from enrichment.vendors.transport import PooledTransport
 from resilience import ResilienceManager, SharedLimiter
 
 SANDBOX_CREDENTIAL = "sandbox"  # in place of each; the sandbox accepts any

@@ -10,7 +10,8 @@ import orjson
 from hypothesis import strategies as st
 from urllib3 import HTTPHeaderDict
 
-from enrichment.vendors.http import HttpClient, StreamedResponse
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.transport import StreamedResponse
 
 T = TypeVar("T")
 JSON = st.recursive(

@@ -25,7 +25,8 @@ from enrichment.domain.errors import ConfigurationError, ProviderError
 from enrichment.domain.symbol_csv import HEADER, read_csv
 from enrichment.domain.symbols import parse_symbol
 from enrichment.services.alerts import rules
-from enrichment.vendors.http import HttpClient, PooledTransport
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.transport import PooledTransport
 from tests.helpers.fake_transport import direct
 from tests.helpers.fuzz_inputs import INPUTS
 

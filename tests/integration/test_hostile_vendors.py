@@ -17,7 +17,8 @@ import pytest
 from enrichment.domain.errors import MalformedResponse, ProviderUnavailable
 from enrichment.vendors import http
 from enrichment.vendors.base import ResilientCall
-from enrichment.vendors.http import HttpClient, PooledTransport
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.transport import MAX_SECONDS, PooledTransport
 from resilience import Bulkhead
 from tests.helpers.fake_transport import direct
 
@@ -52,7 +53,7 @@ def vendor(answer: Answer) -> Iterator[str]:
 
 
 def client_of(
-    address: str, call: ResilientCall = direct, max_seconds: float = http.MAX_SECONDS
+    address: str, call: ResilientCall = direct, max_seconds: float = MAX_SECONDS
 ) -> HttpClient:
     transport = PooledTransport(address, max_seconds=max_seconds)
     return HttpClient(address, call=call, transport=transport)

@@ -34,7 +34,7 @@ RESTRICTED = {
     "alembic": ("enrichment.warehouse",),
     "pgpq": ("enrichment.warehouse",),
     "requests": (),
-    "urllib3": ("enrichment.vendors.http",),
+    "urllib3": ("enrichment.vendors.transport",),
     "distributed": ("enrichment.engine.dask_client", "enrichment.engine.dask_worker"),
     "dask": ("enrichment.engine.dask_client", "enrichment.engine.dask_worker"),
 }

@@ -23,7 +23,7 @@ from enrichment.domain.errors import (
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.binance import BinanceProvider, parse
-from enrichment.vendors.http import StreamedResponse
+from enrichment.vendors.transport import StreamedResponse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 DAY = 86_400_000

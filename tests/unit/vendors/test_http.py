@@ -28,7 +28,8 @@ from enrichment.domain.errors import (
     RequestRefused,
     UnknownSymbol,
 )
-from enrichment.vendors.http import HttpClient, PooledTransport, StreamedResponse
+from enrichment.vendors.http import HttpClient
+from enrichment.vendors.transport import PooledTransport, StreamedResponse
 from tests.helpers.fake_transport import direct, streamed
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from enrichment.domain.bars import Bars
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.http import StreamedResponse
 from enrichment.vendors.polygon import PolygonProvider, Row, decode, parse
+from enrichment.vendors.transport import StreamedResponse
 from tests.helpers.fake_transport import JSON, FakeTransport, client_over
 
 ROW = {"v": 10.0, "vw": 1.5, "o": 1.0, "c": 2, "h": 2.5, "l": 0.5, "t": 1_735_102_800_000, "n": 3}
