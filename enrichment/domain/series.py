@@ -57,6 +57,7 @@ class SeriesSnapshot:
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     doubted: Timestamps = field(default_factory=no_timestamps)  # not sent again by the last run
+    compared_at: datetime | None = None  # when the whole history was last compared, if it was
     rejected: Timestamps = field(default_factory=no_timestamps)  # by an analyst: not to be stored
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
     newest_flagged: datetime | None = None  # newest bar with a warning or an error
@@ -200,6 +201,7 @@ class SeriesUpdate:
     replaces_series: bool = False  # whether all that is stored of the series is given up first
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed first
     doubted: Timestamps = field(default_factory=no_timestamps)  # stored bars that were not sent
+    compared_at: datetime | None = None  # of this run, if it compared the whole history
     repairs: bool = False  # whether it replaces damaged bars, and gaps closed without evidence
     settling_from: datetime | None = None  # volumes of stored bars from here on may still grow
 

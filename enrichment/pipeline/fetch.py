@@ -36,6 +36,7 @@ from enrichment.domain.bars import (
     isin_sorted,
     no_timestamps,
     to_datetime,
+    to_datetime64,
 )
 from enrichment.domain.calendars import Market, market_of
 from enrichment.domain.corporate_actions import (
@@ -437,23 +438,25 @@ def _require_replacement(run: SeriesRun, snapshot: SeriesSnapshot, main: FetchRe
 def _withdrawn_bars(
     run: SeriesRun, snapshot: SeriesSnapshot, stored: Bars, main: FetchResult
 ) -> tuple[Timestamps, Timestamps]:
-    """Stored bars that their vendor has taken back, and those that it may have.
+    """Stored bars that their vendor has taken back, and those that it may have; of the latter also
+    those of earlier runs from before this one's window.
 
     It has if it sent bars of before and after but not this one, in two runs in a row, or in one
     where the calendar has no such bar. Not if it left out most of the bars: such an answer is
     incomplete.
     """
+    older = snapshot.doubted[snapshot.doubted < to_datetime64(main.window.start)]
     if main.fetched is None or main.source != snapshot.source or len(main.fetched.bars) == 0:
-        return no_timestamps(), no_timestamps()
+        return no_timestamps(), older
     sent = np.union1d(main.fetched.bars.ts, snapshot.rejected)
     inside = stored.ts[(stored.ts > sent[0]) & (stored.ts < sent[-1])]
     missing = inside[~isin_sorted(inside, sent)]
     if len(missing) == 0 or 2 * len(missing) > len(inside):
-        return no_timestamps(), no_timestamps()
+        return no_timestamps(), older
     start = to_datetime(missing[0]) - run.timeframe.duration
     expected = missing_bars(run.market, run.timeframe, no_timestamps(), start, run.now)
     gone = ~isin_sorted(missing, expected) | np.isin(missing, snapshot.doubted)
-    return missing[gone], missing[~gone]
+    return missing[gone], np.append(older, missing[~gone])
 
 
 def _impossible_bars(run: SeriesRun, stored: Bars, main: FetchResult) -> Timestamps:

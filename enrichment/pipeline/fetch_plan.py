@@ -5,6 +5,7 @@
 | `first_run` | no bar is stored | the configured history | nothing |
 | `incremental` | bars are stored | from the overlap on, then each due gap | the tail |
 | `longer_history` | more history is wanted than was ever served | also that part | the tail |
+| `comparison` | a month after the last one | the whole history, then each due gap | all bars |
 | `backfill` | a job requests a part of the history | one chunk of it at a time | the tail |
 | `repair` | a job replaces a damaged part | one chunk of it at a time | the tail |
 | `unchanged` | the overlap was returned as stored, no gap is due | nothing more | nothing more |
@@ -14,7 +15,8 @@ The tail: all stored bars from the earliest fetched window on, and the lookback 
 tail from the overlap on mostly comes with the snapshot and is not read again. After a change of the
 set of features all bars are read, since all need new values.
 
-The first five situations are known before the first request (`plan_update`, `plan_chunk`), the last
+The first six situations are known before the first request (`plan_update`,
+`plan_comparison`, `plan_chunk`), the last
 two after its response (`plan_unchanged`, `plan_refetch`).
 
 >>> from datetime import UTC
@@ -28,9 +30,10 @@ two after its response (`plan_unchanged`, `plan_refetch`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from zlib import crc32
 
 import numpy as np
 
@@ -44,6 +47,8 @@ OVERLAP = 10  # newest stored bars that each run fetches again
 BARS_PER_CHUNK = 10_000
 GAP_FETCHES_PER_RUN = 5
 _DAY = timedelta(days=1)
+COMPARISON_DAYS = 30  # between two comparisons of a series with all that its vendor has
+MAX_COMPARED_BARS = 100_000  # nominal ones, the newest of a series
 _MAX_BARS_BETWEEN_GAPS = 200  # closer gaps are fetched by one request
 
 
@@ -53,6 +58,7 @@ class Situation(StrEnum):
     FIRST_RUN = "first_run"
     INCREMENTAL = "incremental"
     LONGER_HISTORY = "longer_history"
+    COMPARISON = "comparison"
     BACKFILL = "backfill"
     REPAIR = "repair"
     UNCHANGED = "unchanged"
@@ -107,6 +113,37 @@ def _unserved_history(snapshot: SeriesSnapshot, wanted: datetime, before: dateti
         return []
     longer = snapshot.wanted_from is None or snapshot.wanted_from - wanted > _DAY
     return [Window(wanted, min(served, before))] if longer or snapshot.history_due else []
+
+
+def comparison_due(
+    symbol: str, timeframe: Timeframe, snapshot: SeriesSnapshot, now: datetime
+) -> bool:
+    """Whether the whole history is to be compared with the vendor's: on one day in 30, which
+    differs from series to series, so that a night compares a thirtieth of them; and again after a
+    comparison that missed bars, which are withdrawn only if they are missing twice.
+    """
+    if snapshot.overlap_from is None:
+        return False
+    if (snapshot.doubted < to_datetime64(snapshot.overlap_from)).any():
+        return True
+    since = snapshot.compared_at
+    if since is not None and now - since < timedelta(days=COMPARISON_DAYS / 2):
+        return False
+    return (now.toordinal() + crc32(f"{symbol} {timeframe}".encode())) % COMPARISON_DAYS == 0
+
+
+def plan_comparison(
+    plan: FetchPlan, snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime
+) -> FetchPlan:
+    """The plan of an update that compares the whole history, too."""
+    start = min(plan.window.start, compared_from(snapshot, timeframe, now))
+    return replace(plan, situation=Situation.COMPARISON, window=Window(start, now), read=Read.ALL)
+
+
+def compared_from(snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime) -> datetime:
+    """Where a comparison of the whole history begins; `now` for an empty series."""
+    longest = timedelta(days=min(MAX_COMPARED_BARS * timeframe.duration / _DAY, 36_500))
+    return max(snapshot.history_from or snapshot.first_ts or now, now - longest)
 
 
 def plan_chunk(

@@ -48,7 +48,7 @@ from enrichment.domain.series import (
     SeriesUpdate,
 )
 from enrichment.domain.statuses import GapCause
-from enrichment.pipeline import features, quality, reconcile
+from enrichment.pipeline import features, fetch_plan, quality, reconcile
 from enrichment.pipeline.fetch import FetchedSeries, SeriesRun
 from enrichment.pipeline.validation.missing import classify_missing
 from enrichment.pipeline.validation.series import newest_sign_of_life
@@ -283,6 +283,15 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     return HistoryReach(wanted, served, limit or snapshot.history_limit, checked, fallback, share)
 
 
+def _compared_at(merged: MergedSeries) -> datetime | None:
+    """The run's time if it fetched all that is stored of the series from its vendor."""
+    run, main = merged.run, merged.fetched.fetches[0]
+    if main.fetched is None or main.fetched.fallback:
+        return None
+    start = fetch_plan.compared_from(merged.snapshot, run.timeframe, run.now)
+    return run.now if main.window.start <= start and main.window.end >= run.now else None
+
+
 def to_update(
     merged: MergedSeries,
     columns: Mapping[str, features.Column],
@@ -315,6 +324,7 @@ def to_update(
         appends=appends,
         withdrawn=fetched.withdrawn,
         doubted=fetched.doubted,
+        compared_at=_compared_at(merged),
         settling_from=None
         if appends
         else reconcile.settling_from(merged.run.market, merged.run.timeframe, stored),

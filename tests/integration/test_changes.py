@@ -269,3 +269,56 @@ def test_bars_are_reviewed_through_the_api(db: Database) -> None:
     post("unreject", 202)
     run_open_job(night)
     assert_stored(night, recorded_bars().take(slice(400)))
+
+
+MONTH = 22  # sessions: at least 30 days
+
+
+def compared(night: NightlyRuns, sessions: range) -> int:
+    """Run a night after each of the sessions; how many fetched the whole history."""
+    night.vendor.windows.clear()
+    for session in sessions:
+        night.run_at(session, quiet_bars())
+    first = to_datetime(quiet_bars().ts[0])
+    return sum(window.start <= first for window in night.vendor.windows)
+
+
+def test_old_history_that_its_vendor_mends_is_found_within_a_month(db: Database) -> None:
+    row = 100  # far behind the overlap
+    night = nights(db, **multiplied("close", row, 1.0001))
+    assert compared(night, range(NIGHT + 1, NIGHT + 2 * MONTH)) in (1, 2)
+    assert len(night.vendor.windows) == 2 * MONTH - 1  # a comparison takes the night's request
+    ts = to_datetime(quiet_bars().ts[row])
+    assert corrections(night) == [(ts, "close", "source_updated")]
+    assert_stored(night, night.vendor.bars.take(slice(NIGHT + 2 * MONTH - 1)))
+
+
+def test_a_comparison_without_a_difference_writes_nothing(db: Database) -> None:
+    night = nights(db)
+    before = night.rows("SELECT ctid::text, ts FROM bars ORDER BY ts")
+    assert compared(night, range(NIGHT + 1, NIGHT + 2 * MONTH)) in (1, 2)
+    assert night.rows("SELECT ctid::text, ts FROM bars ORDER BY ts")[:NIGHT] == before
+    assert corrections(night) == []
+
+
+def test_an_old_session_that_its_vendor_takes_back_is_withdrawn(db: Database) -> None:
+    row = 100
+    night = nights(db)
+    night.vendor.bars = without(row)
+    compared(night, range(NIGHT + 1, NIGHT + 2 * MONTH))
+    assert corrections(night) == [(to_datetime(quiet_bars().ts[row]), "bars", "withdrawn")]
+    assert_stored(night, without(row).take(slice(NIGHT + 2 * MONTH - 2)))
+
+
+def test_a_night_compares_a_share_of_the_histories(db: Database) -> None:
+    symbols = [f"S{number}" for number in range(60)]
+    night = NightlyRuns(db, quiet_bars().take(slice(700, 900)), *symbols)
+    night.run_at(150)
+    night.vendor.windows.clear()
+    start = to_datetime(night.vendor.bars.ts[0])
+    counts = []
+    for session in range(170, 173):
+        night.run_at(session)
+        counts.append(sum(window.start <= start for window in night.vendor.windows))
+        night.vendor.windows.clear()
+    assert 0 < sum(counts) <= 18

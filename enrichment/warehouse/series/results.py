@@ -66,7 +66,8 @@ STATUSES = JsonRows(
     " history_from timestamptz, source text, adjusted boolean, first_ts timestamptz,"
     " last_ts timestamptz, inserted bigint, feature_set text, wanted_from timestamptz,"
     " history_limit text, history_checked boolean, fallback boolean,"
-    " adjusted_until timestamptz, splits_applied text, doubted timestamptz[]",
+    " adjusted_until timestamptz, splits_applied text, doubted timestamptz[],"
+    " compared_at timestamptz",
 )
 
 
@@ -224,6 +225,7 @@ def _status(task: Task, update: SeriesUpdate) -> Row:
         "adjusted_until": update.adjusted_until,
         "splits_applied": splits_key(update.splits, update.last_ts, update.adjusted_until),
         "doubted": _texts(map(to_datetime, update.doubted)),
+        "compared_at": update.compared_at,
         "first_ts": to_datetime(ts[0]) if len(ts) else None,
         "last_ts": to_datetime(ts[-1]) if len(ts) else None,
     }
@@ -446,11 +448,11 @@ _UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
     history_from, wanted_from, history_limit, history_checked_at, source, fallback, adjusted,
     adjusted_until, splits_applied, quality_score, reasons, evidence, feature_set, doubted,
-    last_success_at)
+    compared_at, last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
     history_from, wanted_from, history_limit, CASE WHEN history_checked THEN now() END, source,
     fallback, adjusted, adjusted_until, splits_applied, score, reasons, evidence, feature_set,
-    doubted, now()
+    doubted, compared_at, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
@@ -464,7 +466,7 @@ ON CONFLICT (symbol, timeframe) DO UPDATE SET
     adjusted = EXCLUDED.adjusted, adjusted_until = EXCLUDED.adjusted_until,
     splits_applied = EXCLUDED.splits_applied, quality_score = EXCLUDED.quality_score,
     reasons = EXCLUDED.reasons, evidence = EXCLUDED.evidence, feature_set = EXCLUDED.feature_set,
-    doubted = EXCLUDED.doubted,
+    doubted = EXCLUDED.doubted, compared_at = coalesce(EXCLUDED.compared_at, e.compared_at),
     last_success_at = EXCLUDED.last_success_at, last_error = NULL, last_error_at = NULL
 """
 

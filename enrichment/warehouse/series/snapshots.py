@@ -144,6 +144,7 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         gaps=_timestamps(row.gaps),
         gaps_due=_timestamps(sorted({*row.gaps_due} - {*row.rejected})),
         doubted=_timestamps(row.doubted),
+        compared_at=row.compared_at,
         rejected=_timestamps(row.rejected),
         flagged=frozenset(_flagged(row)),
         newest_flagged=max(row.flag_ts, default=None),
@@ -257,7 +258,7 @@ SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.featur
         WHERE s.adjusted_until IS NOT NULL AND symbol = keys.symbol) AS actions_from,
     s.adjusted_until, s.splits_applied, splits.days AS split_days, splits.ratios AS split_ratios,
     splits.disputes,
-    s.wanted_from, s.history_limit, s.doubted,
+    s.wanted_from, s.history_limit, s.doubted, s.compared_at,
     ARRAY(SELECT ts FROM bar_rejections WHERE symbol = keys.symbol
         AND timeframe = keys.timeframe ORDER BY ts) AS rejected,
     s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,
