@@ -149,10 +149,8 @@ class EnrichmentPipeline(Generic[Outcome]):
 
     def _update_series(self, run: SeriesRun, snapshot: SeriesSnapshot) -> SeriesUpdate:
         def plan(snapshot: SeriesSnapshot) -> FetchPlan:
-            update = fetch_plan.plan_update(snapshot, run.timeframe, run.now, self._history)
-            if not fetch_plan.comparison_due(run.task.symbol, run.timeframe, snapshot, run.now):
-                return update
-            return fetch_plan.plan_comparison(update, snapshot, run.timeframe, run.now)
+            series = run.task.symbol, run.timeframe
+            return fetch_plan.plan_run(*series, snapshot, run.now, self._history)
 
         return self._enrich_series(run, snapshot, plan)
 

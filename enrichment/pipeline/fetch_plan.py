@@ -88,13 +88,23 @@ class FetchPlan:
         return None if self.read is Read.ALL else _start(self.window, self.gaps)
 
 
-def plan_update(
-    snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime, history: timedelta
+def plan_run(
+    symbol: str, timeframe: Timeframe, snapshot: SeriesSnapshot, now: datetime, history: timedelta
 ) -> FetchPlan:
-    """Plan of a run that brings a series up to date.
+    """Plan of a run that brings a series up to date, and compares all of it where that is due.
 
     history: how far back the first run reaches.
     """
+    plan = plan_update(snapshot, timeframe, now, history)
+    if not comparison_due(symbol, timeframe, snapshot, now):
+        return plan
+    return plan_comparison(plan, snapshot, timeframe, now)
+
+
+def plan_update(
+    snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime, history: timedelta
+) -> FetchPlan:
+    """Plan of an update; `history` as for `plan_run`."""
     configured = (now - history).replace(hour=0, minute=0, second=0, microsecond=0)
     wanted = min(configured, snapshot.wanted_from or configured)
     if snapshot.overlap_from is None:

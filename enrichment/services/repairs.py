@@ -19,6 +19,8 @@ from itertools import groupby
 from enrichment.domain.damage import DamageKind, Finding
 from enrichment.domain.model import AssetClass, SeriesRepair, Timeframe, Window
 from enrichment.pipeline.fetch_plan import BARS_PER_CHUNK, backfill_chunks
+from enrichment.services.request_plan import minutes_by_vendor
+from enrichment.vendors.canonical import source_timeframe
 from enrichment.vendors.registry import VENDORS
 
 
@@ -131,8 +133,8 @@ def plan_repair(
     requests: dict[str, int] = {}
     for planned in series:
         requests[planned.vendor] = requests.get(planned.vendor, 0) + planned.requests
-    minutes = [count / rate for name, count in requests.items() if (rate := quotas.get(name))]
-    return RepairPlan(findings, series, requests, max(minutes, default=0.0))
+    minutes = minutes_by_vendor(requests, quotas)
+    return RepairPlan(findings, series, requests, max(minutes.values(), default=0.0))
 
 
 def _days_of(finding: Finding) -> Iterable[Finding]:
@@ -177,8 +179,6 @@ def _vendor(finding: Finding, window: Window, now: datetime, names: Sequence[str
 
 def _requests(vendor: str, finding: Finding, window: Window) -> int:
     """Of all chunks, each of which is asked for by itself."""
-    from enrichment.vendors.canonical import source_timeframe
-
     source = source_timeframe(finding.asset_class, finding.timeframe)
     chunks = backfill_chunks(window, finding.timeframe, BARS_PER_CHUNK)
     if vendor not in VENDORS:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from enrichment.domain.model import Timeframe, TrackedSymbol
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
 from enrichment.domain.symbols import parse_symbol, spellings
+from enrichment.warehouse.state_lists import QUEUED_ITEMS
 
 
 def put(conn: Connection, tracked: Sequence[TrackedSymbol], *, keep_timeframes: bool) -> None:
@@ -59,6 +62,27 @@ def stored_as(conn: Connection, symbols: Sequence[str]) -> list[str]:
     return [name if name in tracked else older.get(name, name) for name in names]
 
 
+def select(
+    conn: Connection, symbols: Sequence[str] | None = None, asset_class: str | None = None
+) -> list[TrackedSymbol]:
+    """The tracked symbols, or these or an asset class' of them, ascending; inactive ones, too."""
+    names = None if symbols is None else list(symbols)
+    rows = conn.execute(text(_SELECT), {"symbols": names, "asset_class": asset_class})
+    return [_tracked(row) for row in rows]
+
+
+def of_job(conn: Connection, job_id: UUID) -> list[TrackedSymbol]:
+    """The symbols that a job has not finished yet, ascending, with the timeframes that it fetches;
+    without those of a backfill.
+    """
+    return [_tracked(row) for row in conn.execute(text(_OF_JOB), {"job_id": job_id})]
+
+
+def _tracked(row: Any) -> TrackedSymbol:
+    timeframes = tuple(Timeframe(name) for name in row.timeframes)
+    return TrackedSymbol(row.symbol, AssetClass(row.asset_class), timeframes, row.active)
+
+
 def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
     """Those of the symbols that are not tracked, or not active."""
     rows = conn.execute(
@@ -68,6 +92,18 @@ def not_active(conn: Connection, symbols: Sequence[str]) -> list[str]:
     active = set(rows.scalars())
     return [symbol for symbol in symbols if symbol not in active]
 
+
+_SELECT = """
+SELECT symbol, asset_class, timeframes, active FROM tracked_symbols
+WHERE (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
+    AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
+ORDER BY symbol
+"""
+
+_OF_JOB = f"""
+SELECT symbol, asset_class, timeframes, true AS active FROM enrichment_job_items
+WHERE job_id = :job_id AND status IN {QUEUED_ITEMS} AND backfill IS NULL ORDER BY symbol
+"""
 
 _PUT = """
 INSERT INTO tracked_symbols AS t (symbol, asset_class, timeframes, active)

@@ -168,12 +168,17 @@ def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> Nigh
         scored=quality.scored,
         mean_score=quality.mean_score,
         validation_rate=quality.validation_rate,
-        pauses=fetch_all(conn, Pause, PAUSES),
+        pauses=pauses_in_force(conn),
         breakers=fetch_all(conn, BreakerState, _BREAKERS, {"stale": STALE_SECONDS}),
         waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
         limiters=fetch_all(conn, PausedLimiter, _PAUSED_LIMITERS, {"stale": STALE_SECONDS}),
     )
+
+
+def pauses_in_force(conn: Connection) -> list[Pause]:
+    """By scope and key."""
+    return fetch_all(conn, Pause, PAUSES)
 
 
 def last_run(conn: Connection) -> NightRun | None:

@@ -18,12 +18,11 @@ def test_no_other_number_of_days_costs_less(sessions: set[int], needs: list[int]
         whole = ordered[len(ordered) - days :]
         return days + sum(any(s >= need and s not in whole for s in ordered) for need in needs)
 
-    chosen = cheapest_days(
-        FIRST + np.array(needs, int) * DAY, FIRST + np.array(ordered, int) * DAY
+    chosen = cheapest_days(FIRST + np.array(needs, int) * DAY, FIRST + np.array(ordered, int) * DAY)
+    assert (
+        chosen.tolist()
+        == (FIRST + np.array(ordered, int) * DAY)[len(ordered) - len(chosen) :].tolist()
     )
-    assert chosen.tolist() == (FIRST + np.array(ordered, int) * DAY)[
-        len(ordered) - len(chosen) :
-    ].tolist()
     best = min(map(requests, range(len(ordered) + 1)))
     assert requests(len(chosen)) == best
     assert len(chosen) == 0 or requests(len(chosen) - 1) > best  # no more days than it takes

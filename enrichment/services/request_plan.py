@@ -1,0 +1,297 @@
+"""What a job will ask of the vendors: which requests, how many, and how long their quotas make it.
+
+The runs' own `fetch_plan` is applied to each series as it is stored now, so that a plan differs
+from what then happens only by what nobody can know: answers that change the history or leave gaps.
+
+>>> quota_minutes(500, 5), quota_minutes(5, 5), quota_minutes(40, 300, burst=10)
+(99.0, 0.0, 0.1)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from functools import partial
+from itertools import chain
+from math import ceil
+
+import numpy as np
+
+from enrichment.domain import calendars
+from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import Market, market_of
+from enrichment.domain.exchanges import NEW_YORK
+from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
+from enrichment.domain.statuses import PauseScope
+from enrichment.pipeline.fetch_plan import FetchPlan, plan_run
+from enrichment.pipeline.market_days import cheapest_days
+from enrichment.services.command_checks import unserved_reason
+from enrichment.vendors.canonical import source_timeframe, source_window
+from enrichment.vendors.registry import VENDORS
+from enrichment.warehouse import closures
+from enrichment.warehouse.database import Connection
+from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.night import pauses_in_force
+from enrichment.warehouse.series.snapshots import read_snapshots
+
+EXAMPLES = 5
+_SERIES_PER_READ = 2_000
+
+
+def _serve_whole_days() -> frozenset[str]:
+    return frozenset(s.name for s in VENDORS if getattr(s, "build_market_days", None) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """The settings that requests depend on."""
+
+    providers: Mapping[str, Sequence[str]]
+    """Asset class → its vendors in order of failover."""
+    quotas: Mapping[str, int | None]
+    """Vendor → requests a minute; those that have none may be missing."""
+    history_days: int
+    """How far back the first run of a series reaches."""
+    whole_days: Collection[str] = field(default_factory=_serve_whole_days)
+    """The vendors that serve all symbols of a day of the US market in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSymbols:
+    """Symbols that a job does not fetch, or not now, for one reason."""
+
+    reason: str
+    symbols: int
+    examples: Sequence[str]
+    """The first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPlan:
+    """What fetching some symbols takes, as far as it can be known beforehand."""
+
+    symbols: int
+    """That are fetched."""
+    requests: Mapping[str, int]
+    """Vendor → how many, the whole days included."""
+    minutes: Mapping[str, float]
+    """Vendor → how long its quota makes them take, from an unused minute on."""
+    market_days: Sequence[date]
+    """Sessions of the US market that are fetched whole, each by one request, ascending."""
+    by_market_days: frozenset[str]
+    """Symbols whose series of 1d and 1w need nothing but these days."""
+    skipped: Sequence[SkippedSymbols]
+    """Most symbols first."""
+
+    @property
+    def total_requests(self) -> int:
+        return sum(self.requests.values())
+
+    @property
+    def total_minutes(self) -> float:
+        """Until the last vendor is done: they are asked at the same time."""
+        return max(self.minutes.values(), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The series of a symbol that are built from the same bars of a vendor."""
+
+    symbol: str
+    asset_class: AssetClass
+    vendor: str
+    source: Timeframe
+    market: Market
+    window: Window
+    """Of the newest bars, that of the series which needs most."""
+    gaps: Sequence[Window]
+    """Before it, ascending."""
+
+    def requests(self, since: datetime | None = None) -> int:
+        """About how many; `since`: from here on the whole days of the market are at hand."""
+        held = [] if since is None else [Window(since, self.window.end)]
+        count = 0
+        for window in (self.window, *self.gaps):
+            if not any(_covers(other, window) for other in held):
+                held.append(window)
+                count += VENDORS[self.vendor].requests(self.asset_class, self.source, window)
+        return count
+
+
+def plan_requests(
+    conn: Connection, items: Sequence[TrackedSymbol], *, now: datetime, settings: RequestSettings
+) -> RequestPlan:
+    """The plan of bringing these symbols up to date.
+
+    Args:
+        conn: Where the series and the pauses are read.
+        items: The symbols, each with the timeframes to fetch.
+        now: When they are fetched; all windows end here.
+        settings: Of the installation.
+    """
+    closures.refresh(conn)
+    skipping = _Skipping(pauses_in_force(conn), settings.providers)
+    due = [item for item in items if not skipping.skips(item)]
+    groups = list(_groups(conn, due, now, settings))
+    whole = [group for group in groups if _has_whole_days(group, settings.whole_days)]
+    days = _market_days(whole, now)
+    since = to_datetime(days[0]) if len(days) else None
+    requests: Counter[str] = Counter()
+    for group in groups:
+        requests[group.vendor] += group.requests()
+    by_market_days = set()
+    for group in whole if since else ():
+        beside = group.requests(since)
+        requests[group.vendor] += beside - group.requests()
+        if not beside:
+            by_market_days.add(group.symbol)
+    if since:
+        requests[whole[0].vendor] += len(days)
+    return RequestPlan(
+        symbols=len(due),
+        requests={name: count for name, count in sorted(requests.items()) if count},
+        minutes=minutes_by_vendor(requests, settings.quotas),
+        market_days=days.astype("datetime64[D]").tolist(),
+        by_market_days=frozenset(by_market_days),
+        skipped=skipping.skipped,
+    )
+
+
+def minutes_by_vendor(
+    requests: Mapping[str, int], quotas: Mapping[str, int | None]
+) -> dict[str, float]:
+    """Vendor → how long its quota makes these requests take; 0 for one without a quota."""
+    return {
+        name: quota_minutes(count, quota, VENDORS[name].burst if name in VENDORS else None)
+        if (quota := quotas.get(name))
+        else 0.0
+        for name, count in sorted(requests.items())
+        if count
+    }
+
+
+def quota_minutes(requests: int, quota: int, burst: int | None = None) -> float:
+    """From the first request to the last one.
+
+    Args:
+        requests: At least one.
+        quota: Requests in any minute.
+        burst: At once, the others of a minute evenly; None: all.
+    """
+    if burst is None or burst >= quota:
+        return float(ceil(requests / quota) - 1)
+    return max(0.0, (requests - burst) / quota)
+
+
+class _Skipping:
+    """Sorts out the symbols that are not fetched now."""
+
+    def __init__(self, pauses: Sequence[Pause], providers: Mapping[str, Sequence[str]]) -> None:
+        self._pauses = {(pause.scope, pause.key): pause for pause in pauses}
+        self._providers = providers
+        self._symbols: dict[str, list[str]] = defaultdict(list)
+
+    def skips(self, item: TrackedSymbol) -> bool:
+        """Whether the symbol is not fetched now."""
+        reason = self._reason(item)
+        if reason is not None:
+            self._symbols[reason].append(item.symbol)
+        return reason is not None
+
+    @property
+    def skipped(self) -> list[SkippedSymbols]:
+        groups = sorted(self._symbols.items(), key=lambda group: (-len(group[1]), group[0]))
+        return [
+            SkippedSymbols(reason, len(symbols), symbols[:EXAMPLES]) for reason, symbols in groups
+        ]
+
+    def _reason(self, item: TrackedSymbol) -> str | None:
+        if not item.active:
+            return "not active"
+        for scope, key in (
+            (PauseScope.GLOBAL, ""),
+            (PauseScope.ASSET_CLASS, item.asset_class.value),
+            (PauseScope.SYMBOL, item.symbol),
+        ):
+            if (pause := self._pauses.get((scope, key))) is not None:
+                return _pause_text(pause)
+        names = self._providers.get(item.asset_class, ())
+        unserved = unserved_reason(item, names)
+        if unserved is not None:
+            return unserved.removeprefix(f"{item.symbol}: ")
+        first = {_first_vendor(item, timeframe, names) for timeframe in item.timeframes}
+        pauses = [self._pauses.get((PauseScope.PROVIDER, name)) for name in sorted(first)]
+        return next((_pause_text(pause) for pause in pauses if pause is not None), None)
+
+
+def _pause_text(pause: Pause) -> str:
+    what = f"{pause.scope} {pause.key}".replace("_", " ") if pause.key else "everything"
+    until = f" until {pause.until:%Y-%m-%d %H:%M} UTC" if pause.until else ""
+    reason = f": {pause.reason}" if pause.reason else ""
+    return f"{what} is paused by {pause.paused_by}{until}{reason}"
+
+
+def _first_vendor(item: TrackedSymbol, timeframe: Timeframe, names: Sequence[str]) -> str:
+    """The one that is asked first for a series; one that can't serve it is not asked."""
+    series = item.symbol, item.asset_class, timeframe
+    return next(name for name in names if VENDORS[name].refusal(*series) is None)
+
+
+def _groups(
+    conn: Connection, items: Sequence[TrackedSymbol], now: datetime, settings: RequestSettings
+) -> Iterator[_Group]:
+    """The windows of all series; those of one symbol one after another."""
+    keys = [(item.symbol, timeframe) for item in items for timeframe in item.timeframes]
+    snapshots = chain.from_iterable(
+        read_snapshots(conn, keys[at : at + _SERIES_PER_READ], "")
+        for at in range(0, len(keys), _SERIES_PER_READ)
+    )
+    history = timedelta(days=settings.history_days)
+    for item in items:
+        names, market = (
+            settings.providers[item.asset_class],
+            market_of(item.symbol, item.asset_class),
+        )
+        plans: dict[tuple[str, Timeframe], list[FetchPlan]] = defaultdict(list)
+        for timeframe, snapshot in zip(item.timeframes, snapshots, strict=False):
+            plan = plan_run(item.symbol, timeframe, snapshot, now, history)
+            source = source_timeframe(market, timeframe)
+            asked = partial(_asked, market=market, timeframe=timeframe, now=now)
+            plan = replace(plan, window=asked(plan.window), gaps=list(map(asked, plan.gaps)))
+            plans[_first_vendor(item, timeframe, names), source].append(plan)
+        for (vendor, source), group in plans.items():
+            start = min(plan.window.start for plan in group)
+            gaps = sorted({gap for plan in group for gap in plan.gaps}, key=_longest_first)
+            series = item.symbol, item.asset_class, vendor, source, market
+            yield _Group(*series, Window(start, now), gaps)
+
+
+def _asked(window: Window, market: Market, timeframe: Timeframe, now: datetime) -> Window:
+    """What is asked of a vendor for a window, as by `CanonicalProvider`."""
+    asked = source_window(window, market, timeframe)
+    return Window(asked.start, max(window.end, min(asked.end, now)))
+
+
+def _longest_first(window: Window) -> tuple[timedelta, datetime]:
+    return window.start - window.end, window.start
+
+
+def _covers(window: Window, other: Window) -> bool:
+    return window.start <= other.start and other.end <= window.end
+
+
+def _has_whole_days(group: _Group, vendors: Collection[str]) -> bool:
+    """Whether the bars can also come from all symbols' of whole days."""
+    of_stocks = group.asset_class is AssetClass.STOCK and group.market is NEW_YORK
+    return of_stocks and group.source is Timeframe.D1 and group.vendor in vendors
+
+
+def _market_days(groups: Sequence[_Group], now: datetime) -> Timestamps:
+    """The sessions that are cheaper fetched whole, ascending."""
+    if not groups:
+        return no_timestamps()
+    since = min(group.window.start for group in groups)
+    sessions = calendars.ended_bar_starts(NEW_YORK, Timeframe.D1, since, now)
+    return cheapest_days(np.array([to_datetime64(g.window.start) for g in groups]), sessions)
