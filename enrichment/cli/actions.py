@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from enrichment.cli.context import Json, actor, load_settings, out, services
+from enrichment.cli.context import Json, Plain, actor, load_settings, out, services
 from enrichment.domain.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, help="Splits, dividends and other corporate actions.")
@@ -24,9 +24,11 @@ def actions_list(
     since: Annotated[str | None, typer.Option(help="Earliest date, YYYY-MM-DD.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number.")] = 50,
     as_json: Json = False,
+    plain: Plain = False,
 ) -> None:
     """List corporate actions, the latest first."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
     from enrichment.domain.symbols import parse_symbol
 
     name = None if symbol is None else parse_symbol(symbol)
@@ -34,13 +36,13 @@ def actions_list(
     with services() as (reader, _):
         rows = reader.corporate_actions.listed(limit + 1, symbol=name, since=first)
     if as_json:
-        out.print(render.as_json(rows[:limit]), highlight=False)
+        render.print_json(out, rows[:limit])
         return
-    if not rows:
+    if not rows and not plain:
         out.print("no corporate actions are known: 'enrichment actions refresh' asks the vendors")
         return
-    out.print(render.actions_table(rows[:limit]))
-    if len(rows) > limit:
+    print_table(out, render.actions_table(rows[:limit]), plain=plain)
+    if len(rows) > limit and not plain:
         out.print(f"the latest {limit}; more with --limit", highlight=False)
 
 

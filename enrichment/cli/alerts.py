@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from enrichment.cli.context import Json, Reason, actor, err, load_settings, out, services
+from enrichment.cli.context import Json, Plain, Reason, actor, err, load_settings, out, services
+from enrichment.cli.tables import Table, print_table
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
@@ -16,8 +17,6 @@ from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import AlertChange, AlertSeverity
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from enrichment.services.alerts.rules import Rule
     from enrichment.services.alerts.service import Sender
     from enrichment.warehouse.alerts import Delivery
@@ -32,6 +31,7 @@ RuleName = Annotated[str, typer.Argument(help="Name, as shown by 'enrichment ale
 def alerts_list(
     history: Annotated[int, typer.Option(min=0, max=500, help="Number of events to show.")] = 10,
     as_json: Json = False,
+    plain: Plain = False,
 ) -> None:
     """List the rules with their state and silences, and the latest events."""
     from enrichment.cli import render
@@ -43,9 +43,11 @@ def alerts_list(
         report = reader.alerts.report()
         events = reader.alerts.history(history) if history else []
     if as_json:
-        out.print(render.as_json({"report": report, "events": events}), highlight=False)
+        render.print_json(out, {"report": report, "events": events})
         return
-    out.print(_alerts_table(rules, report))
+    print_table(out, _alerts_table(rules, report), plain=plain)
+    if plain:
+        return
     by = f" by {report.evaluator}" if report.evaluator else ""
     out.print(f"\nevaluated {render.timestamp(report.evaluated_at)}{by}", highlight=False)
     if events:
@@ -129,8 +131,11 @@ def _test_delivery(channel: str, change: AlertChange, episode: uuid.UUID) -> Del
 def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
     from enrichment.cli import render
 
-    table = render.table(
-        "rule", "state", "since", "severity", "condition", "value", "silenced until"
+    table = Table(
+        *("rule", "state", "severity", "value", "since", "silenced until"),
+        right=("value",),
+        optional=("silenced until", "since", "severity"),
+        prose="condition",
     )
     alerts: dict[str, Alert] = {alert.rule: alert for alert in report.alerts}
     for rule in rules:
@@ -138,11 +143,11 @@ def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
         table.add_row(
             rule.name,
             alert.state if alert else "not evaluated",
-            render.timestamp(alert.since if alert else None),
             rule.severity,
-            rule.condition,
             "–" if alert is None or alert.value is None else f"{alert.value:g}",
+            render.timestamp(alert.since if alert else None),
             render.timestamp(alert.silenced_until if alert else None),
+            rule.condition,
         )
     return table
 
@@ -150,7 +155,7 @@ def _alerts_table(rules: tuple[Rule, ...], report: AlertReport) -> Table:
 def _events_table(events: list[AlertEvent]) -> Table:
     from enrichment.cli import render
 
-    table = render.table("at", "rule", "change", "detail", "delivered")
+    table = Table("at", "rule", "change", "delivered", optional=("delivered",), prose="detail")
     for event in events:
         deliveries = [
             f"{d.channel} ✓"
@@ -159,5 +164,5 @@ def _events_table(events: list[AlertEvent]) -> Table:
             for d in event.deliveries
         ]
         summary = ", ".join(deliveries) or ("silenced" if event.silenced else "–")
-        table.add_row(render.timestamp(event.at), event.rule, event.state, event.detail, summary)
+        table.add_row(render.timestamp(event.at), event.rule, event.state, summary, event.detail)
     return table

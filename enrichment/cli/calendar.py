@@ -48,7 +48,7 @@ def calendar_list(as_json: Json = False) -> None:
     with services() as (reader, _):
         closed, proposed = reader.closures.listed(), reader.closures.proposed()
     if as_json:
-        out.print(render.as_json({"closures": closed, "proposed": proposed}), highlight=False)
+        render.print_json(out, {"closures": closed, "proposed": proposed})
         return
     if not closed:
         out.print("no unscheduled closures are declared")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import getpass
-import os
+import io
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,18 @@ if TYPE_CHECKING:
     from enrichment.warehouse.read_models.facade import ReadModels
 
 
-PIPE_COLUMNS = 1000  # tables in a pipe or file are not cut
+PIPE_COLUMNS = 100_000  # of a pipe or file, where nothing is folded
+_ASCII = {
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "→": "->",
+    "✓": "+",
+    "✗": "x",
+    "×": "x",
+    "·": ".",
+    "█": "#",
+}
 
 
 class SafeConsole(Console):
@@ -34,15 +47,18 @@ class SafeConsole(Console):
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        stream = sys.stderr if stderr else sys.stdout
-        fits = stream.isatty() or "COLUMNS" in os.environ
+        terminal = (sys.stderr if stderr else sys.stdout).isatty()
         super().__init__(
             stderr=stderr,
             soft_wrap=True,
             markup=False,
             emoji=False,
-            width=None if fits else PIPE_COLUMNS,
+            width=None if terminal else PIPE_COLUMNS,
         )
+
+    def print_plain(self, text: str) -> None:
+        """Print lines with their tabs."""
+        self.file.write(f"{for_terminal(redact(text))}\n")
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         """Every output passes here, also that of progress bars and live tables."""
@@ -52,10 +68,29 @@ class SafeConsole(Console):
         )
 
 
+def spell_out(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal's encoding lacks as ASCII: signs that look alike, else JSON's escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(sign) or json.dumps(sign)[1:-1] for sign in lacking), error.end
+
+
+def show_in_any_encoding() -> None:
+    """Print texts on standard output and error whatever their encoding is."""
+    codecs.register_error("enrichment.spelled_out", spell_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="enrichment.spelled_out")
+
+
 out = SafeConsole()
 err = SafeConsole(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="The whole table, its columns separated by tabs.")
+]
 Reason = Annotated[str | None, typer.Option(help="Reason, recorded in the audit log.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the job has finished.")]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from enrichment.cli.context import Json, Reason, Wait, actor, err, out, parse_time, services
+from enrichment.cli.context import Json, Plain, Reason, Wait, actor, err, out, parse_time, services
 from enrichment.domain.errors import NotTracked
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import FindingKind
@@ -59,7 +59,7 @@ def quality(
         if reports is None:
             raise NotTracked.of(name)
         if as_json:
-            out.print(render.as_json({"symbol": name, "series": reports}), highlight=False)
+            render.print_json(out, {"symbol": name, "series": reports})
             return
         quality_report.print_report(out, name, reports, reader.reports)
 
@@ -73,9 +73,11 @@ def findings(
     since: Annotated[str | None, typer.Option(help="Found since, e.g. 2026-11-01.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Number of rows.")] = 50,
     as_json: Json = False,
+    plain: Plain = False,
 ) -> None:
     """List flagged, rejected or missing bars of all symbols, newest bar first."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
     from enrichment.domain.model import Timeframe
     from enrichment.warehouse.read_models.findings import Filter
 
@@ -88,10 +90,10 @@ def findings(
     with services() as (reader, _):
         page = reader.findings.of_kind(kind, limit, which)
     if as_json:
-        out.print(render.as_json({"total": page.total, "rows": page.rows}), highlight=False)
+        render.print_json(out, {"total": page.total, "rows": page.rows})
         return
-    out.print(render.findings_table(page.rows))
-    if page.total > len(page.rows):
+    print_table(out, render.findings_table(page.rows), plain=plain)
+    if page.total > len(page.rows) and not plain:
         out.print(f"{len(page.rows):,} of {page.total:,}: --limit shows more", style="dim")
 
 

@@ -81,7 +81,7 @@ def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
 
 def print_results(console: Console, results: Sequence[CheckResult], *, as_json: bool) -> None:
     if as_json:
-        console.print(render.as_json(list(results)), highlight=False)
+        render.print_json(console, list(results))
         return
     for result in results:
         mark = ("✓", "green") if result.ok else ("✗", "red")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from enrichment.cli.context import Json, Reason, Wait, actor, err, out, services
+from enrichment.cli.context import Json, Plain, Reason, Wait, actor, err, out, services
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import InvalidRequest, NotTracked
@@ -34,14 +34,17 @@ def trigger(
         job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
         if not wait:
             text = f"job {job.job_id}: {counted(job.symbols_to_process, 'symbol')} queued"
-            out.print(render.as_json(job) if as_json else text, highlight=False)
+            if as_json:
+                render.print_json(out, job)
+            else:
+                out.print(text, highlight=False)
             return
         if not as_json and not any(worker.alive for worker in reader.workers()):
             err.print("no worker is running: start one with 'enrichment worker'", style="yellow")
         progress = render.follow_job(err, lambda: reader.progress(job.job_id))
         failed = reader.failed_items(job.job_id)
     if as_json:
-        out.print(render.as_json(progress), highlight=False)
+        render.print_json(out, progress)
     elif progress is not None:
         render.print_failures(out, job.job_id, failed)
         completed = progress.counts.get(ItemStatus.COMPLETED, 0)
@@ -62,9 +65,11 @@ def status(
         bool, typer.Option("--watch", help="Show the running jobs until Ctrl-C.")
     ] = False,
     as_json: Json = False,
+    plain: Plain = False,
 ) -> None:
     """Show the health, the workers and every series, or one symbol's latest run."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
     from enrichment.services import health
 
     if symbol is not None and not watch:
@@ -86,27 +91,30 @@ def status(
             "jobs": jobs,
             "series": series,
         }
-        out.print(render.as_json(content), highlight=False)
+        render.print_json(out, content)
         return
-    render.print_status(out, overview, workers, pauses, night)
-    render.print_waiting(out, jobs)
-    out.print(render.series_table(series))
+    if not plain:
+        render.print_status(out, overview, workers, pauses, night)
+        render.print_waiting(out, jobs)
+    print_table(out, render.series_table(series), plain=plain)
 
 
 def history(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Number of jobs.")] = 10,
     as_json: Json = False,
+    plain: Plain = False,
 ) -> None:
     """List the latest jobs."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
 
     with services() as (reader, _):
         page = reader.history(limit)
     if as_json:
-        out.print(render.as_json(page.jobs), highlight=False)
+        render.print_json(out, page.jobs)
     else:
-        out.print(render.history_table(page))
-        if page.total > len(page.jobs):
+        print_table(out, render.history_table(page), plain=plain)
+        if page.total > len(page.jobs) and not plain:
             out.print(f"{len(page.jobs)} of {page.total:,} jobs, the newest: --limit shows more")
 
 
@@ -179,7 +187,7 @@ def _print_symbol_status(symbol: str, as_json: bool) -> None:
     if item is None:
         raise NotTracked.of(name)
     if as_json:
-        out.print(render.as_json(item), highlight=False)
+        render.print_json(out, item)
     else:
         render.print_item(out, item)
 

@@ -27,6 +27,7 @@ from enrichment.cli import (
 )
 from enrichment.cli.context import (
     Json,
+    Plain,
     Reason,
     actor,
     err,
@@ -34,6 +35,7 @@ from enrichment.cli.context import (
     out,
     parse_time,
     services,
+    show_in_any_encoding,
 )
 from enrichment.domain.errors import EnrichmentError, InvalidRequest
 from enrichment.domain.plurals import counted
@@ -194,18 +196,19 @@ def sandbox(
 
 
 @app.command()
-def breakers(as_json: Json = False) -> None:
+def breakers(as_json: Json = False, plain: Plain = False) -> None:
     """Show the circuit breakers, rate limiters, retry policies and bulkheads of every worker."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
 
     with services() as (reader, _):
         patterns = reader.resilience()
     if as_json:
-        out.print(render.as_json(patterns), highlight=False)
-    elif not patterns:
+        render.print_json(out, patterns)
+    elif not patterns and not plain:
         out.print("no worker has published any within a day: is one running?")
     else:
-        out.print(render.resilience_table(patterns))
+        print_table(out, render.resilience_table(patterns), plain=plain)
 
 
 @app.command()
@@ -367,6 +370,7 @@ app.add_typer(db_app, name="db")
 def main() -> None:
     """Run a command. An EnrichmentError is printed in one line, with exit code 1."""
     redact_logs()
+    show_in_any_encoding()
     try:
         app()
     except EnrichmentError as exc:

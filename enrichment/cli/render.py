@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -13,11 +14,10 @@ from uuid import UUID
 import orjson
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
+from enrichment.cli.tables import Table
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, PauseScope, SeriesStatus
@@ -33,7 +33,6 @@ HEALTH_STYLES = {
     HealthStatus.WARNING: "yellow",
     HealthStatus.CRITICAL: "bold red",
 }
-PROSE = ("why",)  # columns of sentences, which may take several lines
 RUNNING_SHOWN = 3  # symbols that a line names
 STYLES: dict[str, str] = {
     SeriesStatus.HEALTHY: "green",
@@ -69,17 +68,12 @@ def as_json(value: Any) -> str:
     return orjson.dumps(value, default=encode, option=options).decode()
 
 
-def table(*columns: str, right: Collection[str] = (), wrap: bool = True) -> Table:
-    """A table without borders. right: the columns to align to the right."""
-    result = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        result.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=not wrap and name not in PROSE,
-            overflow="fold",  # nothing is cut
-        )
-    return result
+def print_json(console: Console, value: Any) -> None:
+    """Print JSON; as ASCII where the terminal's encoding does not hold every text."""
+    text = as_json(value)
+    if not console.encoding.startswith("utf"):
+        text = "".join(sign if sign.isascii() else json.dumps(sign)[1:-1] for sign in text)
+    console.print(text, highlight=False)
 
 
 def timestamp(at: datetime | None) -> str:
@@ -153,14 +147,18 @@ def watch_jobs(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> 
 
 def progress_table(jobs: Sequence[dto.Progress]) -> Table:
     """Per job: items per status, throughput, time left, and the step of each running symbol."""
-    result = table("job", "done", "items", "symbols/s", "left", "running")
+    result = Table(
+        *("job", "done", "symbols/s", "left", "items"),
+        optional=("items", "symbols/s"),
+        prose="running",
+    )
     for job in jobs:
         counts = ", ".join(f"{n} {status}" for status, n in sorted(job.counts.items()))
         rate = "–" if job.symbols_per_second is None else f"{job.symbols_per_second:.1f}"
         running = ", ".join(f"{symbol} ({step})" for symbol, step in job.at_work.items())
         done = f"{job.done} of {job.total}"
         result.add_row(
-            str(job.job_id), done, counts, rate, duration(job.eta_seconds), running or "–"
+            str(job.job_id), done, rate, duration(job.eta_seconds), counts, running or "–"
         )
     if not jobs:
         result.add_row("no job is running", "", "", "", "", "")
@@ -203,8 +201,12 @@ def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
 
 
 def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
-    columns = ("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source", "why")
-    result = table(*columns, right=("bars", "quality"), wrap=False)
+    result = Table(
+        *("symbol", "bar", "bars", "first", "last, UTC", "quality", "status", "source"),
+        right=("bars", "quality"),
+        optional=("first", "source", "bars", "last, UTC"),
+        prose="why",
+    )
     for s in series:
         result.add_row(
             s.symbol,
@@ -221,8 +223,12 @@ def series_table(series: Sequence[dto.TrackedSeries]) -> Table:
 
 
 def actions_table(actions: Sequence[ListedAction]) -> Table:
-    columns = ("symbol", "date", "kind", "value", "source", "applied", "note")
-    result = table(*columns, right=("value",), wrap=False)
+    result = Table(
+        *("symbol", "date", "kind", "value", "source", "applied"),
+        right=("value",),
+        optional=("source", "applied"),
+        prose="note",
+    )
     for action in actions:
         result.add_row(
             action.symbol,
@@ -244,7 +250,11 @@ def bar_start(start: datetime | None, timeframe: str) -> str:
 
 
 def findings_table(rows: Sequence[Flag | RejectedBar | MissingBar]) -> Table:
-    result = table("symbol", "bar", "start, UTC", "check or cause", "why", "found")
+    result = Table(
+        *("symbol", "bar", "start, UTC", "check or cause", "found"),
+        optional=("found",),
+        prose="why",
+    )
     for row in rows:
         kind, why = (
             (row.cause, row.error or "") if isinstance(row, MissingBar) else (row.check, row.detail)
@@ -254,18 +264,22 @@ def findings_table(rows: Sequence[Flag | RejectedBar | MissingBar]) -> Table:
             row.timeframe,
             bar_start(row.timestamp, row.timeframe),
             kind.replace("_", " "),
-            Text(why),
             f"{row.found_at:%Y-%m-%d}",
+            why,
         )
     return result
 
 
 def history_table(page: dto.HistoryPage) -> Table:
     numbers = ("duration", "ok", "failed", "retried", "inserted", "updated")
-    result = table("started", "kind", "state", *numbers, "job", right=numbers)
+    result = Table(
+        *("started, UTC", "kind", "state", *numbers, "job"),
+        right=numbers,
+        optional=("retried", "updated", "inserted", "duration", "ok", "kind", "started, UTC"),
+    )
     for job, details in zip(page.jobs, page.details, strict=True):
         result.add_row(
-            timestamp(job.started_at),
+            "–" if job.started_at is None else f"{job.started_at:%Y-%m-%d %H:%M:%S}",
             details.kind,
             styled(details.state),
             duration(job.duration_seconds),
@@ -280,12 +294,17 @@ def history_table(page: dto.HistoryPage) -> Table:
 
 
 def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
-    result = table("name", "kind", "state", "worker", "age", "set by", right=("age",))
+    result = Table(
+        *("name", "kind", "state", "age", "worker"),
+        right=("age",),
+        optional=("age", "worker"),
+        prose="set by",
+    )
     for p in patterns:
         state = "unknown (stale)" if p.stale else styled(p.shown_state or "–")
         override = f"{p.set_by}, {timestamp(p.since)}: {p.reason or '–'}" if p.set_by else ""
         age = duration(p.age_seconds)
-        result.add_row(p.name, p.kind, state, p.worker_id, age, escape(override))
+        result.add_row(p.name, p.kind, state, age, p.worker_id, override)
     return result
 
 

@@ -26,7 +26,7 @@ def print_damage(as_json: bool) -> None:
     with services() as (_, commands):
         plan = commands.plan_repair()
     if as_json:
-        out.print(render.as_json(plan_as_json(plan)), highlight=False)
+        render.print_json(out, plan_as_json(plan))
     else:
         _print_findings(plan)
     if plan.findings:
@@ -63,13 +63,13 @@ def repair(
             _print_plan(plan)
         if dry_run or not plan.series:
             if as_json:
-                out.print(render.as_json(plan_as_json(plan)), highlight=False)
+                render.print_json(out, plan_as_json(plan))
             return
         reason = _confirmed(yes, reason)
         result = commands.repair(symbol, kind or (), actor=actor(), reason=reason)
         if as_json:
             content = {"job_id": result.job_id, "symbols_to_process": result.symbols_to_process}
-            out.print(render.as_json({**content, **plan_as_json(result.plan)}), highlight=False)
+            render.print_json(out, {**content, **plan_as_json(result.plan)})
         else:
             out.print(
                 f"job {result.job_id}: {result.symbols_to_process} symbols queued", highlight=False

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from enrichment.cli.context import Json, actor, out, services
+from enrichment.cli.context import Json, Plain, actor, err, load_settings, out, services
 from enrichment.domain.errors import InvalidRequest
 from enrichment.domain.plurals import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enrichment.domain.model import TrackedSymbol
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and import tracked symbols.")
 
 
 @app.command("list")
-def symbols_list(as_json: Json = False) -> None:
+def symbols_list(as_json: Json = False, plain: Plain = False) -> None:
     """List tracked symbols and the status of their series."""
     from enrichment.cli import render
+    from enrichment.cli.tables import print_table
 
     with services() as (reader, _):
         series = reader.series()
     if as_json:
-        out.print(render.as_json(series), highlight=False)
-    elif not series:
+        render.print_json(out, series)
+    elif not series and not plain:
         out.print("no symbols yet: enrichment symbols add AAPL --asset-class stock")
     else:
-        out.print(render.series_table(series))
+        print_table(out, render.series_table(series), plain=plain)
 
 
 @app.command("add")
@@ -49,9 +55,31 @@ def symbols_add(
         parse_tracked(name, asset_class or default[name.startswith("X:")], timeframes)
         for name in names
     ]
-    with services() as (_, commands):
+    settings = load_settings()
+    with services(settings) as (_, commands):
         commands.track(tracked, actor=actor())
     out.print(f"tracking {', '.join(t.symbol for t in tracked)}", highlight=False)
+    if settings.uses_sandbox:
+        _warn_of_unserved(tracked)
+
+
+def _warn_of_unserved(tracked: Sequence[TrackedSymbol]) -> None:
+    """Name the series that the sandbox vendor does not have."""
+    from enrichment.sandbox.market import serves
+
+    missing = [
+        f"{t.symbol} {timeframe}"
+        for t in tracked
+        for timeframe in t.timeframes
+        if not serves(t.symbol, timeframe)
+    ]
+    if missing:
+        err.print(
+            f"the sandbox vendor has no {', '.join(missing)}: it has daily and weekly bars of "
+            "AAPL, FB, GOOG, IBM and MSFT, and every timeframe of SIM1, SIM2, … and X:SIM1USD, …; "
+            "set POLYGON_API_KEY or PROVIDERS_… for real vendors",
+            style="yellow",
+        )
 
 
 @app.command("remove")

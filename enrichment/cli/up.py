@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import socket
 import threading
@@ -48,6 +49,7 @@ def run_up(settings: Settings, console: Console) -> None:
     """Run everything on the persistent data folder until Ctrl-C or SIGTERM."""
     with _running_stack(settings, console, log=partial(_print_line, console)) as stack:
         _print_urls(console, settings)
+        _print_next_step(console, stack.reader, settings)
         stack.watch(console)
 
 
@@ -134,7 +136,7 @@ def _running_stack(
 
         call_on_stop_signal(interrupt)
         children = _children(settings, stack.worker_responds)
-        with console.status("starting"):
+        with console.status("starting", spinner="line"):
             for child in children:
                 supervisor.start(child)
             for child in children:
@@ -234,6 +236,19 @@ def _print_urls(console: Console, settings: Settings) -> None:
         )
     console.print(f"log        {settings.enrichment_home / 'enrichment.log'}", highlight=False)
     console.print("Ctrl-C stops everything\n")
+
+
+def _print_next_step(console: Console, reader: ReadModels, settings: Settings) -> None:
+    """What to do with an empty warehouse, from another terminal."""
+    if reader.series():
+        return
+    console.print("nothing is tracked yet; next, from another terminal:", style="bold")
+    home = shlex.quote(str(settings.enrichment_home))
+    for command in ("symbols add AAPL MSFT", "trigger --wait", "status"):
+        console.print(f"  ENRICHMENT_HOME={home} enrichment {command}", highlight=False)
+    night = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
+    if settings.enable_daily_enrichment:
+        console.print(f"from then on every night at {night}\n", highlight=False)
 
 
 def _print_line(console: Console, name: str, line: str) -> None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain
 
 from enrichment.domain.bars import Bars
-from enrichment.domain.model import is_simulated
+from enrichment.domain.model import Timeframe, is_simulated
 from enrichment.sandbox.generator import Compute, SimulatedSeries
 from enrichment.sandbox.recorded import recorded_series, recordings
 from enrichment.sandbox.series import SandboxSeries
@@ -20,6 +20,16 @@ SHARE_CLASSES = ("BRK.B", "BACpL")
 _MAX_SERIES = 64  # kept in memory with their random walks, 0.1 to 0.5 MB each
 _MAX_CACHED = 16_384  # short results, 2 KB each
 _MAX_CACHED_BARS = 32  # of one short result
+
+
+def _exists(ticker: str) -> bool:
+    return is_simulated(ticker) or ticker in recordings() or ticker in SHARE_CLASSES
+
+
+def serves(ticker: str, timeframe: Timeframe) -> bool:
+    """Whether sandboxes have such bars of a ticker: recorded stocks have daily and weekly ones."""
+    daily_only = ticker in recordings() and ":" not in ticker
+    return _exists(ticker) and not (daily_only and timeframe.intraday)
 
 
 class Market:
@@ -42,8 +52,7 @@ class Market:
 
     def series(self, ticker: str) -> SandboxSeries | None:
         """The ticker's series; None if it has none."""
-        exists = is_simulated(ticker) or ticker in recordings() or ticker in SHARE_CLASSES
-        return self._series(ticker) if exists else None
+        return self._series(ticker) if _exists(ticker) else None
 
     def recorded(self) -> Iterator[tuple[str, SandboxSeries]]:
         """The recorded stocks, the only ones with splits and dividends."""
