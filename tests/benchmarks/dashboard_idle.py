@@ -11,10 +11,8 @@ how many show an empty chart.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +27,11 @@ from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.benchmarks.report import Figure, parser, tell
-from tests.e2e.screenshots import FLAGS, demo_with_history
+from tests.e2e.screenshots import FLAGS, PATHS, demo_with_history
 from tests.helpers.running_stack import RunningStack
+from tests.helpers.vendor_faults import inject_faults
 
-PATHS = {
-    "overview": "/",
-    "jobs": "/jobs",
-    "symbols": "/symbols",
-    "quality": "/quality",
-    "resilience": "/resilience",
-    "operations": "/operations",
-}
-EIGHT = (*PATHS, "overview", "symbols")
+EIGHT = (*PATHS, "Overview", "Symbols")
 SETTLE_SECONDS = 8
 FRAME_SECONDS = 0.3
 FEW_COLOURS = 8  # in the area of a chart that is not drawn
@@ -93,9 +84,7 @@ def empty_frames(page: Page, seconds: float) -> int:
 
 def run_slowly(demo: RunningStack, db: Database, seconds: float) -> None:
     """Start a job of all symbols, of which each answer takes so long."""
-    address = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
-    body = json.dumps([{"ticker": "*", "kind": "latency", "seconds": seconds}]).encode()
-    urllib.request.urlopen(urllib.request.Request(address, data=body, method="POST")).close()
+    inject_faults(demo.sandbox, {"ticker": "*", "kind": "latency", "seconds": seconds})
     Commands(db).trigger(actor="benchmark")
 
 

@@ -11,7 +11,6 @@ Where processors are busy, no executor brings more: their share is told beside i
 
 from __future__ import annotations
 
-import json
 import statistics
 import threading
 import urllib.request
@@ -27,6 +26,7 @@ from sqlalchemy import text
 
 from tests.benchmarks.installation import Installation, installation
 from tests.benchmarks.report import Figure, parser, tell
+from tests.helpers.vendor_faults import inject_faults
 
 LINEAR = 0.8
 
@@ -155,10 +155,7 @@ def waiting(symbols: int, latency: float, concurrency: Sequence[int]) -> Iterato
 
 def slow_down(built: Installation, latency: float) -> None:
     """The vendor answers so many seconds later."""
-    fault = json.dumps([{"kind": "latency", "seconds": latency}]).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{built.vendor}/_sandbox/faults", fault, headers)
-    urllib.request.urlopen(request).close()
+    inject_faults(built.vendor, {"kind": "latency", "seconds": latency})
 
 
 def forget(built: Installation) -> None:

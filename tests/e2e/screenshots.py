@@ -11,11 +11,8 @@ during an outage of its providers, `empty` a fresh installation.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import shutil
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +27,19 @@ from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.invented_history import write_history
 from tests.helpers.running_stack import RunningStack, running_stack
+from tests.helpers.vendor_faults import inject_faults
 from tests.helpers.waiting import until
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PAGES = ("Overview", "Jobs", "Symbols", "Data quality", "Resilience", "Operations")
+PATHS = {
+    "Overview": "/",
+    "Jobs": "/jobs",
+    "Symbols": "/symbols",
+    "Data quality": "/quality",
+    "Resilience": "/resilience",
+    "Operations": "/operations",
+}
 STATES = ("data", "outage", "empty")
 WITH_FAULTS = ("SIM4", "SIM5", "SIM6")
 MAX_HEIGHT = 4000
@@ -68,24 +73,16 @@ def shoot(browser: Browser, demo: RunningStack, folder: Path, shots: list[Shot])
         )
         for shot in (s for s in shots if (s.theme, s.width) == (theme, width)):
             page.set_viewport_size({"width": width, "height": shot.height or 1000})
-            page.goto(demo.dashboard)
-            _open(page, shot.page)
+            page.goto(demo.dashboard + PATHS[shot.page])
+            _settle(page)
             _frame(page, shot)
             page.screenshot(path=folder / f"{shot.file}.png")
         page.close()
 
 
-def _open(page: Page, name: str) -> None:
-    """Open a page by the navigation, which hides some links behind "1 more" in narrow windows."""
-    expect(page.get_by_test_id("stTopNavLink").first).to_be_visible(timeout=30_000)
-    page.wait_for_timeout(500)  # for the layout of the navigation
-    link = page.get_by_role("link", name=name)
-    if not link.count():
-        page.get_by_text(re.compile(r"^\d more$")).click()
-        link = page.get_by_test_id("stTopNavDropdownLink").filter(has_text=name)
-    link.click()
+def _settle(page: Page) -> None:
     expect(page.get_by_text("Refreshed").first).to_be_attached(timeout=30_000)
-    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # for the animation of the charts
 
@@ -106,8 +103,8 @@ def demo_with_history(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
     script = Path(sys.executable).with_name("enrichment")
     with running_stack(script, "demo", folder, HISTORY_DAYS="1500") as demo:
         db = Database(f"postgresql://postgres:@/postgres?host={demo.home / 'postgres'}")
-        _inject_faults(
-            demo,
+        inject_faults(
+            demo.sandbox,
             {"ticker": "SIM4", "kind": "missing", "n": 120},
             {"ticker": "SIM5", "kind": "corrupt", "n": 170, "mode": "inverted"},
             {"ticker": "SIM6", "kind": "missing", "n": 40},
@@ -124,15 +121,9 @@ def demo_with_history(folder: Path) -> Iterator[tuple[RunningStack, Database]]:
 
 def start_outage(demo: RunningStack, db: Database) -> None:
     """Let all providers fail from now on, while a job is running."""
-    _inject_faults(demo, {"ticker": "*", "kind": "server_error", "status": 503})
+    inject_faults(demo.sandbox, {"ticker": "*", "kind": "server_error", "status": 503})
     Commands(db).trigger(actor="cli:ada", reason="are they back?")
     _wait(db, "SELECT count(*) >= 2 FROM resilience_state WHERE state = 'open'")
-
-
-def _inject_faults(demo: RunningStack, *faults: dict[str, object]) -> None:
-    address = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
-    body = json.dumps(list(faults)).encode()
-    urllib.request.urlopen(urllib.request.Request(address, data=body, method="POST")).close()
 
 
 def _wait(db: Database, condition: str) -> None:
@@ -160,9 +151,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / ".github")
     parser.add_argument("--all", action="store_true", help="not those of the README")
     parser.add_argument("--state", nargs="+", choices=STATES, default=STATES)
-    parser.add_argument("--page", nargs="+", choices=PAGES, default=PAGES)
+    parser.add_argument("--page", nargs="+", choices=PATHS, default=list(PATHS))
     parser.add_argument("--theme", nargs="+", choices=("light", "dark"), default=("light", "dark"))
-    parser.add_argument("--width", nargs="+", type=int, default=(1440, 800))
+    parser.add_argument("--width", nargs="+", type=int, default=(1440, 390))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     states = arguments.state if arguments.all else ("data",)

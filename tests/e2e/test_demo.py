@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from enrichment.warehouse.database import Database
 from tests.helpers.memory_folder import memory_folder
 from tests.helpers.recorded_series import DAILY_STOCKS, daily_stocks
 from tests.helpers.running_stack import RunningStack, run_command, running_stack, stored_bars
+from tests.helpers.vendor_faults import clear_faults, inject_faults
 
 ROOT = "/api/v1/enrichment"
 
@@ -136,19 +135,14 @@ def test_an_unknown_ticker_fails_with_its_reason(demo: RunningStack, script: Pat
 def test_a_vendor_error_is_reported_and_the_bars_stay(
     demo: RunningStack, script: Path, demo_db: Database, kind: str, reason: str
 ) -> None:
-    faults = f"http://127.0.0.1:{demo.ports['sandbox']}/_sandbox/faults"
     home = {"ENRICHMENT_HOME": str(demo.home)}
     before = stored_bars(demo_db, "IBM", "bars::text")
     fault = {"ticker": "IBM", "kind": kind} | ({"status": 200} if kind == "html" else {})
-    body = json.dumps([fault]).encode()
-    request = urllib.request.Request(
-        faults, data=body, headers={"Content-Type": "application/json"}, method="POST"
-    )
-    urllib.request.urlopen(request, timeout=10).close()
+    inject_faults(demo.sandbox, fault)
     try:
         completed = run_command(script, "trigger", "IBM", "--wait", **home)
     finally:
-        urllib.request.urlopen(urllib.request.Request(faults, method="DELETE"), timeout=10).close()
+        clear_faults(demo.sandbox)
     assert completed.returncode == 1
     assert reason in completed.stdout
     assert run_command(script, "trigger", "IBM", "--wait", **home).returncode == 0

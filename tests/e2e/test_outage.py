@@ -26,6 +26,7 @@ from enrichment.warehouse.read_models.dto import Progress
 from enrichment.wiring.database import build_read_models
 from enrichment.wiring.worker import open_worker_process
 from tests.helpers.seeded_warehouse import keep_actions_unasked
+from tests.helpers.vendor_faults import inject_faults
 from tests.helpers.waiting import in_thread, until
 
 SYMBOLS = [f"SIM{n}" for n in range(1, 9)]
@@ -43,10 +44,7 @@ class Stack:
     sandbox: str
 
     def inject_faults(self, *faults: dict[str, Any]) -> None:
-        body = json.dumps(faults).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.sandbox}/_sandbox/faults", body, headers)
-        urllib.request.urlopen(request, timeout=5).close()
+        inject_faults(self.sandbox, *faults)
 
     def outcomes(self) -> dict[str, int]:
         """Outcome → number of requests that the sandbox has answered with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +15,7 @@ import pytest
 from enrichment.warehouse.database import Database
 from tests.helpers.recorded_series import DAILY_STOCKS
 from tests.helpers.running_stack import RunningStack, run_command, stored_bars
+from tests.helpers.vendor_faults import clear_faults, inject_faults
 
 SPLITS = {"AAPL": ["2000-06-21", "2005-02-28"], "MSFT": ["2003-02-18"]}
 CRASH = "2000-09-29"
@@ -40,16 +40,11 @@ class DemoTerminal:
     @contextmanager
     def fault(self, **fault: Any) -> Iterator[None]:
         """Inject a fault into the sandbox's answers within the block."""
-        faults = f"http://127.0.0.1:{self.demo.ports['sandbox']}/_sandbox/faults"
-        body = json.dumps([fault]).encode()
-        headers = {"Content-Type": "application/json"}
-        post = urllib.request.Request(faults, data=body, headers=headers, method="POST")
-        urllib.request.urlopen(post, timeout=10).close()
+        inject_faults(self.demo.sandbox, fault)
         try:
             yield
         finally:
-            delete = urllib.request.Request(faults, method="DELETE")
-            urllib.request.urlopen(delete, timeout=10).close()
+            clear_faults(self.demo.sandbox)
 
 
 @pytest.fixture

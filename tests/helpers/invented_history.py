@@ -13,7 +13,7 @@ NIGHTS = 90
 
 
 def write_history(db: Database) -> None:
-    """Insert the nights before today: jobs, items, quality, rollups, breakers, alerts, audit."""
+    """Insert the nights until now: jobs, items, quality, rollups, breakers, alerts, audit."""
     for statement in (_JOBS, _ITEMS, _QUALITY, _FETCHES, _ANSWERS, _BREAKERS, _ALERTS, _AUDIT):
         with db.begin() as conn:
             conn.execute(text(statement), {"nights": NIGHTS})
@@ -31,7 +31,7 @@ WITH nights AS (
         41 + {_DICE.format("'took' || n")} * 0.23 + CASE WHEN n IN (33, 34, 35) THEN 160 ELSE 0 END
             AS seconds,
         (SELECT count(*) FROM tracked_symbols) AS symbols
-    FROM generate_series(1, :nights) n)
+    FROM generate_series((now()::time < '02:00')::int, :nights) n)
 INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, created_at, started_at,
     completed_at, total, successful, failed, cancelled, retried, inserted, updated)
 SELECT CASE WHEN n = 12 THEN 'catchup' ELSE 'scheduled' END, began::date,

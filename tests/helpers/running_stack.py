@@ -49,6 +49,10 @@ class RunningStack:
         return f"http://127.0.0.1:{self.ports['dashboard']}"
 
     @property
+    def sandbox(self) -> str:
+        return f"http://127.0.0.1:{self.ports['sandbox']}"
+
+    @property
     def home(self) -> Path:
         found = re.search(r"log\s+(\S+)/enrichment\.log", self.output)
         assert found, self.output

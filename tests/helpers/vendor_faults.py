@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import requests
 
@@ -28,12 +28,21 @@ FAULTS: list[tuple[dict[str, object], type[ProviderError]]] = [
 ]
 
 
+def inject_faults(sandbox: str, *faults: Mapping[str, object]) -> None:
+    """Add these faults to those of the sandbox at this address."""
+    answer = requests.post(f"{sandbox}/_sandbox/faults", json=faults, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def clear_faults(sandbox: str) -> None:
+    requests.delete(f"{sandbox}/_sandbox/faults", timeout=10)
+
+
 def faults_of(address: str) -> Iterator[Callable[..., None]]:
     """A function that injects a fault into the sandbox; all faults are removed in the end."""
 
     def add(**description: object) -> None:
-        answer = requests.post(f"{address}/_sandbox/faults", json=[description], timeout=10)
-        assert answer.status_code == 200, answer.text
+        inject_faults(address, description)
 
     yield add
-    requests.delete(f"{address}/_sandbox/faults", timeout=10)
+    clear_faults(address)
