@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from sqlalchemy import text
 
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.page_actions import act_with_reason, select_option
 from tests.helpers.running_stack import RunningStack
+from tests.helpers.vendor_faults import clear_faults, inject_faults
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +310,16 @@ def test_zoom_and_scroll_position_survive_refreshes(demo: RunningStack, page: Pa
     expect(chart.locator(".main-svg").first).to_be_visible()
     chart.scroll_into_view_if_needed()
     refresh(page, 1)
+    zoomed = zoom(page, chart)
+    scrolled = page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop")
+    refresh(page, 4)
+    assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == scrolled
+
+
+def zoom(page: Page, chart: Locator) -> list[object]:
+    """Zoom into a part of a chart; the range of its x axis."""
+    chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.3
@@ -315,11 +327,56 @@ def test_zoom_and_scroll_position_survive_refreshes(demo: RunningStack, page: Pa
     page.mouse.down()
     page.mouse.move(x + 200, y + 60, steps=5)
     page.mouse.up()
-    zoomed = chart.evaluate("chart => chart.layout.xaxis.range")
-    scrolled = page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop")
-    refresh(page, 4)
-    assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
-    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == scrolled
+    ranges = chart.evaluate("chart => chart.layout.xaxis.range")
+    assert isinstance(ranges, list)
+    return ranges
+
+
+def wait_for_chart(page: Page, condition: str) -> None:
+    """Wait until the price chart meets a condition, in JavaScript."""
+    chart = "document.querySelector('.st-key-candles .js-plotly-plot')"
+    page.wait_for_function(f"{chart}?.layout && ({condition})({chart})")
+
+
+def test_the_zoom_of_prices_survives_a_restatement(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
+    page.goto(f"{demo.dashboard}/symbols?search=IBM")
+    chart = page.locator(".st-key-candles .js-plotly-plot")
+    expect(chart.locator(".main-svg").first).to_be_visible()
+    refresh(page, 1)
+    closes = "JSON.stringify(chart.data[0].close)"
+    before = chart.evaluate(f"chart => {closes}")
+    zoomed = zoom(page, chart)
+    restated = {"ticker": "IBM", "kind": "restated", "factor": 1.003}
+    inject_faults(demo.sandbox, restated)
+    try:
+        Commands(demo_db).trigger(actor="test", symbols=["IBM"])
+        wait_for_chart(page, f"chart => {closes} !== {json.dumps(before)}")
+        assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
+        select_option(page, "Range", "3 months")
+        wait_for_chart(page, "chart => chart.layout.xaxis.autorange")
+    finally:
+        clear_faults(demo.sandbox)
+        Commands(demo_db).trigger(actor="test", symbols=["IBM"])
+
+
+def test_the_zoom_of_a_running_jobs_timeline_survives(
+    demo: RunningStack, page: Page, demo_db: Database
+) -> None:
+    inject_faults(demo.sandbox, {"ticker": "SIM2", "kind": "latency", "seconds": 8})
+    try:
+        Commands(demo_db).trigger(actor="test", symbols=["SIM1", "SIM2"])
+        page.goto(f"{demo.dashboard}/jobs")
+        chart = page.locator(".st-key-gantt .js-plotly-plot")
+        expect(chart.locator(".main-svg").first).to_be_visible()
+        zoomed = zoom(page, chart)
+        state = page.get_by_test_id("stMetric").filter(has_text="State")
+        expect(state).to_contain_text("completed")
+        refresh(page, 1)
+        assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
+    finally:
+        clear_faults(demo.sandbox)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])

@@ -34,7 +34,8 @@ from enrichment.dashboard.data.jobs import (
 from enrichment.dashboard.formatting import label, seconds
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
-from enrichment.dashboard.times import format_time, to_display_zone
+from enrichment.dashboard.times import display_zone, format_time, to_display_zone
+from enrichment.dashboard.zoom import zoomable_chart
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.model import JobKind
 from enrichment.domain.plurals import counted
@@ -123,7 +124,7 @@ def job_report() -> None:
     reason = f" · {request.reason}" if request.reason else ""
     st.caption(for_markdown(f"{request.kind} · requested by {request.requested_by}{reason}"))
     job_metrics(progress)
-    timeline(report.timeline)
+    timeline(job_id, report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
     item_table(report, error_class)
 
@@ -148,14 +149,15 @@ def job_metrics(progress: Progress) -> None:
         column.metric(title, value)
 
 
-def timeline(used: Timeline) -> None:
+def timeline(job_id: UUID, used: Timeline) -> None:
     """The symbols on the threads that ran them."""
     if not used.spans:
         empty_state("No symbol of this job is running or has ended.")
         return
     spans = pd.DataFrame([asdict(span) for span in used.spans])
     rows = spans.assign(worker=worker_labels(spans["worker_id"]))
-    st.plotly_chart(job_charts.gantt(to_display_zone(rows)), key="gantt")
+    figure = job_charts.gantt(to_display_zone(rows))
+    zoomable_chart(figure, key="gantt", subject=(job_id, display_zone().key))
     st.caption(timeline_note(used))
 
 

@@ -32,6 +32,7 @@ from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import bar_time, display_zone, format_time, to_display_zone
+from enrichment.dashboard.zoom import zoomable_chart
 from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.model import AssetClass, Timeframe
@@ -345,7 +346,8 @@ def price_chart(
         f"{counted(len(flags), 'flag')} and {counted(len(candles.missing), 'missing bar')} in this "
         "range"
     )
-    st.plotly_chart(figure, key="candles")
+    subject = (symbol.symbol, series.timeframe, days, indicator, adjust, display_zone().key)
+    zoomable_chart(figure, key="candles", subject=subject)
     if len(flags):
         with st.expander("Flags as a table"):
             bars = [bar_time(ts, series.timeframe) for ts in flags["ts"]]
