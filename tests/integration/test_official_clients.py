@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +39,16 @@ def assert_values(mine: Any, theirs: Any, rtol: float = 1e-12) -> None:
     np.testing.assert_allclose(np.array(mine, float), theirs, rtol=rtol)
 
 
+@pytest.fixture
+def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The thread's event loop, for a client that else makes one and leaves it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 def test_massive_reads_bars_over_many_pages(address: str) -> None:
     massive = pytest.importorskip("massive")
     client = massive.RESTClient(api_key="key", base=address, retries=0)
@@ -58,6 +69,7 @@ def test_massive_reads_reference_data_and_events(address: str) -> None:
     client.client.clear()
 
 
+@pytest.mark.usefixtures("event_loop")
 def test_python_binance_reads_bars_over_many_pages(address: str) -> None:
     binance = pytest.importorskip("binance.client")
 
@@ -94,7 +106,7 @@ def test_alpaca_py_reads_bars_of_several_symbols(address: str) -> None:
         assert_values(closes, expected.close)
 
 
-@pytest.mark.filterwarnings("ignore")  # it uses what pandas has deprecated
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it uses what pandas has deprecated
 def test_yfinance_reads_bars_and_events(address: str) -> None:
     yfinance = pytest.importorskip("yfinance")
     curl = pytest.importorskip("curl_cffi.requests")
