@@ -188,6 +188,7 @@ class FetchedBars:
     source: str  # name of the vendor
     adjusted: bool  # whether the prices are adjusted for splits
     requests: int = 1  # HTTP requests that it took
+    shared: bool = False  # whether requests made for others brought it
     quota_remaining: int | None = None  # requests that the vendor still allows, if it says so
     served_from: datetime | None = None  # the vendor has nothing older; None: all that was asked
     limit: HistoryLimit | None = None  # why it has nothing older
@@ -236,6 +237,7 @@ class Task:
     worker_id: str  # holder of the lease
     fence: int  # fencing token of the lease
     retry_count: int = 0
+    market_days: bool = False  # whether its job fetched the days that it needs, market by market
     backfill: Window | None = None  # the history to fetch; None: the newest bars
     remaining: tuple[tuple[Timeframe, datetime], ...] = ()  # where the rest of a backfill ends
     repairs: tuple[SeriesRepair, ...] = ()  # of the backfill; empty: stored bars are kept

@@ -32,6 +32,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic
 
+from enrichment.domain.item_scope import enter_item
 from enrichment.domain.model import Task, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot, SeriesUpdate
 from enrichment.domain.statuses import HistoryLimit
@@ -105,10 +106,11 @@ class EnrichmentPipeline(Generic[Outcome]):
         Raises:
             StepFailed: from the cause; only finished chunks of a backfill have been written.
         """
-        # What the vendors' guards note of this item ends with it.
+        # What the vendors' side notes of this item ends with it.
         return copy_context().run(self._enrich, task, report, snapshots)
 
     def _enrich(self, task: Task, report: OnStep, snapshots: Snapshots | None) -> Outcome:
+        enter_item(task)
         now = self._now()
         runs = [SeriesRun(task, timeframe, now, report) for timeframe in task.timeframes]
         if task.backfill is not None:
@@ -140,12 +142,20 @@ class EnrichmentPipeline(Generic[Outcome]):
             return self._store.read_snapshots([task], now)[task]
 
     def _update(self, runs: Sequence[SeriesRun], snapshots: Snapshots) -> list[SeriesUpdate]:
-        """Every series up to date, one after another or some at the same time."""
-        each = [snapshots[run.timeframe] for run in runs]
+        """Every series up to date, one after another or some at the same time.
+
+        The longest timeframe begins: it needs the most bars, and shorter ones may be part of them.
+        """
+        ordered = sorted(runs, key=lambda run: run.timeframe.duration, reverse=True)
+        each = [partial(self._update_series, run, snapshots[run.timeframe]) for run in ordered]
         if self._parallel_timeframes == 1 or len(runs) == 1:
-            return list(map(self._update_series, runs, each))
-        with ThreadPoolExecutor(self._parallel_timeframes, "timeframe") as threads:
-            return list(threads.map(self._update_series, runs, each))
+            updates = [update() for update in each]
+        else:
+            with ThreadPoolExecutor(self._parallel_timeframes, "timeframe") as threads:
+                contexts = [copy_context() for _ in each]
+                updates = list(threads.map(lambda context, u: context.run(u), contexts, each))
+        of_timeframe = {update.timeframe: update for update in updates}
+        return [of_timeframe[run.timeframe] for run in runs]
 
     def _update_series(self, run: SeriesRun, snapshot: SeriesSnapshot) -> SeriesUpdate:
         def plan(snapshot: SeriesSnapshot) -> FetchPlan:

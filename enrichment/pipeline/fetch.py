@@ -312,7 +312,9 @@ class SeriesFetcher:
 def _could_know(result: FetchResult, snapshot: SeriesSnapshot) -> bool:
     """Whether the vendor was asked, lists the symbol and reaches back to the window's start."""
     fetched = result.fetched
-    if fetched is None or fetched.requests == 0 or result.served_from > result.window.start:
+    if fetched is None or result.served_from > result.window.start:
+        return False
+    if fetched.requests == 0 and not fetched.shared:
         return False
     return fetched.source == snapshot.source or len(fetched.bars) > 0
 

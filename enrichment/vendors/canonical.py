@@ -74,7 +74,7 @@ class CanonicalProvider:
         source = source_timeframe(market, timeframe)
         asked = source_window(window, market, timeframe)
         now = self._now()
-        asked = Window(asked.start, max(window.end, min(asked.end, now)))
+        asked = asked if asked.end <= now else Window(asked.start, window.end)
         spelling = spelling_or_symbol(self.name, symbol)
         with naming(self.name, spelling):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)

@@ -17,6 +17,7 @@ from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.registry import VendorSpec
+from enrichment.vendors.shared_answers import SharedAnswers
 from enrichment.vendors.transport import PooledTransport
 from resilience import ResilienceManager, SharedLimiter
 
@@ -46,10 +47,12 @@ def build_providers(
     """
     built = {
         spec.name: CanonicalProvider(
-            spec.build(
-                _client(spec, settings, manager, shared, protection, now, clock),
-                spec.source(sandbox=settings.uses_sandbox),
-                *_options(spec, settings),
+            SharedAnswers(
+                spec.build(
+                    _client(spec, settings, manager, shared, protection, now, clock),
+                    spec.source(sandbox=settings.uses_sandbox),
+                    *_options(spec, settings),
+                )
             ),
             now,
             splits,

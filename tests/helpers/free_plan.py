@@ -132,13 +132,18 @@ class FreePlanNights:
 
 @contextmanager
 def free_plan_nights(
-    db: Database, symbols: Sequence[str], *, threads: int, plan: str = "free"
+    db: Database,
+    symbols: Sequence[str],
+    *,
+    threads: int,
+    plan: str = "free",
+    timeframes: str = "1d,1h",
 ) -> Iterator[FreePlanNights]:
     """A worker with default settings beside the free plan's 5 requests a minute."""
     time = VirtualTime(0)
     app = create_app(clock=time.wall, plan=plan)
     vendor = app.extensions["sandbox"]
-    Commands(db).track([parse_tracked(s, "stock", "1d,1h") for s in symbols], actor="test")
+    Commands(db).track([parse_tracked(s, "stock", timeframes) for s in symbols], actor="test")
     queue, registry = VirtualQueue(db, time, threads), WorkerRegistry(db, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
     with running(app) as url, BatchWriter(Warehouse(db)) as warehouse:
