@@ -15,7 +15,8 @@ from api.parameters import BodyModel, Moment, Symbol, Text
 from api.responses import FIELD_DOCS, json_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.model import Timeframe
-from enrichment.services.commands import Commands, TriggerResult
+from enrichment.services.command_results import TriggerResult
+from enrichment.services.commands import Commands
 
 
 @dataclass(frozen=True, slots=True)
