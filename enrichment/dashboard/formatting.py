@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from enrichment.domain.model import is_simulated
+from enrichment.domain.plurals import rounded_down
 from enrichment.vendors.registry import VENDORS
 
 
@@ -14,15 +15,14 @@ def label(identifier: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f} %"
+    """Rounded down, but not to 0."""
+    if value is None:
+        return "–"
+    return "< 0.1 %" if 0.0 < value < 0.1 else f"{rounded_down(value, 1)} %"
 
 
 def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} s"
-
-
-def decimal(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def age(then: datetime, now: datetime) -> str:

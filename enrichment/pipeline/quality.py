@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, time
 from itertools import chain
 from math import fsum
 
@@ -109,13 +109,17 @@ class Deduction:
     at: Sequence[datetime] = ()  # the newest of them, as examples
 
     def __str__(self) -> str:
-        examples = ", ".join(f"{ts:%Y-%m-%d %H:%M}" for ts in self.at)
+        points = f" -{self.points:.5f}" if self.points else ""
         more = ", …" if self.at and self.bars > len(self.at) else ""
-        where = f", at {examples}{more}" if examples else ""
-        return (
-            f"{self.component} -{self.points:.5f}: {self.observed}{where} "
-            f"(full marks: {self.threshold})"
-        )
+        where = f", {_times_text(self.at)}{more}" if self.at else ""
+        return f"{self.component}{points}: {self.observed}{where} (full marks: {self.threshold})"
+
+
+def _times_text(times: Sequence[datetime]) -> str:
+    """The starts of bars: days where all begin with the day, as daily bars do."""
+    if all(ts.time() == time.min for ts in times):
+        return "on " + ", ".join(f"{ts:%Y-%m-%d}" for ts in times)
+    return "at " + ", ".join(f"{ts:%Y-%m-%d %H:%M}" for ts in times) + " UTC"
 
 
 def assess_quality(inputs: QualityInputs) -> Quality:

@@ -7,14 +7,16 @@ symbols affects it only through the state of these symbols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 
-from enrichment.domain.plurals import counted
+from enrichment.domain.plurals import counted, rounded_down
 from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
 from enrichment.pipeline.quality import HEALTHY_ABOVE
-from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState
+from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState, PausedLimiter
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
@@ -53,10 +55,10 @@ def assess(
     """
     critical = [*_scheduler_issues(state), *_provider_outages(state, time_text)]
     warnings = [
-        *_pause_issues(state, time_text),
+        *pause_issues(state.pauses, time_text),
         *_worker_issues(state),
         *_breaker_issues(state, time_text),
-        *_limiter_issues(state, time_text),
+        *limiter_issues(state.limiters, time_text),
         *_run_issues(state),
         *_series_issues(state),
         *_quality_issues(state),
@@ -70,6 +72,18 @@ def assess(
         else HealthStatus.HEALTHY
     )
     return Health(status, (*critical, *warnings))
+
+
+def without_issues(state: NightState) -> str:
+    """What there is to say where nothing is an issue."""
+    unhealthy = state.series - state.statuses.get(SeriesStatus.HEALTHY, 0)
+    if not unhealthy:
+        return "nothing needs attention."
+    are = "is" if unhealthy == 1 else "are"
+    return (
+        f"no target is missed; {unhealthy:,} of {counted(state.series, 'series', 'series')} {are} "
+        "not healthy."
+    )
 
 
 def success_rate(run: NightRun | None) -> float | None:
@@ -107,8 +121,9 @@ def _provider_outages(state: NightState, time_text: TimeText) -> Iterator[str]:
             yield f"No provider is available for {asset_class}: {details}."
 
 
-def _pause_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
-    for pause in state.pauses:
+def pause_issues(pauses: Sequence[Pause], time_text: TimeText = utc_text) -> Iterator[str]:
+    """What is paused, by whom, since when, until when and why."""
+    for pause in pauses:
         what = "Everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
         until = f", until {time_text(pause.until)}" if pause.until else ""
         reason = f": {pause.reason}" if pause.reason else ""
@@ -128,8 +143,11 @@ def _breaker_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
             yield breaker_issue(breaker, time_text)
 
 
-def _limiter_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
-    for limiter in state.limiters:
+def limiter_issues(
+    limiters: Sequence[PausedLimiter], time_text: TimeText = utc_text
+) -> Iterator[str]:
+    """Which vendors have asked for a pause, and until when."""
+    for limiter in limiters:
         vendor = limiter.name.removesuffix(_BREAKER_SUFFIX)
         yield (
             f"Requests to {vendor} are paused until {time_text(limiter.until)}, as it asked for: "
@@ -170,10 +188,10 @@ def _run_issues(state: NightState) -> Iterator[str]:
         return
     age = state.timestamp - run.completed_at if run.completed_at else None
     if age and age > LAST_JOB_MAX_AGE and not state.is_running:
-        hours, target = (time / timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
+        hours, target = (time // timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
         yield (
-            f"The last {run_name(run)} finished {hours:.0f} hours ago; "
-            f"the target is within {target:.0f}."
+            f"The last {run_name(run)} finished more than {hours} hours ago; "
+            f"the target is within {target}."
         )
     if run.state == JobState.CANCELLED:
         skipped = f"{counted(run.cancelled, 'symbol')} {'was' if run.cancelled == 1 else 'were'}"
@@ -183,11 +201,12 @@ def _run_issues(state: NightState) -> Iterator[str]:
         yield (
             f"{run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} of the last "
             f"{run_name(run)} failed and {'has' if run.still_failing == 1 else 'have'} not been "
-            f"enriched since ({rate:.1f} % succeeded; the target is {SUCCESS_TARGET:.0f} %)."
+            f"enriched since ({rounded_down(rate, 1)} % succeeded; "
+            f"the target is {SUCCESS_TARGET:.0f} %)."
         )
     if run.duration_seconds and run.duration_seconds > DURATION_TARGET_SECONDS:
         yield (
-            f"The last {run_name(run)} took {run.duration_seconds / 60:.0f} minutes; "
+            f"The last {run_name(run)} took {ceil(run.duration_seconds / 6) / 10:.1f} minutes; "
             f"the target is {DURATION_TARGET_SECONDS / 60:.0f}."
         )
 
@@ -220,12 +239,12 @@ def _quality_issues(state: NightState) -> Iterator[str]:
     note = note if unscored > 0 else ""
     if state.mean_score is not None and state.mean_score < QUALITY_TARGET:
         yield (
-            f"The mean quality score is {state.mean_score:.2f}{note}; "
+            f"The mean quality score is {rounded_down(state.mean_score, 3)}{note}; "
             f"the target is {QUALITY_TARGET:.2f}."
         )
     if state.validation_rate is not None and state.validation_rate < VALIDATION_TARGET:
         yield (
-            f"{state.validation_rate:.1f} % of the bars pass validation{note}; "
+            f"{rounded_down(state.validation_rate, 1)} % of the bars pass validation{note}; "
             f"the target is {VALIDATION_TARGET:.0f} %."
         )
 

@@ -169,7 +169,8 @@ SELECT 'w' || n, 'here', n, '1', 5 FROM generate_series(0, 3) n
 _STATES = """
 INSERT INTO resilience_state (worker_id, kind, name, state, status, seq)
 SELECT 'w' || n, kind, name, CASE kind WHEN 'circuit_breaker' THEN 'closed' END,
-    '{"failure_rate": 0.1, "granted_count": 900, "paused_count": 9, "tokens": 3, "burst": 5,
+    '{"failure_count": 1, "success_count": 9, "failure_rate": 0.1, "granted_count": 900,
+      "paused_count": 9, "tokens": 3, "burst": 5,
       "strict": true, "active_count": 2, "max_concurrent": 10}', 1
 FROM generate_series(0, 3) n
 CROSS JOIN unnest(ARRAY['circuit_breaker', 'rate_limiter', 'bulkhead', 'retry']) AS kind

@@ -63,3 +63,45 @@ def test_times_are_in_the_selected_time_zone(
     monkeypatch.setattr(type(st.context), "timezone", property(lambda self: "Mars/Olympus"))
     page.run()
     assert "since 2024-03-01 01:30 UTC" in page_text(page)
+
+
+def test_a_paused_provider_is_not_called_available(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = seed_for_pages(db)
+    page = open_page("resilience", db_url, monkeypatch)
+    assert "All providers available" in page_text(page)
+    commands.pause(actor="cli:ada", scope="provider", key="polygon", reason="their maintenance")
+    shown = rerun(page)
+    assert "provider polygon is paused by cli:ada since" in shown
+    assert "their maintenance" in shown
+    assert "All providers available" not in shown
+
+
+def test_a_provider_without_requests_has_no_failure_rate(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    failures = ":small[:gray[failures]]  \n"
+    assert f"{failures}**–**" in page_text(open_page("resilience", db_url, monkeypatch))
+    outcomes = '{"failure_count": 1, "success_count": 2999, "failure_rate": 0.000333}'
+    query = "UPDATE resilience_state SET status = status || (:new)::jsonb WHERE kind = :kind"
+    with db.begin() as conn:
+        conn.execute(text(query), {"new": outcomes, "kind": "circuit_breaker"})
+    assert f"{failures}**< 0.1 %**" in page_text(open_page("resilience", db_url, monkeypatch))
+
+
+def test_alerts_that_nobody_evaluates_are_not_called_inactive(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    page = open_page("operations", db_url, monkeypatch)
+    with db.begin() as conn:
+        conn.execute(text("UPDATE alert_states SET state = 'ok'"))
+        conn.execute(text("UPDATE alert_evaluation SET evaluated_at = now()"))
+    assert "No active alerts." in rerun(page)
+    with db.begin() as conn:
+        conn.execute(text("UPDATE alert_evaluation SET evaluated_at = now() - interval '3 hours'"))
+    shown = rerun(page)
+    assert "The alert rules were last evaluated 3 h ago" in shown
+    assert "No active alerts." not in shown

@@ -512,7 +512,7 @@ def test_the_overview_shows_metrics_errors_and_statuses(
     page = open_page("overview", db_url, monkeypatch)
     shown = {metric.label: metric.value for metric in page.metric}
     assert shown["Last run"] == "just now"
-    assert shown["Symbols successful"] == "66.7 %"
+    assert shown["Symbols successful"] == "66.6 %"
     assert shown["Up to date"] == "0.0 %"
     assert shown["Workers alive"] == "1"
     assert page.button(key="trigger-all-confirm").label == "Confirm: Trigger 3 symbols"

@@ -93,7 +93,6 @@ def candlestick(
             categoryorder="array",
             categoryarray=list(order),
             nticks=10,
-            tickangle=0,
         )
     return theme.apply_layout(figure, 560)
 

@@ -36,7 +36,7 @@ def latency(rows: pd.DataFrame, zone: str, span: tuple[pd.Timestamp, pd.Timestam
             figure.add_trace(line, row=1, col=column)
     figure.update_yaxes(type="log", dtick=1)
     figure.update_yaxes(title_text="ms", row=1, col=1)
-    figure.update_xaxes(title_text=zone, range=span, nticks=6, tickangle=0)
+    figure.update_xaxes(title_text=zone, range=span, nticks=6)
     theme.apply_layout(figure, 320)
     figure.update_layout(legend_y=1.13, margin_t=64)
     return figure

@@ -60,7 +60,6 @@ def history_frame(page: HistoryPage) -> pd.DataFrame:
     """A row per job, newest first."""
     rows = [
         {
-            "job_id": str(job.job_id),
             "at": details.created_at,
             "kind": details.kind,
             "state": details.state,
@@ -72,6 +71,7 @@ def history_frame(page: HistoryPage) -> pd.DataFrame:
             "seconds": job.duration_seconds,
             "inserted": job.total_records_inserted,
             "updated": job.total_records_updated,
+            "job_id": str(job.job_id),
         }
         for job, details in zip(page.jobs, page.details, strict=True)
     ]

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from enrichment.dashboard.data.overview import OverviewData
-from enrichment.dashboard.formatting import age, decimal, percent, seconds, time_until
+from enrichment.dashboard.formatting import age, percent, seconds, time_until
 from enrichment.dashboard.times import format_time
-from enrichment.domain.plurals import counted
+from enrichment.domain.plurals import counted, rounded_down
 from enrichment.services import health
 from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
 from enrichment.warehouse.read_models.night import NightRun, NightState
@@ -66,7 +66,7 @@ def trend_metrics(data: OverviewData) -> list[Metric]:
         ),
         Metric(
             "Mean quality",
-            decimal(night.mean_score, 3),
+            "–" if night.mean_score is None else rounded_down(night.mean_score, 3),
             f"{_scored(night)}; target: above {health.QUALITY_TARGET:.2f}",
             [day.score for day in days],
         ),

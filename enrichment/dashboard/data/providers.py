@@ -36,7 +36,7 @@ class ProviderState:
     breaker: str | None  # the most severe state; None if no worker reports
     override: Override | None
     workers: int
-    failure_rate: float | None  # the highest, 0–1
+    failure_rate: float | None  # the highest, 0–1; None without requests
     last_error: str | None
     quota_left: int | None  # the fewest permits; None without a quota
     quota: int | None  # permits in a burst
@@ -78,7 +78,7 @@ def _provider_state(name: str, patterns: Sequence[PatternStatus]) -> ProviderSta
             (Override(b.set_by, b.since, b.reason) for b in breakers if b.set_by and b.since), None
         ),
         workers=len(breakers),
-        failure_rate=max((b.status.get("failure_rate") or 0.0 for b in breakers), default=None),
+        failure_rate=max(map(_failure_rate, filter(_has_outcomes, breakers)), default=None),
         last_error=_error_message(errors[0]) if errors else None,
         quota_left=min((int(quota["tokens"]) for quota in quotas), default=None),
         quota=min((int(quota["burst"]) for quota in quotas), default=None),
@@ -91,6 +91,15 @@ def _provider_state(name: str, patterns: Sequence[PatternStatus]) -> ProviderSta
 
 def _statuses(patterns: Sequence[PatternStatus], kind: str) -> list[Mapping[str, Any]]:
     return [pattern.status for pattern in of_kind(patterns, kind)]
+
+
+def _has_outcomes(breaker: PatternStatus) -> bool:
+    """Whether there were requests in the breaker's window."""
+    return bool(breaker.status["failure_count"] + breaker.status["success_count"])
+
+
+def _failure_rate(breaker: PatternStatus) -> float:
+    return float(breaker.status["failure_rate"])
 
 
 def _error_message(error: str) -> str:

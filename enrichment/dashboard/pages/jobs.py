@@ -12,6 +12,7 @@ import streamlit as st
 from enrichment.dashboard.auth import actor
 from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.components import (
+    SECONDS,
     WIDE_TEXT,
     action_button,
     button_with_reason,
@@ -69,6 +70,7 @@ def history() -> None:
     history_charts(jobs)
     table(
         jobs,
+        {"seconds": SECONDS, "job_id": st.column_config.TextColumn("job")},
         key="history",
         on_select=lambda row: select_job(jobs["job_id"].iloc[row]),
     )

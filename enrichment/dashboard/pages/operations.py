@@ -9,6 +9,7 @@ import streamlit as st
 
 from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.components import (
+    SECONDS,
     action_button,
     button_with_reason,
     empty_state,
@@ -33,6 +34,7 @@ AUDIT_ENTRIES = 200
 ALERT_EVENTS = 50
 SLOTS = 30
 SILENCE_HOURS = 2
+LATE = timedelta(minutes=5)  # since the last evaluation of the alert rules
 
 
 @cached_read
@@ -100,7 +102,13 @@ def alerts(report: AlertReport) -> None:
             f"{silence_text(alert)}",
             icon=":material/notifications_active:",
         )
-    if not firing:
+    if report.timestamp - report.evaluated_at > LATE:
+        st.warning(
+            f"The alert rules were last evaluated {age(report.evaluated_at, report.timestamp)}, "
+            "although a worker does so every minute: below is what they said then.",
+            icon=":material/history_toggle_off:",
+        )
+    elif not firing:
         st.success("No active alerts.", icon=":material/check_circle:")
     rows = [
         {
@@ -186,7 +194,7 @@ def scheduled_runs() -> None:
         }
         for slot in slots
     ]
-    table(rows, key="slots")
+    table(rows, {"seconds": SECONDS}, key="slots")
     load_more("slots-limit", SLOTS, len(rows), read_totals().slots)
 
 

@@ -42,7 +42,7 @@ ERRORS_SHOWN = 5  # kinds of errors; the others are folded
 RUNNING_SHOWN = 5  # symbols that a line names
 JOBS_SHOWN = 3
 HEADLINES = {
-    HealthStatus.HEALTHY: "Healthy: nothing needs attention.",
+    HealthStatus.HEALTHY: "Healthy",
     HealthStatus.WARNING: "Needs attention",
     HealthStatus.CRITICAL: "Critical",
 }
@@ -71,6 +71,8 @@ def health_banner(data: OverviewData) -> None:
     text = "\n".join(
         [f"**{HEADLINES[status]}**", *(f"- {for_markdown(issue)}" for issue in assessment.issues)]
     )
+    if not assessment.issues:
+        text = f"**{HEADLINES[status]}**: {health.without_issues(data.night)}"
     if status == HealthStatus.HEALTHY:
         st.success(text, icon=":material/check_circle:")
     elif status == HealthStatus.WARNING:
@@ -186,7 +188,7 @@ def recent_jobs(data: OverviewData) -> None:
 
 def unhealthy_series() -> None:
     data = overview_data()
-    st.subheader("Series that need attention")
+    st.subheader("Series that are not healthy")
     if not data.night.series:
         empty_state(
             "No symbols are tracked. Track one on the page Symbols, or with "
@@ -222,7 +224,7 @@ def unhealthy_series() -> None:
 
 def state_inputs() -> object:
     data = overview_data()
-    return health.assess(data.night, time_text=format_time), data.open_jobs
+    return health.assess(data.night, time_text=format_time), data.night.statuses, data.open_jobs
 
 
 def night_inputs() -> object:

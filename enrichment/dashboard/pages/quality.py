@@ -10,6 +10,7 @@ import streamlit as st
 
 from enrichment.dashboard.charts import quality
 from enrichment.dashboard.components import (
+    EXACT,
     SCORE,
     WIDE_TEXT,
     empty_state,
@@ -219,7 +220,7 @@ def vendor_corrections() -> None:
         }
         for value in corrections
     ]
-    table(rows, key="corrections")
+    table(rows, {"old": EXACT, "new": EXACT}, key="corrections")
     load_more("corrections-limit", CORRECTIONS, len(rows), total)
 
 

@@ -36,7 +36,10 @@ from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands, services
 from enrichment.dashboard.times import display_zone, format_time, to_display_zone
 from enrichment.domain.escape import for_markdown
+from enrichment.domain.statuses import PauseScope
+from enrichment.services import health
 from enrichment.warehouse.read_models.dto import PatternStatus, Transition
+from enrichment.warehouse.read_models.night import NightState
 from enrichment.warehouse.read_models.vendors import Answers, Fetches
 from resilience import Mode
 
@@ -75,6 +78,11 @@ PATTERN_FIELDS = {
 @live_read
 def read_patterns() -> list[PatternStatus]:
     return services().reader.resilience()
+
+
+@cached_read
+def read_night() -> NightState:
+    return services().reader.night()
 
 
 @cached_read
@@ -118,18 +126,28 @@ def provider_sections() -> None:
     if not providers:
         empty_state("No worker has reported a breaker in the last day.")
         return
-    availability(providers)
+    availability(providers, blocked_requests())
     provider_cards(providers, latencies)
 
 
-def availability(providers: Sequence[ProviderState]) -> None:
+def blocked_requests() -> list[str]:
+    """Why no requests are sent although breakers are closed: pauses by operators and by vendors."""
+    night = read_night()
+    pauses = [p for p in night.pauses if p.scope in (PauseScope.GLOBAL, PauseScope.PROVIDER)]
+    return [
+        *health.pause_issues(pauses, format_time),
+        *health.limiter_issues(night.limiters, format_time),
+    ]
+
+
+def availability(providers: Sequence[ProviderState], blocked: Sequence[str]) -> None:
     unavailable = [provider for provider in providers if provider.breaker in UNAVAILABLE]
     unprotected = [provider for provider in providers if provider.breaker == Mode.DISABLED]
     if not any(provider.workers for provider in providers):
         st.warning("No worker reports the state of the providers.", icon=":material/help:")
-    elif not unavailable:
+    elif not (unavailable or blocked):
         st.success("All providers available", icon=":material/check_circle:")
-    else:
+    elif unavailable:
         lines = [
             f"- **{provider.name}**: its breaker is {label(provider.breaker or '')}"
             f"{override_text(provider.override)}"
@@ -137,6 +155,8 @@ def availability(providers: Sequence[ProviderState]) -> None:
             for provider in unavailable
         ]
         st.error("\n".join(["**Providers not available**", *lines]), icon=":material/block:")
+    for issue in blocked:
+        st.warning(for_markdown(issue), icon=":material/pause_circle:")
     for provider in unprotected:
         st.warning(
             f"Requests to **{provider.name}** are not protected: its breaker is "
@@ -246,7 +266,7 @@ def latency_and_requests() -> None:
     )
     st.subheader(f"Latency of fetches, {RANGES[hours]}")
     if latency is None:
-        empty_state("No fetches in this time range yet; they are summed up every hour.")
+        empty_state("No fetches in this time range yet.")
     else:
         st.plotly_chart(latency, key="latency")
         st.caption("percentiles of hourly histograms, interpolated within a bucket")
@@ -365,7 +385,11 @@ st.selectbox(
     width=160,
 )
 show(
-    Section("availability", provider_sections, provider_states_and_latencies),
+    Section(
+        "availability",
+        provider_sections,
+        lambda: (provider_states_and_latencies(), blocked_requests()),
+    ),
     Section("breaker-history", breaker_history, lambda: (transitions_shown(), chart_end())),
     Section("fetches", latency_and_requests, lambda: (read_history(span_hours()), hour_end())),
     Section("provider-table", provider_table, provider_states_and_latencies),

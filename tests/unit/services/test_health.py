@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from enrichment.domain.statuses import JobState
-from enrichment.services.health import assess, success_rate
+from enrichment.services.health import assess, success_rate, without_issues
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.night import (
     BreakerState,
@@ -102,12 +102,14 @@ def test_no_issues_is_healthy() -> None:
         (replace(GOOD, run=None, last_enrichment_time=None), "warning", "No run has finished yet"),
         (after(successful=95, still_failing=6), "warning", "6 of 101 symbols"),
         (after(state=JobState.CANCELLED, cancelled=7), "warning", "7 symbols"),
-        (after(duration_seconds=1801.0), "warning", "took 30 minutes"),
-        (after(completed_at=NOW - timedelta(hours=25)), "warning", "25 hours ago"),
+        (after(duration_seconds=1801.0), "warning", "took 30.1 minutes"),
+        (after(completed_at=NOW - timedelta(hours=25)), "warning", "more than 25 hours ago"),
         (replace(GOOD, error_symbols=3), "warning", "3 symbols have a series in error"),
         (replace(GOOD, statuses={"healthy": 90, "stale": 10}), "warning", "10 of 100 series"),
-        (replace(GOOD, mean_score=0.89), "warning", "mean quality score is 0.89"),
-        (replace(GOOD, validation_rate=94.9), "warning", "94.9 % of the bars"),
+        (replace(GOOD, mean_score=0.89), "warning", "mean quality score is 0.890"),
+        (replace(GOOD, mean_score=0.8999), "warning", "mean quality score is 0.899"),
+        (replace(GOOD, validation_rate=94.96), "warning", "94.9 % of the bars"),
+        (after(successful=9496, still_failing=504), "warning", "(94.9 % succeeded"),
     ],
 )
 def test_each_issue_has_a_status_and_a_message(
@@ -116,6 +118,13 @@ def test_each_issue_has_a_status_and_a_message(
     health = assess(state)
     assert health.status == status
     assert any(expected in issue for issue in health.issues)
+
+
+def test_series_that_are_not_healthy_are_said_without_being_an_issue() -> None:
+    state = replace(GOOD, statuses={"healthy": 97, "warning": 2, "unknown": 1})
+    assert assess(state).issues == ()
+    assert without_issues(state) == "no target is missed; 3 of 100 series are not healthy."
+    assert without_issues(replace(GOOD, statuses={"healthy": 9})) == "nothing needs attention."
 
 
 @pytest.mark.parametrize(
