@@ -12,7 +12,7 @@ from pydantic import Field
 
 from api.endpoint import Endpoint
 from api.enrichment import PREFIX, actor
-from api.parameters import Limit, QueryModel, Reason, SymbolCursor, Text
+from api.parameters import Limit, QueryModel, Reason, Symbol, SymbolCursor, Text
 from api.responses import FIELD_DOCS, conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
@@ -61,6 +61,17 @@ class ItemsResponse:
     items: Sequence[JobItem]
 
 
+@dataclass(frozen=True, slots=True)
+class ItemLogResponse:
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    job_id: UUID
+    symbol: str
+    status: str
+    lines: Sequence[str]
+    """The newest 100, the oldest first; none if no attempt failed, or the last one succeeded."""
+
+
 class ItemsQuery(QueryModel):
     status: ItemStatus | None = None
     error_class: Text | None = Field(None, description="Only failed symbols of this error.")
@@ -105,6 +116,15 @@ def blueprint(reader: ReadModels, commands: Commands) -> Blueprint:
             lambda page: ItemsResponse(utc_now(), job_id, len(page), page),
             lambda last: last.symbol,
         )
+
+    @bp.get("/<uuid:job_id>/items/<symbol>/log")
+    @Endpoint("jobs", ItemLogResponse, responses={304: None})
+    def item_log(job_id: UUID, symbol: Symbol) -> Response:
+        """What workers logged about a symbol of a job in attempts that failed."""
+        log = reader.jobs.log(job_id, reader.symbols.stored_as(symbol))
+        if log is None:
+            raise UnknownJob.of(job_id, symbol)
+        return conditional_response(ItemLogResponse(utc_now(), **asdict(log)))
 
     @bp.post("/<uuid:job_id>/cancel")
     @Endpoint("jobs", JobResponse, changes_state=True, error_statuses=(409,))

@@ -11,17 +11,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from enrichment import __version__
-from enrichment.cli.context import load_settings, out
+from enrichment.cli.context import err, load_settings, out, services
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError
-from enrichment.domain.log_context import log_context
+from enrichment.domain.log_context import dated, log_context, time_of
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
@@ -43,9 +43,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         told = " ".join(f"{name}={value}" for name, value in log_context().items())
-        first = f"{_time(record)} {record.levelname:<7} {record.getMessage()}"
-        line = f"{first} [{told}]" if told else first
-        return f"{line}\n{record.exc_text}" if record.exc_text else line
+        return dated(record, f" [{told}]" if told else "")
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,7 +51,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         content = {
-            "time": _time(record),
+            "time": time_of(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -62,10 +60,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_text:
             content["exception"] = record.exc_text
         return json.dumps(content, ensure_ascii=False)
-
-
-def _time(record: logging.LogRecord) -> str:
-    return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def log_to_stderr(settings: Settings) -> None:
@@ -174,14 +168,22 @@ def logs(
     job: Annotated[
         str | None, typer.Option(help="Only lines of this job, by its id's start.")
     ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Lines kept with failed symbols, of all workers.")
+    ] = False,
     lines: Annotated[int, typer.Option(min=0, help="Newest lines to begin with.")] = 200,
 ) -> None:
-    """Show the log of 'enrichment up'."""
-    file = load_settings().enrichment_home / LOG_FILE
+    """Show the log of 'enrichment up', or what is kept with symbols that failed."""
+    settings = load_settings()
+    file = settings.enrichment_home / LOG_FILE
+    if failed or (not file.exists() and (symbol or job)):
+        _print_kept(settings, symbol, job, lines)
+        return
     if not file.exists():
         raise ConfigurationError(
             f"there is no {file}: 'enrichment up' writes it; other processes log to their standard "
-            "error, which their service manager keeps"
+            "error, which their service manager keeps. What is kept with symbols that failed: "
+            "'enrichment logs --failed'"
         )
     wanted = {"symbol": symbol, "job": job}
     shown = [line for line in _stored(file) if _concerns(line, wanted)]
@@ -191,6 +193,18 @@ def logs(
         for line in _appended(file) if follow else ():
             if _concerns(line, wanted):
                 out.print(line, highlight=False)
+
+
+def _print_kept(settings: Settings, symbol: str | None, job: str | None, limit: int) -> None:
+    """Print the lines in the database, the newest last."""
+    with services(settings) as (reader, _):
+        name = None if symbol is None else reader.symbols.stored_as(symbol)
+        kept = reader.jobs.logs_of_failures(max(limit, 1), symbol=name, job=job)
+    shown = [f"{line} [symbol={log.symbol} job={log.job_id}]" for log in kept for line in log.lines]
+    if not shown:
+        err.print("no symbol has failed, as far as is asked for")
+    for line in shown[len(shown) - limit :] if limit < len(shown) else shown:
+        out.print(line, highlight=False)
 
 
 def _stored(file: Path) -> Iterator[str]:

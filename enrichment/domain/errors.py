@@ -104,8 +104,9 @@ class UnknownJob(InvalidRequest):
     """No job has this id."""
 
     @classmethod
-    def of(cls, job_id: UUID) -> Self:
-        return cls(f"there is no job {job_id}: see 'enrichment history'")
+    def of(cls, job_id: UUID, symbol: str | None = None) -> Self:
+        what = f"job {job_id}" if symbol is None else f"symbol {symbol} in a job {job_id}"
+        return cls(f"there is no {what}: see 'enrichment history'")
 
 
 class UnknownBreaker(InvalidRequest):

@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039 — read
 
@@ -29,3 +31,14 @@ def logged_for(symbol: str, job: object) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+def time_of(record: logging.LogRecord) -> str:
+    """When it was logged, in UTC."""
+    return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def dated(record: logging.LogRecord, suffix: str = "") -> str:
+    """Time, level and message; an error with its traceback on the lines below."""
+    line = f"{time_of(record)} {record.levelname:<7} {record.getMessage()}{suffix}"
+    return f"{line}\n{record.exc_text}" if record.exc_text else line

@@ -252,6 +252,9 @@ class Task:
         return next((r for r in self.repairs if r.timeframe is timeframe), None)
 
 
+MAX_LOG_LINES = 100  # that are kept of an item
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an item failed."""
@@ -261,6 +264,7 @@ class Failure:
     step: str  # the step that failed
     timeframe: str | None = None
     duration_ms: float = 0.0  # of that step
+    log_lines: tuple[str, ...] = ()  # of the attempt, the oldest first
 
 
 @dataclass(frozen=True, slots=True)

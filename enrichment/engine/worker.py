@@ -29,6 +29,7 @@ from enrichment.domain.model import Failure, RowCounts, Task, ThreadUse
 from enrichment.domain.redact import redact
 from enrichment.domain.statuses import WorkerState
 from enrichment.engine.in_flight import InFlightItems
+from enrichment.engine.item_logs import ItemLogs
 from enrichment.engine.ports import BlockedReason, Enrich, ItemQueue, Prepare, Registry
 from resilience.clock import interruptible
 from resilience.supervised_thread import supervised_thread
@@ -100,7 +101,8 @@ class Worker:
         self._pool = ThreadPoolExecutor(threads, "enrich", initializer=self._number_thread)
         self._in_flight = InFlightItems(threads)
         self._cancelled: set[Task] = set()
-        self._unrecorded: list[tuple[Task, Exception]] = []
+        self._unrecorded: list[tuple[Task, Exception, tuple[str, ...]]] = []
+        self._logs = ItemLogs()
         self._lock = threading.Lock()
         self._last_error = ""
         self._cancelled_due = 0.0
@@ -127,6 +129,7 @@ class Worker:
         """
         heartbeat = supervised_thread("heartbeat", self._run_heartbeat, self._stopped)
         heartbeat.start()
+        logging.getLogger().addHandler(self._logs)
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -137,6 +140,7 @@ class Worker:
             return self._drain()
         finally:
             self._stopped.set()
+            logging.getLogger().removeHandler(self._logs)
             self._pool.shutdown(wait=False, cancel_futures=True)
             heartbeat.join(timeout=self._timing.drain)
 
@@ -185,6 +189,7 @@ class Worker:
 
     def _run_item(self, task: Task, enrich: Enrich) -> None:
         check = partial(self._require_not_cancelled, task)
+        self._logs.begin(task)
         with logged_for(task.symbol, task.job_id), interruptible(check):
             self._enrich_item(task, enrich)
 
@@ -233,6 +238,7 @@ class Worker:
 
     def _remove(self, task: Task) -> None:
         self._in_flight.remove(task)
+        self._logs.discard(task)
         with self._lock:
             self._cancelled.discard(task)
         self._wake.set()
@@ -248,10 +254,13 @@ class Worker:
         if cancelled:
             raise Cancelled(f"{task.symbol}: the job was cancelled")
 
-    def _record(self, task: Task, exc: Exception) -> None:
+    def _record(self, task: Task, exc: Exception, log_lines: tuple[str, ...] = ()) -> None:
         """Snooze, retry or fail the item.
 
         If the database is unavailable, `_poll` tries again until the lease has expired.
+
+        Args:
+            log_lines: Of the attempt, if it has already been removed from those in flight.
         """
         cause = exc.__cause__ if isinstance(exc, StepFailed) and exc.__cause__ else exc
         try:
@@ -264,31 +273,41 @@ class Worker:
                 _log.info("%s snoozed for %.0f s: %s", task.symbol, cause.seconds, cause)
                 self._queue.release(task, cause.seconds, str(cause))
             else:
-                self._retry_or_fail(task, _failure(exc, cause), permanent=_is_permanent(cause))
+                self._log_failure(task, exc, cause)
+                log_lines = log_lines or self._logs.of(task)
+                failure = replace(_failure(exc, cause), log_lines=log_lines)
+                self._queue.fail(task, failure, self._retry_delay(task, cause))
         except LeaseLost as lost:
             _log.warning("%s: %s", task.symbol, lost)
         except EnrichmentError as error:
             _log.error("%s: failure not recorded yet: %s", task.symbol, error)
             with self._lock:
-                self._unrecorded.append((task, exc))
+                self._unrecorded.append((task, exc, log_lines))
 
     def _retry_unrecorded(self) -> None:
         with self._lock:
             unrecorded, self._unrecorded = self._unrecorded, []
-        for task, exc in unrecorded:
-            self._record(task, exc)
+        for task, exc, log_lines in unrecorded:
+            self._record(task, exc, log_lines)
 
-    def _retry_or_fail(self, task: Task, failure: Failure, *, permanent: bool) -> None:
-        last = permanent or task.retry_count >= self._max_retries
-        delay = None if last else FIRST_RETRY_SECONDS * 2.0**task.retry_count
+    def _log_failure(self, task: Task, exc: Exception, cause: BaseException) -> None:
+        """One line, with a traceback for what no step foresees."""
+        failure, delay = _failure(exc, cause), self._retry_delay(task, cause)
         _log.warning(
             "%s failed in step %s (%s), %s",
             task.symbol,
             failure.step,
             failure.error,
             "no more retries" if delay is None else f"retry in {delay:.0f} s",
+            exc_info=None if isinstance(cause, EnrichmentError) else exc,
         )
-        self._queue.fail(task, failure, delay)
+
+    def _retry_delay(self, task: Task, cause: BaseException) -> float | None:
+        """Seconds until the next attempt; None for none."""
+        permanent = isinstance(cause, EnrichmentError) and cause.permanent
+        if permanent or task.retry_count >= self._max_retries:
+            return None
+        return FIRST_RETRY_SECONDS * 2.0**task.retry_count
 
     def _run_heartbeat(self) -> None:
         last_success, last_error = time.monotonic(), ""
@@ -361,7 +380,3 @@ def _shortened(message: str) -> str:
     return (
         message if left_out <= 0 else f"{message[:MAX_ERROR_CHARS]} … ({left_out} more characters)"
     )
-
-
-def _is_permanent(cause: BaseException) -> bool:
-    return isinstance(cause, EnrichmentError) and cause.permanent

@@ -123,7 +123,7 @@ class SimulatedSeries:
 
     def _whole_days(self, first: np.datetime64, last: np.datetime64) -> Bars:
         """The five-minute bars of the exchange's days from `first` to `last`."""
-        days = np.array([first, last + 1]).astype("datetime64[us]")
+        days = np.array([first, last + np.timedelta64(1, "D")]).astype("datetime64[us]")
         start, end = (to_datetime(ts) for ts in local_midnights(self.market, days))
         ts = bar_starts(self.market, Timeframe.M5, start, end)
         return self._five_minutes(ts) if len(ts) else Bars.empty()

@@ -21,6 +21,8 @@ from enrichment.wiring.database import feature_columns
 
 ROOT = "/api/v1/enrichment"
 DATA = "/api/v1/data"
+LOG_LINES = ("2026-01-02T01:30:00Z INFO    asking", "2026-01-02T01:30:01Z WARNING answered 500")
+"""Of the item that fails."""
 
 
 def api_client(
@@ -48,7 +50,8 @@ def run_open_items(db: Database, *, failing: str | None = None) -> None:
     queue = JobQueue(db)
     for task in queue.claim("w", 50):
         if task.symbol == failing:
-            queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), None)
+            failure = Failure("ProviderUnavailable", "answered 500", "fetch", log_lines=LOG_LINES)
+            queue.fail(task, failure, None)
             continue
         with db.begin() as conn:
             jobs.complete(conn, {task: RowCounts(inserted=250, updated=1)})

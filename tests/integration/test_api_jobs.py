@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from tests.helpers.api_client import (
+    LOG_LINES,
     ROOT,
     api_client,
     json_body,
@@ -131,3 +132,16 @@ def test_an_unknown_job(client: FlaskClient, path: str) -> None:
     assert (
         "enrichment history" in json_body(send(f"{ROOT}/jobs/{uuid.uuid4()}{path}"), 404)["detail"]
     )
+
+
+def test_the_log_of_a_symbol_that_failed(
+    db: Database, client: FlaskClient, commands: Commands
+) -> None:
+    job = commands.trigger(actor="test").job_id
+    run_open_items(db, failing="MSFT")
+    value = json_body(client.get(f"{ROOT}/jobs/{job}/items/msft/log"))
+    assert (value["symbol"], value["status"], value["lines"]) == ("MSFT", "failed", [*LOG_LINES])
+    assert json_body(client.get(f"{ROOT}/jobs/{job}/items/AAPL/log"))["lines"] == []
+    unknown = json_body(client.get(f"{ROOT}/jobs/{job}/items/IBM/log"), 404)
+    assert "IBM" in unknown["detail"]
+    json_body(client.get(f"{ROOT}/jobs/{uuid.uuid4()}/items/MSFT/log"), 404)

@@ -14,6 +14,8 @@ import pytest
 
 from enrichment.cli.logs import JsonFormatter, RotatedLog, TextFormatter
 from enrichment.domain.log_context import logged_for
+from enrichment.warehouse.database import Database
+from tests.helpers.api_client import LOG_LINES, run_open_items, track_symbols
 from tests.helpers.server_process import serving
 
 DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
@@ -66,10 +68,10 @@ def test_five_older_files_are_kept(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
-def enrichment(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def enrichment(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "enrichment", *arguments],
-        env={**os.environ, "ENRICHMENT_HOME": str(home)},
+        env={**os.environ, "ENRICHMENT_HOME": str(home), **environment},
         cwd=home,
         capture_output=True,
         text=True,
@@ -108,3 +110,21 @@ def test_a_process_starts_with_one_line_without_secrets(db_url: str, tmp_path: P
     assert "api starts; database: postgresql" in first["message"]
     assert "address: 127.0.0.1:" in first["message"]
     assert "geheimes" not in "".join(lines)
+
+
+def test_what_is_kept_with_failed_symbols_is_shown_on_any_machine(
+    db: Database, db_url: str, tmp_path: Path
+) -> None:
+    job = track_symbols(db).trigger(actor="test").job_id
+    run_open_items(db, failing="MSFT")
+
+    def shown(*arguments: str) -> list[str]:
+        done = enrichment(tmp_path, "logs", *arguments, DATABASE_URL=db_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    expected = [f"{line} [symbol=MSFT job={job}]" for line in LOG_LINES]
+    assert shown("--failed") == expected
+    assert shown("--symbol", "msft") == expected
+    assert shown("--job", str(job)[:8], "--lines", "1") == expected[1:]
+    assert shown("--symbol", "AAPL") == []

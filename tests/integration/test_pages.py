@@ -24,7 +24,7 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore
 from resilience import init_resilience_manager
-from tests.helpers.api_client import run_open_items, track_symbols
+from tests.helpers.api_client import LOG_LINES, run_open_items, track_symbols
 from tests.helpers.dashboard_pages import NAMES, chart_count, open_page, page_text, seed_for_pages
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
@@ -67,6 +67,8 @@ def test_jobs_shows_the_errors_of_a_job_and_retries_them(
         "3 of 3",
         "1",
     )
+    page.selectbox(key="job-log").set_value("MSFT").run()
+    assert "\n".join(LOG_LINES) in [code.value for code in page.code]
     page.button(key="retry-ProviderUnavailable").click().run()
     metrics = {metric.label: metric.value for metric in page.metric}
     assert (metrics["State"], metrics["Symbols done"]) == ("running", "2 of 3")
@@ -207,6 +209,15 @@ def test_symbols_shows_the_prices_of_one_and_its_actions(
     assert found is not None
     assert not found.active
     assert page.warning[0].value == "SIM1 is not tracked any more."
+
+
+def test_the_log_of_a_failed_run_is_on_the_page_of_the_symbol(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_for_pages(db)
+    page = open_page("symbols", db_url, monkeypatch, symbol="MSFT")
+    page.selectbox(key="symbol").set_value("MSFT").run()
+    assert "\n".join(LOG_LINES) in [code.value for code in page.code]
 
 
 def chart_of(page: AppTest) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from sqlalchemy import text
@@ -20,7 +21,7 @@ from enrichment.domain.errors import (
     Snooze,
     StepFailed,
 )
-from enrichment.domain.model import RowCounts, Task, Timeframe
+from enrichment.domain.model import Failure, RowCounts, Task, Timeframe
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.ports import Enrich, Prepare
 from enrichment.engine.worker import Worker, WorkerTiming
@@ -93,10 +94,11 @@ def working(
     name: str = "w",
     prepare: Prepare | None = None,
     failing_beats: int = 0,
+    queue: JobQueue | None = None,
 ) -> Iterator[Worker]:
     registry = FlakyRegistry(db, name, failing_beats)
     registry.register(host="here", pid=1, version="test", threads=threads)
-    queue = JobQueue(db)
+    queue = queue or JobQueue(db)
     worker = Worker(
         enrich,
         queue,
@@ -311,7 +313,7 @@ def test_a_worker_waits_for_a_read_only_database_and_goes_on(
 
 
 def test_an_item_that_waits_for_a_permit_is_cancelled_within_two_seconds(db: Database) -> None:
-    limiter = RateLimiter("vendor", 1, 3600)
+    limiter = RateLimiter("vendor", 1, 3600, burst=1)
     limiter.acquire()
     waiting = threading.Event()
 
@@ -401,3 +403,61 @@ def test_a_very_long_error_says_that_it_is_shortened(db: Database) -> None:
         progress = until_finished(db, track(db, "BROKEN"))
     (failed,) = ReadModels(db, hour=1, minute=30, enabled=True).failed_items(progress.job_id)
     assert failed.last_error.endswith("x … (500 more characters)")
+
+
+def kept_lines(db: Database, symbol: str) -> list[str]:
+    query = "SELECT unnest(log_lines) FROM enrichment_job_items WHERE symbol = :symbol"
+    with db.begin() as conn:
+        return list(conn.execute(text(query), {"symbol": symbol}).scalars())
+
+
+def test_what_is_logged_of_a_symbol_that_fails_is_kept_with_it(db: Database) -> None:
+    pipeline = FakePipeline(db, {"BROKEN": [KeyError("password=geheim") for _ in range(3)]})
+
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
+        logging.getLogger("any.library").warning("asking for %s?apiKey=geheim", task.symbol)
+        return pipeline.enrich(task, report)
+
+    with working(db, enrich):
+        until_finished(db, track(db, "BROKEN", "GOOD"))
+    lines = kept_lines(db, "BROKEN")
+    asked = [line for line in lines if line.endswith("WARNING asking for BROKEN?apiKey=***")]
+    assert len(asked) == 3, "a line of each attempt"
+    assert "Traceback (most recent call last):" in lines
+    assert "no more retries" in "".join(lines)
+    assert "geheim" not in "".join(lines)
+    assert kept_lines(db, "GOOD") == []
+
+
+def test_the_newest_lines_are_kept_until_a_later_attempt_succeeds(db: Database) -> None:
+    pipeline = FakePipeline(db, {"FLAKY": [ProviderUnavailable("x"), ProviderUnavailable("x")]})
+    kept: list[list[str]] = []
+
+    def enrich(task: Task, report: Callable[[str], None]) -> RowCounts:
+        kept.append(kept_lines(db, "FLAKY"))
+        for number in range(80):
+            logging.getLogger("any.library").warning("line %d %s", number, "y" * 1000)
+        return pipeline.enrich(task, report)
+
+    with working(db, enrich):
+        until_finished(db, track(db, "FLAKY"))
+    assert [len(lines) for lines in kept] == [0, 81, 100]
+    assert "line 79 " in kept[2][-2]
+    assert max(map(len, kept[2])) == 500
+    assert kept_lines(db, "FLAKY") == []
+
+
+def test_lines_are_kept_of_a_failure_that_is_recorded_late(db: Database) -> None:
+    """The database does not take the failure at first."""
+    pipeline = FakePipeline(db, {"BROKEN": [AccessDenied("wrong key")]})
+    queue, calls = JobQueue(db), count()
+
+    class LateQueue(JobQueue):
+        def fail(self, task: Task, failure: Failure, retry_after: float | None) -> None:
+            if next(calls) < 2:
+                raise DatabaseUnavailable("it restarts")
+            queue.fail(task, failure, retry_after)
+
+    with working(db, pipeline.enrich, queue=LateQueue(db)):
+        until_finished(db, track(db, "BROKEN"))
+    assert "wrong key" in kept_lines(db, "BROKEN")[0]

@@ -12,6 +12,7 @@ from enrichment.dashboard.services import services
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
 from enrichment.warehouse.read_models.jobs import (
     ErrorGroup,
+    ItemLog,
     JobItem,
     JobRequest,
     SymbolsOfDay,
@@ -54,6 +55,19 @@ def read_job(job_id: UUID, error_class: str | None, item_limit: int) -> JobRepor
         items=reader.jobs.items(job_id, item_limit, error_class=error_class),
         timeline=reader.jobs.timeline(job_id, SPAN_LIMIT),
     )
+
+
+@cached_read
+def read_log(job_id: UUID, symbol: str) -> str:
+    """What workers logged about a symbol of a job in attempts that failed."""
+    log = services().reader.jobs.log(job_id, symbol)
+    return "\n".join(log.lines) if log else ""
+
+
+@cached_read
+def read_newest_log(symbol: str) -> ItemLog | None:
+    """Of the newest job in which the symbol failed."""
+    return next(iter(services().reader.jobs.logs_of_failures(1, symbol=symbol)), None)
 
 
 def history_frame(page: HistoryPage) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from enrichment.dashboard.data.jobs import (
     history_frame,
     read_history,
     read_job,
+    read_log,
     read_symbols_by_day,
 )
 from enrichment.dashboard.formatting import label, seconds
@@ -129,6 +130,7 @@ def job_report() -> None:
     timeline(job_id, report.timeline)
     error_groups(job_id, report.error_groups, finished=progress.finished)
     item_table(report, error_class)
+    item_log(job_id, report)
 
 
 def report_inputs() -> object:
@@ -243,6 +245,18 @@ def item_table(report: JobReport, error_class: str | None) -> None:
     of_job = report.progress.total if report.progress else len(items)
     total = counts.get(error_class, 0) if error_class else of_job
     load_more("items-limit", ITEM_LIMIT, len(items), total, "by name, the first")
+
+
+def item_log(job_id: UUID, report: JobReport) -> None:
+    """The log of a symbol that failed, by choice."""
+    failed = [i.symbol for i in report.items if i.status in (ItemStatus.FAILED, ItemStatus.RETRY)]
+    if not failed:
+        return
+    symbol = st.selectbox(
+        "Log of", failed, None, key="job-log", placeholder="a symbol that failed", width=320
+    )
+    if symbol is not None:
+        st.code(read_log(job_id, symbol) or "no line is kept", language=None, wrap_lines=True)
 
 
 def retry_failed(job_id: UUID, error_class: str | None) -> None:

@@ -28,6 +28,7 @@ from enrichment.dashboard.components import (
 )
 from enrichment.dashboard.corporate_actions import actions_list, chart_events, read_actions
 from enrichment.dashboard.data.cache import cached_figure, cached_read
+from enrichment.dashboard.data.jobs import read_newest_log
 from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
@@ -265,6 +266,15 @@ def status_messages(symbol: SymbolDetails, pause: Pause | None) -> None:
         if series.cause:
             cause = for_markdown(series.cause)
             st.caption(f"{coloured('●', series.status)} **{series.timeframe}** {cause}")
+    if SeriesStatus.ERROR in {series.status for series in symbol.timeframes}:
+        failure_log(symbol.symbol)
+
+
+def failure_log(symbol: str) -> None:
+    log = read_newest_log(symbol)
+    if log is not None:
+        with st.expander(f"Log of its failed run, job {str(log.job_id)[:8]}"):
+            st.code("\n".join(log.lines), language=None, wrap_lines=True)
 
 
 def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:

@@ -121,6 +121,7 @@ class JobQueue:
                 "error": failure.error,
                 "step": failure.step,
                 "seconds": retry_after,
+                "log_lines": list(failure.log_lines),
             }
             statement = statements.FAIL if retry_after is None else statements.RETRY
             if conn.execute(sql(statement), values).rowcount != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enrichment.domain.model import MAX_LOG_LINES
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.database import JsonRows
 from enrichment.warehouse.queue.pauses import IN_FORCE
@@ -18,6 +19,9 @@ OWNED_BY = (
 THREAD_USE = """thread = CAST(:thread AS smallint), begun_at = CAST(:begun_at AS timestamptz),
     finished_at = CASE WHEN CAST(:thread AS smallint) IS NOT NULL
         THEN coalesce(CAST(:finished_at AS timestamptz), clock_timestamp()) END"""
+
+LOG_LINES = f"""log_lines = (log_lines || CAST(:log_lines AS text[]))[greatest(1,
+        cardinality(log_lines) + cardinality(CAST(:log_lines AS text[])) - {MAX_LOG_LINES - 1}):]"""
 
 LOCK_OWNED = f"""
 SELECT i.job_id, i.symbol
@@ -102,14 +106,14 @@ RETRY = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.RETRY}', retry_count = retry_count + 1, lease_until = NULL, step = :step,
     error_class = :error_class, last_error = :error,
-    run_after = now() + make_interval(secs => :seconds), {THREAD_USE}
+    run_after = now() + make_interval(secs => :seconds), {LOG_LINES}, {THREAD_USE}
 WHERE {OWNED}
 """
 
 FAIL = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.FAILED}', lease_until = NULL, step = :step, error_class = :error_class,
-    last_error = :error, completed_at = clock_timestamp(), {THREAD_USE}
+    last_error = :error, completed_at = clock_timestamp(), {LOG_LINES}, {THREAD_USE}
 WHERE {OWNED}
 """
 
@@ -122,7 +126,7 @@ TOTALS = JsonRows(
 COMPLETE = f"""
 UPDATE enrichment_job_items i
 SET status = '{ItemStatus.COMPLETED}', lease_until = NULL, step = NULL, error_class = NULL,
-    last_error = NULL,
+    last_error = NULL, log_lines = '{{}}',
     inserted = i.inserted + totals.inserted, updated = i.updated + totals.updated,
     completed_at = clock_timestamp(), thread = totals.thread, begun_at = totals.begun_at,
     finished_at = CASE WHEN totals.thread IS NOT NULL

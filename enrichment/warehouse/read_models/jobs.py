@@ -98,8 +98,28 @@ class SymbolsOfDay:
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class ItemLog:
+    """What workers logged about a symbol of a job in attempts that failed."""
+
+    job_id: UUID
+    symbol: str
+    status: str
+    lines: Sequence[str]  # the oldest first; at most 100
+
+
 class JobReports(Reader):
     """Reads the items of jobs."""
+
+    def log(self, job_id: UUID, symbol: str) -> ItemLog | None:
+        """None if the job has no such symbol."""
+        return self._one(ItemLog, _LOG, job_id=job_id, symbol=symbol)
+
+    def logs_of_failures(
+        self, limit: int, *, symbol: str | None = None, job: str | None = None
+    ) -> list[ItemLog]:
+        """The newest items with lines, the newest last. job: the beginning of the job's id."""
+        return self._all(ItemLog, _FAILURE_LOGS, limit=limit, symbol=symbol, job=job)
 
     def symbols_by_day(self, job_ids: Sequence[UUID]) -> list[SymbolsOfDay]:
         """The days of these jobs, ascending."""
@@ -217,6 +237,20 @@ ORDER BY ended_at - begun_at DESC, symbol LIMIT :limit
 
 _SPAN_TOTALS = f"""
 SELECT count(*) AS spans, coalesce(sum(retry_count), 0) AS earlier_attempts FROM ({_BEGUN}) begun
+"""
+
+_LOG = """
+SELECT job_id, symbol, status, log_lines AS lines
+FROM enrichment_job_items WHERE job_id = :job_id AND symbol = :symbol
+"""
+
+_FAILURE_LOGS = """
+SELECT job_id, symbol, status, log_lines AS lines FROM (
+    SELECT * FROM enrichment_job_items
+    WHERE log_lines <> '{}' AND (CAST(:symbol AS text) IS NULL OR symbol = :symbol)
+        AND (CAST(:job AS text) IS NULL OR starts_with(job_id::text, :job))
+    ORDER BY created_at DESC, symbol DESC LIMIT :limit) newest
+ORDER BY created_at, symbol
 """
 
 _ITEMS = f"""
