@@ -8,6 +8,7 @@ of its dataclass raises TypeError, even if it returns no rows; an alias renames 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,9 @@ _OUTAGES = {
     "57P04": "it was dropped; check DATABASE_URL",
 }
 """By SQLSTATE, of errors that say that the database can't serve now: the remedy."""
+_SERVERS = re.compile(
+    r"(?P<start>[\w+]+://([^@/]*@)?)(?P<servers>[^/?@]*,[^/?@]*)(?P<rest>[/?].*)?"
+)
 _WILL_NOT_PASS = (
     "authentication failed",
     "no password supplied",
@@ -109,6 +113,7 @@ class Database:
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,  # ms; of a server that has vanished with its network
             },
         )
         SessionSettings(statement_timeout_ms, idle_seconds, read_only, role).install(self.engine)
@@ -214,9 +219,12 @@ class DatabaseClock:
 
 
 def parse_url(url: str) -> URL:
-    """A PostgreSQL URL for the psycopg2 driver; raises ConfigurationError for any other."""
+    """A PostgreSQL URL for the psycopg2 driver; raises ConfigurationError for any other.
+
+    Of several servers, `HOST1:PORT1,HOST2:PORT2`, the one that takes writes is connected to.
+    """
     try:
-        parsed = make_url(url)
+        parsed = _with_servers(url)
         _require_known(parsed)
     except (ArgumentError, ValueError):
         raise ConfigurationError(
@@ -228,6 +236,27 @@ def parse_url(url: str) -> URL:
             "only postgresql://… (14 or newer) is supported"
         )
     return _with_password(parsed).set(drivername="postgresql+psycopg2")
+
+
+def _with_servers(url: str) -> URL:
+    """The URL; several servers as parameters, since SQLAlchemy reads one in their usual place."""
+    several = _SERVERS.fullmatch(url)
+    if several is None:
+        return make_url(url)
+    hosts, ports = zip(*map(_host_and_port, several["servers"].split(",")), strict=True)
+    servers = {"host": ",".join(hosts), "port": ",".join(ports)}
+    parsed = make_url(several["start"] + (several["rest"] or "")).update_query_dict(servers)
+    if "target_session_attrs" in parsed.query:
+        return parsed
+    return parsed.update_query_dict({"target_session_attrs": "read-write"})
+
+
+def _host_and_port(server: str) -> tuple[str, str]:
+    host, colon, port = server.rpartition(":")
+    host, port = (host, port) if colon and not server.endswith("]") else (server, "5432")
+    if not 0 < int(port) < 65536:
+        raise ValueError(f"no port: {port}")
+    return host.strip("[]"), port
 
 
 def address_of(url: str) -> str:

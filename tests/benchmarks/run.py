@@ -43,6 +43,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
         *("--waiting", "20", "--latency", "0.05", "--concurrency", "5", "10"),
     ),
     "start_up": ("--rounds", "2"),
+    "outage": ("--seconds", "0.2", "--rounds", "1"),
     "structure": (),
     "detection": ("--series", "20"),
 }

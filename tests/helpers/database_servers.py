@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,65 @@ _USER = "postgres"  # as whom the programs run where root runs the tests
 @contextmanager
 def debian_server() -> Iterator[str]:
     """The URL of a new PostgreSQL 15 of Debian, which keeps Indian time by default."""
+    with memory_folder() as folder:
+        server = _new_server(folder / "data")
+        server.start()
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
+        finally:
+            server.stop()
+
+
+@dataclass
+class DebianServer:
+    """A server of Debian's PostgreSQL 15 and its folder."""
+
+    data: Path
+    port: int
+
+    def start(self) -> None:
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c fsync=off -c timezone=Asia/Kolkata"
+        self._control("-o", options, "-l", str(self.data / "log"), "start")
+
+    def stop(self) -> None:
+        self._control("-m", "immediate", "stop")
+
+    def promote(self) -> None:
+        self._control("promote")
+
+    def runs(self) -> bool:
+        return (self.data / "postmaster.pid").exists()
+
+    def _control(self, *arguments: str) -> None:
+        _run(_DEBIAN / "pg_ctl", "-D", str(self.data), "-w", *arguments)
+
+
+@contextmanager
+def replicated_servers() -> Iterator[tuple[DebianServer, DebianServer]]:
+    """A primary and its standby, which follows it by streaming."""
+    with memory_folder() as folder:
+        primary = _new_server(folder / "primary")
+        primary.start()
+        standby = DebianServer(folder / "standby", free_ports()["api"])
+        source = f"host=127.0.0.1 port={primary.port} user=postgres"
+        _run(_DEBIAN / "pg_basebackup", "-D", str(standby.data), "-R", "-c", "fast", "-d", source)
+        standby.start()
+        try:
+            yield primary, standby
+        finally:
+            for server in (standby, primary):
+                if server.runs():
+                    server.stop()
+
+
+def _new_server(data: Path) -> DebianServer:
     if not (_DEBIAN / "initdb").exists():
         pytest.skip("Debian's postgresql-15 is not installed")
-    with memory_folder() as folder:
-        data, port = folder / "data", free_ports()["api"]
-        data.mkdir()
-        _own(folder, data)
-        trusting = ("-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8")
-        _run(_DEBIAN / "initdb", "-D", str(data), *trusting)
-        options = f"-p {port} -h 127.0.0.1 -k '' -c fsync=off -c timezone=Asia/Kolkata"
-        server = ("-D", str(data), "-w")
-        _run(_DEBIAN / "pg_ctl", *server, "-o", options, "-l", str(data / "log"), "start")
-        try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            _run(_DEBIAN / "pg_ctl", *server, "-m", "immediate", "stop")
+    data.mkdir()
+    _own(data.parent, data)
+    trusting = ("-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8")
+    _run(_DEBIAN / "initdb", "-D", str(data), *trusting)
+    return DebianServer(data, free_ports()["api"])
 
 
 @contextmanager

@@ -195,8 +195,22 @@ def test_a_refused_upgrade_names_cause_and_remedy_in_one_line(debian_url: str, c
         ("postgresql://h:99999/d", "port 99999"),
         ("postgresql://h:abc/d", "can't be read"),
         ("postgresql://h/d?conect_timeout=1", "'conect_timeout'"),
+        ("postgresql://h1:5432,h2:99999/d", "can't be read"),
     ],
 )
 def test_a_wrong_address_is_named(url: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("postgresql://u:p%2C@h1:1,h2/d", ("h1,h2", "1,5432", "read-write")),
+        ("postgres://h1,[::1]:2/d?target_session_attrs=any", ("h1,::1", "5432,2", "any")),
+    ],
+)
+def test_several_servers_are_read_as_libpq_does(url: str, servers: tuple[str, ...]) -> None:
+    parsed = parse_url(url)
+    assert tuple(parsed.query[n] for n in ("host", "port", "target_session_attrs")) == servers
+    assert parsed.database == "d"
