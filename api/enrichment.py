@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
 from api.endpoint import Endpoint
-from api.parameters import CURSOR, Limit, QueryModel, Reason, Seconds, Symbol, Whole
+from api.parameters import CURSOR, Flag, Limit, QueryModel, Reason, Seconds, Symbol, Whole
 from api.response_cache import ResponseCache
 from api.responses import FIELD_DOCS, conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
@@ -23,6 +24,7 @@ from enrichment.domain.model import AssetClass
 from enrichment.domain.statuses import ItemStatus, PauseScope
 from enrichment.services import health
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestPlan, SkippedSymbols
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models.dto import (
     ComputeMetrics,
@@ -61,6 +63,31 @@ class TriggerResponse:
     symbols_to_process: int
     manual_trigger: bool
     result_summary: ResultSummary | None
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerPlan:
+    """What a trigger would do; nothing was changed."""
+
+    __pydantic_config__ = FIELD_DOCS
+    timestamp: datetime
+    dry_run: bool
+    symbols_to_process: int
+    """Without those that are skipped."""
+    requests: Mapping[str, int]
+    """Vendor → about how many."""
+    minutes: Mapping[str, float]
+    """Vendor → how long its quota makes them take."""
+    total_requests: int
+    total_minutes: float
+    """Until all is stored."""
+    market_days: Sequence[date]
+    """Sessions of the US market that are fetched whole, by one request each."""
+    symbols_by_market_days: int
+    """Whose daily and weekly series need no further request."""
+    in_other_jobs: int
+    """Of the symbols: those that an open job is going to fetch, too."""
+    skipped: Sequence[SkippedSymbols]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +152,9 @@ class TriggerQuery(QueryModel):
     asset_class: AssetClass | None = None
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS), Seconds] | None = Field(
         None, description="Seconds to wait for the result."
+    )
+    dry_run: Flag = Field(
+        False, description="Say how many requests it would take, and change nothing."
     )
     reason: Reason = None
 
@@ -227,17 +257,22 @@ def blueprint(
         changes_state=True,
         error_statuses=(404, 409),
         headers=KEY_HEADER,
+        responses={200: TriggerPlan},
     )
     def trigger(query: TriggerQuery) -> Response:
         """Open a job for the given symbols, for an asset class, or for all symbols.
 
         The response comes at once, with the job's URL in `Location`; with `wait` it comes when the
         job has finished, or after that many seconds. While four requests wait, further ones are
-        responded to at once.
+        responded to at once. A dry run is answered with 200 and what the job would ask of the
+        vendors.
         """
+        symbols = query.symbols or None
+        if query.dry_run:
+            return json_response(_plan(commands.plan_trigger(symbols, query.asset_class)))
         job = commands.trigger(
             actor=actor(request),
-            symbols=query.symbols or None,
+            symbols=symbols,
             asset_class=query.asset_class,
             idempotency_key=_idempotency_key(request),
             reason=query.reason,
@@ -289,6 +324,22 @@ def blueprint(
         return json_response(ResilienceResponse(utc_now(), reader.resilience()))
 
     return bp
+
+
+def _plan(plan: RequestPlan) -> TriggerPlan:
+    return TriggerPlan(
+        utc_now(),
+        True,
+        plan.symbols,
+        plan.requests,
+        plan.minutes,
+        plan.total_requests,
+        plan.total_minutes,
+        plan.market_days,
+        len(plan.by_market_days),
+        plan.in_other_jobs,
+        plan.skipped,
+    )
 
 
 def actor(received: Request) -> str:

@@ -92,6 +92,9 @@ Plain = Annotated[
     bool, typer.Option("--plain", help="The whole table, its columns separated by tabs.")
 ]
 Reason = Annotated[str | None, typer.Option(help="Reason, recorded in the audit log.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what it would take, and change nothing.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the job has finished.")]
 
 

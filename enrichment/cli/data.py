@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from enrichment.cli.context import Json, Plain, Reason, Wait, actor, err, out, parse_time, services
+from enrichment.cli.context import (
+    DryRun,
+    Json,
+    Plain,
+    Reason,
+    Wait,
+    actor,
+    err,
+    out,
+    parse_time,
+    services,
+)
 from enrichment.domain.errors import NotTracked
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import FindingKind
@@ -18,6 +29,7 @@ def backfill(
     end: Annotated[
         str | None, typer.Option("--to", help="Day after the last one; none: until now.")
     ] = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     reason: Reason = None,
 ) -> None:
@@ -29,6 +41,9 @@ def backfill(
 
     first, last = parse_time(start), None if end is None else parse_time(end)
     with services() as (reader, commands):
+        if dry_run:
+            render.print_plan(out, commands.plan_backfill(symbol, first, last))
+            return
         job = commands.backfill(symbol, first, last, actor=actor(), reason=reason)
         if not wait:
             symbols = counted(job.symbols_to_process, "symbol")

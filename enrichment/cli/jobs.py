@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from enrichment.cli.context import Json, Plain, Reason, Wait, actor, err, out, services
+from enrichment.cli.context import DryRun, Json, Plain, Reason, Wait, actor, err, out, services
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import InvalidRequest, NotTracked
@@ -24,6 +24,7 @@ def trigger(
     asset_class: Annotated[
         str | None, typer.Option(help="All symbols of a class: stock, etf or crypto.")
     ] = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
@@ -31,6 +32,13 @@ def trigger(
     from enrichment.cli import render
 
     with services() as (reader, commands):
+        if dry_run:
+            plan = commands.plan_trigger(symbol, asset_class)
+            if as_json:
+                out.print(render.plan_as_json(plan), highlight=False)
+            else:
+                render.print_plan(out, plan)
+            return
         job = commands.trigger(symbols=symbol, asset_class=asset_class, actor=actor())
         if not wait:
             text = f"job {job.job_id}: {counted(job.symbols_to_process, 'symbol')} queued"

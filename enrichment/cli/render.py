@@ -22,6 +22,7 @@ from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.services import health
+from enrichment.services.request_plan import RequestPlan
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models import dto
 from enrichment.warehouse.read_models.corporate_actions import ListedAction
@@ -135,6 +136,28 @@ def follow_job(
                 printed = reason
             if wait(0.2):
                 return progress
+
+
+def print_plan(console: Console, plan: RequestPlan) -> None:
+    """What a job would ask of the vendors."""
+    for sentence in plan.sentences:
+        console.print(sentence, highlight=False)
+
+
+def plan_as_json(plan: RequestPlan) -> str:
+    """The same for programs."""
+    content = {
+        "symbols": plan.symbols,
+        "requests": plan.requests,
+        "minutes": plan.minutes,
+        "total_requests": plan.total_requests,
+        "total_minutes": plan.total_minutes,
+        "market_days": plan.market_days,
+        "symbols_by_market_days": len(plan.by_market_days),
+        "in_other_jobs": plan.in_other_jobs,
+        "skipped": plan.skipped,
+    }
+    return as_json(content)
 
 
 def watch_jobs(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:

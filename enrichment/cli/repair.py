@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from enrichment.cli.context import Json, Reason, Wait, actor, err, out, services
+from enrichment.cli.context import DryRun, Json, Reason, Wait, actor, err, out, services
 from enrichment.domain.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from enrichment.domain.damage import Finding
     from enrichment.services.repairs import RepairPlan
 
@@ -39,9 +37,7 @@ def repair(
     kind: Annotated[
         list[str] | None, typer.Option(help="Only this kind of damage; may be repeated.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     wait: Wait = False,
     reason: Reason = None,
@@ -113,6 +109,8 @@ def _confirmed(yes: bool, reason: str | None) -> str:
 
 
 def _print_findings(plan: RepairPlan) -> None:
+    from enrichment.services.request_plan import minutes_text, requests_text
+
     if not plan.findings:
         out.print(Text.assemble(("✓", "green"), " no damaged series found"))
         return
@@ -123,7 +121,7 @@ def _print_findings(plan: RepairPlan) -> None:
     series = {(finding.symbol, finding.timeframe) for finding in plan.findings}
     out.print(
         f"{len(series):,} damaged series: 'enrichment repair --all' would take "
-        f"{_requests(plan.requests)}, {_minutes(plan.minutes)}",
+        f"{requests_text(plan.requests)}, {minutes_text(plan.minutes)}",
         highlight=False,
     )
 
@@ -143,6 +141,8 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _print_plan(plan: RepairPlan) -> None:
+    from enrichment.services.request_plan import minutes_text, requests_text
+
     if not plan.series:
         out.print("nothing to repair")
         return
@@ -155,7 +155,9 @@ def _print_plan(plan: RepairPlan) -> None:
         out.print(text + ("; start it anew" if planned.restart else ""), highlight=False)
     if len(plan.series) > MAX_SHOWN:
         out.print(f"… and {len(plan.series) - MAX_SHOWN:,} more series")
-    out.print(f"in total {_requests(plan.requests)}, {_minutes(plan.minutes)}", highlight=False)
+    out.print(
+        f"in total {requests_text(plan.requests)}, {minutes_text(plan.minutes)}", highlight=False
+    )
 
 
 def _print_remaining(findings: list[Finding]) -> None:
@@ -164,14 +166,3 @@ def _print_remaining(findings: list[Finding]) -> None:
         _print_finding(finding)
     if any(finding.unserved_before for finding in findings):
         out.print("what vendors do not serve any more stays as it was stored")
-
-
-def _requests(requests: Mapping[str, int]) -> str:
-    each = (f"{count:,} requests to {vendor}" for vendor, count in sorted(requests.items()))
-    return "about " + (", ".join(each) or "no requests")
-
-
-def _minutes(minutes: float) -> str:
-    if minutes < 1:
-        return "less than a minute"
-    return f"{minutes:,.0f} minutes at the vendor's quota"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -204,10 +204,12 @@ def button_with_reason(
     key: str,
     disabled: bool = False,
     icon: str = ":material/gavel:",
+    preview: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """A button that asks for a reason, for the audit log, and calls the action with it.
 
-    Like `action_button`, it is there for operators only.
+    Like `action_button`, it is there for operators only. preview: sentences on what the action will
+    do, read when the button's form is open.
     """
     if not is_operator():
         return
@@ -220,6 +222,8 @@ def button_with_reason(
 
     with st.popover(title, icon=icon, disabled=disabled, key=f"{key}-open", on_change="rerun"):
         st.markdown(explanation)
+        if st.session_state.get(f"{key}-open"):
+            sentences(preview())
         st.text_input("Reason (kept in the audit log)", key=reason_key, max_chars=500)
         reason = _reason(reason_key)
         st.button(
@@ -230,6 +234,12 @@ def button_with_reason(
             on_click=confirm,
             help=None if reason else "Enter a reason first",
         )
+
+
+def sentences(texts: Sequence[str]) -> None:
+    """Small print, a line each."""
+    for text in texts:
+        st.caption(for_markdown(text))
 
 
 def _reason(key: str) -> str:

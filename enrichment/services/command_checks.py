@@ -93,6 +93,13 @@ def require_tracked(conn: Connection, names: Sequence[str]) -> None:
         )
 
 
+def trigger_class(symbols: Sequence[str] | None, asset_class: str | None) -> str | None:
+    """The asset class that a trigger is limited to, if it is; Conflict beside symbols."""
+    if symbols and asset_class:
+        raise Conflict("give either symbols or an asset class, not both")
+    return AssetClass.parse(asset_class).value if asset_class else None
+
+
 def unserved_reason(tracked: TrackedSymbol, providers: Sequence[str]) -> str | None:
     """Why none of these vendors serves a series of the symbol, and what to do; None if one does.
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
-from enrichment.domain.model import AssetClass, JobKind, TrackedSymbol
+from enrichment.domain.model import JobKind, TrackedSymbol
 from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
 from enrichment.services.command_checks import (
     backfill_window,
@@ -23,11 +23,18 @@ from enrichment.services.command_checks import (
     require_reason,
     require_rule,
     require_tracked,
+    trigger_class,
     unserved_reason,
 )
 from enrichment.services.command_results import RepairResult, TriggerResult
 from enrichment.services.market_commands import MarketCommands
 from enrichment.services.repairs import RepairPlan, plan_repair
+from enrichment.services.request_plan import (
+    RequestPlan,
+    RequestSettings,
+    plan_backfill,
+    plan_requests,
+)
 from enrichment.services.review_commands import ReviewCommands
 from enrichment.warehouse import alerts, resilience_state
 from enrichment.warehouse.database import Connection, Database, database_now
@@ -55,15 +62,18 @@ class Commands(ReviewCommands, MarketCommands):
         db: Database,
         providers: Mapping[str, Sequence[str]] | None = None,
         quotas: Mapping[str, int | None] | None = None,
+        history_days: int = 365,
     ) -> None:
         """Build the service.
 
         Args:
             db: Where to read and write.
             providers: Those of each asset class; None to track symbols that none of them serves.
-            quotas: Requests a minute of each provider, for how long repairs take.
+            quotas: Requests a minute of each provider, for how long requests take.
+            history_days: How far back the first run of a series reaches.
         """
-        self._db, self._providers, self._quotas = db, providers, quotas or {}
+        self._db, self._providers = db, providers
+        self._settings = RequestSettings(providers or {}, quotas or {}, history_days)
 
     def trigger(
         self,
@@ -79,15 +89,11 @@ class Commands(ReviewCommands, MarketCommands):
         The same idempotency key returns the same job. Raises NotTracked for unknown symbols and
         Conflict if there is nothing to enrich.
         """
-        if symbols and asset_class:
-            raise Conflict("give either symbols or an asset class, not both")
-        kind = AssetClass.parse(asset_class).value if asset_class else None
+        kind = trigger_class(symbols, asset_class)
         with self._db.begin() as conn:
             if idempotency_key and (existing := jobs.find_by_key(conn, idempotency_key)):
                 return TriggerResult(*existing)
-            names = _stored(conn, symbols) if symbols else None
-            if names:
-                require_tracked(conn, names)
+            names = _tracked(conn, symbols) if symbols else None
             opened = job_control.open_job(
                 conn,
                 JobKind.MANUAL,
@@ -106,6 +112,35 @@ class Commands(ReviewCommands, MarketCommands):
                 return TriggerResult(*opened)
         return self._opened_concurrently(idempotency_key)
 
+    def plan_trigger(
+        self, symbols: Sequence[str] | None = None, asset_class: str | None = None
+    ) -> RequestPlan:
+        """What `trigger` with these arguments would ask of the vendors; nothing is changed.
+
+        It raises what `trigger` raises.
+        """
+        kind = trigger_class(symbols, asset_class)
+        with self._db.begin() as conn:
+            names = _tracked(conn, symbols) if symbols else None
+            items = tracked_symbols.select(conn, names, kind)
+            if not any(item.active for item in items):
+                raise Conflict(no_symbols_message(kind))
+            now = database_now(conn)
+            plan = plan_requests(conn, items, now=now, settings=self._settings)
+            queued = tracked_symbols.queued(conn)
+            return replace(plan, in_other_jobs=sum(i.active and i.symbol in queued for i in items))
+
+    def plan_backfill(
+        self, symbols: Sequence[str], start: datetime, end: datetime | None
+    ) -> RequestPlan:
+        """The same of `backfill`."""
+        with self._db.begin() as conn:
+            names = _tracked(conn, symbols)
+            now = database_now(conn)
+            window = backfill_window(start, end, now)
+            items = tracked_symbols.select(conn, names)
+            return plan_backfill(conn, items, window, now=now, settings=self._settings)
+
     def backfill(
         self,
         symbols: Sequence[str],
@@ -116,11 +151,8 @@ class Commands(ReviewCommands, MarketCommands):
         reason: str | None = None,
     ) -> TriggerResult:
         """Open a job that fetches [start, end) of these symbols (end None: up to now)."""
-        if not symbols:
-            raise NotTracked("name at least one tracked symbol")
         with self._db.begin() as conn:
-            names = _stored(conn, symbols)
-            require_tracked(conn, names)
+            names = _tracked(conn, symbols)
             window = backfill_window(start, end, database_now(conn))
             opened = job_control.open_job(
                 conn,
@@ -199,11 +231,11 @@ class Commands(ReviewCommands, MarketCommands):
         self, conn: Connection, symbols: Sequence[str] | None, kinds: Sequence[str]
     ) -> RepairPlan:
         chosen = damage_kinds(kinds)
-        names = _stored(conn, symbols) if symbols else None
-        if names:
-            require_tracked(conn, names)
+        names = _tracked(conn, symbols) if symbols else None
         findings = [f for f in damage.find(conn, names) if f.kind in chosen]
-        return plan_repair(findings, database_now(conn), self._providers or {}, self._quotas)
+        return plan_repair(
+            findings, database_now(conn), self._settings.providers, self._settings.quotas
+        )
 
     def _opened_concurrently(self, idempotency_key: str | None) -> TriggerResult:
         """The job that another request with the same key has opened meanwhile."""
@@ -405,3 +437,12 @@ class Commands(ReviewCommands, MarketCommands):
 def _stored(conn: Connection, symbols: Sequence[str]) -> list[str]:
     """The symbols as they are stored, each once, sorted."""
     return sorted(set(tracked_symbols.stored_as(conn, symbols)))
+
+
+def _tracked(conn: Connection, symbols: Sequence[str]) -> list[str]:
+    """As `_stored`; NotTracked if one of them is not active, or if there is none."""
+    if not symbols:
+        raise NotTracked("name at least one tracked symbol")
+    names = _stored(conn, symbols)
+    require_tracked(conn, names)
+    return names

@@ -17,10 +17,8 @@ from datetime import datetime
 from itertools import groupby
 
 from enrichment.domain.damage import DamageKind, Finding
-from enrichment.domain.model import AssetClass, SeriesRepair, Timeframe, Window
-from enrichment.pipeline.fetch_plan import BARS_PER_CHUNK, backfill_chunks
-from enrichment.services.request_plan import minutes_by_vendor
-from enrichment.vendors.canonical import source_timeframe
+from enrichment.domain.model import AssetClass, SeriesRepair, Timeframe, TrackedSymbol, Window
+from enrichment.services.request_plan import minutes_by_vendor, requests_of_chunks
 from enrichment.vendors.registry import VENDORS
 
 
@@ -154,6 +152,8 @@ def _planned(
     end = now if whole else min(now, max(finding.window.end for finding in findings))
     window = Window(start, max(start, end))
     vendor = _vendor(first, window, now, providers.get(first.asset_class, ()))
+    item = TrackedSymbol(first.symbol, first.asset_class, (first.timeframe,))
+    requests = requests_of_chunks(vendor, item, first.timeframe, window) if vendor else 0
     return PlannedSeries(
         first.symbol,
         first.asset_class,
@@ -163,25 +163,15 @@ def _planned(
         window.end,
         any(finding.kind is DamageKind.SANDBOX_BARS for finding in findings),
         any(finding.kind is DamageKind.ADJUSTED_PRICES for finding in findings),
-        vendor,
-        _requests(vendor, first, window),
+        vendor or "unknown",
+        requests,
     )
 
 
-def _vendor(finding: Finding, window: Window, now: datetime, names: Sequence[str]) -> str:
-    """The first vendor that reaches back far enough, else the first one."""
+def _vendor(finding: Finding, window: Window, now: datetime, names: Sequence[str]) -> str | None:
+    """The first vendor that reaches back far enough, else the first one, if there is one."""
     for name in names:
         reach = VENDORS[name].coverage.get(finding.asset_class, {}).get(finding.timeframe, 0)
         if reach is None or (now - window.start).days < reach:
             return name
-    return names[0] if names else "unknown"
-
-
-def _requests(vendor: str, finding: Finding, window: Window) -> int:
-    """Of all chunks, each of which is asked for by itself."""
-    source = source_timeframe(finding.asset_class, finding.timeframe)
-    chunks = backfill_chunks(window, finding.timeframe, BARS_PER_CHUNK)
-    if vendor not in VENDORS:
-        return sum(1 for _ in chunks)
-    spec = VENDORS[vendor]
-    return sum(spec.requests(finding.asset_class, source, chunk) for chunk in chunks)
+    return names[0] if names else None

@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
-from itertools import chain
+from itertools import groupby
 from math import ceil
+from operator import itemgetter
 
 import numpy as np
 
@@ -24,8 +25,16 @@ from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_da
 from enrichment.domain.calendars import Market, market_of
 from enrichment.domain.exchanges import NEW_YORK
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
+from enrichment.domain.plurals import counted
+from enrichment.domain.series import SeriesSnapshot
 from enrichment.domain.statuses import PauseScope
-from enrichment.pipeline.fetch_plan import FetchPlan, plan_run
+from enrichment.pipeline.fetch_plan import (
+    BARS_PER_CHUNK,
+    FetchPlan,
+    backfill_chunks,
+    extend_to_stored,
+    plan_run,
+)
 from enrichment.pipeline.market_days import cheapest_days
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.canonical import source_timeframe, source_window
@@ -37,6 +46,7 @@ from enrichment.warehouse.read_models.night import pauses_in_force
 from enrichment.warehouse.series.snapshots import read_snapshots
 
 EXAMPLES = 5
+SERIES_PER_MINUTE = 15_000  # of one new bar each, that a worker processes on one core
 _SERIES_PER_READ = 2_000
 
 
@@ -82,8 +92,12 @@ class RequestPlan:
     """Sessions of the US market that are fetched whole, each by one request, ascending."""
     by_market_days: frozenset[str]
     """Symbols whose series of 1d and 1w need nothing but these days."""
+    work_minutes: float
+    """About how long one worker takes to process the series, requests aside."""
     skipped: Sequence[SkippedSymbols]
     """Most symbols first."""
+    in_other_jobs: int = 0
+    """Of the symbols: those that an open job is going to fetch, too."""
 
     @property
     def total_requests(self) -> int:
@@ -91,8 +105,34 @@ class RequestPlan:
 
     @property
     def total_minutes(self) -> float:
-        """Until the last vendor is done: they are asked at the same time."""
-        return max(self.minutes.values(), default=0.0)
+        """Until all is stored: the vendors are asked and series processed at the same time."""
+        return max(self.work_minutes, *self.minutes.values(), 0.0)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What it says, for people."""
+        texts = [
+            f"{counted(self.symbols, 'symbol')}: {requests_text(self.requests)}, "
+            f"{minutes_text(self.total_minutes)}"
+        ]
+        if self.market_days:
+            first, last = self.market_days[0], self.market_days[-1]
+            texts.append(
+                f"{counted(len(self.market_days), 'day')} of the whole US market, {first} to "
+                f"{last}, {'serves' if len(self.market_days) == 1 else 'serve'} "
+                f"{counted(len(self.by_market_days), 'symbol')}"
+            )
+        if self.in_other_jobs:
+            texts.append(
+                f"{counted(self.in_other_jobs, 'symbol')} of them in another open job, too"
+            )
+        texts += [
+            f"{counted(skip.symbols, 'symbol')} not fetched "
+            f"({', '.join(skip.examples)}{', …' if skip.symbols > len(skip.examples) else ''}): "
+            f"{skip.reason}"
+            for skip in self.skipped
+        ]
+        return texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +189,76 @@ def plan_requests(
             by_market_days.add(group.symbol)
     if since:
         requests[whole[0].vendor] += len(days)
+    plan = _plan(due, requests, skipping.skipped, settings)
+    served = frozenset(by_market_days)
+    return replace(plan, market_days=days.astype("datetime64[D]").tolist(), by_market_days=served)
+
+
+def plan_backfill(
+    conn: Connection,
+    items: Sequence[TrackedSymbol],
+    window: Window,
+    *,
+    now: datetime,
+    settings: RequestSettings,
+) -> RequestPlan:
+    """The plan of fetching a part of these symbols' history; arguments as for `plan_requests`."""
+    skipping = _Skipping(pauses_in_force(conn), settings.providers)
+    due = [item for item in items if not skipping.skips(item)]
+    requests: Counter[str] = Counter()
+    for item, timeframe, snapshot in _snapshots(conn, due):
+        vendor = _first_vendor(item, timeframe, settings.providers[item.asset_class])
+        part = extend_to_stored(window, snapshot, now)
+        requests[vendor] += requests_of_chunks(vendor, item, timeframe, part)
+    return _plan(due, requests, skipping.skipped, settings)
+
+
+def requests_of_chunks(
+    vendor: str, item: TrackedSymbol, timeframe: Timeframe, window: Window
+) -> int:
+    """About how many requests a backfill of one series takes, chunk by chunk."""
+    source = source_timeframe(market_of(item.symbol, item.asset_class), timeframe)
+    chunks = backfill_chunks(window, timeframe, BARS_PER_CHUNK)
+    spec = VENDORS[vendor]
+    return sum(spec.requests(item.asset_class, source, chunk) for chunk in chunks)
+
+
+def _plan(
+    due: Sequence[TrackedSymbol],
+    requests: Mapping[str, int],
+    skipped: Sequence[SkippedSymbols],
+    settings: RequestSettings,
+) -> RequestPlan:
     return RequestPlan(
         symbols=len(due),
         requests={name: count for name, count in sorted(requests.items()) if count},
         minutes=minutes_by_vendor(requests, settings.quotas),
-        market_days=days.astype("datetime64[D]").tolist(),
-        by_market_days=frozenset(by_market_days),
-        skipped=skipping.skipped,
+        market_days=[],
+        by_market_days=frozenset(),
+        work_minutes=sum(len(item.timeframes) for item in due) / SERIES_PER_MINUTE,
+        skipped=skipped,
     )
+
+
+def requests_text(requests: Mapping[str, int]) -> str:
+    """
+    >>> requests_text({"yahoo": 1, "polygon": 1200})
+    'about 1,200 requests to polygon, 1 request to yahoo'
+    """
+    each = [f"{counted(count, 'request')} to {name}" for name, count in sorted(requests.items())]
+    return f"about {', '.join(each)}" if each else "no requests"
+
+
+def minutes_text(minutes: float) -> str:
+    """A time that quotas make it take.
+
+    >>> minutes_text(0.4), minutes_text(125)
+    ('less than a minute', '2 h 5 min at the vendors\' quotas')
+    """
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(round(minutes), 60)
+    return f"{f'{hours} h ' if hours else ''}{rest} min at the vendors' quotas"
 
 
 def minutes_by_vendor(
@@ -239,23 +341,28 @@ def _first_vendor(item: TrackedSymbol, timeframe: Timeframe, names: Sequence[str
     return next(name for name in names if VENDORS[name].refusal(*series) is None)
 
 
+def _snapshots(
+    conn: Connection, items: Sequence[TrackedSymbol]
+) -> Iterator[tuple[TrackedSymbol, Timeframe, SeriesSnapshot]]:
+    """All series of the items, in their order."""
+    series = [(item, timeframe) for item in items for timeframe in item.timeframes]
+    for at in range(0, len(series), _SERIES_PER_READ):
+        part = series[at : at + _SERIES_PER_READ]
+        keys = [(item.symbol, timeframe) for item, timeframe in part]
+        for (item, timeframe), snapshot in zip(part, read_snapshots(conn, keys, ""), strict=True):
+            yield item, timeframe, snapshot
+
+
 def _groups(
     conn: Connection, items: Sequence[TrackedSymbol], now: datetime, settings: RequestSettings
 ) -> Iterator[_Group]:
     """The windows of all series; those of one symbol one after another."""
-    keys = [(item.symbol, timeframe) for item in items for timeframe in item.timeframes]
-    snapshots = chain.from_iterable(
-        read_snapshots(conn, keys[at : at + _SERIES_PER_READ], "")
-        for at in range(0, len(keys), _SERIES_PER_READ)
-    )
     history = timedelta(days=settings.history_days)
-    for item in items:
-        names, market = (
-            settings.providers[item.asset_class],
-            market_of(item.symbol, item.asset_class),
-        )
+    for item, series in groupby(_snapshots(conn, items), key=itemgetter(0)):
+        market = market_of(item.symbol, item.asset_class)
+        names = settings.providers[item.asset_class]
         plans: dict[tuple[str, Timeframe], list[FetchPlan]] = defaultdict(list)
-        for timeframe, snapshot in zip(item.timeframes, snapshots, strict=False):
+        for _, timeframe, snapshot in series:
             plan = plan_run(item.symbol, timeframe, snapshot, now, history)
             source = source_timeframe(market, timeframe)
             asked = partial(_asked, market=market, timeframe=timeframe, now=now)
@@ -264,8 +371,8 @@ def _groups(
         for (vendor, source), group in plans.items():
             start = min(plan.window.start for plan in group)
             gaps = sorted({gap for plan in group for gap in plan.gaps}, key=_longest_first)
-            series = item.symbol, item.asset_class, vendor, source, market
-            yield _Group(*series, Window(start, now), gaps)
+            of_item = item.symbol, item.asset_class
+            yield _Group(*of_item, vendor, source, market, Window(start, now), gaps)
 
 
 def _asked(window: Window, market: Market, timeframe: Timeframe, now: datetime) -> Window:

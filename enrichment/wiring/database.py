@@ -146,8 +146,12 @@ def feature_columns() -> dict[str, str]:
 
 def build_commands(db: Database, settings: Settings) -> Commands:
     """The commands of API, dashboard and CLI; the sandbox has no quotas."""
-    quotas = {spec.name: getattr(settings, spec.rate.name) for spec in settings.providers_in_use}
-    return Commands(db, settings.provider_orders, {} if settings.uses_sandbox else quotas)
+    quotas = {
+        spec.name: getattr(settings, spec.rate.name)
+        for spec in settings.providers_in_use
+        if not settings.uses_sandbox
+    }
+    return Commands(db, settings.provider_orders, quotas, settings.history_days)
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:

@@ -192,6 +192,7 @@ def test_symbols_shows_the_prices_of_one_and_its_actions(
     assert chart_count(page) == 2
     assert "**simulated**" in page_text(page)
     assert "300 bars stored" in page_text(page)
+    assert "1 symbol: about 1 request to polygon, less than a minute" in page_text(page)
     page.button(key="trigger-one").click().run()
     assert page.button(key="resume-one").disabled
     page.text_input(key="pause-one-reason").set_value("merger").run()
@@ -541,6 +542,10 @@ def test_some_symbols_are_triggered_and_a_provider_is_paused_and_resumed(
     track_symbols(db)
     page = open_page("overview", db_url, monkeypatch)
     assert page.button(key="trigger-some").label == "Trigger these 3"
+    assert "about" not in page_text(page)  # it is only counted for a form that is open
+    page.session_state["trigger-some-open"] = True
+    page.run()
+    assert "3 symbols: about 9 requests to binance, 2 requests to polygon" in page_text(page)
     page.selectbox(key="trigger-class").set_value("stock").run()
     assert page.button(key="trigger-some").label == "Trigger these 2"
     page.button(key="trigger-some").click().run()

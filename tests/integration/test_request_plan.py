@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from api import create_app
+from enrichment.cli.main import app
 from enrichment.domain.bars import to_datetime
+from enrichment.domain.errors import InvalidRequest, NotTracked
 from enrichment.domain.model import TrackedSymbol
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.fetch_plan import OVERLAP
@@ -17,6 +22,8 @@ from enrichment.services.commands import Commands
 from enrichment.services.request_plan import RequestPlan, RequestSettings, plan_requests
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import symbols as tracked_symbols
+from enrichment.warehouse.read_models.facade import ReadModels
+from tests.helpers.api_client import ROOT, json_body
 from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
 NOW = datetime(2024, 3, 6, 6, 30, tzinfo=UTC)
@@ -136,6 +143,98 @@ def test_what_is_skipped_and_why(db: Database) -> None:
     ]
     commands.pause(actor="me", scope="global", key="", reason="maintenance")
     assert plan(db, tracked).symbols == 0
+
+
+def tracked(db: Database) -> Commands:
+    """Two stocks and a pair, one of the stocks paused."""
+    commands = Commands(db, SETTINGS.providers, SETTINGS.quotas)
+    pair = parse_tracked("X:BTCUSD", "crypto", "1h")
+    commands.track([*stocks("AAPL", "IBM", timeframes="1d,1w"), pair], actor="test")
+    commands.pause(actor="me", scope="symbol", key="IBM")
+    return commands
+
+
+def changes(db: Database) -> tuple[int, int]:
+    """Jobs, and commands in the audit log."""
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    return reader.history(1).total, reader.list_totals().actions
+
+
+def test_a_trigger_is_previewed_over_the_api(db: Database) -> None:
+    commands, reader = tracked(db), ReadModels(db, hour=1, minute=30, enabled=True)
+    client = create_app(reader, commands, ready=lambda: None).test_client()
+    before = changes(db)
+    planned = json_body(client.post(f"{ROOT}/trigger?dry_run=true"))
+    del planned["timestamp"]
+    assert planned == {
+        "dry_run": True,
+        "symbols_to_process": 2,
+        "requests": {"binance": 9, "polygon": 1},
+        "minutes": {"binance": 0.0, "polygon": 0.0},
+        "total_requests": 10,
+        "total_minutes": pytest.approx(3 / 15_000),
+        "market_days": [],
+        "symbols_by_market_days": 0,
+        "in_other_jobs": 0,
+        "skipped": [
+            {"reason": "symbol IBM is paused by me", "symbols": 1, "examples": ["IBM"]},
+        ],
+    }
+    crypto = json_body(client.post(f"{ROOT}/trigger?dry_run=true&asset_class=crypto"))
+    assert crypto["requests"] == {"binance": 9}
+    assert json_body(client.post(f"{ROOT}/trigger?dry_run=true&asset_class=etf"), 409)
+    assert json_body(client.post(f"{ROOT}/trigger?dry_run=true&symbols=NOSUCH"), 404)
+    both = "symbols=AAPL&asset_class=stock"
+    assert json_body(client.post(f"{ROOT}/trigger?dry_run=true&{both}"), 409)
+    assert changes(db) == before
+    commands.trigger(actor="test", symbols=["AAPL"])
+    assert json_body(client.post(f"{ROOT}/trigger?dry_run=true"))["in_other_jobs"] == 1
+
+
+def test_a_trigger_is_previewed_on_the_command_line(
+    db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked(db)
+    before = changes(db)
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    shown = CliRunner().invoke(app, ["trigger", "--dry-run"]).output.splitlines()
+    assert shown == [
+        "2 symbols: about 9 requests to binance, 1 request to polygon, less than a minute",
+        "1 symbol not fetched (IBM): symbol IBM is paused by me",
+    ]
+    content = CliRunner().invoke(app, ["trigger", "AAPL", "--dry-run", "--json"]).output
+    assert json.loads(content)["requests"] == {"polygon": 1}
+    backfill = ["backfill", "AAPL", "--from", "2020-01-01", "--dry-run"]
+    assert "1 symbol: about 2 requests" in CliRunner().invoke(app, backfill).output
+    assert changes(db) == before
+
+
+def test_a_backfill_is_previewed_in_chunks(db: Database) -> None:
+    commands = tracked(db)
+    before = changes(db)
+    start, end = datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC)
+    planned = commands.plan_backfill(["AAPL", "X:BTCUSD", "IBM"], start, end)
+    assert planned.requests == {"polygon": 2, "binance": 9}  # days and weeks are asked for apart
+    assert [skip.examples for skip in planned.skipped] == [["IBM"]]
+    with pytest.raises(NotTracked):
+        commands.plan_backfill([], start, end)
+    with pytest.raises(InvalidRequest, match="before the end"):
+        commands.plan_backfill(["AAPL"], end, start)
+    assert changes(db) == before
+
+
+def test_the_plan_in_words(db: Database) -> None:
+    assert plan(db, []).sentences == ["0 symbols: no requests, less than a minute"]
+    nights = Nights(db, OVERLAP + 5)
+    foreign = stocks(*(f"S{n}.L" for n in range(6)))
+    planned = nights.plan(*foreign, providers={**SETTINGS.providers, "stock": ("polygon",)})
+    first, last = planned.market_days[0], planned.market_days[-1]
+    assert planned.sentences == [
+        "15 symbols: about 11 requests to polygon, 2 min at the vendors' quotas",
+        f"11 days of the whole US market, {first} to {last}, serve 15 symbols",
+        "6 symbols not fetched (S0.L, S1.L, S2.L, S3.L, S4.L, …): polygon serves US stocks only; "
+        "add yahoo to PROVIDERS_STOCK",
+    ]
 
 
 @pytest.mark.parametrize("paused", [True, False])

@@ -19,12 +19,14 @@ from enrichment.dashboard.components import (
     button_with_reason,
     empty_state,
     run_command,
+    sentences,
     table,
 )
 from enrichment.dashboard.data.jobs import history_frame
 from enrichment.dashboard.data.overview import OverviewData, active_symbols, overview_data
 from enrichment.dashboard.data.overview_metrics import Metric, current_metrics, trend_metrics
 from enrichment.dashboard.data.quality import series_frame
+from enrichment.dashboard.data.request_plan import trigger_preview
 from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
@@ -282,6 +284,7 @@ def run_controls() -> None:
             key="trigger-all",
             disabled=not classes,
             icon=":material/play_arrow:",
+            preview=trigger_preview,
         )
         button_with_reason(
             "Pause",
@@ -306,7 +309,10 @@ def run_controls() -> None:
 
 def trigger_some(asset_classes: Mapping[str, str]) -> None:
     """asset_classes: active symbol → asset class."""
-    with st.popover("Trigger some", icon=":material/play_arrow:"):
+    popover = st.popover(
+        "Trigger some", icon=":material/play_arrow:", key="trigger-some-open", on_change="rerun"
+    )
+    with popover:
         choices = ["all", *sorted(set(asset_classes.values()))]
         asset_class = st.selectbox("Asset class", choices, key="trigger-class")
         candidates = [
@@ -316,6 +322,8 @@ def trigger_some(asset_classes: Mapping[str, str]) -> None:
             "Symbols", candidates, key="trigger-symbols", placeholder="all of these"
         )
         symbols = selection or candidates
+        if st.session_state.get("trigger-some-open"):
+            sentences(trigger_preview(symbols))
         action_button(
             f"Trigger these {len(symbols)}",
             key="trigger-some",

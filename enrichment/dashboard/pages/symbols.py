@@ -24,11 +24,13 @@ from enrichment.dashboard.components import (
     paginator,
     run_command,
     select,
+    sentences,
     table,
 )
 from enrichment.dashboard.corporate_actions import actions_list, chart_events, read_actions
 from enrichment.dashboard.data.cache import cached_figure, cached_read
 from enrichment.dashboard.data.jobs import read_newest_log
+from enrichment.dashboard.data.request_plan import trigger_preview
 from enrichment.dashboard.formatting import age, label, provider_text
 from enrichment.dashboard.refresh import Section, guarded, show
 from enrichment.dashboard.services import commands, services
@@ -279,6 +281,8 @@ def failure_log(symbol: str) -> None:
 
 def symbol_actions(symbol: SymbolDetails, *, paused: bool) -> None:
     name = symbol.symbol
+    if symbol.active and is_operator():
+        sentences(trigger_preview([name]))
     with st.container(horizontal=True):
         action_button(
             f"Trigger {name}",

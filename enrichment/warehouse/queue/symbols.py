@@ -78,6 +78,11 @@ def of_job(conn: Connection, job_id: UUID) -> list[TrackedSymbol]:
     return [_tracked(row) for row in conn.execute(text(_OF_JOB), {"job_id": job_id})]
 
 
+def queued(conn: Connection) -> set[str]:
+    """The symbols that open jobs have not finished yet."""
+    return set(conn.execute(text(_QUEUED)).scalars())
+
+
 def _tracked(row: Any) -> TrackedSymbol:
     timeframes = tuple(Timeframe(name) for name in row.timeframes)
     return TrackedSymbol(row.symbol, AssetClass(row.asset_class), timeframes, row.active)
@@ -99,6 +104,8 @@ WHERE (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])
     AND (CAST(:asset_class AS text) IS NULL OR asset_class = :asset_class)
 ORDER BY symbol
 """
+
+_QUEUED = f"SELECT DISTINCT symbol FROM enrichment_job_items WHERE status IN {QUEUED_ITEMS}"
 
 _OF_JOB = f"""
 SELECT symbol, asset_class, timeframes, true AS active FROM enrichment_job_items
