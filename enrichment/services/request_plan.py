@@ -37,7 +37,7 @@ from enrichment.pipeline.fetch_plan import (
 )
 from enrichment.pipeline.market_days import cheapest_days
 from enrichment.services.command_checks import unserved_reason
-from enrichment.vendors.canonical import source_timeframe, source_window
+from enrichment.vendors.canonical import asked_window, source_timeframe
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection
@@ -91,7 +91,7 @@ class RequestPlan:
     market_days: Sequence[date]
     """Sessions of the US market that are fetched whole, each by one request, ascending."""
     by_market_days: frozenset[str]
-    """Symbols whose series of 1d and 1w need nothing but these days."""
+    """Symbols whose newest days and weeks come from these days; older gaps are asked for singly."""
     work_minutes: float
     """About how long one worker takes to process the series, requests aside."""
     skipped: Sequence[SkippedSymbols]
@@ -144,16 +144,16 @@ class _Group:
     vendor: str
     source: Timeframe
     market: Market
-    window: Window
-    """Of the newest bars, that of the series which needs most."""
-    gaps: Sequence[Window]
-    """Before it, ascending."""
+    windows: Sequence[Window]
+    """In the order in which they are asked for: of each series the newest bars, then the gaps."""
+    newest_from: datetime
+    """Start of the newest bars, of the series that needs most."""
 
     def requests(self, since: datetime | None = None) -> int:
         """About how many; `since`: from here on the whole days of the market are at hand."""
-        held = [] if since is None else [Window(since, self.window.end)]
+        held = [] if since is None else [Window(since, self.windows[0].end)]
         count = 0
-        for window in (self.window, *self.gaps):
+        for window in self.windows:
             if not any(_covers(other, window) for other in held):
                 held.append(window)
                 count += VENDORS[self.vendor].requests(self.asset_class, self.source, window)
@@ -176,22 +176,20 @@ def plan_requests(
     due = [item for item in items if not skipping.skips(item)]
     groups = list(_groups(conn, due, now, settings))
     whole = [group for group in groups if _has_whole_days(group, settings.whole_days)]
-    days = _market_days(whole, now)
-    since = to_datetime(days[0]) if len(days) else None
+    days, since = _market_days(whole, now)
     requests: Counter[str] = Counter()
     for group in groups:
         requests[group.vendor] += group.requests()
-    by_market_days = set()
-    for group in whole if since else ():
-        beside = group.requests(since)
-        requests[group.vendor] += beside - group.requests()
-        if not beside:
-            by_market_days.add(group.symbol)
+    served = [group for group in whole if since and since <= group.newest_from]
+    for group in served:
+        requests[group.vendor] += group.requests(since) - group.requests()
     if since:
         requests[whole[0].vendor] += len(days)
-    plan = _plan(due, requests, skipping.skipped, settings)
-    served = frozenset(by_market_days)
-    return replace(plan, market_days=days.astype("datetime64[D]").tolist(), by_market_days=served)
+    return replace(
+        _plan(due, requests, skipping.skipped, settings),
+        market_days=days.astype("datetime64[D]").tolist(),
+        by_market_days=frozenset(group.symbol for group in served),
+    )
 
 
 def plan_backfill(
@@ -362,27 +360,17 @@ def _groups(
         market = market_of(item.symbol, item.asset_class)
         names = settings.providers[item.asset_class]
         plans: dict[tuple[str, Timeframe], list[FetchPlan]] = defaultdict(list)
-        for _, timeframe, snapshot in series:
+        for _, timeframe, snapshot in reversed(list(series)):  # the longest timeframe begins
             plan = plan_run(item.symbol, timeframe, snapshot, now, history)
             source = source_timeframe(market, timeframe)
-            asked = partial(_asked, market=market, timeframe=timeframe, now=now)
+            asked = partial(asked_window, market=market, timeframe=timeframe, now=now)
             plan = replace(plan, window=asked(plan.window), gaps=list(map(asked, plan.gaps)))
             plans[_first_vendor(item, timeframe, names), source].append(plan)
         for (vendor, source), group in plans.items():
-            start = min(plan.window.start for plan in group)
-            gaps = sorted({gap for plan in group for gap in plan.gaps}, key=_longest_first)
+            windows = [window for plan in group for window in (plan.window, *plan.gaps)]
+            newest_from = min(plan.window.start for plan in group)
             of_item = item.symbol, item.asset_class
-            yield _Group(*of_item, vendor, source, market, Window(start, now), gaps)
-
-
-def _asked(window: Window, market: Market, timeframe: Timeframe, now: datetime) -> Window:
-    """What is asked of a vendor for a window, as by `CanonicalProvider`."""
-    asked = source_window(window, market, timeframe)
-    return Window(asked.start, max(window.end, min(asked.end, now)))
-
-
-def _longest_first(window: Window) -> tuple[timedelta, datetime]:
-    return window.start - window.end, window.start
+            yield _Group(*of_item, vendor, source, market, windows, newest_from)
 
 
 def _covers(window: Window, other: Window) -> bool:
@@ -395,10 +383,16 @@ def _has_whole_days(group: _Group, vendors: Collection[str]) -> bool:
     return of_stocks and group.source is Timeframe.D1 and group.vendor in vendors
 
 
-def _market_days(groups: Sequence[_Group], now: datetime) -> Timestamps:
-    """The sessions that are cheaper fetched whole, ascending."""
+def _market_days(groups: Sequence[_Group], now: datetime) -> tuple[Timestamps, datetime | None]:
+    """The sessions that are cheaper fetched whole, ascending, and from when on they are all there
+    are; None without any.
+    """
     if not groups:
-        return no_timestamps()
-    since = min(group.window.start for group in groups)
-    sessions = calendars.ended_bar_starts(NEW_YORK, Timeframe.D1, since, now)
-    return cheapest_days(np.array([to_datetime64(g.window.start) for g in groups]), sessions)
+        return no_timestamps(), None
+    earliest = min(group.newest_from for group in groups)
+    sessions = calendars.ended_bar_starts(NEW_YORK, Timeframe.D1, earliest, now)
+    days = cheapest_days(np.array([to_datetime64(g.newest_from) for g in groups]), sessions)
+    if len(days) == 0:
+        return days, None
+    before = sessions[: len(sessions) - len(days)]
+    return days, to_datetime(before[-1]) + Timeframe.D1.duration if len(before) else earliest

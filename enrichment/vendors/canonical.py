@@ -72,9 +72,8 @@ class CanonicalProvider:
         """The bars that start in the window; ProviderError if the vendor fails."""
         market = market_of(symbol, asset_class)
         source = source_timeframe(market, timeframe)
-        asked = source_window(window, market, timeframe)
         now = self._now()
-        asked = asked if asked.end <= now else Window(asked.start, window.end)
+        asked = asked_window(window, market, timeframe, now)
         spelling = spelling_or_symbol(self.name, symbol)
         with naming(self.name, spelling):
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
@@ -142,6 +141,12 @@ def source_window(window: Window, market: Market, timeframe: Timeframe) -> Windo
     edges = np.array([to_datetime64(window.start), to_datetime64(window.end)])
     start, end = (to_datetime(ts) for ts in _floor(market, timeframe, edges))
     return Window(start, end if end == window.end else end + timeframe.duration)
+
+
+def asked_window(window: Window, market: Market, timeframe: Timeframe, now: datetime) -> Window:
+    """What is asked of a vendor for a window: `source_window`, without the future."""
+    asked = source_window(window, market, timeframe)
+    return asked if asked.end <= now else Window(asked.start, window.end)
 
 
 def regular_session(bars: Bars, market: Market, timeframe: Timeframe) -> Bars:

@@ -51,7 +51,7 @@ class _Answer:
 
 
 class SharedAnswers:
-    """A vendor whose last answer of each timeframe also serves narrower windows of the same item.
+    """A vendor whose answers of a timeframe also serve narrower windows of the same item.
 
     An answer that says how far back the vendor reaches serves its own window only.
     """
@@ -70,10 +70,11 @@ class SharedAnswers:
             return self._provider.fetch(symbol, asset_class, timeframe, window)
         key = (self.name, symbol, timeframe)
         with scope.lock(key):
-            answer: _Answer | None = scope.answers.get(key)
-            if answer is not None and answer.includes(window):
-                return answer.narrowed(window)
+            answers: list[_Answer] = scope.answers.setdefault(key, [])
+            for answer in answers:
+                if answer.includes(window):
+                    return answer.narrowed(window)
             fetched = self._provider.fetch(symbol, asset_class, timeframe, window)
             if fetched.limit is None and fetched.served_from is None:
-                scope.answers[key] = _Answer(window, fetched)
+                answers.append(_Answer(window, fetched))
             return fetched

@@ -90,6 +90,15 @@ def test_many_symbols_are_fetched_by_whole_days(db: Database) -> None:
     assert planned.minutes == {"polygon": 2.0}
 
 
+def test_weeks_that_begin_with_a_holiday_come_from_whole_days(db: Database) -> None:
+    stock = stocks(*(f"S{n:03}" for n in range(300)), timeframes="1d,1w")
+    monday = datetime(2024, 1, 15, tzinfo=UTC)  # Martin Luther King's day
+    planned = plan(db, stock, monday + timedelta(days=5), history_days=4)
+    assert [f"{day:%m-%d}" for day in planned.market_days] == ["01-16", "01-17", "01-18", "01-19"]
+    assert len(planned.by_market_days) == 300
+    assert planned.requests == {"polygon": 4}
+
+
 def test_whole_days_are_not_bought_where_they_cost_more_or_nobody_sells_them(db: Database) -> None:
     nights = Nights(db, OVERLAP - 1)
     planned = nights.plan()
@@ -115,7 +124,7 @@ def test_a_due_gap_costs_a_request_unless_it_is_fetched_anyway(db: Database) -> 
             )
     planned = nights.plan()
     assert planned.requests == {"polygon": cheapest + 1}
-    assert planned.by_market_days == set(nights.symbols) - {"S00"}
+    assert planned.by_market_days == set(nights.symbols)
 
 
 def test_what_is_skipped_and_why(db: Database) -> None:
