@@ -36,6 +36,7 @@ from resilience.events import (
 from resilience.manager import ResilienceManager, init_resilience_manager
 from resilience.pattern import Status
 from resilience.pipeline import Pipeline
+from resilience.priority import Priority, current_priority, with_priority
 from resilience.publishing import (
     BreakerAction,
     CommandSource,
@@ -45,7 +46,7 @@ from resilience.publishing import (
 )
 from resilience.rate_limiter import RateLimiter, RateLimiterStatus, waiting_up_to
 from resilience.retry import RetryPolicy, RetryStatus, retry_after_of
-from resilience.shared_limit import Reservation, SharedLimiter
+from resilience.shared_limit import Limit, Reservation, SharedLimiter
 
 __all__ = [
     "BreakerAction",
@@ -58,12 +59,14 @@ __all__ = [
     "CircuitOpen",
     "CommandSource",
     "Event",
+    "Limit",
     "LimiterPaused",
     "LimiterResumed",
     "Listener",
     "Mode",
     "OperatorCommand",
     "Pipeline",
+    "Priority",
     "RateLimited",
     "RateLimiter",
     "RateLimiterStatus",
@@ -84,8 +87,10 @@ __all__ = [
     "Status",
     "StatusPublisher",
     "WrongCallStyle",
+    "current_priority",
     "init_resilience_manager",
     "remaining",
     "retry_after_of",
     "waiting_up_to",
+    "with_priority",
 ]

@@ -16,7 +16,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -61,6 +61,21 @@ def interruptible(check: Callable[[], None]) -> Iterator[None]:
         _interruption.reset(token)
 
 
+_around_sleep: ContextVar[Callable[[], AbstractContextManager[object]]] = ContextVar(
+    "around_sleep", default=nullcontext
+)
+
+
+@contextmanager
+def sleeping_in(around: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """In the block, sleeps of more than half a second run inside the context of `around()`."""
+    token = _around_sleep.set(around)
+    try:
+        yield
+    finally:
+        _around_sleep.reset(token)
+
+
 class Sleeper:
     """Interruptible sleep for threads and coroutines. `close()` may be called from any thread."""
 
@@ -79,6 +94,12 @@ class Sleeper:
 
     def sleep(self, seconds: float) -> bool:
         """Block for `seconds`. Returns False if interrupted by `close()`."""
+        if seconds <= _CHECK_SECONDS:
+            return self._sleep_checking(seconds)
+        with _around_sleep.get()():
+            return self._sleep_checking(seconds)
+
+    def _sleep_checking(self, seconds: float) -> bool:
         sleep, check = self._sleep or self._closed.wait, _interruption.get()
         left = min(seconds, MAX_SECONDS)
         while check is not None and left > _CHECK_SECONDS and not self._closed.is_set():

@@ -1,6 +1,6 @@
 """Rate limiter: `rate` permits per `interval` seconds, in bursts of up to `burst`.
 
-`Schedule` is the arithmetic, without clock or lock; `RateLimiter` waits and shares.
+`resilience.schedule` is the arithmetic, without clock or lock; `RateLimiter` waits and shares.
 
 >>> limiter = RateLimiter("polygon_api", rate=5, interval=60, burst=5, strict=True)
 >>> [limiter.allow_request() for _ in range(6)]
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,7 +34,11 @@ from resilience.clock import (
 from resilience.errors import RateLimited
 from resilience.events import LimiterPaused, LimiterResumed, SharedLimitChanged, SharedState
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
-from resilience.shared_limit import SharedLimit, SharedLimiter
+from resilience.priority import Priority, current_priority
+from resilience.schedule import Schedule, Ticket
+from resilience.shared_limit import Limit, SharedLimit, SharedLimiter
+
+Waits = Generator[float, None, None]
 
 _wait_in_context: ContextVar[int | None] = ContextVar("wait_in_context", default=None)
 
@@ -48,158 +51,6 @@ def waiting_up_to(seconds: float) -> Iterator[None]:
         yield
     finally:
         _wait_in_context.reset(token)
-
-
-class Ticket:
-    """A reservation of n permits, or its refusal.
-
-    Attributes:
-        n: Number of permits.
-        slot: Time from which they may be used (ns).
-        end: TAT after this reservation.
-        limit: Latest slot that the caller accepts (ns); None for any.
-        granted: False if nothing is reserved.
-    """
-
-    __slots__ = ("end", "granted", "limit", "n", "slot")
-
-    def __init__(self, n: int, slot: int, end: int, limit: int | None, granted: bool) -> None:
-        self.n, self.slot, self.end, self.limit, self.granted = n, slot, end, limit, granted
-
-
-class Schedule:
-    """Slots for permits, first come first served. All times are monotonic ns.
-
-    The generic cell rate algorithm (ITU-T I.371) in units of 1/rate ns, in which one permit lasts
-    exactly `interval` ns, so that there is no rounding drift. With the theoretical arrival time
-    TAT, a request for n permits at time t gives TAT' = max(TAT, t) + n·interval and is granted at
-    max(t, TAT' - burst·interval): a token bucket without a refill step.
-
-    >>> schedule = Schedule(rate=1, interval=10, burst=1, strict=False, keep_tickets=False, now=0)
-    >>> schedule.reserve(1, now=0, max_wait=None) is None  # granted at once
-    True
-    >>> schedule.reserve(1, now=4, max_wait=None).slot
-    10
-
-    Args:
-        rate: Permits per interval.
-        interval: Nanoseconds.
-        burst: Permits granted at once after idling.
-        strict: Also never more than `rate` in any interval, by a log of the last interval's slots.
-        keep_tickets: Return a ticket for permits granted at once, too, so they can be cancelled.
-        now: The current time.
-
-    Attributes:
-        paused: Time until which nothing is granted; in the past if it is not paused.
-        pending: Tickets whose slot has not come.
-    """
-
-    def __init__(
-        self, rate: int, interval: int, burst: int, strict: bool, keep_tickets: bool, now: int
-    ) -> None:
-        self._rate, self._interval, self._strict = rate, interval, strict
-        self._keep_tickets = keep_tickets or strict
-        self._tolerance = burst * interval
-        self._tat = now * rate
-        self.paused = now
-        self.pending: deque[Ticket] = deque()
-        self._log: deque[Ticket] = deque()  # strict only: one entry per permit
-
-    def reserve(self, n: int, now: int, max_wait: int | None) -> Ticket | None:
-        """Reserve n permits; nothing if the wait would exceed `max_wait`.
-
-        Returns:
-            None if they are granted at once and no tickets are kept.
-        """
-        start = now if now > self.paused else self.paused
-        if self._strict:
-            start = self._earliest_start(n, start)
-        arrival = start * self._rate
-        end = (self._tat if self._tat > arrival else arrival) + n * self._interval
-        slot = start
-        if end - self._tolerance > arrival:
-            slot = -((self._tolerance - end) // self._rate)  # rounded up
-        if max_wait is not None and slot - now > max_wait:
-            return Ticket(n, slot, end, None, False)
-        self._tat = end
-        if slot <= now and not self._keep_tickets:
-            return None
-        ticket = Ticket(n, slot, end, None if max_wait is None else now + max_wait, True)
-        self._add(ticket, now)
-        return ticket
-
-    def cancel(self, ticket: Ticket) -> bool:
-        """Undo the latest reservation. Returns False for others: later slots depend on them."""
-        if not ticket.granted or ticket.end != self._tat:
-            return False
-        self._tat -= ticket.n * self._interval
-        if self.pending and self.pending[-1] is ticket:
-            self.pending.pop()
-        while self._log and self._log[-1] is ticket:
-            self._log.pop()
-        return True
-
-    def pause(self, now: int, until: int) -> bool:
-        """Grant nothing before `until`. Returns False if it is paused as long already.
-
-        All pending tickets are delayed by the same time, so that they do not come due at once.
-        """
-        resume = max(now, self.paused)
-        if until <= resume:
-            return False
-        self.prune(now)
-        if self.pending:
-            delay = until - resume
-            self._tat += delay * self._rate
-            for ticket in self.pending:
-                ticket.slot += delay
-                ticket.end += delay * self._rate
-        self.paused = until
-        return True
-
-    def resume(self, now: int) -> bool:
-        """End a pause; pending tickets come due earlier by what was left. False without a pause."""
-        early = self.paused - now
-        if early <= 0:
-            return False
-        self.prune(now)
-        if self.pending:
-            self._tat -= early * self._rate
-            for ticket in self.pending:
-                ticket.slot -= early
-                ticket.end -= early * self._rate
-        self.paused = now
-        return True
-
-    def tokens(self, now: int) -> int:
-        """Permits that are free at `now`, not counting a pause."""
-        free = (self._tolerance - max(0, self._tat - now * self._rate)) // self._interval
-        if self._strict:
-            self._earliest_start(1, now)
-            free = min(free, self._rate - len(self._log))
-        return max(0, free)
-
-    def prune(self, now: int) -> None:
-        """Drop pending tickets whose slot has come."""
-        while self.pending and self.pending[0].slot <= now:
-            self.pending.popleft()
-
-    def _add(self, ticket: Ticket, now: int) -> None:
-        if ticket.slot > now:
-            self.prune(now)
-            self.pending.append(ticket)
-        if self._strict:
-            self._log.extend([ticket] * ticket.n)
-
-    def _earliest_start(self, n: int, start: int) -> int:
-        """The first time from `start` on at which n more permits keep to the rate."""
-        log = self._log
-        while log and log[0].slot <= start - self._interval:
-            log.popleft()
-        if log and log[-1].slot > start:  # a pause may have delayed it
-            start = log[-1].slot
-        excess = len(log) + n - self._rate
-        return max(start, log[excess - 1].slot + self._interval) if excess > 0 else start
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +75,24 @@ class RateLimiterStatus(Status):
 
 
 class RateLimiter(Pattern):
-    """Grants permits in the order of reservation.
+    """Grants permits in the order of reservation; first to calls in `with_priority(HIGH)`.
+
+    A call of high priority takes the next permit that is neither granted nor reserved with high
+    priority. Waiting calls of normal priority keep their order and come later by as many permits
+    as were taken, and are rejected if that exceeds their timeout.
 
     Args:
         name: Name of the limiter.
         rate: Whole number of permits per interval.
         interval: Seconds.
         burst: Permits granted at once after idling.
+        normal_burst: The same for calls of normal priority; default: as many. While only these
+            use up the rate, a call of high priority waits at most normal_burst·interval/rate.
         strict: Never grant more than `rate` in any interval (a token bucket alone grants a burst
             and the refill together); a burst is then at most `rate`.
         max_wait: Seconds that `execute` waits for a permit; None for no limit.
-        shared: Store of a limit that several processes share, in addition to the local one.
+        shared: Store of a limit that several processes share. While it is unavailable, this
+            process keeps to the limit by itself.
         clock, wall_clock, sleep, async_sleep: See `resilience.clock`.
         sleeper: Used instead of `sleep` and `async_sleep`; its `close()` interrupts waits.
     """
@@ -248,6 +106,7 @@ class RateLimiter(Pattern):
         interval: float = 60,
         burst: int = 150,
         *,
+        normal_burst: int | None = None,
         strict: bool = False,
         max_wait: float | None = None,
         shared: SharedLimiter | None = None,
@@ -265,11 +124,15 @@ class RateLimiter(Pattern):
         )
         self.interval = finite("interval", interval, above=0)
         self._max_permits = min(self.rate, self.burst) if strict else self.burst
+        self.normal_burst = self._max_permits
+        if normal_burst is not None:
+            self.normal_burst = min(whole_number("normal_burst", normal_burst), self._max_permits)
         self._max_wait_ns = None if max_wait is None else to_ns(finite("max_wait", max_wait))
         self._shared: SharedLimit | None = None
         if shared is not None:
-            limit = (self.rate, self.interval, self.burst, strict)
-            self._shared = SharedLimit(shared, limit, clock, self._notify_shared)
+            limit = Limit(self.rate, self.interval, self.burst, self.normal_burst, strict)
+            self._shared = SharedLimit(shared, name, limit, clock, self._notify_shared)
+        self._awaiting_shared = 0
         self._sleeper = sleeper or Sleeper(sleep, async_sleep)
         self._clear()
 
@@ -279,23 +142,14 @@ class RateLimiter(Pattern):
         Raises:
             ValueError: `n` is not between 1 and the burst.
         """
-        ticket = self._reserve(n, 0)
-        if ticket is None:
-            return True
-        wait = to_seconds(ticket.slot - self._clock())
-        if ticket.granted:
-            if self._shared is None:
-                return True
-            reservation = self._shared.reserve(self.name, n, 0.0)
-            if reservation.granted:
-                return True
-            self._cancel(ticket)
-            wait = reservation.wait
-        self._notify_rejection(wait)
-        return False
+        try:
+            self._take(n, 0)
+        except RateLimited:
+            return False
+        return True
 
     def acquire(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait for n permits, first come first served.
+        """Wait for n permits, first come first served within a priority.
 
         Args:
             n: Number of permits.
@@ -305,16 +159,11 @@ class RateLimiter(Pattern):
             RateLimited: At once, if the wait would exceed the timeout; nothing is reserved.
             ValueError: `n` is not between 1 and the burst.
         """
-        max_wait = None if timeout is None else to_ns(finite("timeout", timeout))
-        ticket = self._reserve(n, max_wait)
-        if ticket is not None:
-            self._await_permits(ticket)
+        self._take(n, None if timeout is None else to_ns(finite("timeout", timeout)))
 
     def execute(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Wait for a permit, then run `fn`. Raises RateLimited if it would exceed `max_wait`."""
-        ticket = self._reserve(1, self._longest_wait())
-        if ticket is not None:
-            self._await_permits(ticket)
+        self._take(1, self._longest_wait())
         result = fn(*args, **kwargs)
         if type(result) is CoroutineType:
             reject_coroutine(fn, result)
@@ -324,9 +173,7 @@ class RateLimiter(Pattern):
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Like `execute`, for coroutine functions."""
-        ticket = self._reserve(1, self._longest_wait())
-        if ticket is not None:
-            await self._await_permits_async(ticket)
+        await self._take_async(1, self._longest_wait())
         return await await_result(fn, *args, **kwargs)
 
     def pause(self, seconds: float) -> None:
@@ -372,7 +219,7 @@ class RateLimiter(Pattern):
                 paused_until=self._wall_clock() + timedelta(seconds=pause) if pause else None,
                 shared=self._shared.state if self._shared else None,
                 strict=self.strict,
-                waiting=len(schedule.pending),
+                waiting=len(schedule.pending) + self._awaiting_shared,
                 granted_count=self._granted,
                 rejected_count=self._rejected,
                 paused_count=self._paused,
@@ -380,12 +227,17 @@ class RateLimiter(Pattern):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._schedule.pending.clear()  # the waiting threads do not exist in the child
+        self._schedule.forget_pending()  # the waiting threads do not exist in the child
+        self._awaiting_shared = 0
 
     def _clear(self) -> None:
-        interval, shared = duration_ns("interval", self.interval), self._shared is not None
         self._schedule = Schedule(
-            self.rate, interval, self._max_permits, self.strict, shared, self._clock()
+            self.rate,
+            duration_ns("interval", self.interval),
+            self._max_permits,
+            normal_burst=self.normal_burst,
+            strict=self.strict,
+            now=self._clock(),
         )
         self._granted = self._rejected = self._paused = 0
 
@@ -393,68 +245,125 @@ class RateLimiter(Pattern):
         in_context = _wait_in_context.get()
         return self._max_wait_ns if in_context is None else in_context
 
-    def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
+    def _take(self, n: int, max_wait: int | None) -> None:
+        """Wait for n permits. Raises RateLimited if it would take longer than `max_wait` (ns)."""
+        waits = self._waits(n, max_wait)
+        if waits is None:
+            return
+        with closing(waits):
+            for wait in waits:
+                if not self._sleeper.sleep(wait):
+                    self._reject(wait)
+
+    async def _take_async(self, n: int, max_wait: int | None) -> None:
+        waits = self._waits(n, max_wait)
+        if waits is None:
+            return
+        with closing(waits):
+            while (wait := await self._next_wait(waits)) is not None:
+                if not await self._sleeper.sleep_async(wait):
+                    self._reject(wait)
+
+    async def _next_wait(self, waits: Waits) -> float | None:
+        if self._shared is None:
+            return next(waits, None)
+        return await asyncio.to_thread(next, waits, None)
+
+    def _waits(self, n: int, max_wait: int | None) -> Waits | None:
+        """Reserve n permits; the seconds to sleep until they may be used, None for none at all.
+
+        Closing the generator before its end gives the permits back where it is possible.
+        """
         if not 1 <= n <= self._max_permits:
             raise ValueError(f"n must be from 1 to {self._max_permits} (the burst), got {n!r}")
+        if self._shared is not None:
+            return self._shared_waits(self._shared, n, max_wait, current_priority())
+        ticket = self._reserve(n, max_wait)
+        return None if ticket is None else self._local_waits(ticket)
+
+    def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
         with self._lock:
-            ticket = self._schedule.reserve(n, self._clock(), max_wait)
+            ticket = self._schedule.reserve(n, self._clock(), max_wait, current_priority())
             if ticket is None or ticket.granted:
                 self._granted += n
             else:
                 self._rejected += 1
         return ticket
 
-    def _await_permits(self, ticket: Ticket) -> None:
-        self._wait_for_slot(ticket)
-        if self._shared is not None:
-            self._wait_for_slot(self._reserve_shared(self._shared, ticket))
-
-    async def _await_permits_async(self, ticket: Ticket) -> None:
-        await self._wait_for_slot_async(ticket)
-        if self._shared is not None:
-            shared_ticket = await asyncio.to_thread(self._reserve_shared, self._shared, ticket)
-            await self._wait_for_slot_async(shared_ticket)
-
-    def _reserve_shared(self, shared: SharedLimit, ticket: Ticket) -> Ticket:
-        """The store's ticket, after the local one. Raises RateLimited if the store rejects."""
-        now = self._clock()
-        timeout = None if ticket.limit is None else to_seconds(ticket.limit - now)
-        reservation = shared.reserve(self.name, ticket.n, timeout)
-        if not reservation.granted:
+    def _local_waits(self, ticket: Ticket) -> Waits:
+        if not ticket.granted:
+            self._reject(to_seconds(ticket.slot - self._clock()))
+        try:
+            while (wait := self._seconds_left(ticket)) > 0:
+                yield wait
+        except BaseException:
             self._cancel(ticket)
-            self._reject(reservation.wait)
-        return Ticket(ticket.n, now + to_ns(reservation.wait), -1, None, True)
+            raise
+
+    def _shared_waits(
+        self, shared: SharedLimit, n: int, max_wait: int | None, priority: Priority
+    ) -> Waits:
+        limit = None if max_wait is None else self._clock() + max_wait
+        with self._lock:
+            self._awaiting_shared += 1
+        try:
+            granted = yield from self._await_store(shared, n, limit, priority)
+        finally:
+            with self._lock:
+                self._awaiting_shared -= 1
+        if not granted:
+            left = None if limit is None else max(0, limit - self._clock())
+            ticket = self._reserve(n, left)
+            if ticket is not None:
+                yield from self._local_waits(ticket)
+
+    def _await_store(
+        self, shared: SharedLimit, n: int, limit: int | None, priority: Priority
+    ) -> Generator[float, None, bool]:
+        """The waits for n permits of the store. Returns False if it is unavailable."""
+        while True:
+            yield from self._pause_waits(limit)
+            timeout = None if limit is None else to_seconds(limit - self._clock())
+            answer = shared.reserve(n, priority, timeout)
+            while answer is not None and answer.granted and answer.wait > 0:
+                yield answer.wait
+                if answer.ticket is None:
+                    break
+                answer = shared.confirm(answer.ticket)
+            if answer is None:
+                return False
+            with self._lock:
+                now = self._clock()
+                if not answer.granted:
+                    self._rejected += 1
+                elif now >= self._schedule.paused:
+                    self._schedule.record(n, now)
+                    self._granted += n
+                    return True
+            if not answer.granted:
+                self._reject(answer.wait)
+
+    def _pause_waits(self, limit: int | None) -> Waits:
+        """The wait for the end of a pause of this process."""
+        while (until := self._schedule.paused) > (now := self._clock()):
+            if limit is not None and until > limit:
+                with self._lock:
+                    self._rejected += 1
+                self._reject(to_seconds(until - now))
+            yield to_seconds(until - now)
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._lock:
-            if self._schedule.cancel(ticket):
+            if self._schedule.cancel(ticket) or not ticket.granted:
                 self._granted -= ticket.n
 
     def _reject(self, wait: float) -> NoReturn:
         self._notify_rejection(wait)
         raise RateLimited(self.name, wait)
 
-    def _wait_for_slot(self, ticket: Ticket) -> None:
-        try:
-            while (wait := self._seconds_left(ticket)) > 0:
-                if not self._sleeper.sleep(wait):
-                    self._reject(wait)
-        except BaseException:
-            self._cancel(ticket)
-            raise
-
-    async def _wait_for_slot_async(self, ticket: Ticket) -> None:
-        try:
-            while (wait := self._seconds_left(ticket)) > 0:
-                if not await self._sleeper.sleep_async(wait):
-                    self._reject(wait)
-        except BaseException:
-            self._cancel(ticket)
-            raise
-
     def _seconds_left(self, ticket: Ticket) -> float:
         wait = to_seconds(ticket.slot - self._clock())
-        # The limit is checked again, since a pause may have delayed the slot.
+        # Checked again, since a pause or a call of high priority may have delayed the slot.
         if not ticket.granted or (ticket.limit is not None and ticket.slot > ticket.limit):
             self._reject(wait)
         return wait

@@ -241,6 +241,7 @@ class Task:
     backfill: Window | None = None  # the history to fetch; None: the newest bars
     remaining: tuple[tuple[Timeframe, datetime], ...] = ()  # where the rest of a backfill ends
     repairs: tuple[SeriesRepair, ...] = ()  # of the backfill; empty: stored bars are kept
+    interactive: bool = False  # a person asked for it, and may be waiting
     thread_use: ThreadUse | None = field(default=None, compare=False)  # None before it begins
 
     def remaining_until(self, timeframe: Timeframe) -> datetime | None:

@@ -11,7 +11,7 @@ True
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class JobState(StrEnum):
@@ -102,6 +102,15 @@ class AlertSeverity(StrEnum):
     CRITICAL = "critical"
     WARNING = "warning"
     INFO = "info"
+
+
+class ItemPriority(IntEnum):
+    """Of a job's items: the smaller one is claimed first."""
+
+    MANUAL = 0
+    BACKFILL = 1  # the last of those that a person asked for
+    ACTIONS = 5  # after corporate actions became known
+    NIGHTLY = 10
 
 
 class SnoozeCause(StrEnum):

@@ -107,7 +107,14 @@ class DaskExecutor:
     def _submitted(self, client: Client, task: Task, key: str) -> Iterator[DaskFuture[Any]]:
         """The future of the submitted task, released at the end of the block."""
         try:
-            future = client.submit(dask_worker.enrich, task, client.id, key=key, pure=False)
+            future = client.submit(
+                dask_worker.enrich,
+                task,
+                client.id,
+                key=key,
+                pure=False,
+                priority=int(task.interactive),
+            )
         except Exception as exc:  # Dask has no common error for a closed client
             raise self._lost(client) from exc
         try:

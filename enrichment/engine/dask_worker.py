@@ -18,12 +18,21 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
+from distributed import (
+    Scheduler,
+    SchedulerPlugin,
+    Worker,
+    WorkerPlugin,
+    get_worker,
+    rejoin,
+    secede,
+)
 from tornado.ioloop import PeriodicCallback
 
 from enrichment.domain.errors import Cancelled, EnrichmentError, Snooze, StepFailed
 from enrichment.domain.model import RowCounts, Task
 from enrichment.engine.ports import Enrich, OpenPipeline
+from resilience.clock import sleeping_in
 
 SNOOZE_SECONDS = 30.0  # of a task that a Dask worker can't run
 STEPS_SECONDS = 0.25  # interval at which a process publishes the steps of its tasks
@@ -35,6 +44,22 @@ class TaskFailed:
     """An item's error as a value: Dask would log a raised exception with its arguments."""
 
     error: Exception
+
+
+@contextmanager
+def _without_thread(of_task: int) -> Iterator[None]:
+    """In the block the Dask worker runs another task in place of this one, which only waits.
+
+    of_task: the id of the task's thread; its other threads are none of Dask's.
+    """
+    if threading.get_ident() != of_task:
+        yield
+        return
+    secede()
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def enrich(task: Task, client_id: str) -> RowCounts | TaskFailed | None:
@@ -90,9 +115,9 @@ class PipelinePlugin(WorkerPlugin):
 
     def enrich(self, task: Task) -> RowCounts | TaskFailed:
         """Run the task; called through `dask_client.DaskExecutor.enrich`."""
-        key = dask_key(task)
+        key, waiting = dask_key(task), partial(_without_thread, threading.get_ident())
         try:
-            with self._marked_running(key):
+            with self._marked_running(key), sleeping_in(waiting):
                 result = self._opened()(task, partial(self._on_step, key))
                 rows = result.result() if isinstance(result, Future) else result
         except Exception as exc:  # the enrichment worker records every failure of an item

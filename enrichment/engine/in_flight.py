@@ -19,13 +19,18 @@ class InFlightItems:
 
     Args:
         threads: Number of the worker's threads.
+        reserved: Number of further threads, for what a person asked for while other items hold
+            the threads.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._threads = threads
+    def __init__(
+        self, threads: int, reserved: int = 0, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._threads, self._reserved_threads = threads, reserved
+        self._reserved: set[Task] = set()
         self._clock = clock
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # of an RLock: methods call each other
         self._steps: dict[Task, str] = {}
         self._unstarted: dict[Task, float] = {}
         self._futures: dict[Task, Future[None]] = {}
@@ -47,10 +52,17 @@ class InFlightItems:
         """
         with self._changed:
             self._measure_prefetch()
-            claimed = len(self._on_threads) + len(self._unstarted)
+            claimed = len((self._on_threads | self._unstarted.keys()) - self._reserved)
             capacity = self._threads + self._prefetch - claimed
             enough = claimed >= self._threads and 2 * capacity < self._prefetch
             return 0 if enough else max(0, capacity)
+
+    def reserved_capacity(self) -> int:
+        """Number of reserved threads that can take an item: at most as many as other items hold."""
+        with self._changed:
+            claimed = self._on_threads | self._unstarted.keys()
+            others = sum(not task.interactive for task in claimed)
+            return max(0, min(self._reserved_threads, others) - len(self._reserved))
 
     def _measure_prefetch(self) -> None:
         now = self._clock()
@@ -66,6 +78,14 @@ class InFlightItems:
             for task in tasks:
                 self._steps[task] = "claimed"
                 self._unstarted[task] = now
+
+    def reserve(self, task: Task) -> bool:
+        """Give an added item a reserved thread, if it may have one and one is free."""
+        with self._changed:
+            if not task.interactive or self.reserved_capacity() == 0:
+                return False
+            self._reserved.add(task)
+            return True
 
     def attach_future(self, task: Task, future: Future[None]) -> None:
         """Store the future of an item that waits for a thread, by which it can be evicted."""
@@ -97,6 +117,7 @@ class InFlightItems:
         """Remove an item that has finished, failed or been released."""
         with self._changed:
             self._free_thread(task)
+            self._reserved.discard(task)
             self._unstarted.pop(task, None)
             self._futures.pop(task, None)
             self._started_at.pop(task, None)
@@ -107,6 +128,7 @@ class InFlightItems:
     def _free_thread(self, task: Task) -> None:
         if task in self._on_threads:
             self._on_threads.remove(task)
+            self._reserved.discard(task)
             self._finished += 1
 
     def steps(self, *, max_seconds: float = float("inf")) -> dict[Task, str]:

@@ -1,7 +1,9 @@
 """A worker: claims items from the queue and enriches each on a thread.
 
 It claims one item per idle thread, plus as many as the threads will start within the next 0.25 s:
-none where a symbol takes long, dozens where small ones are read and stored in batches.
+none where a symbol takes long, dozens where small ones are read and stored in batches. While the
+threads are held by a night's items, which may wait for a vendor's quota, what a person asked for is
+claimed for a few reserved threads.
 
 The heartbeat thread has a database connection of its own. It renews the leases, publishes each
 item's step and reclaims items whose leases have expired. While heartbeats fail for longer than a
@@ -36,6 +38,7 @@ from resilience.supervised_thread import supervised_thread
 
 _log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 2.0
+RESERVED_THREADS = 4
 CANCELLED_SECONDS = 0.9
 RETRY_HEARTBEAT_SECONDS = 2.0
 BATCH_SECONDS = 0.002  # items that end within this time are replaced by a single claim
@@ -67,6 +70,7 @@ class Worker:
         registry: This worker's row among the workers.
         heartbeat_queue: The job queue on the heartbeat's own connection.
         threads: Items that run at the same time.
+        reserved_threads: Further ones, for what a person asked for while other items hold threads.
         max_retries: Retries of an item that fails, after 2, 4, 8 … seconds.
         timing: Intervals and timeouts.
         prepare: Reads in one batch what items claimed together need; None: each reads its own.
@@ -82,6 +86,7 @@ class Worker:
         *,
         heartbeat_queue: ItemQueue,
         threads: int,
+        reserved_threads: int = 0,
         max_retries: int,
         timing: WorkerTiming | None = None,
         prepare: Prepare | None = None,
@@ -99,13 +104,16 @@ class Worker:
         self._now = now
         self._thread, self._numbers = threading.local(), count(1)
         self._pool = ThreadPoolExecutor(threads, "enrich", initializer=self._number_thread)
-        self._in_flight = InFlightItems(threads)
+        self._reserved_pool = ThreadPoolExecutor(
+            max(1, reserved_threads), "interactive", initializer=self._number_thread
+        )
+        self._in_flight = InFlightItems(threads, reserved_threads)
         self._cancelled: set[Task] = set()
         self._unrecorded: list[tuple[Task, Exception, tuple[str, ...]]] = []
         self._logs = ItemLogs()
         self._lock = threading.Lock()
         self._last_error = ""
-        self._cancelled_due = 0.0
+        self._cancelled_due = self._interactive_due = 0.0
         self._overdue = False
         """Whether heartbeats have failed for longer than a lease."""
         self._wake = threading.Event()
@@ -114,6 +122,7 @@ class Worker:
 
     def wake(self) -> None:
         """Look for items now instead of at the next poll."""
+        self._interactive_due = 0.0
         self._wake.set()
 
     def stop(self) -> None:
@@ -142,15 +151,15 @@ class Worker:
             self._stopped.set()
             logging.getLogger().removeHandler(self._logs)
             self._pool.shutdown(wait=False, cancel_futures=True)
+            self._reserved_pool.shutdown(wait=False, cancel_futures=True)
             heartbeat.join(timeout=self._timing.drain)
 
     def _poll(self) -> None:
         """Claim and start items, record failures that could not be recorded, close jobs."""
         try:
             blocked = self._overdue or self._blocked_reason()
-            capacity = 0 if blocked else self._in_flight.claim_capacity()
-            if capacity:
-                self._start(self._queue.claim(self._registry.worker_id, capacity))
+            if not blocked:
+                self._claim()
             self._retry_unrecorded()
             self._look_for_cancelled()
             if self._in_flight.job_drained():
@@ -163,6 +172,17 @@ class Worker:
                 unexpected = not isinstance(exc, EnrichmentError)
                 _log.error("can't claim items: %s", exc, exc_info=unexpected)
             self._last_error = str(exc)
+
+    def _claim(self) -> None:
+        """Claim and start what there are threads for."""
+        worker_id = self._registry.worker_id
+        if capacity := self._in_flight.claim_capacity():
+            self._start(self._queue.claim(worker_id, capacity))
+        elif time.monotonic() >= self._interactive_due and (
+            reserved := self._in_flight.reserved_capacity()
+        ):
+            self._interactive_due = time.monotonic() + self._timing.poll
+            self._start(self._queue.claim(worker_id, reserved, interactive=True))
 
     def _look_for_cancelled(self) -> None:
         """Note the items whose job was cancelled, once a second: heartbeats are rarer."""
@@ -177,7 +197,8 @@ class Worker:
     def _start(self, tasks: Sequence[Task]) -> None:
         self._in_flight.add(tasks)
         for task, enrich in zip(tasks, self._prepared(tasks), strict=True):
-            self._in_flight.attach_future(task, self._pool.submit(self._run_item, task, enrich))
+            pool = self._reserved_pool if self._in_flight.reserve(task) else self._pool
+            self._in_flight.attach_future(task, pool.submit(self._run_item, task, enrich))
 
     def _prepared(self, tasks: Sequence[Task]) -> Sequence[Enrich]:
         if self._prepare is not None and tasks:

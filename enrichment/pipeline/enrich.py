@@ -49,6 +49,7 @@ from enrichment.pipeline.fetch_plan import FetchPlan, Situation
 from enrichment.pipeline.merge import compute_features, find_gaps, merge, quality_inputs, to_update
 from enrichment.pipeline.ports import BarSource, Outcome, SeriesStore
 from enrichment.pipeline.quality import assess_quality
+from resilience import Priority, with_priority
 
 Snapshots = Mapping[Timeframe, SeriesSnapshot]
 
@@ -106,8 +107,12 @@ class EnrichmentPipeline(Generic[Outcome]):
         Raises:
             StepFailed: from the cause; only finished chunks of a backfill have been written.
         """
-        # What the vendors' side notes of this item ends with it.
-        return copy_context().run(self._enrich, task, report, snapshots)
+        # What the vendors' guards note of this item ends with it.
+        return copy_context().run(self._enrich_in_lane, task, report, snapshots)
+
+    def _enrich_in_lane(self, task: Task, report: OnStep, snapshots: Snapshots | None) -> Outcome:
+        with with_priority(Priority.HIGH if task.interactive else Priority.NORMAL):
+            return self._enrich(task, report, snapshots)
 
     def _enrich(self, task: Task, report: OnStep, snapshots: Snapshots | None) -> Outcome:
         enter_item(task)

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import EnrichmentError, ProviderError, Snooze
 from enrichment.domain.model import JobKind
+from enrichment.domain.statuses import ItemPriority
 from enrichment.vendors.base import ActionSource
 from enrichment.warehouse import corporate_actions as ledger
 from enrichment.warehouse.database import Connection, Database
@@ -30,7 +31,6 @@ _BEFORE_SLOT = timedelta(minutes=15)
 _OVERLAP = timedelta(days=30)  # past actions that are asked for again each night
 _BY_NAME = 1_000  # more symbols than these are asked for as the whole market
 _MAX_WITHDRAWN = 0.1  # of what a source listed; more is a fault of its answer
-_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +185,6 @@ def enrich_again(conn: Connection, changed: Collection[ledger.Key]) -> tuple[str
             reason="a split became known after its bars",
             params={"symbols": symbols},
             symbols=symbols,
-            priority=_PRIORITY,
+            priority=ItemPriority.ACTIONS,
         )
     return tuple(symbols)

@@ -10,7 +10,7 @@ from uuid import UUID
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, InvalidRequest, NotTracked
 from enrichment.domain.model import JobKind, TrackedSymbol
-from enrichment.domain.statuses import OPEN_JOB_STATES, PauseScope
+from enrichment.domain.statuses import OPEN_JOB_STATES, ItemPriority, PauseScope
 from enrichment.services.command_checks import (
     backfill_window,
     damage_kinds,
@@ -103,7 +103,7 @@ class Commands(ReviewCommands, MarketCommands):
                 params={"symbols": names, "asset_class": kind},
                 symbols=names,
                 asset_class=kind,
-                priority=job_control.MANUAL_PRIORITY,
+                priority=ItemPriority.MANUAL,
                 idempotency_key=idempotency_key,
             )
             if opened is not None:
@@ -166,7 +166,7 @@ class Commands(ReviewCommands, MarketCommands):
                     "to": window.end.isoformat(),
                 },
                 symbols=names,
-                priority=job_control.BACKFILL_PRIORITY,
+                priority=ItemPriority.BACKFILL,
                 backfill=window,
             )
             if opened is None:
@@ -220,7 +220,7 @@ class Commands(ReviewCommands, MarketCommands):
                     "requests": dict(plan.requests),
                 },
                 symbols=None,
-                priority=job_control.BACKFILL_PRIORITY,
+                priority=ItemPriority.BACKFILL,
                 repairs=plan.symbols,
             )
             if opened is None:

@@ -8,6 +8,7 @@ from enrichment.domain import calendars
 from enrichment.domain.errors import Conflict, InvalidRequest
 from enrichment.domain.model import AssetClass, JobKind, Severity, Timeframe
 from enrichment.domain.series import QualityInputs
+from enrichment.domain.statuses import ItemPriority
 from enrichment.pipeline.quality import (
     assess_quality,
     counts_against_score,
@@ -139,7 +140,7 @@ def _reviewed(
         reason=reason,
         params={"symbols": [symbol]},
         symbols=[symbol],
-        priority=job_control.MANUAL_PRIORITY,
+        priority=ItemPriority.MANUAL,
     )
     if opened is None:
         raise InvalidRequest("the job could not be opened: try again")

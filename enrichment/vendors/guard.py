@@ -3,8 +3,9 @@
 It runs Retry(CircuitBreaker(RateLimiter(Bulkhead(request)))). A rejection by one of these patterns,
 or by the vendor's quota, becomes a Snooze: the item is tried later, without counting a retry.
 
-A rate limiter serves whoever comes first, and an item that is sent away loses the pages it has. So
-an item that has an answer waits longer for its next permit than one that has none.
+A rate limiter serves what a person asked for before the night, and then whoever comes first. An
+item that is sent away loses the pages it has. So an item that has an answer waits longer for its
+next permit than one that has none.
 
 >>> VendorProtection(connect_timeout=5, read_timeout=400, budget=300).timeouts()
 (5, 300)
@@ -47,6 +48,7 @@ from resilience import (
 T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
 TEST_WAIT_SECONDS = 5.0  # for the outcome of a breaker's test call
+_LONGEST_INTERACTIVE_WAIT = 12.0  # for the next permit; all others are spaced so that it is
 _LONGEST_QUOTA_WAIT = 90.0  # a quota is one of a minute: a longer wait is a pause
 _NEXT_NIGHT = 12 * 3600.0  # without a 429, after which pauses begin anew
 _BLOCK_ADVICE = "install market-enrichment[yahoo], or put another vendor first in PROVIDERS_…"
@@ -99,7 +101,8 @@ class VendorGuard:
         manager: Registers the patterns, under the name `{vendor}_api`.
         per_minute: The vendor's quota of requests, never exceeded in any minute. None: no quota,
             but a 429 still pauses the limiter.
-        burst: Requests at once, the others of a minute evenly. None: all of them.
+        burst: Requests at once, the others of a minute evenly. None: all of them. What no person
+            asked for is spaced so that another request finds a permit within 12 s.
         shared: Keeps the quota for all workers together. None: each process has its own.
         protection: Default: the parameters for production.
         blocks: Whether a 429 is a block for hours, which is failed over, and no used-up quota.
@@ -133,6 +136,7 @@ class VendorGuard:
             rate,
             60,
             burst or rate,
+            normal_burst=max(1, int(rate * _LONGEST_INTERACTIVE_WAIT / 60)),
             strict=per_minute is not None,
             max_wait=parameters.max_wait,
             shared=shared if per_minute is not None else None,

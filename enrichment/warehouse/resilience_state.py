@@ -15,7 +15,9 @@ from enrichment.domain.redact import redact
 from enrichment.warehouse.database import Database
 from resilience import (
     BreakerAction,
+    Limit,
     OperatorCommand,
+    Priority,
     RateLimiter,
     Reservation,
     Snapshot,
@@ -74,36 +76,35 @@ class ResilienceStore:
 
 
 class SharedLimits:
-    """Rate limits shared by all workers, as `resilience.SharedLimiter`: one atomic SQL function."""
+    """Rate limits shared by all workers, as `resilience.SharedLimiter`: SQL functions."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def reserve(
-        self,
-        name: str,
-        n: int,
-        rate: int,
-        interval: float,
-        burst: int,
-        strict: bool,
-        timeout: float | None,
+        self, name: str, limit: Limit, n: int, priority: Priority, timeout: float | None
     ) -> Reservation:
         """Reserve n permits, or none if the wait would exceed `timeout` seconds."""
+        values = {
+            "name": name,
+            "n": n,
+            "rate": limit.rate,
+            "interval": round(limit.interval * _MICROSECONDS),
+            "burst": limit.burst,
+            "normal_burst": limit.normal_burst,
+            "strict": limit.strict,
+            "high": priority is Priority.HIGH,
+            "timeout": None if timeout is None else round(timeout * _MICROSECONDS),
+        }
         with self._db.begin() as conn:
-            row = conn.execute(
-                text(_RESERVE),
-                {
-                    "name": name,
-                    "n": n,
-                    "rate": rate,
-                    "interval": round(interval * _MICROSECONDS),
-                    "burst": burst,
-                    "strict": strict,
-                    "timeout": None if timeout is None else round(timeout * _MICROSECONDS),
-                },
-            ).one()
-        return Reservation(row.granted, float(row.wait_us) / _MICROSECONDS)
+            row = conn.execute(text(_RESERVE), values).one()
+        return Reservation(row.granted, float(row.wait_us) / _MICROSECONDS, row.new_ticket)
+
+    def confirm(self, name: str, ticket: int) -> Reservation:
+        """Take the permits of a ticket; the wait is above 0 if they were delayed meanwhile."""
+        with self._db.begin() as conn:
+            row = conn.execute(text(_CONFIRM), {"name": name, "ticket": ticket}).one()
+        return Reservation(row.granted, float(row.wait_us or 0) / _MICROSECONDS, ticket)
 
 
 _LIMITER = "rate_limiter:"  # before the name of a limiter in resilience_overrides
@@ -172,6 +173,8 @@ SELECT DISTINCT name FROM resilience_state WHERE kind = 'rate_limiter' ORDER BY 
 """
 
 _RESERVE = """
-SELECT granted, wait_us FROM reserve_permits(:name, :n, :rate, CAST(:interval AS numeric), :burst,
-    :strict, CAST(:timeout AS numeric))
+SELECT granted, wait_us, new_ticket FROM reserve_permits(:name, :n, :rate,
+    CAST(:interval AS numeric), :burst, :normal_burst, :strict, :high, CAST(:timeout AS numeric))
 """
+
+_CONFIRM = "SELECT granted, wait_us FROM confirm_permits(:name, :ticket)"

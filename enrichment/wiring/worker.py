@@ -119,7 +119,7 @@ def open_worker_process(
 ) -> Iterator[WorkerProcess]:
     """A worker process that is ready to run. protection, timing: None for the defaults."""
     from enrichment.engine.cpu_affinity import use_few_arenas
-    from enrichment.engine.worker import Worker, WorkerTiming
+    from enrichment.engine.worker import RESERVED_THREADS, Worker, WorkerTiming
     from enrichment.services.alerts.service import WORKER_SECONDS
     from enrichment.warehouse.queue.jobs import JobQueue
     from enrichment.warehouse.queue.notify import JobListener
@@ -131,9 +131,10 @@ def open_worker_process(
     use_few_arenas()
     rules = load_rules(settings)
     threads, lease = settings.max_concurrent_symbols, (timing or WorkerTiming()).lease
+    connections = threads + RESERVED_THREADS + 3
     worker_id = execution.process_name()
     with (
-        open_database(settings, pool_size=threads + 3, application="enrichment-worker") as db,
+        open_database(settings, pool_size=connections, application="enrichment-worker") as db,
         ExitStack() as stack,
     ):
         url = db.url.render_as_string(hide_password=False)
@@ -161,6 +162,7 @@ def open_worker_process(
             registry,
             heartbeat_queue=JobQueue(heartbeat_db, lease_seconds=lease),
             threads=threads,
+            reserved_threads=RESERVED_THREADS,
             max_retries=settings.max_retries,
             timing=timing,
             prepare=executor.prepare,

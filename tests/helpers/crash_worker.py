@@ -176,8 +176,8 @@ class StoppingQueue:
     def __init__(self, inner: JobQueue, stop: StopPoint, source: StoppingSource) -> None:
         self._inner, self._stop, self._source = inner, stop, source
 
-    def claim(self, worker_id: str, limit: int) -> list[Task]:
-        tasks = self._inner.claim(worker_id, limit)
+    def claim(self, worker_id: str, limit: int, *, interactive: bool = False) -> list[Task]:
+        tasks = self._inner.claim(worker_id, limit, interactive=interactive)
         self._source.last_timeframe.update({task.symbol: task.timeframes[-1] for task in tasks})
         for task in tasks:
             self._stop.reached("claimed", task.symbol)

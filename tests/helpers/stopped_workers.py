@@ -23,7 +23,7 @@ class EmptyQueue:
     def __init__(self, ready: int) -> None:
         self._ready, self._looks = ready, 0
 
-    def claim(self, worker_id: str, capacity: int) -> Sequence[Task]:
+    def claim(self, worker_id: str, capacity: int, *, interactive: bool = False) -> Sequence[Task]:
         self._looks += 1
         if self._looks == 2:
             os.write(self._ready, b"1")

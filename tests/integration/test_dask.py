@@ -195,7 +195,7 @@ def test_a_cancelled_task_ends_at_its_next_step(
     vendor.gate.hold("SIM1")
     job = Job(db, "SIM1", timeframes="1d,1w")
     with running_worker(settings_of(db, vendor, address)):
-        until(lambda: job.running() == {"SIM1": "fetch 1d"})
+        until(lambda: job.running() == {"SIM1": "fetch 1w"})
         job.commands.cancel(job.job_id, actor="test")
         job.until_ended()
         assert any(tasks_by_worker(client).values())

@@ -14,17 +14,26 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import PatternStatus
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
-from resilience import RateLimited, RateLimiter, ResilienceManager, init_resilience_manager
+from resilience import (
+    Limit,
+    Priority,
+    RateLimited,
+    RateLimiter,
+    Reservation,
+    ResilienceManager,
+    init_resilience_manager,
+)
 from tests.helpers.waiting import until
 
 NAME = "polygon_api"
+FIVE_A_MINUTE = Limit(5, 60.0, 5, 5, strict=True)
 
 
 def reserve_ten(url: str, results: multiprocessing.Queue[int]) -> None:
     """In a process of its own: make ten reservations that may not wait."""
     db = Database(url, pool_size=1)
     limits = SharedLimits(db)
-    answers = [limits.reserve(NAME, 1, 5, 60.0, 5, True, 0.0) for _ in range(10)]
+    answers = [limits.reserve(NAME, FIVE_A_MINUTE, 1, Priority.NORMAL, 0.0) for _ in range(10)]
     db.close()
     results.put(sum(answer.granted for answer in answers))
 
@@ -69,23 +78,59 @@ def test_four_processes_share_a_quota_of_five_a_minute(db: Database, db_url: str
 
 
 def test_reservations_wait_in_order_and_too_long_a_wait_reserves_nothing(db: Database) -> None:
-    limits = SharedLimits(db)
-    waits = [limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait for _ in range(5)]
+    limits, steady = SharedLimits(db), Limit(60, 60.0, 2, 2, strict=False)
+    waits = [limits.reserve("steady", steady, 1, Priority.NORMAL, None).wait for _ in range(5)]
     assert waits[:2] == [0.0, 0.0]
     for wait, expected in zip(waits[2:], (1.0, 2.0, 3.0), strict=True):
         assert expected - 0.5 < wait <= expected
-    rejected = limits.reserve("steady", 1, 60, 60.0, 2, False, 0.5)
+    rejected = limits.reserve("steady", steady, 1, Priority.NORMAL, 0.5)
     assert not rejected.granted
     assert 3.0 < rejected.wait <= 4.0
-    assert limits.reserve("steady", 1, 60, 60.0, 2, False, None).wait <= 4.0
+    assert limits.reserve("steady", steady, 1, Priority.NORMAL, None).wait <= 4.0
 
 
 def test_strict_permits_of_any_interval_never_exceed_the_rate(db: Database) -> None:
     limits = SharedLimits(db)
-    waits = [limits.reserve("strict", 1, 3, 60.0, 3, True, None).wait for _ in range(9)]
+    waits = [
+        limits.reserve("strict", Limit(3, 60.0, 3, 3, True), 1, Priority.NORMAL, None).wait
+        for _ in range(9)
+    ]
     assert waits[:3] == [0.0, 0.0, 0.0]
     assert all(59.0 < wait <= 60.0 for wait in waits[3:6])
     assert all(119.0 < wait <= 120.0 for wait in waits[6:9])
+
+
+def test_high_priority_takes_the_next_permit_of_those_that_wait(db: Database) -> None:
+    limits = SharedLimits(db)
+    limit = Limit(5, 60.0, 5, 1, strict=True)
+
+    def reserve(priority: Priority, timeout: float | None = None) -> Reservation:
+        return limits.reserve("lanes", limit, 1, priority, timeout)
+
+    night = [reserve(Priority.NORMAL, 30.0) for _ in range(4)]
+    assert [round(permit.wait) for permit in night] == [0, 12, 24, 36]
+    assert [permit.granted for permit in night] == [True, True, True, False]
+    clicks = [reserve(Priority.HIGH) for _ in range(5)]
+    assert [round(click.wait) for click in clicks] == [0, 0, 0, 0, 60]
+    assert all(click.ticket is None for click in clicks)
+    assert not any(limits.confirm("lanes", p.ticket).granted for p in night[1:3] if p.ticket)
+    assert round(reserve(Priority.NORMAL).wait) == 72
+
+
+def test_a_reservation_that_high_priority_delays_is_confirmed_later(db: Database) -> None:
+    limits = SharedLimits(db)
+    limit = Limit(5, 60.0, 5, 1, strict=True)
+    first, second, third = (
+        limits.reserve("lanes", limit, 1, Priority.NORMAL, None) for _ in range(3)
+    )
+    for _ in range(4):
+        assert limits.reserve("lanes", limit, 1, Priority.HIGH, None).wait == 0.0
+    assert first.ticket is None
+    for waiting, seconds in ((second, 60), (third, 72)):
+        assert waiting.ticket is not None
+        confirmed = limits.confirm("lanes", waiting.ticket)
+        assert confirmed.granted
+        assert round(confirmed.wait) == seconds
 
 
 def test_without_its_store_a_limiter_is_degraded_to_its_local_limit() -> None:

@@ -13,6 +13,7 @@ from enrichment.domain.errors import ConfigurationError
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse import schema
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.resilience_state import SharedLimits
 from enrichment.warehouse.schema import (
     REVISION,
     configuration,
@@ -22,6 +23,7 @@ from enrichment.warehouse.schema import (
 )
 from enrichment.warehouse.series.snapshots import COLUMNS
 from enrichment.wiring.database import upgrade_schema
+from resilience import Limit, Priority
 
 
 @pytest.fixture
@@ -120,3 +122,16 @@ def test_a_primary_key_without_all_columns_is_rebuilt(db: Database) -> None:
         assert conn.execute(text(carried[0])).scalar_one() != before
         schema.include_in_key(conn)
         assert conn.execute(text(carried[0])).scalar_one() == before
+
+
+def test_permits_that_an_older_version_granted_still_count(db: Database) -> None:
+    with db.begin() as conn:
+        config = configuration()
+        config.attributes["connection"] = conn
+        command.downgrade(config, "0018")
+        reserve = text("SELECT wait_us FROM reserve_permits('v', 1, 5, 60000000, 5, true, NULL)")
+        assert [conn.execute(reserve).scalar() for _ in range(5)] == [0] * 5
+    upgrade_schema(db)
+    limit = Limit(rate=5, interval=60.0, burst=5, normal_burst=1, strict=True)
+    wait = SharedLimits(db).reserve("v", limit, 1, Priority.HIGH, None).wait
+    assert 50 < wait <= 60

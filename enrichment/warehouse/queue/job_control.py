@@ -21,9 +21,6 @@ from enrichment.warehouse.queue.jobs import (
 )
 from enrichment.warehouse.state_lists import NIGHTLY_JOBS, OPEN_JOBS, WAITING_ITEMS
 
-MANUAL_PRIORITY = 0
-BACKFILL_PRIORITY = 20
-
 
 def open_job(
     conn: Connection,

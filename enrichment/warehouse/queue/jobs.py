@@ -32,11 +32,13 @@ from enrichment.domain.model import (
     Timeframe,
     Window,
 )
+from enrichment.domain.statuses import ItemPriority
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue import sql as statements
 from enrichment.warehouse.series import market, results
 
 CHANNEL = "enrichment_jobs"
+_ANY_PRIORITY = 32_767
 
 
 class JobQueue:
@@ -46,8 +48,10 @@ class JobQueue:
         self._db = db
         self._lease = lease_seconds
 
-    def claim(self, worker_id: str, limit: int) -> list[Task]:
+    def claim(self, worker_id: str, limit: int, *, interactive: bool = False) -> list[Task]:
         """Claim up to `limit` due items, by priority and age.
+
+        interactive: claim only what a person asked for.
 
         The commit does not wait for the disk: a claim that is lost in a crash of the server leaves
         the item waiting, as it was.
@@ -56,7 +60,12 @@ class JobQueue:
             with self._db.begin() as conn:
                 rows = conn.execute(
                     sql(statements.CLAIM),
-                    {"worker": worker_id, "limit": limit, "lease": self._lease},
+                    {
+                        "worker": worker_id,
+                        "limit": limit,
+                        "lease": self._lease,
+                        "max_priority": ItemPriority.BACKFILL if interactive else _ANY_PRIORITY,
+                    },
                 ).all()
         except IntegrityError:
             return []  # another worker claimed the same symbol of another job at the same time
@@ -69,6 +78,7 @@ class JobQueue:
                 worker_id=worker_id,
                 fence=row.fence,
                 retry_count=row.retry_count,
+                interactive=row.priority <= ItemPriority.BACKFILL,
                 **_backfill_fields(row.backfill),
             )
             for row in rows

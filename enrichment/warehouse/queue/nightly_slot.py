@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from enrichment.domain.model import JobKind
+from enrichment.domain.statuses import ItemPriority
 from enrichment.warehouse import retention
 from enrichment.warehouse.database import Database, database_now
 from enrichment.warehouse.queue import job_control, jobs, pauses
@@ -58,7 +59,9 @@ class NightlySlotStore:
             kind = JobKind.CATCHUP if now - slot > LATE else JobKind.SCHEDULED
             job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
             if job_id is not None:
-                jobs.snapshot_items(conn, job_id, symbols=None, asset_class=None, priority=10)
+                jobs.snapshot_items(
+                    conn, job_id, symbols=None, asset_class=None, priority=ItemPriority.NIGHTLY
+                )
             return job_id
 
     def maintain(self) -> None:

@@ -38,6 +38,7 @@ WITH due AS (
     SELECT i.job_id, i.symbol
     FROM enrichment_job_items i JOIN enrichment_jobs j USING (job_id)
     WHERE i.status IN {WAITING_ITEMS} AND i.run_after <= now()
+        AND i.priority <= :max_priority
         AND j.state IN {OPEN_JOBS} AND j.cancel_requested_at IS NULL
         AND NOT EXISTS (
             SELECT 1 FROM pauses
@@ -61,7 +62,7 @@ WITH due AS (
     FROM one_per_symbol o
     WHERE i.job_id = o.job_id AND i.symbol = o.symbol
     RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count,
-        i.backfill
+        i.backfill, i.priority
 ), started AS (
     UPDATE enrichment_jobs
     SET state = '{JobState.RUNNING}', started_at = coalesce(started_at, now())

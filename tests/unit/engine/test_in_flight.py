@@ -31,7 +31,7 @@ def finish(items: InFlightItems, finished: list[Task]) -> None:
 
 
 def test_the_first_claim_is_one_item_per_thread() -> None:
-    items = InFlightItems(5, Clock())
+    items = InFlightItems(5, clock=Clock())
     assert items.claim_capacity() == 5
     items.add(tasks(5))
     assert items.claim_capacity() == 0
@@ -39,7 +39,7 @@ def test_the_first_claim_is_one_item_per_thread() -> None:
 
 def test_slow_items_are_not_prefetched() -> None:
     clock = Clock()
-    items = InFlightItems(2, clock)
+    items = InFlightItems(2, clock=clock)
     finish(items, tasks(2))
     clock.now += 1.0
     assert items.claim_capacity() == 2
@@ -47,7 +47,7 @@ def test_slow_items_are_not_prefetched() -> None:
 
 def test_quick_items_are_prefetched_at_the_rate_they_finish() -> None:
     clock = Clock()
-    items = InFlightItems(2, clock)
+    items = InFlightItems(2, clock=clock)
     finish(items, tasks(30))
     clock.now += PREFETCH_SECONDS
     assert items.claim_capacity() == 32
@@ -67,14 +67,14 @@ def test_quick_items_are_prefetched_at_the_rate_they_finish() -> None:
 
 def test_the_prefetch_is_bounded() -> None:
     clock = Clock()
-    items = InFlightItems(1, clock)
+    items = InFlightItems(1, clock=clock)
     finish(items, tasks(5000))
     clock.now += PREFETCH_SECONDS
     assert items.claim_capacity() == 1 + MAX_PREFETCH
 
 
 def test_an_item_being_stored_frees_its_thread() -> None:
-    items = InFlightItems(1, Clock())
+    items = InFlightItems(1, clock=Clock())
     (task,) = tasks(1)
     items.add([task])
     items.start(task)
@@ -88,7 +88,7 @@ def test_an_item_being_stored_frees_its_thread() -> None:
 
 def test_unstarted_items_can_be_evicted() -> None:
     clock = Clock()
-    items = InFlightItems(1, clock)
+    items = InFlightItems(1, clock=clock)
     started, waiting, late = tasks(3)
     futures: dict[Task, Future[None]] = {task: Future() for task in (started, waiting, late)}
     items.add([started, waiting])
@@ -107,7 +107,7 @@ def test_unstarted_items_can_be_evicted() -> None:
 
 def test_a_hung_item_has_no_step_to_renew() -> None:
     clock = Clock()
-    items = InFlightItems(2, clock)
+    items = InFlightItems(2, clock=clock)
     hung, fresh = tasks(2)
     items.add([hung, fresh])
     items.start(hung)
@@ -118,7 +118,7 @@ def test_a_hung_item_has_no_step_to_renew() -> None:
 
 
 def test_a_job_is_drained_when_its_last_item_is_removed() -> None:
-    items = InFlightItems(2, Clock())
+    items = InFlightItems(2, clock=Clock())
     first, second = tasks(2)
     other = replace(first, job_id=UUID(int=9))
     items.add([first, second, other])
@@ -129,3 +129,22 @@ def test_a_job_is_drained_when_its_last_item_is_removed() -> None:
     assert not items.job_drained()
     items.remove(second)
     assert items.job_drained()
+
+
+def test_reserved_threads_are_for_what_a_person_asked_for_while_others_hold_the_threads() -> None:
+    items = InFlightItems(2, 4, clock=Clock())
+    clicks = [replace(task, interactive=True) for task in tasks(4)]
+    items.add(clicks[:2])
+    assert items.reserved_capacity() == 0  # the threads are held by the same kind
+    for click in clicks[:2]:
+        assert not items.reserve(click)
+        items.remove(click)
+    night = [replace(task, symbol=f"N{task.symbol}") for task in tasks(2)]
+    items.add(night)
+    assert (items.claim_capacity(), items.reserved_capacity()) == (0, 2)
+    items.add(clicks)
+    assert [items.reserve(task) for task in (*night, *clicks)] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 2
+    items.remove(clicks[0])
+    assert items.reserved_capacity() == 1

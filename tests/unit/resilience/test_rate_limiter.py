@@ -10,15 +10,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from resilience import (
     CallRejected,
+    Limit,
     LimiterPaused,
     LimiterResumed,
+    Priority,
     RateLimited,
     RateLimiter,
     Reservation,
     SharedLimitChanged,
     Sleeper,
     waiting_up_to,
+    with_priority,
 )
+from resilience.schedule import Schedule, Ticket
+
+HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
 
 
 @pytest.fixture
@@ -314,8 +320,10 @@ class FakeStore:
             raise answer
         return answer
 
+    confirm = reserve
 
-def test_the_shared_limit_applies_in_addition(make, time):
+
+def test_the_store_decides_about_a_shared_limit(make, time):
     store = FakeStore(Reservation(True, 0.0), Reservation(True, 3.0), Reservation(False, 9.0))
     limiter = make(shared=store)
     assert limiter.status().shared == "ok"
@@ -325,7 +333,8 @@ def test_the_shared_limit_applies_in_addition(make, time):
     with pytest.raises(RateLimited) as caught:
         limiter.acquire(timeout=4)
     assert caught.value.retry_after == 9
-    assert store.requests[1] == ("l", 2, 5, 60, 5, False, None)
+    limit = Limit(rate=5, interval=60, burst=5, normal_burst=5, strict=False)
+    assert store.requests[1] == ("l", limit, 2, Priority.NORMAL, None)
     assert store.requests[2][-1] == 4
     assert limiter.status().granted_count == 3
 
@@ -355,6 +364,91 @@ def test_async_calls_reserve_from_the_store(make, time):
     assert time.slept == [2]
 
 
+def test_a_delayed_ticket_of_the_store_is_waited_for_again(make, time):
+    store = FakeStore(Reservation(True, 2.0, 7), Reservation(True, 3.0, 7), Reservation(True, 0.0))
+    limiter = make(shared=store)
+    limiter.acquire()
+    assert time.slept == [2, 3]
+    assert store.requests[1:] == [("l", 7), ("l", 7)]
+
+
+def test_a_ticket_that_the_store_delays_beyond_its_timeout_is_rejected(make, time):
+    limiter = make(shared=FakeStore(Reservation(True, 2.0, 7), Reservation(False, 4.0)))
+    with pytest.raises(RateLimited) as caught:
+        limiter.acquire(timeout=3)
+    assert caught.value.retry_after == 4
+    assert (limiter.status().rejected_count, limiter.status().waiting) == (1, 0)
+
+
+def test_what_the_store_granted_counts_when_it_is_away(make, time):
+    store = FakeStore(*[Reservation(True, 0.0)] * 3, OSError("down"))
+    limiter = make(shared=store, strict=True)
+    assert take_all(limiter) == 5
+    time.advance(59.9)
+    store.answers = [OSError("down")]
+    assert not limiter.allow_request()
+
+
+def test_a_pause_of_this_process_holds_calls_that_wait_for_the_store(make, time):
+    store = FakeStore(Reservation(True, 2.0), Reservation(True, 0.0))
+    limiter = make(shared=store)
+    time.on_sleep = lambda: limiter.pause(50) if len(time.slept) == 1 else None
+    limiter.acquire()
+    assert time.slept == [2, 48]
+    limiter.pause(50)
+    with pytest.raises(RateLimited):
+        limiter.acquire(timeout=5)
+
+
+def test_a_call_of_high_priority_takes_the_next_permit(make, time):
+    limiter = make(normal_burst=1, strict=True)
+    starts: dict[str, float] = {}
+
+    def click() -> None:
+        time.on_sleep = lambda: None
+        with with_priority(HIGH):
+            starts["refused"] = not limiter.allow_request()
+            limiter.acquire()
+        starts["high"] = time.ns / 1e9
+
+    for _ in range(5):
+        limiter.acquire()
+    assert time.ns == 48e9  # normal calls are spaced evenly
+    time.on_sleep = click
+    limiter.acquire(timeout=30)
+    assert starts == {"refused": True, "high": 60.0}
+    assert time.ns == 72e9
+
+
+def test_a_waiting_call_that_is_delayed_beyond_its_timeout_is_rejected(make, time):
+    limiter = make(normal_burst=1, strict=True)
+
+    def click() -> None:
+        time.on_sleep = lambda: None
+        with with_priority(HIGH):
+            limiter._reserve(1, None)
+
+    for _ in range(5):
+        limiter.acquire()
+    time.on_sleep = click
+    with pytest.raises(RateLimited) as caught:
+        limiter.acquire(timeout=12)
+    assert caught.value.retry_after == 12
+    assert (limiter.status().granted_count, limiter.status().waiting) == (6, 0)
+    limiter.acquire()
+    assert time.ns == 72e9  # its permit was not lost
+
+
+def test_an_early_end_of_a_pause_keeps_to_the_strict_rate(make, time):
+    limiter = make(rate=2, interval=10, burst=2, strict=True)
+    assert take_all(limiter) == 2
+    limiter.pause(100)
+    ticket = limiter._reserve(1, None)
+    time.advance(1)
+    limiter.resume()
+    assert ticket.slot == 10e9
+
+
 class Machine(RuleBasedStateMachine):
     """Reservations, cancellations and pauses in any order never break the bound."""
 
@@ -364,21 +458,33 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.time = time
         self.limiter = RateLimiter(
-            "m", self.rate, self.interval, self.burst, strict=strict, **time.injectables
+            "m",
+            self.rate,
+            self.interval,
+            self.burst,
+            normal_burst=2,
+            strict=strict,
+            **time.injectables,
         )
         self.max_permits = 3 if strict else 4
         self.strict = strict
         self.pending: list = []
         self.grants: list[int] = []  # one entry per permit, in ns
 
-    @rule(n=st.integers(1, 3))
-    def try_now(self, n: int) -> None:
-        if self.limiter.allow_request(n):
-            self.grants += [self.time.ns] * n
+    @rule(n=st.integers(1, 3), priority=st.sampled_from(Priority))
+    def try_now(self, n: int, priority: Priority) -> None:
+        with with_priority(priority):
+            if self.limiter.allow_request(n):
+                self.grants += [self.time.ns] * n
 
-    @rule(n=st.integers(1, 3), max_wait=st.sampled_from([None, 0, 5 * 10**9]))
-    def reserve(self, n: int, max_wait: int | None) -> None:
-        ticket = self.limiter._reserve(n, max_wait)
+    @rule(
+        n=st.integers(1, 3),
+        max_wait=st.sampled_from([None, 0, 5 * 10**9]),
+        priority=st.sampled_from(Priority),
+    )
+    def reserve(self, n: int, max_wait: int | None, priority: Priority) -> None:
+        with with_priority(priority):
+            ticket = self.limiter._reserve(n, max_wait)
         if ticket is None:
             self.grants += [self.time.ns] * n
         elif ticket.granted:
@@ -402,7 +508,14 @@ class Machine(RuleBasedStateMachine):
     def pause(self, seconds: float) -> None:
         self.limiter.pause(seconds)
 
+    @rule()
+    def resume(self) -> None:
+        if self.strict:  # else a burst and what waited may come due together
+            self.limiter.resume()
+            self.collect()
+
     def collect(self) -> None:
+        self.pending = [ticket for ticket in self.pending if ticket.granted]
         for ticket in [t for t in self.pending if t.slot <= self.time.ns]:
             self.pending.remove(ticket)
             self.grants += [self.time.ns] * ticket.n
@@ -412,8 +525,8 @@ class Machine(RuleBasedStateMachine):
         grants = self.grants
         for i, first in enumerate(grants):
             for j in range(i, len(grants)):
-                # permits in [first, last] ≤ burst + rate · length, in whole numbers
-                length = grants[j] - first
+                # permits in [first, last] ≤ burst + rate · length, with slots rounded up to 1 ns
+                length = grants[j] - first + 1
                 allowed = self.max_permits * self.interval * 10**9 + self.rate * length
                 assert (j - i + 1) * self.interval * 10**9 <= allowed
         if self.strict:
@@ -422,8 +535,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def slots_keep_their_order(self) -> None:
-        slots = [ticket.slot for ticket in self.pending]
-        assert slots == sorted(slots)
+        waiting = [ticket for ticket in self.pending if ticket.granted]
+        for priority in Priority:
+            slots = [ticket.slot for ticket in waiting if ticket.priority is priority]
+            assert slots == sorted(slots)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -447,3 +562,67 @@ def test_after_idling_exactly_the_burst_is_free(new_time, rate, interval, burst,
     take_all(limiter)
     time.advance(interval * (burst / rate + idle) + 1e-6)
     assert take_all(limiter) == burst
+
+
+class Night:
+    """A strict schedule, in which calls of both priorities wait without a timeout."""
+
+    rate, interval = 5, 60
+
+    def __init__(self) -> None:
+        self.now, self.waiting, self.granted = 0, [], []
+        self.schedule = Schedule(
+            self.rate, self.interval, self.rate, normal_burst=1, strict=True, now=0
+        )
+
+    def call(self, priority: Priority) -> Ticket:
+        ticket = self.schedule.reserve(1, self.now, None, priority)
+        assert ticket is not None
+        self.waiting.append(ticket)
+        return ticket
+
+    def advance(self, seconds: int) -> None:
+        self.now += seconds
+        due = [ticket for ticket in self.waiting if ticket.slot <= self.now]
+        self.granted += sorted(due, key=lambda ticket: ticket.slot)
+        self.waiting = [ticket for ticket in self.waiting if ticket.slot > self.now]
+
+    def earliest_high(self) -> int:
+        """When one more call of high priority must be served, from what is granted alone."""
+        highs = [ticket.slot for ticket in self.waiting if ticket.priority is HIGH]
+        taken = sorted([*(ticket.slot for ticket in self.granted), *highs])
+        free = taken[-self.rate] + self.interval if len(taken) >= self.rate else self.now
+        return max(self.now, free, *highs, 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(Priority)), max_size=60))
+def test_high_priority_waits_only_behind_its_own_and_granted_permits(calls):
+    night = Night()
+    normals = []
+    for seconds, priority in calls:
+        night.advance(seconds)
+        expected = night.earliest_high()
+        ticket = night.call(priority)
+        if priority is HIGH:
+            assert ticket.slot == expected
+        else:
+            normals.append(ticket)
+    night.advance(10_000)
+    slots = [ticket.slot for ticket in night.granted]
+    for first, sixth in zip(slots, slots[night.rate :], strict=False):
+        assert sixth - first >= night.interval
+    assert [t for t in night.granted if t.priority is NORMAL] == normals
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 600), max_size=10))
+def test_calls_of_high_priority_cost_the_others_only_their_permits(clicks):
+    undisturbed, night = Night(), Night()
+    alone = [undisturbed.call(NORMAL) for _ in range(60)]
+    delayed = [night.call(NORMAL) for _ in range(60)]
+    for at in sorted(clicks):
+        night.advance(at - night.now)
+        assert night.call(HIGH).slot - at <= 12 * (1 + clicks.count(at) + 5 * (len(clicks) > 1))
+    for one, its_delayed in zip(alone, delayed, strict=True):
+        assert its_delayed.slot <= one.slot + 12 * len(clicks)
