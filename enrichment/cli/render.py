@@ -366,11 +366,14 @@ def print_status(
     scheduler, job = overview.scheduler, overview.last_job
     assessment = health.assess(night)
     state = (assessment.status.value, HEALTH_STYLES[assessment.status])
-    console.print(Text.assemble("health     ", state))
+    remark = "" if assessment.issues else f": {health.without_issues(night)}"
+    console.print(Text.assemble("health     ", state, remark))
     for issue in assessment.issues:
         console.print(f"           - {issue}", highlight=False)
     running = ("running", "green") if scheduler.running else ("not running", "red")
-    next_run = f", next run {timestamp(scheduler.next_enrichment_time)}"
+    due = scheduler.next_enrichment_time
+    next_run = f", next run {timestamp(due)}" if due else ", no runs are scheduled"
+    next_run = next_run if scheduler.running else ""
     console.print(Text.assemble("scheduler  ", running, next_run))
     for pause in pauses:
         what = "everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"

@@ -47,7 +47,11 @@ def build_scheduler(
         minute=settings.enrichment_minute,
         enabled=settings.enable_daily_enrichment,
     )
-    ticked = (lambda: None) if worker_id is None else WorkerRegistry(db, worker_id).ticked
+
+    def ticked() -> None:
+        if worker_id is not None:
+            WorkerRegistry(db, worker_id).ticked(slots.next_slot())
+
     return EnrichmentScheduler(
         schedule, slots, Commands(db), build_read_models(db, settings), ticked=ticked
     )

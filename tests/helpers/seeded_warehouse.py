@@ -35,7 +35,7 @@ def seed(db: Database) -> Commands:
     for name in ("w1", "w2"):
         registry = WorkerRegistry(db, name)
         registry.register(host="here", pid=1, version="test", threads=5)
-        registry.ticked()
+        registry.ticked(None)
     manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
     manager.register_circuit_breaker("polygon_api").force_open()
     manager.register_rate_limiter("polygon_api", 5, 60, 5)

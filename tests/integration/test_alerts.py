@@ -73,7 +73,7 @@ def set_scheduler_running(db: Database, running: bool) -> None:
     registry = WorkerRegistry(db, "w")
     if not registered:
         registry.register(host="here", pid=1, version="test", threads=5)
-    registry.ticked()
+    registry.ticked(None)
     if not running:
         with db.begin() as conn:
             conn.execute(text("UPDATE workers SET ticked_at = now() - interval '1 hour'"))

@@ -114,7 +114,7 @@ def test_metrics_and_health(db: Database, client: FlaskClient, tracked: Commands
     }
     registry = WorkerRegistry(db, "w")
     registry.register(host="here", pid=1, version="test", threads=5)
-    registry.ticked()
+    registry.ticked(None)
     tracked.trigger(actor="test")
     run_open_items(db)
     value = json_body(client.get(f"{ROOT}/dashboard/health"))

@@ -58,7 +58,7 @@ class Installation:
         self.commands.track([parse_tracked(name, "stock", "1d") for name in SYMBOLS], actor="test")
         worker = WorkerRegistry(db, "w")
         worker.register(host="here", pid=1, version="test", threads=2)
-        worker.ticked()
+        worker.ticked(None)
 
     def run_night(self, date: str, unknown: set[str]) -> UUID:
         with self.db.begin() as conn:

@@ -349,6 +349,37 @@ def test_python_api_returns_the_scheduler_status(
     assert status.last_enrichment_time >= now
 
 
+def test_the_next_run_is_that_of_the_running_scheduler_whoever_asks(db: Database) -> None:
+    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    with db.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO workers (worker_id, host, pid, version, threads)"
+                " VALUES ('w', 'here', 1, 'test', 1)"
+            )
+        )
+    build_scheduler(Settings(enrichment_hour=5, enrichment_minute=45), db, worker_id="w").tick()
+    due = reader.scheduler_status().next_enrichment_time
+    assert due is not None
+    assert (due.hour, due.minute) == (5, 45)
+    with db.begin() as conn:  # the slot has just passed, and the scheduler has not ticked since
+        conn.execute(text("UPDATE workers SET next_run_at = next_run_at - interval '1 day'"))
+    assert reader.scheduler_status().next_enrichment_time == due
+    build_scheduler(Settings(enable_daily_enrichment=False), db, worker_id="w").tick()
+    assert reader.scheduler_status().next_enrichment_time is None
+
+
+def test_a_run_keeps_its_due_time_when_the_schedule_changes(db: Database) -> None:
+    track_for_years(db, "AAPL")
+    late = NightlySlotStore(db, hour=22, minute=15, enabled=True)
+    due = datetime(2025, 1, 1, 22, 15, tzinfo=UTC)
+    assert late.open_due_job(due + timedelta(hours=2)) is not None
+    with db.begin() as conn:
+        opened = conn.execute(text("SELECT created_at FROM enrichment_jobs")).scalar_one()
+    (slot,) = ReadModels(db, hour=1, minute=30, enabled=True).slots()
+    assert (slot.slot, slot.late_seconds) == (due, (opened - due).total_seconds())
+
+
 def test_python_api_returns_metrics_of_24_hours(
     db: Database, scheduler: EnrichmentScheduler
 ) -> None:

@@ -13,7 +13,7 @@ from enrichment.dashboard.formatting import age, percent, seconds, time_until
 from enrichment.dashboard.times import format_time
 from enrichment.domain.plurals import counted, rounded_down
 from enrichment.services import health
-from enrichment.warehouse.read_models.dto import HistoricJob, WorkerStatus
+from enrichment.warehouse.read_models.dto import HistoricJob, SchedulerStatus, WorkerStatus
 from enrichment.warehouse.read_models.night import NightRun, NightState
 
 
@@ -37,7 +37,7 @@ def current_metrics(data: OverviewData) -> list[Metric]:
             f"{_name(data.night.run)}target: within "
             f"{health.LAST_JOB_MAX_AGE / timedelta(hours=1):.0f} h",
         ),
-        Metric("Next run in", *_next_run(overview.scheduler.next_enrichment_time, now)),
+        Metric("Next run in", *_next_run(overview.scheduler, now)),
         Metric("Queue", f"{overview.queued:,}", "symbols waiting or running"),
         Metric("Workers alive", str(len(alive)), _busy_threads(alive)),
     ]
@@ -104,9 +104,12 @@ def _success_rate(job: HistoricJob) -> float:
     return 100.0 * job.successful / (job.successful + job.failed)
 
 
-def _next_run(next_run: datetime | None, now: datetime) -> tuple[str, str]:
-    if next_run is None:
+def _next_run(scheduler: SchedulerStatus, now: datetime) -> tuple[str, str]:
+    if not scheduler.running:
+        return "–", "the scheduler is not running"
+    if scheduler.next_enrichment_time is None:
         return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
+    next_run = scheduler.next_enrichment_time
     return time_until(next_run, now), format_time(next_run)
 
 

@@ -13,6 +13,8 @@ from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.charts import jobs as job_charts
 from enrichment.dashboard.charts import nights, quality
 from enrichment.dashboard.components import (
+    BAR,
+    PROVIDER,
     SCORE,
     WIDE_TEXT,
     action_button,
@@ -214,7 +216,7 @@ def unhealthy_series() -> None:
             "why": [s.cause for s in series],
         }
     )
-    columns = {"quality": SCORE, "why": WIDE_TEXT}
+    columns = {"quality": SCORE, "last bar": BAR, "provider": PROVIDER, "why": WIDE_TEXT}
     table(rows, columns, key="unhealthy")
     unhealthy = data.night.series - data.night.statuses.get(SeriesStatus.HEALTHY, 0)
     if unhealthy > len(series):

@@ -15,6 +15,8 @@ from enrichment.dashboard.auth import actor, is_operator
 from enrichment.dashboard.charts import quality
 from enrichment.dashboard.charts.candlestick import INDICATORS, OVERLAYS, candlestick
 from enrichment.dashboard.components import (
+    BAR,
+    PROVIDER,
     SCORE,
     WIDE_TEXT,
     action_button,
@@ -60,8 +62,8 @@ BASES = {
 COLUMNS = {
     "quality": SCORE,
     "bars": st.column_config.NumberColumn(format="localized"),
-    "last bar": st.column_config.TextColumn(width=150),
-    "provider": st.column_config.TextColumn(width=150),
+    "last bar": BAR,
+    "provider": PROVIDER,
     "why": WIDE_TEXT,
 }
 

@@ -290,7 +290,8 @@ def insert_job(
             "params": params,
             "reason": reason,
             "key": idempotency_key,
-            "slot": slot.date() if slot else None,
+            "slot_date": slot.date() if slot else None,
+            "slot_at": slot,
         },
     ).scalar()
     return job_id

@@ -64,6 +64,14 @@ class NightlySlotStore:
                 )
             return job_id
 
+    def next_slot(self) -> datetime | None:
+        """When the next job is due; None if none is opened."""
+        if not self._enabled:
+            return None
+        with self._db.begin() as conn:
+            now = database_now(conn)
+        return due_slot(now, self._hour, self._minute) + timedelta(days=1)
+
     def maintain(self) -> None:
         """Create the logs' next partitions, update the rollups and find vendors' outages."""
         with self._db.begin() as conn:

@@ -203,8 +203,9 @@ RETURNING j.job_id
 """
 
 INSERT_JOB = """
-INSERT INTO enrichment_jobs (kind, requested_by, params, reason, idempotency_key, slot_date)
-VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :slot)
+INSERT INTO enrichment_jobs (kind, requested_by, params, reason, idempotency_key, slot_date,
+    slot_at)
+VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :slot_date, :slot_at)
 ON CONFLICT DO NOTHING RETURNING job_id
 """
 

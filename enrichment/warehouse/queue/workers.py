@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection, text
 
 from enrichment.domain.statuses import WorkerState
@@ -45,18 +47,27 @@ class WorkerRegistry:
                 {"id": self.worker_id, "busy": busy, "state": state, "note": note},
             )
 
-    def ticked(self) -> None:
-        """Record a tick of this worker's scheduler."""
+    def ticked(self, next_run_at: datetime | None) -> None:
+        """Record a tick of this worker's scheduler, and when its next run is due, if any."""
         with self._db.begin() as conn:
             conn.execute(
-                text("UPDATE workers SET ticked_at = now() WHERE worker_id = :id"),
-                {"id": self.worker_id},
+                text(
+                    "UPDATE workers SET ticked_at = now(), next_run_at = :next"
+                    " WHERE worker_id = :id"
+                ),
+                {"id": self.worker_id, "next": next_run_at},
             )
 
 
 def scheduler_running(conn: Connection) -> bool:
     """Whether the scheduler of a running or waiting worker has ticked within the last 90 s."""
-    return bool(conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).scalar_one())
+    return running_scheduler(conn)[0]
+
+
+def running_scheduler(conn: Connection) -> tuple[bool, datetime | None]:
+    """`scheduler_running`, and when the next run of these workers is due, if any schedules one."""
+    row = conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).one()
+    return row.running, row.next_run_at
 
 
 IS_ALIVE = (
@@ -65,7 +76,8 @@ IS_ALIVE = (
 )
 
 _RUNNING = f"""
-SELECT EXISTS (SELECT 1 FROM workers
-    WHERE state IN ('{WorkerState.RUNNING}', '{WorkerState.WAITING}')
-    AND ticked_at > now() - make_interval(secs => :alive))
+SELECT count(*) > 0 AS running, min(CASE WHEN next_run_at <= now()
+    THEN next_run_at + interval '1 day' ELSE next_run_at END) AS next_run_at
+FROM workers WHERE state IN ('{WorkerState.RUNNING}', '{WorkerState.WAITING}')
+    AND ticked_at > now() - make_interval(secs => :alive)
 """

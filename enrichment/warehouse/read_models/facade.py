@@ -16,7 +16,7 @@ from enrichment.domain.statuses import FINAL_ITEM_STATUSES, ItemStatus
 from enrichment.warehouse.closures import Closures
 from enrichment.warehouse.database import Database, Reader, database_now, fetch_all, from_row
 from enrichment.warehouse.queue.nightly_slot import due_slot
-from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
+from enrichment.warehouse.queue.workers import IS_ALIVE, running_scheduler
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.alerts import AlertReports
 from enrichment.warehouse.read_models.audit_log import AuditLog
@@ -225,10 +225,10 @@ class ReadModels(Reader):
 
     def _scheduler(self, conn: Connection) -> SchedulerStatus:
         row = conn.execute(text(_SCHEDULER)).one()
-        following = None
-        if self._enabled:
+        running, following = running_scheduler(conn)
+        if self._enabled and not running:
             following = due_slot(row.now, self._hour, self._minute) + timedelta(days=1)
-        return SchedulerStatus(scheduler_running(conn), row.last_enrichment_time, following)
+        return SchedulerStatus(running, row.last_enrichment_time, following)
 
 
 def _progress(conn: Connection, job_id: UUID) -> Progress | None:
@@ -391,8 +391,8 @@ _SLOTS = f"""
 SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8 AS late_seconds,
     duration_seconds, successful, failed
 FROM (SELECT j.*, CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
-        (slot_date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'
-        AS slot
+        coalesce(slot_at, (slot_date + make_interval(hours => :hour, mins => :minute))
+        AT TIME ZONE 'UTC') AS slot
     FROM enrichment_jobs j WHERE kind IN {NIGHTLY_JOBS}) slots
 ORDER BY slot_date DESC LIMIT :limit
 """

@@ -92,8 +92,8 @@ SELECT d.date,
         ELSE 'missed' END) AS state,
     j.successful, j.failed,
     CASE WHEN j.completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
-    extract(epoch FROM j.created_at
-        - (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC')::float8
+    extract(epoch FROM j.created_at - coalesce(j.slot_at,
+        (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'))::float8
         AS late_seconds
 FROM dates d CROSS JOIN first_job
 LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN {NIGHTLY_JOBS}
