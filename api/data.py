@@ -122,7 +122,9 @@ class BarsQuery(QueryModel):
     start: Moment | None = Field(None, alias="from", description="Earliest start of a bar.")
     end: Moment | None = Field(None, alias="to", description="End of the range, exclusive.")
     columns: list[Column] | None = Field(
-        None, description="Columns besides `ts`, in this order; by default all."
+        None,
+        description="Columns besides `ts`, in this order; by default all (`session`: of intraday "
+        "bars).",
     )
     limit: Annotated[int, Field(ge=1, le=MAX_BARS), Whole] | None = Field(
         None, description="Maximum number of bars, from the start of the range."
@@ -204,7 +206,9 @@ def blueprint(reader: ReadModels) -> Blueprint:
         symbol = reader.symbols.stored_as(symbol)
         if not reader.bars.exists(symbol):
             raise NotTracked.of(symbol)
-        columns = list(dict.fromkeys(query.columns or bar_download.COLUMNS))
+        columns = list(
+            dict.fromkeys(query.columns or bar_download.default_columns(query.timeframe))
+        )
         extent = reader.bars.extent(
             symbol, query.timeframe, query.start, query.end, query.limit, query.adjust
         )

@@ -16,14 +16,17 @@ from api.parameters import BodyModel, Flag, Limit, QueryModel, Symbol, SymbolCur
 from api.responses import FIELD_DOCS, conditional_response, json_response, page_response
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import Conflict, NotTracked
-from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
-from enrichment.domain.symbol_csv import HEADER, MAX_SHOWN, RejectedLine, read_csv
+from enrichment.domain.model import AssetClass, StockSession, Timeframe, TrackedSymbol
+from enrichment.domain.symbol_csv import HEADER, MAX_SHOWN, SESSION, RejectedLine, read_csv
 from enrichment.services.commands import Commands
 from enrichment.warehouse.read_models.symbols import SymbolDetails, SymbolQueries
 
 CSV_PATTERN = (
-    rf"^{','.join(HEADER)}\r?\n(([XC]:)?[A-Z0-9][A-Z0-9.\-]{{0,23}},({'|'.join(AssetClass)}),"
-    rf"({'|'.join(Timeframe)})(\|({'|'.join(Timeframe)}))*\r?\n)+$"
+    rf"^{','.join(HEADER)}(,{SESSION})?\r?\n(([XC]:)?[A-Z0-9][A-Z0-9.\-]{{0,23}},({'|'.join(AssetClass)}),"
+    rf"({'|'.join(Timeframe)})(\|({'|'.join(Timeframe)}))*(,({'|'.join(StockSession)})?)?\r?\n)+$"
+)
+_SESSION = Field(
+    None, description="Hours of its intraday bars; null: those of the setting STOCK_SESSION."
 )
 Timeframes = Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))]
 
@@ -73,6 +76,7 @@ class NewSymbol(BodyModel):
     symbol: Symbol
     asset_class: AssetClass
     timeframes: Timeframes
+    session: StockSession | None = _SESSION
 
 
 class SymbolChange(BodyModel):
@@ -80,6 +84,7 @@ class SymbolChange(BodyModel):
 
     asset_class: AssetClass | None = None
     timeframes: Timeframes | None = None
+    session: StockSession | None = _SESSION
     active: bool | None = None
 
 
@@ -114,7 +119,8 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
             raise Conflict(f"{existing.symbol} is tracked already: change it with PATCH")
         timeframes = tuple(t for t in Timeframe if t in body.timeframes)
         commands.track(
-            [TrackedSymbol(body.symbol, body.asset_class, timeframes)], actor=actor(request)
+            [TrackedSymbol(body.symbol, body.asset_class, timeframes, session=body.session)],
+            actor=actor(request),
         )
         response = _symbol_response(queries, body.symbol, 201)
         response.headers["Location"] = url_for("symbols.symbol", symbol=body.symbol)
@@ -138,6 +144,7 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
             body.asset_class or AssetClass(current.asset_class),
             tuple(timeframe for timeframe in Timeframe if timeframe in timeframes),
             current.active if body.active is None else body.active,
+            body.session if "session" in body.model_fields_set else _session(current),
         )
         if current.active and not changed.active:
             commands.untrack(symbol, actor=actor(request))
@@ -161,7 +168,8 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         responses={422: ImportResponse},
     )
     def import_(query: ImportQuery, body: str) -> Response:
-        """Track the symbols of a CSV file with the header symbol,asset_class,timeframes.
+        """Track the symbols of a CSV file with the header symbol,asset_class,timeframes, and maybe
+        session.
 
         Timeframes are separated by '|'. If any line is invalid, nothing is imported and the
         response (422) names the first 100 invalid lines and their number.
@@ -182,6 +190,10 @@ def blueprint(queries: SymbolQueries, commands: Commands) -> Blueprint:
         return json_response(value, 200 if valid else 422)
 
     return bp
+
+
+def _session(details: SymbolDetails) -> StockSession | None:
+    return None if details.session is None else StockSession(details.session)
 
 
 def _find(queries: SymbolQueries, symbol: str) -> SymbolDetails:

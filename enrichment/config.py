@@ -30,7 +30,7 @@ from pydantic_settings import (
 
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError
-from enrichment.domain.model import AssetClass
+from enrichment.domain.model import AssetClass, StockSession
 from enrichment.domain.redact import redactor
 from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
 
@@ -177,6 +177,11 @@ class Settings(VendorSettings):
     )
     providers_crypto: ProviderOrder = Field(
         ("binance", "polygon", "yahoo"), description="vendors of crypto, in order of failover"
+    )
+    stock_session: StockSession = Field(
+        StockSession.REGULAR,
+        description="hours of intraday bars of US stocks and ETFs: 'regular', or 'extended', from "
+        "04:00 to four hours after the close",
     )
     failover_after: Duration = Field(
         "6h",

@@ -35,7 +35,7 @@ from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.adhoc_sql import AdhocSql
-from enrichment.warehouse.read_models.bars import COLUMNS, schema
+from enrichment.warehouse.read_models.bars import COLUMNS, default_columns, schema
 from enrichment.warehouse.read_models.corporate_actions import ListedAction
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.wiring.database import build_read_models, open_reading_database
@@ -106,7 +106,7 @@ class WarehouseReader:
         """
         name = self.reader.symbols.stored_as(symbol)
         frame_of, basis = Timeframe.parse(str(timeframe)), _basis(adjust)
-        names = list(COLUMNS) if columns is None else list(columns)
+        names = default_columns(frame_of) if columns is None else list(columns)
         if unknown := [column for column in names if column not in COLUMNS]:
             raise InvalidRequest(f"unknown columns {unknown}: choose among {', '.join(COLUMNS)}")
         downloads = self.reader.bars

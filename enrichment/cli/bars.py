@@ -41,12 +41,12 @@ def bars(
     from enrichment.domain.clock import utc_now
     from enrichment.domain.corporate_actions import Adjustment
     from enrichment.domain.model import Timeframe
-    from enrichment.warehouse.read_models.bars import COLUMNS, schema
+    from enrichment.warehouse.read_models.bars import COLUMNS, default_columns, schema
 
     kind = Timeframe.parse(timeframe)
     basis = _one_of(Adjustment, adjust, "basis")
     encoding = _one_of(Format, format_, "format")
-    names = [name.strip() for name in columns.split(",")] if columns else list(COLUMNS)
+    names = [name.strip() for name in columns.split(",")] if columns else default_columns(kind)
     if unknown := [name for name in names if name not in COLUMNS]:
         raise InvalidRequest(f"no such columns: {', '.join(unknown)}; choose from {_list(COLUMNS)}")
     first, last = (None if moment is None else parse_time(moment) for moment in (start, end))

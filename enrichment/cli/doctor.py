@@ -18,7 +18,7 @@ from enrichment.cli import render
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
-from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
+from enrichment.domain.model import AssetClass, StockSession, Timeframe, TrackedSymbol, Window
 from enrichment.domain.plurals import counted
 from enrichment.net import require_free
 from enrichment.services.command_checks import unserved_reason
@@ -138,7 +138,10 @@ def _unserved(settings: Settings) -> Iterator[CheckResult]:
         for details in build_read_models(db, settings).symbols.page(MAX_SYMBOLS, active=True):
             asset_class = AssetClass(details.asset_class)
             timeframes = tuple(Timeframe(series.timeframe) for series in details.timeframes)
-            tracked = TrackedSymbol(details.symbol, asset_class, timeframes)
+            session = details.session and StockSession(details.session)
+            tracked = TrackedSymbol(
+                details.symbol, asset_class, timeframes, session=session or None
+            )
             reason = unserved_reason(tracked, settings.providers(asset_class))
             if reason is not None:
                 yield CheckResult("symbols", False, reason)

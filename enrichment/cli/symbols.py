@@ -44,15 +44,21 @@ def symbols_add(
     timeframes: Annotated[
         str, typer.Option(help="5m 15m 30m 1h 4h 1d 1w, separated by commas.")
     ] = "1d",
+    session: Annotated[
+        str | None,
+        typer.Option(
+            help="Hours of a stock's intraday bars: regular or extended; none: STOCK_SESSION."
+        ),
+    ] = None,
 ) -> None:
-    """Track symbols, or change their asset class and timeframes."""
+    """Track symbols, or change their asset class, timeframes and session."""
     from enrichment.domain.symbol_csv import parse_tracked
     from enrichment.domain.symbols import parse_symbol
 
     names = [parse_symbol(given) for given in symbol]
     default = {True: "crypto", False: "stock"}
     tracked = [
-        parse_tracked(name, asset_class or default[name.startswith("X:")], timeframes)
+        parse_tracked(name, asset_class or default[name.startswith("X:")], timeframes, session)
         for name in names
     ]
     settings = load_settings()
@@ -95,7 +101,9 @@ def symbols_remove(
 
 @app.command("import")
 def symbols_import(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
-    """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|')."""
+    """Track the symbols of a CSV file: symbol,asset_class,timeframes (separated by '|'), and maybe
+    session.
+    """
     from enrichment.domain.symbol_csv import parse_csv
 
     try:

@@ -3,10 +3,11 @@
 Stocks and ETFs follow the calendar of their exchange in `exchange_calendars` (holidays, half-days,
 pauses at noon and daylight saving time included); their intraday bars start on the exchange's clock
 and cover the regular session, so New York's first hourly bar starts at 09:00 although trading
-starts at 09:30. Crypto trades 24/7, in UTC.
+starts at 09:30. Those of symbols with the session `extended` (`set_stock_sessions`) begin at 04:00
+in New York and end four hours after the close. Crypto trades 24/7, in UTC.
 
-The time is an argument, results are `datetime64[us]` arrays of bar starts. The only state is which
-sessions operators have declared closed (`set_closures`).
+The time is an argument, results are `datetime64[us]` arrays of bar starts. The only state is what
+operators have declared: sessions that are closed, and symbols with extended hours.
 
 >>> from datetime import UTC
 >>> week = datetime(2024, 1, 12, tzinfo=UTC), datetime(2024, 1, 18, tzinfo=UTC)
@@ -21,7 +22,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -38,32 +39,47 @@ from enrichment.domain.bars import (
     to_datetime,
     to_datetime64,
 )
-from enrichment.domain.exchanges import NEW_YORK, Exchange, exchange_of
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.exchanges import NEW_YORK, NEW_YORK_EXTENDED, Exchange, exchange_of
+from enrichment.domain.model import AssetClass, SessionPart, StockSession, Timeframe
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 _WEEK = 7 * _DAY
 _MONDAY = np.datetime64("1970-01-05", "us")
 _EMPTY_SERIES_BEHIND = 60 * _DAY
+_FIRST_EXTENDED, _AFTER_CLOSE = np.timedelta64(4, "h"), np.timedelta64(4, "h")
 
 Market = AssetClass | Exchange
 """Whose calendar: an exchange's; of an asset class New York's or, for crypto, all the time."""
 
 
-@lru_cache(maxsize=65_536)
-def market_of(symbol: str, asset_class: AssetClass) -> Market:
-    """Where an instrument trades.
+def market_of(symbol: str, asset_class: AssetClass, timeframe: Timeframe | None = None) -> Market:
+    """Where an instrument trades; for an intraday timeframe also in which hours.
 
     >>> market_of("7203.T", AssetClass.STOCK).mic
     'XTKS'
     >>> market_of("X:BTCUSD", AssetClass.CRYPTO)
     <AssetClass.CRYPTO: 'crypto'>
     """
+    market = _market_of(symbol, asset_class)
+    if timeframe is None or not timeframe.intraday or market is not NEW_YORK:
+        return market
+    extended = stock_session_of(symbol) is StockSession.EXTENDED
+    return NEW_YORK_EXTENDED if extended else market
+
+
+@lru_cache(maxsize=65_536)
+def _market_of(symbol: str, asset_class: AssetClass) -> Market:
     return asset_class if asset_class is AssetClass.CRYPTO else exchange_of(symbol)
 
 
 def _exchange(market: Market) -> Exchange:
-    return market if isinstance(market, Exchange) else NEW_YORK
+    """The exchange, whatever its hours."""
+    return market if isinstance(market, Exchange) and not market.extended else NEW_YORK
+
+
+def is_extended(market: Market) -> bool:
+    """Whether trading before the open and after the close counts, too."""
+    return isinstance(market, Exchange) and market.extended
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +166,44 @@ def set_closures(closures: Mapping[str, Iterable[date]]) -> None:
         _newest_complete.cache_clear()
 
 
+_default_session = StockSession.REGULAR
+_sessions_of_symbols: Mapping[str, StockSession] = {}
+
+
+def set_default_stock_session(session: StockSession) -> None:
+    """Choose the hours of the stocks and ETFs in this process that have none of their own."""
+    global _default_session
+    _default_session = session
+
+
+def set_stock_sessions(sessions: Mapping[str, StockSession]) -> None:
+    """Choose the hours of single stocks and ETFs in this process, until the next call.
+
+    >>> set_stock_sessions({"AAPL": StockSession.EXTENDED})
+    >>> day = datetime(2024, 7, 3), datetime(2024, 7, 4)  # a half day
+    >>> market = market_of("AAPL", AssetClass.STOCK, Timeframe.H1)
+    >>> hours = bar_starts(market, Timeframe.H1, *day)
+    >>> hours[[0, -1]].astype("datetime64[h]").astype(str).tolist()  # 04:00 to 17:00
+    ['2024-07-03T08', '2024-07-03T20']
+    >>> set_stock_sessions({})
+
+    Args:
+        sessions: Symbol → its hours.
+    """
+    global _sessions_of_symbols
+    _sessions_of_symbols = dict(sessions)
+
+
+def stock_session_of(symbol: str) -> StockSession:
+    """The hours that are chosen for a stock or ETF; only New York's have extended ones."""
+    return _sessions_of_symbols.get(symbol, _default_session)
+
+
+def session_of(market: Market) -> StockSession:
+    """The hours of a market's bars."""
+    return StockSession.EXTENDED if is_extended(market) else StockSession.REGULAR
+
+
 def is_session(exchange: Exchange, day: date) -> bool:
     """Whether the exchange's calendar has a session on that day of 1990 to 2099, declared closed
     or not.
@@ -189,7 +243,8 @@ def _sessions(market: Market, start: np.datetime64, end: np.datetime64) -> _Sess
 
 
 def in_session(market: Market, ts: Timestamps) -> Mask:
-    """Whether each start lies in [open, close) of a regular session; always, for crypto.
+    """Whether each start lies in [open, close) of a session, of extended hours where these count;
+    always, for crypto.
 
     >>> starts = np.array(["2024-07-03T13:00", "2024-07-03T13:30", "2024-07-03T17:00"])
     >>> in_session(AssetClass.STOCK, starts.astype("datetime64[us]")).tolist()  # a half day
@@ -197,17 +252,44 @@ def in_session(market: Market, ts: Timestamps) -> Mask:
     """
     if market is AssetClass.CRYPTO or len(ts) == 0:
         return np.ones(len(ts), dtype=bool)
-    sessions = _sessions(market, ts.min(), ts.max())
+    sessions = _with_hours(market, _sessions(market, ts.min(), ts.max()))
     row = sessions.open.searchsorted(ts, side="right") - 1
     inside = (row >= 0) & (ts < sessions.close[np.maximum(row, 0)])
     paused = (ts >= sessions.break_start[row]) & (ts < sessions.break_end[row])  # NaT: False
     return np.asarray(inside & ~paused)
 
 
+def _with_hours(market: Market, sessions: _Sessions) -> _Sessions:
+    """The sessions with the first and last time of extended hours where these count."""
+    if not is_extended(market):
+        return sessions
+    first, last = sessions.midnight + _FIRST_EXTENDED, sessions.close + _AFTER_CLOSE
+    return replace(sessions, open=first, close=last)
+
+
+def session_parts(market: Market, timeframe: Timeframe, ts: Timestamps) -> NDArray[np.object_]:
+    """The `SessionPart` of each intraday bar of a stock or ETF; None for all others.
+
+    `regular` is every bar of which a part lies in the regular session.
+
+    >>> starts = np.array(["2024-07-03T13", "2024-07-03T17"], "datetime64[us]")  # a half day
+    >>> [str(part) for part in session_parts(NEW_YORK, Timeframe.H1, starts)]
+    ['regular', 'post']
+    """
+    if market is AssetClass.CRYPTO or not timeframe.intraday or len(ts) == 0:
+        return np.full(len(ts), None, dtype=object)
+    sessions = _sessions(market, ts.min(), ts.max())
+    row = sessions.midnight.searchsorted(ts, side="right") - 1
+    parts = np.full(len(ts), SessionPart.REGULAR, dtype=object)
+    parts[ts + np.timedelta64(timeframe.duration) <= sessions.open[row]] = SessionPart.PRE
+    parts[ts >= sessions.close[row]] = SessionPart.POST
+    return parts
+
+
 def session_hours(
     labels: Timestamps, market: Market = AssetClass.STOCK
 ) -> tuple[Timestamps, Timestamps]:
-    """Opens and closes, in UTC, of an exchange's sessions with these labels, of the same shape.
+    """Opens and closes, in UTC, of a market's sessions with these labels, of the same shape.
 
     >>> day = np.array(["2024-07-03"], "datetime64[us]")
     >>> [hours.astype(str).tolist() for hours in session_hours(day)]
@@ -215,7 +297,7 @@ def session_hours(
     """
     if len(labels) == 0:
         return labels, labels
-    sessions = _sessions(market, labels.min(), labels.max())
+    sessions = _with_hours(market, _sessions(market, labels.min(), labels.max()))
     rows = sessions.label.searchsorted(labels)
     return sessions.open[rows], sessions.close[rows]
 
@@ -329,9 +411,9 @@ def clock_floor(market: Market, timeframe: Timeframe, ts: Timestamps) -> Timesta
 def in_local_time(market: Market, ts: Timestamps) -> Timestamps:
     """Starts on a clock whose days are the trading days: the exchange's, where UTC's are not.
 
-    Sessions of New York do not reach into another day of UTC.
+    Regular sessions of New York do not reach into another day of UTC.
     """
-    utc = market is AssetClass.CRYPTO or _exchange(market) is NEW_YORK
+    utc = market is AssetClass.CRYPTO or (_exchange(market) is NEW_YORK and not is_extended(market))
     return ts if utc else _to_local(market, ts)
 
 
@@ -386,7 +468,7 @@ def _grid(
         return nearby.label, nearby.close
     if timeframe is Timeframe.W1:
         return _weekly_grid(nearby)
-    return _intraday_grid(nearby, np.timedelta64(timeframe.duration))
+    return _intraday_grid(_with_hours(market, nearby), np.timedelta64(timeframe.duration))
 
 
 def _clock_grid(

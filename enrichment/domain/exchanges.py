@@ -10,7 +10,7 @@ A stock without a suffix trades in the United States. Calendars are those of `ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,11 @@ class Exchange:
     mic: str  # ISO 10383 code, the name of its calendar
     timezone: str
     currency: str  # in which prices and dividends are quoted
+    extended: bool = False  # whether trading before the open and after the close counts, too
 
 
 NEW_YORK = Exchange("XNYS", "America/New_York", "USD")
+NEW_YORK_EXTENDED = replace(NEW_YORK, extended=True)
 
 # Suffix of a symbol, as Yahoo writes it → its exchange. Stocks of others are not served: without
 # a calendar and a time zone their bars would get wrong dates.

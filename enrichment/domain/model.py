@@ -45,6 +45,31 @@ class AssetClass(StrEnum):
             ) from None
 
 
+class StockSession(StrEnum):
+    """Hours of a day in which a stock's or ETF's intraday bars start."""
+
+    REGULAR = "regular"
+    EXTENDED = "extended"  # also before the open and after the close
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The session of that name. Raises InvalidRequest if there is none."""
+        try:
+            return cls(text.strip().lower())
+        except ValueError:
+            raise InvalidRequest(
+                f"unknown session {text!r}: choose one of {', '.join(cls)}"
+            ) from None
+
+
+class SessionPart(StrEnum):
+    """Where an intraday bar of a stock or ETF lies in its day."""
+
+    PRE = "pre"
+    REGULAR = "regular"
+    POST = "post"
+
+
 _DURATIONS = {
     "5m": timedelta(minutes=5),
     "15m": timedelta(minutes=15),
@@ -117,6 +142,7 @@ class TrackedSymbol:
     asset_class: AssetClass
     timeframes: tuple[Timeframe, ...]
     active: bool = True
+    session: StockSession | None = None  # None: that of the settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Timestamps, no_timestamps
 from enrichment.domain.corporate_actions import Split
-from enrichment.domain.model import FetchedBars, Flag, Quality, Timeframe, ValidationResult, Window
+from enrichment.domain.model import (
+    FetchedBars,
+    Flag,
+    Quality,
+    StockSession,
+    Timeframe,
+    ValidationResult,
+    Window,
+)
 from enrichment.domain.statuses import GapCause, HistoryLimit
 
 
@@ -57,6 +65,7 @@ class SeriesSnapshot:
     gaps: Timestamps = field(default_factory=no_timestamps)  # open gaps
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     doubted: Timestamps = field(default_factory=no_timestamps)  # not sent again by the last run
+    session: StockSession = StockSession.REGULAR  # the hours of its bars
     compared_at: datetime | None = None  # when the whole history was last compared, if it was
     rejected: Timestamps = field(default_factory=no_timestamps)  # by an analyst: not to be stored
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
@@ -202,6 +211,7 @@ class SeriesUpdate:
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed first
     doubted: Timestamps = field(default_factory=no_timestamps)  # stored bars that were not sent
     compared_at: datetime | None = None  # of this run, if it compared the whole history
+    session: StockSession = StockSession.REGULAR  # the hours of the stored bars after the run
     repairs: bool = False  # whether it replaces damaged bars, and gaps closed without evidence
     settling_from: datetime | None = None  # volumes of stored bars from here on may still grow
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from enrichment.domain.errors import InvalidRequest
-from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol
+from enrichment.domain.model import AssetClass, StockSession, Timeframe, TrackedSymbol
 from enrichment.domain.symbols import parse_symbol
 
 MAX_SHOWN = 100  # bad lines in an error or a response
 HEADER = ("symbol", "asset_class", "timeframes")
+SESSION = "session"  # a column that may be left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,28 @@ class SymbolList:
     bad_lines: Sequence[RejectedLine]
 
 
-def parse_tracked(symbol: str, asset_class: str, timeframes: str) -> TrackedSymbol:
+def parse_tracked(
+    symbol: str, asset_class: str, timeframes: str, session: str | None = None
+) -> TrackedSymbol:
     """A symbol with its settings. Raises InvalidRequest if one of them is malformed."""
     return TrackedSymbol(
-        parse_symbol(symbol), AssetClass.parse(asset_class), Timeframe.parse_list(timeframes)
+        parse_symbol(symbol),
+        AssetClass.parse(asset_class),
+        Timeframe.parse_list(timeframes),
+        session=StockSession.parse(session) if session else None,
     )
+
+
+def _tracked(row: Mapping[str, str | None]) -> TrackedSymbol:
+    symbol, asset_class, timeframes = (row[name] or "" for name in HEADER)
+    return parse_tracked(symbol, asset_class, timeframes, row.get(SESSION))
 
 
 def read_csv(
     content: str, check: Callable[[TrackedSymbol], None] = lambda tracked: None
 ) -> SymbolList:
-    """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|').
+    """Symbols from CSV with the header symbol,asset_class,timeframes (timeframes separated by '|'),
+    and maybe a column session.
 
     The last line of a symbol wins. Errors become `bad_lines`; nothing is raised.
 
@@ -64,7 +76,7 @@ def read_csv(
             return SymbolList([], [RejectedLine(1, f"the first line must be: {','.join(HEADER)}")])
         for row in reader:
             try:
-                tracked = parse_tracked(*(row[name] or "" for name in HEADER))
+                tracked = _tracked(row)
                 check(tracked)
                 symbols[tracked.symbol] = tracked
             except InvalidRequest as exc:

@@ -165,7 +165,9 @@ class EnrichmentPipeline(Generic[Outcome]):
     def _update_series(self, run: SeriesRun, snapshot: SeriesSnapshot) -> SeriesUpdate:
         def plan(snapshot: SeriesSnapshot) -> FetchPlan:
             series = run.task.symbol, run.timeframe
-            return fetch_plan.plan_run(*series, snapshot, run.now, self._history)
+            return fetch_plan.plan_run(
+                *series, snapshot, run.now, self._history, session=run.session
+            )
 
         return self._enrich_series(run, snapshot, plan)
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from enrichment.domain.bars import (
     to_datetime,
     to_datetime64,
 )
-from enrichment.domain.calendars import Market, market_of
+from enrichment.domain.calendars import Market, market_of, session_of
 from enrichment.domain.corporate_actions import (
     NO_SPLITS,
     Split,
@@ -50,6 +51,7 @@ from enrichment.domain.corporate_actions import (
 from enrichment.domain.errors import NoProvider, ProviderError, Snooze, StepFailed, UnknownSymbol
 from enrichment.domain.model import (
     SeriesRepair,
+    StockSession,
     Task,
     Timeframe,
     ValidationResult,
@@ -69,7 +71,7 @@ from enrichment.pipeline.validation.missing import missing_bars
 OnStep = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SeriesRun:
     """One run of one series."""
 
@@ -97,10 +99,15 @@ class SeriesRun:
         """The part of the history that was asked for; None: the newest bars."""
         return self.task.backfill if self.repair is None else self.repair.window
 
-    @property
+    @cached_property
     def market(self) -> Market:
-        """Whose calendar its bars follow."""
-        return market_of(self.task.symbol, self.task.asset_class)
+        """Whose calendar its bars follow, the same throughout the run."""
+        return market_of(self.task.symbol, self.task.asset_class, self.timeframe)
+
+    @property
+    def session(self) -> StockSession:
+        """The hours of its bars."""
+        return session_of(self.market)
 
     def step(self, name: str, spent: float = 0.0) -> AbstractContextManager[Timer]:
         return step(name, self.timeframe, self.report, spent)
@@ -156,6 +163,7 @@ class FetchedSeries:
     restored_until: datetime | None = None  # `tail` was put back to what was traded before this
     withdrawn: Timestamps = field(default_factory=no_timestamps)  # stored bars to be removed
     doubted: Timestamps = field(default_factory=no_timestamps)  # to be removed if missing again
+    session: StockSession = StockSession.REGULAR  # the hours of the stored bars after the run
 
 
 class SeriesFetcher:
@@ -173,13 +181,19 @@ class SeriesFetcher:
         _require_bars(run, snapshot, plan, main)
         main = _without_rejected(snapshot, main)
         snapshot = _with_reported_splits(run, snapshot, main)
-        if snapshot.restores_raw and main.fetched is not None and not main.fetched.adjusted:
+        changes_hours = plan.situation is Situation.SESSION_CHANGED and not _is_fallback(main)
+        if (
+            snapshot.restores_raw
+            and not changes_hours
+            and main.fetched is not None
+            and not main.fetched.adjusted
+        ):
             return self._restored(run, snapshot, plan, main)
         if run.puts_on_raw_basis and main.fetched is not None and not main.fetched.adjusted:
             _require_replacement(run, snapshot, main)
             return self._replaced_history(run, snapshot, plan, main)
         main = _on_stored_basis(run, snapshot, main)
-        if plan.situation is Situation.REPAIR:
+        if plan.situation is Situation.REPAIR or changes_hours:
             return self._replacement(run, snapshot, plan, main)
         main = _without_noise(snapshot.tail or NO_TAIL, main)
         unchanged = None if plan.gaps else _unchanged(run, snapshot, main)
@@ -251,10 +265,12 @@ class SeriesFetcher:
         """Bars that replace the stored ones, whatever these are."""
         _require_replacement(run, snapshot, main)
         tail = self._read(run, snapshot, plan)
-        withdrawn = _impossible_bars(run, tail.bars, main)
+        changes_hours = plan.situation is Situation.SESSION_CHANGED
+        withdrawn = _impossible_bars(run, tail.bars, main, of_all=changes_hours)
         kept = tail.bars.take(~isin_sorted(tail.bars.ts, withdrawn))
         main = _validated(run, snapshot, main, replace(tail, bars=kept))
-        return replace(_series(run, snapshot, [main], tail), withdrawn=withdrawn)
+        series = replace(_series(run, snapshot, [main], tail), withdrawn=withdrawn)
+        return replace(series, session=run.session) if changes_hours else series
 
     def _refetch_gap(
         self, run: SeriesRun, window: Window, tail: StoredTail, snapshot: SeriesSnapshot
@@ -309,6 +325,10 @@ class SeriesFetcher:
         return [replace(first, cause=cause), replace(second, cause=cause, validation=validation)]
 
 
+def _is_fallback(result: FetchResult) -> bool:
+    return result.fetched is not None and result.fetched.fallback
+
+
 def _could_know(result: FetchResult, snapshot: SeriesSnapshot) -> bool:
     """Whether the vendor was asked, lists the symbol and reaches back to the window's start."""
     fetched = result.fetched
@@ -338,7 +358,8 @@ def _splits(run: SeriesRun, snapshot: SeriesSnapshot) -> Splits:
 def _series(
     run: SeriesRun, snapshot: SeriesSnapshot, fetches: Sequence[FetchResult], tail: StoredTail
 ) -> FetchedSeries:
-    return FetchedSeries(fetches, tail, snapshot.splits, _splits(run, snapshot))
+    session = snapshot.session if snapshot.bars else run.session
+    return FetchedSeries(fetches, tail, snapshot.splits, _splits(run, snapshot), session=session)
 
 
 def _on_stored_basis(run: SeriesRun, snapshot: SeriesSnapshot, result: FetchResult) -> FetchResult:
@@ -461,12 +482,15 @@ def _withdrawn_bars(
     return missing[gone], np.append(older, missing[~gone])
 
 
-def _impossible_bars(run: SeriesRun, stored: Bars, main: FetchResult) -> Timestamps:
-    """Stored bars of the served part that the calendar does not have, or not yet."""
-    if main.fetched is None or len(main.fetched.bars) == 0:
+def _impossible_bars(
+    run: SeriesRun, stored: Bars, main: FetchResult, *, of_all: bool = False
+) -> Timestamps:
+    """Stored bars of the served part, or of all, that the calendar does not have, or not yet."""
+    if main.fetched is None or len(main.fetched.bars) == 0 or len(stored) == 0:
         return no_timestamps()
-    ts = between(stored.ts, main.served_from, main.window.end)
-    start = main.served_from - run.timeframe.duration
+    since = min(main.served_from, to_datetime(stored.ts[0])) if of_all else main.served_from
+    ts = between(stored.ts, since, main.window.end)
+    start = since - run.timeframe.duration
     expected = missing_bars(run.market, run.timeframe, no_timestamps(), start, run.now)
     return ts[~isin_sorted(ts, expected)]
 

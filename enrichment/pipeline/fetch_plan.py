@@ -6,6 +6,7 @@
 | `incremental` | bars are stored | from the overlap on, then each due gap | the tail |
 | `longer_history` | more history is wanted than was ever served | also that part | the tail |
 | `comparison` | a month after the last one | the whole history, then each due gap | all bars |
+| `session_changed` | other hours than those stored are chosen | the whole history | all bars |
 | `backfill` | a job requests a part of the history | one chunk of it at a time | the tail |
 | `repair` | a job replaces a damaged part | one chunk of it at a time | the tail |
 | `unchanged` | the overlap was returned as stored, no gap is due | nothing more | nothing more |
@@ -15,8 +16,8 @@ The tail: all stored bars from the earliest fetched window on, and the lookback 
 tail from the overlap on mostly comes with the snapshot and is not read again. After a change of the
 set of features all bars are read, since all need new values.
 
-The first six situations are known before the first request (`plan_update`,
-`plan_comparison`, `plan_chunk`), the last
+The first seven situations are known before the first request (`plan_update`,
+`plan_comparison`, `plan_other_session`, `plan_chunk`), the last
 two after its response (`plan_unchanged`, `plan_refetch`).
 
 >>> from datetime import UTC
@@ -40,7 +41,7 @@ import numpy as np
 from enrichment.domain import calendars
 from enrichment.domain.bars import Timestamps, to_datetime, to_datetime64
 from enrichment.domain.calendars import Market
-from enrichment.domain.model import Timeframe, Window
+from enrichment.domain.model import StockSession, Timeframe, Window
 from enrichment.domain.series import SeriesSnapshot
 
 OVERLAP = 10  # newest stored bars that each run fetches again
@@ -59,6 +60,7 @@ class Situation(StrEnum):
     INCREMENTAL = "incremental"
     LONGER_HISTORY = "longer_history"
     COMPARISON = "comparison"
+    SESSION_CHANGED = "session_changed"
     BACKFILL = "backfill"
     REPAIR = "repair"
     UNCHANGED = "unchanged"
@@ -89,12 +91,26 @@ class FetchPlan:
 
 
 def plan_run(
-    symbol: str, timeframe: Timeframe, snapshot: SeriesSnapshot, now: datetime, history: timedelta
+    symbol: str,
+    timeframe: Timeframe,
+    snapshot: SeriesSnapshot,
+    now: datetime,
+    history: timedelta,
+    *,
+    session: StockSession,
 ) -> FetchPlan:
     """Plan of a run that brings a series up to date, and compares all of it where that is due.
 
-    history: how far back the first run reaches.
+    Args:
+        symbol: Of the series.
+        timeframe: Of the series.
+        snapshot: What is stored of it.
+        now: Of the run.
+        history: How far back the first run reaches.
+        session: The hours of the symbol's bars.
     """
+    if snapshot.bars and session is not snapshot.session:
+        return plan_other_session(snapshot, now)
     plan = plan_update(snapshot, timeframe, now, history)
     if not comparison_due(symbol, timeframe, snapshot, now):
         return plan
@@ -148,6 +164,12 @@ def plan_comparison(
     """The plan of an update that compares the whole history, too."""
     start = min(plan.window.start, compared_from(snapshot, timeframe, now))
     return replace(plan, situation=Situation.COMPARISON, window=Window(start, now), read=Read.ALL)
+
+
+def plan_other_session(snapshot: SeriesSnapshot, now: datetime) -> FetchPlan:
+    """Plan to fetch a stored series anew, in whose hours a symbol's bars are no longer stored."""
+    start = snapshot.history_from or snapshot.first_ts or now
+    return FetchPlan(Situation.SESSION_CHANGED, Window(start, now), Read.ALL)
 
 
 def compared_from(snapshot: SeriesSnapshot, timeframe: Timeframe, now: datetime) -> datetime:

@@ -283,6 +283,10 @@ def history_reach(merged: MergedSeries) -> HistoryReach:
     return HistoryReach(wanted, served, limit or snapshot.history_limit, checked, fallback, share)
 
 
+def _changes_session(merged: MergedSeries) -> bool:
+    return merged.snapshot.bars > 0 and merged.fetched.session is not merged.snapshot.session
+
+
 def _compared_at(merged: MergedSeries) -> datetime | None:
     """The run's time if it fetched all that is stored of the series from its vendor."""
     run, main = merged.run, merged.fetched.fetches[0]
@@ -325,8 +329,9 @@ def to_update(
         withdrawn=fetched.withdrawn,
         doubted=fetched.doubted,
         compared_at=_compared_at(merged),
+        session=fetched.session,
         settling_from=None
         if appends
         else reconcile.settling_from(merged.run.market, merged.run.timeframe, stored),
-        repairs=merged.run.repair is not None,
+        repairs=merged.run.repair is not None or _changes_session(merged),
     )

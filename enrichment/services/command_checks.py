@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from enrichment.domain.calendars import market_of, stock_session_of
 from enrichment.domain.corporate_actions import ActionKind
 from enrichment.domain.damage import DamageKind
 from enrichment.domain.errors import (
@@ -17,7 +18,8 @@ from enrichment.domain.errors import (
     UnknownLimiter,
     UnknownRule,
 )
-from enrichment.domain.model import AssetClass, TrackedSymbol, Window
+from enrichment.domain.exchanges import NEW_YORK
+from enrichment.domain.model import AssetClass, StockSession, TrackedSymbol, Window
 from enrichment.domain.statuses import PauseScope
 from enrichment.domain.symbols import SymbolKind, parse_instrument
 from enrichment.services.alerts.rules import DEFAULT_RULES
@@ -111,11 +113,12 @@ def unserved_reason(tracked: TrackedSymbol, providers: Sequence[str]) -> str | N
     if mismatch is not None:
         return f"{tracked.symbol}: {mismatch}"
     for timeframe in tracked.timeframes:
+        extended = timeframe.intraday and _has_extended_hours(tracked)
         series = tracked.symbol, tracked.asset_class, timeframe
-        refusals = [VENDORS[name].refusal(*series) for name in providers]
+        refusals = [VENDORS[name].refusal(*series, extended=extended) for name in providers]
         reasons = [reason for reason in refusals if reason is not None]
         if len(reasons) == len(providers):
-            able = [spec for spec in VENDORS if spec.refusal(*series) is None]
+            able = [spec for spec in VENDORS if spec.refusal(*series, extended=extended) is None]
             return f"{tracked.symbol}: {', '.join(reasons)}; {_remedy(able, tracked.asset_class)}"
     return None
 
@@ -126,7 +129,18 @@ def _mismatch(tracked: TrackedSymbol) -> str | None:
         return "a pair of currencies is of asset class crypto"
     if tracked.asset_class is AssetClass.CRYPTO and kind not in (SymbolKind.PAIR, SymbolKind.OTHER):
         return "not a pair of currencies: write X:BASEQUOTE, such as X:BTCUSD"
+    if tracked.session is StockSession.EXTENDED and not _is_of_new_york(tracked):
+        return "only US stocks and ETFs have extended hours: leave the session out"
     return None
+
+
+def _is_of_new_york(tracked: TrackedSymbol) -> bool:
+    return market_of(tracked.symbol, tracked.asset_class) is NEW_YORK
+
+
+def _has_extended_hours(tracked: TrackedSymbol) -> bool:
+    session = tracked.session or stock_session_of(tracked.symbol)
+    return session is StockSession.EXTENDED and _is_of_new_york(tracked)
 
 
 def _remedy(able: Sequence[VendorSpec], asset_class: AssetClass) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from enrichment.domain import calendars
 from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import Market, market_of
+from enrichment.domain.calendars import Market, is_extended, market_of, session_of
 from enrichment.domain.exchanges import NEW_YORK
 from enrichment.domain.model import AssetClass, Timeframe, TrackedSymbol, Window
 from enrichment.domain.plurals import counted
@@ -336,7 +336,9 @@ def _pause_text(pause: Pause) -> str:
 def _first_vendor(item: TrackedSymbol, timeframe: Timeframe, names: Sequence[str]) -> str:
     """The one that is asked first for a series; one that can't serve it is not asked."""
     series = item.symbol, item.asset_class, timeframe
-    return next(name for name in names if VENDORS[name].refusal(*series) is None)
+    extended = is_extended(market_of(*series))
+    able = (n for n in names if VENDORS[n].refusal(*series, extended=extended) is None)
+    return next(able)
 
 
 def _snapshots(
@@ -361,7 +363,8 @@ def _groups(
         names = settings.providers[item.asset_class]
         plans: dict[tuple[str, Timeframe], list[FetchPlan]] = defaultdict(list)
         for _, timeframe, snapshot in reversed(list(series)):  # the longest timeframe begins
-            plan = plan_run(item.symbol, timeframe, snapshot, now, history)
+            session = session_of(market_of(item.symbol, item.asset_class, timeframe))
+            plan = plan_run(item.symbol, timeframe, snapshot, now, history, session=session)
             source = source_timeframe(market, timeframe)
             asked = partial(asked_window, market=market, timeframe=timeframe, now=now)
             plan = replace(plan, window=asked(plan.window), gaps=list(map(asked, plan.gaps)))

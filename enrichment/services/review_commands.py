@@ -18,6 +18,7 @@ from enrichment.pipeline.quality import (
 from enrichment.pipeline.validation import CHECKS
 from enrichment.services.command_checks import require_reason, require_tracked
 from enrichment.services.command_results import TriggerResult
+from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection, Database
 from enrichment.warehouse.queue import audit, job_control
 from enrichment.warehouse.queue import symbols as tracked_symbols
@@ -98,6 +99,7 @@ class ReviewCommands:
         with self._db.begin() as conn:
             [name] = tracked_symbols.stored_as(conn, [symbol])
             require_tracked(conn, [name])
+            closures.refresh(conn)
             rejected = review.reject(
                 conn,
                 symbol=name,
@@ -162,6 +164,7 @@ def _bar(symbol: str, timeframe: Timeframe, ts: datetime) -> str:
 def _is_expected(symbol: str, timeframe: Timeframe, ts: datetime) -> bool:
     """Whether the calendar has a bar that starts then."""
     crypto = symbol.startswith("X:")
-    market = calendars.market_of(symbol, AssetClass.CRYPTO if crypto else AssetClass.STOCK)
+    asset_class = AssetClass.CRYPTO if crypto else AssetClass.STOCK
+    market = calendars.market_of(symbol, asset_class, timeframe)
     end = ts + timedelta(microseconds=1)
     return len(calendars.bar_starts(market, timeframe, ts, end)) > 0

@@ -1,9 +1,9 @@
-"""The same bars from every vendor: regular sessions only, longer bars built from shorter ones.
+"""The same bars from every vendor: of the symbol's session, longer bars built from shorter ones.
 
 Vendors disagree on weeks (Yahoo's begin on the weekday that was asked for, Polygon's on Sunday) and
 on stocks' hours (Polygon's first mixes pre-market trades with the open, Yahoo's begin at half past,
 and Yahoo adds an empty row at the close). So neither is asked for: weeks are built from days, and
-stocks' bars of 30 minutes and longer from half-hours of the regular session.
+stocks' bars of 30 minutes and longer from half-hours of the session, regular or extended.
 
 >>> source_timeframe(AssetClass.STOCK, Timeframe.W1)
 <Timeframe.D1: '1d'>
@@ -27,14 +27,16 @@ from enrichment.domain.calendars import (
     clock_floor,
     in_session,
     is_aligned,
+    is_extended,
     market_of,
     monday_of,
+    session_parts,
 )
 from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import Split, Splits, reported_splits, scaled, union
-from enrichment.domain.errors import MalformedResponse
+from enrichment.domain.errors import MalformedResponse, UnknownSymbol
 from enrichment.domain.exchanges import Exchange
-from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.domain.model import AssetClass, FetchedBars, SessionPart, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.base import Provider, naming, within
 from enrichment.vendors.spelling import spelling_or_symbol, substituted_quote
@@ -54,6 +56,7 @@ class CanonicalProvider:
         provider: The vendor itself, asked for the timeframes that `source_timeframe` names.
         now: The wall clock; nothing beyond it is asked for.
         splits: (symbol) → its known splits, for weeks within which shares were split.
+        extended_hours: Whether the vendor has bars of stocks before the open and after the close.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class CanonicalProvider:
         provider: Provider,
         now: Callable[[], datetime] = utc_now,
         splits: Callable[[str], Sequence[Split]] = lambda symbol: (),
+        *,
+        extended_hours: bool = True,
     ) -> None:
         self._provider, self._now, self._splits = provider, now, splits
+        self._extended_hours = extended_hours
         self.name = provider.name
         self.source = provider.source
 
@@ -70,15 +76,17 @@ class CanonicalProvider:
         self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
     ) -> FetchedBars:
         """The bars that start in the window; ProviderError if the vendor fails."""
-        market = market_of(symbol, asset_class)
+        market = market_of(symbol, asset_class, timeframe)
         source = source_timeframe(market, timeframe)
         now = self._now()
         asked = asked_window(window, market, timeframe, now)
         spelling = spelling_or_symbol(self.name, symbol)
         with naming(self.name, spelling):
+            if is_extended(market) and not self._extended_hours:
+                raise UnknownSymbol("it has no bars of extended hours; choose the session regular")
             fetched = self._provider.fetch(symbol, asset_class, source, asked)
             require_granularity(fetched.bars, market, source)
-            bars = regular_session(within(fetched.bars, asked), market, source)
+            bars = of_session(within(fetched.bars, asked), market, source)
             if timeframe is Timeframe.W1 and asset_class is not AssetClass.CRYPTO:
                 known = union(reported_splits(fetched.actions, now.date()), self._splits(symbol))
                 bars = on_basis_of_week(bars, known)
@@ -149,8 +157,8 @@ def asked_window(window: Window, market: Market, timeframe: Timeframe, now: date
     return asked if asked.end <= now else Window(asked.start, window.end)
 
 
-def regular_session(bars: Bars, market: Market, timeframe: Timeframe) -> Bars:
-    """Without intraday bars that start before the open, at the close or after it."""
+def of_session(bars: Bars, market: Market, timeframe: Timeframe) -> Bars:
+    """Without intraday bars that start before the session, at its end or after it."""
     if not timeframe.intraday:
         return bars
     kept = in_session(market, bars.ts)
@@ -235,6 +243,8 @@ def _complete(
     weekly = timeframe is Timeframe.W1
     end = to_datetime(built[-1]) + timeframe.duration
     expected = bar_starts(market, source, to_datetime(built[0]), end)
+    if is_extended(market):  # outside of the regular session mostly nobody trades
+        expected = expected[session_parts(market, source, expected) == SessionPart.REGULAR]
     if weekly:  # a hole of whole weeks says nothing of the others
         expected = expected[np.isin(_floor(market, timeframe, expected), built)]
     missing = expected[~np.isin(expected, parts)]

@@ -77,6 +77,8 @@ class VendorSpec:
     """Whether an answer's rows are counted as minutes, whatever the length of an intraday bar."""
     build: Callable[..., Provider]
     """(client, source recorded with its bars, values of `options` in order) → its provider."""
+    extended_hours: bool = False
+    """Whether its intraday bars of stocks include those before the open and after the close."""
     build_actions: Callable[[HttpClient, str], ActionSource] | None = None
     """(client, source) → what lists corporate actions of many symbols; None for none."""
     options: tuple[VendorSetting, ...] = ()
@@ -96,12 +98,16 @@ class VendorSpec:
         """The source recorded with its bars."""
         return self.sandbox_source if sandbox else self.name
 
-    def refusal(self, symbol: str, asset_class: AssetClass, timeframe: Timeframe) -> str | None:
-        """Why the vendor can't serve a series; None if it may."""
+    def refusal(
+        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, *, extended: bool = False
+    ) -> str | None:
+        """Why the vendor can't serve a series, one of extended hours or not; None if it may."""
         if asset_class not in self.coverage:
             return f"{self.name} does not serve {asset_class}"
         if timeframe not in self.coverage[asset_class]:
             return f"{self.name} has no bars of {timeframe} for {asset_class}"
+        if extended and not self.extended_hours:
+            return f"{self.name} has no bars of extended hours"
         try:
             vendor_spelling(self.name, symbol)
         except UnknownSymbol as exc:
@@ -235,6 +241,7 @@ VENDORS = VendorRegistry(
         pages_of_minutes=True,
         build=_polygon,
         build_actions=_polygon_actions,
+        extended_hours=True,
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
         sandbox_source="sandbox",  # as recorded since before there were other vendors
@@ -328,6 +335,7 @@ VENDORS = VendorRegistry(
         coverage=dict.fromkeys((AssetClass.STOCK, AssetClass.ETF), _UNLIMITED),
         page_rows=10_000,
         build=_alpaca,
+        extended_hours=True,
         options=(
             VendorSetting(
                 "alpaca_feed",

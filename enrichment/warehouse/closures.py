@@ -1,6 +1,7 @@
 """Unscheduled closures of exchanges: the table of operators' statements, and the calendars' copy.
 
-Each process reads the table again once its copy is a minute old.
+Each process reads the table again once its copy is a minute old. The symbols' own sessions, which
+the calendars know, too, are read whenever they are used.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 
 from enrichment.domain import calendars
 from enrichment.domain.exchanges import EXCHANGES, exchange_of
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, StockSession, Timeframe
 from enrichment.domain.statuses import GapCause
 from enrichment.warehouse.database import Reader, fetch_all, sql
 
@@ -79,8 +80,12 @@ class Closures(Reader):
 
 
 def refresh(conn: Connection, *, max_age: float = MAX_AGE_SECONDS) -> None:
-    """Bring this process's calendars to the stored closures, unless they were lately."""
+    """Bring this process's calendars to the symbols' sessions and, unless that was done lately, to
+    the stored closures.
+    """
     global _read_at
+    rows = conn.execute(sql(_SESSIONS)).all()
+    calendars.set_stock_sessions({row.symbol: StockSession(row.session) for row in rows})
     with _reading:
         if time.monotonic() - _read_at < max_age:
             return
@@ -119,6 +124,8 @@ def _bounds(mic: str, day: date) -> dict[str, datetime | date]:
     start, end = calendars.day_bounds(EXCHANGES[mic], day)
     return {"label": day, "start": start, "end": end}
 
+
+_SESSIONS = "SELECT symbol, session FROM tracked_symbols WHERE session IS NOT NULL"
 
 _LISTED = """
 SELECT mic, day, reason, closed_by, closed_at FROM calendar_closures ORDER BY day DESC, mic

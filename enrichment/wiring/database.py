@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from enrichment.config import Settings
+from enrichment.domain.calendars import set_default_stock_session
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database, outage_of
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -84,6 +85,7 @@ def open_database(
     """
     from enrichment.warehouse.schema import is_current, require_current
 
+    set_default_stock_session(settings.stock_session)
     columns = feature_columns()
     with (
         database_url(settings) as url,
@@ -100,6 +102,7 @@ def open_reading_database(settings: Settings, *, timeout_seconds: float) -> Iter
     """A read-only connection for notebooks. timeout_seconds: of each query."""
     from enrichment.warehouse.schema import require_current
 
+    set_default_stock_session(settings.stock_session)
     with database_url(settings) as url, closing(Database(url, pool_size=1)) as db:
         require_current(db, feature_columns())
         with open_reader(

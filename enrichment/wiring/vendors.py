@@ -56,6 +56,7 @@ def build_providers(
             ),
             now,
             splits,
+            extended_hours=spec.extended_hours,
         )
         for spec in settings.providers_in_use
     }

@@ -50,6 +50,7 @@ def test_one_symbol(client: FlaskClient, commands: Commands) -> None:
         "simulated",
         "created_at",
         "updated_at",
+        "session",
         "timeframes",
     ]
     assert (details["symbol"], details["asset_class"], details["active"]) == (
@@ -152,6 +153,7 @@ def test_importing_a_file(client: FlaskClient) -> None:
         "asset_class": "stock",
         "timeframes": ["1h", "1d"],
         "active": True,
+        "session": None,
     }
     assert names(client.get(SYMBOLS)) == ["AAPL", "X:ETHUSD"]
 

@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
+from enrichment.domain.damage import DamageKind
 from enrichment.domain.model import Timeframe, Window
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.sandbox import create_app, running
 from enrichment.sandbox.market import Market
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.read_models import damage
 from enrichment.warehouse.read_models.damage import DamageReports
 from enrichment.warehouse.read_models.facade import ReadModels
 from tests.helpers.dashboard_pages import open_page, page_text
@@ -203,6 +205,57 @@ def test_readers_use_the_exchange(
 
 def test_nothing_of_them_is_damaged(stored: Database) -> None:
     assert DamageReports(stored).find(now=NIGHTS[-1]) == []
+
+
+MOVED = """
+UPDATE bars SET ts = ts + CAST(:by AS interval)
+WHERE (symbol, timeframe, ts) = (:symbol, :timeframe, :ts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "by", "kind"),
+    [
+        ("30m", "-30 minutes", DamageKind.OUTSIDE_SESSION),
+        ("30m", "-10 minutes", DamageKind.OFF_GRID),
+        ("1h", "10 hours", DamageKind.AFTER_CLOSE),
+        ("1w", "1 day", DamageKind.WEEK_OFF_MONDAY),
+    ],
+)
+@pytest.mark.parametrize("symbol", EXCHANGES)
+def test_a_bar_out_of_place_is_damage(
+    stored: Database, symbol: str, timeframe: str, by: str, kind: DamageKind
+) -> None:
+    """The first bar of a day is moved by that time."""
+    zone = EXCHANGES[symbol][1]
+    local = bars_of(stored, symbol, timeframe).index.tz_convert(zone)
+    first = next(a for a, b in zip(local[20:], local[19:], strict=False) if a.date() != b.date())
+    values = {"symbol": symbol, "timeframe": timeframe, "ts": first, "by": by}
+    with stored.begin() as conn:
+        assert conn.execute(text(MOVED), values).rowcount == 1
+        found = damage.find(conn, [symbol], NIGHTS[-1])
+        conn.rollback()
+    assert (symbol, timeframe, kind) in {(f.symbol, f.timeframe, f.kind) for f in found}
+
+
+@pytest.mark.parametrize("symbol", EXCHANGES)
+def test_a_week_and_an_hour_that_their_parts_contradict_are_damage(
+    stored: Database, symbol: str
+) -> None:
+    wrong = text(
+        "UPDATE bars SET high = high * 1.5, close = close * 1.4 WHERE symbol = :symbol"
+        " AND timeframe = :timeframe AND ts = (SELECT ts FROM bars WHERE symbol = :symbol"
+        " AND timeframe = :timeframe ORDER BY ts OFFSET 6 LIMIT 1)"
+    )
+    with stored.begin() as conn:
+        for timeframe in ("1h", "1w"):
+            conn.execute(wrong, {"symbol": symbol, "timeframe": timeframe})
+        found = damage.find(conn, [symbol], NIGHTS[-1])
+        conn.rollback()
+    assert {(f.timeframe, f.kind) for f in found} == {
+        ("1h", DamageKind.CLOCK_HOURS),
+        ("1w", DamageKind.WEEK_CONTRADICTS_DAYS),
+    }
 
 
 def test_a_holiday_of_one_exchange_is_a_session_of_others(stored: Database) -> None:

@@ -50,7 +50,8 @@ def candlestick(
     """Candles with overlays and flags, the volume below them, and below that one indicator.
 
     Args:
-        candles: Columns ts, open, high, low, close, volume and the features.
+        candles: Columns ts, open, high, low, close, volume and the features; maybe outside: whether
+            a candle lies outside of the regular session, so that its volume is grey.
         flags: Columns ts, severity, text.
         overlays: Features in the unit of prices, keys of OVERLAYS.
         indicator: The feature in a panel of its own, a key of INDICATORS.
@@ -194,16 +195,22 @@ def _add_overlays(figure: go.Figure, candles: pd.DataFrame, overlays: Sequence[s
 
 def _add_volume(figure: go.Figure, candles: pd.DataFrame) -> None:
     rising = candles["close"] >= candles["open"]
+    color = rising.map({True: theme.GREEN, False: theme.RED})
     figure.add_bar(
         x=candles["ts"],
         y=candles["volume"],
         name="volume",
-        marker_color=rising.map({True: theme.GREEN, False: theme.RED}),
+        marker_color=color.mask(_is_outside(candles), theme.GREY),
         hovertemplate="%{x}<br>%{y:,.0f} traded<extra></extra>",
         row=2,
         col=1,
     )
     figure.update_yaxes(title_text="volume", row=2, col=1)
+
+
+def _is_outside(candles: pd.DataFrame) -> pd.Series:
+    outside: pd.Series = candles.get("outside", pd.Series(False, index=candles.index))
+    return outside.eq(True)
 
 
 def _add_indicator(figure: go.Figure, candles: pd.DataFrame, indicator: str) -> None:

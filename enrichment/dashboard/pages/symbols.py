@@ -40,7 +40,7 @@ from enrichment.dashboard.times import bar_time, display_zone, format_time, to_d
 from enrichment.dashboard.zoom import zoomable_chart
 from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.escape import for_markdown
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, StockSession, Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import PauseScope, SeriesStatus
 from enrichment.domain.symbol_csv import MAX_SHOWN, parse_tracked, read_csv
@@ -423,7 +423,8 @@ def track_symbol() -> None:
     symbol, timeframes = form["new-symbol"].strip(), ",".join(form["new-timeframes"])
     run_command(
         lambda: commands().track(
-            [parse_tracked(symbol, form["new-class"], timeframes)], actor=actor()
+            [parse_tracked(symbol, form["new-class"], timeframes, form["new-session"])],
+            actor=actor(),
         ),
         f"{symbol} is tracked: trigger it, or wait for the nightly run",
     )
@@ -439,10 +440,19 @@ def tracking_forms() -> None:
         st.text_input("Symbol", key="new-symbol", placeholder="AAPL, BRK.B or X:BTCUSD")
         st.selectbox("Asset class", [kind.value for kind in AssetClass], key="new-class")
         st.multiselect("Timeframes", [t.value for t in Timeframe], ["1d"], key="new-timeframes")
+        st.selectbox(
+            "Session of intraday bars",
+            [session.value for session in StockSession],
+            index=None,
+            key="new-session",
+            placeholder="as set by STOCK_SESSION",
+        )
         st.form_submit_button("Track", icon=":material/add:", on_click=track_symbol)
     with right, st.container(border=True):
         st.subheader("Import a CSV file")
-        st.caption("header: symbol,asset_class,timeframes · timeframes separated by |")
+        st.caption(
+            "header: symbol,asset_class,timeframes, and maybe session · timeframes separated by |"
+        )
         file = st.file_uploader("CSV file", type="csv", key="file", label_visibility="collapsed")
         if file is not None:
             import_preview(file.getvalue().decode("utf-8", "replace"))

@@ -30,6 +30,7 @@ from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import (
     Flag,
     QuarantinedBar,
+    SessionPart,
     Severity,
     ValidationResult,
 )
@@ -168,7 +169,7 @@ def validate(
         bars: as the vendor sent them.
         request: what they were requested for.
         context: the stored tail, ascending. Series checks see the good bars laid over it and flag
-            bars from `request.window.start` on; with `series.CONTEXT_BARS` before their flags equal
+            bars from `request.window.start` on; with `series.CONTEXT_BARS` before, their flags are
             those of one run over the whole history.
     """
     forming = calendars.is_forming(request.market, request.timeframe, bars.ts, request.now)
@@ -181,8 +182,9 @@ def validate(
             flags += stage_flags
             quarantined += stage_quarantined
         good = good.ascending()
-    series = _series_context(Bars.empty() if context is None else context, good, request)
-    flags += _series_flags(series, request)
+    context = Bars.empty() if context is None else context
+    for kept in _alike(context, good, request):
+        flags += _series_flags(_series_context(*kept, request), request)
     return ValidationResult(
         good,
         tuple(sorted(flags, key=lambda flag: flag.ts)),
@@ -195,9 +197,27 @@ def is_flagged(check: str, bars: Bars, request: ValidationRequest) -> bool:
     function = CHECKS[check]
     if not isinstance(function, SeriesCheck):
         raise TypeError(f"{check} is no check of a series")
-    series = _series_context(bars, bars.take(slice(0)), request)
+    parts = _alike(bars, bars.take(slice(0)), request)
+    kept = next(part for part, _ in parts if len(part) and part.ts[-1] == bars.ts[-1])
+    series = _series_context(kept, kept.take(slice(0)), request)
     observed = function.function(series, request)
     return len(observed) > 0 and not np.isnan(observed[-1])
+
+
+def _alike(context: Bars, good: Bars, request: ValidationRequest) -> list[tuple[Bars, Bars]]:
+    """The bars in parts that are compared only with each other: those of the regular session, as if
+    there were no others, and those outside of it, when little is traded.
+    """
+    if not (calendars.is_extended(request.market) and request.timeframe.intraday):
+        return [(context, good)]
+    regular = [
+        calendars.session_parts(request.market, request.timeframe, bars.ts) == SessionPart.REGULAR
+        for bars in (context, good)
+    ]
+    return [
+        (context.take(regular[0]), good.take(regular[1])),
+        (context.take(~regular[0]), good.take(~regular[1])),
+    ]
 
 
 def _run_stage(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from enrichment.domain import calendars
 from enrichment.domain.bars import Floats, Mask, Timestamps, isin_sorted, to_datetime
 from enrichment.domain.calendars import Market
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, SessionPart, Timeframe
 from enrichment.pipeline.validation.series import row_medians
 
 _NEIGHBOURS = 100  # expected bars on either side that show how thinly a series is traded
@@ -57,6 +57,9 @@ def classify_missing(
       expect among 200 bars that trade with probability p each;
     - trading was quiet: neither neighbour's volume exceeds 3 times their median.
 
+    Of stocks with extended hours, bars outside of the regular session are judged among themselves,
+    and may be few: there a missing bar is a gap only where such bars are mostly traded.
+
     Everything else is a gap: every daily stock bar, a hole in a dense series, a long outage of a
     thin one, and whatever precedes the first or follows the last stored bar.
 
@@ -72,16 +75,39 @@ def classify_missing(
         return missing, missing[:0]
     end = to_datetime(stored[-1] + np.timedelta64(1, "us"))
     expected = calendars.bar_starts(market, timeframe, to_datetime(stored[0]), end)
+    if not calendars.is_extended(market):
+        untraded = _untraded(expected, stored, volume)
+    else:
+        newest = max(end, to_datetime(missing[-1] + np.timedelta64(1, "us")))
+        whole = calendars.bar_starts(market, timeframe, to_datetime(stored[0]), newest)
+        regular, outside = (
+            calendars.session_parts(market, timeframe, starts) == SessionPart.REGULAR
+            for starts in (expected, whole)
+        )
+        untraded = np.union1d(
+            _untraded(expected[regular], stored, volume),
+            _untraded(whole[~outside], stored, volume, least_share=-1.0),
+        )
+    found = isin_sorted(missing, untraded)
+    return missing[~found], missing[found]
+
+
+def _untraded(
+    expected: Timestamps, stored: Timestamps, volume: Floats, least_share: float = 0.0
+) -> Timestamps:
+    """Those of the expected bars that are not stored because nobody traded, ascending.
+
+    least_share: of its neighbours, above which that is decided.
+    """
     present = isin_sorted(expected, stored)
     volumes = np.full(len(expected), np.nan)
     volumes[present] = volume[np.searchsorted(stored, expected[present])]
     runs = _runs(~present)
-    untraded_runs = runs[_is_untraded(volumes, runs[:, 0], runs[:, 1])]
+    untraded_runs = runs[_is_untraded(volumes, runs[:, 0], runs[:, 1], least_share)]
     edges = np.zeros(len(expected) + 1, dtype=np.int8)
     edges[untraded_runs[:, 0]] = 1
     edges[untraded_runs[:, 1]] = -1
-    untraded = isin_sorted(missing, expected[np.cumsum(edges[:-1]) > 0])
-    return missing[~untraded], missing[untraded]
+    return expected[np.cumsum(edges[:-1]) > 0]
 
 
 def _runs(mask: Mask) -> NDArray[np.intp]:
@@ -90,7 +116,9 @@ def _runs(mask: Mask) -> NDArray[np.intp]:
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
-def _is_untraded(volumes: Floats, first: NDArray[np.intp], end: NDArray[np.intp]) -> Mask:
+def _is_untraded(
+    volumes: Floats, first: NDArray[np.intp], end: NDArray[np.intp], least_share: float
+) -> Mask:
     """Whether nobody traded in each run [first, end) of missing bars.
 
     volumes: of the expected bars, NaN where missing.
@@ -108,6 +136,6 @@ def _is_untraded(volumes: Floats, first: NDArray[np.intp], end: NDArray[np.intp]
         expected_runs = 2 * _NEIGHBOURS * (1 - share) ** (right - left)
         adjacent = np.stack([padded[left + _NEIGHBOURS - 1], padded[right + _NEIGHBOURS]])
         busy = (adjacent > _MAX_VOLUME_FACTOR * row_medians(around)).any(axis=0)
-        thin = (share > 0) & (share < _DENSE_SHARE)
+        thin = (share > least_share) & (share < _DENSE_SHARE)
         untraded[part] = thin & (expected_runs >= _MIN_EXPECTED_RUNS) & ~busy
     return untraded

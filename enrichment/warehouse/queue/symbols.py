@@ -17,7 +17,8 @@ def put(conn: Connection, tracked: Sequence[TrackedSymbol], *, keep_timeframes: 
     """Add the symbols, or bring existing ones to these settings.
 
     Args:
-        keep_timeframes: Whether active symbols keep the timeframes that they have beside these.
+        keep_timeframes: Whether active symbols keep the timeframes that they have beside these, and
+            their session where none is given.
     """
     conn.execute(
         text(_PUT),
@@ -27,6 +28,7 @@ def put(conn: Connection, tracked: Sequence[TrackedSymbol], *, keep_timeframes: 
                 "asset_class": t.asset_class.value,
                 "timeframes": [timeframe.value for timeframe in t.timeframes],
                 "active": t.active,
+                "session": t.session,
                 "keep": keep_timeframes,
                 "order": list(Timeframe),
             }
@@ -113,12 +115,14 @@ WHERE job_id = :job_id AND status IN {QUEUED_ITEMS} AND backfill IS NULL ORDER B
 """
 
 _PUT = """
-INSERT INTO tracked_symbols AS t (symbol, asset_class, timeframes, active)
-VALUES (:symbol, :asset_class, :timeframes, :active)
+INSERT INTO tracked_symbols AS t (symbol, asset_class, timeframes, active, session)
+VALUES (:symbol, :asset_class, :timeframes, :active, :session)
 ON CONFLICT (symbol) DO UPDATE SET asset_class = EXCLUDED.asset_class,
     timeframes = CASE WHEN t.active AND :keep THEN ARRAY(
             SELECT tf FROM unnest(CAST(:order AS text[])) WITH ORDINALITY AS o (tf, position)
             WHERE tf = ANY(t.timeframes || EXCLUDED.timeframes) ORDER BY position)
         ELSE EXCLUDED.timeframes END,
+    session = CASE WHEN :keep THEN coalesce(EXCLUDED.session, t.session)
+        ELSE EXCLUDED.session END,
     active = EXCLUDED.active, updated_at = now()
 """

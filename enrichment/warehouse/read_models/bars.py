@@ -12,10 +12,10 @@ import pyarrow as pa
 from sqlalchemy import text
 
 from enrichment.domain.bars import Timestamps, no_timestamps, to_datetime, to_datetime64
-from enrichment.domain.calendars import Market, bar_starts, market_of
+from enrichment.domain.calendars import Market, bar_starts, market_of, session_parts
 from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.errors import Conflict
-from enrichment.domain.model import AssetClass, Timeframe
+from enrichment.domain.model import AssetClass, SessionPart, Timeframe
 from enrichment.pipeline.features import FEATURES
 from enrichment.warehouse import closures
 from enrichment.warehouse.database import Reader
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 5000
 MAX_CANDLES = 600
 # Name → 'number' or 'label', in their order.
+SESSION = "session"
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(PRICES, "number"),
     **{name: feature.kind for name, feature in FEATURES.items()},
+    SESSION: "label",  # pre, regular or post: by the calendar, not stored
 }
 
 _TYPES = {"number": pa.float64(), "label": pa.string()}
@@ -52,6 +54,8 @@ class Extent:
     """Former values of the series' bars, whose number grows with every restatement."""
     factors: Factors
     """Of the basis that was asked for."""
+    market: Market
+    """Whose sessions the bars belong to."""
 
 
 class BarDownloads(Reader):
@@ -86,7 +90,8 @@ class BarDownloads(Reader):
             conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             factors = read_factors(conn, symbol, timeframe, adjustment)
             row = conn.execute(text(_EXTENT), {**values, "limit": limit}).one()
-        return Extent(symbol, timeframe, start, row.last, row.rows, row.versions, factors)
+        market = market_of(symbol, AssetClass(row.asset_class or AssetClass.STOCK), timeframe)
+        return Extent(symbol, timeframe, start, row.last, row.rows, row.versions, factors, market)
 
     def chunks(self, extent: Extent, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The bars of the extent, ascending, as batches of `ts` (UTC) and these columns.
@@ -101,9 +106,10 @@ class BarDownloads(Reader):
         Raises:
             Conflict: The series was changed meanwhile.
         """
-        numbers = [name for name in columns if COLUMNS[name] == "number"]
-        labels = [name for name in columns if COLUMNS[name] == "label"]
-        query = _CHUNK.format(columns=", ".join(["ts", *columns]))
+        stored = [name for name in columns if name != SESSION]
+        numbers = [name for name in stored if COLUMNS[name] == "number"]
+        labels = [name for name in stored if COLUMNS[name] == "label"]
+        query = _CHUNK.format(columns=", ".join(["ts", *stored]))
         series = {"symbol": extent.symbol, "timeframe": extent.timeframe}
         after, rows = None, 0
         while rows < extent.rows:
@@ -116,9 +122,16 @@ class BarDownloads(Reader):
             if versions != extent.versions or not len(ts) or rows > extent.rows:
                 raise Conflict(f"{extent.symbol} was changed during the download: start it again")
             after = to_datetime(ts[-1])
+            if SESSION in columns:
+                chunk[SESSION] = session_parts(extent.market, extent.timeframe, ts)
             adjusted = (extent.factors.apply(name, ts, chunk[name]) for name in columns)
             arrays = [to_arrow(ts), *map(to_arrow, adjusted)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema(columns))
+
+
+def default_columns(timeframe: Timeframe) -> list[str]:
+    """Those of a download that names none: all, the session for intraday bars only."""
+    return [name for name in COLUMNS if name != SESSION or timeframe.intraday]
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:
@@ -131,7 +144,9 @@ def schema(columns: Sequence[str]) -> pa.Schema:
 class Candles:
     """The candles of a chart."""
 
-    frame: pd.DataFrame  # ts (UTC), open, high, low, close, volume and the features
+    # ts (UTC), open, high, low, close, volume, the features, and `outside`: whether the candle is
+    # one bar outside of the regular session
+    frame: pd.DataFrame
     width: timedelta  # of one candle
     bars_each: int  # bars per candle
     missing: Timestamps  # starts of bars between the first and the last one that are not stored
@@ -186,8 +201,11 @@ class PriceCharts(Reader):
             ts, columns = fetch(conn, query, {**values, "each": each}, names)
             rows = conn.execute(text(_BREAKS), {**values, "duration": timeframe.duration})
             breaks = [(row.before, row.ts) for row in rows]
+        market = market_of(symbol, asset_class, timeframe)
+        parts = session_parts(market, timeframe, ts) if each == 1 else np.full(len(ts), None)
+        columns["outside"] = np.isin(parts, [SessionPart.PRE, SessionPart.POST])
         frame = pd.DataFrame({"ts": pd.to_datetime(ts, utc=True), **columns})
-        missing = _within(breaks, market_of(symbol, asset_class), timeframe)
+        missing = _within(breaks, market, timeframe)
         return Candles(frame, timeframe.duration * each, each, missing)
 
 
@@ -235,7 +253,8 @@ ORDER BY ts LIMIT {CHUNK_ROWS}
 _VERSIONS = "SELECT count(*) FROM bar_versions WHERE symbol = :symbol AND timeframe = :timeframe"
 
 _EXTENT = f"""
-SELECT count(*) AS rows, max(ts) AS last, ({_VERSIONS}) AS versions
+SELECT count(*) AS rows, max(ts) AS last, ({_VERSIONS}) AS versions,
+    (SELECT asset_class FROM tracked_symbols WHERE symbol = :symbol) AS asset_class
 FROM (SELECT ts FROM bars {RANGE} ORDER BY ts LIMIT :limit) chosen
 """
 

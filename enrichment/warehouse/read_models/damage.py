@@ -21,6 +21,7 @@ from enrichment.domain.model import AssetClass, JobKind, Timeframe
 from enrichment.domain.statuses import GapCause
 from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection, Reader, database_now, fetch_all
+from enrichment.warehouse.series.market import market_name
 
 _WEEK = timedelta(weeks=1)
 _MIN_WEEKENDS = 3
@@ -108,7 +109,6 @@ def find(
     values = {
         "symbols": None if symbols is None else list(symbols),
         "now": now,
-        "abroad": _abroad(conn),
         **_sessions(conn, now),
     }
     rows = [row for query in _QUERIES for row in fetch_all(conn, _Row, query, values)]
@@ -117,12 +117,6 @@ def find(
     limits = {(s.symbol, s.timeframe): s for s in fetch_all(conn, _SeriesLimits, _LIMITS, damaged)}
     findings = [row.finding(limits[row.symbol, row.timeframe]) for row in rows]
     return sorted(findings, key=lambda f: (f.symbol, f.timeframe.duration, f.kind))
-
-
-def _abroad(conn: Connection) -> list[str]:
-    """Symbols of other exchanges than New York's, of which no sessions are known here."""
-    symbols = conn.execute(text("SELECT symbol FROM tracked_symbols WHERE active")).scalars()
-    return [symbol for symbol in symbols if exchange_of(symbol) is not NEW_YORK]
 
 
 def _closed_days_abroad(conn: Connection, values: Mapping[str, object]) -> list[_Row]:
@@ -148,33 +142,64 @@ def _closed_days_abroad(conn: Connection, values: Mapping[str, object]) -> list[
     return found
 
 
-def _sessions(conn: Connection, now: datetime) -> dict[str, list[datetime]]:
-    """Labels, opens and closes of the exchange's sessions since the first stored bar."""
+def _sessions(conn: Connection, now: datetime) -> dict[str, list[str] | list[datetime]]:
+    """The market of each stock and ETF, and its sessions since the first stored bar; as columns.
+
+    A market is named by its exchange, with a plus sign for extended hours.
+    """
     first = conn.execute(text("SELECT min(first_ts) FROM enrichment_status")).scalar() or now
-    labels = calendars.bar_starts(AssetClass.STOCK, Timeframe.D1, first - _WEEK, now + 2 * _WEEK)
-    opens, closes = calendars.session_hours(labels)
+    symbols = conn.execute(text(_STOCKS)).scalars().all()
+    exchanges = {symbol: exchange_of(symbol) for symbol in symbols}
+    markets = {
+        symbol: calendars.market_of(symbol, AssetClass.STOCK, Timeframe.M5) for symbol in symbols
+    }
+    sessions: list[tuple[str, datetime, datetime, datetime]] = []
+    for market in {*exchanges.values(), *markets.values()}:
+        labels = calendars.bar_starts(market, Timeframe.D1, first - _WEEK, now + 2 * _WEEK)
+        columns = labels, *calendars.session_hours(labels, market)
+        rows = zip(*([to_datetime(ts) for ts in column] for column in columns), strict=True)
+        sessions += [(_name(market), *row) for row in rows]
+    names = ("markets", "labels", "opens", "closes")
     return {
-        name: [to_datetime(ts) for ts in column]
-        for name, column in (("labels", labels), ("opens", opens), ("closes", closes))
+        "of_symbols": list(symbols),
+        "of_days": [exchanges[symbol].mic for symbol in symbols],
+        "of_hours": [_name(markets[symbol]) for symbol in symbols],
+        "zones": [exchanges[symbol].timezone for symbol in symbols],
+        **{name: [row[n] for row in sessions] for n, name in enumerate(names)},
     }
 
 
-_SERIES = """
+def _name(market: calendars.Market) -> str:
+    return market_name(market) + "+" * calendars.is_extended(market)
+
+
+_STOCKS = "SELECT symbol FROM tracked_symbols WHERE active AND asset_class <> 'crypto'"
+
+# Of other exchanges not every session is known: calendars lack those on some Saturdays.
+_SERIES = f"""
+stocks AS MATERIALIZED (
+    SELECT * FROM unnest(CAST(:of_symbols AS text[]), CAST(:of_days AS text[]),
+        CAST(:of_hours AS text[]), CAST(:zones AS text[])) AS s (symbol, days, hours, zone)
+),
 steps (timeframe, step) AS (VALUES ('5m', interval '5 minutes'), ('15m', interval '15 minutes'),
     ('30m', interval '30 minutes'), ('1h', interval '1 hour'), ('4h', interval '4 hours'),
     ('1d', interval '1 day'), ('1w', interval '7 days')),
 series AS MATERIALIZED (
     SELECT e.symbol, t.asset_class, t.asset_class <> 'crypto' AS exchange, e.timeframe, steps.step,
         e.source, e.adjusted_until, e.evidence, e.bars, e.wanted_from, e.history_limit,
-        greatest(e.history_from, e.first_ts) AS begins, e.first_ts, e.last_ts
+        greatest(e.history_from, e.first_ts) AS begins, e.first_ts, e.last_ts, stocks.zone,
+        stocks.days <> '{NEW_YORK.mic}' AS abroad, step < interval '1 day' AS intraday,
+        CASE WHEN step < interval '1 day' THEN stocks.hours ELSE stocks.days END AS market
     FROM tracked_symbols t JOIN enrichment_status e USING (symbol) JOIN steps USING (timeframe)
+    LEFT JOIN stocks USING (symbol)
     WHERE t.active AND (CAST(:symbols AS text[]) IS NULL OR symbol = ANY(CAST(:symbols AS text[])))
 )"""
 
 _SESSIONS = """
 sessions AS MATERIALIZED (
-    SELECT * FROM unnest(CAST(:labels AS timestamptz[]), CAST(:opens AS timestamptz[]),
-        CAST(:closes AS timestamptz[])) AS s (label, opens, closes)
+    SELECT * FROM unnest(CAST(:markets AS text[]), CAST(:labels AS timestamptz[]),
+        CAST(:opens AS timestamptz[]), CAST(:closes AS timestamptz[]))
+        AS s (market, label, opens, closes)
 )"""
 
 _FINDINGS = """
@@ -190,7 +215,9 @@ SELECT f.kind, f.symbol, f.asset_class, f.timeframe, least(s.wanted_from, s.firs
 FROM ({_FINDINGS}) f JOIN series s USING (symbol, timeframe)
 """
 
-_LOCAL = "b.ts AT TIME ZONE 'America/New_York'"
+_LOCAL = "b.ts AT TIME ZONE s.zone"
+_DAY = f"date_trunc('day', CASE WHEN s.intraday THEN {_LOCAL} ELSE b.ts AT TIME ZONE 'UTC' END)"
+_OF_BAR = f"c.market = s.market AND c.label = {_DAY} AT TIME ZONE 'UTC'"
 
 _STARTS = f"""
 WITH {_SERIES}, {_SESSIONS}
@@ -200,13 +227,14 @@ WITH {_SERIES}, {_SESSIONS}
 SELECT s.symbol, s.asset_class, s.timeframe, b.ts, CASE
     WHEN s.timeframe = '1w' THEN
         CASE WHEN b.ts <> date_trunc('week', b.ts) THEN '{DamageKind.WEEK_OFF_MONDAY}' END
-    WHEN CASE WHEN s.timeframe = '4h' AND s.exchange
+    WHEN CASE WHEN s.exchange AND s.intraday
             THEN date_bin(s.step, {_LOCAL}, timestamp '2001-01-01') <> {_LOCAL}
             ELSE date_bin(s.step, b.ts, timestamptz '2001-01-01 00:00Z') <> b.ts END
         THEN '{DamageKind.OFF_GRID}'
-    WHEN s.exchange AND (c.label IS NULL OR b.ts + s.step <= c.opens)
+    WHEN s.exchange AND c.label IS NULL AND s.abroad THEN NULL
+    WHEN s.exchange AND (c.label IS NULL OR s.intraday AND b.ts + s.step <= c.opens)
         THEN '{DamageKind.OUTSIDE_SESSION}'
-    WHEN s.exchange AND b.ts >= c.closes THEN '{DamageKind.AFTER_CLOSE}'
+    WHEN s.intraday AND b.ts >= c.closes THEN '{DamageKind.AFTER_CLOSE}'
     WHEN CASE WHEN s.timeframe = '1d' AND s.exchange THEN c.closes ELSE b.ts + s.step END > :now
         THEN '{DamageKind.RUNNING_BAR}'
     END AS kind,
@@ -216,8 +244,7 @@ SELECT s.symbol, s.asset_class, s.timeframe, b.ts, CASE
         ELSE 'the session is from ' || to_char(c.opens, 'HH24:MI') || ' to '
             || to_char(c.closes, 'HH24:MI') || ' UTC' END AS detail
 FROM series s JOIN bars b USING (symbol, timeframe)
-LEFT JOIN sessions c ON s.exchange AND c.label = date_trunc('day', b.ts)
-WHERE NOT s.symbol = ANY(CAST(:abroad AS text[]))
+LEFT JOIN sessions c ON {_OF_BAR}
 '''
     )
 }
@@ -272,8 +299,8 @@ _LAST_DAY = " AND ".join(
 
 _WEEKS = f"""
 WITH {_SERIES}, {_SESSIONS}, weeks AS (
-    SELECT date_trunc('week', label) AS week, min(label) AS first, max(label) AS last,
-        count(*) AS days, max(closes) AS ends FROM sessions GROUP BY 1
+    SELECT market, date_trunc('week', label) AS week, min(label) AS first, max(label) AS last,
+        count(*) AS days, max(closes) AS ends FROM sessions GROUP BY 1, 2
 )
 {
     _FINDINGS.format(
@@ -292,7 +319,7 @@ FROM (
         END AS contradiction
     FROM series s JOIN bars b USING (symbol, timeframe)
     LEFT JOIN enrichment_status parts ON parts.symbol = s.symbol AND parts.timeframe = '1d'
-    LEFT JOIN weeks ON s.exchange AND weeks.week = b.ts
+    LEFT JOIN weeks ON weeks.market = s.market AND weeks.week = b.ts
     CROSS JOIN LATERAL (
         SELECT CASE WHEN s.exchange THEN weeks.first ELSE b.ts END AS first,
             CASE WHEN s.exchange THEN weeks.last ELSE b.ts + interval '6 days' END AS last,
@@ -311,7 +338,6 @@ FROM (
             AND ts >= b.ts AND ts < b.ts + interval '7 days'
     ) d
     WHERE s.timeframe = '1w' AND b.ts = date_trunc('week', b.ts)
-        AND NOT s.symbol = ANY(CAST(:abroad AS text[]))
 ) weeks'''
     )
 }
@@ -327,7 +353,7 @@ SELECT s.symbol, s.asset_class, s.timeframe, b.ts, '{DamageKind.CLOCK_HOURS}' AS
         'begins before the open at ' || to_char(c.opens, 'HH24:MI')
         || ' UTC, and bars from before it are stored') AS detail
 FROM series s JOIN bars b USING (symbol, timeframe)
-JOIN sessions c ON c.label = date_trunc('day', b.ts)
+JOIN sessions c ON {_OF_BAR}
 LEFT JOIN enrichment_status parts ON parts.symbol = s.symbol AND parts.timeframe = '30m'
 CROSS JOIN LATERAL (
     SELECT greatest(b.ts, c.opens) AS since, least(b.ts + s.step, c.closes) AS until
@@ -340,7 +366,6 @@ CROSS JOIN LATERAL (
         AND ts >= k.since AND ts < k.until
 ) d
 WHERE s.exchange AND s.timeframe IN ('1h', '4h') AND k.since < k.until
-    AND NOT s.symbol = ANY(CAST(:abroad AS text[]))
     AND (d.complete AND {_on_one_basis("c.label")}
             AND {_contradiction("b", "d", "half-hours")} IS NOT NULL
         OR b.ts < c.opens AND EXISTS (
@@ -402,7 +427,7 @@ WITH {_SERIES}
 SELECT s.symbol, s.asset_class, s.timeframe, s.first_ts AS first, s.last_ts AS last,
     array_agg(b.ts ORDER BY b.ts) AS days
 FROM series s JOIN bars b USING (symbol, timeframe)
-WHERE s.timeframe = '1d' AND s.exchange AND s.symbol = ANY(CAST(:abroad AS text[]))
+WHERE s.timeframe = '1d' AND s.abroad
     AND extract(isodow FROM b.ts AT TIME ZONE 'UTC') > 5
 GROUP BY s.symbol, s.asset_class, s.timeframe, s.first_ts, s.last_ts
 """

@@ -49,6 +49,7 @@ class SymbolDetails:
     simulated: bool  # whether its bars are made by the sandbox vendor
     created_at: datetime
     updated_at: datetime
+    session: str | None  # hours of its intraday bars, if not those of STOCK_SESSION
     timeframes: Sequence[TimeframeState]
 
     @property
@@ -170,7 +171,8 @@ _CHOSEN = f"""
 _NAMES = f"SELECT symbol {_CHOSEN}"
 
 _PAGE = f"""
-SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, tf.timeframe, {STATE}
+SELECT t.symbol, t.asset_class, t.active, t.created_at, t.updated_at, t.session, tf.timeframe,
+    {STATE}
 FROM (SELECT * {_CHOSEN}) t
 {SERIES_OF_T}
 ORDER BY t.symbol, tf.position

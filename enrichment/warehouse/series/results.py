@@ -67,7 +67,7 @@ STATUSES = JsonRows(
     " last_ts timestamptz, inserted bigint, feature_set text, wanted_from timestamptz,"
     " history_limit text, history_checked boolean, fallback boolean,"
     " adjusted_until timestamptz, splits_applied text, doubted timestamptz[],"
-    " compared_at timestamptz",
+    " compared_at timestamptz, session text",
 )
 
 
@@ -226,6 +226,7 @@ def _status(task: Task, update: SeriesUpdate) -> Row:
         "splits_applied": splits_key(update.splits, update.last_ts, update.adjusted_until),
         "doubted": _texts(map(to_datetime, update.doubted)),
         "compared_at": update.compared_at,
+        "session": update.session,
         "first_ts": to_datetime(ts[0]) if len(ts) else None,
         "last_ts": to_datetime(ts[-1]) if len(ts) else None,
     }
@@ -448,11 +449,11 @@ _UPDATE_STATUS = f"""
 INSERT INTO enrichment_status AS e (symbol, timeframe, status, bars, first_ts, last_ts,
     history_from, wanted_from, history_limit, history_checked_at, source, fallback, adjusted,
     adjusted_until, splits_applied, quality_score, reasons, evidence, feature_set, doubted,
-    compared_at, last_success_at)
+    compared_at, session, last_success_at)
 SELECT symbol, timeframe, status, inserted, first_ts, last_ts,
     history_from, wanted_from, history_limit, CASE WHEN history_checked THEN now() END, source,
     fallback, adjusted, adjusted_until, splits_applied, score, reasons, evidence, feature_set,
-    doubted, compared_at, now()
+    doubted, compared_at, session, now()
 FROM {STATUSES.table}
 ON CONFLICT (symbol, timeframe) DO UPDATE SET
     status = EXCLUDED.status, bars = e.bars + EXCLUDED.bars,
@@ -467,6 +468,7 @@ ON CONFLICT (symbol, timeframe) DO UPDATE SET
     splits_applied = EXCLUDED.splits_applied, quality_score = EXCLUDED.quality_score,
     reasons = EXCLUDED.reasons, evidence = EXCLUDED.evidence, feature_set = EXCLUDED.feature_set,
     doubted = EXCLUDED.doubted, compared_at = coalesce(EXCLUDED.compared_at, e.compared_at),
+    session = EXCLUDED.session,
     last_success_at = EXCLUDED.last_success_at, last_error = NULL, last_error_at = NULL
 """
 

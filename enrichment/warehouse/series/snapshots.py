@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Dialect, text
 
 from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
 from enrichment.domain.corporate_actions import Split, within
-from enrichment.domain.model import Severity, Timeframe
+from enrichment.domain.model import Severity, StockSession, Timeframe
 from enrichment.domain.series import SeriesSnapshot, StoredTail
 from enrichment.domain.statuses import GapCause, HistoryLimit
 from enrichment.pipeline.features import CUMULATIVE
@@ -144,6 +144,7 @@ def _snapshot(row: Any, feature_set: str) -> SeriesSnapshot:
         gaps=_timestamps(row.gaps),
         gaps_due=_timestamps(sorted({*row.gaps_due} - {*row.rejected})),
         doubted=_timestamps(row.doubted),
+        session=StockSession(row.session),
         compared_at=row.compared_at,
         rejected=_timestamps(row.rejected),
         flagged=frozenset(_flagged(row)),
@@ -258,7 +259,7 @@ SELECT keys.n, s.bars, s.first_ts, s.last_ts, s.history_from, s.source, s.featur
         WHERE s.adjusted_until IS NOT NULL AND symbol = keys.symbol) AS actions_from,
     s.adjusted_until, s.splits_applied, splits.days AS split_days, splits.ratios AS split_ratios,
     splits.disputes,
-    s.wanted_from, s.history_limit, s.doubted, s.compared_at,
+    s.wanted_from, s.history_limit, s.doubted, s.compared_at, s.session,
     ARRAY(SELECT ts FROM bar_rejections WHERE symbol = keys.symbol
         AND timeframe = keys.timeframe ORDER BY ts) AS rejected,
     s.history_limit IS NULL OR s.history_checked_at <= now() - interval '30 days' AS history_due,

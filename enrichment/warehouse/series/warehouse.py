@@ -164,6 +164,6 @@ def _tail_request(
 ) -> TailRequest:
     """The tail that a run of the series will most likely need."""
     nothing_due = fetch_plan.nothing_due(
-        snapshot, market_of(task.symbol, task.asset_class), timeframe, now
+        snapshot, market_of(task.symbol, task.asset_class, timeframe), timeframe, now
     )
     return TailRequest(task.symbol, timeframe, overlap_from, 0 if nothing_due else LOOKBACK)
