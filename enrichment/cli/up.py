@@ -26,11 +26,15 @@ from enrichment.domain.errors import DatabaseUnavailable, EnrichmentError
 from enrichment.domain.plurals import counted
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.net import require_free
-from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
 from enrichment.warehouse.read_models.facade import ReadModels
-from enrichment.wiring.database import build_read_models, embedded_server, open_database
+from enrichment.wiring.database import (
+    build_commands,
+    build_read_models,
+    embedded_server,
+    open_database,
+)
 from enrichment.wiring.vendors import build_action_sources
 from enrichment.wiring.worker import build_action_refresh
 from resilience import init_resilience_manager
@@ -88,7 +92,7 @@ class Stack:
         self.supervisor = supervisor
         self._server = server
         self._last_error = ""
-        self.commands = Commands(db, settings.provider_orders)
+        self.commands = build_commands(db, settings)
         self.reader: ReadModels = build_read_models(db, settings)
         sources = build_action_sources(settings, init_resilience_manager())
         self.actions = build_action_refresh(settings, db, sources)

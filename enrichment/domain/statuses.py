@@ -45,6 +45,17 @@ QUEUED_ITEM_STATUSES = (*WAITING_ITEM_STATUSES, ItemStatus.IN_PROGRESS)
 FINAL_ITEM_STATUSES = (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED)
 
 
+class MarketDayStatus(StrEnum):
+    """Of `market_days`: one day of the market that a job fetches whole."""
+
+    PENDING = "pending"
+    FETCHED = "fetched"
+    UNPUBLISHED = "unpublished"  # no symbol has it yet
+    REFUSED = "refused"  # not in the vendor's plan
+    FAILED = "failed"
+    DROPPED = "dropped"  # since a newer one was refused or failed
+
+
 class SeriesStatus(StrEnum):
     """Of `enrichment_status`: one timeframe of a symbol."""
 

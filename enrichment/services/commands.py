@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -57,23 +57,15 @@ class Commands(ReviewCommands, MarketCommands):
     one of its subclasses.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        providers: Mapping[str, Sequence[str]] | None = None,
-        quotas: Mapping[str, int | None] | None = None,
-        history_days: int = 365,
-    ) -> None:
+    def __init__(self, db: Database, settings: RequestSettings | None = None) -> None:
         """Build the service.
 
         Args:
             db: Where to read and write.
-            providers: Those of each asset class; None to track symbols that none of them serves.
-            quotas: Requests a minute of each provider, for how long requests take.
-            history_days: How far back the first run of a series reaches.
+            settings: That requests depend on; None to track symbols that no provider serves.
         """
-        self._db, self._providers = db, providers
-        self._settings = RequestSettings(providers or {}, quotas or {}, history_days)
+        self._db, self._tracks_any = db, settings is None
+        self._settings = settings or RequestSettings({})
 
     def trigger(
         self,
@@ -391,8 +383,8 @@ class Commands(ReviewCommands, MarketCommands):
 
     def require_served(self, tracked: TrackedSymbol) -> None:
         """Conflict, with what to do, if no vendor in use serves one of its timeframes."""
-        if self._providers is not None and tracked.active:
-            refusal = unserved_reason(tracked, self._providers[tracked.asset_class])
+        if tracked.active and not self._tracks_any:
+            refusal = unserved_reason(tracked, self._settings.providers[tracked.asset_class])
             if refusal is not None:
                 raise Conflict(refusal)
 

@@ -48,10 +48,11 @@ from enrichment.warehouse.series.snapshots import read_snapshots
 EXAMPLES = 5
 SERIES_PER_MINUTE = 15_000  # of one new bar each, that a worker processes on one core
 _SERIES_PER_READ = 2_000
+_WHOLE_DAYS_REACH = timedelta(days=2 * 365 - 14)  # which every plan has
 
 
 def _serve_whole_days() -> frozenset[str]:
-    return frozenset(s.name for s in VENDORS if getattr(s, "build_market_days", None) is not None)
+    return frozenset(spec.name for spec in VENDORS if spec.build_market_days is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class RequestSettings:
 
     providers: Mapping[str, Sequence[str]]
     """Asset class → its vendors in order of failover."""
-    quotas: Mapping[str, int | None]
+    quotas: Mapping[str, int | None] = field(default_factory=dict)
     """Vendor → requests a minute; those that have none may be missing."""
-    history_days: int
+    history_days: int = 365
     """How far back the first run of a series reaches."""
     whole_days: Collection[str] = field(default_factory=_serve_whole_days)
     """The vendors that serve all symbols of a day of the US market in one request."""
@@ -175,7 +176,7 @@ def plan_requests(
     skipping = _Skipping(pauses_in_force(conn), settings.providers)
     due = [item for item in items if not skipping.skips(item)]
     groups = list(_groups(conn, due, now, settings))
-    whole = [group for group in groups if _has_whole_days(group, settings.whole_days)]
+    whole = [group for group in groups if _has_whole_days(group, settings.whole_days, now)]
     days, since = _market_days(whole, now)
     requests: Counter[str] = Counter()
     for group in groups:
@@ -380,10 +381,10 @@ def _covers(window: Window, other: Window) -> bool:
     return window.start <= other.start and other.end <= window.end
 
 
-def _has_whole_days(group: _Group, vendors: Collection[str]) -> bool:
+def _has_whole_days(group: _Group, vendors: Collection[str], now: datetime) -> bool:
     """Whether the bars can also come from all symbols' of whole days."""
-    of_stocks = group.asset_class is AssetClass.STOCK and group.market is NEW_YORK
-    return of_stocks and group.source is Timeframe.D1 and group.vendor in vendors
+    daily = group.source is Timeframe.D1 and group.market is NEW_YORK
+    return daily and group.vendor in vendors and group.newest_from > now - _WHOLE_DAYS_REACH
 
 
 def _market_days(groups: Sequence[_Group], now: datetime) -> tuple[Timestamps, datetime | None]:

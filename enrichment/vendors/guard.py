@@ -106,6 +106,8 @@ class VendorGuard:
         shared: Keeps the quota for all workers together. None: each process has its own.
         protection: Default: the parameters for production.
         blocks: Whether a 429 is a block for hours, which is failed over, and no used-up quota.
+        breaker: Name of the breaker, for requests whose failures say nothing of the others. None:
+            the one of the vendor.
         clock: Monotonic seconds.
     """
 
@@ -119,6 +121,7 @@ class VendorGuard:
         shared: SharedLimiter | None = None,
         protection: VendorProtection | None = None,
         blocks: bool = False,
+        breaker: str | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.protection = parameters = protection or VendorProtection()
@@ -126,7 +129,7 @@ class VendorGuard:
         name = f"{vendor}_api"
         rate = per_minute or UNLIMITED_PER_MINUTE
         self._breaker = manager.register_circuit_breaker(
-            name,
+            breaker or name,
             parameters.failure_threshold,
             parameters.recovery_timeout,
             ignore=(Cancelled, QuotaExceeded, AccessDenied, UnknownSymbol, RequestRefused),

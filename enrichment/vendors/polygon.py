@@ -42,9 +42,9 @@ _NAMES = ("ts", "open", "high", "low", "close", "volume", "vwap", "trades")
 _FIELDS = ("t", "o", "h", "l", "c", "v", "vw", "n")
 _MIN_PAGES, _PAGES_PER_LIMIT = 20, 20  # pages of a tenth of the limit were seen
 _DAY = np.timedelta64(1, "D")
-_NOT_AUTHORIZED = "NOT_AUTHORIZED"  # for a window beyond the plan's reach, and for a whole product
+NOT_AUTHORIZED = "NOT_AUTHORIZED"  # for a window beyond the plan's reach, and for a whole product
 _WITHHELD = timedelta(days=1)  # a free plan has the day in New York once it is over
-_SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
+SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
 
 
 class PolygonProvider:
@@ -86,8 +86,8 @@ class PolygonProvider:
             with naming(self.name, ticker):
                 first, *others = self._pages(ticker, asset_class, timeframe, window)
         except AccessDenied as exc:
-            within = window.end > now - _SHORTEST_PLAN and window.start < now - _WITHHELD
-            if exc.status != _NOT_AUTHORIZED or within:
+            within = window.end > now - SHORTEST_PLAN and window.start < now - _WITHHELD
+            if exc.status != NOT_AUTHORIZED or within:
                 raise
             return FetchedBars(
                 Bars.empty(),
@@ -127,7 +127,7 @@ class PolygonProvider:
             try:
                 pages.append(_page(self._client.get_json(url, decode=decode), symbol))
             except AccessDenied as exc:
-                if exc.status == _NOT_AUTHORIZED:
+                if exc.status == NOT_AUTHORIZED:
                     return pages
                 raise
         return pages
@@ -230,7 +230,7 @@ def _stamps(asset_class: AssetClass, timeframe: Timeframe, window: Window) -> li
 def _adjusted(body: Any, symbol: str) -> bool:
     """Whether the page's prices are adjusted; ProviderError unless it is a page of this symbol."""
     status = body.get("status") if isinstance(body, dict) else None
-    if status == _NOT_AUTHORIZED:
+    if status == NOT_AUTHORIZED:
         raise AccessDenied(f"the vendor refuses {symbol}: {_error_text(body)}", status)
     if status == "ERROR":
         raise ProviderError(f"the vendor reports an error for {symbol}: {_error_text(body)}")

@@ -25,6 +25,7 @@ from enrichment.vendors.spelling import substituted_quote, vendor_spelling
 if TYPE_CHECKING:
     from enrichment.vendors.base import ActionSource, Provider
     from enrichment.vendors.http import HttpClient
+    from enrichment.vendors.market_days import MarketDaySource
 
 
 _MINUTE = timedelta(minutes=1)
@@ -81,6 +82,8 @@ class VendorSpec:
     """Whether its intraday bars of stocks include those before the open and after the close."""
     build_actions: Callable[[HttpClient, str], ActionSource] | None = None
     """(client, source) → what lists corporate actions of many symbols; None for none."""
+    build_market_days: Callable[[HttpClient, str], MarketDaySource] | None = None
+    """(client, source) → what sends whole days of the US stock market; None for none."""
     options: tuple[VendorSetting, ...] = ()
     """Further settings of the vendor."""
     test_symbol: tuple[AssetClass, str]
@@ -202,6 +205,12 @@ def _polygon_actions(client: HttpClient, source: str) -> ActionSource:
     return PolygonActions(client, source)
 
 
+def _polygon_days(client: HttpClient, source: str) -> MarketDaySource:
+    from enrichment.vendors.polygon_days import PolygonDays
+
+    return PolygonDays(client, source)
+
+
 def _binance(client: HttpClient, source: str) -> Provider:
     from enrichment.vendors.binance import BinanceProvider
 
@@ -242,6 +251,7 @@ VENDORS = VendorRegistry(
         build=_polygon,
         build_actions=_polygon_actions,
         extended_hours=True,
+        build_market_days=_polygon_days,
         test_symbol=_STOCK,
         sandbox_test_symbol=_STOCK,
         sandbox_source="sandbox",  # as recorded since before there were other vendors

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from enrichment.config import Settings
 from enrichment.domain.calendars import set_default_stock_session
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestSettings
 from enrichment.warehouse.database import Database, outage_of
 from enrichment.warehouse.read_models.facade import ReadModels
 
@@ -148,13 +149,16 @@ def feature_columns() -> dict[str, str]:
 
 
 def build_commands(db: Database, settings: Settings) -> Commands:
-    """The commands of API, dashboard and CLI; the sandbox has no quotas."""
-    quotas = {
-        spec.name: getattr(settings, spec.rate.name)
-        for spec in settings.providers_in_use
-        if not settings.uses_sandbox
-    }
-    return Commands(db, settings.provider_orders, quotas, settings.history_days)
+    """The commands of API, dashboard and CLI."""
+    return Commands(db, request_settings(settings))
+
+
+def request_settings(settings: Settings) -> RequestSettings:
+    """What requests depend on; the sandbox has no quotas, so nothing is gained by whole days."""
+    quotas = {spec.name: getattr(settings, spec.rate.name) for spec in settings.providers_in_use}
+    if not settings.uses_sandbox:
+        return RequestSettings(settings.provider_orders, quotas, settings.history_days)
+    return RequestSettings(settings.provider_orders, {}, settings.history_days, whole_days=())
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:

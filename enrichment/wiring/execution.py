@@ -22,6 +22,7 @@ from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.vendors.guard import VendorProtection
 from enrichment.warehouse.corporate_actions import LedgerSplits
 from enrichment.warehouse.database import Database, DatabaseClock
+from enrichment.warehouse.queue.market_days import StoredMarketDays
 from enrichment.warehouse.queue.pauses import ProviderPauses
 from enrichment.warehouse.resilience_state import ResilienceStore, SharedLimits
 from enrichment.warehouse.series.batch_writer import BatchWriter
@@ -156,6 +157,7 @@ def _open_pipeline(
         protection=protection,
         paused=ProviderPauses(db),
         splits=LedgerSplits(db),
+        read_days=StoredMarketDays(db),
     )
     with BatchWriter(Warehouse(db), now=now) as warehouse:
         yield EnrichmentPipeline(

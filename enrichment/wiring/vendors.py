@@ -11,12 +11,13 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.corporate_actions import Split
 from enrichment.domain.model import AssetClass
 from enrichment.vendors import browser
-from enrichment.vendors.base import ActionSource
+from enrichment.vendors.base import ActionSource, Provider
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.vendors.failover import Failover
 from enrichment.vendors.guard import VendorGuard, VendorProtection
 from enrichment.vendors.http import HttpClient
-from enrichment.vendors.registry import VendorSpec
+from enrichment.vendors.market_days import MarketDaySource, ReadDays, WithMarketDays
+from enrichment.vendors.registry import VENDORS, VendorSpec
 from enrichment.vendors.shared_answers import SharedAnswers
 from enrichment.vendors.transport import PooledTransport
 from resilience import ResilienceManager, SharedLimiter
@@ -33,6 +34,7 @@ def build_providers(
     paused: Callable[[], Container[str]] = tuple,
     now: Callable[[], datetime] = utc_now,
     splits: Callable[[str], Sequence[Split]] = lambda symbol: (),
+    read_days: ReadDays | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> Failover:
     """The providers in the order of the settings, each with its own client and guard.
@@ -43,23 +45,24 @@ def build_providers(
         paused: The names of the providers that are paused now.
         now: The wall clock.
         splits: (symbol) → its known splits.
+        read_days: Reads the days that jobs fetched of the whole market; None without them.
         clock: Monotonic seconds.
     """
-    built = {
-        spec.name: CanonicalProvider(
-            SharedAnswers(
-                spec.build(
-                    _client(spec, settings, manager, shared, protection, now, clock),
-                    spec.source(sandbox=settings.uses_sandbox),
-                    *_options(spec, settings),
-                )
-            ),
-            now,
-            splits,
-            extended_hours=spec.extended_hours,
+
+    def build(spec: VendorSpec) -> Provider:
+        provider: Provider = spec.build(
+            _client(spec, settings, manager, shared, protection, now, clock),
+            spec.source(sandbox=settings.uses_sandbox),
+            *_options(spec, settings),
         )
-        for spec in settings.providers_in_use
-    }
+        if read_days is not None and spec.build_market_days is not None:
+            provider = WithMarketDays(provider, read_days)
+        extended_hours = spec.extended_hours
+        return CanonicalProvider(
+            SharedAnswers(provider), now, splits, extended_hours=extended_hours
+        )
+
+    built = {spec.name: build(spec) for spec in settings.providers_in_use}
     order = {kind: settings.providers(kind) for kind in AssetClass}
     return Failover(built, order.__getitem__, paused=paused, failover_after=settings.failover_after)
 
@@ -83,6 +86,37 @@ def build_action_sources(
     ]
 
 
+def build_market_days(
+    settings: Settings,
+    manager: ResilienceManager,
+    *,
+    shared: SharedLimiter | None = None,
+    protection: VendorProtection | None = None,
+    now: Callable[[], datetime] = utc_now,
+    clock: Callable[[], float] = monotonic,
+) -> MarketDaySource | None:
+    """What sends whole days of the market; None if no stock's first vendor does, or has no quota.
+
+    The sandbox in place of all vendors has none.
+    """
+    if settings.uses_sandbox or not (order := settings.providers(AssetClass.STOCK)):
+        return None
+    spec = VENDORS[order[0]]
+    if spec.build_market_days is None:
+        return None
+    client = _client(
+        spec,
+        settings,
+        manager,
+        shared,
+        protection,
+        now,
+        clock,
+        breaker=f"{spec.name}_market_days",
+    )
+    return spec.build_market_days(client, spec.name)
+
+
 def _client(
     spec: VendorSpec,
     settings: Settings,
@@ -91,6 +125,7 @@ def _client(
     protection: VendorProtection | None,
     now: Callable[[], datetime],
     clock: Callable[[], float] = monotonic,
+    breaker: str | None = None,
 ) -> HttpClient:
     sandbox = settings.uses_sandbox
     guard = VendorGuard(
@@ -101,6 +136,7 @@ def _client(
         shared=shared,
         protection=protection,
         blocks=spec.blocks,
+        breaker=breaker,
         clock=clock,
     )
     return HttpClient(

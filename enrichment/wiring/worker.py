@@ -13,16 +13,18 @@ from enrichment import __version__
 from enrichment.config import Settings
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database, DatabaseClock
-from enrichment.wiring.database import build_read_models, open_database
+from enrichment.wiring.database import build_read_models, open_database, request_settings
 
 if TYPE_CHECKING:
     from enrichment.engine.scheduler import EnrichmentScheduler
     from enrichment.engine.worker import Worker, WorkerTiming
     from enrichment.services.action_refresh import ActionRefresh
     from enrichment.services.alerts.service import AlertService
+    from enrichment.services.market_days import MarketDayFetcher
     from enrichment.vendors.base import ActionSource
     from enrichment.vendors.guard import VendorProtection
     from enrichment.warehouse.queue.notify import JobListener
+    from enrichment.wiring.execution import ResilienceContext
     from resilience import ResilienceManager
 
 
@@ -72,6 +74,30 @@ def build_action_refresh(
     )
 
 
+def build_market_days(
+    settings: Settings,
+    db: Database,
+    resilience: ResilienceContext,
+    protection: VendorProtection | None,
+) -> MarketDayFetcher | None:
+    """What fetches days of the whole market; None if no vendor in use sends them."""
+    from enrichment.services.market_days import MarketDayFetcher
+    from enrichment.wiring import vendors
+
+    source = vendors.build_market_days(
+        settings, resilience.manager, shared=resilience.shared_limits, protection=protection
+    )
+    if source is None:
+        return None
+    return MarketDayFetcher(
+        db,
+        source,
+        request_settings(settings),
+        now=DatabaseClock(db),
+        failover_after=settings.failover_after,
+    )
+
+
 @dataclass(frozen=True)
 class WorkerProcess:
     """The threads of a worker process."""
@@ -82,6 +108,7 @@ class WorkerProcess:
     resilience: ResilienceManager
     alerts: AlertService
     actions: ActionRefresh
+    market_days: MarketDayFetcher | None
 
     def run(self) -> bool:
         """Work until `stop()`. Returns False if items were still running when released."""
@@ -90,11 +117,15 @@ class WorkerProcess:
         self.listener.start()
         self.scheduler.start()
         self.actions.start()
+        if self.market_days is not None:
+            self.market_days.start()
         self.alerts.start(STARTUP_DELAY_SECONDS)
         try:
             return self.worker.run()
         finally:
             self.alerts.stop()
+            if self.market_days is not None:
+                self.market_days.stop()
             self.actions.stop()
             self.scheduler.stop()
             self.listener.stop()
@@ -160,11 +191,16 @@ def open_worker_process(
         executor = stack.enter_context(
             execution.open_executor(settings, db, resilience, protection, clock)
         )
+        market_days = build_market_days(settings, db, resilience, protection)
+        queues = [
+            JobQueue(each, lease_seconds=lease, plans_market_days=market_days is not None)
+            for each in (db, heartbeat_db)
+        ]
         worker = Worker(
             executor.enrich,
-            JobQueue(db, lease_seconds=lease),
+            queues[0],
             registry,
-            heartbeat_queue=JobQueue(heartbeat_db, lease_seconds=lease),
+            heartbeat_queue=queues[1],
             threads=threads,
             reserved_threads=RESERVED_THREADS,
             max_retries=settings.max_retries,
@@ -173,10 +209,16 @@ def open_worker_process(
             blocked_reason=executor.blocked_reason,
             now=clock,
         )
+
+        def wake() -> None:
+            worker.wake()
+            if market_days is not None:
+                market_days.wake()
+
         yield WorkerProcess(
             worker,
             build_scheduler(settings, db, worker_id=worker_id),
-            JobListener(_direct(settings, db, stack), worker.wake),
+            JobListener(_direct(settings, db, stack), wake),
             resilience.manager,
             build_alert_service(
                 settings,
@@ -196,4 +238,5 @@ def open_worker_process(
                     protection=protection,
                 ),
             ),
+            market_days,
         )

@@ -16,6 +16,7 @@ from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestSettings
 from enrichment.warehouse.database import Database
 from tests.helpers.api_client import ROOT, api_client
 from tests.helpers.damaged_warehouse import NOW, Damaged
@@ -326,7 +327,9 @@ def test_a_repair_is_limited_to_symbols_and_kinds(damaged: Damaged) -> None:
 def test_the_plan_says_what_is_fetched_and_how_long_it_takes(damaged: Damaged) -> None:
     rows_at_the_close(damaged)
     quotas = {"yahoo": 60, "polygon": 2}
-    plan = Commands(damaged.db, {"stock": list(quotas)}, quotas).plan_repair(["SIM7"])
+    plan = Commands(damaged.db, RequestSettings({"stock": list(quotas)}, quotas)).plan_repair(
+        ["SIM7"]
+    )
     hour = next(series for series in plan.series if series.timeframe == "1h")
     assert hour.start == datetime(2026, 3, 1, tzinfo=UTC)
     assert hour.end == datetime(2026, 3, 18, 20, tzinfo=UTC)

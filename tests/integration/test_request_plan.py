@@ -156,7 +156,7 @@ def test_what_is_skipped_and_why(db: Database) -> None:
 
 def tracked(db: Database) -> Commands:
     """Two stocks and a pair, one of the stocks paused."""
-    commands = Commands(db, SETTINGS.providers, SETTINGS.quotas)
+    commands = Commands(db, SETTINGS)
     pair = parse_tracked("X:BTCUSD", "crypto", "1h")
     commands.track([*stocks("AAPL", "IBM", timeframes="1d,1w"), pair], actor="test")
     commands.pause(actor="me", scope="symbol", key="IBM")

@@ -21,6 +21,7 @@ from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.fetch import SeriesFetcher, SeriesRun
 from enrichment.pipeline.fetch_plan import Situation, plan_chunk
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestSettings
 from enrichment.vendors.canonical import CanonicalProvider
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -106,7 +107,7 @@ def test_a_preferred_share_is_found_in_any_case(db: Database) -> None:
 def test_what_no_vendor_in_use_serves_is_refused(
     symbol: str, asset_class: str, reason: str, db: Database
 ) -> None:
-    commands = Commands(db, POLYGON_ONLY)
+    commands = Commands(db, RequestSettings(POLYGON_ONLY))
     with pytest.raises(InvalidRequest) as refused:
         commands.track(
             [parse_tracked("MSFT", "stock", "1d"), parse_tracked(symbol, asset_class, "1d")],
@@ -118,7 +119,9 @@ def test_what_no_vendor_in_use_serves_is_refused(
 
 def test_the_api_and_its_import_refuse_it(db: Database) -> None:
     reader = ReadModels(db, hour=1, minute=30, enabled=True)
-    client = create_app(reader, Commands(db, POLYGON_ONLY), ready=lambda: None).test_client()
+    client = create_app(
+        reader, Commands(db, RequestSettings(POLYGON_ONLY)), ready=lambda: None
+    ).test_client()
     body = {"symbol": "VOD.L", "asset_class": "stock", "timeframes": ["1d"]}
     problem = json_body(client.post(f"{ROOT}/symbols", json=body), 409)
     assert REFUSALS[0][2] in problem["detail"]

@@ -146,7 +146,7 @@ WHERE status = '{ItemStatus.PENDING}' AND run_after > now() + make_interval(secs
 _REOPEN_ITEMS = f"""
 UPDATE enrichment_job_items
 SET status = '{ItemStatus.PENDING}', retry_count = 0, run_after = now(), started_at = NULL,
-    completed_at = NULL, step = NULL
+    completed_at = NULL, step = NULL, market_days = false
 WHERE job_id = :job_id AND status = '{ItemStatus.FAILED}'
     AND (CAST(:error_class AS text) IS NULL OR error_class = :error_class)
 """

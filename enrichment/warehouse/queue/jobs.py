@@ -44,9 +44,15 @@ _ANY_PRIORITY = 32_767
 class JobQueue:
     """A worker's side of the queue. Every method is one transaction; durations are in seconds."""
 
-    def __init__(self, db: Database, *, lease_seconds: float = 30.0) -> None:
+    def __init__(
+        self, db: Database, *, lease_seconds: float = 30.0, plans_market_days: bool = False
+    ) -> None:
+        """Build a queue. plans_market_days: whether something beside it plans them, so that items
+        are to wait for it.
+        """
         self._db = db
         self._lease = lease_seconds
+        self._plans_market_days = plans_market_days
 
     def claim(self, worker_id: str, limit: int, *, interactive: bool = False) -> list[Task]:
         """Claim up to `limit` due items, by priority and age.
@@ -65,6 +71,7 @@ class JobQueue:
                         "limit": limit,
                         "lease": self._lease,
                         "max_priority": ItemPriority.BACKFILL if interactive else _ANY_PRIORITY,
+                        "plans_market_days": self._plans_market_days,
                     },
                 ).all()
         except IntegrityError:
@@ -79,6 +86,7 @@ class JobQueue:
                 fence=row.fence,
                 retry_count=row.retry_count,
                 interactive=row.priority <= ItemPriority.BACKFILL,
+                market_days=row.market_days and row.retry_count == 0,
                 **_backfill_fields(row.backfill),
             )
             for row in rows

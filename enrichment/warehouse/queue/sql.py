@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from enrichment.domain.model import MAX_LOG_LINES
+from enrichment.domain.model import MAX_LOG_LINES, AssetClass
 from enrichment.domain.statuses import ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.warehouse.database import JsonRows
+from enrichment.warehouse.queue.market_days import WORTH_PLANNING
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS, WAITING_ITEMS
 
@@ -32,6 +33,7 @@ WHERE i.status = '{ItemStatus.IN_PROGRESS}' ORDER BY i.job_id, i.symbol FOR UPDA
 # A night's items arrive at once, before the planner has statistics of them; without the settings it
 # would sort them all at every claim, although the index has them in this order. The row of a job
 # that is being cancelled is locked, and its transaction waits for the items locked here: skip it.
+# Items wait for the plan of their job, and for the days that it fetches of the whole market.
 CLAIM = f"""
 SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; SET LOCAL synchronous_commit = off;
 WITH due AS (
@@ -40,6 +42,10 @@ WITH due AS (
     WHERE i.status IN {WAITING_ITEMS} AND i.run_after <= now()
         AND i.priority <= :max_priority
         AND j.state IN {OPEN_JOBS} AND j.cancel_requested_at IS NULL
+        AND NOT (i.market_days AND j.market_days_pending)
+        AND (NOT :plans_market_days OR j.market_days_planned_at IS NOT NULL
+            OR j.total < {WORTH_PLANNING} OR i.asset_class = '{AssetClass.CRYPTO}'
+            OR i.backfill IS NOT NULL)
         AND NOT EXISTS (
             SELECT 1 FROM pauses
             WHERE {IN_FORCE} AND (scope = '{PauseScope.GLOBAL}' OR (scope, key) IN (
@@ -62,7 +68,7 @@ WITH due AS (
     FROM one_per_symbol o
     WHERE i.job_id = o.job_id AND i.symbol = o.symbol
     RETURNING i.job_id, i.symbol, i.asset_class, i.timeframes, i.fence, i.retry_count,
-        i.backfill, i.priority
+        i.market_days, i.backfill, i.priority
 ), started AS (
     UPDATE enrichment_jobs
     SET state = '{JobState.RUNNING}', started_at = coalesce(started_at, now())
