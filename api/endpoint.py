@@ -73,6 +73,8 @@ class Endpoint:
                 values["body"] = _parse_text(self.text_type)
             elif body is not None:
                 values["body"] = _parse_json(body)
+            else:
+                _require_no_body(query or QueryModel)
             return view(**values)
 
         validated.endpoint = replace(  # type: ignore[attr-defined]  # read by `endpoint_of`
@@ -129,6 +131,12 @@ def _parse_query(model: type[QueryModel]) -> QueryModel:
         return model.model_validate(parameters)
     except ValidationError as exc:
         raise RequestInvalid(_field_errors(exc, allowed=_field_names(model))) from None
+
+
+def _require_no_body(model: type[QueryModel]) -> None:
+    """Refuse a body that would be ignored: what it asks for might not be what is done."""
+    if request.get_data().strip() not in (b"", b"{}"):
+        raise _invalid_body(f"send none; of parameters in the query {_field_names(model)}")
 
 
 def _is_list(annotation: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -137,6 +138,17 @@ def test_trigger_responds_at_once(client: FlaskClient, tracked: Commands) -> Non
         json_body(client.post(f"{ROOT}/trigger?asset_class=crypto"), 202)["symbols_to_process"] == 1
     )
     assert json_body(client.post(f"{ROOT}/trigger"), 202)["symbols_to_process"] == 3
+
+
+@pytest.mark.parametrize("body", [{"json": {"symbols": ["AAPL"]}}, {"data": {"symbols": "AAPL"}}])
+def test_a_body_that_would_be_ignored_is_refused(
+    client: FlaskClient, tracked: Commands, body: dict[str, Any]
+) -> None:
+    refused = client.post(f"{ROOT}/trigger", **body)
+    assert refused.status_code == 400
+    assert "body: send none; of parameters in the query known are symbols" in refused.text
+    assert json_body(client.get(f"{ROOT}/history"))["jobs"] == []
+    assert client.post(f"{ROOT}/trigger", json={}).status_code == 202
 
 
 def test_trigger_waits_no_longer_than_requested(client: FlaskClient, tracked: Commands) -> None:
