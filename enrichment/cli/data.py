@@ -96,16 +96,18 @@ def findings(
     from enrichment.domain.model import Timeframe
     from enrichment.warehouse.read_models.findings import Filter
 
-    which = Filter(
-        symbol,
-        timeframe and Timeframe.parse(timeframe),
-        check or cause,
-        parse_time(since) if since else None,
-    )
+    bar, found_since = timeframe and Timeframe.parse(timeframe), since and parse_time(since)
     with services() as (reader, _):
+        name = symbol and reader.symbols.stored_as(symbol)
+        if name and reader.symbols.find(name) is None:
+            raise NotTracked.of(name)
+        which = Filter(name, bar, check or cause, found_since or None)
         page = reader.findings.of_kind(kind, limit, which)
     if as_json:
         render.print_json(out, {"total": page.total, "rows": page.rows})
+        return
+    if not page.rows and not plain:
+        out.print(f"no {kind}" + (" that match" if which != Filter() else ""))
         return
     print_table(out, render.findings_table(page.rows), plain=plain)
     if page.total > len(page.rows) and not plain:

@@ -187,6 +187,8 @@ def logs(
         )
     wanted = {"symbol": symbol, "job": job}
     shown = [line for line in _stored(file) if _concerns(line, wanted)]
+    if not shown and not follow:
+        err.print(f"no line of {file} is about it", highlight=False)
     for line in shown[len(shown) - lines :] if lines < len(shown) else shown:
         out.print(line, highlight=False)
     with suppress(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -367,17 +367,25 @@ for name, group in (
 app.add_typer(db_app, name="db")
 
 
+_UsageError = typer.BadParameter.__mro__[1]  # Typer exports only its subclasses
+
+
 def main() -> None:
-    """Run a command. An EnrichmentError is printed in one line, with exit code 1."""
+    """Run a command. Errors are printed in one line, with exit code 1, of usage 2."""
     redact_logs()
     show_in_any_encoding()
     try:
-        app()
+        code = app(standalone_mode=False)
     except EnrichmentError as exc:
-        err.print("error:", style="bold red", end=" ")
-        err.print(str(exc), highlight=False)
+        _print_error(str(exc))
+        raise SystemExit(1) from None
+    except typer.Abort:
+        _print_error("nothing was done")
         raise SystemExit(1) from None
     except Exception as exc:
+        if isinstance(exc, _UsageError):
+            _print_usage_error(exc)
+            raise SystemExit(2) from None
         if "--debug" in sys.argv[1:]:
             err.print("".join(traceback.format_exception(exc)), highlight=False)
         else:
@@ -388,6 +396,23 @@ def main() -> None:
                 highlight=False,
             )
         raise SystemExit(1) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _print_error(message: str) -> None:
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, highlight=False)
+
+
+def _print_usage_error(error: Any) -> None:
+    """What is wrong with the arguments; a group without a command shows its help."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help(), err=True)
+        return
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = context.command_path if context else "enrichment"
+    _print_error(f"{message}; see '{command} --help'")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def embedded_server(settings: Settings) -> Iterator[EmbeddedPostgres | None]:
         return
     from enrichment.warehouse.embedded import EmbeddedPostgres
 
-    server = EmbeddedPostgres(settings.enrichment_home / "postgres")
+    home = settings.enrichment_home
+    if not home.exists():
+        _log.warning("creating an empty warehouse in %s, the folder ENRICHMENT_HOME", home)
+    server = EmbeddedPostgres(home / "postgres")
     try:
         server.start()
         yield server

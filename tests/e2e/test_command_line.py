@@ -1,4 +1,4 @@
-"""Invalid input on the command line: one line that says how to fix it, and exit code 1."""
+"""The installed command line: a file of symbols, and its help."""
 
 from __future__ import annotations
 
@@ -39,70 +39,6 @@ class Console:
 def console(script: Path, shared_db: Database, tmp_path_factory: pytest.TempPathFactory) -> Console:
     url = shared_db.url.render_as_string(hide_password=False)
     return Console(script, tmp_path_factory.mktemp("home"), url)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["symbols", "add", "'; DROP TABLE bars"], "malformed symbol"),
-        (["symbols", "add", "AAPL", "--timeframes", "7m"], "5m, 15m, 30m, 1h, 4h"),
-        (["symbols", "add", "AAPL", "--asset-class", "bond"], "stock, etf, crypto"),
-        (["symbols", "remove", "AAPL"], "enrichment symbols list"),
-        (["trigger", "AAPL"], "symbols add AAPL"),
-        (["trigger"], "symbols add AAPL"),
-        (["status", "AAPL"], "enrichment symbols list"),
-        (["cancel", "00000000-0000-0000-0000-000000000000"], "enrichment history"),
-        (["pause", "--symbol", "NOPE"], "NOPE"),
-        (["pause", "--for", "soon"], "30m"),
-        (["breaker", "nasdaq_api", "reset"], "nasdaq_api"),
-        (["bars", "AAPL"], "enrichment symbols list"),
-        (["bars", "AAPL", "--adjust", "dividends"], "none, split, total"),
-        (["bars", "AAPL", "--format", "xlsx"], "json, csv, arrow, parquet"),
-        (["bars", "AAPL", "--columns", "closes"], "open, high, low, close"),
-        (
-            ["actions", "add", "NVDA", "split", "2024-06-10", "--reason", "filed"],
-            "ratio is missing",
-        ),
-        (["actions", "add", "NVDA", "merger", "2024-06-10", "--reason", "x"], "split, stock_div"),
-        (["actions", "refute", "NVDA", "split", "10.6.24", "--reason", "x"], "YYYY-MM-DD"),
-        (["repair"], "--all"),
-        (["repair", "--all", "--yes"], "--reason"),
-        (["repair", "--all", "--kind", "rust", "--dry-run"], "after_close"),
-        (["repair", "NOPE", "--dry-run"], "symbols add NOPE"),
-        (["sandbox", "--fault", "AAPL:nonsense"], "nonsense"),
-        (["sandbox", "--anchor", "yesterday"], "YYYY-MM-DD"),
-        (["api", "--host", "0.0.0.0"], "ENRICHMENT_API_TOKEN"),
-    ],
-)
-def test_bad_arguments(console: Console, arguments: list[str], expected: str) -> None:
-    code, _, errors = console.run(*arguments)
-    assert code == 1
-    assert errors.startswith("error: ")
-    assert expected in errors
-    assert errors.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/x", "DATABASE_URL"),
-        ("DATABASE_URL", "mysql://me:secret@127.0.0.1/x", "postgresql://"),
-        ("DATABASE_URL", "nonsense", "postgresql://USER:PASSWORD@HOST"),
-        ("ENRICHMENT_HOUR", "25", "ENRICHMENT_HOUR='25'"),
-        ("PROVIDERS_STOCK", "bloomberg", "polygon"),
-        (
-            "ENRICHMENT_EXECUTOR",
-            "tcp://127.0.0.1",
-            "tcp://",
-        ),
-    ],
-)
-def test_bad_settings(console: Console, name: str, value: str, expected: str) -> None:
-    code, _, errors = console.run("history", **{name: value})
-    assert code == 1
-    assert expected in errors
-    assert "secret" not in errors
-    assert errors.count("\n") == 1
 
 
 def test_a_csv_with_invalid_lines_changes_nothing_and_names_each(console: Console) -> None:
