@@ -22,7 +22,7 @@ from api import (
     symbols,
 )
 from api.endpoint import RequestInvalid, current_endpoint
-from api.enrichment import Schedule
+from api.enrichment import RunConfig
 from api.protection import ApiProtection, ClientRates, protect
 from api.response_cache import ResponseCache
 from api.responses import problem, problem_of
@@ -36,7 +36,7 @@ def create_app(
     commands: Commands,
     *,
     ready: Callable[[], None],
-    config: Schedule | None = None,
+    config: RunConfig | None = None,
     token: str | None = None,
     clients: ClientRates | None = None,
     cache: ResponseCache | None = None,
@@ -52,7 +52,7 @@ def create_app(
     """
     app, cache = Flask(__name__), cache or ResponseCache(0)
     app.register_blueprint(service.blueprint(ready))
-    app.register_blueprint(enrichment.blueprint(reader, commands, config or Schedule(), cache))
+    app.register_blueprint(enrichment.blueprint(reader, commands, config or RunConfig(), cache))
     app.register_blueprint(jobs.blueprint(reader, commands))
     app.register_blueprint(symbols.blueprint(reader.symbols, commands))
     app.register_blueprint(admin.blueprint(reader, commands))

@@ -15,7 +15,7 @@ from flask import Blueprint, Request, Response, request, url_for
 from pydantic import Field
 
 from api.endpoint import Endpoint
-from api.parameters import CURSOR, Flag, Limit, QueryModel, Reason, Seconds, Symbol, Whole
+from api.parameters import CURSOR, Flag, Limit, QueryModel, Reason, Seconds, Symbol, Text, Whole
 from api.response_cache import ResponseCache
 from api.responses import FIELD_DOCS, conditional_response, json_response, with_next_link
 from enrichment.domain.clock import utc_now
@@ -37,6 +37,7 @@ from enrichment.warehouse.read_models.dto import (
     QualityMetrics,
 )
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.read_models.schedules import ScheduleStatus, UncoveredSymbols
 
 PREFIX = "/api/v1/enrichment"
 MAX_WAIT_SECONDS = 300
@@ -118,11 +119,11 @@ class MetricsResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """The settings of the nightly run."""
+class RunConfig:
+    """The settings of the scheduled runs; hour and minute are null beside SCHEDULES."""
 
-    enrichment_hour: int = 1
-    enrichment_minute: int = 30
+    enrichment_hour: int | None = 1
+    enrichment_minute: int | None = 30
     max_concurrent_symbols: int = 5
     max_retries: int = 3
 
@@ -138,7 +139,11 @@ class HealthResponse:
     """Whether a live worker's scheduler ticks."""
     last_enrichment_time: datetime | None
     issues: list[str]
-    config: Schedule
+    config: RunConfig
+    schedules: Sequence[ScheduleStatus]
+    """Each with its last run and its next one."""
+    uncovered: Sequence[UncoveredSymbols]
+    """Symbols of no schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,7 @@ class TriggerQuery(QueryModel):
 
 
 class HistoryQuery(QueryModel):
+    schedule: Text | None = Field(None, description="Only the runs of this schedule.")
     limit: Limit = 10
     cursor: Annotated[str, Field(pattern=HISTORY_CURSOR, description=CURSOR)] | None = None
 
@@ -192,7 +198,7 @@ class PauseQuery(ScopeQuery):
 
 
 def blueprint(
-    reader: ReadModels, commands: Commands, config: Schedule, cache: ResponseCache
+    reader: ReadModels, commands: Commands, config: RunConfig, cache: ResponseCache
 ) -> Blueprint:
     """Build the blueprint; what monitoring polls is read through the cache."""
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
@@ -236,6 +242,8 @@ def blueprint(
                 night.last_enrichment_time,
                 list(result.issues),
                 config,
+                night.schedules,
+                night.uncovered,
             )
         )
 
@@ -313,7 +321,9 @@ def blueprint(
     @Endpoint("jobs", HistoryResponse, responses={304: None})
     def history(query: HistoryQuery) -> Response:
         """Jobs, newest first."""
-        page = reader.history(query.limit, _parse_history_cursor(query.cursor))
+        page = reader.history(
+            query.limit, _parse_history_cursor(query.cursor), schedule=query.schedule
+        )
         response = conditional_response(HistoryResponse(page.timestamp, len(page.jobs), page.jobs))
         return with_next_link(response, _history_cursor(page.next)) if page.next else response
 

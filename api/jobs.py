@@ -30,6 +30,8 @@ class JobResponse:
     job_id: UUID
     state: str
     kind: str
+    schedule: str | None
+    """Whose run it is; null for a job that somebody opened."""
     requested_by: str
     reason: str | None
     created_at: datetime

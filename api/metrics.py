@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response
@@ -35,7 +36,8 @@ from enrichment.domain.statuses import (
 )
 from enrichment.services import health
 from enrichment.warehouse.read_models.metrics import MetricsReader, MetricsSample, PatternSample
-from enrichment.warehouse.read_models.night import NightRun
+from enrichment.warehouse.read_models.night import NightState
+from enrichment.warehouse.read_models.schedules import NightRun
 from resilience import BulkheadStatus, CircuitBreakerStatus, Mode, RateLimiterStatus, State, Status
 
 Samples = Iterable[tuple[Sequence[str], float | None]]
@@ -139,7 +141,7 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
         ["kind", "state"],
         [([job.kind, job.state], job.duration_seconds) for job in sample.jobs],
     )
-    yield from _last_run(sample.night.run)
+    yield from _last_runs(sample.night)
     yield _gauges(
         "queue_items",
         "Symbols in the queue: pending, waiting for a retry, or in progress.",
@@ -153,32 +155,62 @@ def _jobs(sample: MetricsSample) -> Iterator[Metric]:
     )
 
 
-def _last_run(run: NightRun | None) -> Iterator[Metric]:
-    started = run.started_at.timestamp() if run and run.started_at else None
-    completed = run.completed_at.timestamp() if run and run.completed_at else None
-    yield _gauge("last_job_start_timestamp_seconds", "Start of the last scheduled run.", started)
-    yield _gauge("last_job_end_timestamp_seconds", "End of the last scheduled run.", completed)
-    yield _gauge(
+def _last_runs(night: NightState) -> Iterator[Metric]:
+    """Those of each schedule; of a run of all symbols by hand the schedule is ''."""
+    runs = [([run.schedule or ""], run) for run in night.runs]
+
+    def of_each(name: str, text: str, read: Callable[[NightRun], float | None]) -> Metric:
+        return _gauges(name, text, ["schedule"], [(label, read(run)) for label, run in runs])
+
+    yield of_each(
+        "last_job_start_timestamp_seconds",
+        "Start of the last scheduled run.",
+        lambda run: _timestamp(run.started_at),
+    )
+    yield of_each(
+        "last_job_end_timestamp_seconds",
+        "End of the last scheduled run.",
+        lambda run: _timestamp(run.completed_at),
+    )
+    yield of_each(
         "last_job_duration_seconds",
         "Time at work of the last scheduled run, without the time before it was resumed.",
-        run.duration_seconds if run else None,
+        lambda run: run.duration_seconds,
     )
     yield _gauges(
         "last_job_symbols",
         "Symbols of the last scheduled run; what a later run has enriched counts as successful.",
-        ["outcome"],
-        []
-        if run is None
-        else [
-            (["successful"], run.successful + run.enriched_since),
-            (["failed"], run.still_failing),
+        ["schedule", "outcome"],
+        [
+            ([*label, outcome], n)
+            for label, run in runs
+            for outcome, n in (
+                ("successful", run.successful + run.enriched_since),
+                ("failed", run.still_failing),
+            )
         ],
     )
-    yield _gauge(
+    yield of_each(
         "last_job_retried_symbols",
         "Symbols of the last scheduled run that were retried.",
-        run.retried if run else None,
+        lambda run: run.retried,
     )
+    yield _gauges(
+        "schedule_overdue",
+        "Whether a run of the schedule that was planned is missing.",
+        ["schedule"],
+        [([schedule.name], schedule.overdue) for schedule in night.schedules],
+    )
+    yield _gauges(
+        "schedule_next_run_timestamp_seconds",
+        "When the schedule runs next.",
+        ["schedule"],
+        [([s.name], _timestamp(s.next_run_time)) for s in night.schedules],
+    )
+
+
+def _timestamp(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()
 
 
 def _calls(sample: MetricsSample) -> Iterator[Metric]:

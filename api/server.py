@@ -13,7 +13,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.application import create_app
 from api.buffered_worker import BufferedWorker
-from api.enrichment import Schedule
+from api.enrichment import RunConfig
 from api.protection import ClientRates
 from api.proxies import TrustedProxies
 from api.response_cache import ResponseCache
@@ -97,9 +97,9 @@ def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> No
             build_read_models(reader_db, settings),
             build_commands(db, settings),
             ready=lambda: require_current(reader_db, columns),
-            config=Schedule(
-                settings.enrichment_hour,
-                settings.enrichment_minute,
+            config=RunConfig(
+                None if settings.has_schedules else settings.enrichment_hour,
+                None if settings.has_schedules else settings.enrichment_minute,
                 settings.max_concurrent_symbols,
                 settings.max_retries,
             ),

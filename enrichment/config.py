@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -32,6 +33,8 @@ from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError
 from enrichment.domain.model import AssetClass, StockSession
 from enrichment.domain.redact import redactor
+from enrichment.domain.schedule_toml import parse_schedules
+from enrichment.domain.schedules import Schedule, nightly
 from enrichment.vendors.registry import VENDORS, VendorRegistry, VendorSetting, VendorSpec
 
 _PREFIXES = ("enrichment_", "providers_", "alert_", "pagerduty_")
@@ -160,7 +163,12 @@ class Settings(VendorSettings):
     max_retries: int = Field(
         3, ge=0, le=20, description="retries of a failed symbol, after 2, 4, 8 … s"
     )
-    enable_daily_enrichment: bool = Field(True, description="whether the nightly run is scheduled")
+    schedules: Annotated[str | None, NoneIfEmpty] = Field(
+        None,
+        description="schedules in TOML, or the path of a file with them; not set: schedules.toml "
+        "in ENRICHMENT_HOME, if any, else every symbol at ENRICHMENT_HOUR:ENRICHMENT_MINUTE",
+    )
+    enable_daily_enrichment: bool = Field(True, description="whether runs are scheduled")
     history_days: int = Field(
         365, ge=1, le=36_500, description="days of history that a new series starts with"
     )
@@ -264,6 +272,35 @@ class Settings(VendorSettings):
                     "add a vendor that needs no key, or set ENRICHMENT_SANDBOX=true"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_schedule(self) -> Self:
+        given = {"enrichment_hour", "enrichment_minute"} & self.model_fields_set
+        if self.has_schedules and given:
+            raise ValueError(
+                f"{', '.join(sorted(given)).upper()}: the schedules have times of their own: "
+                "remove this, or SCHEDULES and schedules.toml in ENRICHMENT_HOME"
+            )
+        return self
+
+    @cached_property
+    def run_schedules(self) -> tuple[Schedule, ...]:
+        """When which symbols are enriched by themselves."""
+        source = self._schedules_source
+        if source is None:
+            return (nightly(self.enrichment_hour, self.enrichment_minute),)
+        return parse_schedules(source)
+
+    @property
+    def has_schedules(self) -> bool:
+        """Whether there are others than the one of ENRICHMENT_HOUR; ConfigurationError if they
+        are not valid."""
+        return self._schedules_source is not None and bool(self.run_schedules)
+
+    @property
+    def _schedules_source(self) -> str | None:
+        default = self.enrichment_home / "schedules.toml"
+        return str(default) if self.schedules is None and default.exists() else self.schedules
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

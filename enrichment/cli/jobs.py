@@ -109,6 +109,7 @@ def status(
 
 def history(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Number of jobs.")] = 10,
+    schedule: Annotated[str | None, typer.Option(help="Only the runs of this schedule.")] = None,
     as_json: Json = False,
     plain: Plain = False,
 ) -> None:
@@ -117,7 +118,7 @@ def history(
     from enrichment.cli.tables import print_table
 
     with services() as (reader, _):
-        page = reader.history(limit)
+        page = reader.history(limit, schedule=schedule)
     if as_json:
         render.print_json(out, page.jobs)
     else:

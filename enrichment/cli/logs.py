@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -87,10 +88,10 @@ def log_start(settings: Settings, process: str, address: str = "") -> None:
 def _next_run(settings: Settings, now: datetime) -> str:
     if not settings.enable_daily_enrichment:
         return "none, ENABLE_DAILY_ENRICHMENT is off"
-    slot = now.replace(
-        hour=settings.enrichment_hour, minute=settings.enrichment_minute, second=0, microsecond=0
-    )
-    return f"{slot if slot > now else slot + timedelta(days=1):%Y-%m-%d %H:%M} UTC"
+    slots = [schedule.next_slot(now) for schedule in settings.run_schedules]
+    slot = min(slots, key=attrgetter("at"))
+    several = f" ({slot.schedule})" if len(slots) > 1 else ""
+    return f"{slot.at:%Y-%m-%d %H:%M} UTC{several}"
 
 
 class RotatedLog:

@@ -20,6 +20,7 @@ from rich.text import Text
 from enrichment.cli.tables import Table
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
+from enrichment.domain.schedules import WEEKDAYS
 from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.services import health
 from enrichment.services.request_plan import RequestPlan
@@ -28,6 +29,7 @@ from enrichment.warehouse.read_models import dto
 from enrichment.warehouse.read_models.corporate_actions import ListedAction
 from enrichment.warehouse.read_models.findings import Flag, MissingBar, RejectedBar
 from enrichment.warehouse.read_models.night import NightState
+from enrichment.warehouse.read_models.schedules import ScheduleStatus
 
 HEALTH_STYLES = {
     HealthStatus.HEALTHY: "green",
@@ -188,6 +190,19 @@ def progress_table(jobs: Sequence[dto.Progress]) -> Table:
     return result
 
 
+def _schedule_line(schedule: ScheduleStatus) -> str:
+    """What it covers, when it runs, and how its last run ended."""
+    covered = " ".join(schedule.exchanges) or " ".join(schedule.asset_classes)
+    days = "daily" if len(schedule.days) == len(WEEKDAYS) else " ".join(schedule.days)
+    run = schedule.run
+    last = f"{run.slot_date} {run.state}, {run.still_failing} failed" if run else "no run yet"
+    return (
+        f"{schedule.name}: {covered} ({counted(schedule.symbols, 'symbol')}), {schedule.time} "
+        f"{schedule.zone} {days}; last {'running' if schedule.is_running else last}; "
+        f"next {timestamp(schedule.next_run_time)}"
+    )
+
+
 def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return False
@@ -295,10 +310,11 @@ def findings_table(rows: Sequence[Flag | RejectedBar | MissingBar]) -> Table:
 
 def history_table(page: dto.HistoryPage) -> Table:
     numbers = ("duration", "ok", "failed", "retried", "inserted", "updated")
+    figures = ("retried", "updated", "inserted", "duration", "ok")
     result = Table(
-        *("started, UTC", "kind", "state", *numbers, "job"),
+        *("started, UTC", "kind", "state", *numbers, "schedule", "job"),
         right=numbers,
-        optional=("retried", "updated", "inserted", "duration", "ok", "kind", "started, UTC"),
+        optional=(*figures, "schedule", "kind", "started, UTC"),
     )
     for job, details in zip(page.jobs, page.details, strict=True):
         result.add_row(
@@ -311,6 +327,7 @@ def history_table(page: dto.HistoryPage) -> Table:
             str(job.retried),
             f"{job.total_records_inserted:,}",
             f"{job.total_records_updated:,}",
+            details.schedule or "–",
             str(job.job_id),
         )
     return result
@@ -375,6 +392,9 @@ def print_status(
     next_run = f", next run {timestamp(due)}" if due else ", no runs are scheduled"
     next_run = next_run if scheduler.running else ""
     console.print(Text.assemble("scheduler  ", running, next_run))
+    if len(scheduler.schedules) > 1:
+        for schedule in scheduler.schedules:
+            console.print(f"           {_schedule_line(schedule)}", highlight=False)
     for pause in pauses:
         what = "everything" if pause.scope == PauseScope.GLOBAL else f"{pause.scope} {pause.key}"
         reason = pause.reason or "no reason given"
@@ -388,7 +408,7 @@ def print_status(
         if worker.note:
             console.print(Text.assemble(WAITING, f"{worker.worker_id}: {worker.note}"))
     if job is not None:
-        judged = f" · {health.run_name(night.run)}" if night.run else ""
+        judged = f" · {night.run.name}" if night.run else ""
         console.print(
             f"last job   {timestamp(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
             f"{job.retried} retried, {duration(job.duration_seconds)}{judged}",

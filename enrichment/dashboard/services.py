@@ -58,8 +58,7 @@ def services() -> Services:
             read_only=True,
             role=_reader_role(url),
         ),
-        hour=settings.enrichment_hour,
-        minute=settings.enrichment_minute,
+        settings.run_schedules,
         enabled=settings.enable_daily_enrichment,
         providers=orders,
     )

@@ -54,9 +54,9 @@ class Registry(Protocol):
 
 
 class NightlySlots(Protocol):
-    """The nightly slots; implemented by `warehouse.queue.nightly_slot.NightlySlotStore`."""
+    """Slots of the schedules; implemented by `warehouse.queue.nightly_slot.NightlySlotStore`."""
 
-    def open_due_job(self) -> UUID | None: ...
+    def open_due_jobs(self) -> Mapping[str, UUID]: ...
 
     def maintain(self) -> None: ...
 

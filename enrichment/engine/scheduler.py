@@ -1,6 +1,6 @@
-"""The nightly scheduler: the `schedule` library in one thread, calling an idempotent tick.
+"""The scheduler: the `schedule` library in one thread, calling an idempotent tick.
 
-The database decides whether a job is due and creates it once, however many schedulers tick, so a
+The database decides whether jobs are due and creates it once, however many schedulers tick, so a
 missed, repeated or late tick does no harm. Callbacks never raise: an exception would leave
 `run_pending()` before the other callbacks have run.
 """
@@ -11,12 +11,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pytz
 import schedule
 
 from enrichment.domain.errors import EnrichmentError
+from enrichment.domain.schedules import Schedule, nightly
 from enrichment.engine.ports import NightlySlots, SchedulerCommands, SchedulerReader
 from resilience.supervised_thread import supervised_thread
 
@@ -27,10 +30,9 @@ MAINTENANCE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSettings:
-    """When the nightly job starts (UTC) and how it runs."""
+    """When jobs start by themselves and how they run."""
 
-    enrichment_hour: int = 1
-    enrichment_minute: int = 30
+    schedules: Sequence[Schedule] = (nightly(),)
     max_concurrent_symbols: int = 5
     max_retries: int = 3
     enable_daily_enrichment: bool = True
@@ -50,8 +52,8 @@ class EnrichmentScheduler:
     """Opens the nightly jobs and maintains the logs; also the Python API of the engine.
 
     Args:
-        settings: When the nightly job starts.
-        slots: Creates the job of a due slot; maintains the logs.
+        settings: When jobs start.
+        slots: Creates the jobs of due slots; maintains the logs.
         commands: What the Python API changes.
         reader: What the Python API reads.
         ticked: Called after every successful tick.
@@ -80,8 +82,10 @@ class EnrichmentScheduler:
         self._actor = actor
         self._stop = threading.Event()
         self._schedule = schedule.Scheduler()
-        at = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02}"
-        self._schedule.every().day.at(at, "UTC").do(self._guarded, self.tick)
+        for planned in settings.schedules:
+            with suppress(pytz.UnknownTimeZoneError):  # a newer zone has the tick alone
+                at = self._schedule.every().day.at(f"{planned.time:%H:%M}", planned.zone.key)
+                at.do(self._guarded, self.tick)
         self._clock = clock
         self._repeated = [
             _Repeated(self.tick, tick_seconds),
@@ -117,10 +121,9 @@ class EnrichmentScheduler:
         self._stop.set()
 
     def tick(self) -> None:
-        """Open the job of the due slot, unless there is none or it is open already."""
-        job_id = self._slots.open_due_job()
-        if job_id is not None:
-            _log.info("nightly job %s created", job_id)
+        """Open the jobs of due slots that are not open already."""
+        for name, job_id in self._slots.open_due_jobs().items():
+            _log.info("job %s of schedule %s created", job_id, name)
         self._ticked()
 
     def _guarded(self, callback: Callable[[], None]) -> None:

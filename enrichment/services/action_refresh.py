@@ -1,6 +1,6 @@
 """Keeps the ledger of corporate actions up to date: of the whole market, and of new symbols.
 
-One worker at a time asks every source: shortly before the nightly job for what is new, in one or
+One worker at a time asks every source: shortly before each job of stocks for what is new, in one or
 two requests, and as soon as a symbol is tracked for its past. Series whose stored features do not
 know a split that became known late are enriched again at once.
 """
@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import EnrichmentError, ProviderError, Snooze
-from enrichment.domain.model import JobKind
+from enrichment.domain.model import AssetClass, JobKind
+from enrichment.domain.schedules import Schedule, nightly
 from enrichment.domain.statuses import ItemPriority
 from enrichment.vendors.base import ActionSource
 from enrichment.warehouse import corporate_actions as ledger
@@ -51,8 +52,7 @@ class ActionRefresh:
     Args:
         db: The database.
         sources: None of them is asked twice at the same time, however many workers there are.
-        hour: Of the nightly job, UTC.
-        minute: Of the nightly job.
+        schedules: When jobs start.
         history_days: How far back the actions of a new symbol are asked for.
         now: The wall clock.
     """
@@ -61,14 +61,14 @@ class ActionRefresh:
         self,
         db: Database,
         sources: Sequence[ActionSource],
+        schedules: Sequence[Schedule] = (nightly(),),
         *,
-        hour: int,
-        minute: int,
         history_days: int,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._db, self._sources, self._now = db, sources, now
-        self._slot = timedelta(hours=hour, minutes=minute)
+        stocks = [schedule for schedule in schedules if _has_actions(schedule)]
+        self._schedules = stocks or schedules
         self._history = timedelta(days=history_days)
         self._stop = threading.Event()
         self._starting = True
@@ -129,10 +129,9 @@ class ActionRefresh:
         return result
 
     def _due_since(self, now: datetime) -> datetime:
-        """The latest moment at which a refresh was due: shortly before the nightly job."""
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        due = midnight + self._slot - _BEFORE_SLOT
-        return due if due <= now else due - timedelta(days=1)
+        """The latest moment at which a refresh was due: shortly before a job of stocks."""
+        soon = now + _BEFORE_SLOT
+        return max(schedule.last_slot(soon).at for schedule in self._schedules) - _BEFORE_SLOT
 
     def _refresh_market(self, source: ActionSource) -> Refresh:
         now = self._now()
@@ -168,6 +167,11 @@ class ActionRefresh:
             for symbol, first in wanted.items():
                 ledger.note_refresh(conn, source.source, symbol, first, now)
         return Refresh(source.source, len(reported), len(changed), 0, again)
+
+
+def _has_actions(schedule: Schedule) -> bool:
+    """Whether it covers securities that are split and pay dividends."""
+    return {AssetClass.STOCK, AssetClass.ETF} & set(schedule.asset_classes) != set()
 
 
 def enrich_again(conn: Connection, changed: Collection[ledger.Key]) -> tuple[str, ...]:

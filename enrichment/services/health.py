@@ -1,8 +1,8 @@
 """The health of the installation: healthy, warning or critical, and the issues.
 
 API, dashboard, `/metrics` and the alert rules all use it. It is based on the last scheduled or
-catch-up run and on the current state of all series, providers and workers; a manual run of a few
-symbols affects it only through the state of these symbols.
+catch-up run of each schedule and on the current state of all series, providers and workers; a
+manual run of a few symbols affects it only through the state of these symbols.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 from math import ceil
 
 from enrichment.domain.plurals import counted, rounded_down
+from enrichment.domain.schedules import DEFAULT_NAME
 from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
 from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.dto import Pause
-from enrichment.warehouse.read_models.night import BreakerState, NightRun, NightState, PausedLimiter
+from enrichment.warehouse.read_models.night import BreakerState, NightState, PausedLimiter
+from enrichment.warehouse.read_models.schedules import NightRun
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
@@ -59,6 +61,7 @@ def assess(
         *_worker_issues(state),
         *_breaker_issues(state, time_text),
         *limiter_issues(state.limiters, time_text),
+        *_schedule_issues(state, time_text),
         *_run_issues(state),
         *_series_issues(state),
         *_quality_issues(state),
@@ -180,40 +183,59 @@ def _breaker_state(breaker: BreakerState, time_text: TimeText) -> str:
     return f"{breaker.mode.replace('_', ' ')}{by}{since}{reason}"
 
 
-def _run_issues(state: NightState) -> Iterator[str]:
-    run = state.run
-    if run is None:
-        if state.last_enrichment_time is None:
-            yield "No run has finished yet."
-        return
-    age = state.timestamp - run.completed_at if run.completed_at else None
-    if age and age > LAST_JOB_MAX_AGE and not state.is_running:
-        hours, target = (time // timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
+def _schedule_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
+    """Runs that are missing, and symbols that have none."""
+    for schedule in state.overdue:
+        if schedule.run is None and schedule.last_slot_time is not None:
+            what = "night" if schedule.name == DEFAULT_NAME else f"run of schedule {schedule.name}"
+            yield f"The {what} planned for {time_text(schedule.last_slot_time)} has not started."
+        elif schedule.run is not None and schedule.run.completed_at is not None:
+            yield _too_old(schedule.run, state.timestamp - schedule.run.completed_at)
+    for left_out in state.uncovered:
+        market = " of ".join(filter(None, (left_out.asset_class, left_out.exchange)))
         yield (
-            f"The last {run_name(run)} finished more than {hours} hours ago; "
-            f"the target is within {target}."
+            f"No schedule covers {counted(left_out.symbols, 'symbol')} ({market}): only commands "
+            "enrich them; add the asset class or exchange to a schedule in SCHEDULES."
         )
+
+
+def _too_old(run: NightRun, age: timedelta) -> str:
+    hours, target = (time // timedelta(hours=1) for time in (age, LAST_JOB_MAX_AGE))
+    finished = f"The last {run.name} finished more than {hours} hours ago"
+    if run.schedule in (None, DEFAULT_NAME):
+        return f"{finished}; the target is within {target}."
+    return f"{finished}: the one after it is missing."
+
+
+def _run_issues(state: NightState) -> Iterator[str]:
+    if not state.runs and state.last_enrichment_time is None:
+        yield "No run has finished yet."
+    run = state.run
+    if run is not None and run.schedule is None and run.completed_at is not None:
+        age = state.timestamp - run.completed_at
+        if age > LAST_JOB_MAX_AGE and not any(one.is_running for one in state.schedules):
+            yield _too_old(run, age)
+    for run in state.runs:
+        yield from _issues_of(run)
+
+
+def _issues_of(run: NightRun) -> Iterator[str]:
     if run.state == JobState.CANCELLED:
         skipped = f"{counted(run.cancelled, 'symbol')} {'was' if run.cancelled == 1 else 'were'}"
-        yield f"The last {run_name(run)} was cancelled; {skipped} skipped."
+        yield f"The last {run.name} was cancelled; {skipped} skipped."
     rate = success_rate(run)
     if rate is not None and rate < SUCCESS_TARGET:
         yield (
             f"{run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} of the last "
-            f"{run_name(run)} failed and {'has' if run.still_failing == 1 else 'have'} not been "
+            f"{run.name} failed and {'has' if run.still_failing == 1 else 'have'} not been "
             f"enriched since ({rounded_down(rate, 1)} % succeeded; "
             f"the target is {SUCCESS_TARGET:.0f} %)."
         )
     if run.duration_seconds and run.duration_seconds > DURATION_TARGET_SECONDS:
         yield (
-            f"The last {run_name(run)} took {ceil(run.duration_seconds / 6) / 10:.1f} minutes; "
+            f"The last {run.name} took {ceil(run.duration_seconds / 6) / 10:.1f} minutes; "
             f"the target is {DURATION_TARGET_SECONDS / 60:.0f}."
         )
-
-
-def run_name(run: NightRun) -> str:
-    """What is judged: a night, or a run of all symbols that somebody triggered."""
-    return f"night ({run.slot_date})" if run.slot_date else "run of all symbols"
 
 
 def _series_issues(state: NightState) -> Iterator[str]:

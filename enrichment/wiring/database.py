@@ -168,8 +168,7 @@ def build_read_models(db: Database, settings: Settings) -> ReadModels:
     """The queries of API, dashboard, CLI and notebooks."""
     return ReadModels(
         db,
-        hour=settings.enrichment_hour,
-        minute=settings.enrichment_minute,
+        settings.run_schedules,
         enabled=settings.enable_daily_enrichment,
         providers=settings.provider_orders,
     )

@@ -37,22 +37,16 @@ def build_scheduler(
     from enrichment.warehouse.queue.workers import WorkerRegistry
 
     schedule = ScheduleSettings(
-        settings.enrichment_hour,
-        settings.enrichment_minute,
+        settings.run_schedules,
         settings.max_concurrent_symbols,
         settings.max_retries,
         settings.enable_daily_enrichment,
     )
-    slots = NightlySlotStore(
-        db,
-        hour=settings.enrichment_hour,
-        minute=settings.enrichment_minute,
-        enabled=settings.enable_daily_enrichment,
-    )
+    slots = NightlySlotStore(db, settings.run_schedules, enabled=settings.enable_daily_enrichment)
 
     def ticked() -> None:
         if worker_id is not None:
-            WorkerRegistry(db, worker_id).ticked(slots.next_slot())
+            WorkerRegistry(db, worker_id).ticked(slots.next_run_time())
 
     return EnrichmentScheduler(
         schedule, slots, Commands(db), build_read_models(db, settings), ticked=ticked
@@ -65,13 +59,7 @@ def build_action_refresh(
     """What keeps the corporate actions up to date."""
     from enrichment.services.action_refresh import ActionRefresh
 
-    return ActionRefresh(
-        db,
-        sources,
-        hour=settings.enrichment_hour,
-        minute=settings.enrichment_minute,
-        history_days=settings.history_days,
-    )
+    return ActionRefresh(db, sources, settings.run_schedules, history_days=settings.history_days)
 
 
 def build_market_days(

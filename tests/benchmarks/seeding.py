@@ -43,9 +43,9 @@ SELECT 'SIM' || n, 'stock', '{1d}' FROM generate_series(1, :symbols) n
 """
 
 _JOBS = """
-INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, created_at, started_at,
-    completed_at, total, successful, failed, cancelled, retried, inserted, updated)
-SELECT 'scheduled', (now() - n * interval '1 day')::date, 'completed', 'scheduler',
+INSERT INTO enrichment_jobs (kind, schedule, slot_date, state, requested_by, created_at,
+    started_at, completed_at, total, successful, failed, cancelled, retried, inserted, updated)
+SELECT 'scheduled', 'nightly', (now() - n * interval '1 day')::date, 'completed', 'scheduler',
     now() - n * interval '1 day', now() - n * interval '1 day',
     now() - n * interval '1 day' + interval '9 minutes', :symbols, :symbols, 0, 0, 3, :symbols, 0
 FROM generate_series(1, :days) n

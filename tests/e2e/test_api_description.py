@@ -41,7 +41,7 @@ def fill(db: Database) -> None:
     manager = init_resilience_manager(publisher=ResilienceStore(db, "w1"))
     manager.register_circuit_breaker("polygon_api")
     manager.close()
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     inputs = read_inputs(reader)
     AlertService(
         AlertStore(db), inputs, DEFAULT_RULES, {}, evaluator="test", interval=0.0

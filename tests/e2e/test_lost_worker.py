@@ -48,7 +48,7 @@ def test_another_worker_finishes_the_job(db: Database, db_url: str, script: Path
     commands = Commands(db)
     symbols = [f"SIM{n}" for n in range(1, 7)]
     commands.track([parse_tracked(s, "stock", "1d") for s in symbols], actor="test")
-    reader = ReadModels(db, hour=1, minute=30, enabled=False)
+    reader = ReadModels(db, enabled=False)
 
     def rows(query: str) -> list[tuple[object, ...]]:
         with db.begin() as conn:

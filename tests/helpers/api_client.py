@@ -29,7 +29,7 @@ def api_client(
     db: Database, *, token: str | None = None, clients: ClientRates | None = None
 ) -> FlaskClient:
     return create_app(
-        ReadModels(db, hour=1, minute=30, enabled=True),
+        ReadModels(db),
         Commands(db),
         ready=lambda: require_current(db, feature_columns()),
         token=token,

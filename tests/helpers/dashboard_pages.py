@@ -52,7 +52,7 @@ def seed_for_pages(db: Database) -> Commands:
     manager.close()
     registry = WorkerRegistry(db, "w1")
     registry.register(host="here", pid=1, version="test", threads=5)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     readings = alerting.read_inputs(reader)
     AlertService(
         AlertStore(db), readings, DEFAULT_RULES, {}, evaluator="test", interval=0.0

@@ -110,7 +110,7 @@ class FreePlanNights:
         self.requests.clear()
         job = Commands(self.db).trigger(actor="test")
         self.queue.wake()
-        reader = ReadModels(self.db, hour=1, minute=30, enabled=True)
+        reader = ReadModels(self.db)
 
         def finished() -> bool:
             progress = reader.progress(job.job_id)

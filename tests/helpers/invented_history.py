@@ -32,9 +32,9 @@ WITH nights AS (
             AS seconds,
         (SELECT count(*) FROM tracked_symbols) AS symbols
     FROM generate_series((now()::time < '02:00')::int, :nights) n)
-INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, created_at, started_at,
-    completed_at, total, successful, failed, cancelled, retried, inserted, updated)
-SELECT CASE WHEN n = 12 THEN 'catchup' ELSE 'scheduled' END, began::date,
+INSERT INTO enrichment_jobs (kind, schedule, slot_date, state, requested_by, created_at,
+    started_at, completed_at, total, successful, failed, cancelled, retried, inserted, updated)
+SELECT CASE WHEN n = 12 THEN 'catchup' ELSE 'scheduled' END, 'nightly', began::date,
     CASE WHEN failed > 0 THEN 'partial' ELSE 'completed' END, 'scheduler', began, began,
     began + seconds * interval '1 second', symbols, symbols - failed, failed, 0, n % 3,
     180 + n % 40, n % 7

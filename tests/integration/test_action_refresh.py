@@ -20,7 +20,6 @@ from enrichment.warehouse.database import Database
 from tests.helpers.fake_transport import direct
 
 NOW = datetime(2024, 12, 26, 12, tzinfo=UTC)
-SLOT = {"hour": 1, "minute": 30}
 
 
 class Announced:
@@ -60,7 +59,7 @@ def commands(db: Database) -> Commands:
 
 
 def refresh(db: Database, source: Announced, clock: list[datetime]) -> ActionRefresh:
-    return ActionRefresh(db, [source], history_days=365, now=lambda: clock[0], **SLOT)
+    return ActionRefresh(db, [source], history_days=365, now=lambda: clock[0])
 
 
 def rows(db: Database, query: str) -> list[tuple[object, ...]]:
@@ -101,7 +100,7 @@ def test_the_market_and_a_symbols_past_come_from_the_vendor(
     db: Database, commands: Commands, sandbox: HttpClient, clock: list[datetime]
 ) -> None:
     source = PolygonActions(sandbox, "sandbox")
-    action_refresh = ActionRefresh(db, [source], history_days=6000, now=lambda: clock[0], **SLOT)
+    action_refresh = ActionRefresh(db, [source], history_days=6000, now=lambda: clock[0])
     (result,) = action_refresh.refresh_all()
     assert (result.source, result.error) == ("sandbox", None)
     splits = rows(

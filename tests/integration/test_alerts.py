@@ -180,7 +180,7 @@ class CrashingChannel:
 
 
 def inputs_of(db: Database) -> Callable[[], AlertInputs]:
-    return read_inputs(ReadModels(db, hour=1, minute=30, enabled=True))
+    return read_inputs(ReadModels(db))
 
 
 def service_with(db: Database, channels: dict[str, Any], evaluator: str = "test") -> AlertService:
@@ -461,7 +461,7 @@ def test_a_channel_that_hangs_delays_neither_the_evaluation_nor_other_channels(
     rule = replace(SCHEDULER_RULE, keep_firing_for=timedelta(0))
     service = AlertService(
         AlertStore(db),
-        read_inputs(ReadModels(db, hour=1, minute=30, enabled=True)),
+        read_inputs(ReadModels(db)),
         (rule,),
         {"hanging": hanging, "counting": counting},
         evaluator="test",

@@ -26,7 +26,7 @@ ROOT = "/api/v1/enrichment/alerts"
 
 
 def reader_of(db: Database) -> ReadModels:
-    return ReadModels(db, hour=1, minute=30, enabled=True)
+    return ReadModels(db)
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_alerts_are_listed_by_severity(evaluated: Database) -> None:
     assert [(a["rule"], a["state"]) for a in value["alerts"]] == [
         ("SchedulerNotRunning", "firing"),
         ("EnrichmentJobFailed", "ok"),
+        ("EnrichmentOverdue", "ok"),
         ("HighFailureRate", "ok"),
         ("LongDuration", "ok"),
         ("LowDataQuality", "ok"),
@@ -142,7 +143,7 @@ def test_a_bad_rules_file_is_named(evaluated: Database, tmp_path: Path) -> None:
 def test_silencing_from_the_command_line(evaluated: Database, tmp_path: Path) -> None:
     result = run(evaluated, tmp_path, "silence", "LongDuration", "--for", "1d", "--reason", "known")
     assert result.exit_code == 0
-    assert AlertReports(evaluated).report().alerts[3].silence_reason == "known"
+    assert AlertReports(evaluated).report().alerts[4].silence_reason == "known"
     assert run(evaluated, tmp_path, "unsilence", "LongDuration").exit_code == 0
 
 

@@ -101,6 +101,8 @@ def test_metrics_and_health(db: Database, client: FlaskClient, tracked: Commands
         "last_enrichment_time",
         "issues",
         "config",
+        "schedules",
+        "uncovered",
     ]
     assert (value["health_status"], value["running"], value["scheduler_running"]) == (
         "critical",
@@ -247,10 +249,10 @@ def test_pause_and_resume_with_a_reason(
     db: Database, client: FlaskClient, tracked: Commands, method: str
 ) -> None:
     assert json_body(getattr(client, method)(f"{ROOT}/pause?reason=maintenance"))["paused"] is True
-    (pause,) = ReadModels(db, hour=1, minute=30, enabled=True).pauses()
+    (pause,) = ReadModels(db).pauses()
     assert (pause.scope, pause.reason) == ("global", "maintenance")
     assert json_body(getattr(client, method)(f"{ROOT}/resume"))["paused"] is False
-    assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
+    assert ReadModels(db).pauses() == []
 
 
 def test_resilience_shows_every_pattern_with_its_age(db: Database, client: FlaskClient) -> None:

@@ -34,7 +34,7 @@ EXAMPLES = {
 def description() -> dict[str, Any]:
     """The OpenAPI document; it needs no database."""
     unreachable = Database("postgresql://nobody@127.0.0.1:1/none")
-    reader = ReadModels(unreachable, hour=1, minute=30, enabled=True)
+    reader = ReadModels(unreachable)
     app: Flask = create_app(reader, Commands(unreachable), ready=lambda: None)
     return openapi.document(app)
 

@@ -39,6 +39,7 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
         "job_id",
         "state",
         "kind",
+        "schedule",
         "requested_by",
         "reason",
         "created_at",

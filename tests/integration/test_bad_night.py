@@ -78,7 +78,9 @@ class Places:
         """How many symbols of the night fail, in every place that counts them."""
         overview = json_body(self.client.get(f"{ROOT}/dashboard/overview"))
         metric = re.search(
-            r'^enrichment_last_job_symbols\{outcome="failed"\} (\d+)', self.metrics(), re.MULTILINE
+            r'^enrichment_last_job_symbols\{outcome="failed",schedule="nightly"\} (\d+)',
+            self.metrics(),
+            re.MULTILINE,
         )
         assert metric is not None
         figure = self.installation.figure("last_job.failed")

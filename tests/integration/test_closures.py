@@ -96,7 +96,7 @@ def test_a_closure_resolves_the_gap_and_reopening_opens_it_again(db: Database) -
     assert state(runs)[2] == []
     runs.run_at(SESSIONS - 2)
     assert state(runs) == ("healthy", 1.0, [])
-    candles = ReadModels(db, hour=1, minute=30, enabled=True).prices.candles(
+    candles = ReadModels(db).prices.candles(
         "SIM1", Timeframe.D1, datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
     )
     assert len(candles.missing) == 0
@@ -164,7 +164,7 @@ def test_days_that_most_symbols_miss_are_proposed(db: Database) -> None:
                 ),
                 {"symbol": symbol, "day": day},
             )
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     (proposal,) = reader.closures.proposed()
     assert (proposal.mic, proposal.day) == ("XNYS", day)
     assert (proposal.missing, proposal.symbols) == (4, 5)

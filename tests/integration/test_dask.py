@@ -119,7 +119,7 @@ class Job:
         backfill: tuple[datetime, datetime] | None = None,
     ) -> None:
         self.db, self.commands = db, Commands(db)
-        self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        self.reader = ReadModels(db)
         tracked = [parse_tracked(symbol, "stock", timeframes) for symbol in symbols]
         self.commands.track(tracked, actor="test")
         if backfill is None:
@@ -263,7 +263,7 @@ def test_tasks_of_a_killed_process_run_in_the_other_one(
     assert len(stored) == 2 * len(SYMBOLS)
     assert_exactly_once(harness, job, stored)
     assert rows(db, ITEMS) == [(symbol, "completed", 0) for symbol in SYMBOLS]
-    used = ReadModels(db, hour=1, minute=30, enabled=True).jobs.timeline(job, 100).spans
+    used = ReadModels(db).jobs.timeline(job, 100).spans
     lanes = sorted(used, key=lambda span: (span.thread, span.begun_at))
     assert {span.thread for span in lanes} <= set(range(1, 7))
     for before, after in pairwise(lanes):

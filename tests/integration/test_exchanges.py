@@ -188,7 +188,7 @@ def test_intraday_bars_follow_the_local_sessions(
 def test_readers_use_the_exchange(
     stored: Database, symbol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = ReadModels(stored, hour=1, minute=30, enabled=True)
+    reader = ReadModels(stored)
     details = reader.symbols.find(symbol)
     assert details is not None
     assert (details.currency, details.simulated) == (EXCHANGES[symbol][2], True)

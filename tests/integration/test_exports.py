@@ -53,8 +53,8 @@ CASES: dict[str, tuple[dict[str, float | None], dict[str, float | None]]] = {
         {f"enrichment_quality_score_ratio{SERIES}": 0.86, f"enrichment_scored_series{SERIES}": 3},
     ),
     "EnrichmentOverdue": (
-        {"enrichment_last_job_end_timestamp_seconds": -25 * HOUR},
-        {"enrichment_last_job_end_timestamp_seconds": -23 * HOUR},
+        {'enrichment_schedule_overdue{schedule="us"}': 1},
+        {'enrichment_schedule_overdue{schedule="us"}': 0},
     ),
     "QueueStuck": (
         {"enrichment_queue_oldest_age_seconds": 3601, 'enrichment_pauses{scope="global"}': 0},

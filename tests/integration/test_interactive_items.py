@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import pytest
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from enrichment.config import Settings
 from enrichment.domain.model import JobKind
+from enrichment.domain.schedules import nightly
 from enrichment.domain.statuses import ItemPriority
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.sandbox import create_app, running
@@ -68,7 +69,7 @@ def settings_of(db: Database, vendor: Vendor, executor: str) -> Settings:
 
 def open_night(db: Database) -> UUID:
     with db.begin() as conn:
-        slot = datetime(2026, 3, 3, 1, 30, tzinfo=UTC)
+        slot = nightly().slot(date(2026, 3, 3))
         job = jobs.insert_job(conn, kind=JobKind.SCHEDULED, requested_by="scheduler", slot=slot)
         assert job is not None
         jobs.snapshot_items(
@@ -81,7 +82,7 @@ def open_night(db: Database) -> UUID:
 def test_a_click_is_fetched_while_all_threads_wait_for_the_quota(
     db: Database, vendor: Vendor, executor: str
 ) -> None:
-    commands, reader = Commands(db), ReadModels(db, hour=1, minute=30, enabled=True)
+    commands, reader = Commands(db), ReadModels(db)
     names = (*NIGHT, "AAPL", "MSFT")
     commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
     keep_actions_unasked(db, "polygon")

@@ -73,7 +73,7 @@ class Items(RuleBasedStateMachine):
         super().__init__()
         self.db = db
         self.commands, self.queue = Commands(db), JobQueue(db)
-        self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        self.reader = ReadModels(db)
         with db.begin() as conn:
             conn.execute(text("TRUNCATE enrichment_jobs, pauses CASCADE"))
         self.items: dict[Key, Item] = {}

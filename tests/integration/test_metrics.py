@@ -53,8 +53,8 @@ def test_one_scrape_shows_all_workers_and_all_data(db: Database) -> None:
         "tracked_symbols{asset_class=stock}": 2,
         "tracked_symbols{asset_class=crypto}": 1,
         "jobs_total{kind=manual,state=partial}": 1,
-        "last_job_symbols{outcome=successful}": 2,
-        "last_job_symbols{outcome=failed}": 1,
+        "last_job_symbols{outcome=successful,schedule=}": 2,
+        "last_job_symbols{outcome=failed,schedule=}": 1,
         "queue_items{status=pending}": 1,
         "fetches_total{outcome=success,provider=polygon}": 4,
         "fetches_total{outcome=failure,provider=none}": 2,
@@ -155,7 +155,7 @@ def test_totals_do_not_change_on_rollup_and_retention(db: Database) -> None:
 def test_a_resumed_job_is_counted_again_and_no_total_shrinks(db: Database) -> None:
     commands = seed(db)
     before = totals(scrape(db))
-    job = ReadModels(db, hour=1, minute=30, enabled=True).history(10).jobs[-1]
+    job = ReadModels(db).history(10).jobs[-1]
     commands.resume_failed(job.job_id, actor="test")
     between = totals(scrape(db))
     assert between == before

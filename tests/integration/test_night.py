@@ -11,6 +11,7 @@ from sqlalchemy import text
 from enrichment.domain.bars import Bars, to_datetime
 from enrichment.domain.errors import StepFailed, UnknownSymbol
 from enrichment.domain.model import Failure, FetchedBars, JobKind
+from enrichment.domain.schedules import nightly
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.services import health
@@ -49,7 +50,7 @@ class Installation:
 
     def __init__(self, db: Database) -> None:
         self.db, self.queue, self.commands = db, JobQueue(db), Commands(db)
-        self.reader = ReadModels(db, hour=1, minute=30, enabled=True, providers=PROVIDERS)
+        self.reader = ReadModels(db, providers=PROVIDERS)
         self.vendor = PickyVendor(recorded_bars().take(slice(1400, 1500)))
         now = to_datetime(self.vendor.bars.ts[-1]) + timedelta(days=1)
         self.pipeline = EnrichmentPipeline(
@@ -62,7 +63,7 @@ class Installation:
 
     def run_night(self, date: str, unknown: set[str]) -> UUID:
         with self.db.begin() as conn:
-            slot = datetime.fromisoformat(f"{date}T01:30:00+00:00")
+            slot = nightly().slot(datetime.fromisoformat(date).date())
             job = jobs.insert_job(conn, kind=JobKind.SCHEDULED, requested_by="scheduler", slot=slot)
             assert job is not None
             jobs.snapshot_items(conn, job, symbols=None, asset_class=None, priority=10)

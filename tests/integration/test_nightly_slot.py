@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from enrichment.domain.schedules import nightly
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
-from enrichment.warehouse.queue.nightly_slot import NightlySlotStore, due_slot
+from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 
 
 def utc(*parts: int) -> datetime:
@@ -27,8 +28,9 @@ def utc(*parts: int) -> datetime:
         (utc(2026, 10, 25, 23, 59), utc(2026, 10, 25, 1, 30)),
     ],
 )
-def test_due_slot_is_the_newest_at_or_before_now(now: datetime, slot: datetime) -> None:
-    assert due_slot(now, 1, 30) == slot
+def test_the_last_slot_is_the_newest_at_or_before_now(now: datetime, slot: datetime) -> None:
+    assert nightly().last_slot(now).at == slot
+    assert nightly().next_slot(now).at == slot + timedelta(days=1)
 
 
 def slots_due(db: Database, *, minutes_ago: int, enabled: bool = True) -> NightlySlotStore:
@@ -36,7 +38,7 @@ def slots_due(db: Database, *, minutes_ago: int, enabled: bool = True) -> Nightl
     with db.begin() as conn:
         now: datetime = conn.execute(text("SELECT now()")).scalar_one()
     at = now - timedelta(minutes=minutes_ago)
-    return NightlySlotStore(db, hour=at.hour, minute=at.minute, enabled=enabled)
+    return NightlySlotStore(db, [nightly(at.hour, at.minute)], enabled=enabled)
 
 
 def track_since_last_week(db: Database, *names: str) -> Commands:
@@ -57,8 +59,8 @@ def kinds(db: Database) -> list[str]:
 def test_a_due_slot_opens_one_job_with_all_active_symbols(db: Database) -> None:
     track_since_last_week(db, "AAPL", "MSFT")
     slots = slots_due(db, minutes_ago=1)
-    assert slots.open_due_job() is not None
-    assert slots.open_due_job() is None
+    assert list(slots.open_due_jobs()) == ["nightly"]
+    assert slots.open_due_jobs() == {}
     assert kinds(db) == ["scheduled"]
     with db.begin() as conn:
         assert conn.execute(text("SELECT total FROM enrichment_jobs")).scalar() == 2
@@ -71,7 +73,7 @@ def test_eight_schedulers_open_one_job(db: Database) -> None:
 
     def offer() -> None:
         start.wait()
-        slots.open_due_job()
+        slots.open_due_jobs()
 
     threads = [threading.Thread(target=offer) for _ in range(8)]
     for thread in threads:
@@ -84,38 +86,38 @@ def test_eight_schedulers_open_one_job(db: Database) -> None:
 def test_a_late_start_catches_up_once(db: Database) -> None:
     track_since_last_week(db, "AAPL")
     slots = slots_due(db, minutes_ago=120)
-    slots.open_due_job()
-    slots.open_due_job()
+    slots.open_due_jobs()
+    slots.open_due_jobs()
     assert kinds(db) == ["catchup"]
 
 
 def test_past_the_catch_up_window_the_night_is_left_to_the_next_slot(db: Database) -> None:
     track_since_last_week(db, "AAPL")
-    assert slots_due(db, minutes_ago=21 * 60).open_due_job() is None
+    assert slots_due(db, minutes_ago=21 * 60).open_due_jobs() == {}
 
 
 def test_a_new_installation_does_not_start_with_the_past_night(db: Database) -> None:
     Commands(db).track([parse_tracked("AAPL", "stock", "1d")], actor="test")
-    assert slots_due(db, minutes_ago=60).open_due_job() is None
+    assert slots_due(db, minutes_ago=60).open_due_jobs() == {}
 
 
 def test_disabled_or_paused_opens_nothing_until_resumed(db: Database) -> None:
     commands = track_since_last_week(db, "AAPL")
-    assert slots_due(db, minutes_ago=1, enabled=False).open_due_job() is None
+    assert slots_due(db, minutes_ago=1, enabled=False).open_due_jobs() == {}
     commands.pause(actor="test")
     slots = slots_due(db, minutes_ago=1)
-    assert slots.open_due_job() is None
+    assert slots.open_due_jobs() == {}
     commands.resume(actor="test")
-    assert slots.open_due_job() is not None
+    assert list(slots.open_due_jobs()) == ["nightly"]
 
 
 def test_an_older_scheduled_job_that_nobody_began_is_superseded(db: Database) -> None:
     track_since_last_week(db, "AAPL")
     slots = slots_due(db, minutes_ago=1)
-    slots.open_due_job()
+    slots.open_due_jobs()
     with db.begin() as conn:
         conn.execute(text("UPDATE enrichment_jobs SET slot_date = slot_date - 1"))
-    slots.open_due_job()
+    slots.open_due_jobs()
     with db.begin() as conn:
         states = conn.execute(
             text("SELECT state FROM enrichment_jobs ORDER BY slot_date")

@@ -33,7 +33,7 @@ def track(db: Database, *names: str) -> Commands:
 
 
 def progress(db: Database, job_id: UUID) -> Progress:
-    job = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
+    job = ReadModels(db).progress(job_id)
     assert job is not None
     return job
 
@@ -222,7 +222,7 @@ def test_a_pause_expires(db: Database) -> None:
     with db.begin() as conn:
         conn.execute(text("UPDATE pauses SET until = now() - interval '1 s'"))
     assert len(JobQueue(db).claim("w", 1)) == 1
-    assert ReadModels(db, hour=1, minute=30, enabled=True).pauses() == []
+    assert ReadModels(db).pauses() == []
 
 
 def test_no_requests_are_sent_to_a_paused_provider(db: Database) -> None:
@@ -284,13 +284,13 @@ def test_pruning_drops_only_old_logs_and_jobs(db: Database) -> None:
     pruned = prune(db, log_months=13, job_days=400)
     assert (pruned.log_partitions, pruned.jobs) == (1, 1)
     assert progress(db, new.job_id).state == "completed"
-    assert ReadModels(db, hour=1, minute=30, enabled=True).progress(old.job_id) is None
+    assert ReadModels(db).progress(old.job_id) is None
     assert prune(db, log_months=13, job_days=400).log_partitions == 0
 
 
 def test_tracking_a_symbol_again_adds_its_timeframes(db: Database) -> None:
     commands = Commands(db)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
 
     def timeframes() -> list[str]:
         found = reader.symbols.find("AAPL")

@@ -19,7 +19,7 @@ from enrichment.warehouse.read_models.overview import OverviewQueries
 
 @pytest.fixture
 def overview(db: Database) -> OverviewQueries:
-    return OverviewQueries(db, hour=1, minute=30)
+    return OverviewQueries(db)
 
 
 def newest_slot(db: Database) -> date:
@@ -36,9 +36,10 @@ def night(db: Database, on: date, state: str, failed: int = 0, kind: str = "sche
     with db.begin() as conn:
         conn.execute(
             text(
-                "INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, created_at,"
-                " started_at, completed_at, total, successful, failed)"
-                " SELECT :kind, CASE WHEN :kind = 'scheduled' THEN CAST(:on AS date) END, :state,"
+                "INSERT INTO enrichment_jobs (kind, schedule, slot_date, state, requested_by,"
+                " created_at, started_at, completed_at, total, successful, failed)"
+                " SELECT :kind, CASE WHEN :kind = 'scheduled' THEN 'nightly' END,"
+                " CASE WHEN :kind = 'scheduled' THEN CAST(:on AS date) END, :state,"
                 " 'test', at, at, at + interval '10 minutes', 9, 9 - :failed, :failed"
                 " FROM (SELECT (CAST(:on AS date) + time '01:32') AT TIME ZONE 'UTC' AS at) slot"
             ),
@@ -125,7 +126,7 @@ def test_series_are_counted_by_status_and_the_gravest_named_first(
                 " ('GONE', '1d', 'error', 0.10, now(), '{\"sessions_behind\": 7}')"
             )
         )
-    night = ReadModels(db, hour=1, minute=30, enabled=True).night()
+    night = ReadModels(db).night()
     assert overview.symbols() == {"AAPL": "stock", "X:BTCUSD": "crypto"}
     assert night.statuses == {"healthy": 1, "stale": 1, "not_enriched": 1}
     assert (night.series, night.current, night.error_symbols) == (3, 1, 0)

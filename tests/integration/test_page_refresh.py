@@ -70,7 +70,7 @@ def test_a_job_that_is_removed_while_it_is_shown_gives_way_to_the_next(
     db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = seed_for_pages(db)
-    kept = str(ReadModels(db, hour=1, minute=30, enabled=True).history(1).jobs[0].job_id)
+    kept = str(ReadModels(db).history(1).jobs[0].job_id)
     removed = commands.trigger(actor="test").job_id
     page = open_page("jobs", db_url, monkeypatch)
     assert page.session_state["job"] == str(removed)

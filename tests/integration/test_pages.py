@@ -100,9 +100,7 @@ def test_resilience_forces_a_breaker(
     assert "All providers available" in page_text(page)
     page.text_input(key="force_open-reason").set_value("vendor maintenance").run()
     page.button(key="force_open-confirm").click().run()
-    (action,) = ReadModels(db, hour=1, minute=30, enabled=True).audit_log.actions(
-        10, action="breaker_force_open"
-    )
+    (action,) = ReadModels(db).audit_log.actions(10, action="breaker_force_open")
     assert (action.target, action.reason, action.actor) == (
         "polygon_api",
         "vendor maintenance",
@@ -203,7 +201,7 @@ def test_symbols_shows_the_prices_of_one_and_its_actions(
     assert not page.warning
     page.text_input(key="untrack-reason").set_value("delisted").run()
     page.button(key="untrack-confirm").click().run()
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     (action,) = reader.audit_log.actions(10, action="untrack")
     assert (action.target, action.reason) == ("SIM1", "delisted")
     found = reader.symbols.find("SIM1")
@@ -289,7 +287,7 @@ def test_operators_state_corporate_actions_on_the_page_of_the_symbol(
         page.text_input(key=f"{what}-action-reason").set_value("announced").run()
         page.button(key=f"{what}-action-confirm").click().run()
         assert not page.exception, page.exception
-        reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        reader = ReadModels(db)
         actions = reader.corporate_actions.listed(10, symbol="SIM1")
         return [(action.ratio, action.applies) for action in actions]
 
@@ -304,7 +302,7 @@ def test_operators_state_corporate_actions_on_the_page_of_the_symbol(
     assert "1 corporate action, 1 applied" in [expander.label for expander in page.expander]
     assert state("refute") == [(None, False)]
     assert state("restore") == []
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     audited = [row for row in reader.audit_log.actions(10) if row.action.endswith("_action")]
     assert [row.action for row in audited] == ["restore_action", "refute_action", "add_action"]
     assert {(row.target, row.reason) for row in audited} == {("SIM1 split 2024-06-10", "announced")}
@@ -316,7 +314,7 @@ def test_a_symbol_is_tracked_from_the_page(
     page = open_page("symbols", db_url, monkeypatch)
     page.text_input(key="new-symbol").set_value("brk.b")
     page.button[-1].click().run()
-    found = ReadModels(db, hour=1, minute=30, enabled=True).symbols.find("BRK.B")
+    found = ReadModels(db).symbols.find("BRK.B")
     assert found is not None
     assert [state.timeframe for state in found.timeframes] == ["1d"]
 
@@ -446,7 +444,7 @@ def test_bars_are_merged_into_candles(db: Database, count: int, each: int) -> No
             {"count": count},
         )
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     found = reader.prices.candles(
         "SIM1", Timeframe.M5, start, start + timedelta(days=30), ["rsi_14"]
     )
@@ -491,7 +489,7 @@ def test_missing_bars_are_those_of_the_exchanges_calendar(
             starts = sorted({day - pd.Timedelta(days=day.weekday()) for day in starts})
     removed = [starts[2], *starts[-4:-2]]
     store_flat_bars(db, timeframe, [start for start in starts if start not in removed])
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     start, end = starts[0].to_pydatetime(), starts[-1].to_pydatetime() + timedelta(seconds=1)
     found = reader.prices.candles("SIM1", Timeframe.parse(timeframe), start, end)
     assert [pd.Timestamp(ts, tz="UTC") for ts in found.missing] == removed
@@ -500,7 +498,7 @@ def test_missing_bars_are_those_of_the_exchanges_calendar(
 def test_missing_bars_of_crypto_are_on_every_day(db: Database) -> None:
     days = pd.date_range("2024-07-01", periods=10, tz="UTC")
     store_flat_bars(db, "1d", [*days[:3], *days[6:]])
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     start, end = days[0].to_pydatetime(), days[-1].to_pydatetime() + timedelta(seconds=1)
     found = reader.prices.candles("SIM1", Timeframe.D1, start, end, asset_class=AssetClass.CRYPTO)
     assert [pd.Timestamp(ts, tz="UTC") for ts in found.missing] == list(days[3:6])
@@ -549,7 +547,7 @@ def test_some_symbols_are_triggered_and_a_provider_is_paused_and_resumed(
     page.selectbox(key="trigger-class").set_value("stock").run()
     assert page.button(key="trigger-some").label == "Trigger these 2"
     page.button(key="trigger-some").click().run()
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     assert [details.total for details in reader.history(10).details] == [2]
     assert page.button(key="pause-some").disabled
     page.selectbox(key="pause-scope").set_value(("provider", "yahoo")).run()
@@ -591,7 +589,7 @@ def test_the_overview_counts_all_that_is_queued_and_says_why_it_waits(
     metrics = {metric.label: metric.value for metric in page.metric}
     assert metrics["Queue"] == "130"
     assert "130 symbols wait: no worker is running" in page_text(page)
-    overview = ReadModels(db, hour=1, minute=30, enabled=True).overview()
+    overview = ReadModels(db).overview()
     assert (len(overview.job_queue), overview.queued) == (100, 130)
 
 
@@ -602,9 +600,9 @@ def test_lists_of_operations_say_of_how_many(
     with db.begin() as conn:
         conn.execute(
             text(
-                "INSERT INTO enrichment_jobs (kind, slot_date, state, requested_by, started_at,"
-                " completed_at) SELECT 'scheduled', current_date - n, 'completed', 'scheduler',"
-                " now(), now() FROM generate_series(1, 40) n"
+                "INSERT INTO enrichment_jobs (kind, schedule, slot_date, state, requested_by,"
+                " started_at, completed_at) SELECT 'scheduled', 'nightly', current_date - n,"
+                " 'completed', 'scheduler', now(), now() FROM generate_series(1, 40) n"
             )
         )
     page = open_page("operations", db_url, monkeypatch)

@@ -62,7 +62,7 @@ def expire_leases(db: Database) -> None:
 
 
 def reader(db: Database) -> ReadModels:
-    return ReadModels(db, hour=1, minute=30, enabled=True)
+    return ReadModels(db)
 
 
 def test_claim_gives_no_more_than_asked_and_each_item_once(db: Database) -> None:

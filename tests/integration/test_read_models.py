@@ -17,6 +17,7 @@ from enrichment.domain.model import (
     Task,
     ValidationResult,
 )
+from enrichment.domain.schedules import nightly
 from enrichment.domain.series import Gap
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
@@ -47,8 +48,8 @@ def night(db: Database) -> ReadModels:
         conn.execute(text("UPDATE tracked_symbols SET created_at = now() - interval '7 days'"))
         now: datetime = conn.execute(text("SELECT now()")).scalar_one()
     slot = now - timedelta(minutes=2)
-    job_id = NightlySlotStore(db, hour=slot.hour, minute=slot.minute, enabled=True).open_due_job()
-    assert job_id is not None
+    schedules = [nightly(slot.hour, slot.minute)]
+    (job_id,) = NightlySlotStore(db, schedules).open_due_jobs().values()
     for task in queue.claim("w", 9):
         if task.symbol in "AD":
             queue.fail(task, Failure("ProviderUnavailable", "answered 500", "fetch"), 0.0)
@@ -60,7 +61,7 @@ def night(db: Database) -> ReadModels:
         else:
             complete(db, task)
     assert queue.close_finished_jobs() == [job_id]
-    return ReadModels(db, hour=slot.hour, minute=slot.minute, enabled=True)
+    return ReadModels(db, schedules)
 
 
 def complete(db: Database, task: Task) -> None:
@@ -154,7 +155,7 @@ def test_a_worker_shows_its_threads_and_how_many_are_busy(db: Database) -> None:
     registry = WorkerRegistry(db, "w1")
     registry.register(host="vm7", pid=4321, version="1.0", threads=8)
     registry.beat(busy=3, state="waiting", note="for the vendor")
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     (worker,) = reader.workers()
     assert (worker.worker_id, worker.host, worker.pid) == ("w1", "vm7", 4321)
     assert (worker.threads, worker.busy) == (8, 3)
@@ -189,7 +190,7 @@ def test_the_quality_of_all_series_shows_each_component(stored: Database) -> Non
     assert {name: getattr(series, name) for name in COMPONENTS} == COMPONENTS
     assert (series.symbol, series.timeframe, series.score) == ("AAPL", "1d", 0.97)
     assert (series.status, series.reasons) == ("healthy", ["something small"])
-    (group,) = ReadModels(stored, hour=1, minute=30, enabled=True).monitoring.sample().series
+    (group,) = ReadModels(stored).monitoring.sample().series
     assert (group.asset_class, group.timeframe, group.scored) == ("stock", "1d", 1)
     assert (group.quality, group.completeness, group.validation) == (0.97, 0.96, 0.9)
 
@@ -211,7 +212,7 @@ def test_the_fetch_log_shows_bars_requests_and_the_window(stored: Database) -> N
     assert (fetch.bars, fetch.requests, fetch.duration_ms) == (9, 3, 12.0)
     assert (fetch.window_start, fetch.window_end) == (WINDOW.start, WINDOW.end)
     assert (fetch.adjusted, fetch.error) == (False, None)
-    metrics = ReadModels(stored, hour=1, minute=30, enabled=True).metrics()
+    metrics = ReadModels(stored).metrics()
     assert metrics.fetch_pipeline.api_quota_remaining == 70
     assert metrics.fetch_pipeline.avg_response_time_ms == 12.0
     assert metrics.compute_pipeline.avg_computation_time_ms == 3.0

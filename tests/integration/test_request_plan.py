@@ -165,12 +165,12 @@ def tracked(db: Database) -> Commands:
 
 def changes(db: Database) -> tuple[int, int]:
     """Jobs, and commands in the audit log."""
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     return reader.history(1).total, reader.list_totals().actions
 
 
 def test_a_trigger_is_previewed_over_the_api(db: Database) -> None:
-    commands, reader = tracked(db), ReadModels(db, hour=1, minute=30, enabled=True)
+    commands, reader = tracked(db), ReadModels(db)
     client = create_app(reader, commands, ready=lambda: None).test_client()
     before = changes(db)
     planned = json_body(client.post(f"{ROOT}/trigger?dry_run=true"))

@@ -39,7 +39,7 @@ def reserve_ten(url: str, results: multiprocessing.Queue[int]) -> None:
 
 
 def reader(db: Database) -> ReadModels:
-    return ReadModels(db, hour=1, minute=30, enabled=True)
+    return ReadModels(db)
 
 
 def manager_of(db: Database, worker: str) -> ResilienceManager:

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from enrichment.config import Settings
+from enrichment.domain import schedules
 from enrichment.domain.model import RowCounts
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.engine.scheduler import EnrichmentScheduler, ScheduleSettings
@@ -42,7 +43,7 @@ from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 
 db = Database(sys.argv[1], pool_size=1)
-slots = NightlySlotStore(db, hour=1, minute=30, enabled=True)
+slots = NightlySlotStore(db)
 slot = datetime(2025, 1, 1, 1, 30, tzinfo=UTC)
 opened, offsets = [], set()
 for _ in range(int(sys.argv[2])):
@@ -55,7 +56,7 @@ for _ in range(int(sys.argv[2])):
         moments |= {slot + timedelta(minutes=30 * n) for n in range(-6, 24)}
         moments |= {local.replace(hour=1, minute=30, fold=fold, tzinfo=None) for fold in (0, 1)}
     for moment in sorted(m.astimezone(UTC) for m in moments):
-        if slots.open_due_job(moment.astimezone()) is not None:
+        if slots.open_due_jobs(moment.astimezone()):
             opened.append(moment.isoformat())
     slot += timedelta(days=1)
 print(json.dumps({"opened": opened, "offsets": sorted(offsets)}))
@@ -64,7 +65,12 @@ db.close()
 
 
 def nightly(db: Database) -> NightlySlotStore:
-    return NightlySlotStore(db, hour=1, minute=30, enabled=True)
+    return NightlySlotStore(db)
+
+
+def open_job(slots: NightlySlotStore, now: datetime) -> UUID | None:
+    """The job of the one schedule, if it was due."""
+    return slots.open_due_jobs(now).get("nightly")
 
 
 def track_for_years(db: Database, *names: str) -> Commands:
@@ -108,9 +114,7 @@ def test_eight_schedulers_create_each_of_200_nightly_jobs_once(db: Database, db_
         try:
             for n in range(NIGHTS):
                 barrier.wait(60)
-                job_id = slots.open_due_job(FIRST_NIGHT + n * NIGHT)
-                if job_id is not None:
-                    opened.append(job_id)
+                opened.extend(slots.open_due_jobs(FIRST_NIGHT + n * NIGHT).values())
         except Exception as exc:
             errors.append(exc)
             barrier.abort()
@@ -165,12 +169,10 @@ def test_two_years_in_a_hosts_time_zone(
 def test_after_five_days_of_outage_one_job_runs(db: Database) -> None:
     track_for_years(db, "AAPL")
     slots = nightly(db)
-    assert slots.open_due_job(FIRST_NIGHT) is not None
+    assert open_job(slots, FIRST_NIGHT) is not None
     finish_all(db)
     restart = FIRST_NIGHT + 5 * NIGHT + timedelta(hours=3)
-    assert [slots.open_due_job(restart + timedelta(seconds=30 * n)) for n in range(3)].count(
-        None
-    ) == 2
+    assert [open_job(slots, restart + timedelta(seconds=30 * n)) for n in range(3)].count(None) == 2
     assert nights(db) == [
         (FIRST_NIGHT.date(), "scheduled"),
         ((FIRST_NIGHT + 5 * NIGHT).date(), "catchup"),
@@ -192,8 +194,8 @@ def test_a_late_start_is_a_catch_up_up_to_20_hours(
 ) -> None:
     track_for_years(db, "AAPL")
     slots = nightly(db)
-    slots.open_due_job(FIRST_NIGHT + late)
-    slots.open_due_job(FIRST_NIGHT + late)
+    open_job(slots, FIRST_NIGHT + late)
+    open_job(slots, FIRST_NIGHT + late)
     assert nights(db) == ([] if kind is None else [(FIRST_NIGHT.date(), kind)])
 
 
@@ -202,23 +204,23 @@ def test_after_a_pause_over_several_nights_only_the_latest_runs(db: Database) ->
     slots = nightly(db)
     commands.pause(actor="test")
     for n in range(3):
-        assert slots.open_due_job(FIRST_NIGHT + n * NIGHT) is None
+        assert open_job(slots, FIRST_NIGHT + n * NIGHT) is None
     commands.resume(actor="test")
     resumed = FIRST_NIGHT + 2 * NIGHT + timedelta(hours=1)
-    assert slots.open_due_job(resumed) is not None
-    assert slots.open_due_job(resumed + timedelta(minutes=1)) is None
+    assert open_job(slots, resumed) is not None
+    assert open_job(slots, resumed + timedelta(minutes=1)) is None
     assert nights(db) == [((FIRST_NIGHT + 2 * NIGHT).date(), "catchup")]
 
 
 def test_a_pause_before_a_queued_job_starts_leaves_one_job_too(db: Database) -> None:
     commands = track_for_years(db, "AAPL", "MSFT")
     slots = nightly(db)
-    slots.open_due_job(FIRST_NIGHT)
+    open_job(slots, FIRST_NIGHT)
     commands.pause(actor="test")
     assert JobQueue(db).claim("w", 5) == []
-    assert slots.open_due_job(FIRST_NIGHT + NIGHT) is None
+    assert open_job(slots, FIRST_NIGHT + NIGHT) is None
     commands.resume(actor="test")
-    latest = slots.open_due_job(FIRST_NIGHT + NIGHT + timedelta(hours=2))
+    latest = open_job(slots, FIRST_NIGHT + NIGHT + timedelta(hours=2))
     assert {task.job_id for task in JobQueue(db).claim("w", 5)} == {latest}
 
 
@@ -230,9 +232,9 @@ class FakeSlots:
         self.calls: Counter[str] = Counter()
         self.changed = threading.Condition()
 
-    def open_due_job(self, now: datetime | None = None) -> UUID | None:
-        self._count("open_due_job")
-        return None
+    def open_due_jobs(self, now: datetime | None = None) -> dict[str, UUID]:
+        self._count("open_due_jobs")
+        return {}
 
     def maintain(self) -> None:
         self._count("maintain")
@@ -247,17 +249,17 @@ class FakeSlots:
     def until_each_was_called(self, times: int) -> bool:
         with self.changed:
             return self.changed.wait_for(
-                lambda: min(self.calls["open_due_job"], self.calls["maintain"]) >= times, 20
+                lambda: min(self.calls["open_due_jobs"], self.calls["maintain"]) >= times, 20
             )
 
 
 def test_a_failing_callback_does_not_stop_the_others(db: Database) -> None:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     ticked: Counter[FakeSlots] = Counter()
     stores = [
-        FakeSlots("open_due_job"),
+        FakeSlots("open_due_jobs"),
         FakeSlots("maintain"),
-        FakeSlots("open_due_job", "maintain"),
+        FakeSlots("open_due_jobs", "maintain"),
     ]
     schedulers = [
         EnrichmentScheduler(
@@ -288,7 +290,7 @@ def scheduler(db: Database) -> EnrichmentScheduler:
 
 
 def progress(db: Database, job_id: UUID) -> Progress:
-    progress = ReadModels(db, hour=1, minute=30, enabled=True).progress(job_id)
+    progress = ReadModels(db).progress(job_id)
     assert progress is not None
     return progress
 
@@ -350,7 +352,7 @@ def test_python_api_returns_the_scheduler_status(
 
 
 def test_the_next_run_is_that_of_the_running_scheduler_whoever_asks(db: Database) -> None:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     with db.begin() as conn:
         conn.execute(
             text(
@@ -371,12 +373,12 @@ def test_the_next_run_is_that_of_the_running_scheduler_whoever_asks(db: Database
 
 def test_a_run_keeps_its_due_time_when_the_schedule_changes(db: Database) -> None:
     track_for_years(db, "AAPL")
-    late = NightlySlotStore(db, hour=22, minute=15, enabled=True)
+    late = NightlySlotStore(db, [schedules.nightly(22, 15)])
     due = datetime(2025, 1, 1, 22, 15, tzinfo=UTC)
-    assert late.open_due_job(due + timedelta(hours=2)) is not None
+    assert late.open_due_jobs(due + timedelta(hours=2))
     with db.begin() as conn:
         opened = conn.execute(text("SELECT created_at FROM enrichment_jobs")).scalar_one()
-    (slot,) = ReadModels(db, hour=1, minute=30, enabled=True).slots()
+    (slot,) = ReadModels(db).slots()
     assert (slot.slot, slot.late_seconds) == (due, (opened - due).total_seconds())
 
 

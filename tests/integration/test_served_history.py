@@ -72,7 +72,7 @@ class Nights(NightlyRuns):
 
     @property
     def fallback_share(self) -> float | None:
-        models = ReadModels(self.db, hour=1, minute=30, enabled=True)
+        models = ReadModels(self.db)
         return models.metrics().data_quality.fallback_share
 
     @property

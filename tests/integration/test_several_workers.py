@@ -95,7 +95,7 @@ def finish(db: Database, task: Task) -> RowCounts:
 
 
 def until_finished(db: Database, job_id: UUID, watch: Callable[[], None]) -> Progress:
-    reader, waiting = ReadModels(db, hour=1, minute=30, enabled=True), threading.Event()
+    reader, waiting = ReadModels(db), threading.Event()
     for _ in range(1500):
         watch()
         progress = reader.progress(job_id)
@@ -178,7 +178,7 @@ def test_a_killed_worker_delays_its_job_by_at_most_a_lease(db: Database, db_url:
 
 def until_other_items_are_done(db: Database, job_id: UUID) -> None:
     """Until only the hanging worker's items are left."""
-    reader, waiting = ReadModels(db, hour=1, minute=30, enabled=True), threading.Event()
+    reader, waiting = ReadModels(db), threading.Event()
     for _ in range(1000):
         progress = reader.progress(job_id)
         if progress is not None and progress.done == progress.total - THREADS:

@@ -99,7 +99,7 @@ def test_what_was_stored_in_another_spelling_keeps_it(db: Database) -> None:
 
 def test_a_preferred_share_is_found_in_any_case(db: Database) -> None:
     Commands(db).track([parse_tracked("BACpL", "stock", "1d")], actor="test")
-    symbols = ReadModels(db, hour=1, minute=30, enabled=True).symbols
+    symbols = ReadModels(db).symbols
     assert [found.symbol for found in symbols.page(10, search="bacpl")] == ["BACpL"]
 
 
@@ -118,7 +118,7 @@ def test_what_no_vendor_in_use_serves_is_refused(
 
 
 def test_the_api_and_its_import_refuse_it(db: Database) -> None:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     client = create_app(
         reader, Commands(db, RequestSettings(POLYGON_ONLY)), ready=lambda: None
     ).test_client()

@@ -32,7 +32,7 @@ class Job:
 
     def __init__(self, db: Database, symbols: int = 60) -> None:
         self.db, self.commands = db, Commands(db)
-        self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        self.reader = ReadModels(db)
         names = [f"SIM{number}" for number in range(symbols)]
         self.commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
         self.job_id: UUID = self.commands.trigger(actor="test").job_id

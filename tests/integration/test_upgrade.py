@@ -16,14 +16,17 @@ from sqlalchemy import text
 from enrichment.domain.corporate_actions import Adjustment
 from enrichment.domain.damage import DamageKind
 from enrichment.domain.model import Timeframe
+from enrichment.domain.schedules import nightly
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.features import FEATURES
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
 from enrichment.warehouse import corporate_actions
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue.nightly_slot import NightlySlotStore
 from enrichment.warehouse.read_models.bars import BarDownloads
 from enrichment.warehouse.read_models.damage import DamageReports
+from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.schema import is_current
 from enrichment.wiring.database import upgrade_schema
 from tests.helpers import old_version
@@ -110,6 +113,19 @@ def test_every_row_survives_the_upgrade(old: Database) -> None:
 def test_the_schema_becomes_that_of_a_new_database(upgraded: Database, db: Database) -> None:
     for query in SCHEMA:
         assert rows(upgraded, query) == rows(db, query)
+
+
+def test_former_nights_are_those_of_the_default_schedule(upgraded: Database) -> None:
+    nightly_jobs = rows(upgraded, "SELECT DISTINCT schedule, kind FROM enrichment_jobs")
+    assert {("nightly", "scheduled"), ("nightly", "catchup")} & {*nightly_jobs}
+    assert {kind for schedule, kind in nightly_jobs if schedule is None} <= {"manual", "backfill"}
+    ((newest,),) = rows(upgraded, "SELECT max(slot_date) FROM enrichment_jobs")
+    slots, slot = NightlySlotStore(upgraded), nightly().slot(newest)
+    assert slots.open_due_jobs(slot.at + timedelta(hours=3)) == {}  # it has run already
+    reader = ReadModels(upgraded)
+    assert {one.schedule for one in reader.slots()} == {"nightly"}
+    assert reader.slots()[0].slot == slot.at
+    assert slots.open_due_jobs(slot.at + timedelta(days=1)).keys() == {"nightly"}
 
 
 def test_a_second_upgrade_changes_nothing(upgraded: Database) -> None:

@@ -32,7 +32,7 @@ def test_the_rollups_say_what_the_log_says(db: Database) -> None:
     log_fetches(db, None, 40, hours_ago=1)
     with db.begin() as conn:
         rollups.roll_up(conn)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
+    reader = ReadModels(db).vendors
     hours = {(f.source, f.total): list(f.buckets) for f in reader.fetches(24)}
     assert hours == {
         ("none", 1): [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -59,7 +59,7 @@ def test_fetches_that_are_not_rolled_up_yet_are_counted(db: Database, rolled_up:
             rollups.roll_up(conn)
     log_fetches(db, "polygon", 40, 300, hours_ago=0)
     log_fetches(db, None, 40, hours_ago=0)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True).vendors
+    reader = ReadModels(db).vendors
     assert [(f.source, f.total, f.successful, list(f.buckets)) for f in reader.fetches(24)] == [
         ("none", 1, 0, [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
         ("polygon", 2, 2, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
@@ -80,7 +80,7 @@ def test_answers_of_429_are_counted_also_without_a_retry_after(db: Database) -> 
     with pytest.raises(Snooze):
         guard(refuse)
     manager.close()
-    (provider,) = provider_states(ReadModels(db, hour=1, minute=30, enabled=True).resilience())
+    (provider,) = provider_states(ReadModels(db).resilience())
     assert (provider.requests, provider.refusals, provider.refused_percent) == (4, 1, 25.0)
     assert (provider.name, provider.breaker) == ("polygon", "closed")
     assert (provider.quota_left, provider.quota) == (596, 600)

@@ -31,7 +31,7 @@ class Queue:
 
     def __init__(self, db: Database) -> None:
         self.db, self.queue, self.commands = db, JobQueue(db), Commands(db)
-        self.reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        self.reader = ReadModels(db)
         self.commands.track([parse_tracked(name, "stock", "1d") for name in SYMBOLS], actor="me")
         self.job: UUID = self.commands.trigger(actor="me").job_id
         self.worker = WorkerRegistry(db, "w")

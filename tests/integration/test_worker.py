@@ -127,7 +127,7 @@ def track(db: Database, *names: str) -> Commands:
 def until_finished(db: Database, commands: Commands) -> Progress:
     """Trigger all symbols and wait for the end of the job, skipping the delays of retries."""
     job = commands.trigger(actor="test")
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     waiting = threading.Event()
     for _ in range(400):
         progress = reader.progress(job.job_id)
@@ -191,7 +191,7 @@ def test_permanent_errors_are_not_retried(db: Database) -> None:
         progress = until_finished(db, track(db, "AAPL"))
     assert progress.state == "failed"
     assert pipeline.attempts["AAPL"] == 1
-    (failed,) = ReadModels(db, hour=1, minute=30, enabled=True).failed_items(progress.job_id)
+    (failed,) = ReadModels(db).failed_items(progress.job_id)
     assert failed.last_error == "wrong key: set POLYGON_API_KEY"
 
 
@@ -239,7 +239,7 @@ def test_the_heartbeat_renews_long_items_and_publishes_their_step(db: Database) 
 
     track(db, "AAPL")
     job = Commands(db).trigger(actor="test")
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
 
     def progress() -> Progress:
         progress = reader.progress(job.job_id)
@@ -258,7 +258,7 @@ def test_items_of_a_lost_worker_are_reclaimed(db: Database, lost: int) -> None:
     track(db, "AAPL").trigger(actor="test")
     JobQueue(db, lease_seconds=0.01 * lost).claim("gone", 1)
     pipeline = FakePipeline(db)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     with working(db, pipeline.enrich):
         until(lambda: reader.job_status("AAPL").status == "completed", "the item is completed")
     assert reader.job_status("AAPL").retry_count == 1
@@ -366,7 +366,7 @@ def test_an_item_is_in_flight_until_its_future_is_done(db: Database) -> None:
         failure = StepFailed("store", None, 3.0)
         failure.__cause__ = AccessDenied("the disk is read-only")
         futures["MSFT"][1].set_exception(failure)
-        reader = ReadModels(db, hour=1, minute=30, enabled=True)
+        reader = ReadModels(db)
         until(
             lambda: (progress := reader.progress(job.job_id)) and progress.finished, "the job ends"
         )
@@ -401,7 +401,7 @@ def test_a_very_long_error_says_that_it_is_shortened(db: Database) -> None:
     error = AccessDenied("x" * 1500)
     with working(db, FakePipeline(db, {"BROKEN": [error]}).enrich):
         progress = until_finished(db, track(db, "BROKEN"))
-    (failed,) = ReadModels(db, hour=1, minute=30, enabled=True).failed_items(progress.job_id)
+    (failed,) = ReadModels(db).failed_items(progress.job_id)
     assert failed.last_error.endswith("x … (500 more characters)")
 
 

@@ -46,7 +46,14 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 TOP = ("api", "docs", "enrichment", "notebooks", "resilience", "tests", r"\.ci", r"\.github")
 IN_REPOSITORY = re.compile(rf"^(?:(?:{'|'.join(TOP)})/[\w./-]*|[\w.-]+\.(?:md|toml|py|yaml|yml))$")
 # Files of the user's own, and those that a recipe creates.
-PLACEHOLDERS = ("alerts.toml", "secrets.toml", "coinbase.py", "test_coinbase.py", "nights.py")
+PLACEHOLDERS = (
+    "alerts.toml",
+    "schedules.toml",
+    "secrets.toml",
+    "coinbase.py",
+    "test_coinbase.py",
+    "nights.py",
+)
 
 EXAMPLES = {"roc_10", "trades_without_volume", "wide_range", "Paused"}  # what recipes add
 
@@ -162,7 +169,7 @@ def exists(line: str) -> bool:
 
 def test_the_documented_routes_are_those_of_the_api() -> None:
     db = Database("postgresql://nobody@127.0.0.1:1/none")
-    reader = ReadModels(db, hour=1, minute=30, enabled=True)
+    reader = ReadModels(db)
     flask = create_app(reader, Commands(db), ready=lambda: None)
     routes = {
         re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/api/v1/enrichment")

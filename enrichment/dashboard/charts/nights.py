@@ -8,12 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from enrichment.dashboard.charts import theme
+from enrichment.domain.schedules import DEFAULT_NAME
 from enrichment.domain.statuses import JobState
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 SQUARE_PIXELS = 30
 # state → the sign in its square, its colour, the text of its tooltip
 OUTCOMES = {
+    "unplanned": ("", theme.translucent(theme.GREY, 0.1), "no run is planned"),
     "before": ("", theme.translucent(theme.GREY, 0.1), "before the first run"),
     "missed": ("–", theme.GREY, "no run"),
     "manual": ("m", theme.LIGHT_BLUE, "manual run only"),
@@ -35,7 +37,7 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
 
     Args:
         nights: Columns date, state (a key of OUTCOMES), successful, failed, duration_seconds,
-            late_seconds; one row per date.
+            late_seconds, schedule; one row per date.
     """
     dates = pd.to_datetime(nights["date"])
     monday = dates - pd.to_timedelta(dates.dt.day_of_week, unit="D")
@@ -54,7 +56,7 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
             marker={"symbol": "square", "size": SQUARE_PIXELS - 4, "color": colour},
             customdata=[_tooltip(night) for night in nights[part].itertuples()],
             hovertemplate="%{customdata}<extra></extra>",
-            showlegend=state != "before",
+            showlegend=bool(sign),
         )
     figure.update_xaxes(showgrid=False, zeroline=False, tickformat="%d %b", tickangle=0)
     figure.update_yaxes(
@@ -65,6 +67,8 @@ def calendar(nights: pd.DataFrame) -> go.Figure:
 
 def _tooltip(night: Any) -> str:
     lines = [f"<b>{pd.Timestamp(night.date):%a %d %b %Y}</b>", OUTCOMES[night.state][2]]
+    if night.schedule not in (None, DEFAULT_NAME):
+        lines.append(f"schedule {night.schedule}")
     if pd.notna(night.successful):
         lines.append(f"{night.successful:.0f} symbols successful, {night.failed:.0f} failed")
     if pd.notna(night.duration_seconds):

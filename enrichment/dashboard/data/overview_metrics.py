@@ -14,7 +14,8 @@ from enrichment.dashboard.times import format_time
 from enrichment.domain.plurals import counted, rounded_down
 from enrichment.services import health
 from enrichment.warehouse.read_models.dto import HistoricJob, SchedulerStatus, WorkerStatus
-from enrichment.warehouse.read_models.night import NightRun, NightState
+from enrichment.warehouse.read_models.night import NightState
+from enrichment.warehouse.read_models.schedules import NightRun
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def trend_metrics(data: OverviewData) -> list[Metric]:
 
 
 def _name(run: NightRun | None) -> str:
-    return "" if run is None else f"{health.run_name(run)}; "
+    return "" if run is None else f"{run.name}; "
 
 
 def _judged(run: NightRun | None) -> str:
@@ -89,7 +90,7 @@ def _judged(run: NightRun | None) -> str:
         return "no run of all symbols has finished"
     return (
         f"{run.judged_symbols - run.still_failing:,} of {counted(run.judged_symbols, 'symbol')} "
-        f"of the last {health.run_name(run)}"
+        f"of the last {run.name}"
     )
 
 
@@ -107,10 +108,14 @@ def _success_rate(job: HistoricJob) -> float:
 def _next_run(scheduler: SchedulerStatus, now: datetime) -> tuple[str, str]:
     if not scheduler.running:
         return "–", "the scheduler is not running"
-    if scheduler.next_enrichment_time is None:
-        return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
     next_run = scheduler.next_enrichment_time
-    return time_until(next_run, now), format_time(next_run)
+    if next_run is None:
+        return "–", "disabled: ENABLE_DAILY_ENRICHMENT"
+    if len(scheduler.schedules) == 1:
+        return time_until(next_run, now), format_time(next_run)
+    planned = sorted((s.next_run_time, s.name) for s in scheduler.schedules if s.next_run_time)
+    times = "; ".join(f"{name}: {format_time(at)}" for at, name in planned)
+    return time_until(next_run, now), times
 
 
 def _busy_threads(alive: Sequence[WorkerStatus]) -> str:

@@ -184,10 +184,13 @@ def scheduled_runs() -> None:
         return
     rows = [
         {
+            "schedule": slot.schedule,
             "scheduled": slot.slot,
             "kind": slot.kind,
             "state": slot.state,
-            "delay": str(timedelta(seconds=round(slot.late_seconds))),
+            "delay": ""
+            if slot.late_seconds is None
+            else str(timedelta(seconds=round(slot.late_seconds))),
             "seconds": slot.duration_seconds,
             "successful": slot.successful,
             "failed": slot.failed,

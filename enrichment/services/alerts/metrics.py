@@ -19,7 +19,7 @@ from enrichment.warehouse.read_models.dto import (
     QualityMetrics,
 )
 from enrichment.warehouse.read_models.metrics import MetricsSample
-from enrichment.warehouse.read_models.night import NightRun
+from enrichment.warehouse.read_models.schedules import NightRun
 from resilience import CircuitBreakerStatus, State
 
 Number = float | None
@@ -36,11 +36,11 @@ class AlertInputs:
 
 
 def _run(read: Callable[[NightRun], Number]) -> Callable[[AlertInputs], Number]:
-    """A metric of the run that the health is based on."""
+    """A metric of the runs that the health is based on: that of the schedule with the highest."""
 
     def metric(inputs: AlertInputs) -> Number:
-        run = inputs.sample.night.run
-        return None if run is None else read(run)
+        values = (read(run) for run in inputs.sample.night.runs)
+        return max((value for value in values if value is not None), default=None)
 
     return metric
 
@@ -84,6 +84,10 @@ def _waiting(inputs: AlertInputs) -> Number:
 METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "scheduler.running": lambda inputs: float(inputs.overview.scheduler.running),
     "scheduler.seconds_since_last_enrichment": _seconds_since_last_job,
+    "scheduler.overdue_schedules": lambda inputs: len(inputs.sample.night.overdue),
+    "scheduler.uncovered_symbols": lambda inputs: sum(
+        left_out.symbols for left_out in inputs.sample.night.uncovered
+    ),
     "last_job.duration_seconds": _run(lambda run: run.duration_seconds),
     "last_job.successful": _run(lambda run: run.successful + run.enriched_since),
     "last_job.failed": _run(lambda run: run.still_failing),

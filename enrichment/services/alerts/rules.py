@@ -1,4 +1,4 @@
-"""Alert rules: the five default ones, and the user's own from a TOML file.
+"""Alert rules: the default ones, and the user's own from a TOML file.
 
     [[rule]]
     name = "QueueStuck"
@@ -82,6 +82,14 @@ DEFAULT_RULES: Final = (
         AlertSeverity.WARNING,
     ),
     Rule("LowDataQuality", "data_quality.avg_quality_score", "<", 0.85, AlertSeverity.WARNING),
+    Rule(
+        "EnrichmentOverdue",
+        "scheduler.overdue_schedules",
+        ">",
+        0,
+        AlertSeverity.WARNING,
+        timedelta(minutes=10),
+    ),
 )
 
 

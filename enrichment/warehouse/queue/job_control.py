@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from enrichment.domain.model import JobKind, SeriesRepair, Window
+from enrichment.domain.schedules import Slot
 from enrichment.domain.statuses import ItemStatus, JobState
 from enrichment.warehouse.queue import audit
 from enrichment.warehouse.queue.jobs import (
@@ -114,9 +114,10 @@ def wake_snoozed(conn: Connection, seconds: float) -> None:
     conn.execute(text(_WAKE), {"seconds": seconds})
 
 
-def supersede_older(conn: Connection, slot: datetime) -> None:
-    """Cancel jobs of earlier slots that have not started."""
-    ids: list[UUID] = list(conn.execute(text(_SUPERSEDE), {"slot": slot.date()}).scalars())
+def supersede_older(conn: Connection, slot: Slot) -> None:
+    """Cancel jobs of the schedule's earlier slots that have not started."""
+    values = {"schedule": slot.schedule, "date": slot.date}
+    ids: list[UUID] = list(conn.execute(text(_SUPERSEDE), values).scalars())
     if ids:
         conn.execute(text(_CANCEL_ITEMS), {"jobs": ids})
         close_finished(conn)
@@ -162,7 +163,7 @@ WHERE job_id = :job_id
 
 _SUPERSEDE = f"""
 UPDATE enrichment_jobs SET cancel_requested_at = now(), reason = 'superseded by a later slot'
-WHERE kind IN {NIGHTLY_JOBS} AND state = '{JobState.QUEUED}' AND slot_date < :slot
-    AND cancel_requested_at IS NULL
+WHERE kind IN {NIGHTLY_JOBS} AND state = '{JobState.QUEUED}' AND schedule = :schedule
+    AND slot_date < :date AND cancel_requested_at IS NULL
 RETURNING job_id
 """

@@ -32,6 +32,7 @@ from enrichment.domain.model import (
     Timeframe,
     Window,
 )
+from enrichment.domain.schedules import Slot
 from enrichment.domain.statuses import ItemPriority
 from enrichment.warehouse.database import Database, sql
 from enrichment.warehouse.queue import sql as statements
@@ -287,7 +288,7 @@ def insert_job(
     params: str = "{}",
     reason: str | None = None,
     idempotency_key: str | None = None,
-    slot: datetime | None = None,
+    slot: Slot | None = None,
 ) -> UUID | None:
     """Insert a queued job and return its id; None if its slot or idempotency key exists already."""
     job_id: UUID | None = conn.execute(
@@ -298,8 +299,9 @@ def insert_job(
             "params": params,
             "reason": reason,
             "key": idempotency_key,
-            "slot_date": slot.date() if slot else None,
-            "slot_at": slot,
+            "schedule": slot and slot.schedule,
+            "slot_date": slot and slot.date,
+            "slot_at": slot and slot.at,
         },
     ).scalar()
     return job_id

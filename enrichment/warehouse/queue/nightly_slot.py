@@ -1,76 +1,63 @@
-"""The nightly slot: every worker may open its job, and the database admits one per date."""
+"""Slots of the schedules: every worker may open their jobs, the database admits one per slot."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection
 
-from enrichment.domain.model import JobKind
+from enrichment.domain.model import AssetClass, JobKind
+from enrichment.domain.schedules import Schedule, Slot, nightly
 from enrichment.domain.statuses import ItemPriority
 from enrichment.warehouse import retention
-from enrichment.warehouse.database import Database, database_now
+from enrichment.warehouse.database import Database, database_now, sql
 from enrichment.warehouse.queue import job_control, jobs, pauses
 from enrichment.warehouse.read_models import lifetime_totals
 from enrichment.warehouse.series import rollups
 
-CATCH_UP_WINDOW = timedelta(hours=20)
 LATE = timedelta(minutes=5)
-
-
-def due_slot(now: datetime, hour: int, minute: int) -> datetime:
-    """The newest daily slot at or before `now` (timezone-aware, any zone), in UTC."""
-    now = now.astimezone(UTC)
-    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    return today if today <= now else today - timedelta(days=1)
 
 
 class NightlySlotStore:
     """The scheduler's SQL. Every method is idempotent and uses the database's clock."""
 
-    def __init__(self, db: Database, *, hour: int, minute: int, enabled: bool) -> None:
-        """hour, minute: time of the slot, UTC. enabled: whether jobs are opened at all."""
+    def __init__(
+        self, db: Database, schedules: Sequence[Schedule] = (nightly(),), *, enabled: bool = True
+    ) -> None:
+        """enabled: whether jobs are opened at all."""
         self._db = db
-        self._hour, self._minute, self._enabled = hour, minute, enabled
+        self._schedules, self._enabled = schedules, enabled
 
-    def open_due_job(self, now: datetime | None = None) -> UUID | None:
-        """Open the job of the newest slot, unless it exists, is overdue, or everything is paused.
+    def open_due_jobs(self, now: datetime | None = None) -> dict[str, UUID]:
+        """Open the job of each schedule's newest slot, unless it exists, is too late, or is paused.
 
-        Only symbols tracked before the slot count, so a new installation does not start with the
-        past night's run. After several missed days one job is opened, not several.
+        Only slots since the schedule is known and symbols tracked before the slot count, so a new
+        installation or schedule does not start with the past night's run. After several missed
+        slots one job is opened, not several.
 
         Args:
             now: Timezone-aware; None for the database's clock, on which all workers agree.
 
         Returns:
-            The id of the new job; None if none was opened.
+            Schedule → id of its new job.
         """
-        if not self._enabled:
-            return None
-        with self._db.begin() as conn:
-            now = now or database_now(conn)
-            slot = due_slot(now, self._hour, self._minute)
-            if now - slot > CATCH_UP_WINDOW or pauses.paused_globally(conn):
-                return None
-            if not conn.execute(text(_TRACKED_BEFORE), {"slot": slot}).first():
-                return None
-            job_control.supersede_older(conn, slot)
-            kind = JobKind.CATCHUP if now - slot > LATE else JobKind.SCHEDULED
-            job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
+        opened: dict[str, UUID] = {}
+        for schedule in self._schedules if self._enabled else ():
+            with self._db.begin() as conn:
+                job_id = _open_due_job(conn, schedule, now or database_now(conn))
             if job_id is not None:
-                jobs.snapshot_items(
-                    conn, job_id, symbols=None, asset_class=None, priority=ItemPriority.NIGHTLY
-                )
-            return job_id
+                opened[schedule.name] = job_id
+        return opened
 
-    def next_slot(self) -> datetime | None:
+    def next_run_time(self) -> datetime | None:
         """When the next job is due; None if none is opened."""
         if not self._enabled:
             return None
         with self._db.begin() as conn:
             now = database_now(conn)
-        return due_slot(now, self._hour, self._minute) + timedelta(days=1)
+        return min(schedule.next_slot(now).at for schedule in self._schedules)
 
     def maintain(self) -> None:
         """Create the logs' next partitions, update the rollups and find vendors' outages."""
@@ -84,4 +71,49 @@ class NightlySlotStore:
             rollups.explain_gaps_by_outages(conn)
 
 
-_TRACKED_BEFORE = "SELECT 1 FROM tracked_symbols WHERE active AND created_at <= :slot LIMIT 1"
+def _open_due_job(conn: Connection, schedule: Schedule, now: datetime) -> UUID | None:
+    slot = schedule.last_slot(now)
+    values = {"name": schedule.name, "date": slot.date, "at": slot.at}
+    conn.execute(sql(_KNOWN_SINCE), {**values, "now": now})
+    if not schedule.may_catch_up(slot, now) or pauses.paused_globally(conn):
+        return None
+    if not conn.execute(sql(_IS_FREE), values).scalar_one():
+        return None
+    symbols = _symbols(conn, schedule, slot)
+    if not symbols:
+        return None
+    job_control.supersede_older(conn, slot)
+    kind = JobKind.CATCHUP if now - slot.at > LATE else JobKind.SCHEDULED
+    job_id = jobs.insert_job(conn, kind=kind, requested_by="scheduler", slot=slot)
+    if job_id is not None:
+        jobs.snapshot_items(
+            conn, job_id, symbols=symbols, asset_class=None, priority=ItemPriority.NIGHTLY
+        )
+    return job_id
+
+
+def _symbols(conn: Connection, schedule: Schedule, slot: Slot) -> list[str]:
+    """The schedule's symbols; none if all of them are newer than the slot."""
+    values = {"asset_classes": list(schedule.asset_classes), "slot": slot.at}
+    rows = [
+        row
+        for row in conn.execute(sql(_TRACKED), values)
+        if schedule.covers(AssetClass(row.asset_class), row.symbol)
+    ]
+    return [row.symbol for row in rows] if any(row.before_slot for row in rows) else []
+
+
+_KNOWN_SINCE = """
+INSERT INTO schedules (name, since) VALUES (:name, :now) ON CONFLICT DO NOTHING
+"""
+
+# Every tick asks this; only one in a day goes on.
+_IS_FREE = """
+SELECT since <= :at AND NOT EXISTS (SELECT 1 FROM enrichment_jobs
+    WHERE schedule = :name AND slot_date = :date) FROM schedules WHERE name = :name
+"""
+
+_TRACKED = """
+SELECT symbol, asset_class, created_at <= :slot AS before_slot FROM tracked_symbols
+WHERE active AND asset_class = ANY(:asset_classes) ORDER BY symbol
+"""

@@ -209,9 +209,9 @@ RETURNING j.job_id
 """
 
 INSERT_JOB = """
-INSERT INTO enrichment_jobs (kind, requested_by, params, reason, idempotency_key, slot_date,
-    slot_at)
-VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :slot_date, :slot_at)
+INSERT INTO enrichment_jobs
+    (kind, requested_by, params, reason, idempotency_key, schedule, slot_date, slot_at)
+VALUES (:kind, :by, CAST(:params AS jsonb), :reason, :key, :schedule, :slot_date, :slot_at)
 ON CONFLICT DO NOTHING RETURNING job_id
 """
 

@@ -65,7 +65,7 @@ def scheduler_running(conn: Connection) -> bool:
 
 
 def running_scheduler(conn: Connection) -> tuple[bool, datetime | None]:
-    """`scheduler_running`, and when the next run of these workers is due, if any schedules one."""
+    """`scheduler_running`, and when the next run of these workers was due as of their last tick."""
     row = conn.execute(text(_RUNNING), {"alive": TICK_ALIVE_SECONDS}).one()
     return row.running, row.next_run_at
 
@@ -76,8 +76,7 @@ IS_ALIVE = (
 )
 
 _RUNNING = f"""
-SELECT count(*) > 0 AS running, min(CASE WHEN next_run_at <= now()
-    THEN next_run_at + interval '1 day' ELSE next_run_at END) AS next_run_at
+SELECT count(*) > 0 AS running, min(next_run_at) AS next_run_at
 FROM workers WHERE state IN ('{WorkerState.RUNNING}', '{WorkerState.WAITING}')
     AND ticked_at > now() - make_interval(secs => :alive)
 """

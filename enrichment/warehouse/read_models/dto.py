@@ -13,15 +13,17 @@ from typing import Any
 from uuid import UUID
 
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES, SeriesStatus
+from enrichment.warehouse.read_models.schedules import ScheduleStatus
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatus:
-    """The nightly schedule."""
+    """What runs by itself, and when."""
 
     running: bool  # whether a worker's scheduler has ticked within the last 90 s
     last_enrichment_time: datetime | None
-    next_enrichment_time: datetime | None
+    next_enrichment_time: datetime | None  # of the schedule that runs next
+    schedules: Sequence[ScheduleStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class JobDetails:
     """Further columns of a historic job, for the dashboard and the command line."""
 
     kind: str
+    schedule: str | None  # whose run it is
     state: str
     total: int
     created_at: datetime
@@ -292,7 +295,7 @@ class Pause:
 class ListTotals:
     """How many entries there are in lists of which screens show the newest."""
 
-    slots: int  # nightly slots with a job
+    slots: int  # of the schedules, with a job
     transitions: int
     alert_events: int
     actions: int
@@ -300,13 +303,14 @@ class ListTotals:
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """A nightly slot and its job."""
+    """A slot of a schedule and its job."""
 
-    slot: datetime
+    schedule: str
+    slot: datetime | None  # when it was planned; None if that is not known
     job_id: UUID
     kind: str
     state: str
-    late_seconds: float  # from the slot's time until the job was opened
+    late_seconds: float | None  # from the slot's time until the job was opened
     duration_seconds: float | None
     successful: int | None
     failed: int | None

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from enrichment.domain.schedules import Schedule, nightly
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, ItemStatus
 from enrichment.warehouse.closures import Closures
 from enrichment.warehouse.database import Database, Reader, database_now, fetch_all, from_row
-from enrichment.warehouse.queue.nightly_slot import due_slot
 from enrichment.warehouse.queue.workers import IS_ALIVE, running_scheduler
 from enrichment.warehouse.read_models import metrics_24h
 from enrichment.warehouse.read_models.alerts import AlertReports
@@ -51,6 +53,12 @@ from enrichment.warehouse.read_models.overview import OverviewQueries
 from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
 from enrichment.warehouse.read_models.quality_symbol import QualityReports
+from enrichment.warehouse.read_models.schedules import (
+    judged_run,
+    read_schedules,
+    seconds_late,
+    slot_time,
+)
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
 from enrichment.warehouse.read_models.waiting import wait_reasons
@@ -65,23 +73,23 @@ class ReadModels(Reader):
 
     Args:
         db: Where to read.
-        hour: Of the nightly slot, UTC.
-        minute: Of the nightly slot.
-        enabled: Whether there is a nightly run.
+        schedules: When which symbols are enriched by themselves.
+        enabled: Whether the schedules run.
         providers: Asset class → its providers, in the order in which they are asked.
     """
 
     def __init__(
         self,
         db: Database,
+        schedules: Sequence[Schedule] = (nightly(),),
         *,
-        hour: int,
-        minute: int,
-        enabled: bool,
+        enabled: bool = True,
         providers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(db)
-        self._providers = providers or {}
+        self._read_night = partial(
+            read_night, providers=providers or {}, schedules=schedules, enabled=enabled
+        )
         self.quality_by_day = QualityHistory(db)
         self.jobs = JobReports(db)
         self.symbols = SymbolQueries(db)
@@ -90,15 +98,15 @@ class ReadModels(Reader):
         self.closures = Closures(db)
         self.bars = BarDownloads(db)
         self.alerts = AlertReports(db)
-        self.monitoring = MetricsReader(db, self._providers)
+        self.monitoring = MetricsReader(db, self._read_night)
         self.damage = DamageReports(db)
         self.quality_all = QualityOverview(db)
         self.findings = Findings(db)
         self.reports = QualityReports(db)
         self.prices = PriceCharts(db)
-        self.overview_page = OverviewQueries(db, hour=hour, minute=minute)
+        self.overview_page = OverviewQueries(db, schedules)
         self.vendors = VendorHistory(db)
-        self._hour, self._minute, self._enabled = hour, minute, enabled
+        self._schedules, self._enabled = schedules, enabled
 
     def changes(self) -> Changes:
         """A cheap look at the tables' counters."""
@@ -107,10 +115,11 @@ class ReadModels(Reader):
 
     def overview(self) -> Overview:
         with self._db.begin() as conn:
+            scheduler = self._scheduler(conn)
             return Overview(
                 timestamp=database_now(conn),
-                scheduler=self._scheduler(conn),
-                last_job=last_job(conn),
+                scheduler=scheduler,
+                last_job=last_job(conn, judged_run(conn, scheduler.schedules)),
                 metrics=metrics_24h.read(conn),
                 job_queue=fetch_all(conn, QueuedItem, _QUEUE, {"limit": QUEUE_SHOWN}),
                 queued=conn.execute(text(_QUEUED)).scalar_one(),
@@ -119,7 +128,7 @@ class ReadModels(Reader):
     def night(self) -> NightState:
         """The inputs of the health assessment, in one snapshot."""
         with self._db.begin() as conn:
-            return read_night(conn, self._providers)
+            return self._read_night(conn)
 
     def scheduler_status(self) -> SchedulerStatus:
         with self._db.begin() as conn:
@@ -140,6 +149,7 @@ class ReadModels(Reader):
         *,
         kinds: Sequence[str] = (),
         with_failures: bool = False,
+        schedule: str | None = None,
     ) -> HistoryPage:
         """Up to `limit` jobs, newest first.
 
@@ -148,6 +158,7 @@ class ReadModels(Reader):
             before: `next` of the previous page; None for the first one.
             kinds: Only these kinds; empty for all.
             with_failures: Only jobs with failed symbols.
+            schedule: Only the runs of this schedule.
         """
         at, job_id = before or (None, None)
         values = {
@@ -156,6 +167,7 @@ class ReadModels(Reader):
             "job_id": job_id,
             "kinds": list(kinds),
             "with_failures": with_failures,
+            "schedule": schedule,
         }
         with self._db.begin() as conn:
             now = database_now(conn)
@@ -211,8 +223,24 @@ class ReadModels(Reader):
         return self._all(Transition, _TRANSITIONS, limit=limit)
 
     def slots(self, limit: int = 30) -> list[SlotStatus]:
-        """The newest nightly slots with a job, newest first."""
-        return self._all(SlotStatus, _SLOTS, hour=self._hour, minute=self._minute, limit=limit)
+        """The newest slots of all schedules with a job, newest first."""
+        with self._db.begin() as conn:
+            rows = conn.execute(text(_SLOTS), {"limit": limit}).all()
+        return [self._slot_status(row) for row in rows]
+
+    def _slot_status(self, job: Any) -> SlotStatus:
+        planned = slot_time(self._schedules, job.schedule, job.slot_date, job.slot_at)
+        return SlotStatus(
+            schedule=job.schedule,
+            slot=planned,
+            job_id=job.job_id,
+            kind=job.kind,
+            state=job.state,
+            late_seconds=seconds_late(planned, job.created_at),
+            duration_seconds=job.duration_seconds,
+            successful=job.successful,
+            failed=job.failed,
+        )
 
     def list_totals(self) -> ListTotals:
         with self._db.begin() as conn:
@@ -224,11 +252,17 @@ class ReadModels(Reader):
             return int(conn.execute(text(_FEATURE_VALUES), {"job_id": job_id}).scalar_one())
 
     def _scheduler(self, conn: Connection) -> SchedulerStatus:
-        row = conn.execute(text(_SCHEDULER)).one()
+        now = database_now(conn)
+        schedules = read_schedules(conn, self._schedules, enabled=self._enabled)
         running, following = running_scheduler(conn)
-        if self._enabled and not running:
-            following = due_slot(row.now, self._hour, self._minute) + timedelta(days=1)
-        return SchedulerStatus(running, row.last_enrichment_time, following)
+        planned = [s.next_run_time for s in schedules if s.next_run_time is not None]
+        if not running:
+            following = min(planned, default=None)
+        elif following is not None and following <= now:  # it will tick at any moment
+            several = len(schedules) > 1
+            following = min(planned, default=None) if several else following + timedelta(days=1)
+        last: datetime | None = conn.execute(text(_LAST_ENRICHMENT)).scalar()
+        return SchedulerStatus(running, last, following, schedules)
 
 
 def _progress(conn: Connection, job_id: UUID) -> Progress | None:
@@ -267,10 +301,8 @@ SELECT (SELECT count(*) FROM enrichment_jobs WHERE kind IN {NIGHTLY_JOBS}) AS sl
     (SELECT count(*) FROM operator_actions) AS actions
 """
 
-_SCHEDULER = f"""
-SELECT now() AS now,
-    (SELECT max(completed_at) FROM enrichment_jobs
-        WHERE state IN {FINISHED_JOBS}) AS last_enrichment_time
+_LAST_ENRICHMENT = f"""
+SELECT max(completed_at) FROM enrichment_jobs WHERE state IN {FINISHED_JOBS}
 """
 
 _QUEUE = f"""
@@ -293,6 +325,7 @@ WHERE t.symbol = :symbol
 """
 
 _MATCHING = """(CAST(:kinds AS text[]) = '{}' OR j.kind = ANY(CAST(:kinds AS text[])))
+    AND (CAST(:schedule AS text) IS NULL OR j.schedule = :schedule)
     AND (NOT :with_failures OR coalesce(j.failed, i.failed) > 0)"""
 
 _HISTORY_TOTAL = f"""
@@ -311,7 +344,7 @@ SELECT j.job_id, j.started_at, j.completed_at,
     coalesce(j.failed, i.failed)::int AS failed, coalesce(j.retried, i.retried)::int AS retried,
     coalesce(j.inserted, i.inserted)::bigint AS total_records_inserted,
     coalesce(j.updated, i.updated)::bigint AS total_records_updated,
-    j.kind, j.state, j.total, j.created_at, j.requested_by
+    j.kind, j.schedule, j.state, j.total, j.created_at, j.requested_by
 FROM enrichment_jobs j
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE status = '{ItemStatus.COMPLETED}') AS successful,
@@ -388,11 +421,9 @@ ORDER BY id DESC LIMIT :limit
 """
 
 _SLOTS = f"""
-SELECT slot, job_id, kind, state, extract(epoch FROM created_at - slot)::float8 AS late_seconds,
-    duration_seconds, successful, failed
-FROM (SELECT j.*, CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
-        coalesce(slot_at, (slot_date + make_interval(hours => :hour, mins => :minute))
-        AT TIME ZONE 'UTC') AS slot
-    FROM enrichment_jobs j WHERE kind IN {NIGHTLY_JOBS}) slots
-ORDER BY slot_date DESC LIMIT :limit
+SELECT job_id, schedule, slot_date, slot_at, kind, state, created_at,
+    CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
+    successful, failed
+FROM enrichment_jobs j WHERE kind IN {NIGHTLY_JOBS}
+ORDER BY slot_date DESC, created_at DESC LIMIT :limit
 """

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from enrichment.domain.statuses import ItemStatus
 from enrichment.warehouse.database import Reader, fetch_all, fetch_one, sql
 from enrichment.warehouse.read_models.dto import LastJob
-from enrichment.warehouse.read_models.night import ENRICHED_SINCE, last_run
+from enrichment.warehouse.read_models.schedules import ENRICHED_SINCE, NightRun
 from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5
@@ -34,6 +34,7 @@ class JobRequest:
     """By whom a job was requested, when and why."""
 
     kind: str
+    schedule: str | None  # whose run it is
     requested_by: str
     reason: str | None
     created_at: datetime
@@ -161,12 +162,11 @@ class JobReports(Reader):
         return Timeline(spans, totals.spans, totals.earlier_attempts)
 
 
-def last_job(conn: Connection) -> LastJob | None:
-    """The run that the installation is judged by; where there is none, the newest finished job.
+def last_job(conn: Connection, run: NightRun | None) -> LastJob | None:
+    """`run`, by which the installation is judged; where there is none, the newest finished job.
 
     Its failed symbols are those that no later run has enriched.
     """
-    run = last_run(conn)
     if run is None:
         return fetch_one(conn, LastJob, _NEWEST)
     return LastJob(
@@ -187,7 +187,8 @@ ORDER BY completed_at DESC LIMIT 1
 """
 
 _REQUEST = """
-SELECT kind, requested_by, reason, created_at, started_at, completed_at, cancel_requested_at
+SELECT kind, schedule, requested_by, reason, created_at, started_at, completed_at,
+    cancel_requested_at
 FROM enrichment_jobs WHERE job_id = :job_id
 """
 

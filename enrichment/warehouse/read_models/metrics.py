@@ -7,7 +7,7 @@ lifetime totals before they are deleted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from enrichment.domain.statuses import WorkerState
 from enrichment.warehouse.database import Database, Reader, fetch_all
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.read_models import metrics_24h
-from enrichment.warehouse.read_models.night import NightState, read_night
+from enrichment.warehouse.read_models.night import NightState
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.state_lists import QUEUED_ITEMS, WAITING_ITEMS
@@ -126,9 +126,9 @@ class MetricsSample:
 class MetricsReader(Reader):
     """Reads samples. Raises DatabaseUnavailable if a statement runs for longer than 2 s."""
 
-    def __init__(self, db: Database, providers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, db: Database, read_night: Callable[[Connection], NightState]) -> None:
         super().__init__(db)
-        self._providers = providers
+        self._read_night = read_night
 
     def sample(self) -> MetricsSample:
         with self._db.begin() as conn:
@@ -142,7 +142,7 @@ class MetricsReader(Reader):
             overall: Any = conn.execute(text(_OVERALL)).one()
             return MetricsSample(
                 now=overall.now,
-                night=read_night(conn, self._providers),
+                night=self._read_night(conn),
                 jobs=fetch_all(conn, JobTotals, _JOBS),
                 queue=_counts(conn, _QUEUE),
                 queue_oldest_age=overall.queue_oldest_age,

@@ -1,4 +1,4 @@
-"""What the night is judged by: its last run, and the present state of all series and providers.
+"""What the night is judged by: the schedules' last runs, and the state of all series and providers.
 
 Times are timezone-aware UTC, durations seconds, rates percent, scores 0–1. Symbols that are not
 active are left out.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from sqlalchemy import Connection
 
-from enrichment.domain.model import JobKind
+from enrichment.domain.schedules import Schedule
 from enrichment.domain.statuses import (
     AlertSeverity,
     AlertStatus,
@@ -21,48 +20,24 @@ from enrichment.domain.statuses import (
     SeriesStatus,
     WorkerState,
 )
-from enrichment.warehouse.database import fetch_all, fetch_one, sql
+from enrichment.warehouse.database import fetch_all, sql
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.quality_all import newest_quality
+from enrichment.warehouse.read_models.schedules import (
+    NightRun,
+    ScheduleStatus,
+    UncoveredSymbols,
+    judged_run,
+    read_schedules,
+    read_uncovered,
+)
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
-from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS
+from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 CAUSES_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class NightRun:
-    """The newest scheduled or catch-up run that has ended.
-
-    Where there has never been one, the newest run of all symbols that somebody triggered.
-    """
-
-    job_id: UUID
-    kind: str
-    slot_date: dt.date | None
-    state: str
-    started_at: dt.datetime | None
-    completed_at: dt.datetime | None
-    duration_seconds: float | None  # at work; without the time before it was resumed
-    successful: int
-    failed: int
-    cancelled: int
-    retried: int
-    enriched_since: int  # of the failed symbols: enriched by a later run of any kind
-    still_failing: int  # of the failed symbols: neither enriched since nor taken out
-
-    @property
-    def judged_symbols(self) -> int:
-        """Those that ended, without failed ones that have been taken out since."""
-        return self.successful + self.enriched_since + self.still_failing
-
-    @property
-    def failure_rate(self) -> float | None:
-        """The share of the judged symbols that still fail, in [0, 1]; None for an empty run."""
-        return self.still_failing / self.judged_symbols if self.judged_symbols else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +100,8 @@ class NightState:
 
     timestamp: dt.datetime
     scheduler_running: bool
-    run: NightRun | None
-    is_running: bool  # a scheduled or catch-up run is open now
+    schedules: Sequence[ScheduleStatus]
+    run: NightRun | None  # the worst of the schedules' last ones, see `judged_run`
     last_enrichment_time: dt.datetime | None
     asset_classes: Sequence[str]  # of the active symbols
     providers: Mapping[str, Sequence[str]]  # asset class → providers in the order they are asked
@@ -142,22 +117,43 @@ class NightState:
     waiting_workers: Sequence[WaitingWorker]
     alerts: Sequence[FiringAlert]
     limiters: Sequence[PausedLimiter] = ()
+    uncovered: Sequence[UncoveredSymbols] = ()
 
     @property
     def series(self) -> int:
         return sum(self.statuses.values())
 
+    @property
+    def runs(self) -> Sequence[NightRun]:
+        """The last one of each schedule, or of those that have none the one that is judged."""
+        runs = [status.run for status in self.schedules if status.run is not None]
+        return runs or ([] if self.run is None else [self.run])
 
-def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> NightState:
-    """The installation now; the connection's transaction is the snapshot."""
+    @property
+    def overdue(self) -> Sequence[ScheduleStatus]:
+        return [status for status in self.schedules if status.overdue]
+
+
+def read_night(
+    conn: Connection,
+    providers: Mapping[str, Sequence[str]],
+    schedules: Sequence[Schedule],
+    *,
+    enabled: bool,
+) -> NightState:
+    """The installation now; the connection's transaction is the snapshot.
+
+    enabled: whether the schedules run.
+    """
+    planned = read_schedules(conn, schedules, enabled=enabled)
     now = conn.execute(sql(_NOW)).one()
     statuses = conn.execute(sql(_STATUSES)).all()
     quality = conn.execute(sql(_QUALITY)).one()
     return NightState(
         timestamp=now.now,
         scheduler_running=scheduler_running(conn),
-        run=last_run(conn),
-        is_running=now.is_running,
+        schedules=planned,
+        run=judged_run(conn, planned),
         last_enrichment_time=now.last_enrichment_time,
         asset_classes=now.asset_classes,
         providers=providers,
@@ -173,6 +169,7 @@ def read_night(conn: Connection, providers: Mapping[str, Sequence[str]]) -> Nigh
         waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
         limiters=fetch_all(conn, PausedLimiter, _PAUSED_LIMITERS, {"stale": STALE_SECONDS}),
+        uncovered=read_uncovered(conn, schedules) if enabled else (),
     )
 
 
@@ -181,45 +178,12 @@ def pauses_in_force(conn: Connection) -> list[Pause]:
     return fetch_all(conn, Pause, PAUSES)
 
 
-def last_run(conn: Connection) -> NightRun | None:
-    """The run that the installation is judged by."""
-    return fetch_one(conn, NightRun, _LAST_RUN)
-
-
-# Whether any later run has enriched the symbol of a failed item i.
-ENRICHED_SINCE = f"""EXISTS (
-        SELECT 1 FROM enrichment_job_items later
-        WHERE later.symbol = i.symbol AND later.status = '{ItemStatus.COMPLETED}'
-            AND later.completed_at > i.completed_at)"""
-
 _NOW = f"""
 SELECT now() AS now,
-    EXISTS (SELECT 1 FROM enrichment_jobs
-        WHERE state IN {OPEN_JOBS} AND kind IN {NIGHTLY_JOBS}) AS is_running,
     (SELECT max(completed_at) FROM enrichment_jobs
         WHERE state IN {FINISHED_JOBS}) AS last_enrichment_time,
     ARRAY(SELECT DISTINCT asset_class FROM tracked_symbols
         WHERE active ORDER BY asset_class) AS asset_classes
-"""
-
-_LAST_RUN = f"""
-WITH run AS (
-    SELECT j.*, job_seconds(j) AS duration_seconds FROM enrichment_jobs j
-    WHERE completed_at IS NOT NULL AND (kind IN {NIGHTLY_JOBS} OR kind = '{JobKind.MANUAL}'
-        AND state IN {FINISHED_JOBS} AND params ->> 'symbols' IS NULL
-        AND params ->> 'asset_class' IS NULL)
-    ORDER BY kind IN {NIGHTLY_JOBS} DESC, slot_date DESC NULLS LAST, completed_at DESC LIMIT 1
-), failed AS (
-    SELECT t.active, {ENRICHED_SINCE} AS enriched_since
-    FROM run JOIN enrichment_job_items i USING (job_id)
-    LEFT JOIN tracked_symbols t ON t.symbol = i.symbol
-    WHERE i.status = '{ItemStatus.FAILED}'
-)
-SELECT job_id, kind, slot_date, state, started_at, completed_at, duration_seconds,
-    successful, failed, cancelled, retried,
-    (SELECT count(*) FROM failed WHERE enriched_since) AS enriched_since,
-    (SELECT count(*) FROM failed WHERE active AND NOT enriched_since) AS still_failing
-FROM run
 """
 
 _STATUSES = f"""

@@ -6,34 +6,57 @@ Times are timezone-aware UTC, durations in seconds, scores in [0, 1]. Inactive s
 from __future__ import annotations
 
 import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
+from enrichment.domain.schedules import Schedule, Slot, nightly
 from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
-from enrichment.warehouse.database import Database, Reader
+from enrichment.warehouse.database import Database, Reader, database_now
 from enrichment.warehouse.read_models.dto import TrackedSeries
-from enrichment.warehouse.read_models.night import ENRICHED_SINCE
+from enrichment.warehouse.read_models.schedules import (
+    ENRICHED_SINCE,
+    known_since,
+    seconds_late,
+    slot_time,
+)
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, STATUS
 from enrichment.warehouse.state_lists import NIGHTLY_JOBS
+
+MISSED, MANUAL, BEFORE, UNPLANNED = "missed", "manual", "before", "unplanned"  # without a job
+_WORST_FIRST = (
+    *(JobState.FAILED, MISSED, JobState.PARTIAL, JobState.CANCELLED, JobState.RUNNING),
+    *(JobState.QUEUED, MANUAL, JobState.COMPLETED, BEFORE, UNPLANNED),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """A UTC date and the job of its nightly slot.
+    """A date and the worst of the schedules' jobs that were planned for it.
 
-    The state is that of the job; without one, 'manual' if another job was successful on the date,
-    'missed' if none was, and 'before' for dates before the first job ever. Figures are None without
-    a job, or before its end.
+    The state is that of the job; without one, 'manual' if a job that somebody opened was
+    successful on the date, 'missed' if none was, 'before' for dates before the first job ever or
+    before the schedule was known, and 'unplanned' if no schedule runs on the date.
+    Figures are None without a job, or before its end.
     """
 
     date: dt.date
     state: str
-    successful: int | None
-    failed: int | None
-    duration_seconds: float | None
-    late_seconds: float | None  # from the slot's time until the job was opened
+    successful: int | None = None
+    failed: int | None = None
+    duration_seconds: float | None = None
+    late_seconds: float | None = None  # from the slot's time until the job was opened
+    schedule: str | None = None
+
+    @property
+    def badness(self) -> tuple[int, int]:
+        return -_WORST_FIRST.index(self.state), self.failed or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +73,54 @@ class RecentError:
 
 
 class OverviewQueries(Reader):
-    """Reads the overview page; hour and minute are the time of the nightly slot, UTC."""
+    """Reads the overview page."""
 
-    def __init__(self, db: Database, *, hour: int, minute: int) -> None:
+    def __init__(self, db: Database, schedules: Sequence[Schedule] = (nightly(),)) -> None:
         super().__init__(db)
-        self._slot = {"hour": hour, "minute": minute}
+        self._schedules = schedules
 
     def nights(self, days: int = 90) -> list[Night]:
-        """The last `days` dates with a past slot, oldest first."""
-        return self._all(Night, _NIGHTS, **self._slot, days=days)
+        """The dates up to that of the newest past slot, oldest first."""
+        with self._db.begin() as conn:
+            now, since = database_now(conn), known_since(conn)
+            newest = max(schedule.last_slot(now).date for schedule in self._schedules)
+            first = newest - dt.timedelta(days=days - 1)
+            jobs = conn.execute(text(_NIGHTLY), {"first": first}).all()
+            first_job = conn.execute(text(_FIRST_JOB)).scalar()
+            by_hand = set(conn.execute(text(_DATES_RUN_BY_HAND), {"first": first}).scalars())
+
+        def without_job(slot: Slot) -> Night:
+            before = first_job is None or slot.date < first_job
+            if before or slot.at < since.get(slot.schedule, now):
+                return Night(slot.date, BEFORE, schedule=slot.schedule)
+            state = MANUAL if slot.date in by_hand else MISSED
+            return Night(slot.date, state, schedule=slot.schedule)
+
+        nights = defaultdict(list)
+        for job in jobs:
+            nights[job.slot_date].append(self._night(job))
+        with_job = {(job.schedule, job.slot_date) for job in jobs}
+        for slot in self._slots_since(first, now):
+            if (slot.schedule, slot.date) not in with_job:
+                nights[slot.date].append(without_job(slot))
+        dates = (first + dt.timedelta(days=n) for n in range(days))
+        return [max(nights[d] or [Night(d, UNPLANNED)], key=attrgetter("badness")) for d in dates]
+
+    def _night(self, job: Any) -> Night:
+        planned = slot_time(self._schedules, job.schedule, job.slot_date, job.slot_at)
+        return Night(
+            job.slot_date,
+            job.state,
+            job.successful,
+            job.failed,
+            job.duration_seconds,
+            seconds_late(planned, job.created_at),
+            job.schedule,
+        )
+
+    def _slots_since(self, first: dt.date, now: dt.datetime) -> Iterator[Slot]:
+        for schedule in self._schedules:
+            yield from takewhile(lambda slot: slot.date >= first, schedule.slots_before(now))
 
     def errors(self, days: int = 7) -> list[RecentError]:
         """The error classes in the jobs of the last days, the most frequent first."""
@@ -74,30 +136,18 @@ class OverviewQueries(Reader):
         return self._all(TrackedSeries, _ATTENTION, limit=limit)
 
 
-_NIGHTS = f"""
-WITH dates AS (
-    SELECT (date_trunc('day', (now() AT TIME ZONE 'UTC') - make_interval(hours => :hour,
-        mins => :minute))::date - n) AS date
-    FROM generate_series(0, CAST(:days AS integer) - 1) n
-), first_job AS (
-    SELECT min(created_at AT TIME ZONE 'UTC')::date AS date FROM enrichment_jobs
-)
-SELECT d.date,
-    coalesce(j.state, CASE
-        WHEN first_job.date IS NULL OR d.date < first_job.date THEN 'before'
-        WHEN EXISTS (SELECT 1 FROM enrichment_jobs m
-            WHERE m.state IN ('{JobState.COMPLETED}', '{JobState.PARTIAL}')
-            AND m.created_at >= d.date AT TIME ZONE 'UTC'
-            AND m.created_at < (d.date + 1) AT TIME ZONE 'UTC') THEN 'manual'
-        ELSE 'missed' END) AS state,
-    j.successful, j.failed,
-    CASE WHEN j.completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds,
-    extract(epoch FROM j.created_at - coalesce(j.slot_at,
-        (d.date + make_interval(hours => :hour, mins => :minute)) AT TIME ZONE 'UTC'))::float8
-        AS late_seconds
-FROM dates d CROSS JOIN first_job
-LEFT JOIN enrichment_jobs j ON j.slot_date = d.date AND j.kind IN {NIGHTLY_JOBS}
-ORDER BY d.date
+_NIGHTLY = f"""
+SELECT schedule, slot_date, slot_at, state, successful, failed, created_at,
+    CASE WHEN completed_at IS NOT NULL THEN job_seconds(j) END AS duration_seconds
+FROM enrichment_jobs j WHERE kind IN {NIGHTLY_JOBS} AND slot_date >= :first
+"""
+
+_FIRST_JOB = "SELECT min(created_at AT TIME ZONE 'UTC')::date FROM enrichment_jobs"
+
+_DATES_RUN_BY_HAND = f"""
+SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date FROM enrichment_jobs
+WHERE schedule IS NULL AND state IN ('{JobState.COMPLETED}', '{JobState.PARTIAL}')
+    AND created_at >= CAST(:first AS timestamp) AT TIME ZONE 'UTC'
 """
 
 _ERRORS = f"""

@@ -20,7 +20,7 @@ def test_a_local_clock_that_goes_back_stops_no_tick(
     time.tzset()
     ticks: list[float] = []
     now = [1000.0]
-    slots = SimpleNamespace(open_due_job=lambda: ticks.append(now[0]), maintain=lambda: None)
+    slots = SimpleNamespace(open_due_jobs=lambda: ticks.append(now[0]) or {}, maintain=lambda: None)
     nothing = cast(Any, None)
     scheduler = EnrichmentScheduler(
         ScheduleSettings(), cast(Any, slots), nothing, nothing, clock=lambda: now[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,15 +14,16 @@ from enrichment.services.health import assess, success_rate, without_issues
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.night import (
     BreakerState,
-    NightRun,
     NightState,
     WaitingWorker,
 )
+from enrichment.warehouse.read_models.schedules import NightRun, ScheduleStatus, UncoveredSymbols
 
 NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
 RUN = NightRun(
     job_id=UUID(int=1),
     kind="scheduled",
+    schedule="nightly",
     slot_date=date(2026, 3, 2),
     state=JobState.COMPLETED,
     started_at=NOW - timedelta(hours=4, minutes=1),
@@ -34,11 +36,25 @@ RUN = NightRun(
     enriched_since=0,
     still_failing=0,
 )
+NIGHTLY = ScheduleStatus(
+    name="nightly",
+    asset_classes=("stock", "etf", "crypto"),
+    exchanges=(),
+    time="01:30",
+    zone="UTC",
+    days=("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"),
+    symbols=100,
+    is_running=False,
+    overdue=False,
+    last_slot_time=NOW - timedelta(hours=4, minutes=30),
+    next_run_time=NOW + timedelta(hours=19, minutes=30),
+    run=RUN,
+)
 GOOD = NightState(
     timestamp=NOW,
     scheduler_running=True,
+    schedules=(NIGHTLY,),
     run=RUN,
-    is_running=False,
     last_enrichment_time=RUN.completed_at,
     asset_classes=("stock",),
     providers={"stock": ("polygon", "yahoo")},
@@ -62,7 +78,12 @@ def breaker(name: str, state: str = "open", mode: str = "auto", workers: int = 2
 
 
 def after(**changes: object) -> NightState:
-    return replace(GOOD, run=replace(RUN, **changes))  # type: ignore[arg-type]
+    return of_schedule(run=replace(RUN, **changes))  # type: ignore[arg-type]
+
+
+def of_schedule(**changes: Any) -> NightState:
+    schedule = replace(NIGHTLY, **changes)
+    return replace(GOOD, schedules=(schedule,), run=schedule.run)
 
 
 def test_no_issues_is_healthy() -> None:
@@ -99,11 +120,34 @@ def test_no_issues_is_healthy() -> None:
             "critical",
             "No provider is available for stock",
         ),
-        (replace(GOOD, run=None, last_enrichment_time=None), "warning", "No run has finished yet"),
+        (
+            replace(of_schedule(run=None), last_enrichment_time=None),
+            "warning",
+            "No run has finished yet",
+        ),
+        (
+            of_schedule(run=None, overdue=True),
+            "warning",
+            "The night planned for 2026-03-02 01:30 UTC has not started.",
+        ),
+        (
+            of_schedule(name="us", run=replace(RUN, schedule="us", still_failing=6)),
+            "warning",
+            "6 of 106 symbols of the last run of schedule us (2026-03-02) failed",
+        ),
+        (
+            replace(GOOD, uncovered=(UncoveredSymbols("stock", "XLON", 3),)),
+            "warning",
+            "No schedule covers 3 symbols (stock of XLON)",
+        ),
         (after(successful=95, still_failing=6), "warning", "6 of 101 symbols"),
         (after(state=JobState.CANCELLED, cancelled=7), "warning", "7 symbols"),
         (after(duration_seconds=1801.0), "warning", "took 30.1 minutes"),
-        (after(completed_at=NOW - timedelta(hours=25)), "warning", "more than 25 hours ago"),
+        (
+            of_schedule(overdue=True, run=replace(RUN, completed_at=NOW - timedelta(hours=25))),
+            "warning",
+            "more than 25 hours ago",
+        ),
         (replace(GOOD, error_symbols=3), "warning", "3 symbols have a series in error"),
         (replace(GOOD, statuses={"healthy": 90, "stale": 10}), "warning", "10 of 100 series"),
         (replace(GOOD, mean_score=0.89), "warning", "mean quality score is 0.890"),
@@ -132,8 +176,6 @@ def test_series_that_are_not_healthy_are_said_without_being_an_issue() -> None:
     [
         after(successful=95, still_failing=5),  # exactly the target
         after(duration_seconds=1800.0),
-        after(completed_at=NOW - timedelta(hours=24)),
-        replace(after(completed_at=NOW - timedelta(hours=25)), is_running=True),
         replace(GOOD, mean_score=0.90, validation_rate=95.0),
         replace(GOOD, mean_score=None, validation_rate=None),
         after(failed=50, successful=50, enriched_since=50),

@@ -34,6 +34,7 @@ def test_the_default_rules() -> None:
         ("HighFailureRate", "last_job.failure_rate > 0.1", "warning"),
         ("LongDuration", "last_job.duration_seconds > 1800", "warning"),
         ("LowDataQuality", "data_quality.avg_quality_score < 0.85", "warning"),
+        ("EnrichmentOverdue", "scheduler.overdue_schedules > 0", "warning"),
     ]
 
 
@@ -70,6 +71,7 @@ def test_a_file_adds_replaces_and_disables_rules(tmp_path: Path) -> None:
         "HighFailureRate",
         "LowDataQuality",
         "QueueStuck",
+        "EnrichmentOverdue",
     }
     assert rules["QueueStuck"].duration == timedelta(minutes=10)
     assert rules["LowDataQuality"].condition == "job_queue.oldest_age_seconds > 3600"
