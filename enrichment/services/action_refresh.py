@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import EnrichmentError, ProviderError, Snooze
@@ -30,7 +31,8 @@ STARTUP_SECONDS = 10.0  # until what starts beside the worker is ready
 ACTOR = "corporate-actions"
 _BEFORE_SLOT = timedelta(minutes=15)
 _OVERLAP = timedelta(days=30)  # past actions that are asked for again each night
-_BY_NAME = 1_000  # more symbols than these are asked for as the whole market
+_BY_NAME = 1_000  # more symbols than these are asked for as the whole market, or in turn
+_MARKET_REACH = timedelta(days=400)  # of one request for the whole market
 _MAX_WITHDRAWN = 0.1  # of what a source listed; more is a fault of its answer
 
 
@@ -160,6 +162,8 @@ class ActionRefresh:
         if not wanted:
             return Refresh(source.source)
         since = min(wanted.values())
+        if len(wanted) > _BY_NAME and since < (now - _MARKET_REACH).date():
+            wanted = dict(islice(wanted.items(), _BY_NAME))
         reported = source.fetch_actions(since, None if len(wanted) > _BY_NAME else list(wanted))
         with self._db.begin() as conn:
             changed = ledger.record(conn, reported)

@@ -23,7 +23,7 @@ from enrichment.domain.bars import Bars, Timestamps
 from enrichment.domain.calendars import canonical, is_complete
 from enrichment.domain.errors import MalformedResponse, RequestRefused, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import naming, to_floats, within
+from enrichment.vendors.base import naming, require_fewer_bars, to_floats, within
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.spelling import vendor_spelling
 
@@ -105,6 +105,7 @@ class AlpacaProvider:
         while True:
             body = self._page(params)
             pages.append(parse(body, symbol))
+            require_fewer_bars(sum(map(len, pages)), asked, timeframe)
             token = _next_page_token(body)
             if token is None:
                 return pages

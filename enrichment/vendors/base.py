@@ -109,6 +109,7 @@ class ResilientCall(Protocol):
 
 _AROUND = np.timedelta64(8, "D")  # a week and the time zones, as answers may be rounded
 _LAST_BARS = 2  # that a vendor may send in place of none
+_FEW_BARS = 1_000  # that need no time to fit into
 _NUMBER_TYPES = {float, int, type(None)}
 _UNITS_PER_SECOND = {"s": 1, "ms": 1000}
 _EARLIEST, _LATEST = -2_208_988_800, 4_102_444_800  # the years 1900 to 2099, in seconds
@@ -142,6 +143,22 @@ def to_timestamps(values: Sequence[Any], field: str, unit: Literal["s", "ms"]) -
     if values and (min(values) < _EARLIEST * scale or max(values) > _LATEST * scale):
         raise MalformedResponse(f"'{field}' lies outside the years 1900 to 2099")
     return np.array(values, np.int64).astype(f"datetime64[{unit}]").astype("datetime64[us]")
+
+
+def require_fewer_bars(bars: int, window: Window, timeframe: Timeframe) -> None:
+    """Raise MalformedResponse for more bars than a window can have, twice over.
+
+    Vendors are asked page by page: the pages of one that sends any without end are not collected.
+
+    >>> from datetime import UTC, datetime
+    >>> day = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
+    >>> require_fewer_bars(2000, day, Timeframe.H1)
+    Traceback (most recent call last):
+    enrichment.domain.errors.MalformedResponse: more than 1,048 bars of 1h do not fit into the time
+    """
+    most = _FEW_BARS + 2 * int((window.end - window.start) / timeframe.duration)
+    if bars > most:
+        raise MalformedResponse(f"more than {most:,} bars of {timeframe} do not fit into the time")
 
 
 def within(bars: Bars, window: Window) -> Bars:

@@ -25,7 +25,13 @@ from enrichment.domain.errors import (
     UnknownSymbol,
 )
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import naming, text_to_floats, to_floats, to_timestamps
+from enrichment.vendors.base import (
+    naming,
+    require_fewer_bars,
+    text_to_floats,
+    to_floats,
+    to_timestamps,
+)
 from enrichment.vendors.http import HttpClient, JsonResponse
 from enrichment.vendors.spelling import vendor_spelling
 
@@ -68,20 +74,23 @@ class BinanceProvider:
             raise UnknownSymbol(f"Binance trades crypto only, {symbol} is a {asset_class}")
         spelling = vendor_spelling(self.name, symbol)
         with naming(self.name, spelling):
-            pages = self._pages(spelling, timeframe, window)
-            bars = parse([row for page in pages for row in page.body])
+            pages, response = self._pages(spelling, timeframe, window)
+        bars = Bars.empty().concat(*pages)
         return FetchedBars(
             replace(bars, ts=canonical(asset_class, timeframe, bars.ts)),
             self.source,
             adjusted=True,
             requests=len(pages),
-            quota_remaining=_quota_remaining(pages[-1].headers),
+            quota_remaining=_quota_remaining(response.headers),
         )
 
-    def _pages(self, symbol: str, timeframe: Timeframe, window: Window) -> list[JsonResponse]:
+    def _pages(
+        self, symbol: str, timeframe: Timeframe, window: Window
+    ) -> tuple[list[Bars], JsonResponse]:
+        """The bars of each request, and the last response."""
         start, end = _milliseconds(window.start), _milliseconds(window.end) - 1
         step = timeframe.duration // timedelta(milliseconds=1)
-        pages: list[JsonResponse] = []
+        pages: list[Bars] = []
         last: int | None = None
         while len(pages) < _MAX_PAGES:
             params: dict[str, str | int] = {
@@ -91,24 +100,25 @@ class BinanceProvider:
                 "endTime": end,
                 "limit": self._limit,
             }
-            pages.append(self._page(params))
-            rows = _rows(pages[-1].body)
-            if rows:
-                newest = _newest(rows)
+            response = self._page(params)
+            pages.append(parse(response.body))
+            require_fewer_bars(sum(map(len, pages)), window, timeframe)
+            if len(pages[-1]):
+                newest = _newest(pages[-1])
                 if newest < start:
                     raise MalformedResponse("'openTime' does not advance from page to page")
             else:  # a hole as long as a page, or the end
                 newest = start + (self._limit - 1) * step
                 if last is None and newest + step <= end:
                     del params["startTime"]  # the newest there is
-                    probe = self._page(params | {"limit": 1})
-                    last = _newest(_rows(probe.body))
-                    pages.append(replace(probe, body=[]))
+                    response = self._page(params | {"limit": 1})
+                    last = _newest(parse(response.body))
+                    pages.append(Bars.empty())
                 if last is None or last < newest:
-                    return pages
+                    return pages, response
             start = newest + 1
             if newest + step > end:
-                return pages
+                return pages, response
         raise MalformedResponse(f"the klines do not end after {_MAX_PAGES} pages")
 
     def _page(self, params: Mapping[str, str | int]) -> JsonResponse:
@@ -125,8 +135,10 @@ class BinanceProvider:
             raise
 
 
-def parse(rows: list[Any]) -> Bars:
+def parse(rows: Any) -> Bars:
     """The bars of klines, whose prices and volumes are text; vwap is quote volume / volume."""
+    if not isinstance(rows, list):
+        raise MalformedResponse("the klines are not a list")
     if not rows:
         return Bars.empty()
     if any(type(row) is not list or len(row) < _FIELDS - 1 for row in rows):
@@ -146,22 +158,9 @@ def parse(rows: list[Any]) -> Bars:
     )
 
 
-def _rows(body: Any) -> list[Any]:
-    if not isinstance(body, list):
-        raise MalformedResponse("the klines are not a list")
-    return body
-
-
-def _open_time(row: Any) -> Any:
-    if not isinstance(row, list) or not row:
-        raise MalformedResponse(f"a kline is not a list of {_FIELDS} values")
-    return row[0]
-
-
-def _newest(rows: list[Any]) -> int:
-    """The newest open time, in milliseconds; 0 without rows."""
-    times = _open_times([_open_time(row) for row in rows])
-    return int(times.max().astype("datetime64[ms]").astype(int)) if rows else 0
+def _newest(bars: Bars) -> int:
+    """The newest open time, in milliseconds; 0 without bars."""
+    return int(bars.ts.max().astype("datetime64[ms]").astype(int)) if len(bars) else 0
 
 
 def _open_times(values: Sequence[Any]) -> Timestamps:

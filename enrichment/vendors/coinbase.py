@@ -19,7 +19,7 @@ from enrichment.domain.bars import Bars
 from enrichment.domain.calendars import canonical
 from enrichment.domain.errors import MalformedResponse, UnknownSymbol
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
-from enrichment.vendors.base import naming, to_floats, to_timestamps, within
+from enrichment.vendors.base import naming, require_fewer_bars, to_floats, to_timestamps, within
 from enrichment.vendors.canonical import build
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.spelling import vendor_spelling
@@ -94,7 +94,9 @@ class CoinbaseProvider:
                 "end": f"{asked.end:%Y-%m-%dT%H:%M:%SZ}",
             },
         )
-        return within(parse(response.body).take(slice(None, None, -1)), asked)
+        bars = parse(response.body)
+        require_fewer_bars(len(bars), asked, timeframe)
+        return within(bars.take(slice(None, None, -1)), asked)
 
 
 def parse(rows: Any) -> Bars:

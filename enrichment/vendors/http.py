@@ -46,12 +46,13 @@ from enrichment.vendors.transport import (
 
 DEFAULT_TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two reads of the answer
 MAX_BYTES = 64 * 1024 * 1024  # of a decompressed answer; the largest seen have 10
-MAX_TOTAL_BYTES = 96 * 1024 * 1024  # of all answers that the process is reading or decoding
-MAX_CONTAINERS = 150_000  # objects and arrays of an answer; a page has at most 50,000 bars
-MAX_VALUES = 1_500_000
+MAX_TOTAL_BYTES = 64 * 1024 * 1024  # of all answers that the process is reading or decoding
+MAX_ROWS = 50_000  # of an answer
+ROW_BYTES = 1_300  # in memory, at most; a page of Polygon's has 1,110 a row
 MAX_RETRY_AFTER = 3600.0  # seconds; an answer may name any number
 _LARGE_BYTES = 1024 * 1024  # from which on an answer's structure is counted before it is decoded
-Decode = Callable[[bytes], Any]
+_MAX_TEXT_BYTES = 1024 * 1024  # of a page that is no JSON, and of an error's JSON that is read
+Decode = Callable[[bytearray], Any]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HEADERS = {"User-Agent": "market-enrichment", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _SECRET_WORDS = ("authorization", "key", "token", "secret", "cookie")
@@ -92,6 +93,7 @@ class HttpClient:
         connect: Makes the transport of an address.
         key_setting: The setting that an AccessDenied tells the user to check.
         address_setting: The setting that a failed connection tells the user to check.
+        max_rows: Of an answer; one that takes the memory of more is refused before it is decoded.
         now: The wall clock, for a Retry-After that is a date and for the vendor's provider.
         timer: Monotonic seconds; an answer is read for MAX_SECONDS and MAX_BYTES at most.
     """
@@ -107,6 +109,7 @@ class HttpClient:
         connect: Callable[[str], Transport] = PooledTransport,
         key_setting: str = "the API key",
         address_setting: str = "the address in the settings",
+        max_rows: int = MAX_ROWS,
         now: Callable[[], datetime] = utc_now,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -118,7 +121,7 @@ class HttpClient:
         self.now = now
         self._headers, self._key_setting = {**_HEADERS, **(headers or {})}, key_setting
         self._address_setting = address_setting
-        self._connect = connect
+        self._connect, self._max_rows = connect, max_rows
         self._transport = transport or connect(base)
 
     def __repr__(self) -> str:
@@ -189,6 +192,7 @@ class HttpClient:
             connect=self._connect,
             key_setting=self._key_setting,
             address_setting=self._address_setting,
+            max_rows=self._max_rows,
             now=self.now,
             timer=self._timer,
         )
@@ -206,7 +210,11 @@ class HttpClient:
         """
         address, content = self._resolved(url)[0], orjson.dumps(body)
         headers = {**headers, "Content-Type": "application/json"}
-        self._call(lambda: self._send("POST", address, label, data=content, headers=headers))
+        self._call(lambda: self._post(address, label, content, headers))
+
+    def _post(self, url: str, label: str, data: bytes, headers: Mapping[str, str]) -> None:
+        with self._sent("POST", url, label, data=data, headers=headers):
+            pass
 
     def _resolved(self, path_or_url: str) -> tuple[str, str]:
         """The address on the client's host, and its path."""
@@ -219,16 +227,22 @@ class HttpClient:
         return self._root + path + (f"?{query}" if query else ""), path
 
     def _text(self, url: str, label: str, headers: Mapping[str, str] | None) -> TextResponse:
-        response, content = self._send("GET", url, label, headers=headers, accepted=(2, 4))
-        return TextResponse(response.status, response.headers, content.decode("utf-8", "replace"))
+        with self._sent("GET", url, label, headers=headers, accepted=(2, 4)) as (response, content):
+            if len(content) > _MAX_TEXT_BYTES:
+                raise MalformedResponse(f"{label} answered more than {_MAX_TEXT_BYTES:,} bytes")
+            text = content.decode("utf-8", "replace")
+        return TextResponse(response.status, response.headers, text)
 
     def _get(
         self, url: str, path: str, headers: Mapping[str, str] | None, decode: Decode
     ) -> JsonResponse:
-        response, content = self._send("GET", url, path, headers=headers)
-        return JsonResponse(_decoded(response, content, path, decode), response.headers)
+        with self._sent("GET", url, path, headers=headers) as (response, content):
+            if len(content) > _LARGE_BYTES and _decoded_bytes(content) > self._max_rows * ROW_BYTES:
+                raise MalformedResponse(f"{path} answered more objects or values than a page has")
+            return JsonResponse(_decoded(response, content, path, decode), response.headers)
 
-    def _send(
+    @contextmanager
+    def _sent(
         self,
         method: Literal["GET", "POST"],
         url: str,
@@ -237,40 +251,44 @@ class HttpClient:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         accepted: tuple[int, ...] = (2,),
-    ) -> tuple[StreamedResponse, bytes]:
+    ) -> Iterator[tuple[StreamedResponse, bytearray]]:
         """The response and its body if it is accepted; messages call the address `label`.
+
+        The body counts among those that are being read until the end of the block.
 
         accepted: hundreds of the statuses that are no errors; a 429 always is one.
         """
         all_headers = {**self._headers, **headers} if headers else self._headers
-        try:
-            response = self._transport.send(
-                method, url, body=data, headers=all_headers, timeouts=self._timeouts()
-            )
-            content = self._read(response, label)
-        except FAILURES as exc:
-            raise translated(exc, label, self._host, self._address_setting) from exc
-        if response.status // 100 not in accepted or response.status in _QUOTA_STATUSES:
-            raise self._error_of(response, content, label)
-        return response, content
+        with _reading.body() as (content, add):
+            try:
+                response = self._transport.send(
+                    method, url, body=data, headers=all_headers, timeouts=self._timeouts()
+                )
+                self._read(response, label, add)
+            except FAILURES as exc:
+                raise translated(exc, label, self._host, self._address_setting) from exc
+            if response.status // 100 not in accepted or response.status in _QUOTA_STATUSES:
+                raise self._error_of(response, content, label)
+            yield response, content
 
-    def _read(self, response: StreamedResponse, label: str) -> bytes:
-        """The whole body; one that is too large or too slow is given up."""
-        seconds = seconds_for_answer(MAX_SECONDS)
-        content, end = bytearray(), self._timer() + seconds
-        with _reading.answer() as count, closing(response.parts) as parts:
+    def _read(self, response: StreamedResponse, label: str, add: Callable[[bytes], bool]) -> None:
+        """Add the whole body; one that is too large or too slow is given up."""
+        seconds, size = seconds_for_answer(MAX_SECONDS), 0
+        end = self._timer() + seconds
+        with closing(response.parts) as parts:
             for part in parts:
-                content += part
-                if len(content) > MAX_BYTES:
+                size += len(part)
+                if size > MAX_BYTES:
                     raise MalformedResponse(f"{label} answered more than {MAX_BYTES:,} bytes")
-                if not count(len(part)):
+                if not add(part):
                     raise ProviderUnavailable(f"{label}: too much is being read at once")
                 if self._timer() > end:
-                    sent = f"{label} sent {len(content):,} bytes in {seconds:.0f} s"
+                    sent = f"{label} sent {size:,} bytes in {seconds:.0f} s"
                     raise ProviderUnavailable(f"{sent} and did not end")
-        return bytes(content)
 
-    def _error_of(self, response: StreamedResponse, content: bytes, label: str) -> ProviderError:
+    def _error_of(
+        self, response: StreamedResponse, content: bytearray, label: str
+    ) -> ProviderError:
         status, body = response.status, _json_object(content)
         message = f"{label} answered {status}{self._reason(body)}"
         if status in _QUOTA_STATUSES:
@@ -308,22 +326,22 @@ class _BytesBeingRead:
         self._lock = Lock()
 
     @contextmanager
-    def answer(self) -> Iterator[Callable[[int], bool]]:
-        """A function that counts further bytes of one answer; False if they are too many."""
-        own = 0
+    def body(self) -> Iterator[tuple[bytearray, Callable[[bytes], bool]]]:
+        """One body, empty, and a function that adds to it; False if all are too large together."""
+        content = bytearray()
 
-        def count(size: int) -> bool:
-            nonlocal own
-            own += size
+        def add(part: bytes) -> bool:
+            content.extend(part)
             with self._lock:
-                self._total += size
+                self._total += len(part)
                 return self._total <= MAX_TOTAL_BYTES
 
         try:
-            yield count
+            yield content, add
         finally:
             with self._lock:
-                self._total -= own
+                self._total -= len(content)
+            content.clear()  # an error keeps the frames that it passed, with what they hold
 
 
 _reading = _BytesBeingRead()
@@ -336,8 +354,10 @@ def _chart_error(body: Mapping[str, Any]) -> object:
     return error.get("description") if isinstance(error, dict) else None
 
 
-def _json_object(content: bytes) -> Mapping[str, Any]:
-    """The JSON object of a body; an empty one if it has none."""
+def _json_object(content: bytearray) -> Mapping[str, Any]:
+    """The JSON object of an error's body; an empty one if it has none, or is too large for one."""
+    if len(content) > _MAX_TEXT_BYTES:
+        return {}
     with suppress(orjson.JSONDecodeError):
         body = orjson.loads(content)
         if isinstance(body, dict):
@@ -349,24 +369,23 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
-def _decoded(response: StreamedResponse, content: bytes, path: str, decode: Decode) -> Any:
+def _decoded(response: StreamedResponse, content: bytearray, path: str, decode: Decode) -> Any:
     """The body if it says that it is JSON, or says nothing, and is."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     message = f"{path} answered {len(content)} bytes of {kind or 'unknown type'} that are not JSON"
     if kind and not kind.endswith(("/json", "+json")):
         raise MalformedResponse(message)
-    if len(content) > _LARGE_BYTES and _is_too_complex(content):
-        raise MalformedResponse(f"{path} answered more objects or values than a page has")
     try:
         return decode(content)
     except ValueError as exc:
         raise MalformedResponse(message) from exc
 
 
-def _is_too_complex(content: bytes) -> bool:
-    """Whether decoding would take many times the memory of the bytes. Counts within texts, too."""
+def _decoded_bytes(content: bytearray) -> int:
+    """The most memory that the JSON takes once it is decoded; counts within texts, too."""
+    texts = len(content) if content.isascii() else 4 * len(content)  # 4 bytes for any character
     containers = content.count(b"{") + content.count(b"[")
-    return containers > MAX_CONTAINERS or content.count(b",") > MAX_VALUES
+    return texts + 300 * containers + 32 * content.count(b",") + 28 * content.count(b'"')
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -24,6 +24,8 @@ from enrichment.vendors.spelling import symbol_at, vendor_spelling
 
 _LIMIT = 5_000
 _MAX_PAGES = 2_000
+_MAX_ROWS = 200_000  # twice those of the whole market in a year
+_MAX_CHARS = 100  # of a text
 _TICKERS = 100  # asked for by name in one request
 _SPECIAL = ("special", "supplemental", "irregular")
 
@@ -66,12 +68,11 @@ class PolygonActions:
         return actions
 
     def _actions(self, since: date, filters: Mapping[str, str]) -> list[CorporateAction]:
-        rows = [
-            (kind, row)
+        parsed = (
+            kind(row, self.source)
             for kind, path, field in _KINDS
             for row in self._rows(path, field, since, filters)
-        ]
-        parsed = (kind(row, self.source) for kind, row in rows)
+        )
         return [action for action in parsed if action is not None]
 
     def _rows(
@@ -80,10 +81,15 @@ class PolygonActions:
         params: dict[str, str | int] = {f"{field}.gte": since.isoformat(), **filters}
         params |= {"sort": f"{field}.asc", "limit": _LIMIT}
         seen: set[str] = set()
+        count = 0
         with naming(self.name, path):
             body = self._client.get_json(path, params).body
             while True:
-                yield from _results(body)
+                rows = _results(body)
+                count += len(rows)
+                if count > _MAX_ROWS:
+                    raise MalformedResponse(f"more than {_MAX_ROWS:,} rows since {since}")
+                yield from rows
                 url = body.get("next_url")
                 if not url:
                     return
@@ -171,4 +177,4 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_CHARS else None

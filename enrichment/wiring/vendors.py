@@ -22,6 +22,7 @@ from enrichment.vendors.shared_answers import SharedAnswers
 from enrichment.vendors.transport import PooledTransport
 from resilience import ResilienceManager, SharedLimiter
 
+_UNPAGED_ROWS = 25_000  # of a vendor that sends everything at once; crypto by 5m has 17,280
 SANDBOX_CREDENTIAL = "sandbox"  # in place of each; the sandbox accepts any
 
 
@@ -145,6 +146,7 @@ def _client(
         timeouts=guard.protection.timeouts,
         headers=_headers(spec, settings),
         connect=browser.connect if spec.blocks else PooledTransport,
+        max_rows=spec.page_rows or _UNPAGED_ROWS,
         now=now,
         key_setting=(*spec.credentials, spec.base_url)[0].name.upper(),
         address_setting="ENRICHMENT_SANDBOX_PORT" if sandbox else spec.base_url.name.upper(),

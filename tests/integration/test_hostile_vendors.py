@@ -188,7 +188,7 @@ def test_a_large_page_of_bars_is_taken() -> None:
 
 
 def test_too_many_values_are_no_page() -> None:
-    content = with_length(b"[" + b"1," * (http.MAX_VALUES + 1) + b"1]")
+    content = with_length(b"[" + b"1," * (http.MAX_ROWS * http.ROW_BYTES // 32) + b"1]")
     with (
         vendor(fixed(content)) as address,
         client_of(address) as client,
