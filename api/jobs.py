@@ -18,7 +18,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
 from enrichment.domain.statuses import ItemStatus
 from enrichment.services.commands import Commands
-from enrichment.warehouse.read_models.dto import WaitReason
+from enrichment.warehouse.read_models.dto import MarketDays, WaitReason
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
@@ -50,6 +50,9 @@ class JobResponse:
     eta_seconds: float | None
     waiting: Sequence[WaitReason]
     """Why symbols have not started."""
+    market_days: MarketDays | None
+    """Days of the whole market, each fetched with one request for all symbols; null if each symbol
+    asks for itself."""
     error_groups: Sequence[ErrorGroup]
     """Failed symbols per error; `symbols` are the first few of `count`, items?error_class= lists
     all."""
@@ -153,4 +156,5 @@ def _job(reader: ReadModels, job_id: UUID) -> JobResponse:
         raise UnknownJob.of(job_id)
     groups = reader.jobs.error_groups(job_id) if progress.counts.get(ItemStatus.FAILED) else []
     fields = {**asdict(job_request), **asdict(progress), "waiting": progress.waiting}
+    fields["market_days"] = progress.market_days
     return JobResponse(timestamp=utc_now(), error_groups=groups, **fields)

@@ -22,11 +22,13 @@ from enrichment.services.market_days import MarketDayFetcher
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.market_days import StoredMarketDays
+from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.database import request_settings
 from enrichment.wiring.vendors import build_market_days, build_providers
 from resilience import init_resilience_manager
 from tests.conftest import own_database
+from tests.helpers.api_client import ROOT, api_client, json_body
 
 SYMBOLS = [*(f"SIM{n}" for n in range(1, 15)), "BRK.B"]
 NIGHT = datetime(2026, 3, 4, 6, 30, tzinfo=UTC)  # half past one in New York
@@ -194,3 +196,58 @@ def test_tables_are_those_of_the_requests_symbol_by_symbol(
     for table, rows in stored[0].items():
         assert rows == stored[1][table], table
     assert len(stored[0]["bars"]) > 15 * 30
+
+
+def test_a_job_shows_its_days_and_what_its_symbols_wait_for(db: Database) -> None:
+    with nights(db) as market:
+        market.run()
+        market.next_night()
+        job, days = market.trigger(), market.days
+        assert days is not None
+        assert days.plan_next()
+        WorkerRegistry(db, "w").register(host="test", pid=0, version="test", threads=1)
+        client = api_client(db)
+        for _ in range(3):
+            days.fetch_next()
+        body = json_body(client.get(f"{ROOT}/jobs/{job}"))
+        expected = {"planned": 11, "fetched": 3, "given_up": 0, "symbols": len(SYMBOLS)}
+        assert body["market_days"] == expected
+        (waiting,) = body["waiting"]
+        assert waiting["symbols"] == len(SYMBOLS)
+        assert waiting["reason"] == "3 of 11 days of the whole market are fetched"
+        market.fetch_days()
+        market.enrich()
+        body = json_body(client.get(f"{ROOT}/jobs/{job}"))
+        assert (body["state"], body["market_days"]["fetched"]) == ("completed", 11)
+
+
+def test_a_cancelled_job_asks_for_no_more_days(db: Database) -> None:
+    with nights(db) as market:
+        market.run()
+        market.next_night()
+        job, days = market.trigger(), market.days
+        assert days is not None
+        days.plan_next()
+        days.fetch_next()
+        market.vendor.requests.clear()
+        Commands(db).cancel(job, actor="test")
+        assert not days.fetch_next()
+        assert market.vendor.requests.describe()["by_outcome"] == {}
+        days_left = market.days_by_status()
+        assert days_left == {"fetched": 1, "pending": 10}
+
+
+def test_a_paused_vendor_is_asked_for_no_day(db: Database) -> None:
+    with nights(db) as market:
+        market.run()
+        market.next_night()
+        market.trigger()
+        days = market.days
+        assert days is not None
+        days.plan_next()
+        commands = Commands(db)
+        for scope, key in (("provider", "polygon"), ("asset_class", "stock"), ("global", "")):
+            commands.pause(scope=scope, key=key, actor="test")
+            assert not days.fetch_next(), scope
+            commands.resume(scope=scope, key=key, actor="test")
+        assert days.fetch_next()

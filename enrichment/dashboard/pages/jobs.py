@@ -151,6 +151,8 @@ def job_metrics(progress: Progress) -> None:
     widths = (4, 3, 2, 3, 3)  # a state is a long word
     for column, (title, value) in zip(st.columns(widths), metrics, strict=True):
         column.metric(title, value)
+    if progress.market_days is not None:
+        st.caption(progress.market_days.summary)
 
 
 def timeline(job_id: UUID, used: Timeline) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES, SeriesStatus
 from enrichment.warehouse.read_models.schedules import ScheduleStatus
 
@@ -162,6 +163,26 @@ class WaitReason:
 
 
 @dataclass(frozen=True, slots=True)
+class MarketDays:
+    """Days of the whole market that a job fetches, each with one request for all its symbols."""
+
+    planned: int
+    fetched: int  # those that are not published yet included
+    given_up: int  # refused, failed, or not asked for after another one was
+    symbols: int  # of the job, whose daily series need nothing but these days
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        given_up = f", {self.given_up} given up" if self.given_up else ""
+        return (
+            f"{self.fetched} of {counted(self.planned, 'day')} of the whole market fetched"
+            f"{given_up}: one request each, in place of one for each of "
+            f"{counted(self.symbols, 'symbol')}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The present state of a job."""
 
@@ -176,6 +197,7 @@ class Progress:
     symbols_per_second: float | None
     eta_seconds: float | None
     waiting: Sequence[WaitReason]  # most symbols first; empty where they only wait for a thread
+    market_days: MarketDays | None  # None if each symbol asks for itself
 
     @property
     def finished(self) -> bool:

@@ -61,7 +61,7 @@ from enrichment.warehouse.read_models.schedules import (
 )
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
-from enrichment.warehouse.read_models.waiting import wait_reasons
+from enrichment.warehouse.read_models.waiting import market_days, wait_reasons
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
 
@@ -286,6 +286,7 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
         symbols_per_second=rate,
         eta_seconds=(job.total - final) / rate if rate else None,
         waiting=wait_reasons(conn, job_id) if final < job.total else [],
+        market_days=market_days(conn, job_id),
     )
 
 
