@@ -55,6 +55,7 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
         "symbols_per_second",
         "eta_seconds",
         "waiting",
+        "market_days",
         "error_groups",
     ]
     assert (value["state"], value["kind"], value["total"]) == ("partial", "manual", 3)
