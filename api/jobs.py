@@ -18,7 +18,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import UnknownJob
 from enrichment.domain.statuses import ItemStatus
 from enrichment.services.commands import Commands
-from enrichment.warehouse.read_models.dto import MarketDays, WaitReason
+from enrichment.warehouse.read_models.dto import MarketDays, VendorProgress, WaitReason
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.jobs import ErrorGroup, JobItem
 
@@ -48,6 +48,9 @@ class JobResponse:
     duration_seconds: float | None
     symbols_per_second: float | None
     eta_seconds: float | None
+    """Until the last vendor is done; null if that can't be told."""
+    vendors: Sequence[VendorProgress]
+    """What an open job still has to ask of each vendor."""
     waiting: Sequence[WaitReason]
     """Why symbols have not started."""
     market_days: MarketDays | None
@@ -157,4 +160,5 @@ def _job(reader: ReadModels, job_id: UUID) -> JobResponse:
     groups = reader.jobs.error_groups(job_id) if progress.counts.get(ItemStatus.FAILED) else []
     fields = {**asdict(job_request), **asdict(progress), "waiting": progress.waiting}
     fields["market_days"] = progress.market_days
+    fields["vendors"] = progress.vendors
     return JobResponse(timestamp=utc_now(), error_groups=groups, **fields)

@@ -388,6 +388,12 @@ class Settings(VendorSettings):
         }[asset_class]
 
     @property
+    def quotas(self) -> dict[str, int]:
+        """Vendor in use → requests a minute; the sandbox has no quotas."""
+        specs = () if self.uses_sandbox else self.providers_in_use
+        return {spec.name: getattr(self, spec.rate.name) for spec in specs}
+
+    @property
     def providers_in_use(self) -> tuple[VendorSpec, ...]:
         """The vendors of all asset classes, without duplicates."""
         names = dict.fromkeys(name for kind in AssetClass for name in self.providers(kind))

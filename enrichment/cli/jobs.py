@@ -9,7 +9,7 @@ import typer
 
 from enrichment.cli.context import DryRun, Json, Plain, Reason, Wait, actor, err, out, services
 from enrichment.domain.clock import utc_now
-from enrichment.domain.durations import parse_duration
+from enrichment.domain.durations import duration_text, parse_duration
 from enrichment.domain.errors import InvalidRequest, NotTracked
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import ItemStatus, PauseScope
@@ -58,7 +58,7 @@ def trigger(
         completed = progress.counts.get(ItemStatus.COMPLETED, 0)
         out.print(
             f"{completed} of {counted(progress.total, 'symbol')} completed in "
-            f"{render.duration(progress.duration_seconds)}: "
+            f"{duration_text(progress.duration_seconds)}: "
             f"{counted(progress.inserted, 'bar')} inserted, "
             f"{progress.updated:,} updated",
             highlight=False,

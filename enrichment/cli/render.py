@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from enrichment.cli.tables import Table
+from enrichment.domain.durations import duration_text
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
 from enrichment.domain.schedules import WEEKDAYS
@@ -81,16 +82,6 @@ def print_json(console: Console, value: Any) -> None:
 
 def timestamp(at: datetime | None) -> str:
     return "–" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def score(value: float | None) -> str:
@@ -183,7 +174,7 @@ def progress_table(jobs: Sequence[dto.Progress]) -> Table:
         running = ", ".join(f"{symbol} ({step})" for symbol, step in job.at_work.items())
         done = f"{job.done} of {job.total}"
         result.add_row(
-            str(job.job_id), done, rate, duration(job.eta_seconds), counts, running or "–"
+            str(job.job_id), done, rate, duration_text(job.eta_seconds), counts, running or "–"
         )
     if not jobs:
         result.add_row("no job is running", "", "", "", "", "")
@@ -212,7 +203,7 @@ def _note(progress: dto.Progress) -> str:
     steps = [f"{symbol} ({step})" for symbol, step in progress.at_work.items()]
     more = f" and {len(steps) - RUNNING_SHOWN} more" if len(steps) > RUNNING_SHOWN else ""
     running = ", ".join(steps[:RUNNING_SHOWN]) + more
-    eta = "" if progress.eta_seconds is None else f" · {duration(progress.eta_seconds)} left"
+    eta = "" if progress.eta_seconds is None else f" · {duration_text(progress.eta_seconds)} left"
     return (running or _first_reason(progress) or "waiting for a worker") + eta
 
 
@@ -232,8 +223,10 @@ def _wait_reason(waiting: dto.WaitReason) -> str:
 
 
 def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
-    """What the symbols of open jobs wait for."""
+    """What the symbols of open jobs wait for, and when they will be done."""
     for job in jobs:
+        for vendor in job.vendors:
+            console.print(Text.assemble(("to do", "bold"), f"      {vendor.text}"))
         for reason in job.waiting:
             console.print(Text.assemble(WAITING, _wait_reason(reason)))
 
@@ -321,7 +314,7 @@ def history_table(page: dto.HistoryPage) -> Table:
             "–" if job.started_at is None else f"{job.started_at:%Y-%m-%d %H:%M:%S}",
             details.kind,
             styled(details.state),
-            duration(job.duration_seconds),
+            duration_text(job.duration_seconds),
             str(job.successful),
             str(job.failed),
             str(job.retried),
@@ -343,7 +336,7 @@ def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
     for p in patterns:
         state = "unknown (stale)" if p.stale else styled(p.shown_state or "–")
         override = f"{p.set_by}, {timestamp(p.since)}: {p.reason or '–'}" if p.set_by else ""
-        age = duration(p.age_seconds)
+        age = duration_text(p.age_seconds)
         result.add_row(p.name, p.kind, state, age, p.worker_id, override)
     return result
 
@@ -411,7 +404,7 @@ def print_status(
         judged = f" · {night.run.name}" if night.run else ""
         console.print(
             f"last job   {timestamp(job.completed_at)}: {job.successful} ok, {job.failed} failed, "
-            f"{job.retried} retried, {duration(job.duration_seconds)}{judged}",
+            f"{job.retried} retried, {duration_text(job.duration_seconds)}{judged}",
             highlight=False,
         )
     if overview.queued:

@@ -22,6 +22,7 @@ from enrichment.cli.stop_signals import call_on_stop_signal
 from enrichment.cli.supervisor import Child, Supervisor, is_healthy
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
+from enrichment.domain.durations import duration_text
 from enrichment.domain.errors import DatabaseUnavailable, EnrichmentError
 from enrichment.domain.plurals import counted
 from enrichment.domain.symbol_csv import parse_tracked
@@ -217,7 +218,7 @@ def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: f
     scores = [s.quality_score for s in series if s.quality_score is not None]
     mean = render.score(sum(scores) / len(scores) if scores else None)
     mean += f" of {len(scores)} of {counted(len(series), 'series', 'series')}"
-    duration = render.duration(progress.duration_seconds if progress else None)
+    duration = duration_text(progress.duration_seconds if progress else None)
     figures = (
         f" {counted(len({s.symbol for s in series}), 'symbol')}, "
         f"{sum(s.bars for s in series):,} bars, {reader.feature_values(job_id):,} feature values, "

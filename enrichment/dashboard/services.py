@@ -61,6 +61,7 @@ def services() -> Services:
         settings.run_schedules,
         enabled=settings.enable_daily_enrichment,
         providers=orders,
+        quotas=settings.quotas,
     )
     return Services(reader, build_commands(database, settings), orders)
 

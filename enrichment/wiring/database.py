@@ -158,10 +158,10 @@ def build_commands(db: Database, settings: Settings) -> Commands:
 
 def request_settings(settings: Settings) -> RequestSettings:
     """What requests depend on; the sandbox has no quotas, so nothing is gained by whole days."""
-    quotas = {spec.name: getattr(settings, spec.rate.name) for spec in settings.providers_in_use}
+    order, days = settings.provider_orders, settings.history_days
     if not settings.uses_sandbox:
-        return RequestSettings(settings.provider_orders, quotas, settings.history_days)
-    return RequestSettings(settings.provider_orders, {}, settings.history_days, whole_days=())
+        return RequestSettings(order, settings.quotas, days)
+    return RequestSettings(order, {}, days, whole_days=())
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:
@@ -171,4 +171,5 @@ def build_read_models(db: Database, settings: Settings) -> ReadModels:
         settings.run_schedules,
         enabled=settings.enable_daily_enrichment,
         providers=settings.provider_orders,
+        quotas=settings.quotas,
     )

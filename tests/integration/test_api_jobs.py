@@ -54,6 +54,7 @@ def test_job_details(db: Database, client: FlaskClient, commands: Commands) -> N
         "duration_seconds",
         "symbols_per_second",
         "eta_seconds",
+        "vendors",
         "waiting",
         "market_days",
         "error_groups",

@@ -21,6 +21,7 @@ from enrichment.dashboard.components import (
     row_limit,
     run_command,
     select,
+    sentences,
     table,
 )
 from enrichment.dashboard.data.jobs import (
@@ -140,6 +141,7 @@ def report_inputs() -> object:
 
 
 def job_metrics(progress: Progress) -> None:
+    sentences([vendor.text for vendor in progress.vendors])
     rate = progress.symbols_per_second
     metrics = [
         ("State", label(progress.state)),

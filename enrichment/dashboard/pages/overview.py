@@ -34,6 +34,7 @@ from enrichment.dashboard.refresh import Section, show
 from enrichment.dashboard.services import commands
 from enrichment.dashboard.times import bar_time, format_time
 from enrichment.domain.clock import utc_now
+from enrichment.domain.durations import duration_text
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
@@ -101,7 +102,7 @@ def progress_text(job: Progress) -> str:
     steps = [f"{symbol} ({step})" for symbol, step in job.at_work.items()]
     more = f" and {len(steps) - RUNNING_SHOWN:,} more" if len(steps) > RUNNING_SHOWN else ""
     running = f" · {', '.join(steps[:RUNNING_SHOWN])}{more}" if steps else ""
-    eta = f" · about {job.eta_seconds:.0f} s left" if job.eta_seconds else ""
+    eta = f" · about {duration_text(job.eta_seconds)} left" if job.eta_seconds else ""
     return f"{job.done:,} of {counted(job.total, 'symbol')} done{eta}{running}"
 
 

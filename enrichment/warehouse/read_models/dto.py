@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from enrichment.domain.durations import duration_text
 from enrichment.domain.plurals import counted
 from enrichment.domain.statuses import FINAL_ITEM_STATUSES, OPEN_JOB_STATES, SeriesStatus
 from enrichment.warehouse.read_models.schedules import ScheduleStatus
@@ -183,6 +184,22 @@ class MarketDays:
 
 
 @dataclass(frozen=True, slots=True)
+class VendorProgress:
+    """What a job still has to ask of a vendor."""
+
+    vendor: str
+    requests_left: int  # about
+    per_minute: float | None  # at the present pace
+    eta_seconds: float | None  # until the last one, those of jobs that go first included
+
+    @property
+    def text(self) -> str:
+        pace = "" if self.per_minute is None else f", {self.per_minute:,.1f} a minute"
+        left = "" if self.eta_seconds is None else f": {duration_text(self.eta_seconds)}"
+        return f"{self.vendor}: about {counted(self.requests_left, 'request')} left{pace}{left}"
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The present state of a job."""
 
@@ -195,7 +212,8 @@ class Progress:
     updated: int  # bars
     duration_seconds: float | None
     symbols_per_second: float | None
-    eta_seconds: float | None
+    eta_seconds: float | None  # None if it can't be told
+    vendors: Sequence[VendorProgress]  # of an open job
     waiting: Sequence[WaitReason]  # most symbols first; empty where they only wait for a thread
     market_days: MarketDays | None  # None if each symbol asks for itself
 

@@ -45,6 +45,7 @@ from enrichment.warehouse.read_models.dto import (
     Transition,
     WorkerStatus,
 )
+from enrichment.warehouse.read_models.eta import VendorEtas, eta_seconds
 from enrichment.warehouse.read_models.findings import Findings
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
 from enrichment.warehouse.read_models.metrics import MetricsReader
@@ -76,6 +77,7 @@ class ReadModels(Reader):
         schedules: When which symbols are enriched by themselves.
         enabled: Whether the schedules run.
         providers: Asset class → its providers, in the order in which they are asked.
+        quotas: Vendor → requests a minute; those that have none may be missing.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class ReadModels(Reader):
         *,
         enabled: bool = True,
         providers: Mapping[str, Sequence[str]] | None = None,
+        quotas: Mapping[str, int | None] | None = None,
     ) -> None:
         super().__init__(db)
         self._read_night = partial(
             read_night, providers=providers or {}, schedules=schedules, enabled=enabled
         )
+        self._etas = VendorEtas(providers or {}, quotas or {})
         self.quality_by_day = QualityHistory(db)
         self.jobs = JobReports(db)
         self.symbols = SymbolQueries(db)
@@ -185,13 +189,13 @@ class ReadModels(Reader):
     def progress(self, job_id: UUID) -> Progress | None:
         """None for an unknown job."""
         with self._db.begin() as conn:
-            return _progress(conn, job_id)
+            return _progress(conn, job_id, self._etas)
 
     def progress_of_open_jobs(self) -> list[Progress]:
         """The queued and running jobs, oldest first."""
         with self._db.begin() as conn:
             ids = conn.execute(text(_OPEN_JOBS)).scalars().all()
-            return [progress for job_id in ids if (progress := _progress(conn, job_id))]
+            return [progress for job_id in ids if (progress := _progress(conn, job_id, self._etas))]
 
     def failed_items(self, job_id: UUID) -> list[FailedItem]:
         return self._all(FailedItem, _FAILED, job_id=job_id)
@@ -265,7 +269,7 @@ class ReadModels(Reader):
         return SchedulerStatus(running, last, following, schedules)
 
 
-def _progress(conn: Connection, job_id: UUID) -> Progress | None:
+def _progress(conn: Connection, job_id: UUID, etas: VendorEtas) -> Progress | None:
     job = conn.execute(text(_JOB), {"job_id": job_id}).one_or_none()
     if job is None:
         return None
@@ -274,6 +278,10 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
     sums = conn.execute(text(_ITEM_SUMS), key).one()
     final = sum(counts.get(status, 0) for status in FINAL_ITEM_STATUSES)
     rate = final / job.seconds if job.seconds and final else None
+    vendors = etas.of(conn, job_id) if final < job.total else []
+    eta = (job.total - final) / rate if rate else None
+    if any(vendor.vendor in etas.quotas for vendor in vendors):
+        eta = eta_seconds(vendors)
     return Progress(
         job_id=job_id,
         state=job.state,
@@ -284,7 +292,8 @@ def _progress(conn: Connection, job_id: UUID) -> Progress | None:
         updated=sums.updated,
         duration_seconds=job.seconds,
         symbols_per_second=rate,
-        eta_seconds=(job.total - final) / rate if rate else None,
+        eta_seconds=eta,
+        vendors=vendors,
         waiting=wait_reasons(conn, job_id) if final < job.total else [],
         market_days=market_days(conn, job_id),
     )

@@ -168,7 +168,7 @@ def read_night(
         breakers=fetch_all(conn, BreakerState, _BREAKERS, {"stale": STALE_SECONDS}),
         waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
-        limiters=fetch_all(conn, PausedLimiter, _PAUSED_LIMITERS, {"stale": STALE_SECONDS}),
+        limiters=paused_limiters(conn),
         uncovered=read_uncovered(conn, schedules) if enabled else (),
     )
 
@@ -176,6 +176,11 @@ def read_night(
 def pauses_in_force(conn: Connection) -> list[Pause]:
     """By scope and key."""
     return fetch_all(conn, Pause, PAUSES)
+
+
+def paused_limiters(conn: Connection) -> list[PausedLimiter]:
+    """By name."""
+    return fetch_all(conn, PausedLimiter, _PAUSED_LIMITERS, {"stale": STALE_SECONDS})
 
 
 _NOW = f"""
