@@ -41,6 +41,7 @@ from enrichment.vendors.canonical import asked_window, source_timeframe
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection
+from enrichment.warehouse.queue.market_days import WORTH_PLANNING, refused_lately
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.night import pauses_in_force
 from enrichment.warehouse.series.snapshots import read_snapshots
@@ -176,7 +177,9 @@ def plan_requests(
     skipping = _Skipping(pauses_in_force(conn), settings.providers)
     due = [item for item in items if not skipping.skips(item)]
     groups = list(_groups(conn, due, now, settings))
-    whole = [group for group in groups if _has_whole_days(group, settings.whole_days, now)]
+    vendors = {name for name in settings.whole_days if not refused_lately(conn, name)}
+    vendors = vendors if sum(i.active for i in items) >= WORTH_PLANNING else set()
+    whole = [group for group in groups if _has_whole_days(group, vendors, now)]
     days, since = _market_days(whole, now)
     requests: Counter[str] = Counter()
     for group in groups:

@@ -12,6 +12,7 @@ from api import create_app
 from enrichment.cli.main import app
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestSettings
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.dto import Progress
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -25,14 +26,14 @@ STOCKS = [f"S{n:03}" for n in range(100)]
 
 @pytest.fixture
 def commands(db: Database) -> Commands:
-    commands = Commands(db, ORDERS, QUOTAS)
+    commands = Commands(db, RequestSettings(ORDERS, QUOTAS, 365))
     commands.track([parse_tracked(symbol, "stock", "1d,1w") for symbol in STOCKS], actor="test")
     commands.track([parse_tracked("X:BTCUSD", "crypto", "1h,1d")], actor="test")
     return commands
 
 
 def progress(db: Database, job: UUID) -> Progress:
-    reader = ReadModels(db, hour=1, minute=30, enabled=True, providers=ORDERS, quotas=QUOTAS)
+    reader = ReadModels(db, providers=ORDERS, quotas=QUOTAS)
     found = reader.progress(job)
     assert found is not None
     return found
@@ -83,6 +84,24 @@ def test_what_a_symbol_took_lately_is_what_the_others_will_take(
     assert polygon.eta_seconds == pytest.approx(1800, rel=0.04)
 
 
+def test_days_of_the_whole_market_take_a_request_each(db: Database, commands: Commands) -> None:
+    job = commands.trigger(actor="test", symbols=STOCKS).job_id
+    with db.begin() as conn:
+        conn.execute(text("UPDATE enrichment_job_items SET market_days = symbol <> 'S000'"))
+        conn.execute(
+            text(
+                "INSERT INTO market_days (job_id, day, source, status, ended_at)"
+                " SELECT :job, current_date - n, 'polygon',"
+                " CASE WHEN n > 10 THEN 'fetched' ELSE 'pending' END, now()"
+                " FROM generate_series(1, 15) n"
+            ),
+            {"job": job},
+        )
+    (polygon,) = progress(db, job).vendors
+    assert polygon.requests_left == 10 + 1
+    assert polygon.eta_seconds == pytest.approx(132, rel=0.02)
+
+
 def test_a_job_waits_for_those_that_go_first(db: Database, commands: Commands) -> None:
     first = commands.trigger(actor="test", symbols=STOCKS[:10]).job_id
     second = commands.trigger(actor="test", symbols=STOCKS).job_id
@@ -116,7 +135,7 @@ def test_the_time_left_is_shown_everywhere(
 ) -> None:
     job = commands.trigger(actor="test", symbols=STOCKS).job_id
     run_for(db, job, 10, done=50)
-    reader = ReadModels(db, hour=1, minute=30, enabled=True, providers=ORDERS, quotas=QUOTAS)
+    reader = ReadModels(db, providers=ORDERS, quotas=QUOTAS)
     client = create_app(reader, commands, ready=lambda: None).test_client()
     body = json_body(client.get(f"{ROOT}/jobs/{job}"))
     (vendor,) = body["vendors"]

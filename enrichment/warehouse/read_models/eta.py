@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from enrichment.domain.forecast import VendorWork, longest
 from enrichment.domain.model import AssetClass, Timeframe
-from enrichment.domain.statuses import ItemStatus, PauseScope
+from enrichment.domain.statuses import ItemStatus, MarketDayStatus, PauseScope
 from enrichment.vendors.canonical import source_timeframe
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.database import database_now, fetch_all, sql
@@ -27,7 +27,7 @@ from enrichment.warehouse.state_lists import OPEN_JOBS, QUEUED_ITEMS
 
 MAX_AGE_SECONDS = 1.0
 _WINDOW_SECONDS = 900
-_Kind = tuple[str, tuple[str, ...]]  # of symbols: asset class and timeframes
+_Kind = tuple[str, tuple[str, ...], bool]  # of symbols: the first fields of _Items
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,13 @@ class _Items:
     job_id: UUID
     asset_class: str
     timeframes: Sequence[str]
+    market_days: bool  # whether their days come from those fetched of the whole market
     left: int
     done: int  # within the window
 
     @property
     def kind(self) -> _Kind:
-        return self.asset_class, tuple(self.timeframes)
+        return self.asset_class, tuple(self.timeframes), self.market_days
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,19 @@ class _Fetches:
 
     asset_class: str
     timeframes: Sequence[str]
+    market_days: bool
     source: str
     requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Days:
+    """Days that an open job fetches of the whole market, each by one request."""
+
+    job_id: UUID
+    source: str
+    left: int
+    done: int  # within the window
 
 
 @dataclass
@@ -86,10 +98,13 @@ def read_vendor_progress(
     recent: Counter[str] = Counter()
     for fetch in fetches:
         recent[VENDORS.name_of(fetch.source)] += fetch.requests
+    days = fetch_all(conn, _Days, _DAYS, {"window": _WINDOW_SECONDS})
+    for of_job in days:
+        recent[VENDORS.name_of(of_job.source)] += of_job.done
     blocked = _blocked_seconds(conn)
     ahead: dict[str, float] = defaultdict(float)  # requests of this job and of those before it
     progress: dict[UUID, list[VendorProgress]] = defaultdict(list)
-    for job_id, left in _left(items, per_symbol).items():
+    for job_id, left in _left(items, days, per_symbol).items():
         for vendor, requests in sorted(left.items()):
             ahead[vendor] += requests
             work = VendorWork(
@@ -112,7 +127,9 @@ def eta_seconds(vendors: Sequence[VendorProgress]) -> float | None:
 
 
 def _left(
-    items: Sequence[_Items], per_symbol: Mapping[_Kind, Mapping[str, float]]
+    items: Sequence[_Items],
+    days: Sequence[_Days],
+    per_symbol: Mapping[_Kind, Mapping[str, float]],
 ) -> dict[UUID, dict[str, float]]:
     """Job, in the order in which they are claimed → vendor → requests that are left."""
     left: dict[UUID, dict[str, float]] = {}
@@ -121,6 +138,8 @@ def _left(
         for vendor, requests in per_symbol[group.kind].items():
             if group.left:
                 of_job[vendor] += group.left * requests
+    for whole in days:
+        left[whole.job_id][VENDORS.name_of(whole.source)] += whole.left
     return left
 
 
@@ -136,7 +155,7 @@ def _requests_per_symbol(
             first = next(iter(providers.get(group.asset_class, ())), None)
             sums[group.kind] = Counter({first: _sources(group)} if first else {})
     for fetch in fetches:
-        kind = fetch.asset_class, tuple(fetch.timeframes)
+        kind = fetch.asset_class, tuple(fetch.timeframes), fetch.market_days
         if kind in sums:
             sums[kind][VENDORS.name_of(fetch.source)] += fetch.requests
     return {
@@ -148,7 +167,8 @@ def _requests_per_symbol(
 def _sources(group: _Items) -> int:
     """Requests for a symbol if each timeframe that is asked for takes one."""
     market = AssetClass(group.asset_class)
-    return len({source_timeframe(market, Timeframe(name)) for name in group.timeframes})
+    sources = {source_timeframe(market, Timeframe(name)) for name in group.timeframes}
+    return len(sources - {Timeframe.D1} if group.market_days else sources)
 
 
 def _blocked_seconds(conn: Connection) -> dict[str, float | None]:
@@ -172,7 +192,7 @@ _SINCE = """greatest(coalesce(j.resumed_at, j.started_at, now()),
 
 # Symbols that are paused without an end are not counted.
 _ITEMS = f"""
-SELECT i.job_id, i.asset_class, i.timeframes,
+SELECT i.job_id, i.asset_class, i.timeframes, i.market_days,
     count(*) FILTER (WHERE i.status IN {QUEUED_ITEMS} AND NOT EXISTS (
         SELECT 1 FROM pauses p WHERE {IN_FORCE} AND until IS NULL AND (p.scope, p.key) IN (
             ('{PauseScope.ASSET_CLASS}', i.asset_class), ('{PauseScope.SYMBOL}', i.symbol))))
@@ -181,18 +201,26 @@ SELECT i.job_id, i.asset_class, i.timeframes,
         AS done
 FROM enrichment_jobs j JOIN enrichment_job_items i USING (job_id)
 WHERE j.state IN {OPEN_JOBS}
-GROUP BY i.job_id, i.asset_class, i.timeframes
+GROUP BY i.job_id, i.asset_class, i.timeframes, i.market_days
 ORDER BY min(i.priority), min(i.created_at), i.job_id, i.asset_class, i.timeframes
 """
 
+_DAYS = f"""
+SELECT d.job_id, d.source, count(*) FILTER (WHERE d.status = '{MarketDayStatus.PENDING}') AS left,
+    count(*) FILTER (WHERE d.status <> '{MarketDayStatus.DROPPED}' AND d.ended_at >= {_SINCE})
+        AS done
+FROM enrichment_jobs j JOIN market_days d USING (job_id)
+WHERE j.state IN {OPEN_JOBS} GROUP BY d.job_id, d.source
+"""
+
 _FETCHES = f"""
-SELECT i.asset_class, i.timeframes, l.source, sum(l.requests)::bigint AS requests
+SELECT i.asset_class, i.timeframes, i.market_days, l.source, sum(l.requests)::bigint AS requests
 FROM enrichment_jobs j
 JOIN enrichment_fetch_log l ON l.job_id = j.job_id AND l.at >= {_SINCE}
     AND l.at >= now() - make_interval(secs => :window)
 JOIN enrichment_job_items i ON (i.job_id, i.symbol) = (l.job_id, l.symbol)
 WHERE j.state IN {OPEN_JOBS} AND l.source IS NOT NULL AND l.requests > 0
-GROUP BY 1, 2, 3
+GROUP BY 1, 2, 3, 4
 """
 
 _SECONDS = f"""
