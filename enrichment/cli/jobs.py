@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
@@ -192,13 +193,13 @@ def _print_symbol_status(symbol: str, as_json: bool) -> None:
 
     with services() as (reader, _):
         name = reader.symbols.stored_as(symbol)
-        item = reader.job_status(name)
+        item, waiting = reader.job_status(name), reader.wait_of(name)
     if item is None:
         raise NotTracked.of(name)
     if as_json:
-        render.print_json(out, item)
+        render.print_json(out, {**asdict(item), "waiting": waiting})
     else:
-        render.print_item(out, item)
+        render.print_item(out, item, waiting)
 
 
 def _scope_text(scope: PauseScope, key: str) -> str:

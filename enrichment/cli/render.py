@@ -217,9 +217,7 @@ def _first_reason(progress: dto.Progress) -> str:
 
 
 def _wait_reason(waiting: dto.WaitReason) -> str:
-    until = "" if waiting.until is None else f", until {timestamp(waiting.until)}"
-    verb = "waits" if waiting.symbols == 1 else "wait"
-    return f"{counted(waiting.symbols, 'symbol')} {verb}: {waiting.reason}{until}"
+    return waiting.sentence(timestamp)
 
 
 def print_waiting(console: Console, jobs: Sequence[dto.Progress]) -> None:
@@ -341,10 +339,12 @@ def resilience_table(patterns: Sequence[dto.PatternStatus]) -> Table:
     return result
 
 
-def print_item(console: Console, item: dto.JobStatus) -> None:
-    """A symbol's latest run."""
+def print_item(console: Console, item: dto.JobStatus, waiting: dto.WaitReason | None) -> None:
+    """A symbol's latest run, and why it has not started."""
     retries = f", {counted(item.retry_count, 'retry', 'retries')}" if item.retry_count else ""
     console.print(Text.assemble(f"{item.symbol} ", styled(item.status), retries))
+    if waiting is not None:
+        console.print(f"waits for  {waiting.text(timestamp)}", highlight=False)
     console.print(f"started    {timestamp(item.started_at)}", highlight=False)
     console.print(f"completed  {timestamp(item.completed_at)}", highlight=False)
     if item.last_error:

@@ -178,10 +178,18 @@ class VendorGuard:
                 # Another item's request tests right now whether the vendor is back.
                 raise Snooze(str(exc), TEST_WAIT_SECONDS, SnoozeCause.CAPACITY) from exc
             wait = exc.retry_after or DEFAULT_WAIT_SECONDS
-            named = exc if isinstance(exc, ResilienceError) else f"{self._vendor}: {exc}"
-            raise Snooze(str(named), wait, _cause(exc)) from exc
+            raise Snooze(self._reason(exc, wait), wait, _cause(exc)) from exc
         _has_answer.set(True)
         return answer
+
+    def _reason(self, exc: Exception, wait: float) -> str:
+        if isinstance(exc, RateLimited):
+            paused = wait > _LONGEST_QUOTA_WAIT
+            return f"{self._vendor} asked to wait" if paused else f"quota of {self._vendor}"
+        if isinstance(exc, CircuitOpen):
+            error = "" if exc.last_error is None else f" (last error: {exc.last_error})"
+            return f"breaker of {self._vendor} is open{error}"
+        return str(exc) if isinstance(exc, ResilienceError) else f"{self._vendor}: {exc}"
 
     def _on_limiter(self, event: Event) -> None:
         if isinstance(event, LimiterResumed):

@@ -97,6 +97,7 @@ def test_items_by_page_and_by_status(db: Database, client: FlaskClient, commands
         "begun_at",
         "finished_at",
         "enriched_since",
+        "waiting",
     ]
     assert value["items"][0]["inserted"] == 250
     assert value["items"][1]["last_error"] == "answered 500"

@@ -17,16 +17,18 @@ from enrichment.domain.model import JobKind
 from enrichment.domain.schedules import nightly
 from enrichment.domain.statuses import ItemPriority
 from enrichment.domain.symbol_csv import parse_tracked
+from enrichment.engine.worker import WorkerTiming
 from enrichment.sandbox import create_app, running
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue import jobs
 from enrichment.warehouse.read_models.facade import ReadModels
-from tests.helpers.dask_cluster import TIMING, dask_cluster, running_worker
+from tests.helpers.dask_cluster import dask_cluster, running_worker
 from tests.helpers.running_stack import free_ports
 from tests.helpers.seeded_warehouse import keep_actions_unasked
 from tests.helpers.waiting import until
 
+TIMING = WorkerTiming(poll=0.05, heartbeat=0.2, lease=30.0, drain=0.2)
 NIGHT = tuple(f"SIM{number}" for number in range(1, 9))
 
 
@@ -58,6 +60,7 @@ def settings_of(db: Database, vendor: Vendor, executor: str) -> Settings:
         database_url=SecretStr(db.url.render_as_string(hide_password=False)),
         polygon_api_key=SecretStr("free"),
         polygon_base_url=vendor.url,
+        polygon_rate=3,  # the night gets a permit every 20 s
         providers_stock=("polygon",),
         providers_crypto=("polygon",),
         enrichment_executor=executor,

@@ -112,12 +112,12 @@ def test_the_history_and_the_last_job_show_a_jobs_figures(night: ReadModels) -> 
 
 def test_a_jobs_items_and_errors(night: ReadModels, db: Database) -> None:
     job_id = night.history(1).jobs[0].job_id
-    first, *_, failed = JobReports(db).items(job_id, 9)
+    first, *_, failed = JobReports(db, {}).items(job_id, 9)
     assert (first.symbol, first.status, first.retry_count) == ("A", "completed", 1)
     assert (first.inserted, first.updated) == (7, 2)
     assert (failed.symbol, failed.status, failed.step) == ("D", "failed", "fetch")
     assert (failed.error_class, failed.last_error) == ("MalformedResponse", "answered in prose")
-    (group,) = JobReports(db).error_groups(job_id)
+    (group,) = JobReports(db, {}).error_groups(job_id)
     assert asdict(group) == {
         "error_class": "MalformedResponse",
         "count": 1,

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from rich.console import Console
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from enrichment.cli import render
@@ -22,6 +23,8 @@ from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
 from enrichment.warehouse.read_models.dto import WaitReason
 from enrichment.warehouse.read_models.facade import ReadModels
+from enrichment.warehouse.resilience_state import SharedLimits
+from resilience import Limit, Priority
 
 SYMBOLS = ("AAPL", "IBM", "MSFT")
 
@@ -54,6 +57,14 @@ class Queue:
 @pytest.fixture
 def queue(db: Database) -> Queue:
     return Queue(db)
+
+
+@pytest.fixture
+def limited(queue: Queue) -> Queue:
+    """A queue whose stocks are asked of Polygon, then of Yahoo."""
+    queue.reader = ReadModels(queue.db, providers={"stock": ("polygon", "yahoo")})
+    queue.start_worker()
+    return queue
 
 
 def test_without_a_worker_all_symbols_wait_for_one(queue: Queue) -> None:
@@ -90,10 +101,10 @@ def test_a_pause_says_whose_and_until_when(queue: Queue) -> None:
 def test_symbols_that_wait_for_one_breaker_are_one_reason(queue: Queue) -> None:
     queue.start_worker()
     for task, left in zip(queue.queue.claim("w", 3), ("58.7", "59", "1e+03"), strict=True):
-        why = f"circuit 'polygon_api' is open; retry in {left} s (last error: 500)"
+        why = "breaker of polygon is open (last error: 500)"
         queue.queue.release(task, float(left), why)
     (reason,) = queue.waiting()
-    assert (reason.reason, reason.symbols) == ("circuit 'polygon_api' is open (last error: 500)", 3)
+    assert (reason.reason, reason.symbols) == ("breaker of polygon is open (last error: 500)", 3)
 
 
 def test_following_a_job_without_a_terminal_prints_what_it_waits_for(queue: Queue) -> None:
@@ -136,14 +147,75 @@ def test_status_shows_the_error_of_a_series(
 def test_a_vendors_quota_and_a_retry_say_until_when(queue: Queue) -> None:
     queue.start_worker()
     first, second, _ = queue.queue.claim("w", 3)
-    queue.queue.release(first, 120.0, "the rate limiter polygon_api is used up")
+    queue.queue.release(first, 120.0, "quota of polygon")
     queue.queue.fail(second, Failure("ProviderUnavailable", "503", "fetch", "1d"), 60.0)
-    quota, retry = sorted(queue.waiting(), key=lambda reason: reason.reason, reverse=True)
-    assert (quota.reason, quota.symbols) == ("the rate limiter polygon_api is used up", 1)
+    quota, retry = sorted(queue.waiting(), key=lambda reason: reason.reason)
+    assert (quota.reason, quota.symbols) == ("quota of polygon", 1)
     assert (retry.reason, retry.symbols) == ("retry after ProviderUnavailable", 1)
     assert quota.until is not None
     assert retry.until is not None
     assert retry.until < quota.until
+
+
+def use_up(db: Database, seconds: int, waiting: int) -> None:
+    """Give away a strict quota of Polygon, one request in `seconds`; so many calls wait for it."""
+    limit = Limit(rate=60 // seconds, interval=60.0, burst=1, normal_burst=1, strict=True)
+    for _ in range(1 + waiting):
+        SharedLimits(db).reserve("polygon_api", limit, 1, Priority.NORMAL, None)
+
+
+def minutes_left(reason: WaitReason | None) -> float:
+    assert reason is not None
+    assert reason.until is not None
+    return (reason.until - utc_now()).total_seconds() / 60
+
+
+def test_what_waits_for_a_vendors_quota_has_its_position_and_time(
+    limited: Queue, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (running,) = limited.queue.claim("w", 1)
+    assert running.symbol == "AAPL"
+    use_up(limited.db, 12, waiting=1)
+    (reason,) = limited.waiting()
+    assert (reason.reason, reason.symbols, reason.before) == ("quota of polygon", 2, 1)
+    assert minutes_left(reason) == pytest.approx(1 / 5, abs=0.05)
+    assert "2 symbols wait: quota of polygon, 1 before it, about" in limited.shown()
+    items = {item.symbol: item.waiting for item in limited.reader.jobs.items(limited.job, 9)}
+    assert items["AAPL"] is None
+    assert [items[name] and items[name].before for name in ("IBM", "MSFT")] == [1, 2]
+    assert minutes_left(items["MSFT"]) == pytest.approx(2 / 5, abs=0.05)
+    wait = limited.reader.wait_of("MSFT")
+    assert wait is not None
+    assert wait.text(str).startswith("quota of polygon, 2 before it, about 20")
+    assert limited.reader.wait_of("AAPL") is None
+    monkeypatch.setenv("DATABASE_URL", db_url)
+    shown = CliRunner().invoke(app, ["status", "MSFT"]).output
+    assert "waits for  quota of polygon, 2 before it, about 20" in shown
+
+
+def test_the_time_follows_the_pace_at_which_symbols_are_completed(limited: Queue) -> None:
+    names = [f"S{number:02}" for number in range(30)]
+    limited.commands.track([parse_tracked(name, "stock", "1d") for name in names], actor="me")
+    night = limited.commands.trigger(actor="me", symbols=names).job_id
+    done = "status = 'completed', completed_at = now() - interval '1 minute'"
+    with limited.db.begin() as conn:
+        conn.execute(text("UPDATE enrichment_jobs SET started_at = now() - interval '5 minutes'"))
+        conn.execute(
+            text(f"UPDATE enrichment_job_items SET {done} WHERE job_id = :job AND symbol < 'S10'"),
+            {"job": night},
+        )
+    use_up(limited.db, 12, waiting=1)
+    last = limited.reader.jobs.items(night, 1, after="S28")[0].waiting
+    assert last is not None
+    assert last.before == 3 + 19  # the first job's symbols come first
+    assert minutes_left(last) == pytest.approx(22 / 2, abs=0.2)  # ten in five minutes
+
+
+def test_a_paused_vendor_leaves_the_queue_to_the_next_one(limited: Queue) -> None:
+    use_up(limited.db, 12, waiting=1)
+    assert [reason.reason for reason in limited.waiting()] == ["quota of polygon"]
+    limited.commands.pause(actor="ops", scope="provider", key="polygon", reason="bad day")
+    assert limited.waiting() == []
 
 
 def test_a_symbol_that_another_job_is_enriching_says_so(queue: Queue) -> None:

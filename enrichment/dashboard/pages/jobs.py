@@ -236,6 +236,7 @@ def item_table(report: JobReport, error_class: str | None) -> None:
             "status": item.status,
             "enriched since": "yes" if item.enriched_since else "",
             "step": item.step,
+            "waits for": item.waiting.text(format_time) if item.waiting else "",
             "retries": item.retry_count,
             "inserted": item.inserted,
             "updated": item.updated,

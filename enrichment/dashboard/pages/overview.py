@@ -90,10 +90,7 @@ def job_progress(data: OverviewData) -> None:
     for job in data.open_jobs[:JOBS_SHOWN]:
         st.progress(job.done / job.total if job.total else 0.0, text=progress_text(job))
         for waiting in job.waiting:
-            until = f", until {format_time(waiting.until)}" if waiting.until else ""
-            verb = "waits" if waiting.symbols == 1 else "wait"
-            reason = for_markdown(waiting.reason)
-            st.caption(f"{counted(waiting.symbols, 'symbol')} {verb}: {reason}{until}")
+            st.caption(for_markdown(waiting.sentence(format_time)))
     if len(data.open_jobs) > JOBS_SHOWN:
         st.caption(f"{JOBS_SHOWN} of {len(data.open_jobs):,} open jobs: the page Jobs lists all")
 

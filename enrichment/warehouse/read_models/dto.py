@@ -6,7 +6,7 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -161,6 +161,24 @@ class WaitReason:
     reason: str
     symbols: int
     until: datetime | None  # when the first of them may start; None if it is not known
+    before: int | None = None  # symbols that a vendor's quota serves before the first of them
+    last_until: datetime | None = None  # of a quota, whose times are estimates: the last of them
+
+    def text(self, time_text: Callable[[datetime], str]) -> str:
+        """The reason, and until when."""
+        if self.until is None:
+            return self.reason
+        if self.before is None:
+            return f"{self.reason}, until {time_text(self.until)}"
+        text = f"{self.reason}, {self.before:,} before it, about {time_text(self.until)}"
+        if self.symbols == 1 or self.last_until is None:
+            return text
+        return f"{text}, the last about {time_text(self.last_until)}"
+
+    def sentence(self, time_text: Callable[[datetime], str]) -> str:
+        """The same with the number of symbols."""
+        verb = "waits" if self.symbols == 1 else "wait"
+        return f"{counted(self.symbols, 'symbol')} {verb}: {self.text(time_text)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from enrichment.warehouse.read_models.dto import (
     SlotStatus,
     TrackedSeries,
     Transition,
+    WaitReason,
     WorkerStatus,
 )
 from enrichment.warehouse.read_models.eta import VendorEtas, eta_seconds
@@ -62,7 +63,7 @@ from enrichment.warehouse.read_models.schedules import (
 )
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
-from enrichment.warehouse.read_models.waiting import market_days, wait_reasons
+from enrichment.warehouse.read_models.waiting import market_days, wait_reasons, waits_of
 from enrichment.warehouse.resilience_state import STALE_SECONDS
 from enrichment.warehouse.state_lists import FINISHED_JOBS, NIGHTLY_JOBS, OPEN_JOBS, QUEUED_ITEMS
 
@@ -90,12 +91,13 @@ class ReadModels(Reader):
         quotas: Mapping[str, int | None] | None = None,
     ) -> None:
         super().__init__(db)
+        self._providers = providers or {}
         self._read_night = partial(
-            read_night, providers=providers or {}, schedules=schedules, enabled=enabled
+            read_night, providers=self._providers, schedules=schedules, enabled=enabled
         )
         self._etas = VendorEtas(providers or {}, quotas or {})
         self.quality_by_day = QualityHistory(db)
-        self.jobs = JobReports(db)
+        self.jobs = JobReports(db, self._providers)
         self.symbols = SymbolQueries(db)
         self.audit_log = AuditLog(db)
         self.corporate_actions = CorporateActions(db)
@@ -145,6 +147,14 @@ class ReadModels(Reader):
     def job_status(self, symbol: str) -> JobStatus | None:
         """None for a symbol that is not tracked."""
         return self._one(JobStatus, _JOB_STATUS, symbol=symbol)
+
+    def wait_of(self, symbol: str) -> WaitReason | None:
+        """Why the newest item of a symbol has not started; None if it has, or for no reason."""
+        with self._db.begin() as conn:
+            job_id = conn.execute(text(_NEWEST_JOB), {"symbol": symbol}).scalar()
+            if job_id is None:
+                return None
+            return waits_of(conn, job_id, [symbol], self._providers).get(symbol)
 
     def history(
         self,
@@ -294,7 +304,7 @@ def _progress(conn: Connection, job_id: UUID, etas: VendorEtas) -> Progress | No
         symbols_per_second=rate,
         eta_seconds=eta,
         vendors=vendors,
-        waiting=wait_reasons(conn, job_id) if final < job.total else [],
+        waiting=wait_reasons(conn, job_id, etas.providers) if final < job.total else [],
         market_days=market_days(conn, job_id),
     )
 
@@ -332,6 +342,10 @@ LEFT JOIN LATERAL (
     SELECT * FROM enrichment_job_items i WHERE i.symbol = t.symbol
     ORDER BY i.created_at DESC LIMIT 1) i ON true
 WHERE t.symbol = :symbol
+"""
+
+_NEWEST_JOB = """
+SELECT job_id FROM enrichment_job_items WHERE symbol = :symbol ORDER BY created_at DESC LIMIT 1
 """
 
 _MATCHING = """(CAST(:kinds AS text[]) = '{}' OR j.kind = ANY(CAST(:kinds AS text[])))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from enrichment.domain.statuses import ItemStatus
-from enrichment.warehouse.database import Reader, fetch_all, fetch_one, sql
-from enrichment.warehouse.read_models.dto import LastJob
+from enrichment.domain.statuses import WAITING_ITEM_STATUSES, ItemStatus
+from enrichment.warehouse.database import Database, Reader, fetch_all, fetch_one, sql
+from enrichment.warehouse.read_models.dto import LastJob, WaitReason
 from enrichment.warehouse.read_models.schedules import ENRICHED_SINCE, NightRun
+from enrichment.warehouse.read_models.waiting import ProviderOrders, waits_of
 from enrichment.warehouse.state_lists import FINISHED_JOBS
 
 EXAMPLES = 5
@@ -63,6 +64,7 @@ class JobItem:
     begun_at: datetime | None  # when the thread began the last attempt
     finished_at: datetime | None  # when the thread was done with it
     enriched_since: bool  # it failed, and a later run has enriched it
+    waiting: WaitReason | None = None  # why it has not started
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,11 @@ class ItemLog:
 
 
 class JobReports(Reader):
-    """Reads the items of jobs."""
+    """Reads the items of jobs. providers: asset class → its providers, in their order."""
+
+    def __init__(self, db: Database, providers: ProviderOrders) -> None:
+        super().__init__(db)
+        self._providers = providers
 
     def log(self, job_id: UUID, symbol: str) -> ItemLog | None:
         """None if the job has no such symbol."""
@@ -144,15 +150,18 @@ class JobReports(Reader):
         after: str | None = None,
     ) -> list[JobItem]:
         """Up to `limit` symbols of a job, ascending, after this one."""
-        return self._all(
-            JobItem,
-            _ITEMS,
-            job_id=job_id,
-            limit=limit,
-            status=status,
-            error_class=error_class,
-            after=after,
-        )
+        values = {
+            "job_id": job_id,
+            "limit": limit,
+            "status": status,
+            "error_class": error_class,
+            "after": after,
+        }
+        with self._db.begin() as conn:
+            items = fetch_all(conn, JobItem, _ITEMS, values)
+            waiting = [item.symbol for item in items if item.status in WAITING_ITEM_STATUSES]
+            waits = waits_of(conn, job_id, waiting, self._providers)
+        return [replace(item, waiting=waits.get(item.symbol)) for item in items]
 
     def timeline(self, job_id: UUID, limit: int) -> Timeline:
         """Up to `limit` spans, the longest."""
