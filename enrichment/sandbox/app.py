@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from enrichment.sandbox.market import Market
 from enrichment.sandbox.polygon import PolygonFormat
 from enrichment.sandbox.polygon_plan import plan_of
 from enrichment.sandbox.recorded import recordings
+from enrichment.sandbox.share_actions import ShareActions
 from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import WireFormat
 from enrichment.sandbox.yahoo import YahooFormat
@@ -44,6 +45,7 @@ def create_app(
     seed: int = 0,
     plan: str = "paid",
     listed: int = 100,
+    actions: Mapping[str, ShareActions] | None = None,
     wire_formats: Sequence[type[WireFormat]] = WIRE_FORMATS,
 ) -> Flask:
     """Create the app; `app.extensions["sandbox"]` is its `SandboxVendor`.
@@ -58,11 +60,12 @@ def create_app(
         seed: Of simulated bars and of faults with a probability.
         plan: Of Polygon, "paid" or "free".
         listed: Simulated stocks in whole-market answers.
+        actions: Splits and dividends of simulated stocks, in place of those they have everywhere.
         wire_formats: One for each vendor that the sandbox stands in for.
     """
     app = Flask(__name__, static_folder=None)
     vendor = SandboxVendor(
-        Market(anchor or clock(), shifted=shifted, seed=seed, simulated=listed),
+        Market(anchor or clock(), shifted=shifted, seed=seed, simulated=listed, actions=actions),
         clock=clock,
         api_key=api_key,
         quota_per_minute=quota_per_minute,
@@ -133,7 +136,11 @@ class _ControlEndpoints:
             raise InvalidRequest('"shifted" must be true or false')
         anchor = _parsed_moment(body["anchor"]) if "anchor" in body else market.anchor
         self._vendor.market = Market(
-            anchor, shifted=shifted, seed=market.seed, simulated=market.simulated
+            anchor,
+            shifted=shifted,
+            seed=market.seed,
+            simulated=market.simulated,
+            actions=market.actions,
         )
         return self.replay()
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from enrichment.domain.bars import Bars, Timestamps, between, to_datetime
+from enrichment.domain.bars import Bars, Floats, Timestamps, between, to_datetime
 from enrichment.domain.calendars import bar_starts, local_midnights, session_hours
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import normal, random_bits, seed_of, uniform
@@ -43,11 +43,18 @@ def extended_bars(
         return Bars.empty()
     end = to_datetime(starts[-1]) + timeframe.duration
     regular = series.bars(Timeframe.M5, Window(to_datetime(starts[0]) - _WEEK, end), now)
-    bars = regular.concat(_outside_sessions(ticker, regular, starts, now))
+    bars = regular.concat(_outside_sessions(ticker, series, regular, starts, now))
     order = np.argsort(bars.ts)
     order = order[(bars.ts[order] >= starts[0]) & (bars.ts[order] < np.datetime64(_naive(end)))]
     bars = bars.take(order)
     return aggregate(bars, starts[np.searchsorted(starts, bars.ts, side="right") - 1])
+
+
+def _shares(series: SandboxSeries, ts: Timestamps) -> Floats:
+    """What one share of before all splits has become on the days in New York."""
+    days = np.array(sorted(series.splits), "datetime64[us]")
+    products = np.cumprod([1.0, *(series.splits[day] for day in days)])
+    return np.asarray(products[local_midnights(AssetClass.STOCK, days).searchsorted(ts, "right")])
 
 
 def _naive(moment: datetime) -> datetime:
@@ -59,7 +66,9 @@ def _slots(days: Timestamps, step: np.timedelta64) -> Timestamps:
     return np.asarray((midnights[:, None] + np.arange(_FIRST, _LAST, step)).ravel())
 
 
-def _outside_sessions(ticker: str, regular: Bars, starts: Timestamps, now: datetime) -> Bars:
+def _outside_sessions(
+    ticker: str, series: SandboxSeries, regular: Bars, starts: Timestamps, now: datetime
+) -> Bars:
     """Five-minute bars of the starts' days outside the sessions, once they have ended."""
     first, last = to_datetime(starts[0]) - _MARGIN, to_datetime(starts[-1]) + _MARGIN
     days = bar_starts(AssetClass.STOCK, Timeframe.D1, first, last)
@@ -69,11 +78,13 @@ def _outside_sessions(ticker: str, regular: Bars, starts: Timestamps, now: datet
     ts = ts[outside]
     known = np.searchsorted(regular.ts, ts) - 1
     ts, known = ts[known >= 0], known[known >= 0]
+    shares = _shares(series, ts)
     seed, counter = seed_of(ticker, "extended hours"), ts.astype(np.int64) // 300_000_000
     volume = np.rint(50 + 900 * uniform(random_bits(seed, _VOLUMES, counter), 0))
     open_, close = (
         np.rint(
             regular.close[known]
+            * (_shares(series, regular.ts[known]) / shares)
             * np.exp(_SIGMA * normal(random_bits(seed, stream, counter)))
             * TICKS
         )
@@ -86,8 +97,8 @@ def _outside_sessions(ticker: str, regular: Bars, starts: Timestamps, now: datet
         high / TICKS,
         low / TICKS,
         close / TICKS,
-        volume,
+        np.rint(volume * shares),
         vwap=np.rint((open_ + close) / 2) / TICKS,
         trades=1 + volume // 100,
-        taker_buy_volume=np.rint(volume / 2),
+        taker_buy_volume=np.rint(volume * shares / 2),
     )

@@ -6,10 +6,9 @@ prices within it. Longer bars are aggregated exactly from the five-minute ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from enrichment.domain.calendars import (
 from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import normal, random_bits, seed_of, uniform
 from enrichment.sandbox.series import TICKS, aggregate, within
+from enrichment.sandbox.share_actions import Events, ShareActions
 
 EPOCH = datetime(2000, 1, 3, tzinfo=UTC)
 _FIRST_DAY = 10_950  # days since 1970, before the epoch
@@ -52,15 +52,21 @@ def reflected(level: Floats) -> Floats:
 class SimulatedSeries:
     """A ticker's simulated bars from 2000 on.
 
-    cached: A cache of short results; default: none.
+    Args:
+        ticker: SIM… or X:SIM…USD.
+        seed: Of all series.
+        cached: A cache of short results; default: none.
+        actions: Its splits and dividends; None: those that the ticker has everywhere.
     """
 
     simulated = True
-    splits: Mapping[np.datetime64, float] = MappingProxyType({})
-    dividends: Mapping[np.datetime64, float] = MappingProxyType({})
 
     def __init__(
-        self, ticker: str, seed: int, cached: Cached = lambda key, compute: compute()
+        self,
+        ticker: str,
+        seed: int,
+        cached: Cached = lambda key, compute: compute(),
+        actions: ShareActions | None = None,
     ) -> None:
         self._ticker, self._cached = ticker, cached
         self._key = key = seed_of(seed, ticker)
@@ -76,6 +82,13 @@ class SimulatedSeries:
         self._daily_volume = 5e7 * 100.0**turnover / np.exp(self._base)
         self._lot = 20 + int(180 * lot)
         self._walk = np.empty(0)
+        self._actions = ShareActions.of(ticker) if actions is None else actions
+        self.splits: Events = self._actions.splits
+        price = float(np.exp(self._base))
+        self.dividends: Events = {
+            day: round(price * share / float(self._shares(day.astype("datetime64[D]"))), 4)
+            for day, share in self._actions.yields.items()
+        }
         self._year: Callable[[Timeframe, int], Bars] = lru_cache(maxsize=16)(self._computed_year)
 
     def starts(self, timeframe: Timeframe, window: Window, now: datetime) -> Timestamps:
@@ -151,7 +164,7 @@ class SimulatedSeries:
             closes / TICKS,
             volume,
             vwap=np.rint((opens + highs + lows + closes) / 4) / TICKS,
-            trades=1 + volume // self._lot,
+            trades=1 + volume // (self._lot * np.repeat(self._shares(day[first]), counts)),
             taker_buy_volume=np.rint(volume * (0.3 + 0.4 * uniform(bits, 3))),
         )
 
@@ -167,7 +180,7 @@ class SimulatedSeries:
         drift = (closing - opening - walk[row, last])[:, None]
         walk += opening[:, None] + drift * (np.arange(len(slots) + 1) / counts[:, None])
         walk[row, last] = closing
-        return np.asarray(np.rint(np.exp(walk) * TICKS))
+        return np.asarray(np.rint(np.exp(walk) * TICKS / self._shares(days)[:, None]))
 
     def _level(self, days: Days) -> Floats:
         """The log prices at the closes of the days."""
@@ -180,6 +193,10 @@ class SimulatedSeries:
         gap = self._gap * normal(random_bits(self._key, _OVERNIGHT, days))
         return np.asarray(self._level(days - 1) + gap)
 
+    def _shares(self, days: Days | np.datetime64) -> Floats:
+        """What one share of before all splits has become on each day."""
+        return self._actions.shares(np.asarray(days, "datetime64[D]").astype("datetime64[us]"))
+
     def _activity(self, days: Days) -> Floats:
         return 0.6 + 0.8 * uniform(random_bits(self._key, _ACTIVITY, days), 0)
 
@@ -189,7 +206,11 @@ class SimulatedSeries:
     def _volume(self, days: Days, counts: Days, slot: Days, bits: NDArray[np.uint64]) -> Floats:
         length = np.repeat(counts, counts)
         edge = (2 * slot + 1) / length - 1
-        mean = self._daily_volume * np.repeat(self._activity(days), counts) / length
+        mean = (
+            self._daily_volume
+            * np.repeat(self._activity(days) * self._shares(days), counts)
+            / length
+        )
         return np.asarray(
             1 + np.rint(mean * (0.6 + 1.2 * edge**2) * (0.4 + 1.2 * uniform(bits, 2)))
         )

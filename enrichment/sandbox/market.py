@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
@@ -14,6 +14,7 @@ from enrichment.domain.model import Timeframe, is_simulated
 from enrichment.sandbox.generator import Compute, SimulatedSeries
 from enrichment.sandbox.recorded import recorded_series, recordings
 from enrichment.sandbox.series import SandboxSeries
+from enrichment.sandbox.share_actions import ShareActions
 
 # Simulated, for the sake of their spelling: with a dot, or a small p for preferred shares.
 SHARE_CLASSES = ("BRK.B", "BACpL")
@@ -40,12 +41,20 @@ class Market:
         shifted: False replays them on their original dates, without continuation.
         seed: Of the simulated series and of the continuations.
         simulated: Stocks SIM1, SIM2, … that whole-market answers list.
+        actions: Splits and dividends of simulated stocks, in place of those they have everywhere.
     """
 
     def __init__(
-        self, anchor: datetime, *, shifted: bool = True, seed: int = 0, simulated: int = 100
+        self,
+        anchor: datetime,
+        *,
+        shifted: bool = True,
+        seed: int = 0,
+        simulated: int = 100,
+        actions: Mapping[str, ShareActions] | None = None,
     ) -> None:
         self.anchor, self.shifted, self.seed, self.simulated = anchor, shifted, seed, simulated
+        self.actions = actions or {}
         self._series = lru_cache(maxsize=_MAX_SERIES)(self._make)
         self._cache: OrderedDict[tuple[object, ...], Bars] = OrderedDict()
         self._cache_lock = threading.Lock()
@@ -55,8 +64,18 @@ class Market:
         return self._series(ticker) if _exists(ticker) else None
 
     def recorded(self) -> Iterator[tuple[str, SandboxSeries]]:
-        """The recorded stocks, the only ones with splits and dividends."""
+        """The recorded stocks."""
         return ((t, self._series(t)) for t in recordings() if ":" not in t)
+
+    def with_actions(self) -> Iterator[tuple[str, SandboxSeries]]:
+        """The stocks with splits or dividends."""
+        simulated = dict.fromkeys((*map("SIM{}".format, range(self.simulated + 1)), *self.actions))
+        others = ((t, self._series(t)) for t in simulated if self._has_actions(t))
+        return chain(self.recorded(), others)
+
+    def _has_actions(self, ticker: str) -> bool:
+        actions = self.actions.get(ticker) or ShareActions.of(ticker)
+        return bool(actions.splits or actions.yields)
 
     def listed(self) -> Iterator[tuple[str, SandboxSeries]]:
         """The stocks that whole-market answers hold."""
@@ -87,5 +106,5 @@ class Market:
 
     def _make(self, ticker: str) -> SandboxSeries:
         if ticker not in recordings():
-            return SimulatedSeries(ticker, self.seed, self._cached)
+            return SimulatedSeries(ticker, self.seed, self._cached, self.actions.get(ticker))
         return recorded_series(ticker, self.anchor, shifted=self.shifted, seed=self.seed)

@@ -48,6 +48,7 @@ from enrichment.sandbox.wire_format import (
 )
 
 _DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
+_ANNOUNCED = timedelta(days=30)  # before splits and dividends take effect
 _STAMP_MARGIN = timedelta(days=9)  # between a canonical bar start and the vendor's stamp
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _MARKET = "MARKET"  # in place of a ticker, for faults and counts of whole-market requests
@@ -141,14 +142,18 @@ class PolygonFormat(WireFormat):
         return self._actions(dividends, "ex_dividend_date")
 
     def _actions(
-        self, actions: Callable[[Market], Iterator[dict[str, Any]]], date_field: str
+        self, actions: Callable[[Market, datetime], Iterator[dict[str, Any]]], date_field: str
     ) -> Response:
         refused = self._refused(_MARKET)
         if refused is not None:
             return refused
-        earliest = self._plan.earliest(self._vendor.clock())
+        now = self._vendor.clock()
+        earliest, announced = self._plan.earliest(now), now + _ANNOUNCED
         rows, following = selected(
-            actions(self._vendor.market), date_field, request.args, earliest and earliest.date()
+            actions(self._vendor.market, announced),
+            date_field,
+            request.args,
+            earliest and earliest.date(),
         )
         body = {**self._success(), "results": rows}
         if following is not None:
@@ -295,7 +300,7 @@ def _bars(series: SandboxSeries, query: AggregatesQuery, page: Timestamps, now: 
         else series.bars(query.timeframe, window, now)
     )
     if query.adjusted:
-        bars = split_adjusted(bars, series.splits)
+        bars = split_adjusted(bars, series.splits, now)
     return bars if query.ascending else bars.take(slice(None, None, -1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from operator import eq, ge, gt, itemgetter, le, lt
 from typing import Any
@@ -18,6 +18,7 @@ from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.market import SHARE_CLASSES, Market
 from enrichment.sandbox.polygon_query import BadQueryError, integer
 from enrichment.sandbox.series import split_adjusted
+from enrichment.sandbox.share_actions import in_force
 
 _DAY = timedelta(days=1)
 _EVER = Window(to_datetime(np.datetime64("1990-01-01")), to_datetime(np.datetime64("2100-01-01")))
@@ -59,7 +60,7 @@ def grouped_day(
     rows: list[Row] = []
     for ticker, series in market.listed():
         bars = series.bars(Timeframe.D1, Window(day, day + _DAY), now)
-        bars = split_adjusted(bars, series.splits) if adjusted else bars
+        bars = split_adjusted(bars, series.splits, now) if adjusted else bars
         bars = with_faults(bars, faults(ticker), bars.ts)
         _, closes = session_hours(bars.ts)
         columns = [bars.open, bars.high, bars.low, bars.close, bars.volume, bars.vwap, bars.trades]
@@ -70,11 +71,11 @@ def grouped_day(
     return rows
 
 
-def splits(market: Market) -> Iterator[Row]:
-    """Every split of every stock, in no order."""
-    for ticker, series in market.recorded():
+def splits(market: Market, until: datetime) -> Iterator[Row]:
+    """Every split of every stock up to a moment, in no order."""
+    for ticker, series in market.with_actions():
         factor = 1.0
-        for day, ratio in sorted(series.splits.items(), reverse=True):
+        for day, ratio in sorted(_known(series.splits, until), reverse=True):
             factor /= ratio
             new, old = (ratio, 1.0) if ratio >= 1 else (1.0, 1 / ratio)
             yield {
@@ -88,11 +89,11 @@ def splits(market: Market) -> Iterator[Row]:
             }
 
 
-def dividends(market: Market) -> Iterator[Row]:
-    """Every dividend of every stock, in no order; the factors that the vendor has may be null."""
-    for ticker, series in market.recorded():
-        for day, amount in series.dividends.items():
-            ratio = np.prod([r for split, r in series.splits.items() if split > day])
+def dividends(market: Market, until: datetime) -> Iterator[Row]:
+    """Every dividend of every stock up to a moment, in no order; their factors may be null."""
+    for ticker, series in market.with_actions():
+        for day, amount in _known(series.dividends, until):
+            ratio = np.prod([r for split, r in _known(series.splits, until) if split > day])
             yield {
                 "id": _id("D", ticker, day),
                 "ticker": ticker,
@@ -107,6 +108,12 @@ def dividends(market: Market) -> Iterator[Row]:
                 "historical_adjustment_factor": None,
                 "split_adjusted_cash_amount": float(amount / ratio),
             }
+
+
+def _known(
+    events: Mapping[np.datetime64, float], until: datetime
+) -> ItemsView[np.datetime64, float]:
+    return in_force(events, to_datetime64(until)).items()
 
 
 def ticker_details(market: Market, ticker: str, now: datetime) -> Row | None:

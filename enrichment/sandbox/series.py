@@ -13,6 +13,7 @@ from enrichment.domain.bars import Bars, Floats, Timestamps, to_datetime64
 from enrichment.domain.calendars import Market
 from enrichment.domain.corporate_actions import scaled
 from enrichment.domain.model import AssetClass, Timeframe, Window
+from enrichment.sandbox.share_actions import in_force
 
 TICKS = 10_000.0  # simulated prices are whole multiples of 1 / TICKS
 
@@ -27,7 +28,7 @@ class SandboxSeries(Protocol):
     market: Market  # whose calendar its bars follow
     simulated: bool
     splits: Mapping[np.datetime64, float]
-    """Start of the first bar after each split → new shares for an old one."""
+    """Start of the first bar after each split → new shares for an old one; future ones, too."""
     dividends: Mapping[np.datetime64, float]
     """Start of the bar of each ex-date → amount for one share of that day."""
 
@@ -73,8 +74,8 @@ def _vwap(bars: Bars, first: NDArray[np.intp], volume: Floats) -> Floats | None:
     return np.asarray(np.rint(np.add.reduceat(traded, first) / volume) / TICKS)
 
 
-def split_adjusted(bars: Bars, splits: Mapping[np.datetime64, float]) -> Bars:
-    """Bars on the share basis after all of a series' splits."""
-    for day, ratio in splits.items():
+def split_adjusted(bars: Bars, splits: Mapping[np.datetime64, float], now: datetime) -> Bars:
+    """Bars on the share basis after all splits that have taken effect by `now`."""
+    for day, ratio in in_force(splits, to_datetime64(now)).items():
         bars = scaled(bars, np.where(bars.ts < day, ratio, 1.0))
     return bars

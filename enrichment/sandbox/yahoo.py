@@ -30,6 +30,7 @@ from enrichment.sandbox.counter_rng import random_bits, uniform
 from enrichment.sandbox.data_faults import close_literals, with_faults
 from enrichment.sandbox.faults import Fault
 from enrichment.sandbox.series import SandboxSeries, aggregate, split_adjusted
+from enrichment.sandbox.share_actions import in_force
 from enrichment.sandbox.vendor import SandboxVendor
 from enrichment.sandbox.wire_format import (
     Page,
@@ -176,20 +177,21 @@ class YahooFormat(WireFormat):
         rows: _Rows,
         literals: Mapping[int, str] | None = None,
     ) -> bytes:
-        live = _live_quote(series.market, self._vendor.clock())
+        now = self._vendor.clock()
+        live = _live_quote(series.market, now)
         bars = _with_noise(rows.bars, next(self._numbers))
         columns: dict[str, list[Any]] = {name: _with_nulls(getattr(bars, name)) for name in _PRICES}
         columns["close"] = closes_with_placeholders(bars, columns["close"], literals or {})
         columns["volume"] = _with_nulls(bars.volume, whole=True)
         indicators: dict[str, Any] = {"quote": [columns if len(bars) else {}]}
         if not query.timeframe.intraday:
-            adjusted = _with_nulls(_adjusted_close(series, bars))
+            adjusted = _with_nulls(_adjusted_close(series, bars, now))
             indicators["adjclose"] = [{"adjclose": adjusted} if len(bars) else {}]
         meta = _meta(series.market, query, live, bars)
         result: dict[str, Any] = {"meta": meta, "indicators": indicators}
         if len(bars):
             result["timestamp"] = _seconds(rows.stamps)
-        events = _events(series, query)
+        events = _events(series, query, now)
         if events:
             result["events"] = events
         return orjson.dumps({"chart": {"result": [result], "error": None}})
@@ -274,7 +276,7 @@ def _bars(series: SandboxSeries, query: _Query, live: _LiveQuote, now: datetime)
     source = Timeframe.D1 if query.timeframe is Timeframe.W1 else query.timeframe
     window = Window(query.start - _STAMP_MARGIN, query.end + _STAMP_MARGIN)
     bars = series.bars(source, window, now)
-    bars = split_adjusted(bars, series.splits)
+    bars = split_adjusted(bars, series.splits, now)
     if source is query.timeframe:
         return bars
     first = to_datetime64(query.start).astype("datetime64[D]").astype("datetime64[us]")
@@ -329,19 +331,22 @@ def _with_noise(bars: Bars, number: int) -> Bars:
     return replace(bars, **prices)
 
 
-def _adjusted_close(series: SandboxSeries, bars: Bars) -> Floats:
+def _adjusted_close(series: SandboxSeries, bars: Bars, now: datetime) -> Floats:
     """The closes adjusted for later dividends too."""
     factor = np.ones(len(bars))
     for day, amount in series.dividends.items():
         row = int(np.searchsorted(bars.ts, day))
         if 0 < row < len(bars):
-            ratio = 1 - _split_adjusted(series, day, amount) / bars.close[row - 1]
+            ratio = 1 - _split_adjusted(series, day, amount, now) / bars.close[row - 1]
             factor[:row] *= ratio
     return np.asarray((bars.close * factor).astype(np.float32).astype(np.float64))
 
 
-def _split_adjusted(series: SandboxSeries, day: np.datetime64, amount: float) -> float:
-    later = [ratio for split, ratio in series.splits.items() if split > day]
+def _split_adjusted(
+    series: SandboxSeries, day: np.datetime64, amount: float, now: datetime
+) -> float:
+    splits = in_force(series.splits, to_datetime64(now))
+    later = [ratio for split, ratio in splits.items() if split > day]
     return float(amount / np.prod(later))
 
 
@@ -406,12 +411,12 @@ def _meta(market: Market, query: _Query, live: _LiveQuote, bars: Bars) -> dict[s
     return meta
 
 
-def _events(series: SandboxSeries, query: _Query) -> dict[str, Any]:
+def _events(series: SandboxSeries, query: _Query, now: datetime) -> dict[str, Any]:
     """The splits and dividends in the window that the request asks for."""
     wanted = re.split(r"[,|]", request.args.get("events", ""))
     events = {
         "dividends": {
-            key: {"amount": round(_split_adjusted(series, day, amount), 6), "date": int(key)}
+            key: {"amount": round(_split_adjusted(series, day, amount, now), 6), "date": int(key)}
             for key, day, amount in _dated(series.dividends, query)
             if {"div", "dividends"} & set(wanted)
         },

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.corporate_actions [--symbols 500]
 
 Three years of daily bars as traded, with 60 splits and 2,000 dividends, 20 of the splits on the
-last night. The real pipeline and warehouse enrich every symbol, the vendor answers from memory.
+last night. The sandbox serves bars and actions over HTTP, and the real ledger, pipeline and
+warehouse take them in.
 """
 
 from __future__ import annotations
@@ -12,97 +13,110 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import numpy as np
 from sqlalchemy import text
 
-from enrichment.domain.bars import Bars, to_datetime, to_datetime64
-from enrichment.domain.corporate_actions import (
-    ActionKind,
-    Adjustment,
-    CorporateAction,
-    Splits,
-    scaled,
-)
-from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
+from enrichment.config import Settings
+from enrichment.domain.bars import to_datetime
+from enrichment.domain.calendars import bar_starts
+from enrichment.domain.corporate_actions import Adjustment
+from enrichment.domain.model import AssetClass, Timeframe
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.pipeline.features import FEATURES
+from enrichment.sandbox import create_app, running
+from enrichment.sandbox.share_actions import ShareActions
+from enrichment.services.action_refresh import ActionRefresh
 from enrichment.services.commands import Commands
-from enrichment.warehouse import corporate_actions
+from enrichment.warehouse.corporate_actions import LedgerSplits
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.read_models.bars import BarDownloads
 from enrichment.warehouse.series.warehouse import Warehouse
 from enrichment.wiring.database import upgrade_schema
+from enrichment.wiring.vendors import build_action_sources, build_providers
+from resilience import init_resilience_manager
 from tests.benchmarks.report import Figure, parser, tell
-from tests.helpers.recorded_series import daily_stocks
 
 SESSIONS, SPLITS, LAST_NIGHT, DIVIDENDS = 756, 60, 20, 2_000
 RATIOS = (2.0, 3.0, 4.0, 10.0, 0.1)
 COLUMNS = ["open", "high", "low", "close", "volume", "sma_20", "rsi_14", "obv"]
+END = datetime(2025, 6, 6, tzinfo=UTC)
+DAYS = bar_starts(AssetClass.STOCK, Timeframe.D1, END - timedelta(days=1200), END)[-SESSIONS:]
 
 
-class Vendor:
-    """Answers bars as traded; counts its answers."""
-
-    def __init__(self, bars: dict[str, Bars]) -> None:
-        self.bars, self.requests = bars, 0
-
-    def fetch(
-        self, symbol: str, asset_class: AssetClass, timeframe: Timeframe, window: Window
-    ) -> FetchedBars:
-        self.requests += 1
-        bars = self.bars[symbol]
-        first, end = bars.ts.searchsorted([to_datetime64(window.start), to_datetime64(window.end)])
-        return FetchedBars(bars.take(slice(int(first), int(end))), "memory", adjusted=False)
-
-    def fetch_from_other(self, *_: object, excluding: str) -> FetchedBars | None:
-        return None
-
-
-def market(symbols: list[str]) -> tuple[dict[str, Bars], list[CorporateAction]]:
-    """Walks on the sessions of the recorded stocks, and what happened to their shares."""
+def actions_of(symbols: list[str]) -> dict[str, ShareActions]:
+    """What happens to the shares of each."""
     random = np.random.default_rng(16)
-    sessions = daily_stocks()["AAPL"].bars.ts[-SESSIONS:]
-    days: list[date] = sessions.astype("datetime64[D]").tolist()
     earlier = random.integers(30, SESSIONS - 30, SPLITS - LAST_NIGHT).tolist()
     rows = [SESSIONS - 1] * LAST_NIGHT + earlier
     holders = random.permutation(symbols)[:SPLITS].tolist()
-    actions = [
-        CorporateAction(symbol, ActionKind.SPLIT, days[row], "polygon", ratio)
+    splits = {
+        symbol: {DAYS[row]: ratio}
         for symbol, row, ratio in zip(holders, rows, RATIOS * 12, strict=True)
-    ]
-    splits = {action.symbol: [(action.effective_date, action.ratio or 1.0)] for action in actions}
-    bars = {}
-    for symbol in symbols:
-        close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, SESSIONS)))
-        volume = np.floor(1e6 * random.lognormal(0, 0.2, SESSIONS))
-        adjusted = Bars.of(sessions, close, close * 1.01, close * 0.99, close, volume)
-        shares = Splits.of(splits.get(symbol, []), Timeframe.D1).shares(sessions)
-        bars[symbol] = scaled(adjusted, 1 / shares)
-    for n in range(DIVIDENDS):
-        symbol = symbols[n % len(symbols)]
-        day = days[int(random.integers(1, SESSIONS))]
-        actions.append(
-            CorporateAction(symbol, ActionKind.CASH_DIVIDEND, day, "polygon", amount=0.25)
+    }
+    dividends = -(-DIVIDENDS // len(symbols))
+    return {
+        symbol: ShareActions(
+            splits.get(symbol, {}),
+            {
+                DAYS[row]: 0.005
+                for row in random.choice(np.arange(1, SESSIONS), dividends, replace=False)
+            },
         )
-    return bars, actions
+        for symbol in symbols
+    }
 
 
-def run_night(db: Database, vendor: Vendor, now: datetime, symbols: int) -> None:
-    queue = JobQueue(db)
-    pipeline = EnrichmentPipeline(vendor, Warehouse(db), history_days=2_000, now=lambda: now)
-    Commands(db).trigger(actor="benchmark")
-    for _ in range(0, symbols, 100):
-        tasks = queue.claim("w", 100)
-        for task, enrich in zip(tasks, pipeline.prepare_batch(tasks), strict=True):
-            enrich(task, lambda step: None)
-    queue.close_finished_jobs()
+class Nights:
+    """Runs the ledger's refresh and the pipeline on the sandbox at chosen times."""
+
+    def __init__(self, db: Database, symbols: list[str]) -> None:
+        self._db, self._symbols, self.now = db, symbols, END
+        Commands(db).track([parse_tracked(s, "stock", "1d") for s in symbols], actor="benchmark")
+        self._actions = actions_of(symbols)
+
+    def run(self, session: int) -> None:
+        """The night after a session."""
+        self.now = to_datetime(DAYS[session]) + timedelta(days=1)
+        app = {"clock": lambda: self.now, "anchor": self.now, "actions": self._actions}
+        manager = init_resilience_manager()
+        with running(create_app(**app)) as vendor, closing(manager):
+            settings = Settings(
+                enrichment_sandbox=True, enrichment_sandbox_port=urlsplit(vendor).port or 0
+            )
+            self._refresh(build_action_sources(settings, manager, now=lambda: self.now))
+            ledger = LedgerSplits(self._db)
+            source = build_providers(settings, manager, now=lambda: self.now, splits=ledger)
+            self._enrich(source)
+
+    def _refresh(self, sources: list[object]) -> None:
+        refresh = ActionRefresh(
+            self._db,
+            sources,
+            hour=1,
+            minute=30,
+            history_days=2_000,
+            now=lambda: self.now,
+        )
+        refresh.refresh_all()
+
+    def _enrich(self, source: object) -> None:
+        queue = JobQueue(self._db)
+        pipeline = EnrichmentPipeline(
+            source, Warehouse(self._db), history_days=1_090, now=lambda: self.now
+        )
+        Commands(self._db).trigger(actor="benchmark")
+        while tasks := queue.claim("w", 100):
+            for task, enrich in zip(tasks, pipeline.prepare_batch(tasks), strict=True):
+                enrich(task, lambda step: None)
+        queue.close_finished_jobs()
 
 
 def read_seconds(db: Database, symbols: list[str], adjustment: Adjustment) -> float:
@@ -116,24 +130,22 @@ def read_seconds(db: Database, symbols: list[str], adjustment: Adjustment) -> fl
 
 
 def measure(db: Database, count: int) -> Iterator[Figure]:
-    symbols = [f"S{n:04}" for n in range(count)]
-    bars, actions = market(symbols)
-    vendor = Vendor(bars)
-    Commands(db).track([parse_tracked(s, "stock", "1d") for s in symbols], actor="benchmark")
-    with db.begin() as conn:
-        corporate_actions.record(conn, actions)
-    ts = bars[symbols[0]].ts
-    run_night(db, vendor, to_datetime(ts[-2]) + timedelta(days=1), count)
-    before, asked = checksum(db, to_datetime(ts[-2])), vendor.requests
-    run_night(db, vendor, to_datetime(ts[-1]) + timedelta(days=1), count)
-    with db.begin() as conn:
-        stored = conn.execute(text("SELECT count(*) FROM bars")).scalar_one()
-        corrections = conn.execute(text("SELECT count(*) FROM data_corrections")).scalar_one()
-    rewritten = checksum(db, to_datetime(ts[-2])) != before
-    yield Figure("bars stored", stored, "", "≥", count * SESSIONS)
-    requests = (vendor.requests - asked) / count
+    symbols = [f"SIM{n}" for n in range(1_000, 1_000 + count)]
+    nights = Nights(db, symbols)
+    nights.run(-2)
+    until = to_datetime(DAYS[-2])
+    before, asked = checksum(db, until), scalar(db, REQUESTS)
+    nights.run(-1)
+    yield Figure("splits in the ledger", scalar(db, LISTED.format(kind="split")), "", "≥", SPLITS)
+    dividends = scalar(db, LISTED.format(kind="cash_dividend"))
+    yield Figure("dividends in the ledger", dividends, "", "≥", DIVIDENDS)
+    bars = scalar(db, "SELECT count(*) FROM bars")
+    yield Figure("bars stored", bars, "", "≥", count * (SESSIONS - 10))
+    requests = (scalar(db, REQUESTS) - asked) / count
     yield Figure("requests a symbol on the night of the splits", requests, "", "≤", 1)
+    corrections = scalar(db, "SELECT count(*) FROM data_corrections")
     yield Figure("corrections", corrections, "", "≤", 0)
+    rewritten = checksum(db, until) != before
     yield Figure("stored bars or features that it changed", float(rewritten), "", "≤", 0)
     chosen = symbols[:200]
     read_seconds(db, chosen, Adjustment.NONE)
@@ -145,6 +157,15 @@ def measure(db: Database, count: int) -> Iterator[Figure]:
     for adjustment, found in ratios.items():
         name = f"reading on the basis {adjustment}, against as traded"
         yield Figure(name, statistics.median(found), "x", "≤", 1.2)
+
+
+REQUESTS = "SELECT sum(requests) FROM enrichment_fetch_log"
+LISTED = "SELECT count(*) FROM corporate_actions WHERE applies AND kind = '{kind}'"
+
+
+def scalar(db: Database, query: str) -> float:
+    with db.begin() as conn:
+        return float(conn.execute(text(query)).scalar_one())
 
 
 def checksum(db: Database, until: datetime) -> str:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from enrichment.config import Settings
 from enrichment.engine.worker import Worker, WorkerTiming
 from enrichment.pipeline.enrich import EnrichmentPipeline
+from enrichment.warehouse.corporate_actions import LedgerSplits
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.workers import WorkerRegistry
@@ -65,7 +66,9 @@ def bare_worker(
     """The worker without scheduler, listener and alerts, on exactly these two pools."""
     url = work.url.render_as_string(hide_password=False)
     settings = settings_for(url, vendor, stocks=stocks)
-    source = build_providers(settings, init_resilience_manager(), now=lambda: now)
+    source = build_providers(
+        settings, init_resilience_manager(), now=lambda: now, splits=LedgerSplits(work)
+    )
     registry = WorkerRegistry(heart, "inside")
     registry.register(host="test", pid=0, version="test", threads=threads)
     warehouse = BatchWriter(Warehouse(work))
