@@ -100,8 +100,6 @@ class Nights:
         refresh = ActionRefresh(
             self._db,
             sources,
-            hour=1,
-            minute=30,
             history_days=2_000,
             now=lambda: self.now,
         )

@@ -46,9 +46,7 @@ def run(db: Database, now: datetime) -> None:
         manager = init_resilience_manager()
         with closing(manager):
             sources = build_action_sources(settings, manager, now=lambda: now)
-            refresh = ActionRefresh(
-                db, sources, hour=1, minute=30, history_days=120, now=lambda: now
-            )
+            refresh = ActionRefresh(db, sources, history_days=120, now=lambda: now)
             assert [result.error for result in refresh.refresh_all()] == [None]
         job = Commands(db).trigger(actor="test").job_id
         with db.begin() as conn:
