@@ -26,10 +26,11 @@ MASK = "***"
 _MIN_CHARS = 4  # of a value that is masked wherever it stands
 _LONG_CHARS = 8  # from which on a value is masked within words, too
 _WEBHOOK_CHARS = 16  # of a part of a webhook's path that may be a secret
-_NAME = (
-    r"[\w.\-]{0,40}(?:passw(?:or)?d|pwd|passphrase|secret|token|api[_\-]?key|access[_\-]?key|"
+_NAME_END = (  # searched for without what a name begins with, which would cost most of the time
+    r"(?:passw(?:or)?d|pwd|passphrase|secret|token|api[_\-]?key|access[_\-]?key|"
     r"routing[_\-]?key|private[_\-]?key|signature|credential)[\w.\-]{0,40}"
 )
+_NAME = rf"[\w.\-]{{0,40}}{_NAME_END}"
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # https://user:password@host, also with an @ in the password; not the PASSWORD of an example
     (
@@ -42,12 +43,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w\-.~+/]+=*"), rf"\1 {MASK}"),
     # name='value', "name": "value"
     (
-        re.compile(rf"(?i)({_NAME}[\"']?\s?[:=]\s?[bur]?)(['\"])(?:\\.|(?!\2).)*\2"),
+        re.compile(rf"(?i)({_NAME_END}[\"']?\s?[:=]\s?[bur]?)(['\"])(?:\\.|(?!\2).)*\2"),
         rf"\1\2{MASK}\2",
     ),
     # name=value, as in a query or a libpq connection string
     (
-        re.compile(rf"(?i)({_NAME}=)(?!['\"]|\*\*\*)[^\s&;,'\")\]}}]*[^\s&;,:.'\")\]}}]"),
+        re.compile(rf"(?i)({_NAME_END}=)(?!['\"]|\*\*\*)[^\s&;,'\")\]}}]*[^\s&;,:.'\")\]}}]"),
         rf"\1{MASK}",
     ),
     (re.compile(r"(?i)([?&](?:key|sig|auth|code)=)(?!\*\*\*)[^\s&#;'\")\]]+"), rf"\1{MASK}"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError, EnrichmentError, ProviderUnavailable
-from enrichment.domain.redact import Redactor, redact, redactor
+from enrichment.domain.redact import Redactor, redact
 from enrichment.warehouse.database import Database, parse_url
 
 SECRET = "hunter2-Zx9"  # noqa: S105
@@ -102,9 +101,7 @@ def test_a_webhook_is_masked_by_its_address_and_by_the_parts_of_its_path() -> No
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    monkeypatch.setattr(redactor, "_values", frozenset())
-    monkeypatch.setattr(redactor, "_pattern", None)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, value in {
         "DATABASE_URL": "postgresql://me@db/x?password=tablePass1",
         "POLYGON_API_KEY": "polyKey123",

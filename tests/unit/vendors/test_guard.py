@@ -11,12 +11,15 @@ from resilience import BreakerAction, OperatorCommand, ResilienceManager, init_r
 
 
 class Clock:
-    """Monotonic time that tests set."""
+    """Monotonic time that tests set, and that waits let pass."""
 
     seconds = 1000.0
 
     def ns(self) -> int:
         return int(self.seconds * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def manager(clock: Clock) -> Iterator[ResilienceManager]:
-    manager = init_resilience_manager(clock=clock.ns)
+    manager = init_resilience_manager(clock=clock.ns, sleep=clock.sleep)
     yield manager
     manager.close()
 
