@@ -158,8 +158,9 @@ def test_bars_of_the_sandbox_are_replaced_by_real_ones(repairs: Repairs) -> None
     repairs.vendor.source, repairs.vendor.bars = "sandbox", simulated
     repairs.run_at(880)
     stored = len(repairs.bars())
-    # An older version stored real bars after those of the sandbox.
-    repairs.execute("UPDATE enrichment_status SET source = 'first'")
+    # An older version stored real bars after those of the sandbox, and did not compare them all.
+    compared = to_datetime(real.ts[-1])
+    repairs.execute(f"UPDATE enrichment_status SET source = 'first', compared_at = '{compared}'")
     repairs.vendor.source, repairs.vendor.bars = "first", real
     repairs.run_at(len(real))
     (finding,) = repairs.find()
