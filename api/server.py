@@ -19,7 +19,7 @@ from api.proxies import TrustedProxies
 from api.response_cache import ResponseCache
 from enrichment.config import Settings
 from enrichment.domain.errors import ConfigurationError
-from enrichment.net import is_loopback, require_free
+from enrichment.net import authority, is_loopback, require_free
 from enrichment.services.alerts.rules import Rule
 from enrichment.services.alerts.service import WATCHER_SECONDS
 from enrichment.warehouse.database import Database
@@ -110,7 +110,9 @@ def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> No
         db.engine.dispose()  # connections must not be inherited by gunicorn's fork
         proxied = TrustedProxies(app.wsgi_app, settings.trusted_proxies)
         app.wsgi_app = proxied.answer  # type: ignore[assignment, method-assign]  # as Flask says
-        _GunicornServer(app, f"{host}:{port}", lambda: _start_alerts(settings, db, rules)).run()
+        _GunicornServer(
+            app, authority(host, port), lambda: _start_alerts(settings, db, rules)
+        ).run()
 
 
 def _log_like_the_rest() -> None:

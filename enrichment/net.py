@@ -16,16 +16,42 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
+def authority(host: str, port: int) -> str:
+    """Host and port as in a URL.
+
+    >>> authority("::1", 8000), authority("127.0.0.1", 8000)
+    ('[::1]:8000', '127.0.0.1:8000')
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a service that listens on this address.
+
+    >>> local_url("0.0.0.0", 8000), local_url("::", 8000)
+    ('http://127.0.0.1:8000', 'http://[::1]:8000')
+    """
+    return f"http://{authority(_ANY.get(host, host), port)}"
+
+
 def require_free(name: str, host: str, port: int) -> None:
     """Check that a service can listen on the port.
 
     Raises:
         ConfigurationError: It can't; the message names the setting to change.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+    try:
+        family, kind, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{host!r} is no address for the {name} ({exc.strerror}): choose one of this machine"
+        ) from None
+    with socket.socket(family, kind) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((host, port))
+            listener.bind(address)
         except OSError as exc:
             raise ConfigurationError(
                 f"port {port} of the {name} can't be used on {host} ({exc.strerror}): stop the "
@@ -34,6 +60,7 @@ def require_free(name: str, host: str, port: int) -> None:
             ) from None
 
 
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 — addresses that are met
 _PORT_SETTINGS = {
     "API": "--api-port or ENRICHMENT_API_PORT",
     "dashboard": "--dashboard-port or ENRICHMENT_DASHBOARD_PORT",

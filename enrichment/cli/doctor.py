@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -20,7 +21,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
 from enrichment.domain.model import AssetClass, StockSession, Timeframe, TrackedSymbol, Window
 from enrichment.domain.plurals import counted
-from enrichment.net import require_free
+from enrichment.net import local_url, require_free
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.registry import VendorSpec
 from enrichment.warehouse import reader_role
@@ -204,7 +205,7 @@ def _port(settings: Settings, name: str, host: str, port: int) -> str:
         require_free(name, host, port)
     except ConfigurationError as exc:
         program = _listening_program(port)
-        answers = _answers(name, "127.0.0.1" if host == "0.0.0.0" else host, port, program)  # noqa: S104
+        answers = _answers(name, urlsplit(local_url(host, port)).hostname or host, port, program)
         other = program is not None and _is_of_other_installation(program, settings)
         if answers and not other:
             return f"{port}: the {name} is running"

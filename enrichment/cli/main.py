@@ -40,6 +40,8 @@ from enrichment.cli.context import (
 from enrichment.domain.errors import EnrichmentError, InvalidRequest
 from enrichment.domain.plurals import counted
 from enrichment.domain.redact import redact_logs
+from enrichment.domain.stop_signals import exit_on_stop_signals
+from enrichment.net import authority
 
 if TYPE_CHECKING:
     from enrichment.config import Settings
@@ -98,8 +100,8 @@ def _stack_settings(
 @app.command()
 def worker() -> None:
     """Run a worker: the nightly scheduler and the threads that enrich symbols."""
-    from enrichment.cli.stop_signals import call_on_stop_signal
     from enrichment.cli.supervisor import stop_with_parent
+    from enrichment.domain.stop_signals import call_on_stop_signal
     from enrichment.engine.cpu_affinity import pinned_to_one_processor
     from enrichment.wiring.database import wait_for_database
     from enrichment.wiring.worker import open_worker_process
@@ -132,7 +134,7 @@ def api(
     stop_with_parent()
     settings = load_settings(enrichment_api_host=host, enrichment_api_port=port)
     logs.log_to_stderr(settings)
-    address = f"{settings.enrichment_api_host}:{settings.enrichment_api_port}"
+    address = authority(settings.enrichment_api_host, settings.enrichment_api_port)
     serve(settings, lambda: logs.log_start(settings, "api", address))
 
 
@@ -145,7 +147,7 @@ def dashboard(port: OwnDashboardPort = None) -> None:
     stop_with_parent()
     settings = load_settings(enrichment_dashboard_port=port)
     logs.log_to_stderr(settings)
-    address = f"{settings.enrichment_dashboard_host}:{settings.enrichment_dashboard_port}"
+    address = authority(settings.enrichment_dashboard_host, settings.enrichment_dashboard_port)
     serve(settings, lambda: logs.log_start(settings, "dashboard", address))
 
 
@@ -174,8 +176,8 @@ def sandbox(
 ) -> None:
     """Serve the sandbox vendor: real recorded bars, simulated symbols, injected faults."""
     from enrichment import sandbox as sandbox_vendor
-    from enrichment.cli.stop_signals import call_on_stop_signal
     from enrichment.cli.supervisor import stop_with_parent
+    from enrichment.domain.stop_signals import call_on_stop_signal
     from enrichment.engine.cpu_affinity import pinned_to_one_processor
 
     stop = threading.Event()
@@ -372,6 +374,7 @@ _UsageError = typer.BadParameter.__mro__[1]  # Typer exports only its subclasses
 
 def main() -> None:
     """Run a command. Errors are printed in one line, with exit code 1, of usage 2."""
+    exit_on_stop_signals()
     redact_logs()
     show_in_any_encoding()
     try:

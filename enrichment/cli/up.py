@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.text import Text
 
 from enrichment.cli import render
-from enrichment.cli.stop_signals import call_on_stop_signal
 from enrichment.cli.supervisor import Child, Supervisor, is_healthy
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import duration_text
 from enrichment.domain.errors import DatabaseUnavailable, EnrichmentError
 from enrichment.domain.plurals import counted
+from enrichment.domain.stop_signals import call_on_stop_signal, stop_signals_deferred
 from enrichment.domain.symbol_csv import parse_tracked
-from enrichment.net import require_free
+from enrichment.net import local_url, require_free
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.embedded import EmbeddedPostgres, temporary_home
 from enrichment.warehouse.read_models.facade import ReadModels
@@ -53,6 +53,8 @@ SAMPLE_SYMBOLS = (
 def run_up(settings: Settings, console: Console) -> None:
     """Run everything on the persistent data folder until Ctrl-C or SIGTERM."""
     with _running_stack(settings, console, log=partial(_print_line, console)) as stack:
+        if stack.interrupted.is_set():
+            return
         _print_urls(console, settings)
         _print_next_step(console, stack.reader, settings)
         stack.watch(console)
@@ -60,10 +62,11 @@ def run_up(settings: Settings, console: Console) -> None:
 
 def run_demo(settings: Settings, console: Console) -> None:
     """Run everything on a temporary data folder, and enrich the sample symbols at once."""
-    home = temporary_home("enrichment-demo-")
-    settings = settings.model_copy(update={"enrichment_home": home, "database_url": None})
-    started = time.monotonic()
+    started, home = time.monotonic(), None
     try:
+        with stop_signals_deferred():
+            home = temporary_home("enrichment-demo-")
+        settings = settings.model_copy(update={"enrichment_home": home, "database_url": None})
         with _running_stack(settings, console, log=partial(_print_problem, console)) as stack:
             job_id = _enrich_samples(stack, console)
             if job_id is None:
@@ -77,7 +80,9 @@ def run_demo(settings: Settings, console: Console) -> None:
             )
             stack.watch(console)
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        with stop_signals_deferred():
+            if home is not None:
+                shutil.rmtree(home, ignore_errors=True)
 
 
 class Stack:
@@ -147,7 +152,8 @@ def _running_stack(
             for child in children:
                 supervisor.wait_healthy(child)
         yield stack
-        console.print("stopping …")
+        with suppress(OSError):  # of a terminal that was closed
+            console.print("stopping …")
 
 
 @contextmanager
@@ -170,8 +176,7 @@ def _supervisor(
 
 
 def _children(settings: Settings, worker_responds: Callable[[int], bool]) -> list[Child]:
-    api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
-    dashboard = f"http://127.0.0.1:{settings.enrichment_dashboard_port}"
+    api, dashboard = _urls(settings)
     children = [
         Child("worker", ["worker"], responds=worker_responds),
         Child("api", ["api"], f"{api}/readyz", lambda _: is_healthy(f"{api}/livez")),
@@ -182,6 +187,14 @@ def _children(settings: Settings, worker_responds: Callable[[int], bool]) -> lis
         health = f"{settings.sandbox_url}/_sandbox/health"
         children.insert(0, Child("sandbox", ["sandbox", "--anchor", anchor], health))
     return children
+
+
+def _urls(settings: Settings) -> tuple[str, str]:
+    """Of API and dashboard."""
+    return (
+        local_url(settings.enrichment_api_host, settings.enrichment_api_port),
+        local_url(settings.enrichment_dashboard_host, settings.enrichment_dashboard_port),
+    )
 
 
 def _anchor(home: Path) -> str:
@@ -195,13 +208,17 @@ def _anchor(home: Path) -> str:
 
 def _require_free_ports(settings: Settings) -> None:
     require_free("API", settings.enrichment_api_host, settings.enrichment_api_port)
-    require_free("dashboard", "127.0.0.1", settings.enrichment_dashboard_port)
+    require_free(
+        "dashboard", settings.enrichment_dashboard_host, settings.enrichment_dashboard_port
+    )
     if settings.uses_sandbox:
         require_free("sandbox vendor", "127.0.0.1", settings.enrichment_sandbox_port)
 
 
 def _enrich_samples(stack: Stack, console: Console) -> UUID | None:
     """Track and enrich the sample symbols; their job, or None if interrupted."""
+    if stack.interrupted.is_set():
+        return None
     stack.commands.track([parse_tracked(*sample) for sample in SAMPLE_SYMBOLS], actor="demo")
     stack.actions.refresh_all()  # else the worker asks for them while it enriches
     job = stack.commands.trigger(actor="demo")
@@ -228,9 +245,8 @@ def _print_result(console: Console, reader: ReadModels, job_id: UUID, seconds: f
 
 
 def _print_urls(console: Console, settings: Settings) -> None:
-    api = f"http://{settings.enrichment_api_host}:{settings.enrichment_api_port}"
+    api, dashboard = _urls(settings)
     console.print()
-    dashboard = f"http://127.0.0.1:{settings.enrichment_dashboard_port}"
     overview = f"{api}/api/v1/enrichment/dashboard/overview"
     console.print(Text.assemble("dashboard  ", (dashboard, "bold")))
     console.print(Text.assemble("API        ", (overview, "bold")))

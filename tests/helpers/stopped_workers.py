@@ -10,8 +10,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from enrichment.cli.stop_signals import call_on_stop_signal
 from enrichment.domain.model import Failure, Task
+from enrichment.domain.stop_signals import call_on_stop_signal
 from enrichment.engine.worker import Worker, WorkerTiming
 
 LIMIT_SECONDS = 20.0
