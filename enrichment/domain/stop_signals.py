@@ -5,6 +5,10 @@ stop by itself. A Python signal handler runs in the main thread between any two 
 while that thread holds the lock of the very event that the handler would set. So for a function
 call the handler does nothing: the interpreter writes the signal's number to a pipe, and a thread
 that reads it makes the call.
+
+>>> with stop_signals_deferred():
+...     print("a folder is made and noted")
+a folder is made and noted
 """
 
 from __future__ import annotations
