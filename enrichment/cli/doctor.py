@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,10 +20,19 @@ from enrichment.cli import render
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import ConfigurationError, EnrichmentError
-from enrichment.domain.model import AssetClass, StockSession, Timeframe, TrackedSymbol, Window
+from enrichment.domain.model import (
+    AssetClass,
+    FetchedBars,
+    StockSession,
+    Timeframe,
+    TrackedSymbol,
+    Window,
+)
 from enrichment.domain.plurals import counted
 from enrichment.net import local_url, require_free
+from enrichment.services import health
 from enrichment.services.command_checks import unserved_reason
+from enrichment.services.plan_hours import plan_advice
 from enrichment.vendors.registry import VendorSpec
 from enrichment.warehouse import reader_role
 from enrichment.warehouse.database import Database, encoding_limit, parse_url
@@ -36,6 +46,8 @@ class CheckResult:
     ok: bool
     detail: str
     """What was checked, or what is wrong and how to fix it."""
+    advice: bool = False
+    """Whether it works, but worse than it could: the detail says how to change that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +81,10 @@ def run_checks(load: Callable[[], Settings]) -> list[CheckResult]:
         *_misspelt(type(settings)),
         *_run("database", lambda: _database(settings)),
         *_run("calendar", _calendar),
+        *_uncovered(settings),
         *_unserved(settings),
         *_dask(settings),
-        *(
-            result
-            for spec in settings.providers_in_use
-            for result in _run(spec.name, partial(_vendor, settings, spec))
-        ),
+        *(result for spec in settings.providers_in_use for result in _vendor(settings, spec)),
         *check_ports(settings),
     ]
 
@@ -85,7 +94,7 @@ def print_results(console: Console, results: Sequence[CheckResult], *, as_json: 
         render.print_json(console, list(results))
         return
     for result in results:
-        mark = ("✓", "green") if result.ok else ("✗", "red")
+        mark = ("!", "yellow") if result.advice else ("✓", "green") if result.ok else ("✗", "red")
         console.print(Text.assemble(mark, f" {result.check:<15}{result.detail}"))
 
 
@@ -99,9 +108,9 @@ def _run(name: str, check: Callable[[], str]) -> Iterator[CheckResult]:
 def _configuration(settings: Settings) -> str:
     names = ", ".join(spec.name for spec in settings.providers_in_use)
     vendors = f"the sandbox in place of {names}" if settings.uses_sandbox else f"bars from {names}"
-    time = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
-    nightly = f"nightly at {time}" if settings.enable_daily_enrichment else "nightly run disabled"
-    return f"{vendors}, {nightly}, {counted(settings.max_concurrent_symbols, 'symbol')} at once"
+    runs = ", ".join(f"{one.name} at {one.when}" for one in settings.run_schedules)
+    runs = runs if settings.enable_daily_enrichment else "scheduled runs disabled"
+    return f"{vendors}, {runs}, {counted(settings.max_concurrent_symbols, 'symbol')} at once"
 
 
 def _misspelt(settings: type[Settings]) -> Iterator[CheckResult]:
@@ -131,6 +140,15 @@ def _database(settings: Settings) -> str:
 def _limits(db: Database) -> list[str]:
     """What works, but worse than it could."""
     return [limit for limit in (reader_role.missing(db), encoding_limit(db)) if limit]
+
+
+def _uncovered(settings: Settings) -> Iterator[CheckResult]:
+    """A piece of advice for each market whose tracked symbols are in no schedule."""
+    if not settings.enable_daily_enrichment:
+        return
+    with suppress(EnrichmentError), open_database(settings, application="enrichment-doctor") as db:
+        for left_out in build_read_models(db, settings).night().uncovered:
+            yield CheckResult("schedules", True, health.uncovered_issue(left_out), advice=True)
 
 
 def _unserved(settings: Settings) -> Iterator[CheckResult]:
@@ -163,27 +181,55 @@ def _calendar() -> str:
     return f"newest complete XNYS session {newest.astype('datetime64[D]')}"
 
 
-def _vendor(settings: Settings, spec: VendorSpec) -> str:
-    """Fetch 14 daily bars of the vendor's test symbol, without failover."""
+def _vendor(settings: Settings, spec: VendorSpec) -> Iterator[CheckResult]:
+    """Whether the vendor serves its test symbol, and on a plan that fits the schedules."""
+    newest: date | None = None
+    try:
+        fetched = _fetch(settings, spec)
+        if len(fetched.bars):
+            newest = fetched.bars.ts.max().astype("datetime64[D]").item()
+        bars = counted(len(fetched.bars), "daily bar")
+        symbol = _test_symbol(settings, spec)[1]
+        detail = f"{fetched.source}: {bars} of {symbol} in the last 14 days"
+        yield CheckResult(spec.name, True, detail)
+    except EnrichmentError as exc:
+        yield CheckResult(spec.name, False, str(exc))
+    if advice := advice_on_plan(settings, spec, newest):
+        yield CheckResult("schedules", True, advice, advice=True)
+
+
+def advice_on_plan(settings: Settings, spec: VendorSpec, newest: date | None = None) -> str | None:
+    """`plan_advice` about a real vendor that is the first one of stocks or ETFs."""
+    first = {settings.providers(kind)[0] for kind in (AssetClass.STOCK, AssetClass.ETF)}
+    if settings.uses_sandbox or not settings.enable_daily_enrichment or spec.name not in first:
+        return None
+    rate = getattr(settings, spec.rate.name)
+    return plan_advice(spec, rate, settings.run_schedules, utc_now(), newest)
+
+
+def _test_symbol(settings: Settings, spec: VendorSpec) -> tuple[AssetClass, str]:
+    return spec.sandbox_test_symbol if settings.uses_sandbox else spec.test_symbol
+
+
+def _fetch(settings: Settings, spec: VendorSpec) -> FetchedBars:
+    """14 daily bars of the vendor's test symbol, without failover."""
     from datetime import timedelta
 
     from enrichment.vendors.guard import VendorProtection
     from resilience import init_resilience_manager
 
-    kind, symbol = spec.sandbox_test_symbol if settings.uses_sandbox else spec.test_symbol
+    kind, symbol = _test_symbol(settings, spec)
     manager = init_resilience_manager()
     try:
         now = utc_now()
         providers = build_providers(settings, manager, protection=VendorProtection(max_retries=0))
         window = Window(now - timedelta(days=14), now)
-        fetched = providers.named(spec.name).fetch(symbol, kind, Timeframe.D1, window)
+        return providers.named(spec.name).fetch(symbol, kind, Timeframe.D1, window)
     except EnrichmentError as exc:
         advice = " (start it with 'enrichment up' or 'enrichment sandbox')"
         raise ConfigurationError(f"{exc}{advice if settings.uses_sandbox else ''}") from exc
     finally:
         manager.close()
-    bars = counted(len(fetched.bars), "daily bar")
-    return f"{fetched.source}: {bars} of {symbol} in the last 14 days"
 
 
 def check_ports(settings: Settings) -> Iterator[CheckResult]:

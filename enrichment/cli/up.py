@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from enrichment.cli import render
+from enrichment.cli.doctor import advice_on_plan
 from enrichment.cli.supervisor import Child, Supervisor, is_healthy
 from enrichment.config import Settings
 from enrichment.domain.clock import utc_now
@@ -56,6 +57,7 @@ def run_up(settings: Settings, console: Console) -> None:
         if stack.interrupted.is_set():
             return
         _print_urls(console, settings)
+        _print_advice(console, settings)
         _print_next_step(console, stack.reader, settings)
         stack.watch(console)
 
@@ -259,6 +261,13 @@ def _print_urls(console: Console, settings: Settings) -> None:
     console.print("Ctrl-C stops everything\n")
 
 
+def _print_advice(console: Console, settings: Settings) -> None:
+    """Where plan and hour do not fit, which hour does."""
+    for spec in settings.providers_in_use:
+        if advice := advice_on_plan(settings, spec):
+            console.print(Text.assemble(("advice     ", "yellow"), advice, "\n"))
+
+
 def _print_next_step(console: Console, reader: ReadModels, settings: Settings) -> None:
     """What to do with an empty warehouse, from another terminal."""
     if reader.series():
@@ -267,9 +276,9 @@ def _print_next_step(console: Console, reader: ReadModels, settings: Settings) -
     home = shlex.quote(str(settings.enrichment_home))
     for command in ("symbols add AAPL MSFT", "trigger --wait", "status"):
         console.print(f"  ENRICHMENT_HOME={home} enrichment {command}", highlight=False)
-    night = f"{settings.enrichment_hour:02}:{settings.enrichment_minute:02} UTC"
     if settings.enable_daily_enrichment:
-        console.print(f"from then on every night at {night}\n", highlight=False)
+        runs = ", ".join(f"{one.name} at {one.when}" for one in settings.run_schedules)
+        console.print(f"from then on by themselves: {runs}\n", highlight=False)
 
 
 def _print_line(console: Console, name: str, line: str) -> None:

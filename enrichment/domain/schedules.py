@@ -71,6 +71,16 @@ class Schedule:
     """MICs to which stocks and ETFs are limited; empty for all."""
 
     @property
+    def when(self) -> str:
+        """Its time and zone, and its days unless it runs on all."""
+        days = "" if len(self.days) == len(WEEKDAYS) else f" {' '.join(self.day_names)}"
+        return f"{self.time:%H:%M} {self.zone.key}{days}"
+
+    @property
+    def day_names(self) -> tuple[str, ...]:
+        return tuple(WEEKDAYS[day] for day in self.days)
+
+    @property
     def markets(self) -> frozenset[Market]:
         """What it covers."""
         return frozenset(

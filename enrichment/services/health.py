@@ -18,7 +18,7 @@ from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, Serie
 from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.dto import Pause
 from enrichment.warehouse.read_models.night import BreakerState, NightState, PausedLimiter
-from enrichment.warehouse.read_models.schedules import NightRun
+from enrichment.warehouse.read_models.schedules import NightRun, UncoveredSymbols
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
@@ -192,11 +192,16 @@ def _schedule_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
         elif schedule.run is not None and schedule.run.completed_at is not None:
             yield _too_old(schedule.run, state.timestamp - schedule.run.completed_at)
     for left_out in state.uncovered:
-        market = " of ".join(filter(None, (left_out.asset_class, left_out.exchange)))
-        yield (
-            f"No schedule covers {counted(left_out.symbols, 'symbol')} ({market}): only commands "
-            "enrich them; add the asset class or exchange to a schedule in SCHEDULES."
-        )
+        yield uncovered_issue(left_out)
+
+
+def uncovered_issue(left_out: UncoveredSymbols) -> str:
+    """Which symbols no schedule covers, and what to do."""
+    market = " of ".join(filter(None, (left_out.asset_class, left_out.exchange)))
+    return (
+        f"No schedule covers {counted(left_out.symbols, 'symbol')} ({market}), only commands do: "
+        "add the asset class or exchange to a schedule in SCHEDULES."
+    )
 
 
 def _too_old(run: NightRun, age: timedelta) -> str:

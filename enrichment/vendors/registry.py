@@ -61,6 +61,8 @@ class VendorSpec:
     base_url: VendorSetting
     rate: VendorSetting
     """Requests a minute; the vendor's quota."""
+    end_of_day_rate: int | None = None
+    """Requests a minute of its plan that has a day only after midnight in New York, if any."""
     burst: int | None = None
     """How many of them it takes at once; None: all."""
     blocks: bool = False
@@ -244,6 +246,7 @@ VENDORS = VendorRegistry(
             "polygon_base_url", "https://api.polygon.io", "address of Polygon's API"
         ),
         rate=VendorSetting("polygon_rate", 5, "requests a minute that Polygon's plan allows"),
+        end_of_day_rate=5,
         headers={"Authorization": "Bearer {polygon_api_key}"},
         coverage=dict.fromkeys(AssetClass, _UNLIMITED),
         page_rows=50_000,

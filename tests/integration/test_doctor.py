@@ -15,9 +15,12 @@ import pytest
 from flask import Flask, Response
 from werkzeug.serving import make_server
 
-from enrichment.cli.doctor import CheckResult, check_ports
+from enrichment.cli.doctor import CheckResult, check_ports, run_checks
 from enrichment.config import Settings
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.sandbox import create_app, running
+from enrichment.services.commands import Commands
+from enrichment.warehouse.database import Database
 from tests.helpers.running_stack import free_ports
 from tests.helpers.server_process import serving
 
@@ -99,3 +102,44 @@ def test_another_program_fails_and_is_named(part: str, check: str, setting: str)
 def test_a_program_that_does_not_answer_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not ports(api=silent.getsockname()[1])["API port"].ok
+
+
+def advised(home: Path, db_url: str, **values: Any) -> list[CheckResult]:
+    settings = {
+        "_env_file": None,
+        "enrichment_home": home,
+        "database_url": db_url,
+        **{f"enrichment_{name}_port": port for name, port in free_ports().items()},
+        **values,
+    }
+    results = run_checks(lambda: Settings.load(**settings))
+    assert all(result.ok for result in results if result.advice)
+    return [result for result in results if result.advice]
+
+
+def test_plan_and_hour_that_do_not_fit_are_advised_about(db_url: str, tmp_path: Path) -> None:
+    with running(create_app(plan="free")) as url:
+        real = {
+            "polygon_api_key": "key",
+            "polygon_base_url": url,
+            "providers_stock": "polygon",
+            "providers_etf": "polygon",
+            "providers_crypto": "polygon",
+        }
+        (advice,) = advised(tmp_path, db_url, **real)
+        assert advised(tmp_path, db_url, **real, enrichment_hour=6) == []
+    assert "polygon publishes a day of US stocks after midnight in New York" in advice.detail
+    assert "ENRICHMENT_HOUR=6 fits" in advice.detail
+
+
+def test_the_sandbox_is_on_no_plan(db_url: str, tmp_path: Path) -> None:
+    assert advised(tmp_path, db_url, enrichment_sandbox=True) == []
+
+
+def test_symbols_of_no_schedule_are_advised_about(
+    db: Database, db_url: str, tmp_path: Path
+) -> None:
+    Commands(db).track([parse_tracked("VOD.L", "stock", "1d")], actor="test")
+    only_us = 'schedule = [{name = "us", exchanges = ["XNYS"], time = "06:00"}]'
+    (advice,) = advised(tmp_path, db_url, enrichment_sandbox=True, schedules=only_us)
+    assert "No schedule covers 1 symbol (stock of XLON)" in advice.detail

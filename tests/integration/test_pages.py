@@ -601,8 +601,9 @@ def test_lists_of_operations_say_of_how_many(
         conn.execute(
             text(
                 "INSERT INTO enrichment_jobs (kind, schedule, slot_date, state, requested_by,"
-                " started_at, completed_at) SELECT 'scheduled', 'nightly', current_date - n,"
-                " 'completed', 'scheduler', now(), now() FROM generate_series(1, 40) n"
+                " started_at, completed_at, successful, failed, cancelled, retried)"
+                " SELECT 'scheduled', 'nightly', current_date - n, 'completed', 'scheduler',"
+                " now(), now(), 1, 0, 0, 0 FROM generate_series(1, 40) n"
             )
         )
     page = open_page("operations", db_url, monkeypatch)

@@ -16,7 +16,6 @@ from sqlalchemy import Connection
 from enrichment.domain.model import AssetClass, JobKind
 from enrichment.domain.schedules import (
     DEFAULT_NAME,
-    WEEKDAYS,
     Market,
     Schedule,
     market_of,
@@ -190,7 +189,7 @@ def _status(
         exchanges=list(schedule.exchanges),
         time=f"{schedule.time:%H:%M}",
         zone=schedule.zone.key,
-        days=[WEEKDAYS[day] for day in schedule.days],
+        days=schedule.day_names,
         symbols=sum(market.symbols for market in tracked),
         is_running=is_running,
         overdue=not is_running
