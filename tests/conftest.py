@@ -5,6 +5,8 @@ TEST_DATABASE_URL names another server to use instead, where databases may be cr
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import itertools
 import os
 import sys
@@ -69,6 +71,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleSchedu
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the type checker, the longest single test."""
     items.sort(key=lambda item: item.path.name != "test_style.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Fails the module that leaves a socket, file or event loop open, not a later one by chance."""
+    yield
+    asyncio.set_event_loop(None)
+    gc.collect()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what the imports made, and so take little time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
