@@ -66,10 +66,10 @@ class Installation:
         tracked = [parse_tracked(symbol, asset_class, timeframes) for symbol in symbols]
         self.commands.track(tracked, actor="benchmark")
 
-    def run(self) -> Run:
-        """One job over everything; SystemExit unless every symbol is completed."""
+    def run(self, symbols: Sequence[str] | None = None) -> Run:
+        """One job over these symbols or all; SystemExit unless every one is completed."""
         before = self._cpu()
-        job = self.commands.trigger(actor="benchmark")
+        job = self.commands.trigger(actor="benchmark", symbols=symbols)
         peak = 0.0
         while True:
             peak = max(peak, *(p.memory_info().rss / 1e6 for p in self._parts["worker"]))
@@ -87,25 +87,52 @@ class Installation:
 
 
 @contextmanager
-def installation(threads: int, workers: int = 1, **settings: str) -> Iterator[Installation]:
-    """Everything on a new embedded server, stopped at the end of the block. threads: a worker's."""
+def embedded_server() -> Iterator[str]:
+    """The address of a new embedded server."""
+    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres") as server:
+        yield server.url
+
+
+@contextmanager
+def installation(
+    threads: int,
+    workers: int = 1,
+    *,
+    server: str | None = None,
+    vendor: str | None = None,
+    **settings: str,
+) -> Iterator[Installation]:
+    """Everything, stopped at the end of the block.
+
+    Args:
+        threads: Of a worker.
+        workers: Processes.
+        server: Address of the database server; None for a new one.
+        vendor: Address of Polygon; None for the sandbox in place of all vendors.
+        settings: Of the workers.
+    """
     port = _free_port()
     with ExitStack() as ending:
         folder = ending.enter_context(TemporaryDirectory())
-        server = ending.enter_context(EmbeddedPostgres(Path(folder) / "postgres"))
+        server = server or ending.enter_context(embedded_server())
         environment = {
-            "DATABASE_URL": server.url,
+            "DATABASE_URL": server,
             "ENRICHMENT_HOME": folder,
-            "ENRICHMENT_SANDBOX_PORT": str(port),
             "MAX_CONCURRENT_SYMBOLS": str(threads),
             **settings,
         }
-        db = Database(server.url)
+        if vendor is None:
+            environment["ENRICHMENT_SANDBOX_PORT"] = str(port)
+        else:
+            environment |= {"POLYGON_API_KEY": "key", "POLYGON_BASE_URL": vendor}
+            environment["PROVIDERS_STOCK"] = "polygon"
+        db = Database(server)
         ending.callback(db.close)
         upgrade_schema(db)
         parts = {"postgres": [_postgres(db)]}
-        vendor = f"http://127.0.0.1:{port}"
-        for command, count in (("sandbox", 1), ("worker", workers)):
+        started = [("worker", workers)] if vendor else [("sandbox", 1), ("worker", workers)]
+        vendor = vendor or f"http://127.0.0.1:{port}"
+        for command, count in started:
             parts[command] = [
                 ending.enter_context(_started(command, environment)) for _ in range(count)
             ]

@@ -46,6 +46,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "outage": ("--seconds", "0.2", "--rounds", "1"),
     "structure": (),
     "detection": ("--series", "20"),
+    "quota": ("--symbols", "30", "--first-symbols", "20"),
 }
 
 
