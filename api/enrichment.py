@@ -35,6 +35,7 @@ from enrichment.warehouse.read_models.dto import (
     PatternStatus,
     Progress,
     QualityMetrics,
+    ServiceLevel,
 )
 from enrichment.warehouse.read_models.facade import ReadModels
 from enrichment.warehouse.read_models.schedules import ScheduleStatus, UncoveredSymbols
@@ -204,6 +205,7 @@ def blueprint(
     bp = Blueprint("enrichment", __name__, url_prefix=PREFIX)
     read_overview, read_metrics = cache.cached(reader.overview), cache.cached(reader.metrics)
     read_night = cache.cached(reader.night)
+    read_service_level = cache.cached(reader.service_level)
     read_workers = cache.cached(reader.workers)
     waiting = threading.BoundedSemaphore(MAX_WAITING)
 
@@ -246,6 +248,16 @@ def blueprint(
                 night.uncovered,
             )
         )
+
+    @bp.get("/service-level")
+    @Endpoint("dashboard", ServiceLevel, responses={304: None})
+    def service_level() -> Response:
+        """How often scheduled runs were complete by `ENRICHMENT_DEADLINE`.
+
+        Of the newest 100 runs that are over: the share that was, the budget of runs that may miss
+        it, and how much of that is used up.
+        """
+        return conditional_response(read_service_level())
 
     @bp.get("/dashboard/job-status/<symbol>")
     @Endpoint("dashboard", JobStatus, responses={304: None})

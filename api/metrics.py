@@ -111,6 +111,12 @@ def _general(sample: MetricsSample) -> Iterator[Metric]:
         "Health of the installation: 0 healthy, 1 warning, 2 critical.",
         list(HealthStatus).index(health.assess(sample.night).status),
     )
+    yield _gauges(
+        "deadline_minutes_late",
+        "Minutes after its deadline at which an open run can end at the soonest.",
+        ["schedule"],
+        [([f.schedule or ""], f.minutes_late) for f in sample.night.forecasts],
+    )
     yield _gauge(
         "symbols_in_error", "Active symbols with a series in error.", sample.night.error_symbols
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from ipaddress import ip_network
@@ -80,6 +80,15 @@ def _valid_networks(value: Any) -> tuple[str, ...]:
 
 def _duration(value: Any) -> Any:
     return parse_duration(value, zero=True) if isinstance(value, str) else value
+
+
+def _time_of_day(value: Any) -> Any:
+    if not isinstance(value, str) or value == "":
+        return value or None
+    try:
+        return datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 — a time of day has no zone
+    except ValueError:
+        raise ValueError("write a time of day in UTC such as 04:00, or nothing for none") from None
 
 
 def _home(value: Any) -> Any:
@@ -162,6 +171,11 @@ class Settings(VendorSettings):
     one_processor: bool = Field(True, description="whether a worker runs on a single CPU core")
     max_retries: int = Field(
         3, ge=0, le=20, description="retries of a failed symbol, after 2, 4, 8 … s"
+    )
+    enrichment_deadline: Annotated[time | None, BeforeValidator(_time_of_day)] = Field(
+        "04:00",
+        validate_default=True,
+        description="time of day, UTC, by which runs should be done; empty for no deadline",
     )
     schedules: Annotated[str | None, NoneIfEmpty] = Field(
         None,

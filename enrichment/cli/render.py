@@ -407,6 +407,8 @@ def print_status(
             f"{job.retried} retried, {duration_text(job.duration_seconds)}{judged}",
             highlight=False,
         )
+    for forecast in overview.forecasts:
+        console.print(f"deadline   {health.forecast_text(forecast)}.", highlight=False)
     if overview.queued:
         console.print(f"queue      {counted(overview.queued, 'symbol')} waiting or running")
     console.print()

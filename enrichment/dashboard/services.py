@@ -62,6 +62,7 @@ def services() -> Services:
         enabled=settings.enable_daily_enrichment,
         providers=orders,
         quotas=settings.quotas,
+        deadline=settings.enrichment_deadline,
     )
     return Services(reader, build_commands(database, settings), orders)
 

@@ -24,6 +24,7 @@ class VendorWork:
     recent_seconds: float  # in which these were sent
     per_minute: int | None = None  # the vendor's quota; None for none
     blocked_seconds: float | None = 0.0  # until it may be asked again; None: it is not known
+    best_per_minute: float | None = None  # that it has answered in this run; None: nothing yet
 
     @property
     def pace(self) -> float | None:
@@ -34,8 +35,15 @@ class VendorWork:
         expected = self.recent_requests + self.per_minute / 60 * _PRIOR_SECONDS
         return min(float(self.per_minute), 60 * expected / seconds)
 
-    def seconds_left(self) -> float | None:
-        """Until the last request; None if it can't be told.
+    @property
+    def best_pace(self) -> float | None:
+        """Requests a minute if nothing disturbs the vendor any more."""
+        paces = [self.best_per_minute or self.per_minute, self.pace]
+        best = max((pace for pace in paces if pace), default=None)
+        return best if best is None or self.per_minute is None else min(best, self.per_minute)
+
+    def seconds_left(self, *, at_best: bool = False) -> float | None:
+        """Until the last request, at the present pace or the best; None if it can't be told.
 
         A vendor without a quota of which nothing was asked yet is taken to answer at once.
         """
@@ -43,7 +51,8 @@ class VendorWork:
             return 0.0
         if self.blocked_seconds is None:
             return None
-        return self.blocked_seconds + (60 * self.requests_left / self.pace if self.pace else 0.0)
+        pace = self.best_pace if at_best else self.pace
+        return self.blocked_seconds + (60 * self.requests_left / pace if pace else 0.0)
 
 
 def longest(seconds: Iterable[float | None]) -> float | None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
+from enrichment.domain.durations import duration_text
 from enrichment.domain.plurals import counted, rounded_down
 from enrichment.domain.schedules import DEFAULT_NAME
 from enrichment.domain.statuses import HealthStatus, JobState, PauseScope, SeriesStatus
 from enrichment.pipeline.quality import HEALTHY_ABOVE
-from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.dto import Pause, RunForecast
 from enrichment.warehouse.read_models.night import BreakerState, NightState, PausedLimiter
 from enrichment.warehouse.read_models.schedules import NightRun, UncoveredSymbols
 
@@ -62,6 +63,7 @@ def assess(
         *_breaker_issues(state, time_text),
         *limiter_issues(state.limiters, time_text),
         *_schedule_issues(state, time_text),
+        *_deadline_issues(state, time_text),
         *_run_issues(state),
         *_series_issues(state),
         *_quality_issues(state),
@@ -210,6 +212,28 @@ def _too_old(run: NightRun, age: timedelta) -> str:
     if run.schedule in (None, DEFAULT_NAME):
         return f"{finished}; the target is within {target}."
     return f"{finished}: the one after it is missing."
+
+
+def _deadline_issues(state: NightState, time_text: TimeText) -> Iterator[str]:
+    for forecast in state.forecasts:
+        if forecast.minutes_late is not None and forecast.minutes_late > 0:
+            yield f"{forecast_text(forecast, time_text)}."
+
+
+def forecast_text(forecast: RunForecast, time_text: TimeText = utc_text) -> str:
+    """When an open run is expected to end, beside its deadline."""
+    run = f"run of schedule {forecast.schedule}" if forecast.schedule else "run"
+    run = "night" if forecast.schedule == DEFAULT_NAME else run
+    deadline = f"deadline, {time_text(forecast.deadline)}"
+    if forecast.expected_end is None or forecast.minutes_late is None:
+        return f"The end of the {run} can't be told; its {deadline}"
+    late = (forecast.expected_end - forecast.deadline).total_seconds()
+    apart = duration_text(max(60, round(abs(late) / 60) * 60)).removesuffix(" 00 s")
+    side = "after" if late > 0 else "before"
+    text = f"The {run} is expected to end at {time_text(forecast.expected_end)}, {apart} {side}"
+    if late > 0 >= forecast.minutes_late:
+        return f"{text} its {deadline}, which it keeps if its vendors recover"
+    return f"{text} its {deadline}"
 
 
 def _run_issues(state: NightState) -> Iterator[str]:

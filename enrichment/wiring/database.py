@@ -172,4 +172,5 @@ def build_read_models(db: Database, settings: Settings) -> ReadModels:
         enabled=settings.enable_daily_enrichment,
         providers=settings.provider_orders,
         quotas=settings.quotas,
+        deadline=settings.enrichment_deadline,
     )

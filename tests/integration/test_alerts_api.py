@@ -55,6 +55,7 @@ def test_alerts_are_listed_by_severity(evaluated: Database) -> None:
     assert value["evaluator"] == "test"
     assert [(a["rule"], a["state"]) for a in value["alerts"]] == [
         ("SchedulerNotRunning", "firing"),
+        ("DeadlineAtRisk", "ok"),
         ("EnrichmentJobFailed", "ok"),
         ("EnrichmentOverdue", "ok"),
         ("HighFailureRate", "ok"),
@@ -143,7 +144,8 @@ def test_a_bad_rules_file_is_named(evaluated: Database, tmp_path: Path) -> None:
 def test_silencing_from_the_command_line(evaluated: Database, tmp_path: Path) -> None:
     result = run(evaluated, tmp_path, "silence", "LongDuration", "--for", "1d", "--reason", "known")
     assert result.exit_code == 0
-    assert AlertReports(evaluated).report().alerts[4].silence_reason == "known"
+    alerts = {alert.rule: alert for alert in AlertReports(evaluated).report().alerts}
+    assert alerts["LongDuration"].silence_reason == "known"
     assert run(evaluated, tmp_path, "unsilence", "LongDuration").exit_code == 0
 
 

@@ -37,7 +37,15 @@ def tracked(db: Database) -> Commands:
 
 def test_overview_of_an_empty_installation(client: FlaskClient) -> None:
     value = json_body(client.get(f"{ROOT}/dashboard/overview"))
-    assert list(value) == ["timestamp", "scheduler", "last_job", "metrics", "job_queue", "queued"]
+    assert list(value) == [
+        "timestamp",
+        "scheduler",
+        "last_job",
+        "metrics",
+        "job_queue",
+        "queued",
+        "forecasts",
+    ]
     assert value["scheduler"]["running"] is False
     assert value["scheduler"]["last_enrichment_time"] is None
     assert value["scheduler"]["next_enrichment_time"].endswith("T01:30:00Z")

@@ -56,6 +56,10 @@ CASES: dict[str, tuple[dict[str, float | None], dict[str, float | None]]] = {
         {'enrichment_schedule_overdue{schedule="us"}': 1},
         {'enrichment_schedule_overdue{schedule="us"}': 0},
     ),
+    "DeadlineAtRisk": (
+        {'enrichment_deadline_minutes_late{schedule="us"}': 1.5},
+        {'enrichment_deadline_minutes_late{schedule="us"}': -3},
+    ),
     "QueueStuck": (
         {"enrichment_queue_oldest_age_seconds": 3601, 'enrichment_pauses{scope="global"}': 0},
         {"enrichment_queue_oldest_age_seconds": 3601, 'enrichment_pauses{scope="global"}': 1},

@@ -91,6 +91,8 @@ def job_progress(data: OverviewData) -> None:
         st.progress(job.done / job.total if job.total else 0.0, text=progress_text(job))
         for waiting in job.waiting:
             st.caption(for_markdown(waiting.sentence(format_time)))
+    for forecast in data.night.forecasts:
+        st.caption(for_markdown(f"{health.forecast_text(forecast, format_time)}."))
     if len(data.open_jobs) > JOBS_SHOWN:
         st.caption(f"{JOBS_SHOWN} of {len(data.open_jobs):,} open jobs: the page Jobs lists all")
 

@@ -81,6 +81,15 @@ def _waiting(inputs: AlertInputs) -> Number:
     return sum(inputs.sample.queue.get(s, 0) for s in (ItemStatus.PENDING, ItemStatus.RETRY))
 
 
+def _minutes_late(inputs: AlertInputs) -> Number:
+    """Of the open run that will miss its deadline by most, at the least; 0 if none will."""
+    forecasts = inputs.sample.night.forecasts
+    known = [f.minutes_late for f in forecasts if f.minutes_late is not None]
+    if forecasts and not known:
+        return None
+    return max([0.0, *known])
+
+
 METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "scheduler.running": lambda inputs: float(inputs.overview.scheduler.running),
     "scheduler.seconds_since_last_enrichment": _seconds_since_last_job,
@@ -109,6 +118,7 @@ METRICS: Final[dict[str, Callable[[AlertInputs], Number]]] = {
     "job_queue.waiting": _waiting,
     "job_queue.at_work": lambda inputs: inputs.sample.queue.get(ItemStatus.IN_PROGRESS, 0),
     "job_queue.oldest_age_seconds": lambda inputs: inputs.sample.queue_oldest_age or 0.0,
+    "deadline.minutes_late": _minutes_late,
     "health.level": lambda inputs: list(HealthStatus).index(inputs.health.status),
     "health.issues": lambda inputs: len(inputs.health.issues),
     "workers.alive": _workers_alive,

@@ -90,6 +90,15 @@ DEFAULT_RULES: Final = (
         AlertSeverity.WARNING,
         timedelta(minutes=10),
     ),
+    Rule(
+        "DeadlineAtRisk",
+        "deadline.minutes_late",
+        ">",
+        0,
+        AlertSeverity.WARNING,
+        timedelta(minutes=5),
+        timedelta(minutes=10),
+    ),
 )
 
 

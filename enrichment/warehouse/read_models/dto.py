@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -94,6 +94,45 @@ class QueuedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class RunForecast:
+    """When an open scheduled or catch-up run is expected to end."""
+
+    job_id: UUID
+    schedule: str | None
+    deadline: datetime
+    expected_end: datetime | None  # at the present pace; None if it can't be told
+    soonest_end: datetime | None  # if nothing disturbs its vendors any more
+    minutes_late: float | None  # of the soonest end; below 0: before the deadline
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLevel:
+    """How much of a scheduled or catch-up run was complete by its deadline."""
+
+    schedule: str | None
+    slot_date: date
+    deadline: datetime
+    series: int
+    series_complete: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLevel:
+    """How often runs have kept their deadline, of the newest that are over."""
+
+    timestamp: datetime
+    deadline: str | None  # HH:MM UTC; None: there is none, and nothing is judged
+    target_series: float  # share of a session's series to be complete by then
+    target_sessions: float  # share of the sessions of which that is to be so
+    sessions: int
+    sessions_met: int
+    attained: float | None  # share of the sessions; None without any
+    budget: float  # sessions that may miss it
+    burn: float | None  # share of the budget that is used up; above 1: the level is missed
+    newest: Sequence[SessionLevel]  # the newest first
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     timestamp: datetime
     scheduler: SchedulerStatus
@@ -101,6 +140,7 @@ class Overview:
     metrics: Metrics
     job_queue: list[QueuedItem]  # the first of them, those in progress before those that wait
     queued: int  # items that wait or are in progress, all of them
+    forecasts: Sequence[RunForecast]  # of the open runs that have a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +249,7 @@ class VendorProgress:
     requests_left: int  # about
     per_minute: float | None  # at the present pace
     eta_seconds: float | None  # until the last one, those of jobs that go first included
+    soonest_seconds: float | None  # the same at the best pace of the jobs that are open
 
     @property
     def text(self) -> str:

@@ -82,6 +82,33 @@ class VendorEtas:
             last = self._read = now, read_vendor_progress(conn, self.providers, self.quotas)
         return last[1].get(job_id, [])
 
+    def seconds_left(
+        self,
+        conn: Connection,
+        job_id: UUID,
+        total: int,
+        final: int,
+        seconds: float | None,
+        *,
+        at_best: bool = False,
+    ) -> float | None:
+        """Until an open job ends; None if that can't be told.
+
+        By the quotas of the vendors that it needs; without any by its symbols.
+
+        Args:
+            conn: The connection to read from.
+            job_id: The job.
+            total: Its symbols.
+            final: Those that have ended.
+            seconds: For which it has been at work.
+            at_best: At the best pace, not at the present one.
+        """
+        vendors = self.of(conn, job_id) if final < total else []
+        if any(vendor.vendor in self.quotas for vendor in vendors):
+            return longest(v.soonest_seconds if at_best else v.eta_seconds for v in vendors)
+        return (total - final) * seconds / final if seconds and final else None
+
 
 def read_vendor_progress(
     conn: Connection,
@@ -101,6 +128,7 @@ def read_vendor_progress(
     days = fetch_all(conn, _Days, _DAYS, {"window": _WINDOW_SECONDS})
     for of_job in days:
         recent[VENDORS.name_of(of_job.source)] += of_job.done
+    best = {VENDORS.name_of(row.source): row.pace for row in conn.execute(sql(_BEST))}
     blocked = _blocked_seconds(conn)
     ahead: dict[str, float] = defaultdict(float)  # requests of this job and of those before it
     progress: dict[UUID, list[VendorProgress]] = defaultdict(list)
@@ -114,16 +142,11 @@ def read_vendor_progress(
                 max(seconds, 1.0),
                 quotas.get(vendor),
                 blocked.get(vendor, 0.0),
+                best.get(vendor),
             )
-            progress[job_id].append(
-                VendorProgress(vendor, round(requests), work.pace, work.seconds_left())
-            )
+            etas = work.seconds_left(), work.seconds_left(at_best=True)
+            progress[job_id].append(VendorProgress(vendor, round(requests), work.pace, *etas))
     return dict(progress)
-
-
-def eta_seconds(vendors: Sequence[VendorProgress]) -> float | None:
-    """Until the last vendor is done; None if that can't be told."""
-    return longest(vendor.eta_seconds for vendor in vendors)
 
 
 def _left(
@@ -221,6 +244,21 @@ JOIN enrichment_fetch_log l ON l.job_id = j.job_id AND l.at >= {_SINCE}
 JOIN enrichment_job_items i ON (i.job_id, i.symbol) = (l.job_id, l.symbol)
 WHERE j.state IN {OPEN_JOBS} AND l.source IS NOT NULL AND l.requests > 0
 GROUP BY 1, 2, 3, 4
+"""
+
+# Of whole stretches of five minutes, in which a quota of a minute is used evenly.
+_BEST = f"""
+SELECT source, max(requests) / 5.0::float8 AS pace FROM (
+    SELECT source, floor(extract(epoch FROM at) / 300), sum(requests) AS requests FROM (
+        SELECT l.source, l.at, l.requests FROM enrichment_jobs j
+        JOIN enrichment_fetch_log l ON l.job_id = j.job_id AND l.at >= j.started_at
+        WHERE j.state IN {OPEN_JOBS} AND l.source IS NOT NULL AND l.requests > 0
+        UNION ALL
+        SELECT d.source, d.ended_at, 1 FROM enrichment_jobs j JOIN market_days d USING (job_id)
+        WHERE j.state IN {OPEN_JOBS} AND d.ended_at IS NOT NULL
+            AND d.status <> '{MarketDayStatus.DROPPED}'
+    ) requests GROUP BY 1, 2
+) stretches GROUP BY source
 """
 
 _SECONDS = f"""

@@ -7,7 +7,7 @@ Times are timezone-aware UTC, durations seconds unless a name says otherwise, ra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -26,6 +26,7 @@ from enrichment.warehouse.read_models.bars import BarDownloads, PriceCharts
 from enrichment.warehouse.read_models.changes import CHANGES, Changes
 from enrichment.warehouse.read_models.corporate_actions import CorporateActions
 from enrichment.warehouse.read_models.damage import DamageReports
+from enrichment.warehouse.read_models.deadline import read_forecasts, read_service_level
 from enrichment.warehouse.read_models.dto import (
     FailedItem,
     HistoricJob,
@@ -40,13 +41,14 @@ from enrichment.warehouse.read_models.dto import (
     Progress,
     QueuedItem,
     SchedulerStatus,
+    ServiceLevel,
     SlotStatus,
     TrackedSeries,
     Transition,
     WaitReason,
     WorkerStatus,
 )
-from enrichment.warehouse.read_models.eta import VendorEtas, eta_seconds
+from enrichment.warehouse.read_models.eta import VendorEtas
 from enrichment.warehouse.read_models.findings import Findings
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
 from enrichment.warehouse.read_models.metrics import MetricsReader
@@ -79,6 +81,7 @@ class ReadModels(Reader):
         enabled: Whether the schedules run.
         providers: Asset class → its providers, in the order in which they are asked.
         quotas: Vendor → requests a minute; those that have none may be missing.
+        deadline: Time of day, UTC, by which runs should be done; None for none.
     """
 
     def __init__(
@@ -89,13 +92,20 @@ class ReadModels(Reader):
         enabled: bool = True,
         providers: Mapping[str, Sequence[str]] | None = None,
         quotas: Mapping[str, int | None] | None = None,
+        deadline: time | None = None,
     ) -> None:
         super().__init__(db)
         self._providers = providers or {}
-        self._read_night = partial(
-            read_night, providers=self._providers, schedules=schedules, enabled=enabled
-        )
         self._etas = VendorEtas(providers or {}, quotas or {})
+        self._deadline = deadline
+        self._forecasts = partial(read_forecasts, etas=self._etas, deadline=deadline)
+        self._read_night = partial(
+            read_night,
+            providers=providers or {},
+            schedules=schedules,
+            enabled=enabled,
+            forecasts=self._forecasts,
+        )
         self.quality_by_day = QualityHistory(db)
         self.jobs = JobReports(db, self._providers)
         self.symbols = SymbolQueries(db)
@@ -129,7 +139,13 @@ class ReadModels(Reader):
                 metrics=metrics_24h.read(conn),
                 job_queue=fetch_all(conn, QueuedItem, _QUEUE, {"limit": QUEUE_SHOWN}),
                 queued=conn.execute(text(_QUEUED)).scalar_one(),
+                forecasts=self._forecasts(conn),
             )
+
+    def service_level(self) -> ServiceLevel:
+        """How often runs have kept their deadline."""
+        with self._db.begin() as conn:
+            return read_service_level(conn, self._deadline)
 
     def night(self) -> NightState:
         """The inputs of the health assessment, in one snapshot."""
@@ -288,10 +304,6 @@ def _progress(conn: Connection, job_id: UUID, etas: VendorEtas) -> Progress | No
     sums = conn.execute(text(_ITEM_SUMS), key).one()
     final = sum(counts.get(status, 0) for status in FINAL_ITEM_STATUSES)
     rate = final / job.seconds if job.seconds and final else None
-    vendors = etas.of(conn, job_id) if final < job.total else []
-    eta = (job.total - final) / rate if rate else None
-    if any(vendor.vendor in etas.quotas for vendor in vendors):
-        eta = eta_seconds(vendors)
     return Progress(
         job_id=job_id,
         state=job.state,
@@ -302,8 +314,8 @@ def _progress(conn: Connection, job_id: UUID, etas: VendorEtas) -> Progress | No
         updated=sums.updated,
         duration_seconds=job.seconds,
         symbols_per_second=rate,
-        eta_seconds=eta,
-        vendors=vendors,
+        eta_seconds=etas.seconds_left(conn, job_id, job.total, final, job.seconds),
+        vendors=etas.of(conn, job_id) if final < job.total else [],
         waiting=wait_reasons(conn, job_id, etas.providers) if final < job.total else [],
         market_days=market_days(conn, job_id),
     )

@@ -7,7 +7,7 @@ active are left out.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -23,7 +23,7 @@ from enrichment.domain.statuses import (
 from enrichment.warehouse.database import fetch_all, sql
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.queue.workers import IS_ALIVE, scheduler_running
-from enrichment.warehouse.read_models.dto import Pause
+from enrichment.warehouse.read_models.dto import Pause, RunForecast
 from enrichment.warehouse.read_models.quality_all import newest_quality
 from enrichment.warehouse.read_models.schedules import (
     NightRun,
@@ -118,6 +118,7 @@ class NightState:
     alerts: Sequence[FiringAlert]
     limiters: Sequence[PausedLimiter] = ()
     uncovered: Sequence[UncoveredSymbols] = ()
+    forecasts: Sequence[RunForecast] = ()  # of the open runs that have a deadline
 
     @property
     def series(self) -> int:
@@ -140,10 +141,16 @@ def read_night(
     schedules: Sequence[Schedule],
     *,
     enabled: bool,
+    forecasts: Callable[[Connection], Sequence[RunForecast]] = lambda conn: (),
 ) -> NightState:
     """The installation now; the connection's transaction is the snapshot.
 
-    enabled: whether the schedules run.
+    Args:
+        conn: The connection.
+        providers: Asset class → providers in the order they are asked.
+        schedules: When which symbols are enriched by themselves.
+        enabled: Whether the schedules run.
+        forecasts: Reads those of the open runs.
     """
     planned = read_schedules(conn, schedules, enabled=enabled)
     now = conn.execute(sql(_NOW)).one()
@@ -170,6 +177,7 @@ def read_night(
         alerts=fetch_all(conn, FiringAlert, _FIRING),
         limiters=paused_limiters(conn),
         uncovered=read_uncovered(conn, schedules) if enabled else (),
+        forecasts=forecasts(conn),
     )
 
 

@@ -1,4 +1,4 @@
-"""The rules: the five default ones, the user's file, and errors in it."""
+"""The rules: the default ones, the user's file, and errors in it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def test_the_default_rules() -> None:
         ("LongDuration", "last_job.duration_seconds > 1800", "warning"),
         ("LowDataQuality", "data_quality.avg_quality_score < 0.85", "warning"),
         ("EnrichmentOverdue", "scheduler.overdue_schedules > 0", "warning"),
+        ("DeadlineAtRisk", "deadline.minutes_late > 0", "warning"),
     ]
 
 
@@ -72,6 +73,7 @@ def test_a_file_adds_replaces_and_disables_rules(tmp_path: Path) -> None:
         "LowDataQuality",
         "QueueStuck",
         "EnrichmentOverdue",
+        "DeadlineAtRisk",
     }
     assert rules["QueueStuck"].duration == timedelta(minutes=10)
     assert rules["LowDataQuality"].condition == "job_queue.oldest_age_seconds > 3600"
