@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
@@ -21,6 +21,7 @@ from api import (
     service,
     symbols,
 )
+from api.compression import compress_answers
 from api.endpoint import RequestInvalid, current_endpoint
 from api.enrichment import RunConfig
 from api.protection import ApiProtection, ClientRates, protect
@@ -40,6 +41,7 @@ def create_app(
     token: str | None = None,
     clients: ClientRates | None = None,
     cache: ResponseCache | None = None,
+    origins: Collection[str] = (),
 ) -> Flask:
     """Build the application.
 
@@ -49,6 +51,7 @@ def create_app(
         token: Required for every change of state, if given.
         clients: Rate limit per client; none by default.
         cache: Shares responses among clients for a moment; none by default.
+        origins: Of pages in browsers that may use the API besides its own.
     """
     app, cache = Flask(__name__), cache or ResponseCache(0)
     app.register_blueprint(service.blueprint(ready))
@@ -63,7 +66,8 @@ def create_app(
     app.register_blueprint(calendar.blueprint(reader, commands))
     app.register_blueprint(alerts.blueprint(reader.alerts, commands))
     app.register_blueprint(metrics.blueprint(reader.monitoring, cache))
-    protect(app, ApiProtection(token, clients or ClientRates(None)))
+    compress_answers(app)
+    protect(app, ApiProtection(token, clients or ClientRates(None), frozenset(origins)))
 
     @app.after_request
     def invalidate_cache(response: Response) -> Response:

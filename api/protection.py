@@ -19,6 +19,10 @@ from resilience import RateLimiter
 MAX_CLIENTS = 4096
 MAX_BODY_BYTES = 2_000_000
 NOT_RATE_LIMITED = ("service.livez", "service.readyz", "metrics.metrics")
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
+"""Headers that pages of other origins may send."""
+EXPOSED_HEADERS = "ETag, Link, Location, Retry-After, Content-Disposition, X-Row-Count, X-Adjust"
+"""Headers that they may read."""
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -71,9 +75,13 @@ class ApiProtection:
     token: str | None
     """Required for every change of state, if given."""
     clients: ClientRates
+    origins: frozenset[str] = frozenset()
+    """Of pages in browsers that may use the API, such as https://app.example.com."""
 
     def reject(self) -> Response | None:
         """The problem to answer with; None if the request is allowed."""
+        if request.method == "OPTIONS" and self.allows_origin():
+            return Response(status=204)
         if request.endpoint not in NOT_RATE_LIMITED and not self.clients.allow(_address(request)):
             response = problem(429, "Too many requests", "send fewer requests: see Retry-After")
             response.headers["Retry-After"] = str(self.clients.retry_after())
@@ -90,12 +98,29 @@ class ApiProtection:
             response.headers["Allow"] = "POST"
             return response
         if self.token is None:
-            return _reject_cross_site(request)
+            return None if self.allows_origin() else _reject_cross_site(request)
         if _has_token(request, self.token):
             return None
         response = problem(401, "Unauthorized", "send the header 'Authorization: Bearer <token>'")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+    def allows_origin(self) -> bool:
+        """Whether a page of an allowed origin sends the request."""
+        return request.headers.get("Origin") in self.origins
+
+    def add_cors_headers(self, response: Response) -> None:
+        """Let the browser show the answer to the page that asked, if its origin is allowed."""
+        if self.origins:
+            response.vary.add("Origin")
+        if self.allows_origin():
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        if request.method == "OPTIONS" and self.allows_origin():
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH"
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Max-Age"] = "600"
 
 
 def protect(app: Flask, protection: ApiProtection) -> None:
@@ -112,6 +137,7 @@ def protect(app: Flask, protection: ApiProtection) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
+        protection.add_cors_headers(response)
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")

@@ -105,6 +105,7 @@ def serve(settings: Settings, on_start: Callable[[], None] = lambda: None) -> No
             ),
             token=token.get_secret_value() if token else None,
             cache=ResponseCache(CACHE_SECONDS),
+            origins=settings.enrichment_api_origins,
             clients=ClientRates(settings.enrichment_api_rate or None),
         )
         db.engine.dispose()  # connections must not be inherited by gunicorn's fork

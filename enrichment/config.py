@@ -66,6 +66,14 @@ def _valid_emails(value: Any) -> tuple[str, ...]:
     return emails
 
 
+def _valid_origins(value: Any) -> tuple[str, ...]:
+    origins = tuple(origin.rstrip("/").lower() for origin in _split_list(value))
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^\s/?#*@]+", origin):
+            raise ValueError(f"write origins such as https://app.example.com, not {origin!r}")
+    return origins
+
+
 def _valid_networks(value: Any) -> tuple[str, ...]:
     networks = _split_list(value)
     for network in networks:
@@ -105,6 +113,7 @@ ProviderOrder = Annotated[tuple[str, ...], NoDecode]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_networks)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_origins)]
 Emails = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_valid_emails)]
 NoneIfEmpty = BeforeValidator(_none_if_empty)
 Secret = Annotated[SecretStr | None, NoneIfEmpty]
@@ -219,6 +228,10 @@ class Settings(VendorSettings):
     )
     enrichment_api_rate: int = Field(
         3000, ge=0, description="requests a minute allowed to one client; 0: unlimited"
+    )
+    enrichment_api_origins: Origins = Field(
+        (),
+        description="origins of web pages that may use the API, such as https://app.example.com",
     )
     trusted_proxies: Networks = Field(
         (),

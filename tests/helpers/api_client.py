@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from flask.testing import FlaskClient
@@ -26,7 +27,11 @@ LOG_LINES = ("2026-01-02T01:30:00Z INFO    asking", "2026-01-02T01:30:01Z WARNIN
 
 
 def api_client(
-    db: Database, *, token: str | None = None, clients: ClientRates | None = None
+    db: Database,
+    *,
+    token: str | None = None,
+    clients: ClientRates | None = None,
+    origins: Collection[str] = (),
 ) -> FlaskClient:
     return create_app(
         ReadModels(db),
@@ -34,6 +39,7 @@ def api_client(
         ready=lambda: require_current(db, feature_columns()),
         token=token,
         clients=clients,
+        origins=origins,
     ).test_client()
 
 

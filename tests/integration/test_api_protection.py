@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import pytest
 from flask.testing import FlaskClient
 
 from api.protection import ClientRates
+from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.services.commands import Commands
 from enrichment.warehouse.database import Database
 from resilience import RateLimiter
-from tests.helpers.api_client import ROOT, api_client, json_body, track_symbols
+from tests.helpers.api_client import DATA, ROOT, api_client, json_body, track_symbols
+from tests.helpers.nightly_runs import NightlyRuns, quiet_bars
 
 BEARER = {"Authorization": "Bearer s3cret"}
 CHANGES = [
@@ -194,3 +199,64 @@ def test_the_html_docs_show_every_operation_and_schema(db: Database) -> None:
     for name in document["components"]["schemas"]:
         assert f'id="{name}"' in page.text
     assert "http" not in page.text.replace("http://localhost/", "")
+
+
+PAGE = "https://app.example.com"
+
+
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_pages_of_allowed_origins_may_use_the_api(
+    db: Database, tracked: Commands, token: str | None
+) -> None:
+    client = api_client(db, token=token, origins=[PAGE])
+    asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    preflight = client.options(f"{ROOT}/trigger", headers=asked)
+    assert preflight.status_code == 204
+    assert preflight.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    sent = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", **(BEARER if token else {})}
+    changed = client.post(f"{ROOT}/trigger", headers=sent)
+    assert changed.status_code == 202
+    assert changed.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "Origin" in changed.headers["Vary"]
+    assert "Link" in changed.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", f"{PAGE}.evil.example", "null"])
+def test_pages_of_other_origins_may_not(db: Database, tracked: Commands, origin: str) -> None:
+    client = api_client(db, origins=[PAGE])
+    read = client.get(f"{ROOT}/history", headers={"Origin": origin})
+    preflight = client.options(f"{ROOT}/trigger", headers={"Origin": origin})
+    for answer in (read, preflight):
+        assert not [n for n, _ in answer.headers if n.startswith("Access-Control")]
+    sent = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+    json_body(client.post(f"{ROOT}/trigger", headers=sent), 403)
+
+
+def test_large_answers_are_compressed_for_clients_that_take_it(db: Database) -> None:
+    names = [f"SIM{n}" for n in range(40)]
+    Commands(db).track([parse_tracked(name, "stock", "1d") for name in names], actor="test")
+    client, url, takes = api_client(db), f"{ROOT}/symbols", {"Accept-Encoding": "gzip"}
+    plain, packed = client.get(url), client.get(url, headers=takes)
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert json.loads(gzip.decompress(packed.data))["symbols"] == plain.get_json()["symbols"]
+    assert len(packed.data) == int(packed.headers["Content-Length"]) < len(plain.data) / 5
+    assert "Accept-Encoding" in plain.headers["Vary"]
+    known = {**takes, "If-None-Match": packed.headers["ETag"]}
+    assert client.get(url, headers=known).status_code == 304
+    assert "Content-Encoding" not in client.get("/livez", headers=takes).headers
+
+
+def test_downloads_are_compressed_as_they_are_streamed(db: Database) -> None:
+    NightlyRuns(db, quiet_bars(300), "SIM1").run_at(300)
+    client = api_client(db)
+    for kind in ("csv", "json"):
+        url = f"{DATA}/bars/SIM1?format={kind}"
+        packed = client.get(url, headers={"Accept-Encoding": "gzip"})
+        assert "Content-Length" not in packed.headers
+        rows = gzip.decompress(packed.data).count(b"-")
+        assert rows == client.get(url).data.count(b"-")
+    arrow = client.get(f"{DATA}/bars/SIM1?format=arrow", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in arrow.headers

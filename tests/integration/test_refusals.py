@@ -83,6 +83,7 @@ SETTINGS = [
     ("PROVIDERS_STOCK", "bloomberg", "polygon"),
     ("ENRICHMENT_EXECUTOR", "tcp://127.0.0.1", "tcp://"),
     ("LOG_FORMAT", "xml", "'text' or 'json'"),
+    ("ENRICHMENT_API_ORIGINS", "*", "https://app.example.com"),
     ("TRUSTED_PROXIES", "nonsense", "127.0.0.1"),
 ]
 DATABASES = {
