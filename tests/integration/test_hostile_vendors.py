@@ -121,7 +121,6 @@ def test_a_socket_that_ended_is_not_used_again() -> None:
 
 GIGABYTE_OF_ZEROS = gzip.compress(bytes(2**26)) * 16  # members that are unpacked one after another
 MANY = {
-    "a gzip bomb": with_length(GIGABYTE_OF_ZEROS, b"Content-Encoding: gzip"),
     "a doubled gzip bomb": with_length(
         gzip.compress(GIGABYTE_OF_ZEROS), b"Content-Encoding: gzip, gzip"
     ),
@@ -131,14 +130,6 @@ MANY = {
     "arrays": with_length(gzip.compress(b"[" + b"[]," * 2**24 + b"1]"), b"Content-Encoding: gzip"),
     "numbers": with_length(
         gzip.compress(b"[" + b"1.5," * 2**23 + b"1]"), b"Content-Encoding: gzip"
-    ),
-    "keys": with_length(
-        gzip.compress(b"{" + b"".join(b'"%d":1,' % n for n in range(3 * 10**6)) + b'"a":1}'),
-        b"Content-Encoding: gzip",
-    ),
-    "depth": with_length(gzip.compress(b"[" * 2**25), b"Content-Encoding: gzip"),
-    "a long text": with_length(
-        gzip.compress(b'["' + b"x" * (60 * 2**20) + b'"]'), b"Content-Encoding: gzip"
     ),
     "an endless header": HEAD + b"X: " + b"y" * 2**24,
     "many headers": HEAD + b"X: y\r\n" * 2**18,

@@ -92,6 +92,7 @@ POLYGON: dict[str, Answer] = {
     "G": lambda symbol, _: (400, bomb("a text")),
     "H": lambda symbol, _: (200, bomb("letters of 4 bytes")),
     "I": lambda symbol, _: (200, bomb("zeros")),
+    "M": lambda symbol, _: (200, bomb("arrays")),
 }
 ALPACA: dict[str, Answer] = {
     "J": lambda symbol, n: (200, alpaca_page(symbol, 10_000, n)),
