@@ -87,6 +87,32 @@ def test_prometheus_scrapes_the_api_and_tells_alertmanager() -> None:
     subprocess.run([promtool, "check", "config", "--syntax-only", file], check=True)
 
 
+def test_the_kubernetes_example_is_complete() -> None:
+    source = (ROOT / "deploy/kubernetes/enrichment.yaml").read_text()
+    settings = {name.upper() for name in Settings.model_fields}
+    objects: list[Any] = list(yaml.safe_load_all(source))
+    run = [o for o in objects if o["kind"] in ("Deployment", "Job")]
+    labels = {o["spec"]["template"]["metadata"]["labels"]["part"] for o in run}
+    assert labels == set(OURS)
+    for one in run:
+        pod = one["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert ("USER", str(pod["securityContext"]["runAsUser"])) in instructions()
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert set(mounted) == {volume["name"] for volume in pod["volumes"]}
+        assert mounted["home"] in dict(instructions())["WORKDIR"]
+        assert {variable["name"] for variable in container.get("env", ())} <= settings
+    for service in (o for o in objects if o["kind"] == "Service"):
+        chosen = service["spec"]["selector"]["part"]
+        (target,) = (o for o in run if o["metadata"]["name"] == f"enrichment-{chosen}")
+        (container,) = target["spec"]["template"]["spec"]["containers"]
+        assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    named = set(re.findall(r"--from-literal=([A-Z_]+)=", source))
+    assert named <= settings
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_systemd_takes_the_units(process: str, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
