@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import date, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 from enrichment.domain.clock import utc_now
 from enrichment.domain.errors import (
     AccessDenied,
     Cancelled,
+    DatabaseUnavailable,
     EnrichmentError,
     MalformedResponse,
     ProviderError,
@@ -109,19 +111,29 @@ class MarketDayFetcher:
             job_id = queue.job_to_plan(conn)
             if job_id is None:
                 return False
-            items = queue.waiting_items(conn, job_id)
-            plan = plan_requests(conn, items, now=self._now(), settings=self._settings)
-            refused = queue.refused_lately(conn, self._source.source)
-            days = () if refused else plan.market_days
-            queue.save_plan(conn, job_id, self._source.source, days, plan.by_market_days)
+            days, symbols = self._planned(conn, job_id)
+            queue.save_plan(conn, job_id, self._source.source, days, symbols)
             jobs.notify(conn)
         if days:
             _log.info(
                 "job %s: %d days of the whole market in place of %d symbols' own requests",
-                *(job_id, len(days), len(plan.by_market_days)),
+                *(job_id, len(days), len(symbols)),
             )
         self._day_waits.set()
         return True
+
+    def _planned(self, conn: Connection, job_id: UUID) -> tuple[Sequence[date], Collection[str]]:
+        """The days, and the symbols that need nothing else; none if the job can't be planned."""
+        items = queue.waiting_items(conn, job_id)
+        try:
+            with conn.begin_nested():
+                plan = plan_requests(conn, items, now=self._now(), settings=self._settings)
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # a job that is never planned would never start
+            _log.exception("job %s is not planned: each symbol asks for itself", job_id)
+            return (), ()
+        return plan.market_days, plan.by_market_days
 
     def fetch_next(self) -> bool:
         """Fetch a due day, or note why not; False if none is due."""
@@ -161,6 +173,11 @@ class MarketDayFetcher:
             else:
                 delay = _FIRST_RETRY_SECONDS * 2.0**due.attempts
                 self._postpone(conn, due, delay, str(exc), attempt=True)
+        except (DatabaseUnavailable, Cancelled):
+            raise
+        except Exception as exc:  # a day that never ends would keep its job from starting
+            _log.exception("the market on %s", due.day)
+            self._postpone(conn, due, _FIRST_RETRY_SECONDS, repr(exc), attempt=True)
         else:
             queue.store(conn, due, day)
 

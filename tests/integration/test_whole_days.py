@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy import text
 
 from enrichment.config import Settings
 from enrichment.domain.errors import StepFailed
+from enrichment.domain.market_days import MarketDay
 from enrichment.domain.symbol_csv import parse_tracked
 from enrichment.pipeline.enrich import EnrichmentPipeline
 from enrichment.sandbox import create_app, running
@@ -251,3 +253,27 @@ def test_a_paused_vendor_is_asked_for_no_day(db: Database) -> None:
             assert not days.fetch_next(), scope
             commands.resume(scope=scope, key=key, actor="test")
         assert days.fetch_next()
+
+
+class BrokenSource:
+    """A vendor whose answers nobody foresaw."""
+
+    name = source = "polygon"
+
+    def fetch_day(self, day: date) -> MarketDay:
+        raise ZeroDivisionError(str(day))
+
+
+def test_a_fault_of_the_program_holds_no_job_back(db: Database) -> None:
+    with nights(db) as market:
+        market.run()
+        market.next_night()
+        settings = request_settings(market.settings)
+        market.days = MarketDayFetcher(db, BrokenSource(), settings, now=lambda: market.now)
+        assert market.run() == len(SYMBOLS)
+        assert market.days_by_status() == {"failed": 1, "dropped": 10}
+        market.next_night()
+        unknown = replace(settings, providers={"stock": ["a vendor of another version"]})
+        market.days = MarketDayFetcher(db, BrokenSource(), unknown, now=lambda: market.now)
+        assert market.run() == len(SYMBOLS)
+        assert market.days_by_status() == {"failed": 1, "dropped": 10}

@@ -42,10 +42,11 @@ WITH due AS (
     WHERE i.status IN {WAITING_ITEMS} AND i.run_after <= now()
         AND i.priority <= :max_priority
         AND j.state IN {OPEN_JOBS} AND j.cancel_requested_at IS NULL
-        AND NOT (i.market_days AND j.market_days_pending)
-        AND (NOT :plans_market_days OR j.market_days_planned_at IS NOT NULL
-            OR j.total < {WORTH_PLANNING} OR i.asset_class = '{AssetClass.CRYPTO}'
-            OR i.backfill IS NOT NULL)
+        AND (NOT :plans_market_days OR CASE
+            WHEN j.market_days_planned_at IS NOT NULL
+                THEN NOT (i.market_days AND j.market_days_pending)
+            ELSE j.total < {WORTH_PLANNING} OR i.asset_class = '{AssetClass.CRYPTO}'
+                OR i.backfill IS NOT NULL END)
         AND NOT EXISTS (
             SELECT 1 FROM pauses
             WHERE {IN_FORCE} AND (scope = '{PauseScope.GLOBAL}' OR (scope, key) IN (
