@@ -239,10 +239,10 @@ def forecast_text(forecast: RunForecast, time_text: TimeText = utc_text) -> str:
 def _run_issues(state: NightState) -> Iterator[str]:
     if not state.runs and state.last_enrichment_time is None:
         yield "No run has finished yet."
-    run = state.run
-    if run is not None and run.schedule is None and run.completed_at is not None:
+    if (run := state.run) is not None and run.completed_at is not None:
         age = state.timestamp - run.completed_at
-        if age > LAST_JOB_MAX_AGE and not any(one.is_running for one in state.schedules):
+        unplanned = run.schedule is None or not any(s.next_run_time for s in state.schedules)
+        if unplanned and age > LAST_JOB_MAX_AGE and not any(s.is_running for s in state.schedules):
             yield _too_old(run, age)
     for run in state.runs:
         yield from _issues_of(run)

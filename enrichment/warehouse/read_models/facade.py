@@ -62,6 +62,7 @@ from enrichment.warehouse.read_models.schedules import (
     read_schedules,
     seconds_late,
     slot_time,
+    tracked_markets,
 )
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATE, SymbolQueries
 from enrichment.warehouse.read_models.vendors import VendorHistory
@@ -283,7 +284,8 @@ class ReadModels(Reader):
 
     def _scheduler(self, conn: Connection) -> SchedulerStatus:
         now = database_now(conn)
-        schedules = read_schedules(conn, self._schedules, enabled=self._enabled)
+        tracked = tracked_markets(conn, self._schedules)
+        schedules = read_schedules(conn, self._schedules, tracked, enabled=self._enabled)
         running, following = running_scheduler(conn)
         planned = [s.next_run_time for s in schedules if s.next_run_time is not None]
         if not running:

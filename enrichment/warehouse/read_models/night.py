@@ -31,7 +31,8 @@ from enrichment.warehouse.read_models.schedules import (
     UncoveredSymbols,
     judged_run,
     read_schedules,
-    read_uncovered,
+    tracked_markets,
+    uncovered_symbols,
 )
 from enrichment.warehouse.read_models.symbols import SERIES_OF_T, STATUS
 from enrichment.warehouse.resilience_state import STALE_SECONDS
@@ -152,7 +153,8 @@ def read_night(
         enabled: Whether the schedules run.
         forecasts: Reads those of the open runs.
     """
-    planned = read_schedules(conn, schedules, enabled=enabled)
+    tracked = tracked_markets(conn, schedules)
+    planned = read_schedules(conn, schedules, tracked, enabled=enabled)
     now = conn.execute(sql(_NOW)).one()
     statuses = conn.execute(sql(_STATUSES)).all()
     quality = conn.execute(sql(_QUALITY)).one()
@@ -176,7 +178,7 @@ def read_night(
         waiting_workers=fetch_all(conn, WaitingWorker, _WAITING),
         alerts=fetch_all(conn, FiringAlert, _FIRING),
         limiters=paused_limiters(conn),
-        uncovered=read_uncovered(conn, schedules) if enabled else (),
+        uncovered=uncovered_symbols(schedules, tracked) if enabled else (),
         forecasts=forecasts(conn),
     )
 

@@ -95,7 +95,7 @@ class UncoveredSymbols:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tracked:
+class TrackedMarket:
     """The active symbols of a market."""
 
     symbols: int
@@ -103,10 +103,14 @@ class _Tracked:
 
 
 def read_schedules(
-    conn: Connection, schedules: Sequence[Schedule], *, enabled: bool
+    conn: Connection,
+    schedules: Sequence[Schedule],
+    tracked: Mapping[Market, TrackedMarket],
+    *,
+    enabled: bool,
 ) -> list[ScheduleStatus]:
     """The schedules in their order. enabled: whether they run at all."""
-    now, tracked = database_now(conn), _tracked(conn, schedules)
+    now = database_now(conn)
     names = {"schedules": [schedule.name for schedule in schedules]}
     runs = {run.schedule: run for run in fetch_all(conn, NightRun, _LAST_RUNS, names)}
     running = set(conn.execute(sql(_RUNNING)).scalars())
@@ -125,9 +129,11 @@ def read_schedules(
     ]
 
 
-def read_uncovered(conn: Connection, schedules: Sequence[Schedule]) -> list[UncoveredSymbols]:
-    """The active symbols that no schedule covers, most first."""
-    symbols = Counter({m: t.symbols for m, t in _tracked(conn, schedules).items()})
+def uncovered_symbols(
+    schedules: Sequence[Schedule], tracked: Mapping[Market, TrackedMarket]
+) -> list[UncoveredSymbols]:
+    """Those that no schedule covers, most first."""
+    symbols = Counter({market: those.symbols for market, those in tracked.items()})
     return [
         UncoveredSymbols(kind, mic, n)
         for (kind, mic), n in uncovered(schedules, symbols).most_common()
@@ -178,7 +184,7 @@ def _status(
     run: NightRun | None,
     is_running: bool,
     known: dt.datetime,
-    tracked: Sequence[_Tracked],
+    tracked: Sequence[TrackedMarket],
 ) -> ScheduleStatus:
     last, before = _two_slots(schedule, now)
     first = max(known, min(market.since for market in tracked)) if tracked else now
@@ -192,9 +198,10 @@ def _status(
         days=schedule.day_names,
         symbols=sum(market.symbols for market in tracked),
         is_running=is_running,
-        overdue=not is_running
+        overdue=enabled
+        and not is_running
         and (
-            enabled and counts and now - last > _FIRST_RUN_GRACE
+            counts and now - last > _FIRST_RUN_GRACE
             if run is None or run.completed_at is None
             else run.completed_at < last and now - run.completed_at > last - before
         ),
@@ -210,14 +217,16 @@ def _two_slots(schedule: Schedule, now: dt.datetime) -> tuple[dt.datetime, dt.da
     return next(slots).at, next(slots).at
 
 
-def _tracked(conn: Connection, schedules: Sequence[Schedule]) -> Mapping[Market, _Tracked]:
+def tracked_markets(
+    conn: Connection, schedules: Sequence[Schedule]
+) -> Mapping[Market, TrackedMarket]:
     """The active symbols by market; those of all exchanges as one where schedules know none."""
     by_exchange = {"by_exchange": any(schedule.exchanges for schedule in schedules)}
-    markets: dict[Market, _Tracked] = {}
+    markets: dict[Market, TrackedMarket] = {}
     for row in conn.execute(sql(_TRACKED), by_exchange):
         market = market_of(AssetClass(row.asset_class), f"S.{row.suffix}" if row.suffix else "S")
-        other = markets.get(market, _Tracked(0, row.since))
-        markets[market] = _Tracked(other.symbols + row.symbols, min(other.since, row.since))
+        other = markets.get(market, TrackedMarket(0, row.since))
+        markets[market] = TrackedMarket(other.symbols + row.symbols, min(other.since, row.since))
     return markets
 
 
@@ -271,7 +280,7 @@ SELECT DISTINCT schedule FROM enrichment_jobs WHERE state IN {OPEN_JOBS} AND kin
 _KNOWN = "SELECT name, since FROM schedules"
 
 _TRACKED = """
-SELECT asset_class, CASE WHEN :by_exchange THEN substring(symbol FROM '\\.([^.]+)$') END AS suffix,
-    count(*) AS symbols, min(created_at) AS since
+SELECT asset_class, CASE WHEN :by_exchange AND symbol LIKE '%.%' THEN split_part(symbol, '.', -1)
+    END AS suffix, count(*) AS symbols, min(created_at) AS since
 FROM tracked_symbols WHERE active GROUP BY 1, 2
 """

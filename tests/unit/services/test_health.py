@@ -148,6 +148,11 @@ def test_no_issues_is_healthy() -> None:
             "warning",
             "more than 25 hours ago",
         ),
+        (
+            of_schedule(next_run_time=None, run=replace(RUN, completed_at=NOW - timedelta(days=2))),
+            "warning",
+            "more than 48 hours ago",  # although no run is planned
+        ),
         (replace(GOOD, error_symbols=3), "warning", "3 symbols have a series in error"),
         (replace(GOOD, statuses={"healthy": 90, "stale": 10}), "warning", "10 of 100 series"),
         (replace(GOOD, mean_score=0.89), "warning", "mean quality score is 0.890"),
