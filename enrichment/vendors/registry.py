@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _MINUTE = timedelta(minutes=1)
-_WORKDAYS = 5 / 7
+_WORKDAYS = 252 / 365.25  # without holidays
 _EXTENDED_HOURS = _WORKDAYS * 16 / 24
 
 

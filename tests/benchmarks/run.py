@@ -45,6 +45,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "start_up": ("--rounds", "2"),
     "outage": ("--seconds", "0.2", "--rounds", "1"),
     "structure": (),
+    "preview": ("--selections", "4", "--symbols", "8"),
     "forecast": ("--nights", "30", "--late", "6"),
     "detection": ("--series", "20"),
     "quota": ("--symbols", "30", "--first-symbols", "20"),

@@ -105,10 +105,10 @@ class FreePlanNights:
     requests: RequestLog
     url: str
 
-    def run(self) -> dict[str, int]:
-        """Run a job over all symbols; the requests of it by outcome."""
+    def run(self, symbols: Sequence[str] | None = None) -> dict[str, int]:
+        """Run a job over these symbols, or over all; the requests of it by outcome."""
         self.requests.clear()
-        job = Commands(self.db).trigger(actor="test")
+        job = Commands(self.db).trigger(actor="test", symbols=symbols)
         self.queue.wake()
         reader = ReadModels(self.db)
 

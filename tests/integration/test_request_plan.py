@@ -48,8 +48,8 @@ def stocks(*symbols: str, timeframes: str = "1d") -> list[TrackedSymbol]:
 
 def test_series_built_from_the_same_bars_share_one_request(db: Database) -> None:
     planned = plan(db, stocks("AAPL", timeframes="30m,1h,4h,1d,1w"))
-    # A year of extended hours is six pages of 50,000 minutes.
-    assert planned.requests == {"polygon": 6 + 1}
+    # A year of extended hours is five pages of 50,000 minutes.
+    assert planned.requests == {"polygon": 5 + 1}
     assert planned.minutes == {"polygon": 1.0}
     assert plan(db, stocks("AAPL", timeframes="1d,1w")).requests == {"polygon": 1}
 
