@@ -40,7 +40,7 @@ from enrichment.pipeline.validation.bars import ValidationRequest
 SETTLING_FACTOR = 1.1  # by which the volume of a new session may still grow
 RATIO_TOLERANCE = 1e-3  # vendors round adjusted prices
 _NOISE = 2e-6  # relative, of prices that a vendor sends as float32
-_PRICE_NOISE, _LEAST_TICK = 5e-7, 1e-4
+_PRICE_NOISE, _MIN_TICK = 5e-7, 1e-4
 _MAX_SETTLING_BARS = 2 * 288
 _UNEXPLAINED_SHARE = 0.01
 _WEEK = np.timedelta64(7, "D")
@@ -82,7 +82,7 @@ def without_noise(stored: Bars, fetched: FetchedBars) -> FetchedBars:
     for name in (*PRICES, "vwap"):
         column, before = getattr(bars, name), getattr(stored, name)[rows[known]]
         difference = np.abs(column[known] - before)
-        noise = (difference > 0) & (difference < np.minimum(_PRICE_NOISE * before, _LEAST_TICK))
+        noise = (difference > 0) & (difference < np.minimum(_PRICE_NOISE * before, _MIN_TICK))
         if noise.any():
             columns[name] = column.copy()
             columns[name][np.flatnonzero(known)[noise]] = before[noise]

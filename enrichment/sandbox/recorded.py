@@ -29,7 +29,7 @@ EURUSD = "C:EURUSD"
 _HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
 _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
-_LEAST_YIELD, _MOST_YIELD = 1e-3, 0.2  # a smaller step is noise, a larger one a split
+_MIN_YIELD, _MAX_YIELD = 1e-3, 0.2  # a smaller step is noise, a larger one a split
 _FX_OPEN, _FX_CLOSE = 22, 141  # hours of the week: Sunday 22:00 to Friday 21:00 UTC
 
 LastComplete = Callable[[datetime], np.datetime64]
@@ -155,7 +155,7 @@ def _implied_dividends(bars: Bars, adjusted: Floats) -> dict[np.datetime64, floa
     """The dividends that adjusted closes imply: adjusted / close steps by 1 - amount / close."""
     factor = adjusted / bars.close
     steps = 1 - factor[:-1] / factor[1:]
-    rows = np.flatnonzero((steps > _LEAST_YIELD) & (steps < _MOST_YIELD))
+    rows = np.flatnonzero((steps > _MIN_YIELD) & (steps < _MAX_YIELD))
     amounts = np.round(steps * bars.close[:-1], 4)
     return {bars.ts[row + 1]: float(amounts[row]) for row in rows}
 

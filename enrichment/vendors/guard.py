@@ -48,8 +48,8 @@ from resilience import (
 T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
 TEST_WAIT_SECONDS = 5.0  # for the outcome of a breaker's test call
-_LONGEST_INTERACTIVE_WAIT = 12.0  # for the next permit; all others are spaced so that it is
-_LONGEST_QUOTA_WAIT = 90.0  # a quota is one of a minute: a longer wait is a pause
+_MAX_INTERACTIVE_WAIT = 12.0  # for the next permit; all others are spaced so that it is
+_MAX_QUOTA_WAIT = 90.0  # a quota is one of a minute: a longer wait is a pause
 _NEXT_NIGHT = 12 * 3600.0  # without a 429, after which pauses begin anew
 _BLOCK_ADVICE = "install market-enrichment[yahoo], or put another vendor first in PROVIDERS_…"
 UNLIMITED_PER_MINUTE = 1_000_000
@@ -139,7 +139,7 @@ class VendorGuard:
             rate,
             60,
             burst or rate,
-            normal_burst=max(1, int(rate * _LONGEST_INTERACTIVE_WAIT / 60)),
+            normal_burst=max(1, int(rate * _MAX_INTERACTIVE_WAIT / 60)),
             strict=per_minute is not None,
             max_wait=parameters.max_wait,
             shared=shared if per_minute is not None else None,
@@ -184,7 +184,7 @@ class VendorGuard:
 
     def _reason(self, exc: Exception, wait: float) -> str:
         if isinstance(exc, RateLimited):
-            paused = wait > _LONGEST_QUOTA_WAIT
+            paused = wait > _MAX_QUOTA_WAIT
             return f"{self._vendor} asked to wait" if paused else f"quota of {self._vendor}"
         if isinstance(exc, CircuitOpen):
             error = "" if exc.last_error is None else f" (last error: {exc.last_error})"
@@ -273,7 +273,7 @@ class _Block:
 
     def rejected(self, exc: Exception) -> None:
         """Raise what stands for a request that was not answered, if that is due to a block."""
-        if isinstance(exc, RateLimited) and (exc.retry_after or 0.0) > _LONGEST_QUOTA_WAIT:
+        if isinstance(exc, RateLimited) and (exc.retry_after or 0.0) > _MAX_QUOTA_WAIT:
             with self._lock:  # another worker was turned away
                 self._until = max(self._until, self._clock() + (exc.retry_after or 0.0))
                 self._pauses = max(self._pauses, 1)

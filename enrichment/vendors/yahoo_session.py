@@ -19,7 +19,7 @@ from threading import Lock
 from enrichment.domain.errors import AccessDenied, ProviderError
 from enrichment.vendors.http import HttpClient, JsonResponse
 
-_RENEWED_AT_MOST_EVERY = 300.0  # seconds
+_MIN_SECONDS_BETWEEN_RENEWALS = 300.0
 _COOKIE = re.compile(r"(?:^|,)\s*([A-Za-z0-9_]+=[^;,]*)")
 _CRUMB = re.compile(r"[!-;=?-~]{1,64}")  # printable, neither HTML nor a sentence
 _CRUMB_PATH = "/v1/test/getcrumb"
@@ -72,7 +72,7 @@ class YahooSession:
         """Whether there is another key than the one that was refused."""
         with self._lock:
             if self._key is refused and self._clock() >= self._next_renewal:
-                self._next_renewal = self._clock() + _RENEWED_AT_MOST_EVERY
+                self._next_renewal = self._clock() + _MIN_SECONDS_BETWEEN_RENEWALS
                 try:
                     self._key = self._fetched()
                 except ProviderError as exc:

@@ -65,7 +65,7 @@ KINDS: Mapping[str, Mapping[str, object]] = {
     "restated": {},
     "rebase": {},
 }
-LONGEST_SLOT_SECONDS = 120.0
+MAX_SLOT_SECONDS = 120.0
 ENOUGH = 100  # slots from which on growth is judged: a young worker is still filling its pools
 CONNECTIONS_BESIDE_THREADS = 16  # of a worker, at most; the README says so
 _processes = multiprocessing.get_context("spawn")
@@ -145,9 +145,9 @@ class Soak:
 
     def _troubles(self) -> list[Fault]:
         chosen = self.draw.sample(self.names, max(1, len(self.names) // 4))
-        return [self._trouble(name) for name in chosen]
+        return [self._fault(name) for name in chosen]
 
-    def _trouble(self, name: str) -> Fault:
+    def _fault(self, name: str) -> Fault:
         kind = self.draw.choice(list(KINDS))
         more = {"mode": self.draw.choice(CORRUPT_MODES)} if kind == "corrupt" else {}
         times = self.draw.randint(1, 2)
@@ -171,7 +171,7 @@ class Soak:
         self.killed_at_work += held > 0
 
     def _until_closed(self, slot: int) -> None:
-        until = time.monotonic() + LONGEST_SLOT_SECONDS
+        until = time.monotonic() + MAX_SLOT_SECONDS
         while self._value(_OPEN):
             if time.monotonic() > until:
                 raise SystemExit(f"the job of slot {slot} did not end")
@@ -179,7 +179,7 @@ class Soak:
             time.sleep(0.1)
 
     def _until_all_beat(self) -> None:
-        until = time.monotonic() + LONGEST_SLOT_SECONDS
+        until = time.monotonic() + MAX_SLOT_SECONDS
         pids = [process.pid for process in self.workers]
         while self._value(_BEATING, pids=pids) < len(pids):
             if time.monotonic() > until:

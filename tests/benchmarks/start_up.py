@@ -30,7 +30,7 @@ from enrichment.wiring.database import upgrade_schema
 from tests.benchmarks.report import Figure, parser, tell
 
 SCRIPT = Path(sys.executable).with_name("enrichment")
-LONGEST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 
 
 def to_the_end(command: Sequence[str], environment: dict[str, str]) -> float:
@@ -51,7 +51,7 @@ def until(command: str, ready: Callable[[], bool], environment: dict[str, str]) 
     )
     try:
         while not ready():
-            if process.poll() is not None or time.perf_counter() - began > LONGEST_SECONDS:
+            if process.poll() is not None or time.perf_counter() - began > MAX_SECONDS:
                 raise SystemExit(f"'enrichment {command}' did not get ready: {process.poll()}")
             time.sleep(0.005)
         return time.perf_counter() - began

@@ -20,7 +20,7 @@ from tests.helpers.troubled_nights import quiet_night, troubled_nights
 
 NAMES = ("quality_overview", "anatomy_of_a_symbol", "comparing_providers", "job_post_mortem")
 FILES = [NOTEBOOKS / f"{name}.ipynb" for name in NAMES]
-LONGEST_CELL = 15
+MAX_CELL_LINES = 15
 
 
 def outputs(node: nbformat.NotebookNode) -> list[Any]:
@@ -96,7 +96,7 @@ def test_cells_are_short_and_hold_no_logic(node: nbformat.NotebookNode) -> None:
     for cell in node.cells:
         if cell.cell_type != "code":
             continue
-        assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
+        assert len(cell.source.splitlines()) <= MAX_CELL_LINES, cell.source
         kinds = {type(part) for part in ast.walk(ast.parse(cell.source))}
         assert kinds.isdisjoint({ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef})
 

@@ -283,7 +283,7 @@ def compared(night: NightlyRuns, sessions: range) -> int:
     return sum(window.start <= first for window in night.vendor.windows)
 
 
-def test_old_history_that_its_vendor_mends_is_found_within_a_month(db: Database) -> None:
+def test_old_history_that_its_vendor_fixes_is_found_within_a_month(db: Database) -> None:
     row = 100  # far behind the overlap
     night = nights(db, **multiplied("close", row, 1.0001))
     assert compared(night, range(NIGHT + 1, NIGHT + 2 * MONTH)) in (1, 2)

@@ -123,7 +123,7 @@ def test_new_features_are_computed_for_what_is_stored(db: Database) -> None:
 
 
 class Failing(FakeVendor):
-    """Answers a number of requests, then none until it is mended."""
+    """Answers a number of requests, then none until it is repaired."""
 
     def __init__(self, bars: Bars, answers: int) -> None:
         super().__init__(bars)

@@ -47,8 +47,8 @@ _BASIS_POINT = 1e-4
 _VOLUME_FACTOR = 10.0
 _VOLUME_Z = 6.0
 _STALE_BARS, _STALE_BARS_INTRADAY, _MAX_STALE_BARS = 5, 12, 192
-_HISTORY_BARS, _LONGEST_RUN = 300, 380  # before a run, and of it, that stale_feed looks at
-_LIVED_BARS = _HISTORY_BARS + _LONGEST_RUN  # before a bar, that show whether it has volume
+_HISTORY_BARS, _MAX_RUN = 300, 380  # before a run, and of it, that stale_feed looks at
+_LIVED_BARS = _HISTORY_BARS + _MAX_RUN  # before a bar, that show whether it has volume
 _STALE_BARS_UNKNOWN = 20  # without a history to compare with
 _CHANCE = 1e-3  # runs of a length that a history explains by chance
 _CONFIRMING_FACTOR = 3.0  # of the usual volume and turnover, which make a large move credible
@@ -65,7 +65,7 @@ _MAX_TOLERANCE = 0.05  # half the distance of the closest neighbours, 9 and 10
 _TOLERANCE_DEVIATIONS = 4.0
 _MAX_TURNOVER_FACTOR = 3.0
 _BARS_BEFORE_STEP = 5
-_LEAST_STEP = np.log(1.25)
+_MIN_STEP = np.log(1.25)
 
 WINDOW = 60
 MIN_BARS = 20  # values that a window must have
@@ -299,10 +299,10 @@ def _beyond_history(series: SeriesContext, dead: Mask, shortest: int) -> Floats:
     if not (checked >= shortest).any():
         return _none_flagged(series)
     begins = series.checked_rows - checked + 1
-    limit = np.full(len(checked), _LONGEST_RUN)
+    limit = np.full(len(checked), _MAX_RUN)
     for begin in np.unique(begins[checked >= shortest]):
         limit[begins == begin] = _longest_credible_run(dead, int(begin), shortest)
-    return np.where(checked >= np.minimum(limit, _LONGEST_RUN), checked, np.nan)
+    return np.where(checked >= np.minimum(limit, _MAX_RUN), checked, np.nan)
 
 
 def newest_sign_of_life(bars: Bars) -> datetime | None:
@@ -352,9 +352,9 @@ def _longest_credible_run(dead: Mask, begin: int, shortest: int) -> int:
     history = dead[max(0, begin - _HISTORY_BARS) : begin]
     share = history.mean() if begin else 0.0
     if len(history) < MIN_BARS:
-        return _LONGEST_RUN if share else _STALE_BARS_UNKNOWN
+        return _MAX_RUN if share else _STALE_BARS_UNKNOWN
     if len(history) < _RECENT_BARS and share > _MAX_EMPTY_SHARE:
-        return _LONGEST_RUN  # too short to show how thinly it trades
+        return _MAX_RUN  # too short to show how thinly it trades
     share = min(share + 3 * np.sqrt(share * (1 - share) / len(history)), 0.99)
     by_chance = np.log(_CHANCE / _HISTORY_BARS) / np.log(share) if share > 0 else 0.0
     return max(shortest, 2 * int(run_lengths(history).max()) + 1, int(np.ceil(by_chance)))
@@ -478,7 +478,7 @@ def split_without_step(series: SeriesContext, request: ValidationRequest) -> Flo
         until = request.adjusted_until
         if until is not None and first_ts <= to_datetime64(until):
             continue
-        if max(series.first_checked, 1) <= row < len(bars) and abs(np.log(ratio)) >= _LEAST_STEP:
+        if max(series.first_checked, 1) <= row < len(bars) and abs(np.log(ratio)) >= _MIN_STEP:
             step = np.log(ratio * bars.close[row] / bars.close[row - 1])
             if abs(step) > abs(np.log(ratio)) / 2:
                 observed[row - series.first_checked] = ratio
