@@ -244,6 +244,32 @@ def test_all_processes_share_a_vendors_quota(
     assert {retries for _, _, retries in job.items()} == {0}
 
 
+def test_days_of_the_market_are_fetched_once_for_all_processes(
+    db: Database, vendor: GatedVendor, client: Client, address: str
+) -> None:
+    symbols = [f"SIM{n}" for n in range(1, 15)]
+    polygon = {"polygon_api_key": SecretStr("key"), "polygon_base_url": vendor.address}
+    settings = settings_of(
+        db,
+        vendor,
+        address,
+        enrichment_sandbox=False,
+        providers_stock=("polygon",),
+        polygon_rate=3000,
+        history_days=40,
+        **polygon,
+    )
+    with running_worker(settings):
+        Job(db, *symbols).until_ended()
+        vendor.gate.requests.clear()
+        Job(db, *symbols).until_ended()
+    assert vendor.gate.requests == {}  # of single symbols
+    days = "SELECT status, count(*) FROM market_days GROUP BY status"
+    assert rows(db, days) == [("fetched", 10)]  # the overlap
+    outcome = "SELECT DISTINCT status FROM enrichment_job_items"
+    assert rows(db, outcome) == [("completed",)]
+
+
 def test_tasks_of_a_killed_process_run_in_the_other_one(
     db: Database, address: str, client: Client, vendor: GatedVendor, tmp_path: Path
 ) -> None:
