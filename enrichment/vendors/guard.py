@@ -49,7 +49,7 @@ T = TypeVar("T")
 DEFAULT_WAIT_SECONDS = 30.0
 TEST_WAIT_SECONDS = 5.0  # for the outcome of a breaker's test call
 _MAX_INTERACTIVE_WAIT = 12.0  # for the next permit; all others are spaced so that it is
-_MAX_QUOTA_WAIT = 90.0  # a quota is one of a minute: a longer wait is a pause
+_MAX_QUOTA_WAIT = 270.0  # max_wait and the permits of a minute: a longer wait is a pause
 _NEXT_NIGHT = 12 * 3600.0  # without a 429, after which pauses begin anew
 _BLOCK_ADVICE = "install market-enrichment[yahoo], or put another vendor first in PROVIDERS_…"
 UNLIMITED_PER_MINUTE = 1_000_000
@@ -73,8 +73,9 @@ class VendorProtection:
     """Requests at the same time."""
     budget: float = 300.0
     """For one request, from entering the bulkhead."""
-    max_wait: float = 60.0
-    """For an item's first permit of the rate limiter; a longer wait is a Snooze."""
+    max_wait: float = 180.0
+    """For an item's first permit of the rate limiter; a longer wait is a Snooze. At 5 requests a
+    minute the threads of three workers wait, instead of claiming and returning items in turn."""
     max_wait_with_answers: float = 900.0
     """For its later permits."""
     first_pause: float = 60.0

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.quota [--parts whole_days …] [--symbols 10000] [--first-symbols 500]
 
 whole_days: a night of many US daily series with one new day each, and a first year of fewer ones.
+clicks: how soon a symbol that a person triggers is asked for during such a night.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from enrichment.sandbox import create_app, running
 from enrichment.sandbox.vendor import SandboxVendor
 from tests.benchmarks.installation import Installation, embedded_server, installation
 from tests.benchmarks.nightly import a_day_earlier
+from tests.benchmarks.quota_clicks import clicks
 from tests.benchmarks.report import Figure, parser, tell
 
 PER_MINUTE = 5
@@ -60,7 +62,10 @@ def worker(server: str, vendor: str, per_minute: int) -> AbstractContextManager[
     return installation(5, server=server, vendor=vendor, POLYGON_RATE=str(per_minute))
 
 
-PARTS: Mapping[str, Callable[[Any], Iterator[Figure]]] = {"whole_days": whole_days}
+PARTS: Mapping[str, Callable[[Any], Iterator[Figure]]] = {
+    "whole_days": whole_days,
+    "clicks": clicks,
+}
 
 
 def main() -> None:
@@ -68,6 +73,8 @@ def main() -> None:
     parsing.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parsing.add_argument("--symbols", type=int, default=10_000)
     parsing.add_argument("--first-symbols", type=int, default=500, help="of the first year")
+    parsing.add_argument("--clicks", type=int, default=100)
+    parsing.add_argument("--speed", type=float, default=30.0, help="of the clocks for the clicks")
     options = parsing.parse_args()
     tell("quota", (figure for part in options.parts for figure in PARTS[part](options)), options)
 

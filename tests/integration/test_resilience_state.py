@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from enrichment.domain.errors import InvalidRequest, UnknownLimiter
 from enrichment.services import health
@@ -23,6 +26,7 @@ from resilience import (
     ResilienceManager,
     init_resilience_manager,
 )
+from resilience.schedule import Schedule, Ticket
 from tests.helpers.waiting import until
 
 NAME = "polygon_api"
@@ -131,6 +135,66 @@ def test_a_reservation_that_high_priority_delays_is_confirmed_later(db: Database
         confirmed = limits.confirm("lanes", waiting.ticket)
         assert confirmed.granted
         assert round(confirmed.wait) == seconds
+
+
+@pytest.fixture
+def settable(db: Database) -> Iterator[Database]:
+    """A database whose functions take clock_timestamp() from `clock.seconds`."""
+    with db.begin() as conn:
+        conn.execute(text("CREATE SCHEMA clock"))
+        conn.execute(text("CREATE TABLE clock.reading AS SELECT 0.0::numeric AS seconds"))
+        conn.execute(
+            text(
+                "CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+                " 'SELECT to_timestamp(0) + seconds * interval ''1 second'' FROM clock.reading'"
+            )
+        )
+    other = Database(db.url.render_as_string(hide_password=False), pool_size=1)
+
+    @event.listens_for(other.engine, "connect")
+    def use_the_clock(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET search_path = clock, public, pg_catalog")
+        connection.commit()
+
+    yield other
+    other.close()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_shared_arithmetic_is_that_of_each_process(settable: Database, strict: bool) -> None:
+    """Random calls of both priorities, of one and of several permits, some with a timeout."""
+    rng, limits = random.Random(int(strict)), SharedLimits(settable)
+    limit = Limit(5, 60.0, 4, 2, strict=strict)
+    second = 1_000_000
+    schedule = Schedule(
+        5, 60 * second, 4, normal_burst=2, strict=strict, keep_tickets=True, now=1000 * second
+    )
+    waiting: dict[int, Ticket] = {}
+    now = 1000
+    for _ in range(150):
+        now += rng.choice([0, 0, 1, 5, 12, 40])
+        with settable.begin() as conn:
+            conn.execute(text("UPDATE clock.reading SET seconds = :now"), {"now": now})
+        due = [n for n, t in waiting.items() if t.slot <= now * second or rng.random() < 0.3]
+        for number in due:
+            confirmed, ticket = limits.confirm("v", number), waiting.pop(number)
+            assert confirmed.granted == ticket.granted
+            if ticket.granted:
+                assert round(confirmed.wait * second) == max(0, ticket.slot - now * second)
+                if confirmed.wait:
+                    waiting[number] = ticket
+        n, priority = rng.choice([1, 1, 1, 2, 3]), rng.choice(list(Priority))
+        timeout = rng.choice([None, None, 0.0, 30.0])
+        expected = schedule.reserve(
+            n, now * second, None if timeout is None else round(timeout * second), priority
+        )
+        assert expected is not None
+        reserved = limits.reserve("v", limit, n, priority, timeout)
+        assert reserved.granted == expected.granted
+        assert round(reserved.wait * second) == expected.slot - now * second
+        if reserved.ticket is not None:
+            waiting[reserved.ticket] = expected
 
 
 def test_without_its_store_a_limiter_is_degraded_to_its_local_limit() -> None:

@@ -54,9 +54,11 @@ BEGIN
     recent := ARRAY(
         SELECT s FROM unnest(held.slots) AS s WHERE s > moment - interval_us ORDER BY s);
     FOR one IN
-        UPDATE resilience_waiting w SET settled = true
-        WHERE w.name = limit_name AND NOT w.settled AND w.slot <= moment
-        RETURNING w.slot, w.permits
+        WITH come AS (
+            UPDATE resilience_waiting w SET settled = true
+            WHERE w.name = limit_name AND NOT w.settled AND w.slot <= moment
+            RETURNING w.*)
+        SELECT come.slot, come.permits FROM come ORDER BY come.ticket
     LOOP
         tat := greatest(tat, one.slot * max_rate) + one.permits * interval_us;
         recent := recent || array_fill(one.slot, ARRAY[one.permits]);
