@@ -22,7 +22,8 @@ MAX_COLOURED_ROWS = 150  # styling more rows takes longer than reading them
 STATE_COLUMNS = ["status", "state", "breaker", "from_state", "to_state"]
 SCORE = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0)
 WIDE_TEXT = st.column_config.TextColumn(width="large")
-BAR = PROVIDER = st.column_config.TextColumn(width=150)
+BAR = st.column_config.TextColumn(width=150)
+PROVIDER = st.column_config.TextColumn(width=200)
 EXACT = st.column_config.NumberColumn(format="%.15g")  # prices and volumes: every digit
 SECONDS = st.column_config.NumberColumn(format="%.2f")
 

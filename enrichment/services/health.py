@@ -20,6 +20,7 @@ from enrichment.pipeline.quality import HEALTHY_ABOVE
 from enrichment.warehouse.read_models.dto import Pause, RunForecast
 from enrichment.warehouse.read_models.night import BreakerState, NightState, PausedLimiter
 from enrichment.warehouse.read_models.schedules import NightRun, UncoveredSymbols
+from resilience import State
 
 LAST_JOB_MAX_AGE = timedelta(hours=24)
 SUCCESS_TARGET = 95.0  # percent of the symbols of a run
@@ -164,10 +165,14 @@ def breaker_issue(breaker: BreakerState, time_text: TimeText = utc_text) -> str:
     """What a breaker that is open, or that somebody has set by hand, means; with who, when, why."""
     workers = counted(breaker.workers, "worker")
     if breaker.mode == "auto":
-        return (
-            f"The breaker {breaker.name} is {breaker.state.replace('_', ' ')} in {workers}: its "
-            "provider fails, requests are rejected until a trial request succeeds."
+        effect = (
+            "its provider fails, requests are rejected until a trial request succeeds"
+            if breaker.state == State.OPEN
+            else "its provider failed, the next request is a trial, and others are rejected until "
+            "it succeeds"
         )
+        state = breaker.state.replace("_", " ")
+        return f"The breaker {breaker.name} is {state} in {workers}: {effect}."
     effect = "rejected" if breaker.is_failing else "not protected"
     return (
         f"The breaker {breaker.name} is {_breaker_state(breaker, time_text)} in {workers}: "

@@ -29,7 +29,7 @@ from enrichment.warehouse.database import Database
 from tests.benchmarks.report import Figure, parser, tell
 from tests.e2e.screenshots import FLAGS, PATHS, demo_with_history
 from tests.helpers.running_stack import RunningStack
-from tests.helpers.vendor_faults import inject_faults
+from tests.helpers.vendor_faults import clear_faults, inject_faults
 
 EIGHT = (*PATHS, "Overview", "Symbols")
 SETTLE_SECONDS = 8
@@ -84,6 +84,7 @@ def empty_frames(page: Page, seconds: float) -> int:
 
 def run_slowly(demo: RunningStack, db: Database, seconds: float) -> None:
     """Start a job of all symbols, of which each answer takes so long."""
+    clear_faults(demo.sandbox)
     inject_faults(demo.sandbox, {"ticker": "*", "kind": "latency", "seconds": seconds})
     Commands(db).trigger(actor="benchmark")
 
@@ -98,9 +99,9 @@ def measured(browser: Browser, demo: RunningStack, db: Database, seconds: float)
         percent = idle_percent(demo, db, seconds)
     figures.append(Figure("eight pages, idle", percent, "% of a core", "≤", EIGHT_PERCENT))
     for state in ("idle", "with a job"):
-        if state != "idle":
-            run_slowly(demo, db, 3.0)
         for name in PATHS:
+            if state != "idle":
+                run_slowly(demo, db, 3.0)
             with opened(browser, demo, [name]) as (page,):
                 frames = empty_frames(page, seconds)
             figures.append(

@@ -15,6 +15,7 @@ from enrichment.warehouse.database import Database
 from tests.helpers.page_actions import act_with_reason, select_option
 from tests.helpers.running_stack import RunningStack
 from tests.helpers.vendor_faults import clear_faults, inject_faults
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -295,12 +296,67 @@ def test_charts_are_not_drawn_again_while_no_data_changes(
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     refresh(page, 2)
     charts = page.locator(".js-plotly-plot")
-    charts.evaluate_all("charts => charts.forEach(chart => { chart.kept = true; })")
+    mark(charts)
+    page.evaluate(COUNT_BLANK_FRAMES)
     refresh(page, 5)
-    assert (
-        charts.evaluate_all("charts => charts.map(chart => chart.kept === true)")
-        == [True] * charts.count()
-    )
+    assert kept(charts) == [True] * charts.count()
+    frames, blank = page.evaluate("[window.frames_drawn, window.blank_frames]")
+    assert (frames > 50, blank) == (True, 0)
+
+
+def mark(charts: Locator) -> None:
+    charts.evaluate_all("charts => charts.forEach(chart => { chart.kept = true; })")
+
+
+def kept(charts: Locator) -> list[bool]:
+    """Whether each chart is one of those that were marked."""
+    marked = charts.evaluate_all("charts => charts.map(chart => chart.kept === true)")
+    assert isinstance(marked, list)
+    return marked
+
+
+# Counts the frames from now on, and those in which a chart is empty or missing.
+COUNT_BLANK_FRAMES = """() => {
+    const drawn = () => [...document.querySelectorAll('.stPlotlyChart')].filter(
+        chart => chart.querySelector('.main-svg :is(.trace, .hm, .annotation)')).length;
+    const all = drawn();
+    Object.assign(window, { frames_drawn: 0, blank_frames: 0 });
+    const count = () => {
+        window.frames_drawn += 1;
+        window.blank_frames += drawn() < all;
+        requestAnimationFrame(count);
+    };
+    requestAnimationFrame(count);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"), [("/", ("quality", "jobs")), ("/jobs", ("days", "durations"))]
+)
+def test_charts_of_jobs_that_have_ended_are_not_drawn_again_while_one_runs(
+    path: str, keys: tuple[str, ...], demo: RunningStack, page: Page, demo_db: Database
+) -> None:
+    inject_faults(demo.sandbox, {"ticker": "SIM2", "kind": "latency", "seconds": 8})
+    try:
+        page.goto(demo.dashboard + path)
+        charts = page.locator(", ".join(f".st-key-{key} .js-plotly-plot" for key in keys))
+        expect(charts).to_have_count(len(keys))
+        refresh(page, 2)
+        mark(charts)
+        job = Commands(demo_db).trigger(actor="test", symbols=["SIM1", "SIM2"])
+        done = "1 of 2 symbols done" if path == "/" else str(job.job_id)[:8]
+        expect(page.get_by_text(done).first).to_be_attached()
+        refresh(page, 1)
+        assert kept(charts) == [True] * len(keys)
+    finally:
+        clear_faults(demo.sandbox)
+        wait_for_jobs(demo_db)
+
+
+def wait_for_jobs(db: Database) -> None:
+    """Wait until all have ended."""
+    open_jobs = "SELECT count(*) FROM enrichment_jobs WHERE completed_at IS NULL"
+    until(lambda: count(db, open_jobs) == 0, "all jobs end", 60)
 
 
 def test_zoom_and_scroll_position_survive_refreshes(demo: RunningStack, page: Page) -> None:
@@ -353,12 +409,14 @@ def test_the_zoom_of_prices_survives_a_restatement(
     try:
         Commands(demo_db).trigger(actor="test", symbols=["IBM"])
         wait_for_chart(page, f"chart => {closes} !== {json.dumps(before)}")
+        expect(chart).to_have_count(1)  # the one before is gone
         assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
         select_option(page, "Range", "3 months")
         wait_for_chart(page, "chart => chart.layout.xaxis.autorange")
     finally:
         clear_faults(demo.sandbox)
         Commands(demo_db).trigger(actor="test", symbols=["IBM"])
+        wait_for_jobs(demo_db)
 
 
 def test_the_zoom_of_a_running_jobs_timeline_survives(
@@ -377,6 +435,7 @@ def test_the_zoom_of_a_running_jobs_timeline_survives(
         assert chart.evaluate("chart => chart.layout.xaxis.range") == zoomed
     finally:
         clear_faults(demo.sandbox)
+        wait_for_jobs(demo_db)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])

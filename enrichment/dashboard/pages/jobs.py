@@ -42,11 +42,10 @@ from enrichment.dashboard.zoom import zoomable_chart
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.model import JobKind
 from enrichment.domain.plurals import counted
-from enrichment.domain.statuses import ItemStatus, JobState
+from enrichment.domain.statuses import OPEN_JOB_STATES, ItemStatus
 from enrichment.warehouse.read_models.dto import HistoryPage, Progress
 from enrichment.warehouse.read_models.jobs import ErrorGroup, Timeline
 
-OPEN_STATES = (JobState.QUEUED, JobState.RUNNING)
 SHOWN_JOB = "shown-job"
 JOB_ID = "job"  # in the session state: the selected job
 ERROR_CLASS = "job-error"  # in the session state: of the failed symbols that are listed
@@ -85,18 +84,23 @@ def history_inputs() -> object:
 
 
 def history_charts(jobs: pd.DataFrame) -> None:
-    """jobs: from `history_frame`."""
+    """jobs: from `history_frame`; those that have not ended are left out."""
+    jobs = jobs[~jobs["state"].isin(OPEN_JOB_STATES)]
+    if jobs.empty:
+        empty_state("None of these jobs has ended yet.")
+        return
     left, right = st.columns(2)
     with left:
         st.subheader("Symbols by day")
         days = pd.DataFrame(read_symbols_by_day(tuple(map(UUID, jobs["job_id"]))))
         days["date"] = pd.to_datetime(days["date"], utc=True)
         st.plotly_chart(job_charts.outcomes_by_day(days), key="days")
+        st.caption("of jobs that have ended")
     with right:
         st.subheader("Duration, with p50 and p95")
         started = jobs[jobs["seconds"].notna()].iloc[::-1]
         if started.empty:
-            empty_state("None of these jobs has started yet.")
+            empty_state("None of these jobs has started.")
             return
         st.plotly_chart(job_charts.durations(to_display_zone(started)), key="durations")
 
@@ -284,7 +288,7 @@ def job_choices() -> list[tuple[UUID, str, int]]:
     """
     page = filtered_history()
     return [
-        (job.job_id, details.state, 0 if details.state in OPEN_STATES else job.failed)
+        (job.job_id, details.state, 0 if details.state in OPEN_JOB_STATES else job.failed)
         for job, details in zip(page.jobs, page.details, strict=True)
     ]
 
@@ -306,7 +310,7 @@ def job_controls() -> None:
         st.rerun()  # the parts that show this job
     st.session_state[SHOWN_JOB] = job_id
     state, failed = jobs[job_id]
-    is_open = state in OPEN_STATES
+    is_open = state in OPEN_JOB_STATES
     with st.container(horizontal=True):
         action_button(
             "Retry failed" if is_open else f"Retry {failed} failed",

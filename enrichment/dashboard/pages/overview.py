@@ -37,7 +37,7 @@ from enrichment.domain.clock import utc_now
 from enrichment.domain.durations import duration_text
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.plurals import counted
-from enrichment.domain.statuses import HealthStatus, PauseScope, SeriesStatus
+from enrichment.domain.statuses import OPEN_JOB_STATES, HealthStatus, PauseScope, SeriesStatus
 from enrichment.services import health
 from enrichment.vendors.registry import VENDORS
 from enrichment.warehouse.read_models.dto import Progress
@@ -180,14 +180,20 @@ def lowest_scores(data: OverviewData) -> None:
 
 def recent_jobs(data: OverviewData) -> None:
     st.subheader("Recent jobs")
-    if not data.history.jobs:
-        empty_state("No job yet. Trigger one, or wait for the nightly run.")
+    frame = ended_jobs(data).iloc[::-1]
+    if frame.empty:
+        empty_state("No job has ended yet. Trigger one, or wait for the nightly run.")
         return
-    frame = history_frame(data.history).iloc[::-1]
     frame["label"] = [format_time(at, "%m-%d %H:%M:%S", with_zone=False) for at in frame["at"]]
     st.plotly_chart(job_charts.job_outcomes(frame), key="jobs")
     if data.history.next is not None:
-        st.caption(f"the newest {counted(len(frame), 'job')}: the page Jobs lists all")
+        st.caption(f"the newest that have ended, {len(frame)}: the page Jobs lists all")
+
+
+def ended_jobs(data: OverviewData) -> pd.DataFrame:
+    """The others change all the time, and their progress is shown above."""
+    jobs = history_frame(data.history)
+    return jobs if jobs.empty else jobs[~jobs["state"].isin(OPEN_JOB_STATES)]
 
 
 def unhealthy_series() -> None:
@@ -239,7 +245,9 @@ def night_inputs() -> object:
 
 def job_inputs() -> object:
     data = overview_data()
-    return data.history.jobs, data.history.details, data.lowest_scores
+    jobs = zip(data.history.jobs, data.history.details, strict=True)
+    ended = [(job, more) for job, more in jobs if more.state not in OPEN_JOB_STATES]
+    return ended, data.lowest_scores
 
 
 def series_inputs() -> object:

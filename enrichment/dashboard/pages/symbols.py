@@ -156,6 +156,11 @@ def symbol_list() -> None:
             for status in SeriesStatus
             if status in counts
         )
+        + (
+            f" · of all {counted(sum(counts.values()), 'series', 'series')}"
+            if any(filters())
+            else ""
+        )
     )
     page = paginator(len(names), PAGE_SIZE, "symbols", key="page")
     table(page_rows(names, page), COLUMNS, key="symbols")
