@@ -66,7 +66,7 @@ class SeriesSnapshot:
     gaps_due: Timestamps = field(default_factory=no_timestamps)  # those due for another attempt
     doubted: Timestamps = field(default_factory=no_timestamps)  # not sent again by the last run
     session: StockSession = StockSession.REGULAR  # the hours of its bars
-    compared_at: datetime | None = None  # when the whole history was last compared, if it was
+    compared_at: datetime | None = None  # when the whole history was last compared or fetched
     rejected: Timestamps = field(default_factory=no_timestamps)  # by an analyst: not to be stored
     flagged: frozenset[tuple[datetime, str]] = frozenset()  # (ts, check) that lower the score
     newest_flagged: datetime | None = None  # newest bar with a warning or an error

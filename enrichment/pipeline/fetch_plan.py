@@ -153,7 +153,7 @@ def comparison_due(
     if (snapshot.doubted < to_datetime64(snapshot.overlap_from)).any():
         return True
     since = snapshot.compared_at
-    if since is not None and now - since < timedelta(days=COMPARISON_DAYS / 2):
+    if since is None or now - since < timedelta(days=COMPARISON_DAYS / 2):
         return False
     return (now.toordinal() + crc32(f"{symbol} {timeframe}".encode())) % COMPARISON_DAYS == 0
 

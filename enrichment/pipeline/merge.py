@@ -290,7 +290,7 @@ def _changes_session(merged: MergedSeries) -> bool:
 def _compared_at(merged: MergedSeries) -> datetime | None:
     """The run's time if it fetched all that is stored of the series from its vendor."""
     run, main = merged.run, merged.fetched.fetches[0]
-    if main.fetched is None or main.fetched.fallback:
+    if main.fetched is None or (main.fetched.fallback and merged.snapshot.bars > 0):
         return None
     start = fetch_plan.compared_from(merged.snapshot, run.timeframe, run.now)
     return run.now if main.window.start <= start and main.window.end >= run.now else None

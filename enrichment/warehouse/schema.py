@@ -19,7 +19,7 @@ from enrichment.warehouse.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0023"
+REVISION = "0024"
 _LOCK = 7_303_014  # of pg_advisory_xact_lock; all versions must use the same number
 _SQL_TYPES = {"number": "double precision", "label": "text"}
 

@@ -30,22 +30,32 @@ def dividend(
     return CorporateAction("NVDA", kind, day, source, amount=amount, **details)
 
 
-def store_closes(db: Database, closes: dict[str, float], adjusted_until: str | None = None) -> None:
-    """Daily bars with these closes, by date."""
+def store_closes(
+    db: Database,
+    closes: dict[str, float],
+    adjusted_until: str | None = None,
+    *,
+    timeframe: str = "1d",
+    symbol: str = "NVDA",
+) -> None:
+    """Bars with these closes, by their start in UTC or their date."""
     with db.begin() as conn:
         conn.execute(
             text(
                 "INSERT INTO bars (symbol, timeframe, ts, open, high, low, close, volume)"
-                " VALUES ('NVDA', '1d', :ts, :close, :close, :close, :close, 1)"
+                " VALUES (:symbol, :timeframe, :ts, :close, :close, :close, :close, 1)"
             ),
-            [{"ts": f"{day}T00:00Z", "close": close} for day, close in closes.items()],
+            [
+                {"ts": f"{start}Z", "close": close, "symbol": symbol, "timeframe": timeframe}
+                for start, close in closes.items()
+            ],
         )
         conn.execute(
             text(
                 "INSERT INTO enrichment_status (symbol, timeframe, status, adjusted_until)"
-                " VALUES ('NVDA', '1d', 'healthy', :until)"
+                " VALUES (:symbol, :timeframe, 'healthy', :until)"
             ),
-            {"until": adjusted_until},
+            {"until": adjusted_until, "symbol": symbol, "timeframe": timeframe},
         )
 
 
@@ -54,13 +64,14 @@ def record(db: Database, *actions: CorporateAction) -> set[corporate_actions.Key
         return corporate_actions.record(conn, actions)
 
 
-def factors(db: Database) -> list[tuple[str, str, float, float]]:
+def factors(db: Database, symbol: str = "NVDA") -> list[tuple[str, str, float, float]]:
     with db.begin() as conn:
         rows = conn.execute(
             text(
                 "SELECT valid_from::text AS since, valid_to::text AS until, split_factor,"
-                " total_factor FROM adjustment_factors WHERE symbol = 'NVDA' ORDER BY valid_from"
-            )
+                " total_factor FROM adjustment_factors WHERE symbol = :symbol ORDER BY valid_from"
+            ),
+            {"symbol": symbol},
         )
         return [tuple(row) for row in rows]
 
@@ -103,6 +114,28 @@ def test_closes_adjusted_in_advance_are_put_back_before_a_dividend_is_compared(
     store_closes(db, {"2024-06-07": 120.888}, adjusted_until="2024-07-01T00:00Z")
     record(db, split(10.0), dividend(0.1, day=date(2024, 6, 8)))
     assert factors(db)[0][3] == pytest.approx((1 - 0.1 / 1208.88) / 10, rel=1e-12)
+
+
+def test_a_dividend_of_a_symbol_without_days_is_compared_with_its_last_close(db: Database) -> None:
+    hours = {"2024-06-10 18:00": 122.0, "2024-06-10 19:00": 121.79, "2024-06-11 13:00": 120.0}
+    store_closes(db, hours, timeframe="1h")
+    store_closes(db, {"2024-06-10 16:00": 1.0}, timeframe="4h")
+    store_closes(db, {"2024-06-03": 1208.88, "2024-06-10": 130.0}, timeframe="1w")
+    record(db, split(10.0), dividend(0.01))
+    assert factors(db)[1][3] == pytest.approx(1 - 0.01 / 121.79, rel=1e-15)
+    with db.begin() as conn:
+        conn.execute(text("DELETE FROM bars WHERE timeframe <> '1w'"))
+    assert factors(db)[1][3] == pytest.approx(1 - 0.01 / 120.888, rel=1e-15)
+
+
+def test_a_session_in_sydney_begins_on_the_day_before_in_utc(db: Database) -> None:
+    hours = {"2024-02-12 04:00": 60.0, "2024-02-12 23:00": 50.0}  # of 12 and 13 February
+    store_closes(db, hours, timeframe="1h", symbol="BHP.AX")
+    paid = CorporateAction(
+        "BHP.AX", ActionKind.CASH_DIVIDEND, date(2024, 2, 13), "yahoo", amount=0.6
+    )
+    record(db, paid)
+    assert factors(db, "BHP.AX")[0][3] == pytest.approx(0.99, rel=1e-15)
 
 
 def test_two_splits_in_a_week_multiply(db: Database) -> None:

@@ -34,8 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enrichment.domain.bars import Bars, Floats, Mask, Timestamps, to_datetime, to_datetime64
+from enrichment.domain.calendars import canonical
 from enrichment.domain.corporate_actions import nearest_split_ratio
-from enrichment.domain.model import AssetClass, Severity
+from enrichment.domain.model import AssetClass, Severity, Timeframe
 from enrichment.pipeline.validation.bars import ValidationRequest
 
 T = TypeVar("T")
@@ -488,7 +489,7 @@ def split_without_step(series: SeriesContext, request: ValidationRequest) -> Flo
 def _between_sessions(ts: Timestamps, rows: NDArray[np.intp], request: ValidationRequest) -> Mask:
     if not request.timeframe.intraday or request.market is AssetClass.CRYPTO:
         return np.ones(len(rows), dtype=bool)
-    day = ts.astype("datetime64[D]")
+    day = canonical(request.market, Timeframe.D1, ts)
     return np.asarray(day[rows] > day[np.maximum(rows - 1, 0)])
 
 

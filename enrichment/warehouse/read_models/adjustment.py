@@ -55,8 +55,10 @@ def read_factors(
     the price are multiplied like prices, and returns stay those without dividends.
     """
     values = {"symbol": symbol, "timeframe": timeframe.value}
-    series = conn.execute(sql(_SERIES), values).one()
-    rows = conn.execute(sql(_FACTORS), values).all()
+    if adjustment is Adjustment.NONE and conn.execute(sql(_AS_TRADED), values).scalar_one():
+        return AS_TRADED
+    series, *_ = found = conn.execute(sql(_FACTORS), values).all()
+    rows = [row for row in found if row.valid_to is not None]
     days = np.array([row.valid_to for row in rows[:-1]], "datetime64[us]")
     market = market_of(symbol, AssetClass(series.asset_class or AssetClass.STOCK))
     starts = first_starts(days, timeframe, market)
@@ -78,13 +80,16 @@ def read_factors(
     return Factors(bounds, price / stored, stored / shares)
 
 
-_SERIES = """
-SELECT (SELECT asset_class FROM tracked_symbols WHERE symbol = :symbol) AS asset_class,
-    (SELECT adjusted_until FROM enrichment_status
-        WHERE symbol = :symbol AND timeframe = :timeframe) AS adjusted_until
+AS_TRADED = Factors(np.empty(0, "datetime64[us]"), np.ones(1), np.ones(1))
+
+_ADJUSTED = """
+SELECT adjusted_until FROM enrichment_status WHERE symbol = :symbol AND timeframe = :timeframe
 """
 
-_FACTORS = """
-SELECT valid_to, split_factor, total_factor FROM adjustment_factors
-WHERE symbol = :symbol ORDER BY valid_from
+_AS_TRADED = f"SELECT ({_ADJUSTED}) IS NULL"
+
+_FACTORS = f"""
+SELECT (SELECT asset_class FROM tracked_symbols WHERE symbol = :symbol) AS asset_class,
+    ({_ADJUSTED}) AS adjusted_until, valid_to, split_factor, total_factor
+FROM (SELECT) one LEFT JOIN adjustment_factors_of(:symbol) f ON true ORDER BY valid_from
 """

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from enrichment.domain.bars import Bars, Floats, to_datetime
+from enrichment.domain.calendars import market_of
 from enrichment.domain.corporate_actions import NO_SPLITS, Splits, implied_splits
 from enrichment.domain.model import AssetClass, Flag, Severity, Timeframe, Window
 from enrichment.pipeline.validation import CHECKS, validate
@@ -146,6 +147,29 @@ def test_every_exact_split_of_a_seeded_series_is_found(ratio: float) -> None:
         assert f"a split of {ratio:.4g} for 1" in flagged.detail
 
 
+@pytest.mark.parametrize(("symbol", "hour"), [("BHP.AX", 23), ("7203.T", 0), ("AAPL", 14)])
+@pytest.mark.parametrize("within", [0, 1])
+def test_an_intraday_split_lies_between_two_days_of_the_exchange(
+    symbol: str, hour: int, within: int
+) -> None:
+    """Six hours of trading a day; Sydney's session begins on the day before in UTC."""
+    days = 40
+    start = np.datetime64("2024-02-05") - np.timedelta64(24 * (hour == 23), "h")
+    day = np.busday_offset("2024-02-05", np.arange(days)) - np.datetime64("2024-02-05")
+    hours = hour + np.arange(6)
+    ts = (start + day[:, None].astype("timedelta64[h]") + hours).ravel().astype("datetime64[us]")
+    random = np.random.default_rng(3)
+    close = 100 * np.exp(np.cumsum(random.normal(0, 1e-3, len(ts))))
+    open_ = np.append(100.0, close[:-1])
+    low, high = np.minimum(open_, close) * 0.999, np.maximum(open_, close) * 1.001
+    row = 32 * 6 + within
+    bars = divided(Bars.of(ts, open_, high, low, close, np.full(len(ts), 1e6)), row, 2.0)
+    market = market_of(symbol, AssetClass.STOCK)
+    request = ValidationRequest(market, Timeframe.H1, Window(to_datetime(ts[0]), LATER), LATER)
+    found = [flag for flag in validate(bars, request).flags if flag.check == "split"]
+    assert [flag.ts for flag in found] == ([to_datetime(ts[row])] if within == 0 else [])
+
+
 @pytest.mark.parametrize("row", [1, 2, 5, 30])
 def test_a_split_of_a_young_series_is_found(row: int) -> None:
     bars = divided(walk(3), row, 2.0)
@@ -213,8 +237,9 @@ def test_intraday_a_split_needs_a_new_day() -> None:
     bars = walk(7, 40)
     ts = np.datetime64("2024-01-08T15:00", "us") + np.arange(40) * np.timedelta64(1, "h")
     hourly = Bars.of(ts, bars.open, bars.high, bars.low, bars.close, bars.volume)
-    at_midnight = divided(hourly, 9, 2.0)
-    assert [f.ts.hour for f in flags(at_midnight, "split", timeframe=Timeframe.H1)] == [0]
+    at_midnight = divided(hourly, 14, 2.0)  # in New York
+    assert [f.ts.hour for f in flags(at_midnight, "split", timeframe=Timeframe.H1)] == [5]
+    assert flags(divided(hourly, 9, 2.0), "split", timeframe=Timeframe.H1) == []
     assert flags(divided(hourly, 12, 2.0), "split", timeframe=Timeframe.H1) == []
     around_the_clock = flags(
         divided(hourly, 12, 2.0), "split", timeframe=Timeframe.H1, asset_class=AssetClass.CRYPTO
