@@ -93,9 +93,6 @@ class EmbeddedPostgres:
         if os.geteuid() == 0:
             self.folder = _reachable_data(self.folder, _ROOT_USER)
         server = server_of(self.folder)
-        server.ensure_pgdata_inited()
-        self._configure()
-        self._remove_dead_pids()
         server.start()
         return server
 
@@ -104,29 +101,14 @@ class EmbeddedPostgres:
         if self._server is None or _is_running(self._server.get_pid()):
             return False
         try:
-            self._server.ensure_postgres_running()
+            with self._server._lock:
+                self._server.ensure_postgres_running()
         except Exception as exc:
             raise DatabaseUnavailable(
                 f"the embedded PostgreSQL in {self.folder} died and does not start again "
                 f"({self._cause(exc)}): free some disk"
             ) from exc
         return True
-
-    def _configure(self) -> None:
-        (self.folder / "enrichment.conf").write_text(_SETTINGS)
-        main = self.folder / "postgresql.conf"
-        if _INCLUDE not in main.read_text():
-            with main.open("a") as file:
-                file.write("\n" + _INCLUDE)
-        (self.folder / "enrichment.conf").chmod(0o644)  # in a folder of mode 0700
-
-    def _remove_dead_pids(self) -> None:
-        pid_file = self.folder / ".handle_pids.json"
-        with suppress(FileNotFoundError, ValueError):
-            pids = json.loads(pid_file.read_text())
-            alive = [pid for pid in pids if psutil.pid_exists(pid)]
-            if alive != pids:
-                pid_file.write_text(json.dumps(alive))
 
     def _cause(self, exc: Exception) -> str:
         """The last FATAL message in the server's log, or the first line of the exception."""
@@ -144,7 +126,8 @@ class EmbeddedPostgres:
         if self._server is None:
             return
         with stop_signals_deferred():
-            self._remove_dead_pids()
+            with self._server._lock:
+                _remove_dead_pids(self._server.pgdata)
             self._server.cleanup()
             atexit.unregister(self._server._cleanup)  # it would make a removed home anew
             self._server = None
@@ -160,6 +143,24 @@ class EmbeddedPostgres:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _configure(folder: Path) -> None:
+    (folder / "enrichment.conf").write_text(_SETTINGS)
+    main = folder / "postgresql.conf"
+    if _INCLUDE not in main.read_text():
+        with main.open("a") as file:
+            file.write("\n" + _INCLUDE)
+    (folder / "enrichment.conf").chmod(0o644)  # in a folder of mode 0700
+
+
+def _remove_dead_pids(folder: Path) -> None:
+    pid_file = folder / ".handle_pids.json"
+    with suppress(FileNotFoundError, ValueError):
+        pids = json.loads(pid_file.read_text())
+        alive = [pid for pid in pids if psutil.pid_exists(pid)]
+        if alive != pids:
+            pid_file.write_text(json.dumps(alive))
 
 
 def _is_running(pid: int | None) -> bool:
@@ -196,6 +197,7 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
             self._lock = lock_type(folder.parent / f".{folder.name}.lock")
 
         def ensure_pgdata_inited(self) -> None:
+            """Called by `start`, in the lock: several processes may start at once."""
             if self.system_user is not None:
                 _give(self.pgdata, self.system_user)
                 home = self.pgdata.parent
@@ -205,6 +207,8 @@ def _load_server_of() -> Callable[[Path], PostgresServer]:
                 folder = _shell_safe(self.pgdata, self.system_user)
                 self._run("initdb", *options, "-D", str(folder))
             self.pgdata.chmod(0o700)
+            _configure(self.pgdata)
+            _remove_dead_pids(self.pgdata)
 
         def ensure_postgres_running(self) -> None:
             running = PostmasterInfo.read_from_pgdata(self.pgdata)

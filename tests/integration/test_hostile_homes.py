@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from sqlalchemy import text
 
@@ -45,3 +49,22 @@ def test_an_empty_home_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> No
     default = Settings(_env_file=None).enrichment_home
     monkeypatch.setenv("ENRICHMENT_HOME", "")
     assert Settings(_env_file=None).enrichment_home == default
+
+
+def test_three_commands_at_once_share_a_new_home() -> None:
+    with memory_folder() as folder:
+        home = folder / "new"
+        own = {"ENRICHMENT_HOME": str(home), "DATABASE_URL": ""}
+        add = [sys.executable, "-m", "enrichment", "symbols", "add"]
+        commands = [
+            subprocess.Popen([*add, symbol], env={**os.environ, **own}, stderr=subprocess.PIPE)
+            for symbol in ("SIM1", "SIM2", "SIM3")
+        ]
+        failed = [errors for c in commands for errors in c.communicate(timeout=60) if c.returncode]
+        assert failed == []
+        with EmbeddedPostgres(home / "postgres") as server:
+            db = Database(server.url, pool_size=1)
+            with db.begin() as conn:
+                tracked = conn.execute(text("SELECT count(*) FROM tracked_symbols")).scalar()
+            db.close()
+    assert tracked == 3
