@@ -212,6 +212,8 @@ def test_a_job_shows_its_days_and_what_its_symbols_wait_for(db: Database) -> Non
         for _ in range(3):
             days.fetch_next()
         body = json_body(client.get(f"{ROOT}/jobs/{job}"))
+        assert body["state"] == "running"
+        assert body["started_at"] is not None
         expected = {"planned": 11, "fetched": 3, "given_up": 0, "symbols": len(SYMBOLS)}
         assert body["market_days"] == expected
         (waiting,) = body["waiting"]

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 from enrichment.domain.bars import Bars, Timestamps
 from enrichment.domain.market_days import DaysOfSymbol, MarketDay
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
-from enrichment.domain.statuses import MarketDayStatus, PauseScope
+from enrichment.domain.statuses import JobState, MarketDayStatus, PauseScope
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.state_lists import OPEN_JOBS, WAITING_ITEMS
@@ -202,8 +202,11 @@ UPDATE enrichment_job_items SET market_days = true
 WHERE job_id = :job_id AND symbol = ANY(:symbols) AND status IN {WAITING_ITEMS}
 """
 
-_PLANNED = """
-UPDATE enrichment_jobs SET market_days_planned_at = now(), market_days_pending = :pending
+# A job that fetches days runs, although none of its items has started.
+_PLANNED = f"""
+UPDATE enrichment_jobs SET market_days_planned_at = now(), market_days_pending = :pending,
+    state = CASE WHEN :pending THEN '{JobState.RUNNING}' ELSE state END,
+    started_at = CASE WHEN :pending THEN coalesce(started_at, now()) ELSE started_at END
 WHERE job_id = :job_id
 """
 
