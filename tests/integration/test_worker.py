@@ -312,7 +312,7 @@ def test_a_worker_waits_for_a_read_only_database_and_goes_on(
         assert until_finished(db, commands).state == "completed"
 
 
-def test_an_item_that_waits_for_a_permit_is_cancelled_within_two_seconds(db: Database) -> None:
+def test_an_item_that_waits_for_a_permit_is_cancelled_at_once(db: Database) -> None:
     limiter = RateLimiter("vendor", 1, 3600, burst=1)
     limiter.acquire()
     waiting = threading.Event()
@@ -325,14 +325,14 @@ def test_an_item_that_waits_for_a_permit_is_cancelled_within_two_seconds(db: Dat
 
     commands = track(db, "A")
     job = commands.trigger(actor="test")
-    with working(db, enrich, timing=replace(QUICK, poll=1.0, heartbeat=10.0)):
+    with working(db, enrich, timing=replace(QUICK, poll=1.0, heartbeat=30.0)):
         assert waiting.wait(10)
         commands.cancel(job.job_id, actor="test")
         until(
             lambda: scalar(
                 db, "SELECT count(*) FROM enrichment_job_items WHERE status = 'cancelled'"
             ),
-            seconds=2.5,
+            seconds=20,
         )
 
 

@@ -219,6 +219,6 @@ def test_nothing_that_vendors_send_fills_the_memory(
             return dict(map(tuple, conn.execute(text(query))))
 
     with worker(tmp_path, db_url, vendors) as process:
-        until(lambda: statuses() == {"failed": len(tracked)}, lambda: str(statuses()), 150)
+        until(lambda: statuses() == {"failed": len(tracked)}, lambda: str(statuses()), 300)
         assert peak_megabytes(process) < MAX_MEGABYTES
         assert process.poll() is None
