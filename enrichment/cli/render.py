@@ -21,7 +21,7 @@ from enrichment.cli.tables import Table
 from enrichment.domain.durations import duration_text
 from enrichment.domain.model import Timeframe
 from enrichment.domain.plurals import counted
-from enrichment.domain.schedules import WEEKDAYS
+from enrichment.domain.schedules import DEFAULT_NAME, WEEKDAYS
 from enrichment.domain.statuses import HealthStatus, ItemStatus, JobState, PauseScope, SeriesStatus
 from enrichment.services import health
 from enrichment.services.request_plan import RequestPlan
@@ -385,7 +385,7 @@ def print_status(
     next_run = f", next run {timestamp(due)}" if due else ", no runs are scheduled"
     next_run = next_run if scheduler.running else ""
     console.print(Text.assemble("scheduler  ", running, next_run))
-    if len(scheduler.schedules) > 1:
+    if [schedule.name for schedule in scheduler.schedules] != [DEFAULT_NAME]:
         for schedule in scheduler.schedules:
             console.print(f"           {_schedule_line(schedule)}", highlight=False)
     for pause in pauses:
