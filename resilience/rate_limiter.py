@@ -34,7 +34,7 @@ from resilience.clock import (
 from resilience.errors import RateLimited
 from resilience.events import LimiterPaused, LimiterResumed, SharedLimitChanged, SharedState
 from resilience.pattern import P, Pattern, Status, T, await_result, reject_coroutine
-from resilience.priority import Priority, current_priority
+from resilience.priority import current_priority
 from resilience.schedule import Schedule, Ticket
 from resilience.shared_limit import Limit, SharedLimit, SharedLimiter
 
@@ -247,18 +247,26 @@ class RateLimiter(Pattern):
 
     def _take(self, n: int, max_wait: int | None) -> None:
         """Wait for n permits. Raises RateLimited if it would take longer than `max_wait` (ns)."""
-        waits = self._waits(n, max_wait)
-        if waits is None:
-            return
+        if self._shared is None:
+            ticket = self._reserve(n, max_wait)
+            if ticket is None:
+                return
+            waits = self._local_waits(ticket)
+        else:
+            waits = self._shared_waits(self._shared, n, max_wait)
         with closing(waits):
             for wait in waits:
                 if not self._sleeper.sleep(wait):
                     self._reject(wait)
 
     async def _take_async(self, n: int, max_wait: int | None) -> None:
-        waits = self._waits(n, max_wait)
-        if waits is None:
-            return
+        if self._shared is None:
+            ticket = self._reserve(n, max_wait)
+            if ticket is None:
+                return
+            waits = self._local_waits(ticket)
+        else:
+            waits = self._shared_waits(self._shared, n, max_wait)
         with closing(waits):
             while (wait := await self._next_wait(waits)) is not None:
                 if not await self._sleeper.sleep_async(wait):
@@ -269,19 +277,9 @@ class RateLimiter(Pattern):
             return next(waits, None)
         return await asyncio.to_thread(next, waits, None)
 
-    def _waits(self, n: int, max_wait: int | None) -> Waits | None:
-        """Reserve n permits; the seconds to sleep until they may be used, None for none at all.
-
-        Closing the generator before its end gives the permits back where it is possible.
-        """
+    def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
         if not 1 <= n <= self._max_permits:
             raise ValueError(f"n must be from 1 to {self._max_permits} (the burst), got {n!r}")
-        if self._shared is not None:
-            return self._shared_waits(self._shared, n, max_wait, current_priority())
-        ticket = self._reserve(n, max_wait)
-        return None if ticket is None else self._local_waits(ticket)
-
-    def _reserve(self, n: int, max_wait: int | None) -> Ticket | None:
         with self._lock:
             ticket = self._schedule.reserve(n, self._clock(), max_wait, current_priority())
             if ticket is None or ticket.granted:
@@ -291,6 +289,10 @@ class RateLimiter(Pattern):
         return ticket
 
     def _local_waits(self, ticket: Ticket) -> Waits:
+        """The seconds to sleep until a reservation comes due.
+
+        Closing the generator before its end cancels it where that is possible.
+        """
         if not ticket.granted:
             self._reject(to_seconds(ticket.slot - self._clock()))
         try:
@@ -300,14 +302,14 @@ class RateLimiter(Pattern):
             self._cancel(ticket)
             raise
 
-    def _shared_waits(
-        self, shared: SharedLimit, n: int, max_wait: int | None, priority: Priority
-    ) -> Waits:
+    def _shared_waits(self, shared: SharedLimit, n: int, max_wait: int | None) -> Waits:
+        if not 1 <= n <= self._max_permits:
+            raise ValueError(f"n must be from 1 to {self._max_permits} (the burst), got {n!r}")
         limit = None if max_wait is None else self._clock() + max_wait
         with self._lock:
             self._awaiting_shared += 1
         try:
-            granted = yield from self._await_store(shared, n, limit, priority)
+            granted = yield from self._await_store(shared, n, limit)
         finally:
             with self._lock:
                 self._awaiting_shared -= 1
@@ -318,13 +320,13 @@ class RateLimiter(Pattern):
                 yield from self._local_waits(ticket)
 
     def _await_store(
-        self, shared: SharedLimit, n: int, limit: int | None, priority: Priority
+        self, shared: SharedLimit, n: int, limit: int | None
     ) -> Generator[float, None, bool]:
         """The waits for n permits of the store. Returns False if it is unavailable."""
         while True:
             yield from self._pause_waits(limit)
             timeout = None if limit is None else to_seconds(limit - self._clock())
-            answer = shared.reserve(n, priority, timeout)
+            answer = shared.reserve(n, current_priority(), timeout)
             while answer is not None and answer.granted and answer.wait > 0:
                 yield answer.wait
                 if answer.ticket is None:

@@ -95,7 +95,14 @@ class Schedule:
             None if they are granted at once and no tickets are kept.
         """
         overtaken: list[Ticket] = []
-        if self.pending:
+        if not self.pending:
+            if not self._keep_tickets and now >= self.paused:  # the common case, without calls
+                arrival = now * self._rate
+                end = (self._tat if self._tat > arrival else arrival) + n * self._interval
+                if end - self._normal_tolerance <= arrival:
+                    self._tat = self._settled_tat = end
+                    return None
+        else:
             self.prune(now)
             overtaken = self._remove_normal() if priority is Priority.HIGH else []
         limit = None if max_wait is None else now + max_wait
