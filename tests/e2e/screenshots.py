@@ -82,7 +82,7 @@ def shoot(browser: Browser, demo: RunningStack, folder: Path, shots: list[Shot])
 
 def _settle(page: Page) -> None:
     expect(page.get_by_text("Refreshed").first).to_be_attached(timeout=30_000)
-    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=120_000)
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # for the animation of the charts
 

@@ -143,7 +143,7 @@ def open_issues(data: OverviewData) -> None:
                 recent_error(error, data.overview.timestamp)
     if not data.night.breakers and not data.errors:
         st.success(
-            "All breakers are closed, and no symbol has failed in the last week.",
+            "No worker reports an open breaker, and no symbol has failed in the last week.",
             icon=":material/check:",
         )
 
