@@ -21,7 +21,9 @@ from enrichment.sandbox import create_app, running
 from enrichment.sandbox.faults import Fault
 from enrichment.services.commands import Commands
 from enrichment.services.market_days import MarketDayFetcher
+from enrichment.services.request_plan import plan_requests
 from enrichment.warehouse.database import Database
+from enrichment.warehouse.queue import symbols as tracked_symbols
 from enrichment.warehouse.queue.jobs import JobQueue
 from enrichment.warehouse.queue.market_days import StoredMarketDays
 from enrichment.warehouse.queue.workers import WorkerRegistry
@@ -147,6 +149,21 @@ def test_a_night_takes_one_request_a_day_of_the_overlap(db: Database) -> None:
         assert market.rows("SELECT count(*) FROM bars WHERE ts = '2026-03-04'") == [(len(SYMBOLS),)]
         states = market.rows("SELECT DISTINCT state, failed FROM enrichment_jobs")
         assert states == [("completed", 0)]
+
+
+@pytest.mark.parametrize("timeframes", ["1d", "1d,1w"])
+def test_the_preview_of_a_night_is_what_it_takes(db: Database, timeframes: str) -> None:
+    with nights(db, timeframes=timeframes) as market:
+        for days in (1, 1, 4):
+            with db.begin() as conn:
+                planned = plan_requests(
+                    conn,
+                    tracked_symbols.select(conn),
+                    now=market.now,
+                    settings=request_settings(market.settings),
+                )
+            assert market.run() == planned.total_requests
+            market.next_night(days)
 
 
 def _at(day: int, month: int = 3) -> tuple[datetime, ...]:
