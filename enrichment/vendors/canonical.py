@@ -42,6 +42,7 @@ from enrichment.vendors.base import Provider, naming, within
 from enrichment.vendors.spelling import spelling_or_symbol, substituted_quote
 
 _CLOSED_AT_MOST = timedelta(days=7)  # of an exchange
+_LONGEST_RUN = timedelta(hours=1)  # of one item, waiting for its vendor included
 _QUARTER_PAST = {"XBOM"}  # exchanges that open at a quarter past, where Yahoo's half-hours begin
 _SHORTEST_PLAN_YEARS = 2
 _MIN_STARTS = 20  # of which all can lie on a longer timeframe's grid by chance once in a million
@@ -152,9 +153,13 @@ def source_window(window: Window, market: Market, timeframe: Timeframe) -> Windo
 
 
 def asked_window(window: Window, market: Market, timeframe: Timeframe, now: datetime) -> Window:
-    """What is asked of a vendor for a window: `source_window`, without the future."""
+    """What is asked of a vendor for a window: `source_window`, without the future.
+
+    All windows of a run end when it began, so that its timeframes ask for the same bars, even if
+    one of them had to wait until the next hour for its turn.
+    """
     asked = source_window(window, market, timeframe)
-    return asked if asked.end <= now else Window(asked.start, window.end)
+    return asked if asked.end <= now - _LONGEST_RUN else Window(asked.start, window.end)
 
 
 def of_session(bars: Bars, market: Market, timeframe: Timeframe) -> Bars:

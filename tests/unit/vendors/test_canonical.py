@@ -18,6 +18,7 @@ from enrichment.domain.errors import MalformedResponse
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.canonical import (
     CanonicalProvider,
+    asked_window,
     build,
     source_timeframe,
     source_window,
@@ -424,3 +425,16 @@ def test_a_week_with_a_split_is_on_the_basis_of_its_last_day(split_on: int, repo
     for price in (weeks.open, weeks.high, weeks.low, weeks.close):
         assert price.tolist() == [first, 100.0]
     assert weeks.volume.tolist() == [5_000.0 if split_on == 5 else 20_000.0, 20_000.0]
+
+
+def test_timeframes_of_one_run_ask_for_the_same_bars_whenever_it_is_their_turn() -> None:
+    began = datetime(2024, 3, 1, 15, 56, tzinfo=UTC)
+    window = Window(began - timedelta(days=10), began)
+    ends = {
+        asked_window(window, STOCK, timeframe, began + timedelta(minutes=waited)).end
+        for timeframe in (Timeframe.H1, Timeframe.H4)
+        for waited in (0, 10)  # until after the hour
+    }
+    assert ends == {began}
+    past = Window(window.start, began - timedelta(days=1))
+    assert asked_window(past, STOCK, Timeframe.H1, began).end == past.end + timedelta(minutes=4)
