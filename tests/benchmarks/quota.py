@@ -73,8 +73,8 @@ def main() -> None:
     parsing.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parsing.add_argument("--symbols", type=int, default=10_000)
     parsing.add_argument("--first-symbols", type=int, default=500, help="of the first year")
-    parsing.add_argument("--clicks", type=int, default=100)
-    parsing.add_argument("--speed", type=float, default=30.0, help="of the clocks for the clicks")
+    parsing.add_argument("--clicks", type=int, default=60)
+    parsing.add_argument("--speed", type=float, default=8.0, help="of the clocks for the clicks")
     options = parsing.parse_args()
     tell("quota", (figure for part in options.parts for figure in PARTS[part](options)), options)
 

@@ -3,7 +3,7 @@
 Single symbols are triggered, one after another, while a night uses up the quota of two workers with
 default settings: real workers, queue and embedded server against the sandbox. The clocks of the
 limiters, of the shared quota in Postgres and of the sandbox run several times as fast: a
-millisecond of this machine is 30 there, so the figures are rather too high. Seconds are those of
+millisecond of this machine is 8 there, so the figures are rather too high. Seconds are those of
 the fast clock.
 """
 
@@ -67,6 +67,7 @@ class FastClock:
     def __init__(self, speed: float) -> None:
         self.speed, self.start = speed, datetime.now(UTC)
         self._began = time.monotonic_ns()
+        self.stopped = threading.Event()
 
     def nanoseconds(self) -> int:
         return round((time.monotonic_ns() - self._began) * self.speed)
@@ -78,7 +79,7 @@ class FastClock:
         return self.start + timedelta(seconds=self.seconds())
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / self.speed)
+        self.stopped.wait(seconds / self.speed)
 
     @property
     def injectables(self) -> dict[str, Any]:
@@ -187,6 +188,7 @@ def worker(url: str, name: str, settings: Settings, clock: FastClock) -> Iterato
         finally:
             built.stop()
             manager.close()
+            clock.stopped.set()
             thread.join()
             listener.stop()
 

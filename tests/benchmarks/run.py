@@ -48,7 +48,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "preview": ("--selections", "4", "--symbols", "8"),
     "forecast": ("--nights", "30", "--late", "6"),
     "detection": ("--series", "20"),
-    "quota": ("--symbols", "30", "--first-symbols", "20", "--clicks", "3"),
+    "quota": ("--symbols", "30", "--first-symbols", "20", "--clicks", "3", "--speed", "30"),
 }
 
 
