@@ -92,7 +92,8 @@ def job_progress(data: OverviewData) -> None:
         for waiting in job.waiting:
             st.caption(for_markdown(waiting.sentence(format_time)))
     for forecast in data.night.forecasts:
-        st.caption(for_markdown(f"{health.forecast_text(forecast, format_time)}."))
+        if (forecast.minutes_late or 0.0) <= 0:  # else it is an issue above
+            st.caption(for_markdown(f"{health.forecast_text(forecast, format_time)}."))
     if len(data.open_jobs) > JOBS_SHOWN:
         st.caption(f"{JOBS_SHOWN} of {len(data.open_jobs):,} open jobs: the page Jobs lists all")
 
