@@ -9,6 +9,7 @@ from pathlib import Path
 
 from enrichment.warehouse.database import parse_url
 from tests.helpers.database_servers import debian_server, run_as_admin
+from tests.helpers.memory_folder import memory_folder
 from tests.helpers.refusals import Refusal, outcomes
 
 NO_JOB = "00000000-0000-0000-0000-000000000000"
@@ -167,8 +168,9 @@ def _is_one_line(errors: str, expected: str) -> bool:
     return len(lines) == 1 and lines[0].startswith("error: ") and expected in lines[0]
 
 
-def test_a_mistyped_home_is_named_before_an_empty_warehouse_is_made(tmp_path: Path) -> None:
-    environment = {"DATABASE_URL": "", "ENRICHMENT_HOME": str(tmp_path / "typo")}
-    first, second = outcomes([Refusal(["history"], "", environment)] * 2, "", tmp_path)
-    assert f"creating an empty warehouse in {tmp_path / 'typo'}" in first[2]
+def test_a_mistyped_home_is_named_before_an_empty_warehouse_is_made() -> None:
+    with memory_folder() as folder:
+        environment = {"DATABASE_URL": "", "ENRICHMENT_HOME": str(folder / "typo")}
+        first, second = outcomes([Refusal(["history"], "", environment)] * 2, "", folder)
+    assert f"creating an empty warehouse in {folder / 'typo'}" in first[2]
     assert second[2] == ""
