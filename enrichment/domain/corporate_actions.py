@@ -112,7 +112,8 @@ class CorporateAction:
         if value is None:
             return f"the {name} is missing"
         if not (math.isfinite(value) and 0 < value <= _MAX_RATIO):
-            return f"a {name} of {value:g} is none: it must be above 0 and at most {_MAX_RATIO:.0f}"
+            what = f"{'a' if name == 'ratio' else 'an'} {name} of {value:g}"
+            return f"{what} is none: it must be above 0 and at most {_MAX_RATIO:.0f}"
         return None
 
     @property

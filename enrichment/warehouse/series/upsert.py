@@ -58,6 +58,7 @@ def withdraw(conn: Connection, task: Task, update: SeriesUpdate) -> None:
         "source": update.fetched.source,
         "job_id": task.job_id,
         "ts": [to_datetime(ts) for ts in update.withdrawn],
+        "detail": "no session has it" if update.repairs else "the vendor no longer sends this bar",
     }
     for statement in _WITHDRAW:
         conn.execute(sql(statement), values)
@@ -306,7 +307,7 @@ _WITHDRAWN = f"{_OF_SERIES} AND ts = ANY(CAST(:ts AS timestamptz[]))"
 
 _SET_APART = f"""
 INSERT INTO bar_quarantine (symbol, timeframe, ts, check_name, detail, source, bar)
-SELECT symbol, timeframe, ts, 'withdrawn', 'the vendor no longer sends this bar', :source,
+SELECT symbol, timeframe, ts, 'withdrawn', :detail, :source,
     jsonb_build_object({", ".join(f"'{p}', {p}" for p in PRICES)})
 FROM bars {_WITHDRAWN}
 ON CONFLICT (symbol, timeframe, ts, check_name, md5(bar::text)) DO NOTHING
