@@ -22,6 +22,7 @@ from enrichment.sandbox import create_app, running
 from enrichment.sandbox.extended_hours import extended_bars
 from enrichment.sandbox.market import Market
 from enrichment.services.commands import Commands
+from enrichment.services.request_plan import RequestSettings
 from enrichment.warehouse.database import Database
 from enrichment.warehouse.read_models.damage import DamageReports
 from tests.helpers.api_client import ROOT, api_client, json_body
@@ -211,7 +212,7 @@ def test_a_change_of_the_hours_fetches_the_series_anew(stored: Database) -> None
 
 
 def test_a_vendor_without_extended_hours_is_refused(stored: Database) -> None:
-    commands = Commands(stored, {AssetClass.STOCK: ["yahoo"]})
+    commands = Commands(stored, RequestSettings({AssetClass.STOCK: ["yahoo"]}))
     with pytest.raises(Conflict, match="yahoo has no bars of extended hours; add polygon"):
         commands.track([parse_tracked("SIM3", "stock", "5m", "extended")], actor="test")
     commands.track([parse_tracked("SIM3", "stock", "1d", "extended")], actor="test")
