@@ -167,9 +167,10 @@ class BufferedWorker(Worker):  # type: ignore[misc]  # gunicorn ships no types
             os.read(self.PIPE[0], 4096)
 
     def _run_finished(self) -> None:
+        """Write what is finished by now, and no more: others wait to be accepted and read."""
         with suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
-        while not self._finished.empty():
+        for _ in range(self._finished.qsize()):
             self._finished.get()()
 
     def _limit_memory(self) -> None:

@@ -58,7 +58,8 @@ def run_up(settings: Settings, console: Console) -> None:
             return
         _print_urls(console, settings)
         _print_advice(console, settings)
-        _print_next_step(console, stack.reader, settings)
+        with suppress(DatabaseUnavailable):  # a server that crashes now is restarted below
+            _print_next_step(console, stack.reader, settings)
         stack.watch(console)
 
 

@@ -422,7 +422,7 @@ def test_the_zoom_of_prices_survives_a_restatement(
 def test_the_zoom_of_a_running_jobs_timeline_survives(
     demo: RunningStack, page: Page, demo_db: Database
 ) -> None:
-    inject_faults(demo.sandbox, {"ticker": "SIM2", "kind": "latency", "seconds": 8})
+    inject_faults(demo.sandbox, {"ticker": "SIM2", "kind": "latency", "seconds": 3})
     try:
         Commands(demo_db).trigger(actor="test", symbols=["SIM1", "SIM2"])
         page.goto(f"{demo.dashboard}/jobs")

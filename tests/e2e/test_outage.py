@@ -202,7 +202,7 @@ def test_symbols_wait_for_the_quota_of_the_plan(db: Database, db_url: str) -> No
         stack = Stack(db, sandbox)
         with worker_thread(settings, without_waiting):
             commands.trigger(actor="test")
-            limited = "SELECT count(*) FROM enrichment_job_items WHERE last_error LIKE '%limit%'"
+            limited = "SELECT count(*) FROM enrichment_job_items WHERE last_error LIKE '%quota%'"
             until(lambda: stack.rows(limited) == [(5,)])
         assert stack.outcomes() == {"ok": 3}
         items = stack.rows(
