@@ -45,8 +45,8 @@ from enrichment.vendors.transport import (
 )
 
 DEFAULT_TIMEOUTS = (5.0, 30.0)  # seconds to connect, seconds between two reads of the answer
-MAX_BYTES = 64 * 1024 * 1024  # of a decompressed answer; the largest seen have 10
-MAX_TOTAL_BYTES = 96 * 1024 * 1024  # of all answers that the process is reading or decoding
+MAX_BYTES = 32 * 1024 * 1024  # of a decompressed answer; the largest seen have 10
+MAX_TOTAL_BYTES = 64 * 1024 * 1024  # of all answers that the process is reading or decoding
 MAX_ROWS = 50_000  # of an answer
 ROW_BYTES = 1_300  # in memory, at most; a page of Polygon's has 1,110 a row
 MAX_RETRY_AFTER = 3600.0  # seconds; an answer may name any number

@@ -29,7 +29,9 @@ def test_days_and_half_hours_are_asked_for_once(db: Database) -> None:
             "SELECT timeframe, sum(requests) FROM enrichment_fetch_log GROUP BY timeframe"
         )
         assert dict(logged) == {"30m": 0, "1h": 0, "4h": HALF_HOURS + 1, "1d": 0, "1w": DAYS + 1}
-        settings = Settings(polygon_api_key=SecretStr("free"), polygon_base_url=nights.url)
+        settings = Settings(
+            polygon_api_key=SecretStr("key"), polygon_base_url=nights.url, polygon_rate=100_000
+        )
         now = nights.time.wall()
         alone = build_providers(settings, init_resilience_manager(), now=lambda: now)
         window = Window((now - timedelta(days=366)).replace(hour=0, minute=0), now)

@@ -350,8 +350,8 @@ def test_a_body_without_end_is_given_up() -> None:
     drip = Drip(bytes(1_000_000))
     error = failure(FakeTransport(parts=drip.parts), timer=lambda: 0.0)
     assert type(error) is MalformedResponse
-    assert "more than 67,108,864 bytes" in str(error)
-    assert drip.reads == 68
+    assert "more than 33,554,432 bytes" in str(error)
+    assert drip.reads == 34
     assert drip.closed
 
 
