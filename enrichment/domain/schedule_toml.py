@@ -15,7 +15,6 @@ days = ["Tue", "Wed", "Thu", "Fri", "Sat"]  # not given: every day
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import time
 from difflib import get_close_matches
@@ -27,6 +26,7 @@ from enrichment.domain.errors import ConfigurationError, InvalidRequest
 from enrichment.domain.exchanges import EXCHANGES
 from enrichment.domain.model import AssetClass
 from enrichment.domain.schedules import WEEKDAYS, Schedule, overlap
+from enrichment.domain.toml_tables import invalid_field, read_tables, read_text, require_known
 
 SETTING = "SCHEDULES"
 _DAYS = {
@@ -48,7 +48,12 @@ def parse_schedules(text: str) -> tuple[Schedule, ...]:
         ConfigurationError: It names the file, the schedule and how to fix it.
     """
     source = SETTING if "=" in text else text
-    tables = _tables(source, text if "=" in text else _read(Path(text)))
+    document = text if "=" in text else read_text(Path(text), "schedules", SETTING)
+    tables = read_tables(source, document, "schedule")
+    if not tables:
+        raise ConfigurationError(
+            f"{source}: it has no schedule: write each as [[schedule]], or remove {SETTING}"
+        )
     schedules = tuple(_schedule(source, n, table) for n, table in enumerate(tables, 1))
     names = [schedule.name for schedule in schedules]
     for name in names:
@@ -64,44 +69,12 @@ def parse_schedules(text: str) -> tuple[Schedule, ...]:
     return schedules
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{file}: the schedules can't be read ({exc.strerror}): correct {SETTING} or remove it"
-        ) from None
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{file}: not TOML: {exc}") from None
-
-
-def _tables(source: str, text: str) -> list[dict[str, Any]]:
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{source}: not TOML: {exc}") from None
-    tables = content.pop("schedule", [])
-    if content or not (isinstance(tables, list) and all(isinstance(t, dict) for t in tables)):
-        unknown = ", ".join(sorted(content)) or "schedule"
-        raise ConfigurationError(
-            f"{source}: {unknown} is not valid: write each schedule as [[schedule]]"
-        )
-    if not tables:
-        raise ConfigurationError(
-            f"{source}: it has no schedule: write each as [[schedule]], or remove {SETTING}"
-        )
-    return tables
-
-
 def _schedule(source: str, position: int, table: Mapping[str, Any]) -> Schedule:
     name = table.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w-]{0,39}", name):
         expected = "a letter, then letters, digits, '_' and '-'"
         raise _invalid(source, f"number {position}", "name", expected, name)
-    if unknown := sorted(set(table) - set(_FIELDS)):
-        raise ConfigurationError(
-            f"{source}: schedule {name}: unknown field {unknown[0]}: known are {', '.join(_FIELDS)}"
-        )
+    require_known(source, f"schedule {name}", table, _FIELDS)
 
     def listed(field: str, parse: Callable[[str], Any], expected: str) -> list[Any]:
         values = table.get(field)
@@ -164,7 +137,5 @@ def _zone(source: str, name: str, value: object) -> ZoneInfo:
 def _invalid(
     source: str, schedule: str, field: str, expected: str, value: object
 ) -> ConfigurationError:
-    actual = "missing" if value is None else repr(str(value) if isinstance(value, time) else value)
-    return ConfigurationError(
-        f"{source}: schedule {schedule}: {field} must be {expected}, is {actual}"
-    )
+    value = str(value) if isinstance(value, time) else value
+    return invalid_field(source, f"schedule {schedule}", field, expected, value)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import operator as op
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +26,7 @@ from typing import Any, Final
 from enrichment.domain.durations import parse_duration
 from enrichment.domain.errors import ConfigurationError, InvalidRequest
 from enrichment.domain.statuses import AlertSeverity
+from enrichment.domain.toml_tables import invalid_field, read_tables, read_text, require_known
 from enrichment.services.alerts.metrics import METRICS
 from enrichment.services.health import DURATION_TARGET_SECONDS
 
@@ -40,7 +40,7 @@ OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
 }
 DEFAULT_DURATION = timedelta(0)
 DEFAULT_KEEP_FIRING_FOR = timedelta(minutes=2)
-_FIELDS = frozenset(
+_FIELDS = sorted(
     ("name", "figure", "operator", "threshold", "for", "keep_firing_for", "severity", "enabled")
 )
 
@@ -121,29 +121,11 @@ def load(file: Path | None) -> tuple[Rule, ...]:
 
 
 def _tables(file: Path) -> list[dict[str, Any]]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{file}: the alert rules can't be read ({exc.strerror}): "
-            "correct ALERT_RULES_FILE or remove it"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{file}: not TOML: {exc}") from None
-    tables = content.pop("rule", [])
-    if content or not (isinstance(tables, list) and all(isinstance(t, dict) for t in tables)):
-        unknown = ", ".join(sorted(content)) or "rule"
-        raise ConfigurationError(f"{file}: {unknown} is not valid: write each rule as [[rule]]")
-    return tables
+    return read_tables(file, read_text(file, "alert rules", "ALERT_RULES_FILE"), "rule")
 
 
 def _rule(file: Path | None, name: str, table: Mapping[str, Any]) -> Rule:
-    unknown = sorted(set(table) - _FIELDS)
-    if unknown:
-        allowed = ", ".join(sorted(_FIELDS))
-        raise ConfigurationError(
-            f"{file}: rule {name}: unknown field {unknown[0]}: known are {allowed}"
-        )
+    require_known(file, f"rule {name}", table, _FIELDS)
 
     def choice(field: str, allowed: Any) -> str:
         value = table.get(field)
@@ -178,5 +160,4 @@ def _rule(file: Path | None, name: str, table: Mapping[str, Any]) -> Rule:
 def _invalid(
     file: Path | None, rule: str, field: str, expected: str, value: object
 ) -> ConfigurationError:
-    actual = "missing" if value is None else repr(value)
-    return ConfigurationError(f"{file}: rule {rule}: {field} must be {expected}, is {actual}")
+    return invalid_field(file, f"rule {rule}", field, expected, value)
