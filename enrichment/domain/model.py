@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID
 
 from enrichment.domain.errors import InvalidRequest
@@ -27,6 +27,17 @@ LATENCY_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 _SIMULATED = re.compile(r"SIM\d+(\.[A-Z]{1,2})?|X:SIM\d+USD")
 
 
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+def _member(kind: type[_Member], text: str, noun: str, hint: str) -> _Member:
+    """The member of that name. Raises InvalidRequest if there is none."""
+    try:
+        return kind(text.strip().lower())
+    except ValueError:
+        raise InvalidRequest(f"unknown {noun} {text!r}: {hint} {', '.join(kind)}") from None
+
+
 class AssetClass(StrEnum):
     """Decides on the calendar of a symbol and on the vendors that serve it."""
 
@@ -37,12 +48,7 @@ class AssetClass(StrEnum):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The asset class of that name. Raises InvalidRequest if there is none."""
-        try:
-            return cls(text.strip().lower())
-        except ValueError:
-            raise InvalidRequest(
-                f"unknown asset class {text!r}: choose one of {', '.join(cls)}"
-            ) from None
+        return _member(cls, text, "asset class", "choose one of")
 
 
 class StockSession(StrEnum):
@@ -54,12 +60,7 @@ class StockSession(StrEnum):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The session of that name. Raises InvalidRequest if there is none."""
-        try:
-            return cls(text.strip().lower())
-        except ValueError:
-            raise InvalidRequest(
-                f"unknown session {text!r}: choose one of {', '.join(cls)}"
-            ) from None
+        return _member(cls, text, "session", "choose one of")
 
 
 class SessionPart(StrEnum):
@@ -101,12 +102,7 @@ class Timeframe(StrEnum):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The timeframe of that name. Raises InvalidRequest if there is none."""
-        try:
-            return cls(text.strip().lower())
-        except ValueError:
-            raise InvalidRequest(
-                f"unknown timeframe {text!r}: choose from {', '.join(cls)}"
-            ) from None
+        return _member(cls, text, "timeframe", "choose from")
 
     @classmethod
     def parse_list(cls, text: str) -> tuple[Self, ...]:
@@ -154,6 +150,10 @@ class Window:
 
     def __contains__(self, ts: datetime) -> bool:
         return self.start <= ts < self.end
+
+    def includes(self, other: Window) -> bool:
+        """Whether all of the other range lies in this one."""
+        return self.start <= other.start and other.end <= self.end
 
 
 class Severity(StrEnum):

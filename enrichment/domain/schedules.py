@@ -83,14 +83,13 @@ class Schedule:
     @property
     def markets(self) -> frozenset[Market]:
         """What it covers."""
-        return frozenset(
-            (kind, mic)
-            for kind, mic in MARKETS
-            if kind in self.asset_classes and (not self.exchanges or mic in self.exchanges)
-        )
+        return frozenset(filter(self._covers, MARKETS))
 
     def covers(self, asset_class: AssetClass, symbol: str) -> bool:
-        kind, mic = market_of(asset_class, symbol)
+        return self._covers(market_of(asset_class, symbol))
+
+    def _covers(self, market: Market) -> bool:
+        kind, mic = market
         return kind in self.asset_classes and (not self.exchanges or mic in self.exchanges)
 
     def slot(self, day: date) -> Slot:
@@ -104,7 +103,7 @@ class Schedule:
 
     def last_slot(self, now: datetime) -> Slot:
         """The newest slot at or before a time."""
-        return next(slot for slot in self._slots(now, -_DAY) if slot.at <= now)
+        return next(self.slots_before(now))
 
     def next_slot(self, now: datetime) -> Slot:
         """The first slot after a time."""

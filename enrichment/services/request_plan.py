@@ -156,7 +156,7 @@ class _Group:
         held = [] if since is None else [Window(since, self.windows[0].end)]
         count = 0
         for window in self.windows:
-            if not any(_covers(other, window) for other in held):
+            if not any(other.includes(window) for other in held):
                 held.append(window)
                 count += VENDORS[self.vendor].requests(self.asset_class, self.source, window)
         return count
@@ -378,10 +378,6 @@ def _groups(
             newest_from = min(plan.window.start for plan in group)
             of_item = item.symbol, item.asset_class
             yield _Group(*of_item, vendor, source, market, windows, newest_from)
-
-
-def _covers(window: Window, other: Window) -> bool:
-    return window.start <= other.start and other.end <= window.end
 
 
 def _has_whole_days(group: _Group, vendors: Collection[str], now: datetime) -> bool:

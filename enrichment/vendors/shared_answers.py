@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from enrichment.domain.bars import to_datetime64
 from enrichment.domain.item_scope import item_scope
 from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.vendors.base import Provider
@@ -40,13 +39,8 @@ class _Answer:
     window: Window
     fetched: FetchedBars
 
-    def includes(self, window: Window) -> bool:
-        return self.window.start <= window.start and window.end <= self.window.end
-
     def narrowed(self, window: Window) -> FetchedBars:
-        ts = self.fetched.bars.ts
-        inside = (ts >= to_datetime64(window.start)) & (ts < to_datetime64(window.end))
-        bars = self.fetched.bars.take(inside)
+        bars = self.fetched.bars.between(window.start, window.end)
         return replace(self.fetched, bars=bars, requests=0, shared=True)
 
 
@@ -72,7 +66,7 @@ class SharedAnswers:
         with scope.lock(key):
             answers: list[_Answer] = scope.answers.setdefault(key, [])
             for answer in answers:
-                if answer.includes(window):
+                if answer.window.includes(window):
                     return answer.narrowed(window)
             fetched = self._provider.fetch(symbol, asset_class, timeframe, window)
             if fetched.limit is None and fetched.served_from is None:
