@@ -38,8 +38,8 @@ from enrichment.dashboard.times import display_zone, format_time, to_display_zon
 from enrichment.domain.escape import for_markdown
 from enrichment.domain.statuses import PauseScope
 from enrichment.services import health
-from enrichment.warehouse.read_models.dto import PatternStatus, Transition
-from enrichment.warehouse.read_models.night import NightState
+from enrichment.warehouse.read_models.dto import PatternStatus, Pause, Transition
+from enrichment.warehouse.read_models.night import PausedLimiter
 from enrichment.warehouse.read_models.vendors import Answers, Fetches
 from resilience import Mode
 
@@ -81,8 +81,10 @@ def read_patterns() -> list[PatternStatus]:
 
 
 @cached_read
-def read_night() -> NightState:
-    return services().reader.night()
+def read_pauses() -> tuple[list[Pause], list[PausedLimiter]]:
+    """By operators, and by vendors."""
+    reader = services().reader
+    return reader.pauses(), reader.paused_limiters()
 
 
 @cached_read
@@ -132,11 +134,11 @@ def provider_sections() -> None:
 
 def blocked_requests() -> list[str]:
     """Why no requests are sent although breakers are closed: pauses by operators and by vendors."""
-    night = read_night()
-    pauses = [p for p in night.pauses if p.scope in (PauseScope.GLOBAL, PauseScope.PROVIDER)]
+    pauses, limiters = read_pauses()
+    pauses = [p for p in pauses if p.scope in (PauseScope.GLOBAL, PauseScope.PROVIDER)]
     return [
         *health.pause_issues(pauses, format_time),
-        *health.limiter_issues(night.limiters, format_time),
+        *health.limiter_issues(limiters, format_time),
     ]
 
 

@@ -21,7 +21,7 @@ from enrichment.domain.bars import Bars, Timestamps
 from enrichment.domain.market_days import DaysOfSymbol, MarketDay
 from enrichment.domain.model import AssetClass, JobKind, Timeframe, TrackedSymbol
 from enrichment.domain.statuses import JobState, MarketDayStatus, PauseScope
-from enrichment.warehouse.database import Database
+from enrichment.warehouse.database import Database, fetch_one
 from enrichment.warehouse.queue.pauses import IN_FORCE
 from enrichment.warehouse.state_lists import OPEN_JOBS, WAITING_ITEMS
 
@@ -69,8 +69,7 @@ def refused_lately(conn: Connection, source: str) -> bool:
 def claim(conn: Connection, source: str, provider: str) -> DueDay | None:
     """The newest due day of a job that goes first, locked for this transaction; None for none."""
     conn.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{_REQUEST_SECONDS}s'"))
-    row = conn.execute(text(_CLAIM), {"source": source, "provider": provider}).one_or_none()
-    return None if row is None else DueDay(**row._mapping)
+    return fetch_one(conn, DueDay, _CLAIM, {"source": source, "provider": provider})
 
 
 def waiting_items(conn: Connection, job_id: UUID) -> list[TrackedSymbol]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Connection, text
 
@@ -73,13 +72,6 @@ def select(
     return [_tracked(row) for row in rows]
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[TrackedSymbol]:
-    """The symbols that a job has not finished yet, ascending, with the timeframes that it fetches;
-    without those of a backfill.
-    """
-    return [_tracked(row) for row in conn.execute(text(_OF_JOB), {"job_id": job_id})]
-
-
 def queued(conn: Connection) -> set[str]:
     """The symbols that open jobs have not finished yet."""
     return set(conn.execute(text(_QUEUED)).scalars())
@@ -108,11 +100,6 @@ ORDER BY symbol
 """
 
 _QUEUED = f"SELECT DISTINCT symbol FROM enrichment_job_items WHERE status IN {QUEUED_ITEMS}"
-
-_OF_JOB = f"""
-SELECT symbol, asset_class, timeframes, true AS active FROM enrichment_job_items
-WHERE job_id = :job_id AND status IN {QUEUED_ITEMS} AND backfill IS NULL ORDER BY symbol
-"""
 
 _PUT = """
 INSERT INTO tracked_symbols AS t (symbol, asset_class, timeframes, active, session)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 5000
 MAX_CANDLES = 600
-# Name → 'number' or 'label', in their order.
 SESSION = "session"
+# Name → 'number' or 'label', in their order.
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(PRICES, "number"),
     **{name: feature.kind for name, feature in FEATURES.items()},

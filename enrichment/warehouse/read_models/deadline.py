@@ -43,20 +43,22 @@ def read_forecasts(
     now = database_now(conn)
     forecasts = []
     for run in fetch_all(conn, _OpenRun, _OPEN_RUNS):
-        expected, soonest = (
-            etas.seconds_left(
-                *(conn, run.job_id, run.total, run.final, run.seconds), at_best=at_best
-            )
-            for at_best in (False, True)
-        )
-        end, soonest_end = (
-            None if seconds is None else now + dt.timedelta(seconds=seconds)
-            for seconds in (expected, soonest)
-        )
+        expected = _end(conn, etas, run, now, at_best=False)
+        soonest = _end(conn, etas, run, now, at_best=True)
         at = deadline_after(run.created_at, deadline)
-        late = None if soonest_end is None else (soonest_end - at) / dt.timedelta(minutes=1)
-        forecasts.append(RunForecast(run.job_id, run.schedule, at, end, soonest_end, late))
+        late = None if soonest is None else (soonest - at) / dt.timedelta(minutes=1)
+        forecasts.append(RunForecast(run.job_id, run.schedule, at, expected, soonest, late))
     return forecasts
+
+
+def _end(
+    conn: Connection, etas: VendorEtas, run: _OpenRun, now: dt.datetime, *, at_best: bool
+) -> dt.datetime | None:
+    """When a run ends; None if that can't be told."""
+    seconds = etas.seconds_left(
+        conn, run.job_id, run.total, run.final, run.seconds, at_best=at_best
+    )
+    return None if seconds is None else now + dt.timedelta(seconds=seconds)
 
 
 def read_service_level(conn: Connection, deadline: dt.time | None) -> ServiceLevel:

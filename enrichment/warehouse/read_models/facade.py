@@ -52,7 +52,13 @@ from enrichment.warehouse.read_models.eta import VendorEtas
 from enrichment.warehouse.read_models.findings import Findings
 from enrichment.warehouse.read_models.jobs import JobReports, last_job
 from enrichment.warehouse.read_models.metrics import MetricsReader
-from enrichment.warehouse.read_models.night import PAUSES, NightState, read_night
+from enrichment.warehouse.read_models.night import (
+    NightState,
+    PausedLimiter,
+    paused_limiters,
+    pauses_in_force,
+    read_night,
+)
 from enrichment.warehouse.read_models.overview import OverviewQueries
 from enrichment.warehouse.read_models.quality_all import QualityOverview
 from enrichment.warehouse.read_models.quality_by_day import QualityHistory
@@ -97,12 +103,12 @@ class ReadModels(Reader):
     ) -> None:
         super().__init__(db)
         self._providers = providers or {}
-        self._etas = VendorEtas(providers or {}, quotas or {})
+        self._etas = VendorEtas(self._providers, quotas or {})
         self._deadline = deadline
         self._forecasts = partial(read_forecasts, etas=self._etas, deadline=deadline)
         self._read_night = partial(
             read_night,
-            providers=providers or {},
+            providers=self._providers,
             schedules=schedules,
             enabled=enabled,
             forecasts=self._forecasts,
@@ -243,7 +249,13 @@ class ReadModels(Reader):
 
     def pauses(self) -> list[Pause]:
         """Pauses in force."""
-        return self._all(Pause, PAUSES)
+        with self._db.begin() as conn:
+            return pauses_in_force(conn)
+
+    def paused_limiters(self) -> list[PausedLimiter]:
+        """Vendors' rate limiters that grant nothing for more than a minute."""
+        with self._db.begin() as conn:
+            return paused_limiters(conn)
 
     def resilience(self) -> list[PatternStatus]:
         """Every pattern that a worker has published within the last day, by name and kind."""
@@ -261,17 +273,8 @@ class ReadModels(Reader):
 
     def _slot_status(self, job: Any) -> SlotStatus:
         planned = slot_time(self._schedules, job.schedule, job.slot_date, job.slot_at)
-        return SlotStatus(
-            schedule=job.schedule,
-            slot=planned,
-            job_id=job.job_id,
-            kind=job.kind,
-            state=job.state,
-            late_seconds=seconds_late(planned, job.created_at),
-            duration_seconds=job.duration_seconds,
-            successful=job.successful,
-            failed=job.failed,
-        )
+        late = seconds_late(planned, job.created_at)
+        return from_row(SlotStatus, job, slot=planned, late_seconds=late)
 
     def list_totals(self) -> ListTotals:
         with self._db.begin() as conn:

@@ -185,7 +185,7 @@ def read_night(
 
 def pauses_in_force(conn: Connection) -> list[Pause]:
     """By scope and key."""
-    return fetch_all(conn, Pause, PAUSES)
+    return fetch_all(conn, Pause, _PAUSES)
 
 
 def paused_limiters(conn: Connection) -> list[PausedLimiter]:
@@ -235,7 +235,7 @@ SELECT count(score) AS scored, round(avg(score)::numeric, 4)::float8 AS mean_sco
 FROM ({newest_quality("m.validation_rate, m.avg_quality_score AS score", days=2)}) newest
 """
 
-PAUSES = f"""
+_PAUSES = f"""
 SELECT scope, key, paused_by, reason, at, until FROM pauses
 WHERE {IN_FORCE} ORDER BY scope, key
 """

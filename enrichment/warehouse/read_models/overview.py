@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from enrichment.domain.schedules import Schedule, Slot, nightly
 from enrichment.domain.statuses import ItemStatus, JobState, SeriesStatus
-from enrichment.warehouse.database import Database, Reader, database_now
+from enrichment.warehouse.database import Database, Reader, database_now, from_row
 from enrichment.warehouse.read_models.dto import TrackedSeries
 from enrichment.warehouse.read_models.schedules import (
     ENRICHED_SINCE,
@@ -108,15 +108,8 @@ class OverviewQueries(Reader):
 
     def _night(self, job: Any) -> Night:
         planned = slot_time(self._schedules, job.schedule, job.slot_date, job.slot_at)
-        return Night(
-            job.slot_date,
-            job.state,
-            job.successful,
-            job.failed,
-            job.duration_seconds,
-            seconds_late(planned, job.created_at),
-            job.schedule,
-        )
+        late = seconds_late(planned, job.created_at)
+        return from_row(Night, job, date=job.slot_date, late_seconds=late)
 
     def _slots_since(self, first: dt.date, now: dt.datetime) -> Iterator[Slot]:
         for schedule in self._schedules:
