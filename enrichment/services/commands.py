@@ -419,22 +419,20 @@ class Commands(ReviewCommands, MarketCommands):
     def untrack(self, symbol: str, *, actor: str, reason: str | None = None) -> None:
         """Stop enriching a symbol; its stored data stays."""
         with self._db.begin() as conn:
-            [name] = _stored(conn, [symbol])
+            [name] = tracked_symbols.stored_as(conn, [symbol])
             if not tracked_symbols.deactivate(conn, name):
                 raise NotTracked.of(name)
             job_control.cancel_symbol(conn, name)
             audit.record(conn, actor=actor, action="untrack", target=name, reason=reason)
 
 
-def _stored(conn: Connection, symbols: Sequence[str]) -> list[str]:
-    """The symbols as they are stored, each once, sorted."""
-    return sorted(set(tracked_symbols.stored_as(conn, symbols)))
-
-
 def _tracked(conn: Connection, symbols: Sequence[str]) -> list[str]:
-    """As `_stored`; NotTracked if one of them is not active, or if there is none."""
+    """The symbols as they are stored, each once, sorted.
+
+    Raises NotTracked if one of them is not active, or if there is none.
+    """
     if not symbols:
         raise NotTracked("name at least one tracked symbol")
-    names = _stored(conn, symbols)
+    names = sorted(set(tracked_symbols.stored_as(conn, symbols)))
     require_tracked(conn, names)
     return names

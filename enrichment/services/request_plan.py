@@ -38,7 +38,7 @@ from enrichment.pipeline.fetch_plan import (
 from enrichment.pipeline.market_days import cheapest_days
 from enrichment.services.command_checks import unserved_reason
 from enrichment.vendors.canonical import asked_window, source_timeframe
-from enrichment.vendors.registry import VENDORS
+from enrichment.vendors.registry import SHORTEST_PLAN, VENDORS
 from enrichment.warehouse import closures
 from enrichment.warehouse.database import Connection
 from enrichment.warehouse.queue.market_days import WORTH_PLANNING, refused_lately
@@ -49,7 +49,6 @@ from enrichment.warehouse.series.snapshots import read_snapshots
 EXAMPLES = 5
 SERIES_PER_MINUTE = 15_000  # of one new bar each, that a worker processes on one core
 _SERIES_PER_READ = 2_000
-_WHOLE_DAYS_REACH = timedelta(days=2 * 365 - 14)  # which every plan has
 
 
 def _serve_whole_days() -> frozenset[str]:
@@ -383,7 +382,7 @@ def _groups(
 def _has_whole_days(group: _Group, vendors: Collection[str], now: datetime) -> bool:
     """Whether the bars can also come from all symbols' of whole days."""
     daily = group.source is Timeframe.D1 and group.market is NEW_YORK
-    return daily and group.vendor in vendors and group.newest_from > now - _WHOLE_DAYS_REACH
+    return daily and group.vendor in vendors and group.newest_from > now - SHORTEST_PLAN
 
 
 def _market_days(groups: Sequence[_Group], now: datetime) -> tuple[Timestamps, datetime | None]:

@@ -27,6 +27,7 @@ from enrichment.domain.model import AssetClass, FetchedBars, Timeframe, Window
 from enrichment.domain.statuses import HistoryLimit
 from enrichment.vendors.base import naming, require_fewer_bars, to_floats, to_timestamps
 from enrichment.vendors.http import HttpClient, JsonResponse
+from enrichment.vendors.registry import SHORTEST_PLAN
 from enrichment.vendors.spelling import vendor_spelling
 
 _RANGES = {
@@ -44,7 +45,6 @@ _MIN_PAGES, _PAGES_PER_LIMIT = 20, 20  # pages of a tenth of the limit were seen
 _DAY = np.timedelta64(1, "D")
 NOT_AUTHORIZED = "NOT_AUTHORIZED"  # for a window beyond the plan's reach, and for a whole product
 _WITHHELD = timedelta(days=1)  # a free plan has the day in New York once it is over
-SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # every plan has this much history
 
 
 class PolygonProvider:

@@ -22,7 +22,7 @@ from enrichment.domain.calendars import canonical, local_midnights
 from enrichment.domain.errors import AccessDenied, MalformedResponse, ProviderError
 from enrichment.domain.market_days import MarketDay
 from enrichment.domain.model import AssetClass, Timeframe
-from enrichment.vendors.base import naming
+from enrichment.vendors.base import naming, to_timestamps
 from enrichment.vendors.http import HttpClient
 from enrichment.vendors.polygon import NOT_AUTHORIZED
 from enrichment.vendors.spelling import symbol_at
@@ -85,8 +85,8 @@ def parse(rows: list[Any], day: date) -> MarketDay:
     kept = {symbol: row for symbol, row in named if symbol is not None}
     if not kept:
         return MarketDay()
-    ts = np.array([row["t"] for row in kept.values()], np.int64).astype("datetime64[ms]")
-    days = canonical(AssetClass.STOCK, Timeframe.D1, ts.astype("datetime64[us]"))
+    ts = to_timestamps([row["t"] for row in kept.values()], "t", "ms")
+    days = canonical(AssetClass.STOCK, Timeframe.D1, ts)
     if (days.astype("datetime64[D]") != np.datetime64(day)).any():
         raise MalformedResponse(f"'t' is of another day than {day}")
     columns = {name: [row.get(name) for row in kept.values()] for name in (*_PRICES, *_COUNTS)}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from enrichment.vendors.market_days import MarketDaySource
 
 
+SHORTEST_PLAN = timedelta(days=2 * 365 - 14)  # of history: every plan of Polygon has this much
 _MINUTE = timedelta(minutes=1)
 _WORKDAYS = 252 / 365.25  # without holidays
 _EXTENDED_HOURS = _WORKDAYS * 16 / 24

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from enrichment.config import Settings
@@ -158,10 +159,8 @@ def build_commands(db: Database, settings: Settings) -> Commands:
 
 def request_settings(settings: Settings) -> RequestSettings:
     """What requests depend on; the sandbox has no quotas, so nothing is gained by whole days."""
-    order, days = settings.provider_orders, settings.history_days
-    if not settings.uses_sandbox:
-        return RequestSettings(order, settings.quotas, days)
-    return RequestSettings(order, {}, days, whole_days=())
+    chosen = RequestSettings(settings.provider_orders, settings.quotas, settings.history_days)
+    return replace(chosen, whole_days=()) if settings.uses_sandbox else chosen
 
 
 def build_read_models(db: Database, settings: Settings) -> ReadModels:

@@ -74,6 +74,7 @@ def test_of_a_ticker_with_several_rows_none_is_believed() -> None:
     [
         ([row("AAPL", t=CLOSE - 86_400_000)], {}),  # of the day before
         ([row("AAPL"), row("MSFT", t=CLOSE // 1000)], {}),  # seconds
+        ([row("AAPL"), row("MSFT", t=10**18)], {}),  # no time there is
         ([row("AAPL")], {"adjusted": True}),
         ([row("AAPL")], {"adjusted": None}),
         ([row("AAPL")], {"resultsCount": 9_000}),  # cut
