@@ -25,13 +25,18 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def local_host(host: str) -> str:
+    """Where this machine reaches a service that listens on this host."""
+    return _ANY.get(host, host)
+
+
 def local_url(host: str, port: int) -> str:
     """Where this machine reaches a service that listens on this address.
 
     >>> local_url("0.0.0.0", 8000), local_url("::", 8000)
     ('http://127.0.0.1:8000', 'http://[::1]:8000')
     """
-    return f"http://{authority(_ANY.get(host, host), port)}"
+    return f"http://{authority(local_host(host), port)}"
 
 
 def require_free(name: str, host: str, port: int) -> None:

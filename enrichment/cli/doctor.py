@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -29,7 +28,7 @@ from enrichment.domain.model import (
     Window,
 )
 from enrichment.domain.plurals import counted
-from enrichment.net import local_url, require_free
+from enrichment.net import local_host, require_free
 from enrichment.services import health
 from enrichment.services.command_checks import unserved_reason
 from enrichment.services.plan_hours import plan_advice
@@ -251,7 +250,7 @@ def _port(settings: Settings, name: str, host: str, port: int) -> str:
         require_free(name, host, port)
     except ConfigurationError as exc:
         program = _listening_program(port)
-        answers = _answers(name, urlsplit(local_url(host, port)).hostname or host, port, program)
+        answers = _answers(name, local_host(host), port, program)
         other = program is not None and _is_of_other_installation(program, settings)
         if answers and not other:
             return f"{port}: the {name} is running"

@@ -36,7 +36,7 @@ def trigger(
         if dry_run:
             plan = commands.plan_trigger(symbol, asset_class)
             if as_json:
-                out.print(render.plan_as_json(plan), highlight=False)
+                render.print_json(out, render.plan_as_json(plan))
             else:
                 render.print_plan(out, plan)
             return

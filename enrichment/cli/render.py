@@ -137,9 +137,9 @@ def print_plan(console: Console, plan: RequestPlan) -> None:
         console.print(sentence, highlight=False)
 
 
-def plan_as_json(plan: RequestPlan) -> str:
+def plan_as_json(plan: RequestPlan) -> dict[str, Any]:
     """The same for programs."""
-    content = {
+    return {
         "symbols": plan.symbols,
         "requests": plan.requests,
         "minutes": plan.minutes,
@@ -150,7 +150,6 @@ def plan_as_json(plan: RequestPlan) -> str:
         "in_other_jobs": plan.in_other_jobs,
         "skipped": plan.skipped,
     }
-    return as_json(content)
 
 
 def watch_jobs(console: Console, read: Callable[[], Sequence[dto.Progress]]) -> None:

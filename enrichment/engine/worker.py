@@ -294,10 +294,11 @@ class Worker:
                 _log.info("%s snoozed for %.0f s: %s", task.symbol, cause.seconds, cause)
                 self._queue.release(task, cause.seconds, str(cause))
             else:
-                self._log_failure(task, exc, cause)
+                failure, delay = _failure(exc, cause), self._retry_delay(task, cause)
+                foreseen = isinstance(cause, EnrichmentError)
+                _log_failure(task, failure, delay, None if foreseen else exc)
                 log_lines = log_lines or self._logs.of(task)
-                failure = replace(_failure(exc, cause), log_lines=log_lines)
-                self._queue.fail(task, failure, self._retry_delay(task, cause))
+                self._queue.fail(task, replace(failure, log_lines=log_lines), delay)
         except LeaseLost as lost:
             _log.warning("%s: %s", task.symbol, lost)
         except EnrichmentError as error:
@@ -310,18 +311,6 @@ class Worker:
             unrecorded, self._unrecorded = self._unrecorded, []
         for task, exc, log_lines in unrecorded:
             self._record(task, exc, log_lines)
-
-    def _log_failure(self, task: Task, exc: Exception, cause: BaseException) -> None:
-        """One line, with a traceback for what no step foresees."""
-        failure, delay = _failure(exc, cause), self._retry_delay(task, cause)
-        _log.warning(
-            "%s failed in step %s (%s), %s",
-            task.symbol,
-            failure.step,
-            failure.error,
-            "no more retries" if delay is None else f"retry in {delay:.0f} s",
-            exc_info=None if isinstance(cause, EnrichmentError) else exc,
-        )
 
     def _retry_delay(self, task: Task, cause: BaseException) -> float | None:
         """Seconds until the next attempt; None for none."""
@@ -385,6 +374,20 @@ class Worker:
         except EnrichmentError as exc:
             _log.error("items not released, their leases will expire: %s", exc)
         return not self._in_flight.steps()
+
+
+def _log_failure(
+    task: Task, failure: Failure, delay: float | None, unforeseen: Exception | None
+) -> None:
+    """One line, with a traceback for what no step foresees."""
+    _log.warning(
+        "%s failed in step %s (%s), %s",
+        task.symbol,
+        failure.step,
+        failure.error,
+        "no more retries" if delay is None else f"retry in {delay:.0f} s",
+        exc_info=unforeseen,
+    )
 
 
 def _failure(exc: Exception, cause: BaseException) -> Failure:

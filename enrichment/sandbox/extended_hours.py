@@ -16,6 +16,7 @@ from enrichment.domain.model import AssetClass, Timeframe, Window
 from enrichment.sandbox.counter_rng import normal, random_bits, seed_of, uniform
 from enrichment.sandbox.generator import EPOCH
 from enrichment.sandbox.series import TICKS, SandboxSeries, aggregate
+from enrichment.sandbox.share_actions import ShareActions
 
 _MINUTE = np.timedelta64(1, "m").astype("timedelta64[us]")
 _FIRST, _LAST, _STEP = 240 * _MINUTE, 1200 * _MINUTE, 5 * _MINUTE
@@ -52,9 +53,9 @@ def extended_bars(
 
 def _shares(series: SandboxSeries, ts: Timestamps) -> Floats:
     """What one share of before all splits has become on the days in New York."""
-    days = np.array(sorted(series.splits), "datetime64[us]")
-    products = np.cumprod([1.0, *(series.splits[day] for day in days)])
-    return np.asarray(products[local_midnights(AssetClass.STOCK, days).searchsorted(ts, "right")])
+    days = np.array(list(series.splits), "datetime64[us]")
+    midnights = local_midnights(AssetClass.STOCK, days)
+    return ShareActions(dict(zip(midnights, series.splits.values(), strict=True))).shares(ts)
 
 
 def _naive(moment: datetime) -> datetime:

@@ -8,10 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from enrichment.dashboard.charts import theme
-from enrichment.domain.schedules import DEFAULT_NAME
+from enrichment.domain.schedules import DEFAULT_NAME, WEEKDAYS
 from enrichment.domain.statuses import JobState
 
-WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 SQUARE_PIXELS = 30
 # state → the sign in its square, its colour, the text of its tooltip
 OUTCOMES = {

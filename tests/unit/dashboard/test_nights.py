@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from enrichment.dashboard.charts.nights import OUTCOMES, WEEKDAYS, calendar, outcome_of
+from enrichment.dashboard.charts.nights import OUTCOMES, calendar, outcome_of
+from enrichment.domain.schedules import WEEKDAYS
 from enrichment.domain.statuses import JobState
 from enrichment.warehouse.read_models.overview import Night
 
