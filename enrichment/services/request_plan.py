@@ -204,6 +204,7 @@ def plan_backfill(
     settings: RequestSettings,
 ) -> RequestPlan:
     """The plan of fetching a part of these symbols' history; arguments as for `plan_requests`."""
+    closures.refresh(conn)
     skipping = _Skipping(pauses_in_force(conn), settings.providers)
     due = [item for item in items if not skipping.skips(item)]
     requests: Counter[str] = Counter()

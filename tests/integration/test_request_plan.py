@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from api import create_app
 from enrichment.cli.main import app
 from enrichment.domain.bars import to_datetime
+from enrichment.domain.calendars import set_stock_sessions
 from enrichment.domain.errors import InvalidRequest, NotTracked
 from enrichment.domain.model import TrackedSymbol
 from enrichment.domain.symbol_csv import parse_tracked
@@ -230,6 +231,19 @@ def test_a_backfill_is_previewed_in_chunks(db: Database) -> None:
     with pytest.raises(InvalidRequest, match="before the end"):
         commands.plan_backfill(["AAPL"], end, start)
     assert changes(db) == before
+
+
+def test_the_plan_of_a_backfill_knows_each_symbols_hours(db: Database) -> None:
+    stocks_from = {**SETTINGS.providers, "stock": ("yahoo", "polygon")}
+    commands = Commands(db, replace(SETTINGS, providers=stocks_from))
+    commands.track([parse_tracked("AAPL", "stock", "1h", "extended")], actor="test")
+    set_stock_sessions({})  # as in a process that has just started
+    window = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 9, tzinfo=UTC)
+    try:
+        planned = commands.plan_backfill(["AAPL"], *window)
+    finally:
+        set_stock_sessions({})
+    assert planned.requests == {"polygon": 1}  # Yahoo has no extended hours
 
 
 def test_the_plan_in_words(db: Database) -> None:
